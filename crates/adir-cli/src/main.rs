@@ -1,0 +1,3 @@
+//! The program `adir`.
+
+fn main() {}

@@ -1,0 +1,66 @@
+//! The definitions, composed of stock operations; differentiable wherever the device is.
+
+use burn::tensor::ops::ConvOptions;
+use burn::tensor::{Tensor, activation, module};
+
+use crate::QkvOrder;
+
+/// 2-d convolution with square kernels (cross-correlation), `[n, in, h, w]` with `[out, in, k, k]`.
+///
+/// `padding` zeros on every side; output side `(h + 2 padding - k) / stride + 1`, rounded down.
+pub fn conv2d(x: Tensor<4>, weight: Tensor<4>, bias: Option<Tensor<1>>, stride: usize, padding: usize) -> Tensor<4> {
+    module::conv2d(x, weight, bias, ConvOptions::new([stride; 2], [padding; 2], [1; 2], 1))
+}
+
+/// Group normalisation of `[n, c, ...]`, then optionally `h (1 + scale) + shift` with `[n, c]` each,
+/// then optionally SiLU.
+///
+/// The variance is the biased one, over the channels of a group and all positions.
+pub fn group_norm<const D: usize>(
+    x: Tensor<D>,
+    groups: usize,
+    gamma: Tensor<1>,
+    beta: Tensor<1>,
+    eps: f64,
+    scale_shift: Option<(Tensor<2>, Tensor<2>)>,
+    silu: bool,
+) -> Tensor<D> {
+    let shape = x.shape();
+    let (n, c) = (shape[0], shape[1]);
+    let positions = shape.num_elements() / (n * c);
+    let grouped = x.reshape([n, groups, c / groups * positions]);
+    let mean = grouped.clone().mean_dim(2);
+    let centred = grouped - mean;
+    let variance = centred.clone().powi_scalar(2).mean_dim(2);
+    let normal = (centred / (variance + eps).sqrt()).reshape([n, c, positions]);
+    let mut out = normal * gamma.reshape([1, c, 1]) + beta.reshape([1, c, 1]);
+    if let Some((scale, shift)) = scale_shift {
+        out = out * (scale.reshape([n, c, 1]) + 1.0) + shift.reshape([n, c, 1]);
+    }
+    let out = out.reshape(shape);
+    if silu { activation::silu(out) } else { out }
+}
+
+/// Multi-head self-attention over a fused projection `[n, 3 c, tokens]`, giving `[n, c, tokens]`.
+///
+/// Both query and key are scaled by `(c / heads)^(-1/4)`, as guided-diffusion does.
+pub fn attention(qkv: Tensor<3>, heads: usize, order: QkvOrder) -> Tensor<3> {
+    let [n, width, tokens] = qkv.dims();
+    let c = width / 3;
+    let d = c / heads;
+    let (q, k, v) = match order {
+        QkvOrder::HeadsFirst => {
+            let parts = qkv.reshape([n * heads, 3 * d, tokens]).chunk(3, 1);
+            (parts[0].clone(), parts[1].clone(), parts[2].clone())
+        }
+        QkvOrder::QkvFirst => {
+            let parts = qkv.chunk(3, 1);
+            let split = |t: &Tensor<3>| t.clone().reshape([n * heads, d, tokens]);
+            (split(&parts[0]), split(&parts[1]), split(&parts[2]))
+        }
+    };
+    let scale = (d as f64).powf(-0.25);
+    let scores = (q * scale).swap_dims(1, 2).matmul(k * scale);
+    let weights = activation::softmax(scores, 2);
+    v.matmul(weights.swap_dims(1, 2)).reshape([n, c, tokens])
+}

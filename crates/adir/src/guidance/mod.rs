@@ -1,0 +1,1 @@
+//! Guidance: what keeps each sampling step in agreement with y.

@@ -1,0 +1,26 @@
+//! Image restoration for a known degradation: given y = A x + e, sample x from a pretrained
+//! diffusion model with a closed-form guidance that keeps every step in agreement with y, after
+//! adapting the model at test time to images that resemble y.
+//!
+//! The method is *ADIR: Adaptive Diffusion for Image Reconstruction* (arXiv 2212.03221). The map of
+//! the crate is in `ARCHITECTURE.md`; the invariants that hold everywhere:
+//!
+//! * images inside the library are tensors `[n, c, h, w]` in [-1, 1]; pixels exist only in [`io`];
+//! * only [`noise`] draws random numbers, only [`io`] touches paths;
+//! * every long loop is an iterator that the caller drives: the library never prints, never exits
+//!   and never reads the environment.
+#![forbid(unsafe_code)]
+#![deny(missing_docs)]
+
+pub mod error;
+pub mod guidance;
+pub mod io;
+pub mod metric;
+pub mod models;
+pub mod noise;
+pub mod operator;
+pub mod sampler;
+pub mod schedule;
+pub mod tensor;
+
+pub use error::{Error, Result};

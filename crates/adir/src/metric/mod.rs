@@ -1,0 +1,1 @@
+//! Full-reference and agreement metrics.

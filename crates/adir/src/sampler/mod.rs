@@ -1,0 +1,1 @@
+//! Samplers as iterators of steps that the caller drives.
