@@ -4,6 +4,7 @@
 //! runs on devices without a kernel of ours and what the fast paths are tested against.
 
 pub mod reference;
+pub mod scan;
 
 pub use reference::{attention, conv2d, group_norm};
 
