@@ -1,0 +1,4 @@
+use std::collections::BTreeMap;
+use super::source::Source; use super::weights::Stored; use crate::Result;
+pub(super) fn recognises(_s: &[u8]) -> bool { false }
+pub(super) fn read(_s: &Source) -> Result<BTreeMap<String, Stored>> { Ok(BTreeMap::new()) }
