@@ -1,0 +1,311 @@
+//! The index: one embedding per image of an archive, ordered by path.
+
+use std::fmt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use half::f16;
+use half::slice::HalfFloatSliceExt;
+use rayon::prelude::*;
+use serde::{Deserialize, Serialize};
+
+use super::distance::norm;
+use super::{Embedding, EncoderId};
+use crate::{Error, Result};
+
+/// How an index stores a number. f16 halves the memory and the time of a search; what it rounds away is far
+/// below what separates neighbours.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Precision {
+    /// IEEE half precision.
+    F16,
+    /// IEEE single precision.
+    F32,
+}
+
+/// SHA-256 of a file.
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+pub struct ContentHash(pub [u8; 32]);
+
+impl ContentHash {
+    /// Reads 64 hexadecimal digits.
+    pub fn from_hex(hex: &str) -> Option<Self> {
+        let mut bytes = [0; 32];
+        let digits = hex.as_bytes();
+        if digits.len() != 64 {
+            return None;
+        }
+        for (byte, pair) in bytes.iter_mut().zip(digits.chunks_exact(2)) {
+            let digit = |c: u8| char::from(c).to_digit(16);
+            *byte = (digit(pair[0])? * 16 + digit(pair[1])?) as u8;
+        }
+        Some(Self(bytes))
+    }
+}
+
+impl fmt::Display for ContentHash {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
+    }
+}
+
+impl fmt::Debug for ContentHash {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{self}")
+    }
+}
+
+/// An image of the archive.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Entry {
+    /// Path below the archive's folder, with `/` between its parts.
+    pub path: String,
+    /// Size of the file in bytes; 0 where the vector came from elsewhere.
+    pub size: u64,
+    /// SHA-256 of the file; absent where the vector came from elsewhere.
+    pub content: Option<ContentHash>,
+}
+
+/// The stored vectors, row after row.
+#[derive(Debug, Clone, PartialEq)]
+pub(super) enum Vectors {
+    F16(Vec<f16>),
+    F32(Vec<f32>),
+}
+
+impl Vectors {
+    pub fn new(precision: Precision) -> Self {
+        match precision {
+            Precision::F16 => Self::F16(Vec::new()),
+            Precision::F32 => Self::F32(Vec::new()),
+        }
+    }
+
+    pub fn precision(&self) -> Precision {
+        match self {
+            Self::F16(_) => Precision::F16,
+            Self::F32(_) => Precision::F32,
+        }
+    }
+
+    pub fn push(&mut self, values: &[f32]) {
+        match self {
+            Self::F16(all) => all.extend(values.iter().map(|&v| f16::from_f32(v))),
+            Self::F32(all) => all.extend_from_slice(values),
+        }
+    }
+
+    /// Row `id`, widened.
+    pub fn row(&self, id: usize, dimension: usize) -> Vec<f32> {
+        let range = id * dimension..(id + 1) * dimension;
+        match self {
+            Self::F16(all) => all[range].to_f32_vec(),
+            Self::F32(all) => all[range].to_vec(),
+        }
+    }
+}
+
+/// The embeddings of an archive's images. A place in the order of paths is an image's *id*.
+#[derive(Debug, Clone)]
+pub struct Index {
+    encoder: Arc<EncoderId>,
+    root: PathBuf,
+    complete: bool,
+    entries: Vec<Entry>,
+    pub(super) vectors: Vectors,
+    /// One over the length of each stored vector: rounding to f16 leaves lengths of 1 +- 1e-4.
+    pub(super) inverse_norms: Vec<f32>,
+}
+
+impl Index {
+    /// Puts an index together and checks it.
+    ///
+    /// # Errors
+    /// [`Error::Config`] if counts differ, paths are unsafe or out of order, or a vector has no direction.
+    pub(super) fn new(
+        encoder: Arc<EncoderId>,
+        root: PathBuf,
+        complete: bool,
+        entries: Vec<Entry>,
+        vectors: Vectors,
+    ) -> Result<Self> {
+        let dimension = encoder.dimension;
+        let numbers = match &vectors {
+            Vectors::F16(all) => all.len(),
+            Vectors::F32(all) => all.len(),
+        };
+        if dimension == 0 || entries.len().checked_mul(dimension) != Some(numbers) {
+            return Err(Error::Config(format!(
+                "{} images of {dimension} numbers each do not make the {numbers} stored",
+                entries.len()
+            )));
+        }
+        for pair in entries.windows(2) {
+            if pair[0].path >= pair[1].path {
+                return Err(Error::Config(format!("{:?} and {:?} are out of order", pair[0].path, pair[1].path)));
+            }
+        }
+        if let Some(bad) = entries.iter().find(|entry| !is_safe(&entry.path)) {
+            return Err(Error::Config(format!("{:?} is not a plain path below a folder", bad.path)));
+        }
+        let norms: Vec<f64> = (0..entries.len()).into_par_iter().map(|id| norm(&vectors.row(id, dimension))).collect();
+        if let Some(id) = norms.iter().position(|norm| !norm.is_finite() || *norm < 1e-6) {
+            let (path, norm) = (&entries[id].path, norms[id]);
+            return Err(Error::Config(format!("the vector of {path:?} has length {norm} and so no direction")));
+        }
+        let inverse_norms = norms.iter().map(|norm| (1.0 / norm) as f32).collect();
+        Ok(Self { encoder, root, complete, entries, vectors, inverse_norms })
+    }
+
+    /// An index of vectors computed elsewhere, such as clip-retrieval's: `features` holds one row for each of
+    /// `names`, in the same order. The caller vouches that they come from `encoder`.
+    ///
+    /// # Errors
+    /// [`Error::Config`] if counts differ, a name is repeated or is not a plain path below a folder, or a
+    /// vector is zero or not finite.
+    pub fn from_features(
+        encoder: Arc<EncoderId>,
+        precision: Precision,
+        root: &Path,
+        names: Vec<String>,
+        features: &[f32],
+    ) -> Result<Self> {
+        let dimension = encoder.dimension;
+        if dimension == 0 || names.len().checked_mul(dimension) != Some(features.len()) {
+            let (n, found) = (names.len(), features.len());
+            return Err(Error::Config(format!("{n} names with {dimension} numbers each do not make {found} features")));
+        }
+        let mut order: Vec<usize> = (0..names.len()).collect();
+        order.sort_by(|&a, &b| names[a].cmp(&names[b]));
+        let mut vectors = Vectors::new(precision);
+        let mut entries = Vec::with_capacity(names.len());
+        for place in order {
+            let row = features[place * dimension..(place + 1) * dimension].to_vec();
+            vectors.push(Embedding::new(encoder.clone(), row)?.values());
+            entries.push(Entry { path: names[place].clone(), size: 0, content: None });
+        }
+        Self::new(encoder, root.to_owned(), true, entries, vectors)
+    }
+
+    /// What made the embeddings.
+    pub fn encoder(&self) -> &Arc<EncoderId> {
+        &self.encoder
+    }
+
+    /// How numbers are stored.
+    pub fn precision(&self) -> Precision {
+        self.vectors.precision()
+    }
+
+    /// The archive's folder.
+    pub fn root(&self) -> &Path {
+        &self.root
+    }
+
+    /// Whether the build that made it saw the whole folder.
+    pub fn is_complete(&self) -> bool {
+        self.complete
+    }
+
+    /// The images, by id.
+    pub fn entries(&self) -> &[Entry] {
+        &self.entries
+    }
+
+    /// The file of the image `id`, if there is one.
+    pub fn file(&self, id: usize) -> Option<PathBuf> {
+        Some(self.root.join(&self.entries.get(id)?.path))
+    }
+
+    /// The stored embedding of the image `id`, if there is one.
+    pub fn embedding(&self, id: usize) -> Option<Embedding> {
+        (id < self.entries.len())
+            .then(|| Embedding::new(self.encoder.clone(), self.vectors.row(id, self.encoder.dimension)))?
+            .ok()
+    }
+
+    /// # Errors
+    /// [`Error::Config`] naming both if `encoder` is not the one that made this index.
+    pub fn check_encoder(&self, encoder: &EncoderId) -> Result<()> {
+        if *self.encoder == *encoder {
+            return Ok(());
+        }
+        Err(Error::Config(format!("the index was made by the encoder {}, not by {encoder}", self.encoder)))
+    }
+}
+
+/// Whether a path stays below its folder on every system: parts that are names, `/` between them.
+fn is_safe(path: &str) -> bool {
+    let plain = |part: &str| !part.is_empty() && part != "." && part != "..";
+    !path.contains(['\\', '\0']) && path.split('/').all(plain)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    pub(super) fn encoder(dimension: usize) -> Arc<EncoderId> {
+        let (weights, preprocessing) = ("00".repeat(32), "11".repeat(8));
+        Arc::new(EncoderId { name: "test".into(), weights, preprocessing, dimension })
+    }
+
+    fn entry(path: &str) -> Entry {
+        Entry { path: path.into(), size: 1, content: None }
+    }
+
+    fn made(paths: &[&str], values: &[f32]) -> Result<Index> {
+        let entries = paths.iter().map(|p| entry(p)).collect();
+        Index::new(encoder(2), PathBuf::from("archive"), true, entries, Vectors::F32(values.to_vec()))
+    }
+
+    #[test]
+    fn an_index_holds_what_it_was_given() {
+        let index = made(&["a.png", "b/c.png"], &[3.0, 4.0, 0.0, -2.0]).unwrap();
+        assert_eq!(index.embedding(0).unwrap().values(), [0.6, 0.8]);
+        assert_eq!(index.embedding(1).unwrap().values(), [0.0, -1.0]);
+        assert!(index.embedding(2).is_none() && index.file(2).is_none());
+        assert_eq!(index.file(1).unwrap(), Path::new("archive/b/c.png"));
+    }
+
+    #[test]
+    fn nonsense_is_refused() {
+        assert!(made(&["a", "b"], &[1.0; 3]).is_err(), "count");
+        assert!(made(&["b", "a"], &[1.0; 4]).is_err(), "order");
+        assert!(made(&["a", "a"], &[1.0; 4]).is_err(), "repeated");
+        assert!(made(&["a"], &[0.0; 2]).is_err(), "zero");
+        assert!(made(&["a"], &[1.0, f32::NAN]).is_err(), "NaN");
+        for path in ["", "/etc/passwd", "../x", "a/../b", "a//b", "a/", "a\\b", "./a", "a\0"] {
+            assert!(made(&[path], &[1.0; 2]).is_err(), "{path:?}");
+        }
+    }
+
+    #[test]
+    fn features_are_ordered_by_name_and_scaled() {
+        let names = vec!["b".to_owned(), "a".to_owned()];
+        let index =
+            Index::from_features(encoder(2), Precision::F16, Path::new("x"), names, &[0.0, 8.0, 3.0, 4.0]).unwrap();
+        assert_eq!(index.entries()[0].path, "a");
+        assert!((index.embedding(0).unwrap().values()[0] - 0.6).abs() < 1e-3);
+        assert_eq!(index.embedding(1).unwrap().values(), [0.0, 1.0]);
+        let repeated = vec!["a".to_owned(), "a".to_owned()];
+        assert!(Index::from_features(encoder(2), Precision::F16, Path::new("x"), repeated, &[1.0; 4]).is_err());
+    }
+
+    #[test]
+    fn another_encoder_is_refused_by_name() {
+        let index = made(&["a"], &[1.0, 0.0]).unwrap();
+        assert!(index.check_encoder(&encoder(2)).is_ok());
+        let other = EncoderId { weights: "22".repeat(32), ..(*encoder(2)).clone() };
+        let message = index.check_encoder(&other).unwrap_err().to_string();
+        assert!(message.contains("weights 00000000") && message.contains("weights 22222222"), "{message}");
+    }
+
+    #[test]
+    fn hashes_read_and_print_as_hexadecimal() {
+        let hex = "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad";
+        assert_eq!(ContentHash::from_hex(hex).unwrap().to_string(), hex);
+        assert!(ContentHash::from_hex(&hex[1..]).is_none());
+        assert!(ContentHash::from_hex(&hex.replace('b', "g")).is_none());
+    }
+}
