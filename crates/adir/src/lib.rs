@@ -19,6 +19,7 @@ pub mod metric;
 pub mod models;
 pub mod noise;
 pub mod operator;
+pub mod retrieve;
 pub mod sampler;
 pub mod schedule;
 pub mod tensor;

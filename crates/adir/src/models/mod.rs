@@ -1,5 +1,8 @@
 //! Networks. A [`Denoiser`] is a network with the schedule it was trained for.
 
+pub mod efficientnet_lite;
+mod load;
+
 use crate::Result;
 use crate::schedule::{Schedule, Timestep};
 use crate::tensor::Tensor;

@@ -273,8 +273,7 @@ mod tests {
     use super::*;
 
     fn saved(precision: Precision) -> Vec<u8> {
-        let encoder =
-            EncoderId { name: "test".into(), weights: "aa".into(), preprocessing: "bb".into(), dimension: 3 };
+        let encoder = EncoderId { name: "test".into(), weights: "aa".into(), preprocessing: "bb".into(), dimension: 3 };
         let mut vectors = Vectors::new(precision);
         vectors.push(&[1.0, 0.0, 0.0]);
         vectors.push(&[0.0, -0.6, 0.8]);
@@ -386,9 +385,12 @@ mod tests {
         let vectors = Vectors::F32(vec![1.0]);
         let index = Index::new(Arc::new(encoder), before.join("photos"), true, entries, vectors).unwrap();
         index.save(&before.join("photos.index")).unwrap();
-        index.save(&folder.join("elsewhere/../far.index").parent().unwrap().join("x")).unwrap_err();
+        index.save(&folder.join("no such folder/x.index")).unwrap_err();
+        index.save(&before.join("photos/inside.index")).unwrap();
         std::fs::rename(&before, &after).unwrap();
         let found = Index::open(&after.join("photos.index")).unwrap();
+        assert_eq!(found.file(0).unwrap(), after.join("photos/a.png"));
+        let found = Index::open(&after.join("photos/inside.index")).unwrap();
         assert_eq!(found.file(0).unwrap(), after.join("photos/a.png"));
         std::fs::remove_dir_all(&folder).unwrap();
     }

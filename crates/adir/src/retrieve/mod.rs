@@ -26,7 +26,7 @@ use serde::{Deserialize, Serialize};
 use crate::tensor::Tensor;
 use crate::{Error, Result};
 
-pub use build::{Build, BuildEvent, is_image_name};
+pub use build::{Build, BuildEvent, BuildOutcome, is_image_name};
 pub use distance::spherical_distance;
 pub use index::{ContentHash, Entry, Index, Precision};
 pub use npy::read_npy;
@@ -122,7 +122,10 @@ impl Embedding {
     /// [`Error::Config`] if the two come from different encoders.
     pub fn distance(&self, other: &Embedding) -> Result<f64> {
         if self.encoder != other.encoder {
-            return Err(Error::Config(format!("embeddings by {} and by {} do not compare", self.encoder, other.encoder)));
+            return Err(Error::Config(format!(
+                "embeddings by {} and by {} do not compare",
+                self.encoder, other.encoder
+            )));
         }
         Ok(spherical_distance(&self.values, &other.values))
     }

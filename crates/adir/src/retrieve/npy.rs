@@ -49,8 +49,11 @@ fn read(mut reader: impl Read, length: u64) -> Result<(usize, usize, Vec<f32>), 
         return Err(format!("holds {found} bytes of numbers, which is not {rows} x {columns} x {}", kind.size()));
     }
     let mut values = Vec::new();
+    if count == 0 {
+        return Ok((rows, columns, values));
+    }
     values.try_reserve_exact(count).map_err(|_| format!("{rows} x {columns} numbers do not fit in memory"))?;
-    let mut buffer = vec![0; columns.saturating_mul(kind.size())];
+    let mut buffer = vec![0; columns * kind.size()];
     for _ in 0..rows {
         reader.read_exact(&mut buffer).map_err(cut)?;
         kind.append(&buffer, &mut values);
@@ -166,6 +169,8 @@ mod tests {
         for length in 0..good.len() {
             assert!(read_bytes(&good[..length]).is_err(), "cut at {length}");
         }
+        let empty = npy(1, "{'descr': '<f4', 'fortran_order': False, 'shape': (0, 9223372036854775807), }", &[]);
+        assert!(read_bytes(&empty).is_ok_and(|(_, _, values)| values.is_empty()));
         assert!(read_bytes(b"PK\x03\x04 and more").is_err());
         assert!(read_bytes(&npy(2, "", &[])[..10]).is_err());
     }

@@ -53,7 +53,9 @@ impl Preprocess {
         let short = pixels.width.min(pixels.height);
         if pixels.width.max(pixels.height) / short > MAX_ASPECT {
             let (w, h) = (pixels.width, pixels.height);
-            return Err(Error::Config(format!("a picture of {w}x{h} is too elongated to embed, at most {MAX_ASPECT}:1")));
+            return Err(Error::Config(format!(
+                "a picture of {w}x{h} is too elongated to embed, at most {MAX_ASPECT}:1"
+            )));
         }
         // torchvision's rules: the long side is rounded down, the crop's corner to the nearest, half to even.
         let scaled = |side: usize| side * self.size / short;
@@ -110,7 +112,12 @@ mod tests {
     //     print(w, h, a[0, 0], a[7, 3], a.sum((0, 1)))
     #[test]
     fn resizes_and_crops_as_torchvision_on_pillow() {
-        let cases: [(usize, usize, [u8; 3], [u8; 3], [u32; 3]); 4] = [(31, 20, [113, 129, 124], [138, 139, 106], [8165, 8086, 8104]), (20, 33, [130, 90, 132], [118, 87, 155], [8184, 8054, 8180]), (8, 9, [0, 0, 0], [215, 116, 17], [7776, 8064, 7840]), (100, 93, [127, 127, 126], [128, 126, 127], [8162, 8062, 8163])];
+        let cases: [(usize, usize, [u8; 3], [u8; 3], [u32; 3]); 4] = [
+            (31, 20, [113, 129, 124], [138, 139, 106], [8165, 8086, 8104]),
+            (20, 33, [130, 90, 132], [118, 87, 155], [8184, 8054, 8180]),
+            (8, 9, [0, 0, 0], [215, 116, 17], [7776, 8064, 7840]),
+            (100, 93, [127, 127, 126], [128, 126, 127], [8162, 8062, 8163]),
+        ];
         for (w, h, first, inside, sums) in cases {
             let found: Vec<u32> = to_f32(&BYTES.apply(&picture(w, h, 3)).unwrap())
                 .unwrap()

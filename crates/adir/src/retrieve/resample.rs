@@ -122,7 +122,16 @@ mod tests {
     //     print(f"({w}, {h}, {W}, {H}, {hex(f)}),")   # Pillow 13.0.0
     #[test]
     fn equals_pillow_bit_for_bit() {
-        let cases: [(usize, usize, usize, usize, u64); 8] = [(64, 48, 16, 12, 0xc614b57ca27a216a), (61, 47, 29, 20, 0x57e1ea093160e9c), (33, 20, 100, 71, 0x4d400cb3826b6f59), (300, 200, 224, 149, 0x1491d64e64bed36c), (97, 1, 40, 1, 0xa44bafce4c8db294), (1, 9, 3, 4, 0x685b6088da63589c), (50, 50, 50, 20, 0xb1855a737db9503), (7, 5, 1, 1, 0xeded1117e6510b2f)];
+        let cases: [(usize, usize, usize, usize, u64); 8] = [
+            (64, 48, 16, 12, 0xc614b57ca27a216a),
+            (61, 47, 29, 20, 0x57e1ea093160e9c),
+            (33, 20, 100, 71, 0x4d400cb3826b6f59),
+            (300, 200, 224, 149, 0x1491d64e64bed36c),
+            (97, 1, 40, 1, 0xa44bafce4c8db294),
+            (1, 9, 3, 4, 0x685b6088da63589c),
+            (50, 50, 50, 20, 0xb1855a737db9503),
+            (7, 5, 1, 1, 0xeded1117e6510b2f),
+        ];
         for (w, h, to_w, to_h, expected) in cases {
             let found = bicubic(&pattern(w, h), to_w, to_h);
             assert_eq!(fnv(&found.rgb), expected, "{w}x{h} to {to_w}x{to_h}");

@@ -7,9 +7,9 @@
 use adir_kernels::scan;
 use rayon::prelude::*;
 
+use super::Embedding;
 use super::distance::spherical_distance;
 use super::index::{ContentHash, Index, Vectors};
-use super::Embedding;
 use crate::Result;
 
 /// Rows that one thread scans at a time.

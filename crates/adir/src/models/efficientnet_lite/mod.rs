@@ -1,0 +1,68 @@
+//! EfficientNet-Lite0, the image encoder that ships with the program.
+//!
+//! Its classifier is dropped: what remains describes a picture by 1280 features, in which pictures of like
+//! things lie close. It knows no texts. The weights are embedded (`assets/efficientnet_lite0.md`), so that
+//! retrieval works with no download.
+
+mod net;
+
+use std::sync::Arc;
+
+use self::net::Net;
+use crate::Error;
+use crate::Result;
+use crate::io::weights::WeightFile;
+use crate::retrieve::{Embedding, Encoder, EncoderId, Preprocess};
+use crate::tensor::{Device, Tensor, to_f32};
+
+static WEIGHTS: &[u8] = include_bytes!("../../../../../assets/efficientnet_lite0.safetensors");
+
+/// The published input: 224 x 224, `(v - 127) / 128` of bytes.
+const PREPROCESS: Preprocess = Preprocess { size: 224, mean: [127.0 / 255.0; 3], std: [128.0 / 255.0; 3] };
+
+/// EfficientNet-Lite0 without its classifier.
+#[derive(Debug)]
+pub struct EfficientNetLite0 {
+    id: Arc<EncoderId>,
+    net: Net,
+    device: Device,
+}
+
+impl EfficientNetLite0 {
+    /// The embedded network with its ImageNet weights.
+    ///
+    /// # Errors
+    /// None in a program that was built whole.
+    pub fn embedded(device: &Device) -> Result<Self> {
+        Self::load(&WeightFile::from_bytes("embedded efficientnet-lite0", WEIGHTS)?, device)
+    }
+
+    /// The network from a file like the embedded one.
+    ///
+    /// # Errors
+    /// [`Error::Model`] if a tensor is missing or does not fit.
+    fn load(file: &WeightFile, device: &Device) -> Result<Self> {
+        let id = EncoderId {
+            name: "efficientnet-lite0".to_owned(),
+            weights: file.sha256()?,
+            preprocessing: PREPROCESS.hash(),
+            dimension: net::FEATURES,
+        };
+        Ok(Self { id: Arc::new(id), net: Net::load(file, device)?, device: device.clone() })
+    }
+}
+
+impl Encoder for EfficientNetLite0 {
+    fn id(&self) -> &Arc<EncoderId> {
+        &self.id
+    }
+
+    fn image(&self, picture: &Tensor<4>) -> Result<Embedding> {
+        let features = self.net.forward(PREPROCESS.apply(picture)?.to_device(&self.device));
+        Embedding::new(self.id.clone(), to_f32(&features)?)
+    }
+
+    fn text(&self, _text: &str) -> Result<Embedding> {
+        Err(Error::Config("the encoder efficientnet-lite0 knows pictures only; a text needs CLIP".to_owned()))
+    }
+}

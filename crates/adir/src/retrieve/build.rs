@@ -1,0 +1,232 @@
+//! Building an index: an iterator of what became of each file, which the caller drives.
+//!
+//! A file is known by its content, so one that was renamed or copied is not embedded again, and one that
+//! was edited in place is. A build that stops early resumes from its own unfinished index in the same way.
+
+use std::collections::{HashMap, VecDeque};
+use std::fs::{self, File};
+use std::io::Read;
+use std::path::{Path, PathBuf};
+
+use rayon::prelude::*;
+
+use super::index::{ContentHash, Entry, Index, Precision, Vectors};
+use super::{Embedding, Encoder};
+use crate::io::hash::Hasher;
+use crate::io::image::{ImageFormat, read_image};
+use crate::io::limits::Limits;
+use crate::{Error, Result};
+
+/// Folders inside folders that are followed.
+const MAX_DEPTH: usize = 64;
+
+/// What became of one file.
+#[derive(Debug)]
+pub struct BuildEvent {
+    /// The file's path below the archive's folder.
+    pub path: String,
+    /// What was done.
+    pub outcome: BuildOutcome,
+}
+
+/// What was done with a file.
+#[derive(Debug)]
+pub enum BuildOutcome {
+    /// It was embedded.
+    Embedded,
+    /// Its content was in the previous index, and so was its embedding.
+    Reused,
+    /// It is left out of the index, for this reason.
+    Skipped(Error),
+}
+
+/// A build under way: iterate to advance it, one event a file, in the order of paths.
+///
+/// Files are read, decoded and embedded several at a time, on the threads of the current rayon pool.
+pub struct Build<'a> {
+    encoder: &'a dyn Encoder,
+    root: PathBuf,
+    limits: Limits,
+    files: Vec<String>,
+    /// Files that have been handled.
+    done: usize,
+    previous: Option<Index>,
+    known: HashMap<ContentHash, usize>,
+    entries: Vec<Entry>,
+    vectors: Vectors,
+    events: VecDeque<BuildEvent>,
+}
+
+impl<'a> Build<'a> {
+    /// Lists the images below `folder` (by their extension, see [`is_image_name`]). Embeddings are taken
+    /// over from `previous`, an earlier index of the folder, finished or not.
+    ///
+    /// # Errors
+    /// [`Error::Input`] if the folder cannot be listed or a name in it is not UTF-8; [`Error::Config`] if
+    /// `previous` was made by another encoder or at another precision.
+    pub fn new(
+        folder: &Path,
+        encoder: &'a dyn Encoder,
+        precision: Precision,
+        limits: Limits,
+        previous: Option<Index>,
+    ) -> Result<Self> {
+        if let Some(previous) = &previous {
+            previous.check_encoder(encoder.id())?;
+            if previous.precision() != precision {
+                let held = previous.precision();
+                return Err(Error::Config(format!("the existing index holds {held:?} numbers, not {precision:?}")));
+            }
+        }
+        let mut files = Vec::new();
+        list(folder, "", 0, &mut files)?;
+        files.sort_unstable();
+        let known_entries = previous.iter().flat_map(|index| index.entries().iter().enumerate());
+        let known = known_entries.filter_map(|(id, entry)| Some((entry.content?, id))).collect();
+        Ok(Self {
+            encoder,
+            root: folder.to_owned(),
+            limits,
+            files,
+            done: 0,
+            previous,
+            known,
+            entries: Vec::new(),
+            vectors: Vectors::new(precision),
+            events: VecDeque::new(),
+        })
+    }
+
+    /// The number of files, and so of events.
+    pub fn total(&self) -> usize {
+        self.files.len()
+    }
+
+    /// The index of what has been handled so far. It counts as complete only at the end of the iteration;
+    /// before, it keeps the previous index's images that are still to be visited.
+    ///
+    /// # Errors
+    /// As for any index that is put together; none is expected.
+    pub fn index(&self) -> Result<Index> {
+        let (mut entries, mut vectors) = (self.entries.clone(), self.vectors.clone());
+        let complete = self.done == self.files.len();
+        if let (false, Some(previous)) = (complete, &self.previous) {
+            let visited = self.done.checked_sub(1).map(|last| self.files[last].as_str());
+            for (id, entry) in previous.entries().iter().enumerate() {
+                if visited.is_none_or(|visited| entry.path.as_str() > visited) {
+                    vectors.push(&previous.vectors.row(id, self.encoder.id().dimension));
+                    entries.push(entry.clone());
+                }
+            }
+        }
+        Index::new(self.encoder.id().clone(), self.root.clone(), complete, entries, vectors)
+    }
+
+    /// Handles the next few files at once.
+    fn advance(&mut self) {
+        let batch = (2 * rayon::current_num_threads()).min(self.files.len() - self.done);
+        let files = &self.files[self.done..self.done + batch];
+        let results: Vec<Result<(Entry, Found)>> = files.par_iter().map(|path| self.handle(path)).collect();
+        self.done += batch;
+        for (path, result) in files.iter().zip(results) {
+            let outcome = match result {
+                Ok((entry, found)) => {
+                    let (values, outcome) = match &found {
+                        Found::Stored(values) => (values.as_slice(), BuildOutcome::Reused),
+                        Found::New(embedding) => (embedding.values(), BuildOutcome::Embedded),
+                    };
+                    self.vectors.push(values);
+                    self.entries.push(entry);
+                    outcome
+                }
+                Err(error) => BuildOutcome::Skipped(error),
+            };
+            self.events.push_back(BuildEvent { path: path.clone(), outcome });
+        }
+    }
+
+    fn handle(&self, path: &str) -> Result<(Entry, Found)> {
+        let file = self.root.join(path);
+        let (size, content) = content_hash(&file)?;
+        let entry = Entry { path: path.to_owned(), size, content: Some(content) };
+        if let (Some(previous), Some(&id)) = (&self.previous, self.known.get(&content)) {
+            return Ok((entry, Found::Stored(previous.vectors.row(id, self.encoder.id().dimension))));
+        }
+        let picture = read_image(&file, &self.limits)?;
+        Ok((entry, Found::New(self.encoder.image(&picture.tensor)?)))
+    }
+}
+
+impl Iterator for Build<'_> {
+    type Item = BuildEvent;
+
+    fn next(&mut self) -> Option<BuildEvent> {
+        if self.events.is_empty() && self.done < self.files.len() {
+            self.advance();
+        }
+        self.events.pop_front()
+    }
+}
+
+/// Where a file's embedding came from.
+enum Found {
+    Stored(Vec<f32>),
+    New(Embedding),
+}
+
+impl ContentHash {
+    /// The SHA-256 of the file at `path`.
+    ///
+    /// # Errors
+    /// [`Error::Input`] if it cannot be read.
+    pub fn of_file(path: &Path) -> Result<Self> {
+        content_hash(path).map(|(_, content)| content)
+    }
+}
+
+/// The size and SHA-256 of a file.
+fn content_hash(path: &Path) -> Result<(u64, ContentHash)> {
+    let bad = |e: std::io::Error| Error::input(path, format!("cannot be read: {e}"));
+    let mut file = File::open(path).map_err(bad)?;
+    let (mut hasher, mut size, mut buffer) = (Hasher::default(), 0, vec![0; 1 << 16]);
+    loop {
+        let read = file.read(&mut buffer).map_err(bad)?;
+        if read == 0 {
+            break;
+        }
+        hasher.update(&buffer[..read]);
+        size += read as u64;
+    }
+    let hex = hasher.finish();
+    let content = ContentHash::from_hex(&hex).ok_or_else(|| Error::input(path, format!("hashes to {hex}")))?;
+    Ok((size, content))
+}
+
+/// Whether a file name ends like an image that can be read.
+pub fn is_image_name(name: &str) -> bool {
+    ImageFormat::from_path(Path::new(name)).is_ok()
+}
+
+/// Adds the images in `folder/below` and its folders to `files`. Links to files are followed, links to
+/// folders and names that start with a dot are not.
+fn list(folder: &Path, below: &str, depth: usize, files: &mut Vec<String>) -> Result<()> {
+    let here = folder.join(below);
+    let bad = |e: std::io::Error| Error::input(&here, format!("cannot be listed: {e}"));
+    if depth > MAX_DEPTH {
+        return Err(Error::input(&here, format!("lies more than {MAX_DEPTH} folders deep")));
+    }
+    for item in fs::read_dir(&here).map_err(bad)? {
+        let item = item.map_err(bad)?;
+        let name = item.file_name().into_string().map_err(|name| Error::input(here.join(name), "is not UTF-8"))?;
+        if name.starts_with('.') {
+            continue;
+        }
+        let path = if below.is_empty() { name } else { format!("{below}/{name}") };
+        if item.file_type().map_err(bad)?.is_dir() {
+            list(folder, &path, depth + 1, files)?;
+        } else if is_image_name(&path) && fs::metadata(item.path()).is_ok_and(|m| m.is_file()) {
+            files.push(path);
+        }
+    }
+    Ok(())
+}
