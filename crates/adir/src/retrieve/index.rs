@@ -218,11 +218,14 @@ impl Index {
         Some(self.root.join(&self.entries.get(id)?.path))
     }
 
-    /// The stored embedding of the image `id`, if there is one.
+    /// The stored vector of the image `id`, if there is one: of length one but for rounding.
+    pub fn vector(&self, id: usize) -> Option<Vec<f32>> {
+        (id < self.entries.len()).then(|| self.vectors.row(id, self.encoder.dimension))
+    }
+
+    /// The embedding of the image `id`, if there is one.
     pub fn embedding(&self, id: usize) -> Option<Embedding> {
-        (id < self.entries.len())
-            .then(|| Embedding::new(self.encoder.clone(), self.vectors.row(id, self.encoder.dimension)))?
-            .ok()
+        Embedding::new(self.encoder.clone(), self.vector(id)?).ok()
     }
 
     /// # Errors
