@@ -5,7 +5,7 @@
 
 pub mod reference;
 
-pub use reference::{attention, conv2d, group_norm};
+pub use reference::{attention, avg_pool2, conv2d, group_norm, upsample_nearest2};
 
 /// Channel order of the fused query-key-value projection, `[batch, 3 * channels, tokens]`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
