@@ -9,9 +9,12 @@
 //! * [`hash`]: SHA-256.
 
 pub mod atomic;
+mod codec;
 pub mod hash;
+pub mod image;
 pub mod limits;
 mod safetensors;
+pub mod side_inputs;
 mod source;
 mod torch;
 pub mod weights;

@@ -32,7 +32,9 @@ type Contents = (BTreeMap<String, Stored>, BTreeMap<String, String>);
 pub(super) fn read(source: &Source) -> Result<Contents> {
     let mut length = [0; 8];
     if source.len() < 8 {
-        return Err(source.error(format!("neither a safetensors file nor a PyTorch checkpoint: {} bytes", source.len())));
+        return Err(
+            source.error(format!("neither a safetensors file nor a PyTorch checkpoint: {} bytes", source.len()))
+        );
     }
     source.read_exact_at(0, &mut length)?;
     let length = u64::from_le_bytes(length);
@@ -75,7 +77,9 @@ fn check(described: Vec<(String, Described)>, data: u64, end: u64) -> Result<BTr
     let mut expected = 0;
     for (from, to, name) in places {
         if from != expected {
-            return Err(format!("tensor {name:?} begins at byte {from}, expected {expected}: tensors overlap or leave a gap"));
+            return Err(format!(
+                "tensor {name:?} begins at byte {from}, expected {expected}: tensors overlap or leave a gap"
+            ));
         }
         expected = to;
     }
@@ -272,7 +276,9 @@ fn write_values(tensor: &TensorToWrite<'_>, file: &mut impl Write, path: &Path) 
     if overflowed > 0 {
         let TensorToWrite { name, dtype, values, .. } = tensor;
         let all = values.len();
-        return Err(Error::Numerical(format!("tensor {name:?}: {overflowed} of {all} values are not finite as {dtype:?}")));
+        return Err(Error::Numerical(format!(
+            "tensor {name:?}: {overflowed} of {all} values are not finite as {dtype:?}"
+        )));
     }
     Ok(())
 }

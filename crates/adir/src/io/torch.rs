@@ -1,4 +1,10 @@
+use super::source::Source;
+use super::weights::Stored;
+use crate::Result;
 use std::collections::BTreeMap;
-use super::source::Source; use super::weights::Stored; use crate::Result;
-pub(super) fn recognises(_s: &[u8]) -> bool { false }
-pub(super) fn read(_s: &Source) -> Result<BTreeMap<String, Stored>> { Ok(BTreeMap::new()) }
+pub(super) fn recognises(_s: &[u8]) -> bool {
+    false
+}
+pub(super) fn read(_s: &Source) -> Result<BTreeMap<String, Stored>> {
+    Ok(BTreeMap::new())
+}
