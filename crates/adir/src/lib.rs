@@ -22,5 +22,6 @@ pub mod operator;
 pub mod sampler;
 pub mod schedule;
 pub mod tensor;
+pub mod testing;
 
 pub use error::{Error, Result};
