@@ -20,11 +20,12 @@ pub mod metric;
 pub mod models;
 pub mod noise;
 pub mod operator;
-pub mod restore;
+//pub mod restore;
 pub mod sampler;
 pub mod schedule;
 pub mod task;
 pub mod tensor;
 pub mod verify;
+pub mod testing;
 
 pub use error::{Error, Result};
