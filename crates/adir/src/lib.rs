@@ -20,7 +20,7 @@ pub mod metric;
 pub mod models;
 pub mod noise;
 pub mod operator;
-//pub mod restore;
+pub mod restore;
 pub mod sampler;
 pub mod schedule;
 pub mod task;

@@ -18,5 +18,6 @@ mod safetensors;
 pub mod side_inputs;
 mod source;
 mod torch;
+pub mod sidecar;
 pub mod weights;
 mod zip;
