@@ -307,3 +307,6 @@ fn cumulative_alpha(beta: &[f64]) -> Vec<f64> {
         })
         .collect()
 }
+
+#[cfg(test)]
+mod tests;

@@ -5,6 +5,8 @@
 //! not a tensor of zeros, so that a guidance of strength zero leaves the unguided sampler's bytes as they are.
 
 mod adir;
+#[cfg(test)]
+mod tests;
 
 use std::fmt::Debug;
 
