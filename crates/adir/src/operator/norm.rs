@@ -18,7 +18,7 @@ const TOLERANCE: f64 = 1e-13;
 /// A* y = A^T y / lambda_max(A^T A), the adjoint the guidance uses by default.
 ///
 /// Normalised, one guidance scale s has the same strength for every operator: for bicubic
-/// down-sampling by a factor that divides the size, A* is bicubic up-sampling (away from the border).
+/// down-sampling by a factor that divides the size, A* is bicubic up-sampling.
 ///
 /// # Shapes
 /// `[n, range]` to `[n, domain]`.

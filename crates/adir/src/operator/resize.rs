@@ -2,8 +2,8 @@
 //! interpolation that is its baseline.
 //!
 //! Keys' kernel with a = -1/2, widened when shrinking (anti-aliasing), symmetric extension at the
-//! border. Nothing is rounded or clipped. Away from the border, up-sampling by a factor is the
-//! factor squared times the transpose of down-sampling by it.
+//! border. Nothing is rounded or clipped. Where the factor divides the size, up-sampling is the factor
+//! squared times the transpose of down-sampling, border included.
 
 use std::sync::OnceLock;
 

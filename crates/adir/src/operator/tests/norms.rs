@@ -60,13 +60,16 @@ fn crowded_eigenvalues() {
     assert!(close(found, 2.0 + 2.0 * (std::f64::consts::PI / (n as f64 + 1.0)).cos()), "{found}");
 }
 
+// Where the factor divides the size, the mirrored grid of y continues the grid of y, so the two agree
+// at the border too; where it does not, they cannot.
 #[test]
-fn normalized_adjoint_of_down_sampling_is_up_sampling_inside() {
-    let a = BicubicDownsample::new(ImageShape::new(1, 64, 48), 4).unwrap();
-    let y = image(a.range(), 3);
-    let (up, adjoint) = (values(&bicubic_upsample(&y, 4).unwrap()), values(&normalized_adjoint(&a, &y).unwrap()));
-    let inside =
-        |v: &[f64]| -> Vec<f64> { v.chunks(48).skip(8).take(48).flat_map(|row| row[8..40].to_vec()).collect() };
-    assert!(max_difference(&inside(&up), &inside(&adjoint)) < 1e-9);
-    assert!(max_difference(&up, &adjoint) > 1e-3, "the borders differ");
+fn normalized_adjoint_of_down_sampling_is_up_sampling() {
+    let difference = |height, width| {
+        let a = BicubicDownsample::new(ImageShape::new(1, height, width), 4).unwrap();
+        let y = image(a.range(), 3);
+        let up = bicubic_upsample(&y, 4).unwrap().narrow(2, 0, height).narrow(3, 0, width);
+        max_difference(&values(&up), &values(&normalized_adjoint(&a, &y).unwrap()))
+    };
+    assert!(difference(64, 48) < 1e-9);
+    assert!(difference(62, 48) > 1e-3);
 }
