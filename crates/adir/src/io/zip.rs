@@ -42,7 +42,8 @@ fn directory(source: &Source) -> Result<(u64, u64)> {
     let tail = source.read_vec(tail_offset, tail_len)?;
     let is_end = |at: &usize| {
         let record = &tail[*at..];
-        record.starts_with(b"PK\x05\x06") && u16_at(record, 20).is_some_and(|comment| record.len() == END_LEN + usize::from(comment))
+        record.starts_with(b"PK\x05\x06")
+            && u16_at(record, 20).is_some_and(|comment| record.len() == END_LEN + usize::from(comment))
     };
     let end = (0..=tail.len().saturating_sub(END_LEN)).rev().find(is_end);
     let end = end.ok_or_else(|| broken("no table of contents: the file is cut off"))?;
