@@ -2,11 +2,13 @@
 
 use std::path::PathBuf;
 
-use adir::io::image::{read_kernel_values, read_mask};
 use adir::io::limits::Limits;
-use adir::operator::{Boundary, Degradation, Kernel, KernelSpec, Mask};
+use adir::io::side_inputs::{read_kernel_values, read_mask};
+use adir::metric::agreement;
+use adir::operator::{Boundary, Degradation, ImageShape, Kernel, KernelSpec, Mask};
 use adir::schedule::NoiseLevel;
 use adir::task::Task;
+use adir::tensor::Tensor;
 use adir::{Error, Result};
 use clap::Args;
 
@@ -48,15 +50,14 @@ impl DegradationArgs {
                 Degradation::Compose(vec![blur, Degradation::SuperResolution { factor }])
             }
             (Task::Deblur, Some(blur)) => blur,
-            (Task::Deblur, None) => return Err(Error::config("--task deblur needs --kernel, for example --kernel box:5")),
+            (Task::Deblur, None) => {
+                return Err(Error::config("--task deblur needs --kernel, for example --kernel box:5"));
+            }
             (task, Some(_)) => return Err(Error::config(format!("--kernel has no meaning for --task {task}"))),
             (Task::Inpaint, None) => Degradation::Inpaint,
             (Task::Denoise, None) => Degradation::Identity,
             (Task::Colourise, None) => Degradation::Grayscale,
         };
-        if self.task == Task::Denoise && self.sigma == 0.0 {
-            return Err(Error::config("--task denoise needs the noise level, for example --sigma 25"));
-        }
         let mask = match (&self.mask, self.task) {
             (Some(path), Task::Inpaint) => Some(mask_from(path, limits)?),
             (None, Task::Inpaint) => return Err(Error::config("--task inpaint needs --mask (white = unknown)")),
@@ -90,4 +91,19 @@ fn mask_from(path: &std::path::Path, limits: &Limits) -> Result<Mask> {
     let [_, _, height, width] = unknown.dims();
     let known = adir::tensor::to_f32(&unknown)?.into_iter().map(|v| v < 0.5).collect();
     Mask::new(height, width, known)
+}
+
+/// PSNR of A x against y, in dB over the range of the images. Grey images of a task that keeps colours are
+/// compared as they are.
+pub fn agreement_psnr(degradation: &Degradation, mask: Option<&Mask>, x: &Tensor<4>, y: &Tensor<4>) -> Result<f64> {
+    let operator = degradation.build(ImageShape::of(x), mask)?;
+    if operator.range() != ImageShape::of(y) {
+        return Err(Error::config(format!(
+            "the result {} would be observed as {}, but the observation is {} (channels x height x width)",
+            operator.domain(),
+            operator.range(),
+            ImageShape::of(y)
+        )));
+    }
+    Ok(agreement(operator.as_ref(), x, y)?.first().copied().unwrap_or(f64::NAN))
 }

@@ -30,7 +30,9 @@ pub fn code(error: &Error) -> u8 {
         Error::Limits(_) => LIMITS,
         Error::Interrupted => INTERRUPTED,
         Error::Io { source, .. } => match source.kind() {
-            ErrorKind::StorageFull | ErrorKind::QuotaExceeded | ErrorKind::FileTooLarge | ErrorKind::OutOfMemory => LIMITS,
+            ErrorKind::StorageFull | ErrorKind::QuotaExceeded | ErrorKind::FileTooLarge | ErrorKind::OutOfMemory => {
+                LIMITS
+            }
             _ => INPUT,
         },
         _ => NUMERICAL,

@@ -50,7 +50,9 @@ impl Log {
                     eprintln!("hint: {hint}");
                 }
             }
-            Format::Json => eprintln!("{}", json!({"event": "error", "message": text, "hint": hint, "exit_code": code})),
+            Format::Json => {
+                eprintln!("{}", json!({"event": "error", "message": text, "hint": hint, "exit_code": code}))
+            }
         }
     }
 

@@ -34,6 +34,16 @@ impl Precision {
         }
     }
 
+    /// As it is written on the command line.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::F32 => "f32",
+            Self::F64 => "f64",
+            Self::Bf16 => "bf16",
+            Self::F16 => "f16",
+        }
+    }
+
     pub fn is_half(self) -> bool {
         matches!(self, Self::Bf16 | Self::F16)
     }

@@ -25,7 +25,7 @@ pub mod sampler;
 pub mod schedule;
 pub mod task;
 pub mod tensor;
-pub mod verify;
 pub mod testing;
+pub mod verify;
 
 pub use error::{Error, Result};

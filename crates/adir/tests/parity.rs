@@ -34,7 +34,8 @@ fn fixtures() -> PathBuf {
 #[test]
 fn the_smallest_network_computes_what_the_reference_computes() {
     let f = fixtures();
-    let checks = check(&f.join("mini_legacy.weights.safetensors"), &f.join("mini_legacy.cases.safetensors"), DType::F32);
+    let checks =
+        check(&f.join("mini_legacy.weights.safetensors"), &f.join("mini_legacy.cases.safetensors"), DType::F32);
     assert_all_hold("mini_legacy", &checks);
 }
 
@@ -46,11 +47,8 @@ fn every_recorded_network_computes_what_the_reference_computes() {
         return;
     }
     for name in ["uncond_legacy", "classcond_neworder", "plain_resample_conv", "mini_legacy"] {
-        let checks = check(
-            &shared.join(format!("{name}.pt")),
-            &shared.join(format!("{name}.cases.safetensors")),
-            DType::F32,
-        );
+        let checks =
+            check(&shared.join(format!("{name}.pt")), &shared.join(format!("{name}.cases.safetensors")), DType::F32);
         assert_all_hold(name, &checks);
     }
 }

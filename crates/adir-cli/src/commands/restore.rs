@@ -8,18 +8,17 @@ use adir::io::atomic::refuse_overwrite;
 use adir::io::hash::sha256_file;
 use adir::io::image::{BitDepth, ImageFormat, Picture, WriteOptions, read_image, write_image};
 use adir::io::limits::Limits;
-use adir::metric::agreement;
 use adir::models::guided_diffusion::{GuidedDiffusion, UNetConfig, config_of};
 use adir::operator::bicubic_resize;
 use adir::restore::{ModelFacts, RestoreConfig, RestorePlan};
 use adir::sampler::EpsAfterGuidance;
-use adir::task::{Method, Overrides, Preset};
+use adir::task::{Method, Overrides, Preset, Task};
 use adir::tensor::{self, Tensor};
 use adir::{Error, Result};
 use clap::{Args, ValueEnum};
 use serde_json::{Value, json};
 
-use crate::args::DegradationArgs;
+use crate::args::{DegradationArgs, agreement_psnr};
 use crate::log::Log;
 use crate::model::ModelArgs;
 use crate::{memory, record, stop};
@@ -164,6 +163,9 @@ pub fn run(args: &RestoreArgs, log: &Log) -> Result<u8> {
     }
     let picture = read_image(input, &limits)?;
     let (degradation, mask) = args.degradation.build(&limits)?;
+    if args.degradation.task == Task::Denoise && args.degradation.sigma == 0.0 {
+        return Err(Error::config("--task denoise needs the noise level, for example --sigma 25"));
+    }
     let file = args.model.open()?;
     let config = match args.model.config(&file)? {
         Some(config) => config,
@@ -205,7 +207,7 @@ pub fn run(args: &RestoreArgs, log: &Log) -> Result<u8> {
     write_image(&args.output, &mean, &options)?;
     // What was saved is what is judged.
     let saved = read_image(&args.output, &limits)?.tensor;
-    let agreement_psnr = agreement(&saved, &picture.tensor, &degradation, mask.as_ref())?;
+    let agreement = agreement_psnr(&degradation, mask.as_ref(), &saved, &picture.tensor)?;
     let record = json!({
         "program": concat!("adir ", env!("CARGO_PKG_VERSION")),
         "input": {"path": input, "sha256": sha256_file(input)?},
@@ -218,20 +220,15 @@ pub fn run(args: &RestoreArgs, log: &Log) -> Result<u8> {
         "seconds": {
             "load": (loaded - started).as_secs_f64(), "sample": (sampled - loaded).as_secs_f64(),
         },
-        "agreement_psnr": finite(agreement_psnr),
+        "agreement_psnr": record::number(agreement),
     });
     record::write(&outputs.record, &record)?;
     log.info(&format!(
-        "{}: {:.1} s, agrees with the observation to {agreement_psnr:.1} dB",
+        "{}: {:.1} s, agrees with the observation to {agreement:.1} dB",
         args.output.display(),
         started.elapsed().as_secs_f64()
     ));
     Ok(crate::exit::DONE)
-}
-
-/// JSON has no infinity: perfect agreement is written as a string.
-fn finite(value: f64) -> Value {
-    if value.is_finite() { json!(value) } else { json!(value.to_string()) }
 }
 
 struct Outputs {

@@ -56,10 +56,7 @@ impl Adam {
         params.map(|id, value| {
             let Some(g) = gradients.get_mut(id.index()).and_then(Option::take) else { return value };
             let (m, v) = match self.moments[id.index()].take() {
-                Some([m, v]) => (
-                    m * beta1 + g.clone() * (1.0 - beta1),
-                    v * beta2 + g.clone() * g * (1.0 - beta2),
-                ),
+                Some([m, v]) => (m * beta1 + g.clone() * (1.0 - beta1), v * beta2 + g.clone() * g * (1.0 - beta2)),
                 None => (g.clone() * (1.0 - beta1), g.clone() * g * (1.0 - beta2)),
             };
             let denominator = v.clone().sqrt() / correction2.sqrt() + eps;

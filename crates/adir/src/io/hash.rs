@@ -36,3 +36,20 @@ mod tests {
         assert_eq!(sha256(b""), "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855");
     }
 }
+
+/// SHA-256 of a file, read piece by piece, in lower-case hexadecimal digits.
+///
+/// # Errors
+/// [`Error::Input`] when it cannot be read.
+pub fn sha256_file(path: &Path) -> Result<String> {
+    let fault = |e: std::io::Error| Error::input(path, format!("cannot be read: {e}"));
+    let mut file = File::open(path).map_err(fault)?;
+    let mut hasher = Hasher::default();
+    let mut piece = vec![0; 1 << 16];
+    loop {
+        match file.read(&mut piece).map_err(fault)? {
+            0 => return Ok(hasher.finish()),
+            n => hasher.update(&piece[..n]),
+        }
+    }
+}

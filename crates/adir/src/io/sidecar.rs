@@ -13,9 +13,7 @@ const MOST_BYTES: u64 = 64 * 1024;
 /// `NAME.weights.safetensors`.
 pub fn beside(weights: &Path) -> Option<PathBuf> {
     let stem = weights.with_extension("");
-    [append(&stem, ".json"), stem.with_extension("json")]
-        .into_iter()
-        .find(|path| path.is_file())
+    [append(&stem, ".json"), stem.with_extension("json")].into_iter().find(|path| path.is_file())
 }
 
 /// `path` with `suffix` after its last letter, dots or not.

@@ -153,7 +153,9 @@ pub fn resolve(
         }
         Preset::Fast | Preset::Balanced if sigma.0 == 0.0 => match method {
             Method::FewStep => (Strength::Projection, Source::Rule("no noise: A x = y holds exactly")),
-            Method::Ancestral => (Strength::Scale(10.0), Source::Rule("the paper's s: the ancestral form cannot project")),
+            Method::Ancestral => {
+                (Strength::Scale(10.0), Source::Rule("the paper's s: the ancestral form cannot project"))
+            }
         },
         Preset::Fast | Preset::Balanced => {
             let of_adjoint = if adjoint == Adjoint::Normalized { lambda } else { 1.0 };
@@ -188,8 +190,7 @@ pub fn resolve(
             "the ancestral form cannot project: give a finite guidance strength, or use the few-step form",
         ));
     }
-    let settings =
-        Settings { method, steps, strength, residual, adjoint, cap, clip_x0, eta, eps_after_guidance };
+    let settings = Settings { method, steps, strength, residual, adjoint, cap, clip_x0, eta, eps_after_guidance };
     Ok((settings, choices))
 }
 

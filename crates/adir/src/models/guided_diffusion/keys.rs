@@ -57,7 +57,8 @@ fn structure(shapes: &Shapes) -> Result<UNetConfig> {
     let blocks = count("output_blocks");
     let resampled = |i: usize| {
         (1..=2).any(|k| {
-            has(format!("output_blocks.{i}.{k}.in_layers.0.weight")) || has(format!("output_blocks.{i}.{k}.conv.weight"))
+            has(format!("output_blocks.{i}.{k}.in_layers.0.weight"))
+                || has(format!("output_blocks.{i}.{k}.conv.weight"))
         })
     };
     let per_level = match (0..blocks).find(|&i| resampled(i)) {

@@ -123,7 +123,9 @@ impl Denoiser for GuidedDiffusion {
         }
         let multiple = self.config.size_multiple();
         if !h.is_multiple_of(multiple) || !w.is_multiple_of(multiple) || h == 0 || w == 0 {
-            return Err(Error::config(format!("the network takes sides that are multiples of {multiple}, not {w}x{h}")));
+            return Err(Error::config(format!(
+                "the network takes sides that are multiples of {multiple}, not {w}x{h}"
+            )));
         }
         let classes = match (self.config.num_classes, class) {
             (None, None) => None,

@@ -80,7 +80,14 @@ struct ResBlock {
 }
 
 impl ResBlock {
-    fn new(layout: &mut ParamLayout, name: &str, inputs: usize, outputs: usize, resample: Resample, net: &Widths) -> Self {
+    fn new(
+        layout: &mut ParamLayout,
+        name: &str,
+        inputs: usize,
+        outputs: usize,
+        resample: Resample,
+        net: &Widths,
+    ) -> Self {
         let emb_width = if net.scale_shift { 2 * outputs } else { outputs };
         Self {
             in_norm: Affine::add(layout, &format!("{name}.in_layers.0"), &[inputs]),
