@@ -1,6 +1,12 @@
 //! SHA-256, by which files are told apart in records, caches and checkpoints.
 
+use std::fs::File;
+use std::io::Read;
+use std::path::Path;
+
 use sha2::{Digest, Sha256};
+
+use crate::{Error, Result};
 
 /// A running SHA-256.
 #[derive(Debug, Clone, Default)]
@@ -25,18 +31,6 @@ pub fn sha256(bytes: &[u8]) -> String {
     hasher.finish()
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    /// FIPS 180-2, appendix B.1, and the digest of the empty message.
-    #[test]
-    fn known_digests() {
-        assert_eq!(sha256(b"abc"), "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad");
-        assert_eq!(sha256(b""), "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855");
-    }
-}
-
 /// SHA-256 of a file, read piece by piece, in lower-case hexadecimal digits.
 ///
 /// # Errors
@@ -51,5 +45,17 @@ pub fn sha256_file(path: &Path) -> Result<String> {
             0 => return Ok(hasher.finish()),
             n => hasher.update(&piece[..n]),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// FIPS 180-2, appendix B.1, and the digest of the empty message.
+    #[test]
+    fn known_digests() {
+        assert_eq!(sha256(b"abc"), "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad");
+        assert_eq!(sha256(b""), "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855");
     }
 }
