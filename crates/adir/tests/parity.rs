@@ -15,7 +15,7 @@ fn check(weights: &Path, cases: &Path, dtype: DType) -> Vec<Check> {
     let config = beside(weights).map(|path| UNetConfig::from_json(&sidecar_config(&path).unwrap()).unwrap());
     let model = GuidedDiffusion::load(&file, config, &cpu(), dtype).unwrap();
     let checks = verify(&model, &WeightFile::open(cases).unwrap(), Limits::F32, |_| ()).unwrap();
-    assert_eq!(checks.len(), 13, "every kind of check must run");
+    assert!(checks.len() >= 14, "every kind of check must run, not {}", checks.len());
     checks
 }
 

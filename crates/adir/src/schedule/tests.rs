@@ -1,8 +1,7 @@
 //! Schedules against recorded tables, published end points and closed forms.
 
-use safetensors::SafeTensors;
-
 use super::*;
+use crate::io::weights::{Dtype, WeightFile};
 use crate::testing::assert_close;
 
 /// Tables of openai/guided-diffusion 22e0df8 in float64: `GaussianDiffusion(betas=get_named_beta_schedule(..))` and
@@ -10,13 +9,10 @@ use crate::testing::assert_close;
 const RECORDED: &[u8] = include_bytes!("../../tests/fixtures/schedules.safetensors");
 
 fn recorded(name: &str) -> Vec<f64> {
-    let file = SafeTensors::deserialize(RECORDED).expect("a safetensors file");
-    let tensor = file.tensor(name).expect(name);
-    let words = tensor.data().as_chunks::<8>().0.iter();
-    match tensor.dtype() {
-        safetensors::Dtype::F64 => words.map(|w| f64::from_le_bytes(*w)).collect(),
-        safetensors::Dtype::I64 => words.map(|w| i64::from_le_bytes(*w) as f64).collect(),
-        other => panic!("{name} is {other:?}"),
+    let file = WeightFile::from_bytes("schedules", RECORDED).expect("a safetensors file");
+    match file.info(name).expect(name).dtype {
+        Dtype::F64 => file.read_f64(name).expect(name),
+        _ => file.read_i64(name).expect(name).into_iter().map(|v| v as f64).collect(),
     }
 }
 
