@@ -5,9 +5,9 @@ use std::io::Read;
 use std::path::Path;
 
 use super::codec::{ImageFormat, Raster, Samples};
-use super::image::decode_file;
+use super::image::{decode_file, read_image};
 use super::limits::Limits;
-use crate::tensor::{Tensor, cpu, from_f32};
+use crate::tensor::Tensor;
 use crate::{Error, Result};
 
 /// Largest kernel written as text, in bytes.
@@ -15,19 +15,17 @@ const MAX_KERNEL_TEXT: u64 = 16 << 20;
 
 /// Reads a mask image: white is unknown, to be filled in; black is known.
 ///
-/// Colour counts by the mean of its channels, and from half of white upwards a pixel is unknown. Alpha
-/// and orientation are ignored.
+/// Colour counts by the mean of its channels, and from half of white upwards a pixel is unknown. Alpha is
+/// ignored.
 ///
 /// # Shapes
 /// `[1, 1, h, w]`, each value 0 or 1, on the CPU.
 ///
 /// # Errors
-/// As [`read_image`](super::image::read_image).
+/// As [`read_image`].
 pub fn read_mask(path: &Path, limits: &Limits) -> Result<Tensor<4>> {
-    let raster = decode_file(path, limits)?.1.raster;
-    let (width, height) = (raster.width as usize, raster.height as usize);
-    let mask = grey(&raster).into_iter().map(|grey| if grey >= 0.5 { 1.0 } else { 0.0 }).collect();
-    Ok(from_f32(mask, [1, 1, height, width], &cpu()))
+    let picture = read_image(path, limits)?;
+    Ok(picture.tensor.mean_dim(1).greater_equal_elem(0.0).float())
 }
 
 /// The values of a blur kernel as its file gives them: not normalised, not centred.

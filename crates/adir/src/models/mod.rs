@@ -2,6 +2,11 @@
 
 pub mod efficientnet_lite;
 mod load;
+pub mod guided_diffusion;
+pub mod params;
+mod prior;
+
+pub use prior::embedded_prior;
 
 use crate::Result;
 use crate::schedule::{Schedule, Timestep};
