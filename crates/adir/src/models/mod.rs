@@ -1,8 +1,8 @@
 //! Networks. A [`Denoiser`] is a network with the schedule it was trained for.
 
 pub mod efficientnet_lite;
-mod load;
 pub mod guided_diffusion;
+mod load;
 pub mod params;
 mod prior;
 
