@@ -1,5 +1,6 @@
 //! Networks. A [`Denoiser`] is a network with the schedule it was trained for.
 
+pub mod clip;
 pub mod efficientnet_lite;
 pub mod guided_diffusion;
 mod load;
