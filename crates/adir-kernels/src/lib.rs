@@ -22,6 +22,7 @@ mod tile;
 pub use ops::{conv2d, group_norm};
 pub use reference::attention;
 pub use reference::{attention, avg_pool2, conv2d, group_norm, upsample_nearest2};
+pub use reference::{attention, avg_pool2, upsample_nearest2};
 pub use simd::Isa;
 
 /// Channel order of the fused query-key-value projection, `[batch, 3 * channels, tokens]`.

@@ -41,7 +41,7 @@ fn run(
 #[test]
 fn results_and_gradients() {
     for (shape, groups) in [
-        ([1, 4, 1, 1], 2),
+        ([1, 16, 1, 1], 2),
         ([2, 6, 5, 7], 3),
         ([1, 32, 8, 8], 32),
         ([3, 96, 3, 5], 32),
