@@ -89,7 +89,8 @@ impl<'a> Source<'a> {
     /// [`Error::Model`] naming tensors that no part of CLIP has asked for: then it is something else.
     pub fn finish(self) -> Result<()> {
         let used = self.used.borrow();
-        let known = |name: &str| used.contains(name) || UNUSED.contains(&name.strip_prefix(self.prefix).unwrap_or(name));
+        let known =
+            |name: &str| used.contains(name) || UNUSED.contains(&name.strip_prefix(self.prefix).unwrap_or(name));
         let strange: Vec<&str> = self.file.names().filter(|name| !known(name)).collect();
         match strange.first() {
             None => Ok(()),
@@ -174,8 +175,7 @@ impl<'a> Source<'a> {
     /// The image tower.
     pub fn vision(&self, heads: Option<usize>, activation: Activation) -> Result<Vision> {
         let patch = self.pick("vision_model.embeddings.patch_embedding.weight", "visual.conv1.weight");
-        let positions =
-            self.pick("vision_model.embeddings.position_embedding.weight", "visual.positional_embedding");
+        let positions = self.pick("vision_model.embeddings.position_embedding.weight", "visual.positional_embedding");
         let [width, _, side, _] = self.shape(patch)?;
         let [tokens, _] = self.shape(positions)?;
         if (tokens - 1).isqrt().pow(2) != tokens - 1 || tokens == 1 {

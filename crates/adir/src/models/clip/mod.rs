@@ -75,7 +75,9 @@ impl Clip {
                 Scheme::OpenAi => "open_clip_config.json",
             };
             let path = file.path().display();
-            Error::Config(format!("{path}: without {beside} beside it, the activation (quick GELU or GELU) must be given"))
+            Error::Config(format!(
+                "{path}: without {beside} beside it, the activation (quick GELU or GELU) must be given"
+            ))
         })?;
         let vision = source.vision(config.and_then(|c| c.vision_heads), activation)?;
         let text = source.text(config.and_then(|c| c.text_heads), activation)?;
