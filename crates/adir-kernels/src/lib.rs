@@ -20,8 +20,6 @@ mod simd;
 mod tile;
 
 pub use ops::{conv2d, group_norm};
-pub use reference::attention;
-pub use reference::{attention, avg_pool2, conv2d, group_norm, upsample_nearest2};
 pub use reference::{attention, avg_pool2, upsample_nearest2};
 pub use simd::Isa;
 
