@@ -14,8 +14,9 @@ use super::weights::Dtype;
 
 /// Longest pickle in bytes.
 pub(super) const MAX_PICKLE: u64 = 16 << 20;
-/// Most values in an arena.
-const MAX_NODES: usize = 1_000_000;
+/// Most values in an arena, and most remembered ones. A tensor takes about 25; with this many, the worst
+/// pickle found takes 32 MiB.
+const MAX_NODES: usize = 400_000;
 /// Most instructions in a pickle; each leaves at most one reference behind.
 const MAX_INSTRUCTIONS: usize = 4_000_000;
 /// Longest text in bytes.
