@@ -14,10 +14,12 @@ use super::weights::Dtype;
 
 /// Longest pickle in bytes.
 pub(super) const MAX_PICKLE: u64 = 16 << 20;
-/// Most values in an arena.
-const MAX_NODES: usize = 1_000_000;
+/// Most values in an arena, and most remembered ones. A tensor takes about 25 of them.
+const MAX_NODES: usize = 400_000;
 /// Most instructions in a pickle; each leaves at most one reference behind.
 const MAX_INSTRUCTIONS: usize = 4_000_000;
+/// Most marks set at once: one for each level of nesting.
+const MAX_MARKS: usize = 10_000;
 /// Longest text in bytes.
 const MAX_TEXT: usize = 64 << 10;
 /// Most dimensions of a tensor.
@@ -131,6 +133,7 @@ impl<'a> Machine<'a> {
             0x80 => drop(self.take(1)?),
             0x95 => drop(self.take(8)?),
             // Stack and memo.
+            b'(' if self.marks.len() == MAX_MARKS => return Err(format!("more than {MAX_MARKS} open marks")),
             b'(' => self.marks.push(self.stack.len()),
             b'0' if self.marks.last() == Some(&self.stack.len()) => drop(self.marks.pop()),
             b'0' => drop(self.pop()?),

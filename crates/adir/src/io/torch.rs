@@ -36,6 +36,9 @@ pub(super) fn read(source: &Source) -> Result<BTreeMap<String, Stored>> {
     let (heap, root, regions) = if start == zip::SIGNATURE { read_zip(source) } else { read_legacy(source) }?;
     let mut found = Search { heap: &heap, tensors: BTreeMap::new(), path: String::new(), visits: 0 };
     found.visit(root, 0).map_err(|message| source.error(message))?;
+    if found.tensors.is_empty() {
+        return Err(source.error("a pickle that describes no tensor"));
+    }
     let mut tensors = BTreeMap::new();
     for (name, tensor) in found.tensors {
         let stored = place(&heap, tensor, &regions).map_err(|m| source.error(format!("tensor {name:?}: {m}")))?;

@@ -11,7 +11,8 @@ use super::fft::Fft2d;
 
 /// The direct method costs one product for each non-zero weight and pixel, the FFT a number that
 /// grows with the logarithm of the pixels; above this number of weights per log2 of the pixels the
-/// FFT is faster (measured on two AVX-512 cores, planes of 64 to 512 pixels a side).
+/// FFT is taken. Measured on two AVX-512 cores, the two break even between 6 (256 pixels a side) and
+/// 25 (64 pixels); a 61x61 kernel on 512x512 takes 31 ms instead of 304.
 const FFT_FROM_WEIGHTS_PER_LOG_PIXELS: f64 = 10.0;
 
 /// How a convolution is computed. The results differ by rounding only.

@@ -93,7 +93,7 @@ impl Kernel {
         }
         let middle = (size as f64 - 1.0) / 2.0;
         // Relative to the sample nearest the centre, so that a narrow Gaussian does not underflow to zero.
-        let nearest = if size % 2 == 0 { 0.5 } else { 0.0 };
+        let nearest = if size.is_multiple_of(2) { 0.5 } else { 0.0 };
         Self::tabulate(size, |i, j| {
             let (y, x) = (i as f64 - middle, j as f64 - middle);
             (-(y * y + x * x - 2.0 * nearest * nearest) / (2.0 * sigma * sigma)).exp()

@@ -137,7 +137,7 @@ pub fn resolve(
             Preset::Paper => Method::Ancestral,
         },
         Source::Preset,
-        |m| word(m),
+        word,
     );
     let steps = match preset {
         Preset::Fast => "50",
@@ -145,7 +145,7 @@ pub fn resolve(
         Preset::Paper => "1000",
     };
     let steps = pick(&mut choices, "steps", given.steps.clone(), steps.to_owned(), Source::Preset, Clone::clone);
-    let adjoint = pick(&mut choices, "adjoint", given.adjoint, Adjoint::Normalized, Source::Preset, |a| word(a));
+    let adjoint = pick(&mut choices, "adjoint", given.adjoint, Adjoint::Normalized, Source::Preset, word);
     let (strength, source) = match preset {
         Preset::Paper => {
             let s = if task == (Task::SuperResolution { factor: 8 }) { 20.0 } else { 10.0 };
@@ -173,7 +173,7 @@ pub fn resolve(
         Preset::Paper => Residual::Paper,
         Preset::Fast | Preset::Balanced => Residual::Consistent,
     };
-    let residual = pick(&mut choices, "residual", given.residual, residual, Source::Preset, |r| word(r));
+    let residual = pick(&mut choices, "residual", given.residual, residual, Source::Preset, word);
     let cap = pick(&mut choices, "cap", given.cap, true, Source::Preset, bool::to_string);
     let clip_x0 = pick(&mut choices, "clip", given.clip_x0, true, Source::Preset, bool::to_string);
     let eta = pick(&mut choices, "eta", given.eta, 0.0, Source::Preset, f64::to_string);
@@ -183,7 +183,7 @@ pub fn resolve(
         given.eps_after_guidance,
         EpsAfterGuidance::Keep,
         Source::Preset,
-        |e| word(e),
+        word,
     );
     if method == Method::Ancestral && strength == Strength::Projection {
         return Err(Error::config(

@@ -198,11 +198,20 @@ fn check_size(path: &Path, (width, height): (u32, u32), bytes_per_pixel: u64, li
     }
 }
 
-/// An error of the `image` crate, by whose fault it is.
+/// An error of the `image` crate while reading.
 fn image_error(path: &Path, error: image::ImageError) -> Error {
     match error {
-        image::ImageError::IoError(e) if e.kind() != std::io::ErrorKind::UnexpectedEof => Error::io(path, e),
+        image::ImageError::IoError(e) => read_error(path, e),
         other => Error::input(path, other.to_string()),
+    }
+}
+
+/// A decoder's I/O error: the system's own where it carries the system's code, else damage in the file
+/// (decompressors report that in this way too).
+fn read_error(path: &Path, error: std::io::Error) -> Error {
+    match error.raw_os_error() {
+        Some(_) => Error::io(path, error),
+        None => Error::input(path, error.to_string()),
     }
 }
 

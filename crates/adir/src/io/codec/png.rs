@@ -8,14 +8,14 @@ use std::path::Path;
 use image::metadata::Orientation;
 use png::{BitDepth, ColorType, Decoder, DecodingError, Encoder, EncodingError, Info, Transformations};
 
-use super::{Decoded, Metadata, Raster, Samples, check_size, refused};
+use super::{Decoded, Metadata, Raster, Samples, check_size, read_error, refused};
 use crate::io::atomic::AtomicFile;
 use crate::io::limits::Limits;
 use crate::{Error, Result};
 
 pub fn decode(path: &Path, reader: impl BufRead + Seek, limits: &Limits) -> Result<Decoded> {
     let damaged = |e: DecodingError| match e {
-        DecodingError::IoError(e) if e.kind() != std::io::ErrorKind::UnexpectedEof => Error::io(path, e),
+        DecodingError::IoError(e) => read_error(path, e),
         other => Error::input(path, other.to_string()),
     };
     // For the decoder's own buffers: ICC and EXIF, each held twice while read, and two rows of pixels.

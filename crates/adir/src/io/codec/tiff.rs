@@ -13,7 +13,7 @@ use tiff::encoder::{Compression, DeflateLevel, TiffEncoder, TiffValue};
 use tiff::tags::{ExtraSamples, Tag};
 use tiff::{TiffError, TiffResult};
 
-use super::{Decoded, Metadata, Raster, Samples, check_size, refused};
+use super::{Decoded, Metadata, Raster, Samples, check_size, read_error, refused};
 use crate::io::atomic::AtomicFile;
 use crate::io::limits::Limits;
 use crate::{Error, Result};
@@ -24,7 +24,7 @@ const MAX_COMPRESSION: u64 = 4096;
 
 pub fn decode(path: &Path, reader: impl BufRead + Seek, file_len: u64, limits: &Limits) -> Result<Decoded> {
     let damaged = |e: TiffError| match e {
-        TiffError::IoError(e) if e.kind() != std::io::ErrorKind::UnexpectedEof => Error::io(path, e),
+        TiffError::IoError(e) => read_error(path, e),
         other => Error::input(path, other.to_string()),
     };
     let budget = usize::try_from(limits.max_decoded_bytes).unwrap_or(usize::MAX);
@@ -110,7 +110,7 @@ where
 {
     let mut encoder = TiffEncoder::new(file)?.with_compression(Compression::Deflate(DeflateLevel::Balanced));
     let mut image = encoder.new_image::<C>(raster.width, raster.height)?;
-    if raster.channels % 2 == 0 {
+    if raster.channels.is_multiple_of(2) {
         image.extra_samples(&[ExtraSamples::UnassociatedAlpha])?;
     }
     if let Some(icc) = metadata.icc {

@@ -139,6 +139,33 @@ fn the_dot_test_finds_a_wrong_transpose() {
     assert!(gap > 1e-3, "{gap:e}");
 }
 
+#[test]
+fn the_dot_test_is_infinite_for_what_is_not_a_number() {
+    /// The identity, with a transpose that is nowhere a number.
+    #[derive(Debug)]
+    struct Broken(Identity);
+    impl LinearOperator for Broken {
+        fn domain(&self) -> ImageShape {
+            self.0.domain()
+        }
+        fn range(&self) -> ImageShape {
+            self.0.range()
+        }
+        fn apply(&self, x: &Tensor<4>) -> Result<Tensor<4>> {
+            self.0.apply(x)
+        }
+        fn adjoint(&self, y: &Tensor<4>) -> Result<Tensor<4>> {
+            Ok(y.clone() * f32::NAN)
+        }
+        fn norm_squared(&self) -> f64 {
+            f64::NAN
+        }
+    }
+    let broken = Broken(Identity::new(DENSE).unwrap());
+    assert_eq!(dot_test(&broken, 1, 2).unwrap(), f64::INFINITY);
+    assert!(matches!(normalized_adjoint(&broken, &image(DENSE, 0)), Err(Error::Numerical(_))));
+}
+
 /// The matrix of a map, column by column, as its rows.
 fn dense(from: ImageShape, map: impl Fn(&Tensor<4>) -> Result<Tensor<4>>) -> Vec<Vec<f64>> {
     let column = |i: usize| {

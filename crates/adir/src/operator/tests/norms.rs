@@ -32,6 +32,12 @@ fn closed_forms() {
     // k = (-1, 3) / 2 has |k(f)|^2 = (10 - 6 cos f) / 4, at most 4.
     let signed = Kernel::from_values(1, 2, vec![-1.0, 3.0]).unwrap();
     assert!(close(Blur::new(domain, signed, Boundary::Circular).unwrap().norm_squared(), 4.0));
+    // A signed kernel that wraps around the image more than once.
+    let signed = (0..63).map(|i| f64::from((5 * i * i + i) % 13) - 5.0).collect();
+    let signed = Kernel::from_values(7, 9, signed).unwrap();
+    let blur: Arc<dyn LinearOperator> =
+        Arc::new(Blur::new(ImageShape::new(1, 3, 4), signed, Boundary::Circular).unwrap());
+    assert!(close(blur.norm_squared(), iterated(&blur)));
 }
 
 // Largest singular value squared of imresize's matrix, numpy.linalg.svd of `mat` in `reference`:

@@ -119,36 +119,3 @@ fn large_kernels_go_through_fft_and_small_ones_do_not() {
     assert_eq!(Method::cheaper(&Kernel::boxed(5).unwrap(), size), Method::Direct);
     assert_eq!(Method::cheaper(&Kernel::boxed(61).unwrap(), size), Method::Fft);
 }
-
-#[test]
-fn tmp_timing() {
-    for side in [64usize, 256, 512] {
-        let d = ImageShape::new(3, side, side);
-        let x = image(d, 1).cast(burn::tensor::DType::F32);
-        for k in [3usize, 5, 9, 11, 13, 15, 21, 31, 61] {
-            for m in [Method::Direct, Method::Fft] {
-                let a = Blur::with_method(d, Kernel::boxed(k).unwrap(), Boundary::Circular, m).unwrap();
-                a.apply(&x).unwrap();
-                let t = std::time::Instant::now();
-                let n = 5;
-                for _ in 0..n {
-                    a.apply(&x).unwrap();
-                    a.adjoint(&x).unwrap();
-                }
-                eprintln!("TIME {side} {k} {m:?} {:.2} ms", t.elapsed().as_secs_f64() * 1e3 / 2.0 / n as f64);
-            }
-        }
-        let a = BicubicDownsample::new(d, 4).unwrap();
-        let y = a.apply(&x).unwrap();
-        let t = std::time::Instant::now();
-        for _ in 0..5 {
-            a.apply(&x).unwrap();
-            a.adjoint(&y).unwrap();
-        }
-        eprintln!("TIME {side} sr4 {:.2} ms", t.elapsed().as_secs_f64() * 1e3 / 10.0);
-        let b = Blur::new(d, Kernel::gaussian(15, 1.6).unwrap(), Boundary::Reflect).unwrap();
-        let t = std::time::Instant::now();
-        let v = b.norm_squared();
-        eprintln!("TIME {side} norm {v} {:.2} ms", t.elapsed().as_secs_f64() * 1e3);
-    }
-}
