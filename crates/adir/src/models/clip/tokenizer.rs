@@ -172,7 +172,8 @@ mod tests {
     fn published_vocabulary_gives_the_published_tokens() {
         let tokenizer = Tokenizer::published();
         assert_eq!(tokenizer.size(), 49408);
-        for (text, expected) in include!("prompts.in") {
+        let prompts: &[(&str, &[u32])] = &include!("prompts.in");
+        for (text, expected) in prompts {
             let tokens = tokenizer.encode(text, 1000);
             assert_eq!((tokens[0], tokens[tokens.len() - 1]), (49406, 49407));
             assert_eq!(tokens[1..tokens.len() - 1], *expected, "{text:?}");
