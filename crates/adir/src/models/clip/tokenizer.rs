@@ -176,7 +176,7 @@ mod tests {
         for (text, expected) in prompts {
             let tokens = tokenizer.encode(text, 1000);
             assert_eq!((tokens[0], tokens[tokens.len() - 1]), (49406, 49407));
-            assert_eq!(tokens[1..tokens.len() - 1], *expected, "{text:?}");
+            assert_eq!(&tokens[1..tokens.len() - 1], *expected, "{text:?}");
         }
     }
 }
