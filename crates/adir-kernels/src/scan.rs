@@ -218,8 +218,10 @@ mod tests {
     }
 
     type Scan<T> = fn(&[f32], &[T], &mut [f32]);
+    type From<T> = fn(f32) -> T;
+    type To<T> = fn(T) -> f64;
 
-    fn compare<T: Copy>(name: &str, scan: Scan<T>, from: fn(f32) -> T, to: fn(T) -> f64) {
+    fn compare<T: Copy>(name: &str, scan: Scan<T>, from: From<T>, to: To<T>) {
         for width in [1, 7, 8, 15, 16, 17, 63, 64, 65, 130, 512, 1280] {
             let query = values(width, 1);
             let rows: Vec<T> = values(5 * width, 2).into_iter().map(from).collect();
@@ -237,8 +239,8 @@ mod tests {
 
     #[test]
     fn every_scan_gives_the_f64_dot_products() {
-        let (from16, to16): (fn(f32) -> f16, fn(f16) -> f64) = (f16::from_f32, f16::to_f64);
-        let (from32, to32): (fn(f32) -> f32, fn(f32) -> f64) = (|v| v, f64::from);
+        let (from16, to16): (From<f16>, To<f16>) = (f16::from_f32, f16::to_f64);
+        let (from32, to32): (From<f32>, To<f32>) = (|v| v, f64::from);
         compare("f16", dots_f16, from16, to16);
         compare("f16 portable", dots_f16_portable, from16, to16);
         compare("f32", dots_f32, from32, to32);

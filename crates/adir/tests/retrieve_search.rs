@@ -4,6 +4,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use adir::retrieve::{Embedding, EncoderId, Exclude, Index, Neighbour, Precision, spherical_distance};
+use rayon::prelude::*;
 
 fn encoder(dimension: usize) -> Arc<EncoderId> {
     let (weights, preprocessing) = ("00".repeat(32), "11".repeat(8));
@@ -22,8 +23,8 @@ fn values(n: usize, seed: u64) -> Vec<f32> {
 }
 
 fn index(precision: Precision, dimension: usize, features: &[f32]) -> Index {
-    let names = (0..features.len() / dimension).map(|i| format!("{i:06}.png")).collect();
-    Index::from_features(encoder(dimension), precision, Path::new("archive"), names, features).unwrap()
+    let mut rows = features.chunks(dimension).enumerate().map(|(i, row)| (format!("{i:06}.png"), row.to_vec()));
+    Index::from_features(encoder(dimension), precision, Path::new("archive"), &mut rows).unwrap()
 }
 
 /// The definition: every distance in f64, sorted, ties by id.
@@ -56,7 +57,7 @@ fn a_thousand_queries_give_what_the_plain_loop_gives() {
             row.iter().map(|&v| f64::from(v) / norm).collect()
         })
         .collect();
-    for query in values(1000 * d, 2).chunks(d) {
+    values(1000 * d, 2).par_chunks(d).for_each(|query| {
         let query = Embedding::new(encoder(d), query.to_vec()).unwrap();
         let wide: Vec<f64> = query.values().iter().map(|&v| f64::from(v)).collect();
         let cosines = rows.iter().map(|row| row.iter().zip(&wide).map(|(a, b)| a * b).sum::<f64>());
@@ -67,7 +68,7 @@ fn a_thousand_queries_give_what_the_plain_loop_gives() {
         let found = index.nearest(&query, k, &Exclude::default()).unwrap();
         let ids = |list: &mut dyn Iterator<Item = usize>| list.collect::<Vec<_>>();
         assert_eq!(ids(&mut found.iter().map(|n| n.id)), ids(&mut all.iter().map(|&(_, id)| id)));
-    }
+    });
 }
 
 #[test]

@@ -158,32 +158,31 @@ impl Index {
         Ok(Self { encoder, root, complete, entries, vectors, inverse_norms })
     }
 
-    /// An index of vectors computed elsewhere, such as clip-retrieval's: `features` holds one row for each of
-    /// `names`, in the same order. The caller vouches that they come from `encoder`.
+    /// An index of vectors computed elsewhere, such as clip-retrieval's: names and features, in any order. The
+    /// caller vouches that they come from `encoder`.
     ///
     /// # Errors
-    /// [`Error::Config`] if counts differ, a name is repeated or is not a plain path below a folder, or a
-    /// vector is zero or not finite.
+    /// [`Error::Config`] if a name is repeated or is not a plain path below a folder, or features are not of
+    /// the encoder's dimension; [`Error::Numerical`] if they are zero or not finite.
     pub fn from_features(
         encoder: Arc<EncoderId>,
         precision: Precision,
         root: &Path,
-        names: Vec<String>,
-        features: &[f32],
+        rows: &mut dyn Iterator<Item = (String, Vec<f32>)>,
     ) -> Result<Self> {
-        let dimension = encoder.dimension;
-        if dimension == 0 || names.len().checked_mul(dimension) != Some(features.len()) {
-            let (n, found) = (names.len(), features.len());
-            return Err(Error::Config(format!("{n} names with {dimension} numbers each do not make {found} features")));
-        }
-        let mut order: Vec<usize> = (0..names.len()).collect();
-        order.sort_by(|&a, &b| names[a].cmp(&names[b]));
         let mut vectors = Vectors::new(precision);
-        let mut entries = Vec::with_capacity(names.len());
-        for place in order {
-            let row = features[place * dimension..(place + 1) * dimension].to_vec();
-            vectors.push(Embedding::new(encoder.clone(), row)?.values());
-            entries.push(Entry { path: names[place].clone(), size: 0, content: None });
+        let mut entries = Vec::new();
+        for (path, features) in rows {
+            vectors.push(Embedding::new(encoder.clone(), features)?.values());
+            entries.push(Entry { path, size: 0, content: None });
+        }
+        if !entries.is_sorted_by(|a, b| a.path <= b.path) {
+            let mut order: Vec<usize> = (0..entries.len()).collect();
+            order.sort_by(|&a, &b| entries[a].path.cmp(&entries[b].path));
+            let mut ordered = Vectors::new(precision);
+            order.iter().for_each(|&id| ordered.push(&vectors.row(id, encoder.dimension)));
+            vectors = ordered;
+            entries.sort_by(|a, b| a.path.cmp(&b.path));
         }
         Self::new(encoder, root.to_owned(), true, entries, vectors)
     }
@@ -285,14 +284,16 @@ mod tests {
 
     #[test]
     fn features_are_ordered_by_name_and_scaled() {
-        let names = vec!["b".to_owned(), "a".to_owned()];
-        let index =
-            Index::from_features(encoder(2), Precision::F16, Path::new("x"), names, &[0.0, 8.0, 3.0, 4.0]).unwrap();
+        let made = |rows: [(&str, [f32; 2]); 2]| {
+            let mut rows = rows.into_iter().map(|(name, row)| (name.to_owned(), row.to_vec()));
+            Index::from_features(encoder(2), Precision::F16, Path::new("x"), &mut rows)
+        };
+        let index = made([("b", [0.0, 8.0]), ("a", [3.0, 4.0])]).unwrap();
         assert_eq!(index.entries()[0].path, "a");
         assert!((index.embedding(0).unwrap().values()[0] - 0.6).abs() < 1e-3);
         assert_eq!(index.embedding(1).unwrap().values(), [0.0, 1.0]);
-        let repeated = vec!["a".to_owned(), "a".to_owned()];
-        assert!(Index::from_features(encoder(2), Precision::F16, Path::new("x"), repeated, &[1.0; 4]).is_err());
+        assert!(made([("a", [0.0, 8.0]), ("a", [3.0, 4.0])]).is_err(), "repeated");
+        assert!(made([("a", [0.0, 0.0]), ("b", [3.0, 4.0])]).is_err(), "zero");
     }
 
     #[test]

@@ -94,6 +94,9 @@ mod tests {
     use super::*;
     use crate::tensor::cpu;
 
+    /// Width, height, first pixel, the one at (3, 7), sum of each channel.
+    type Case = (usize, usize, [u8; 3], [u8; 3], [u32; 3]);
+
     const BYTES: Preprocess = Preprocess { size: 8, mean: [0.0; 3], std: [1.0; 3] };
 
     fn picture(width: usize, height: usize, channels: usize) -> Tensor<4> {
@@ -112,7 +115,7 @@ mod tests {
     //     print(w, h, a[0, 0], a[7, 3], a.sum((0, 1)))
     #[test]
     fn resizes_and_crops_as_torchvision_on_pillow() {
-        let cases: [(usize, usize, [u8; 3], [u8; 3], [u32; 3]); 4] = [
+        let cases: [Case; 4] = [
             (31, 20, [113, 129, 124], [138, 139, 106], [8165, 8086, 8104]),
             (20, 33, [130, 90, 132], [118, 87, 155], [8184, 8054, 8180]),
             (8, 9, [0, 0, 0], [215, 116, 17], [7776, 8064, 7840]),

@@ -62,13 +62,12 @@ struct OpenClipText {
 impl Config {
     /// Reads `config.json` or `open_clip_config.json` in `folder`; `None` if neither is there.
     pub fn beside(folder: &Path) -> Result<Option<Self>> {
-        let files: [(&str, fn(&str) -> Result<Self, String>); 2] =
-            [("open_clip_config.json", Self::from_open_clip), ("config.json", Self::from_hugging_face)];
-        for (name, parse) in files {
+        for (name, is_open_clip) in [("open_clip_config.json", true), ("config.json", false)] {
             let path = folder.join(name);
             let Ok(file) = File::open(&path) else { continue };
             let mut text = String::new();
             let read = file.take(MAX_BYTES).read_to_string(&mut text).map_err(|e| e.to_string());
+            let parse = if is_open_clip { Self::from_open_clip } else { Self::from_hugging_face };
             return read.and_then(|_| parse(&text)).map(Some).map_err(|message| Error::model(&path, message));
         }
         Ok(None)
