@@ -101,6 +101,7 @@ mod x86 {
                 let (query_fours, query_rest) = query.as_chunks::<4>();
                 let (row_fours, row_rest) = row.as_chunks::<4>();
                 for (q, r) in query_fours.iter().zip(row_fours) {
+                    prefetch(r);
                     for i in 0..4 {
                         sums[i] = $fma($load_query(&q[i]), $load_row(&r[i]), sums[i]);
                     }
@@ -191,6 +192,16 @@ mod x86 {
             |v| sum_avx2(v),
             |r: &f32| *r
         );
+    }
+
+    /// Asks for the memory that a scan will reach a page after `part`: the processor's own prefetcher stops at
+    /// the end of each page.
+    fn prefetch<T>(part: &T) {
+        for line in (0..size_of::<T>()).step_by(64) {
+            let ahead = std::ptr::from_ref(part).cast::<i8>().wrapping_add(4096 + line);
+            // SAFETY: a prefetch accesses nothing; an address without memory behind it is ignored.
+            unsafe { _mm_prefetch::<_MM_HINT_T0>(ahead) };
+        }
     }
 
     /// The sum of eight lanes.
