@@ -89,6 +89,15 @@ impl Vectors {
         }
     }
 
+    /// Makes room for so many more numbers.
+    pub fn reserve(&mut self, numbers: usize) -> Result<()> {
+        let reserved = match self {
+            Self::F16(all) => all.try_reserve_exact(numbers),
+            Self::F32(all) => all.try_reserve_exact(numbers),
+        };
+        reserved.map_err(|e| Error::Limits(format!("{numbers} numbers of embeddings: {e}")))
+    }
+
     pub fn push(&mut self, values: &[f32]) {
         match self {
             Self::F16(all) => all.extend(values.iter().map(|&v| f16::from_f32(v))),
@@ -171,6 +180,7 @@ impl Index {
         rows: &mut dyn Iterator<Item = (String, Vec<f32>)>,
     ) -> Result<Self> {
         let mut vectors = Vectors::new(precision);
+        vectors.reserve(rows.size_hint().0.saturating_mul(encoder.dimension))?;
         let mut entries = Vec::new();
         for (path, features) in rows {
             vectors.push(Embedding::new(encoder.clone(), features)?.values());
