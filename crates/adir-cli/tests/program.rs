@@ -76,7 +76,7 @@ fn faults_have_their_exit_codes_and_leave_no_output() {
         (2, &["restore", "y.png", "-o", "o.png"], "--task"),
         (2, &["restore", "y.png", "-o", "o.png", "--task", "sr99"], "sr2 to sr16"),
         (2, &["restore", "y.png", "-o", "o.png", "--task", "deblur"], "--kernel"),
-        (2, &["restore", "y.png", "-o", "o.png", "--task", "deblur", "--kernel", "box:0"], "box"),
+        (2, &["restore", "y.png", "-o", "o.png", "--task", "deblur", "--kernel", "box:0"], "0x0"),
         (2, &["restore", "y.png", "-o", "o.gif", "--task", "sr4"], "o.gif"),
         (2, &["restore", "y.png", "-o", "o.png", "--task", "sr4", "--steps", "2000"], "2000"),
         (2, &["restore", "y.png", "-o", "o.png", "--task", "sr4", "--device", "cuda"], "cuda"),
