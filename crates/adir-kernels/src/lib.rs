@@ -8,6 +8,7 @@
 
 #![deny(missing_docs)]
 
+mod attention;
 mod conv;
 mod layout;
 mod norm;
@@ -18,8 +19,7 @@ mod scratch;
 mod simd;
 mod tile;
 
-pub use ops::{conv2d, group_norm};
-pub use reference::attention;
+pub use ops::{attention, conv2d, group_norm};
 pub use simd::Isa;
 
 /// Channel order of the fused query-key-value projection, `[batch, 3 * channels, tokens]`.

@@ -25,17 +25,25 @@ pub(crate) struct RowsOperands<'a> {
     pub depth: usize,
 }
 
-/// `out[i][j] = init[j] + sum over stretches (p, q) and k of a[rows[i] + p + k] b[q + COLS k + j]`, the first
+/// What the sums start from: row i at `start + i * pitch`, [`COLS`] numbers each. A pitch of 0 gives all rows the
+/// same (a bias); the result itself makes it accumulate.
+#[derive(Clone, Copy)]
+pub(crate) struct Init {
+    pub start: *const f32,
+    pub pitch: usize,
+}
+
+/// `out[i][j] = init[i][j] + sum over stretches (p, q) and k of a[rows[i] + p + k] b[q + COLS k + j]`, the first
 /// `cols` columns, rows of `out` `pitch` apart.
 ///
 /// # Safety
 /// Everything addressed must be in bounds: 8 rows of `depth` numbers for each stretch, `depth` panel lines of
-/// [`COLS`], [`COLS`] numbers of `init`, and 8 rows of `cols` numbers of `out`.
+/// [`COLS`], 8 rows of [`COLS`] numbers of `init`, and 8 rows of `cols` numbers of `out`.
 #[inline(always)]
 pub(crate) unsafe fn rows_tile<S: Simd>(
     s: S,
     operands: RowsOperands<'_>,
-    init: *const f32,
+    init: Init,
     out: *mut f32,
     pitch: usize,
     cols: usize,
@@ -70,7 +78,7 @@ unsafe fn rows_part<S: Simd, const R: usize, const N: usize>(
     operands: RowsOperands<'_>,
     row: usize,
     column: usize,
-    init: *const f32,
+    init: Init,
     out: *mut f32,
     pitch: usize,
     cols: usize,
@@ -79,9 +87,9 @@ unsafe fn rows_part<S: Simd, const R: usize, const N: usize>(
     // SAFETY: the caller's promise.
     unsafe {
         let mut acc = [[s.splat(0.0); N]; R];
-        for line in &mut acc {
+        for (i, line) in acc.iter_mut().enumerate() {
             for (j, value) in line.iter_mut().enumerate() {
-                *value = s.load(init.add(column + j * S::LANES));
+                *value = s.load(init.start.add((row + i) * init.pitch + column + j * S::LANES));
             }
         }
         for &(p, q) in stretches {
@@ -95,10 +103,10 @@ unsafe fn rows_part<S: Simd, const R: usize, const N: usize>(
                 for (j, value) in right.iter_mut().enumerate() {
                     *value = s.load(line.add(j * S::LANES));
                 }
-                for i in 0..R {
-                    let left = s.splat(*starts[i].add(k));
-                    for j in 0..N {
-                        acc[i][j] = s.mul_add(left, right[j], acc[i][j]);
+                for (start, line) in starts.iter().zip(&mut acc) {
+                    let left = s.splat(*start.add(k));
+                    for (sum, &right) in line.iter_mut().zip(&right) {
+                        *sum = s.mul_add(left, right, *sum);
                     }
                 }
                 line = line.add(COLS);
@@ -189,10 +197,10 @@ unsafe fn columns_part<S: Simd, const R: usize, const N: usize>(
                 for (j, value) in right.iter_mut().enumerate() {
                     *value = s.load(right_line.add(j * S::LANES));
                 }
-                for i in 0..R {
+                for (i, line) in acc.iter_mut().enumerate() {
                     let left = s.splat(*left_line.add(i));
-                    for j in 0..N {
-                        acc[i][j] = s.mul_add(left, right[j], acc[i][j]);
+                    for (sum, &right) in line.iter_mut().zip(&right) {
+                        *sum = s.mul_add(left, right, *sum);
                     }
                 }
                 // Wrapping, because the last step may point beyond the buffer; it is not read there.

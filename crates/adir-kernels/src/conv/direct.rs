@@ -5,7 +5,7 @@ use crate::layout::{ChannelsLast, Padding, Transpose, transpose};
 use crate::parallel::{Shared, SharedMut, filled, for_each};
 use crate::scratch::Scratch;
 use crate::simd::{Kernel, Simd, dispatch};
-use crate::tile::{COLS, ColumnsOperands, ROWS, RowsOperands, columns_tile, rows_tile};
+use crate::tile::{COLS, ColumnsOperands, Init, ROWS, RowsOperands, columns_tile, rows_tile};
 
 /// Pixels a task computes, for one panel of channels.
 const BLOCK: usize = 64;
@@ -166,7 +166,8 @@ impl Kernel for BlockKernel<'_> {
             for (i, rows) in self.rows.as_chunks::<ROWS>().0.iter().enumerate().take(count.div_ceil(ROWS)) {
                 let operands =
                     RowsOperands { a: self.source, rows, b: self.panel, stretches: self.taps, depth: self.depth };
-                rows_tile(s, operands, self.init.as_ptr(), out.add(i * ROWS * COLS), COLS, self.cols);
+                let init = Init { start: self.init.as_ptr(), pitch: 0 };
+                rows_tile(s, operands, init, out.add(i * ROWS * COLS), COLS, self.cols);
             }
             if self.contiguous {
                 let dst = self.planes.add(self.targets[0]);

@@ -12,7 +12,7 @@ pub(crate) fn exp<S: Simd>(s: S, x: S::V) -> S::V {
     let x = s.min(s.splat(89.0), s.max(s.splat(-104.0), x));
     let n = s.sub(s.mul_add(x, s.splat(std::f32::consts::LOG2_E), s.splat(ROUND)), s.splat(ROUND));
     // ln 2 in two parts, the first with trailing zeros so that n times it is exact.
-    let r = s.mul_add(n, s.splat(-0.693_359_375), x);
+    let r = s.mul_add(n, s.splat(-355.0 / 512.0), x);
     let r = s.mul_add(n, s.splat(2.121_944_4e-4), r);
     let mut p = s.splat(1.0 / 5040.0);
     for c in [1.0 / 720.0, 1.0 / 120.0, 1.0 / 24.0, 1.0 / 6.0, 0.5] {
