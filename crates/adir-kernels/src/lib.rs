@@ -8,6 +8,7 @@
 
 #![deny(missing_docs)]
 
+mod attention;
 mod conv;
 mod layout;
 mod norm;
@@ -19,8 +20,8 @@ mod scratch;
 mod simd;
 mod tile;
 
-pub use ops::{conv2d, group_norm};
-pub use reference::{attention, avg_pool2, upsample_nearest2};
+pub use ops::{attention, conv2d, group_norm};
+pub use reference::{avg_pool2, upsample_nearest2};
 pub use simd::Isa;
 
 /// Channel order of the fused query-key-value projection, `[batch, 3 * channels, tokens]`.

@@ -4,6 +4,7 @@
 //! composition in [`crate::reference`], which is decided here, on whole tensors, so that the extension needs
 //! no default bodies and no other backend has to be named.
 
+mod attention;
 mod conv2d;
 mod group_norm;
 mod pack_cache;
@@ -14,6 +15,9 @@ use burn::backend::tensor::FloatTensor;
 use burn::backend::{Autodiff, Backend, DispatchDevice, Flex, TensorMetadata, backend_extension};
 use burn::tensor::{DType, Tensor, TensorData};
 
+use crate::QkvOrder;
+
+pub use attention::attention;
 pub use conv2d::conv2d;
 pub use group_norm::group_norm;
 
@@ -41,6 +45,9 @@ pub trait KernelOps: Backend {
         eps: f64,
         silu: bool,
     ) -> FloatTensor<Self>;
+
+    /// See [`attention()`].
+    fn attention_kernel(qkv: FloatTensor<Self>, heads: usize, order: QkvOrder) -> FloatTensor<Self>;
 }
 
 impl KernelOps for Flex {
@@ -60,6 +67,10 @@ impl KernelOps for Flex {
         silu: bool,
     ) -> FlexTensor {
         group_norm::forward(&group_norm::Inputs::new([x, gamma, beta, scale, shift], groups, eps, silu)).0
+    }
+
+    fn attention_kernel(qkv: FlexTensor, heads: usize, order: QkvOrder) -> FlexTensor {
+        attention::forward(&contiguous(qkv), heads, order).0
     }
 }
 
@@ -86,6 +97,10 @@ impl<C: CheckpointStrategy> KernelOps for Autodiff<Flex, C> {
         silu: bool,
     ) -> FloatTensor<Self> {
         group_norm::tracked::<C>([x, gamma, beta, scale, shift], groups, eps, silu)
+    }
+
+    fn attention_kernel(qkv: FloatTensor<Self>, heads: usize, order: QkvOrder) -> FloatTensor<Self> {
+        attention::tracked::<C>(qkv, heads, order)
     }
 }
 
