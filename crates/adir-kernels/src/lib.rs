@@ -19,6 +19,7 @@ mod scratch;
 mod simd;
 mod tile;
 
+pub use conv::set_winograd;
 pub use ops::{attention, conv2d, group_norm};
 pub use simd::Isa;
 
