@@ -1,17 +1,17 @@
 //! The weight gradient by the transposed algorithm.
 
 use super::transform::{IN, Input, OUT, OutputTransposed, POINTS, WeightTransposed, two_sided};
-use super::{Tiling, pitch, transform_tiles};
+use super::{TileLayout, Tiling, transform_tile};
 use crate::conv::Geometry;
 use crate::layout::ChannelsLast;
-use crate::parallel::{Shared, SharedMut, filled, for_each};
+use crate::parallel::{SharedMut, filled, for_each};
 use crate::scratch::Scratch;
 use crate::simd::{Kernel, Simd, dispatch};
 use crate::tile::{COLS, ColumnsOperands, ROWS, columns_tile};
 
 /// Numbers of transformed image and result gradient held at a time.
 const HELD: usize = 6 << 20;
-/// Numbers of a task's sums: all points of 8 by 32 channels.
+/// Numbers of the sums of 8 by 32 channels, all points.
 const SUMS: usize = POINTS * ROWS * COLS;
 
 /// See [`crate::conv::weight_gradient`].
@@ -20,42 +20,51 @@ pub(in crate::conv) fn weight_gradient(x: &[f32], dy: &[f32], g: &Geometry) -> V
     let tiling = Tiling::new(g.batch, oh, ow);
     let source = ChannelsLast::from_planes(x, g.in_shape(), tiling.padding(g.padding, g.height, g.width, IN));
     let dy = ChannelsLast::from_planes(dy, g.out_shape(), tiling.padding(0, oh, ow, OUT));
-    let (step, dy_step) = (pitch(g.inputs), pitch(g.outputs));
     let (groups, panels, total) = (g.inputs.div_ceil(ROWS), g.outputs.div_ceil(COLS), tiling.count());
-    let held = (HELD / (POINTS * (step + dy_step))).max(64).min(total);
-    let mut tiles = Scratch::take(POINTS * held * step);
-    let mut dy_tiles = Scratch::take(POINTS * held * dy_step);
-    // Between chunks of tiles the sums wait in memory; with one chunk they never leave the cache.
-    let chunks = total.div_ceil(held);
-    let mut waiting = Scratch::take(if chunks > 1 { groups * panels * SUMS } else { 0 });
+    // Tasks take several groups where that leaves enough of them: they share a pass over the right side.
+    let together = if groups * panels >= 64 { 4 } else { 1 };
+    let blocks = groups.div_ceil(together);
+    let held = (HELD / (POINTS * (g.inputs + g.outputs))).max(64).min(total);
+    let numbers = |channels: usize| POINTS * TileLayout::panels(channels, held).point;
+    let (mut tiles, mut dy_tiles) = (Scratch::take(numbers(g.inputs)), Scratch::take(numbers(g.outputs)));
+    let mut sums = Scratch::take(groups * panels * SUMS);
     let (tiles, dy_tiles) = (SharedMut(tiles.as_mut_ptr()), SharedMut(dy_tiles.as_mut_ptr()));
-    let waiting = SharedMut(waiting.as_mut_ptr());
-    // SAFETY: the last chunk's tasks write the kernels of all pairs of channels.
+    let sums = SharedMut(sums.as_mut_ptr());
+    let chunks = total.div_ceil(held);
+    // SAFETY: tiles are inside the padded images; the last chunk's tasks write the kernels of all channels.
     unsafe {
         filled(g.outputs * g.inputs * 9, |out| {
             for chunk in 0..chunks {
                 let first = chunk * held;
                 let count = held.min(total - first);
-                transform_tiles::<Input, IN>(&source, tiling, first, count, tiles);
-                transform_tiles::<OutputTransposed, OUT>(&dy, tiling, first, count, dy_tiles);
-                let (from, dy_from) = (Shared(tiles.0), Shared(dy_tiles.0));
-                for_each(groups * panels, |task| {
-                    let (group, panel) = (task / panels, task % panels);
-                    let mut own = (chunks == 1).then(|| Scratch::take(SUMS));
-                    let sums = match &mut own {
-                        Some(own) => own.as_mut_ptr(),
-                        None => waiting.add(task * SUMS),
-                    };
-                    dispatch(Sums {
-                        a: from.add(group * ROWS),
-                        b: dy_from.add(panel * COLS),
-                        count,
-                        steps: (step, dy_step),
-                        accumulate: chunk > 0,
-                        sums,
-                    });
+                let left = TileLayout::panels(g.inputs, count);
+                let right = TileLayout::panels(g.outputs, count);
+                for_each(count, |tile| {
+                    let (to, dy_to) = (tiles.add(tile * left.tile), dy_tiles.add(tile * right.tile));
+                    transform_tile::<Input, IN>(&source, tiling, first + tile, to, left);
+                    transform_tile::<OutputTransposed, OUT>(&dy, tiling, first + tile, dy_to, right);
+                });
+                for_each(blocks * panels, |task| {
+                    let (block, panel) = (task / panels, task % panels);
+                    let groups = block * together..((block + 1) * together).min(groups);
+                    for point in 0..POINTS {
+                        for group in groups.clone() {
+                            let (at, lane) = (group * ROWS / COLS, group * ROWS % COLS);
+                            dispatch(Sums {
+                                a: tiles.add(point * left.point + at * left.panel + lane),
+                                b: dy_tiles.add(point * right.point + panel * right.panel),
+                                count,
+                                accumulate: chunk > 0,
+                                sums: sums.add((group * panels + panel) * SUMS + point * ROWS * COLS),
+                                cols: COLS.min(g.outputs - panel * COLS),
+                            });
+                        }
+                    }
                     if chunk + 1 == chunks {
-                        dispatch(Kernels { sums, geometry: g, group, panel, out });
+                        for group in groups {
+                            let sums = sums.add((group * panels + panel) * SUMS);
+                            dispatch(Kernels { sums, geometry: g, group, panel, out });
+                        }
                     }
                 });
             }
@@ -63,14 +72,14 @@ pub(in crate::conv) fn weight_gradient(x: &[f32], dy: &[f32], g: &Geometry) -> V
     }
 }
 
-/// Sums over tiles, for all points.
+/// Sums over tiles at a point, for 8 by 32 channels.
 struct Sums {
     a: *const f32,
     b: *const f32,
     count: usize,
-    steps: (usize, usize),
     accumulate: bool,
     sums: *mut f32,
+    cols: usize,
 }
 
 impl Kernel for Sums {
@@ -78,14 +87,10 @@ impl Kernel for Sums {
 
     #[inline(always)]
     fn run<S: Simd>(self, s: S) {
-        let Sums { a, b, count, steps: (a_step, b_step), accumulate, sums } = self;
-        for point in 0..POINTS {
-            let stretches = [(point * count * a_step, point * count * b_step)];
-            let operands = ColumnsOperands { a, b, stretches: &stretches, depth: count, a_step, b_step };
-            // SAFETY: both hold `count` steps for each point; the sums are this task's. The last vectors may
-            // read into the slack.
-            unsafe { columns_tile(s, operands, accumulate, sums.add(point * ROWS * COLS), COLS, COLS) }
-        }
+        let Sums { a, b, count, accumulate, sums, cols } = self;
+        let operands = ColumnsOperands { a, b, stretches: &[(0, 0)], depth: count, a_step: COLS, b_step: COLS };
+        // SAFETY: both are panels of `count` steps; the sums are this task's.
+        unsafe { columns_tile(s, operands, accumulate, sums, COLS, cols) }
     }
 }
 

@@ -10,11 +10,12 @@
 mod gradient;
 mod transform;
 
+use std::marker::PhantomData;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 pub(super) use gradient::weight_gradient;
 
-use self::transform::{IN, Input, OUT, Output, POINTS, Weight, two_sided};
+use self::transform::{IN, Input, Matrix, OUT, Output, POINTS, Weight, two_sided};
 use super::Geometry;
 use super::pack::{Packed, Purpose};
 use crate::layout::{ChannelsLast, Padding, Transpose, transpose};
@@ -25,8 +26,8 @@ use crate::tile::{COLS, Init, ROWS, RowsOperands, rows_tile};
 
 /// Tiles whose products a task keeps, so that the weights of a point serve several rows of the product.
 const GROUP: usize = 32;
-/// Numbers of transformed image held at a time.
-const HELD: usize = 3 << 20;
+/// From this many groups on, a task is a whole group; below, a group's panels are tasks too.
+const ENOUGH_GROUPS: usize = 8;
 /// Channels below which the transforms cost more than they save.
 const LEAST_CHANNELS: usize = 16;
 /// Tiles below which the direct sum, with a quarter of the weights to read, is faster.
@@ -133,33 +134,44 @@ fn pitch(channels: usize) -> usize {
     channels.next_multiple_of(16)
 }
 
-/// Transforms tiles `first .. first + count` of a channels-last image into `[point][tile][pitch]` with matrix `T`.
-fn transform_tiles<T: transform::Matrix<N, IN> + Sync + 'static, const N: usize>(
+/// Where a transformed tile goes: number `lane` of point p, tile t lies at
+/// `p * point + t * tile + lane / COLS * panel + lane % COLS`.
+#[derive(Clone, Copy)]
+struct TileLayout {
+    point: usize,
+    tile: usize,
+    panel: usize,
+}
+
+impl TileLayout {
+    /// The channels of a tile together: rows for [`rows_tile`].
+    fn rows(channels: usize, tiles: usize) -> TileLayout {
+        TileLayout { point: tiles * pitch(channels), tile: pitch(channels), panel: COLS }
+    }
+
+    /// The tiles of a panel of channels together: columns for [`crate::tile::columns_tile`].
+    fn panels(channels: usize, tiles: usize) -> TileLayout {
+        TileLayout { point: channels.next_multiple_of(COLS) * tiles, tile: COLS, panel: COLS * tiles }
+    }
+}
+
+/// Transforms a channels-last image's tile, with matrix `T`.
+///
+/// # Safety
+/// The tile must be inside the source, and `to` have room for it.
+unsafe fn transform_tile<T: Matrix<N, IN>, const N: usize>(
     source: &ChannelsLast,
     tiling: Tiling,
-    first: usize,
-    count: usize,
-    to: SharedMut,
+    tile: usize,
+    to: *mut f32,
+    layout: TileLayout,
 ) {
-    let (c, line) = (source.channels, source.width * source.channels);
-    let from = source.as_ptr();
-    for_each(count, |tile| {
-        let (image, y, x) = tiling.origin(first + tile);
-        // SAFETY: the source is padded so that every tile is inside; the tile's 36 rows are its own. The last
-        // vector of a pixel may read into the next one or the slack, and fills the row up to its pitch.
-        unsafe {
-            let from = from.add(image * source.image() + y * line + x * c);
-            let to = to.add(tile * pitch(c));
-            dispatch(TileKernel::<T, N> {
-                from,
-                line,
-                channels: c,
-                to,
-                pitch: count * pitch(c),
-                matrix: std::marker::PhantomData,
-            });
-        }
-    });
+    let line = source.width * source.channels;
+    let (image, y, x) = tiling.origin(tile);
+    // SAFETY: the caller's promise.
+    let from = unsafe { source.as_ptr().add(image * source.image() + y * line + x * source.channels) };
+    let matrix = PhantomData::<T>;
+    dispatch(TileKernel::<T, N> { from, line, channels: source.channels, to, layout, matrix });
 }
 
 struct TileKernel<T, const N: usize> {
@@ -167,23 +179,25 @@ struct TileKernel<T, const N: usize> {
     line: usize,
     channels: usize,
     to: *mut f32,
-    pitch: usize,
-    matrix: std::marker::PhantomData<T>,
+    layout: TileLayout,
+    matrix: PhantomData<T>,
 }
 
-impl<T: transform::Matrix<N, IN>, const N: usize> Kernel for TileKernel<T, N> {
+impl<T: Matrix<N, IN>, const N: usize> Kernel for TileKernel<T, N> {
     type Output = ();
 
     #[inline(always)]
     fn run<S: Simd>(self, s: S) {
         for lane in (0..pitch(self.channels)).step_by(S::LANES) {
             let mut rows = [self.from; N];
-            // SAFETY: whoever made it keeps the tile inside the source.
+            // SAFETY: whoever made it keeps the tile inside the source. The last vector of a pixel may read into
+            // the next pixel or the slack, and fills the row up to its pitch.
             unsafe {
                 for (y, row) in rows.iter_mut().enumerate() {
                     *row = self.from.add(y * self.line + lane);
                 }
-                two_sided::<S, T, N, IN>(s, rows, self.channels, self.to.add(lane), self.pitch);
+                let to = self.to.add(lane / COLS * self.layout.panel + lane % COLS);
+                two_sided::<S, T, N, IN>(s, rows, self.channels, to, self.layout.point);
             }
         }
     }
@@ -204,60 +218,58 @@ pub(super) fn convolve(
     let tiling = Tiling::new(batch, h + 2 * padding - 2, w + 2 * padding - 2);
     let source = ChannelsLast::from_planes(x, shape, tiling.padding(padding, h, w, IN));
     let (plane, panels, total) = (tiling.height * tiling.width, columns.div_ceil(COLS), tiling.count());
-    let step = pitch(depth);
-    let held = (HELD / (POINTS * step)).next_multiple_of(GROUP).min(total.next_multiple_of(ROWS));
-    let mut transformed = Scratch::take(POINTS * held * step);
-    let tiles = SharedMut(transformed.as_mut_ptr());
-    // SAFETY: the tiles cover every pixel, and each group and panel is written by its task.
+    let groups = total.div_ceil(GROUP);
+    let group_of = |group: usize| (group * GROUP, GROUP.min(total - group * GROUP));
+    let compute = |tiles: *const f32, layout: TileLayout, group: usize, panel: usize, out: SharedMut| {
+        let (first, count) = group_of(group);
+        let channel = panel * COLS;
+        let cols = COLS.min(columns - channel);
+        let mut init = [0.0; COLS];
+        if let Some(bias) = bias {
+            init[..cols].copy_from_slice(&bias[channel..channel + cols]);
+        }
+        let target = Target { tiling, out, channel, columns, cols };
+        dispatch(GroupKernel { tiles, layout, count, first, weight: weight.panel(panel), depth, bias: &init, target });
+    };
+    // SAFETY: the groups cover every pixel of every panel; tiles are inside the padded source, and what is
+    // transformed is laid out for a group or for all tiles.
     unsafe {
         filled(batch * columns * plane, |out| {
-            for first in (0..total).step_by(held) {
-                let count = held.min(total - first);
-                transform_tiles::<Input, IN>(&source, tiling, first, count, tiles);
-                let groups = count.div_ceil(GROUP);
-                let from = Shared(tiles.0);
+            if groups >= ENOUGH_GROUPS {
+                // Each task transforms its own tiles, which then stay in its cache.
+                let layout = TileLayout::rows(depth, GROUP);
+                for_each(groups, |group| {
+                    let mut own = Scratch::take(POINTS * layout.point);
+                    let (first, count) = group_of(group);
+                    for tile in 0..count {
+                        let to = own.as_mut_ptr().add(tile * layout.tile);
+                        transform_tile::<Input, IN>(&source, tiling, first + tile, to, layout);
+                    }
+                    for panel in 0..panels {
+                        compute(own.as_ptr(), layout, group, panel, out);
+                    }
+                });
+            } else {
+                let layout = TileLayout::rows(depth, total);
+                let mut all = Scratch::take(POINTS * layout.point);
+                let to = SharedMut(all.as_mut_ptr());
+                for_each(total, |tile| {
+                    transform_tile::<Input, IN>(&source, tiling, tile, to.add(tile * layout.tile), layout);
+                });
+                let from = Shared(all.as_ptr());
                 for_each(groups * panels, |task| {
                     let (panel, group) = (task / groups, task % groups);
-                    let start = group * GROUP;
-                    let channel = panel * COLS;
-                    let cols = COLS.min(columns - channel);
-                    let mut init = [0.0; COLS];
-                    if let Some(bias) = bias {
-                        init[..cols].copy_from_slice(&bias[channel..channel + cols]);
-                    }
-                    dispatch(GroupKernel {
-                        tiles: from.add(start * step),
-                        point_pitch: count * step,
-                        step,
-                        count: GROUP.min(count - start),
-                        first: first + start,
-                        tiling,
-                        weight: weight.panel(panel),
-                        depth,
-                        bias: &init,
-                        out,
-                        channel,
-                        columns,
-                        cols,
-                    });
+                    compute(from.add(group * GROUP * layout.tile), layout, group, panel, out);
                 });
             }
         })
     }
 }
 
-struct GroupKernel<'a> {
-    /// Transformed tiles of this group: point p, tile t at `p * point_pitch + t * step`.
-    tiles: *const f32,
-    point_pitch: usize,
-    step: usize,
-    count: usize,
-    /// The group's first tile in the tiling.
-    first: usize,
+/// Where a panel's pixels go.
+#[derive(Clone, Copy)]
+struct Target {
     tiling: Tiling,
-    weight: *const f32,
-    depth: usize,
-    bias: &'a [f32; COLS],
     out: SharedMut,
     /// The panel's first channel of all `columns`, and how many it has.
     channel: usize,
@@ -265,12 +277,26 @@ struct GroupKernel<'a> {
     cols: usize,
 }
 
+struct GroupKernel<'a> {
+    /// The transformed tiles of this group.
+    tiles: *const f32,
+    layout: TileLayout,
+    count: usize,
+    /// The group's first tile in the tiling.
+    first: usize,
+    weight: *const f32,
+    depth: usize,
+    bias: &'a [f32; COLS],
+    target: Target,
+}
+
 impl Kernel for GroupKernel<'_> {
     type Output = ();
 
     #[inline(always)]
     fn run<S: Simd>(self, s: S) {
-        let Tiling { height, width, .. } = self.tiling;
+        let Target { tiling, out, channel, columns, cols } = self.target;
+        let Tiling { height, width, .. } = tiling;
         let plane = height * width;
         // Products [point][tile][COLS], then pixels [row of a tile][tile][column of a tile][COLS].
         let mut scratch = Scratch::take((POINTS + OUT * OUT) * GROUP * COLS);
@@ -280,22 +306,22 @@ impl Kernel for GroupKernel<'_> {
         unsafe {
             for point in 0..POINTS {
                 for tile in (0..self.count).step_by(ROWS) {
-                    let rows = std::array::from_fn(|i| (tile + i).min(self.count - 1) * self.step);
+                    let rows = std::array::from_fn(|i| (tile + i).min(self.count - 1) * self.layout.tile);
                     let operands = RowsOperands {
-                        a: self.tiles.add(point * self.point_pitch),
+                        a: self.tiles.add(point * self.layout.point),
                         rows: &rows,
                         b: self.weight.add(point * self.depth * COLS),
                         stretches: &[(0, 0)],
                         depth: self.depth,
                     };
                     let to = products.add((point * GROUP + tile) * COLS);
-                    rows_tile(s, operands, Init { start: zeros.as_ptr(), pitch: 0 }, to, COLS, self.cols);
+                    rows_tile(s, operands, Init { start: zeros.as_ptr(), pitch: 0 }, to, COLS, cols);
                 }
             }
             let pixels = products.add(POINTS * GROUP * COLS);
             let row_pitch = GROUP * OUT * COLS;
             for tile in 0..self.count {
-                for lane in (0..self.cols).step_by(S::LANES) {
+                for lane in (0..cols).step_by(S::LANES) {
                     let from = products.add(tile * COLS + lane).cast_const();
                     let rows = std::array::from_fn(|y| from.wrapping_add(y * IN * GROUP * COLS));
                     // In place of the first sixteen products, then to where pixels of a row are neighbours.
@@ -313,9 +339,9 @@ impl Kernel for GroupKernel<'_> {
             // Stretches of tiles in one row of the tiling are stretches of pixels.
             let mut tile = 0;
             while tile < self.count {
-                let (image, y, x) = self.tiling.origin(self.first + tile);
-                let run = (self.tiling.columns - x / OUT).min(self.count - tile);
-                let dst = self.out.add(((image * self.columns + self.channel) * self.tiling.height + y) * width + x);
+                let (image, y, x) = tiling.origin(self.first + tile);
+                let run = (tiling.columns - x / OUT).min(self.count - tile);
+                let dst = out.add(((image * columns + channel) * tiling.height + y) * width + x);
                 for row in 0..OUT.min(height - y) {
                     transpose(
                         s,
@@ -323,7 +349,7 @@ impl Kernel for GroupKernel<'_> {
                             src: pixels.add(row * row_pitch + tile * OUT * COLS),
                             src_pitch: COLS,
                             rows: (run * OUT).min(width - x),
-                            columns: self.cols,
+                            columns: cols,
                             dst: dst.add(row * width),
                             dst_pitch: plane,
                         },
