@@ -15,12 +15,13 @@ mod norm;
 mod ops;
 mod parallel;
 pub mod reference;
+mod resample;
 mod scratch;
 mod simd;
 mod tile;
 
 pub use conv::set_winograd;
-pub use ops::{attention, conv2d, group_norm};
+pub use ops::{attention, avg_pool2, conv2d, group_norm, upsample_nearest2};
 pub use simd::Isa;
 
 /// Channel order of the fused query-key-value projection, `[batch, 3 * channels, tokens]`.

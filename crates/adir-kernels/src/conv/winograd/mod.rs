@@ -28,6 +28,10 @@ use crate::tile::{COLS, Init, ROWS, RowsOperands, rows_tile};
 const GROUP: usize = 32;
 /// From this many groups on, a task is a whole group; below, a group's panels are tasks too.
 const ENOUGH_GROUPS: usize = 8;
+/// Added to the distance between points: a power of two would put all 36 in the same few lines of the cache.
+const OFF: usize = 16;
+/// Distance between the points of a group's products.
+const PRODUCTS: usize = GROUP * COLS + OFF;
 /// Channels below which the transforms cost more than they save.
 const LEAST_CHANNELS: usize = 16;
 /// Tiles below which the direct sum, with a quarter of the weights to read, is faster.
@@ -146,12 +150,12 @@ struct TileLayout {
 impl TileLayout {
     /// The channels of a tile together: rows for [`rows_tile`].
     fn rows(channels: usize, tiles: usize) -> TileLayout {
-        TileLayout { point: tiles * pitch(channels), tile: pitch(channels), panel: COLS }
+        TileLayout { point: tiles * pitch(channels) + OFF, tile: pitch(channels), panel: COLS }
     }
 
     /// The tiles of a panel of channels together: columns for [`crate::tile::columns_tile`].
     fn panels(channels: usize, tiles: usize) -> TileLayout {
-        TileLayout { point: channels.next_multiple_of(COLS) * tiles, tile: COLS, panel: COLS * tiles }
+        TileLayout { point: channels.next_multiple_of(COLS) * tiles + OFF, tile: COLS, panel: COLS * tiles }
     }
 }
 
@@ -299,7 +303,7 @@ impl Kernel for GroupKernel<'_> {
         let Tiling { height, width, .. } = tiling;
         let plane = height * width;
         // Products [point][tile][COLS], then pixels [row of a tile][tile][column of a tile][COLS].
-        let mut scratch = Scratch::take((POINTS + OUT * OUT) * GROUP * COLS);
+        let mut scratch = Scratch::take(POINTS * PRODUCTS + OUT * OUT * GROUP * COLS);
         let products = scratch.as_mut_ptr();
         let zeros = [0.0; COLS];
         // SAFETY: operands and scratch are laid out as above; a pixel is stored only inside its plane.
@@ -314,19 +318,19 @@ impl Kernel for GroupKernel<'_> {
                         stretches: &[(0, 0)],
                         depth: self.depth,
                     };
-                    let to = products.add((point * GROUP + tile) * COLS);
+                    let to = products.add(point * PRODUCTS + tile * COLS);
                     rows_tile(s, operands, Init { start: zeros.as_ptr(), pitch: 0 }, to, COLS, cols);
                 }
             }
-            let pixels = products.add(POINTS * GROUP * COLS);
+            let pixels = products.add(POINTS * PRODUCTS);
             let row_pitch = GROUP * OUT * COLS;
             for tile in 0..self.count {
                 for lane in (0..cols).step_by(S::LANES) {
                     let from = products.add(tile * COLS + lane).cast_const();
-                    let rows = std::array::from_fn(|y| from.wrapping_add(y * IN * GROUP * COLS));
+                    let rows = std::array::from_fn(|y| from.wrapping_add(y * IN * PRODUCTS));
                     // In place of the first sixteen products, then to where pixels of a row are neighbours.
                     let mut square = [0.0f32; OUT * OUT * 16];
-                    two_sided::<S, Output, IN, OUT>(s, rows, GROUP * COLS, square.as_mut_ptr(), S::LANES);
+                    two_sided::<S, Output, IN, OUT>(s, rows, PRODUCTS, square.as_mut_ptr(), S::LANES);
                     let bias = s.load(self.bias.as_ptr().add(lane));
                     for y in 0..OUT {
                         for x in 0..OUT {
