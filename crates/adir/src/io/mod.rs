@@ -1,1 +1,23 @@
 //! Files: the only module that touches paths.
+//!
+//! Everything read here is untrusted. Sizes are checked against the file before memory is taken for
+//! them, damage is an [`Error`](crate::Error) that names the file, and nothing in a file is executed.
+//! Everything is written through [`atomic`], so that no reader meets half a file.
+//!
+//! * [`image`], with [`side_inputs`] for masks and kernels: pixels to tensors and back, within [`limits`].
+//! * [`weights`] - named tensors, from safetensors or PyTorch checkpoints.
+//! * [`hash`] - SHA-256.
+
+pub mod atomic;
+mod codec;
+pub mod hash;
+pub mod image;
+pub mod limits;
+mod pickle;
+mod safetensors;
+pub mod side_inputs;
+pub mod sidecar;
+mod source;
+mod torch;
+pub mod weights;
+mod zip;
