@@ -26,8 +26,7 @@ struct Grid {
 
 /// See [`super::forward`]; the source is padded already.
 pub(super) fn forward(source: &ChannelsLast, weight: &Packed, bias: Option<&[f32]>, g: &Geometry) -> Vec<f32> {
-    let c = source.channels;
-    let line = source.width * c;
+    let (c, line) = (source.step, source.line());
     let taps = (0..g.taps()).map(|tap| (tap / g.kernel * line + tap % g.kernel * c, weight.tap(tap))).collect();
     let grid = Grid {
         rows: g.out_height(),
@@ -54,7 +53,7 @@ pub(super) fn input_gradient(dy: &[f32], weight: &Packed, g: &Geometry) -> Vec<f
         right: last(g.width, g.out_width()),
     };
     let source = ChannelsLast::from_planes(dy, g.out_shape(), padding);
-    let (c, line) = (source.channels, source.width * source.channels);
+    let (c, line) = (source.step, source.line());
     let plane = g.height * g.width;
     // For a remainder r: the taps (offset back, tap), the first position, its q, and how many there are.
     let class = |r: usize, size: usize| {
@@ -188,10 +187,10 @@ impl Kernel for BlockKernel<'_> {
 pub(super) fn weight_gradient(source: &ChannelsLast, dy: &ChannelsLast, g: &Geometry) -> Vec<f32> {
     let (taps, panels, groups) = (g.taps(), g.outputs.div_ceil(COLS), g.inputs.div_ceil(ROWS));
     let (oh, ow) = (g.out_height(), g.out_width());
-    let line = source.width * g.inputs;
+    let line = source.line();
     // One stretch is a row of the result: where it starts in the source and in dy.
     let stretches: Vec<(usize, usize)> = (0..g.batch * oh)
-        .map(|row| (row / oh * source.image() + row % oh * g.stride * line, row * ow * g.outputs))
+        .map(|row| (row / oh * source.image() + row % oh * g.stride * line, row * dy.line()))
         .collect();
     // [group of inputs][panel][tap][ROWS][COLS]
     let tile = ROWS * COLS;
@@ -202,14 +201,14 @@ pub(super) fn weight_gradient(source: &ChannelsLast, dy: &ChannelsLast, g: &Geom
             let (group, panel, tap) = (task / (panels * taps), task / taps % panels, task % taps);
             // SAFETY: the offsets stay inside both buffers; the tile belongs to this task.
             unsafe {
-                let a = a.add(tap / g.kernel * line + tap % g.kernel * g.inputs + group * ROWS);
+                let a = a.add(tap / g.kernel * line + tap % g.kernel * source.step + group * ROWS);
                 dispatch(GradientKernel {
                     a,
                     b: b.add(panel * COLS),
                     stretches,
                     depth: ow,
-                    a_step: g.stride * g.inputs,
-                    b_step: g.outputs,
+                    a_step: g.stride * source.step,
+                    b_step: dy.step,
                     accumulate: chunk > 0,
                     out: to.add(task * tile),
                     cols: COLS.min(g.outputs - panel * COLS),

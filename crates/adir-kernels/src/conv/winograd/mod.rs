@@ -170,16 +170,17 @@ unsafe fn transform_tile<T: Matrix<N, IN>, const N: usize>(
     to: *mut f32,
     layout: TileLayout,
 ) {
-    let line = source.width * source.channels;
+    let (step, line) = (source.step, source.line());
     let (image, y, x) = tiling.origin(tile);
     // SAFETY: the caller's promise.
-    let from = unsafe { source.as_ptr().add(image * source.image() + y * line + x * source.channels) };
+    let from = unsafe { source.as_ptr().add(image * source.image() + y * line + x * step) };
     let matrix = PhantomData::<T>;
-    dispatch(TileKernel::<T, N> { from, line, channels: source.channels, to, layout, matrix });
+    dispatch(TileKernel::<T, N> { from, step, line, channels: source.channels, to, layout, matrix });
 }
 
 struct TileKernel<T, const N: usize> {
     from: *const f32,
+    step: usize,
     line: usize,
     channels: usize,
     to: *mut f32,
@@ -201,7 +202,7 @@ impl<T: Matrix<N, IN>, const N: usize> Kernel for TileKernel<T, N> {
                     *row = self.from.add(y * self.line + lane);
                 }
                 let to = self.to.add(lane / COLS * self.layout.panel + lane % COLS);
-                two_sided::<S, T, N, IN>(s, rows, self.channels, to, self.layout.point);
+                two_sided::<S, T, N, IN>(s, rows, self.step, to, self.layout.point);
             }
         }
     }
