@@ -75,19 +75,21 @@ def main():
     parser.add_argument("parts", nargs="*")
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
+    def report(name, run):
+        if not args.parts or any(part in name for part in args.parts):
+            print(name, timed(run), flush=True)
+
     for name, f, tensors in cases():
         name = name.replace(" ", "")
-        if args.parts and not any(part in name for part in args.parts):
-            continue
         if args.mode == "channels-last":
             tensors = [t.contiguous(memory_format=torch.channels_last) if t.dim() == 4 else t for t in tensors]
         if args.mode == "compile":
             f = torch.compile(f)
         with torch.autocast("cpu", torch.bfloat16, enabled=args.mode == "bf16"):
             with torch.no_grad():
-                print(f"{name}-forward {timed(lambda: f(*tensors))}", flush=True)
-            tensors = [t.detach().requires_grad_() for t in tensors]
-            print(f"{name}-gradients {timed(lambda: torch.autograd.grad(f(*tensors).sum(), tensors))}", flush=True)
+                report(f"{name}-forward", lambda: f(*tensors))
+            tracked = [t.detach().requires_grad_() for t in tensors]
+            report(f"{name}-gradients", lambda: torch.autograd.grad(f(*tracked).sum(), tracked))
 
 
 if __name__ == "__main__":

@@ -192,13 +192,13 @@ pub(super) fn weight_gradient(source: &ChannelsLast, dy: &ChannelsLast, g: &Geom
     let stretches: Vec<(usize, usize)> = (0..g.batch * oh)
         .map(|row| (row / oh * source.image() + row % oh * g.stride * line, row * dy.line()))
         .collect();
-    // [group of inputs][panel][tap][ROWS][COLS]
+    // [panel][tap][input][COLS], inputs rounded up.
     let tile = ROWS * COLS;
-    let mut sums = Scratch::take(taps * panels * groups * tile);
+    let mut sums = Scratch::take(panels * taps * groups * tile);
     let (a, b, to) = (source.as_ptr(), dy.as_ptr(), SharedMut(sums.as_mut_ptr()));
     for (chunk, stretches) in stretches.chunks(GRADIENT_STEPS.div_ceil(ow)).enumerate() {
-        for_each(groups * panels * taps, |task| {
-            let (group, panel, tap) = (task / (panels * taps), task / taps % panels, task % taps);
+        for_each(panels * taps * groups, |task| {
+            let (panel, tap, group) = (task / (taps * groups), task / groups % taps, task % groups);
             // SAFETY: the offsets stay inside both buffers; the tile belongs to this task.
             unsafe {
                 let a = a.add(tap / g.kernel * line + tap % g.kernel * source.step + group * ROWS);
@@ -217,16 +217,24 @@ pub(super) fn weight_gradient(source: &ChannelsLast, dy: &ChannelsLast, g: &Geom
         });
     }
     let from = Shared(sums.as_ptr());
-    // SAFETY: every weight is written: a task for each output channel, and all its inputs and taps.
+    // SAFETY: every weight is written: a task for each panel of outputs, and all its inputs and taps.
     unsafe {
         filled(g.outputs * g.inputs * taps, |out| {
-            for_each(g.outputs, |channel| {
-                let (panel, column) = (channel / COLS, channel % COLS);
-                for input in 0..g.inputs {
-                    let (group, row) = (input / ROWS, input % ROWS);
-                    for tap in 0..taps {
-                        let at = ((group * panels + panel) * taps + tap) * tile + row * COLS + column;
-                        *out.add((channel * g.inputs + input) * taps + tap) = *from.add(at);
+            for_each(panels, |panel| {
+                let columns = COLS.min(g.outputs - panel * COLS);
+                let src = from.add(panel * taps * groups * tile);
+                let dst = out.add(panel * COLS * g.inputs * taps);
+                if taps == 1 {
+                    let (src_pitch, dst_pitch) = (COLS, g.inputs);
+                    dispatch(Transpose { src, src_pitch, rows: g.inputs, columns, dst, dst_pitch });
+                    return;
+                }
+                for column in 0..columns {
+                    for input in 0..g.inputs {
+                        for tap in 0..taps {
+                            let value = *src.add((tap * groups * ROWS + input) * COLS + column);
+                            *dst.add((column * g.inputs + input) * taps + tap) = value;
+                        }
                     }
                 }
             });

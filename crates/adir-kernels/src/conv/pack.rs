@@ -1,8 +1,10 @@
 //! Weights in the order the inner loop reads them.
 
 use super::Geometry;
+use crate::layout::Transpose;
 use crate::parallel::{SharedMut, for_each};
 use crate::scratch::Scratch;
+use crate::simd::dispatch;
 use crate::tile::COLS;
 
 /// What packed weights are for.
@@ -69,6 +71,22 @@ pub(crate) fn pack(weight: &[f32], g: &Geometry, purpose: Purpose) -> Packed {
     };
     let panels = columns.div_ceil(COLS);
     let to = SharedMut(packed.as_mut_ptr());
+    if taps == 1 && purpose == Purpose::Forward {
+        for_each(panels, |panel| {
+            let first = panel * COLS;
+            let rows = COLS.min(columns - first);
+            // SAFETY: rows of the weight and the task's own panel.
+            unsafe {
+                let dst = to.add(first * depth);
+                if rows < COLS {
+                    dst.write_bytes(0, depth * COLS);
+                }
+                let src = weight[first * depth..].as_ptr();
+                dispatch(Transpose { src, src_pitch: depth, rows, columns: depth, dst, dst_pitch: COLS });
+            }
+        });
+        return packed;
+    }
     for_each(panels * depth, |task| {
         let (panel, k) = (task / depth, task % depth);
         let first = panel * COLS;
