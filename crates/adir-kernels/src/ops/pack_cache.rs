@@ -34,9 +34,7 @@ pub(super) fn get(weight: &FlexTensor, packed_for: Use, pack: impl FnOnce() -> P
     let data = weight.data_arc();
     let key = (Arc::as_ptr(&data).addr(), weight.layout().start_offset(), weight.shape(), packed_for);
     let lock = || CACHE.lock().unwrap_or_else(PoisonError::into_inner);
-    if let Some(entry) = lock().get(&key)
-        && entry.weight.strong_count() > 0
-    {
+    if let Some(entry) = lock().get(&key) {
         return entry.packed.clone();
     }
     let packed = Arc::new(pack());
