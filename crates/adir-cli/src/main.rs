@@ -1,3 +1,57 @@
-//! The program `adir`.
+//! The program `adir`: arguments, progress, exit codes, signals. All the work is the library's.
 
-fn main() {}
+mod args;
+mod commands;
+mod exit;
+mod log;
+mod memory;
+mod model;
+mod record;
+mod stop;
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+/// Restore images whose degradation is known, with a diffusion prior that keeps to what was measured.
+///
+/// Exit codes: 0 done, 1 some images or checks failed, 2 usage or configuration, 3 input file, 4 model file,
+/// 5 limits (memory, disk, size), 6 numerical failure, 130 interrupted.
+#[derive(Debug, Parser)]
+#[command(name = "adir", version)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+    /// Form of the log on stderr
+    #[arg(long, global = true, value_enum, default_value_t)]
+    log_format: log::Format,
+    /// Tell errors and warnings only
+    #[arg(short, long, global = true)]
+    quiet: bool,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    Restore(commands::restore::RestoreArgs),
+    Degrade(commands::degrade::DegradeArgs),
+    Compare(commands::compare::CompareArgs),
+    Models(commands::models::ModelsArgs),
+    Verify(commands::verify::VerifyArgs),
+}
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    let log = log::Log::new(cli.log_format, cli.quiet);
+    let done = stop::listen().and_then(|()| match &cli.command {
+        Command::Restore(args) => commands::restore::run(args, &log),
+        Command::Degrade(args) => commands::degrade::run(args, &log),
+        Command::Compare(args) => commands::compare::run(args),
+        Command::Models(args) => commands::models::run(args, &log),
+        Command::Verify(args) => commands::verify::run(args, &log),
+    });
+    ExitCode::from(done.unwrap_or_else(|error| {
+        let code = exit::code(&error);
+        log.error(&error.to_string(), exit::hint(&error), code);
+        code
+    }))
+}

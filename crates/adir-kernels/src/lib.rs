@@ -2,10 +2,25 @@
 //!
 //! Every operation here has a definition in stock framework operations ([`reference`]), which is what
 //! runs on devices without a kernel of ours and what the fast paths are tested against.
+//!
+//! The kernels run single-precision tensors of the CPU device; see `ops` for how they meet the framework,
+//! `simd` for how one binary serves all processors and `tile` for the inner loops.
 
+#![deny(missing_docs)]
+
+mod conv;
+mod layout;
+mod norm;
+mod ops;
+mod parallel;
 pub mod reference;
+mod scratch;
+mod simd;
+mod tile;
 
-pub use reference::{attention, conv2d, group_norm};
+pub use ops::{conv2d, group_norm};
+pub use reference::{attention, avg_pool2, upsample_nearest2};
+pub use simd::Isa;
 
 /// Channel order of the fused query-key-value projection, `[batch, 3 * channels, tokens]`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -64,3 +64,16 @@ pub fn attention(qkv: Tensor<3>, heads: usize, order: QkvOrder) -> Tensor<3> {
     let weights = activation::softmax(scores, 2);
     v.matmul(weights.swap_dims(1, 2)).reshape([n, c, tokens])
 }
+
+/// Nearest-neighbour up-sampling of `[n, c, h, w]` to twice the height and width.
+pub fn upsample_nearest2(x: Tensor<4>) -> Tensor<4> {
+    let [n, c, h, w] = x.dims();
+    x.reshape([n, c, h, 1, w, 1]).expand([n, c, h, 2, w, 2]).reshape([n, c, 2 * h, 2 * w])
+}
+
+/// Mean of each 2x2 block of `[n, c, h, w]`, with h and w even.
+pub fn avg_pool2(x: Tensor<4>) -> Tensor<4> {
+    let [n, c, h, w] = x.dims();
+    let rows = x.reshape([n, c, h / 2, 2, w / 2, 2]);
+    (rows.sum_dim(3).sum_dim(5) * 0.25).reshape([n, c, h / 2, w / 2])
+}

@@ -12,6 +12,7 @@
 #![forbid(unsafe_code)]
 #![deny(missing_docs)]
 
+pub mod adapt;
 pub mod error;
 pub mod guidance;
 pub mod io;
@@ -19,8 +20,12 @@ pub mod metric;
 pub mod models;
 pub mod noise;
 pub mod operator;
+pub mod restore;
 pub mod sampler;
 pub mod schedule;
+pub mod task;
 pub mod tensor;
+pub mod testing;
+pub mod verify;
 
 pub use error::{Error, Result};

@@ -228,6 +228,11 @@ impl Schedule {
         self.len() != self.original_alpha_bar.len()
     }
 
+    /// Whether this is `trained`, or `trained` visited at fewer steps.
+    pub fn is_from(&self, trained: &Self) -> bool {
+        self.original_alpha_bar == trained.alpha_bar
+    }
+
     /// Number of steps of the original schedule.
     pub fn original_len(&self) -> usize {
         self.original_alpha_bar.len()
@@ -302,3 +307,6 @@ fn cumulative_alpha(beta: &[f64]) -> Vec<f64> {
         })
         .collect()
 }
+
+#[cfg(test)]
+mod tests;

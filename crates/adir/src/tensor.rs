@@ -1,14 +1,50 @@
 //! The one place with framework aliases and the helpers the framework lacks.
 
-use burn::tensor::{DType, TensorData};
+use burn::tensor::TensorData;
 
-pub use burn::tensor::{Device, Tensor};
+pub use burn::tensor::{DType, Device, Tensor};
 
 use crate::{Error, Result};
 
 /// The CPU device, always available.
 pub fn cpu() -> Device {
     Device::flex()
+}
+
+/// The device of that name: `cpu`, or `cuda`, `vulkan`, `metal`, `rocm` in builds with that feature; `:N`
+/// behind a GPU's name picks the N-th (from 0).
+///
+/// # Errors
+/// [`Error::Config`] for an unknown name, or a device this build was made without.
+pub fn device(name: &str) -> Result<Device> {
+    let (kind, index) = match name.split_once(':') {
+        Some((kind, n)) => {
+            let n = n.parse::<usize>().map_err(|_| Error::config(format!("device {name:?}: expected NAME:NUMBER")))?;
+            (kind, n)
+        }
+        None => (name, 0),
+    };
+    match kind {
+        "cpu" if index == 0 => Ok(cpu()),
+        #[cfg(feature = "cuda")]
+        "cuda" => Ok(Device::cuda(index)),
+        #[cfg(feature = "rocm")]
+        "rocm" => Ok(Device::rocm(index)),
+        #[cfg(feature = "vulkan")]
+        "vulkan" => Ok(Device::vulkan(gpu(index))),
+        #[cfg(feature = "metal")]
+        "metal" => Ok(Device::metal(gpu(index))),
+        "cuda" | "rocm" | "vulkan" | "metal" => Err(Error::config(format!(
+            "this program was built without {kind}: build it again with `--features {kind}`, or use the device cpu"
+        ))),
+        _ => Err(Error::config(format!("unknown device {name:?}: expected cpu, cuda, vulkan, metal or rocm"))),
+    }
+}
+
+/// The default GPU for 0, else the N-th discrete one.
+#[cfg(any(feature = "vulkan", feature = "metal"))]
+fn gpu(index: usize) -> burn::tensor::DeviceKind {
+    if index == 0 { burn::tensor::DeviceKind::DefaultDevice } else { burn::tensor::DeviceKind::DiscreteGpu(index) }
 }
 
 /// An f32 tensor from row-major values.

@@ -8,7 +8,7 @@ fn zip(entries: &[(&str, &[u8])]) -> Vec<u8> {
     let (mut data, mut directory) = (Vec::new(), Vec::new());
     for (name, content) in entries {
         let offset = data.len() as u32;
-        let mut header = vec![0; 26];
+        let mut header = [0; 26];
         header[14..18].copy_from_slice(&(content.len() as u32).to_le_bytes());
         header[18..22].copy_from_slice(&(content.len() as u32).to_le_bytes());
         header[22..24].copy_from_slice(&(name.len() as u16).to_le_bytes());
@@ -17,7 +17,7 @@ fn zip(entries: &[(&str, &[u8])]) -> Vec<u8> {
         let central = [&header[..24], &[0; 12], &offset].concat();
         directory.extend([b"PK\x01\x02\0\0", &central[..], name.as_bytes()].concat());
     }
-    let mut end = vec![0; 18];
+    let mut end = [0; 18];
     end[4..6].copy_from_slice(&(entries.len() as u16).to_le_bytes());
     end[6..8].copy_from_slice(&(entries.len() as u16).to_le_bytes());
     end[8..12].copy_from_slice(&(directory.len() as u32).to_le_bytes());

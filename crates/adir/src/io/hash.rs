@@ -1,6 +1,12 @@
 //! SHA-256, by which files are told apart in records, caches and checkpoints.
 
+use std::fs::File;
+use std::io::Read;
+use std::path::Path;
+
 use sha2::{Digest, Sha256};
+
+use crate::{Error, Result};
 
 /// A running SHA-256.
 #[derive(Debug, Clone, Default)]
@@ -23,6 +29,23 @@ pub fn sha256(bytes: &[u8]) -> String {
     let mut hasher = Hasher::default();
     hasher.update(bytes);
     hasher.finish()
+}
+
+/// SHA-256 of a file, read piece by piece, in lower-case hexadecimal digits.
+///
+/// # Errors
+/// [`Error::Input`] when it cannot be read.
+pub fn sha256_file(path: &Path) -> Result<String> {
+    let fault = |e: std::io::Error| Error::input(path, format!("cannot be read: {e}"));
+    let mut file = File::open(path).map_err(fault)?;
+    let mut hasher = Hasher::default();
+    let mut piece = vec![0; 1 << 16];
+    loop {
+        match file.read(&mut piece).map_err(fault)? {
+            0 => return Ok(hasher.finish()),
+            n => hasher.update(&piece[..n]),
+        }
+    }
 }
 
 #[cfg(test)]

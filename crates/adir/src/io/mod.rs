@@ -5,8 +5,8 @@
 //! Everything is written through [`atomic`], so that no reader meets half a file.
 //!
 //! * [`image`], with [`side_inputs`] for masks and kernels: pixels to tensors and back, within [`limits`].
-//! * [`weights`]: named tensors, from safetensors or PyTorch checkpoints.
-//! * [`hash`]: SHA-256.
+//! * [`weights`] - named tensors, from safetensors or PyTorch checkpoints.
+//! * [`hash`] - SHA-256.
 
 pub mod atomic;
 mod codec;
@@ -16,6 +16,7 @@ pub mod limits;
 mod pickle;
 mod safetensors;
 pub mod side_inputs;
+pub mod sidecar;
 mod source;
 mod torch;
 pub mod weights;

@@ -1,5 +1,11 @@
 //! Networks. A [`Denoiser`] is a network with the schedule it was trained for.
 
+pub mod guided_diffusion;
+pub mod params;
+mod prior;
+
+pub use prior::embedded_prior;
+
 use crate::Result;
 use crate::schedule::{Schedule, Timestep};
 use crate::tensor::Tensor;

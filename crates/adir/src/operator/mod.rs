@@ -1,9 +1,52 @@
 //! Degradations: a linear operator A and its exact transpose.
+//!
+//! An operator knows no diffusion; it maps images to images. The one surprising decision: operators
+//! compute on the host, in f64, whatever the tensor's precision and device, and round once at the
+//! end. An image is small beside a network pass, each operator is written once, the tests of the
+//! transpose are exact, and results depend on no device and no thread count. The price: a result
+//! carries no gradient. Where a gradient through A is wanted, the transpose gives it in closed form.
+//!
+//! [`Degradation`] is the data from which operators are built, [`dot_test`] checks that a transpose
+//! is one, and [`normalized_adjoint`] is the A* of the guidance.
 
-use std::fmt::Debug;
+mod blur;
+mod boundary;
+mod compose;
+mod convolve;
+mod crop;
+mod degradation;
+mod dot_test;
+mod fft;
+mod grayscale;
+mod host;
+mod identity;
+mod kernel;
+mod kernel_spec;
+mod mask;
+mod norm;
+mod resample;
+mod resize;
+#[cfg(test)]
+mod tests;
 
-use crate::Result;
+use std::fmt::{Debug, Display, Formatter};
+
+pub use blur::Blur;
+pub use boundary::Boundary;
+pub use compose::Compose;
+pub use crop::Crop;
+pub use degradation::Degradation;
+pub use dot_test::{dot_test, dot_test_f32};
+pub use grayscale::Grayscale;
+pub use identity::Identity;
+pub use kernel::Kernel;
+pub use kernel_spec::KernelSpec;
+pub use mask::{Mask, PixelMask};
+pub use norm::normalized_adjoint;
+pub use resize::{BicubicDownsample, MAX_FACTOR, bicubic_resize, bicubic_upsample};
+
 use crate::tensor::Tensor;
+use crate::{Error, Result};
 
 /// Size of an image without its batch dimension: channels, height, width.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -16,9 +59,52 @@ pub struct ImageShape {
     pub width: usize,
 }
 
+impl ImageShape {
+    /// The shape of `channels` planes of `height` x `width` pixels.
+    pub const fn new(channels: usize, height: usize, width: usize) -> Self {
+        Self { channels, height, width }
+    }
+
+    /// Shape of the images in a batch `[n, c, h, w]`.
+    pub fn of(batch: &Tensor<4>) -> Self {
+        let [_, channels, height, width] = batch.dims();
+        Self { channels, height, width }
+    }
+
+    /// Pixels of one plane.
+    pub const fn pixels(&self) -> usize {
+        self.height * self.width
+    }
+
+    /// Values of one image: pixels times channels.
+    pub const fn elements(&self) -> usize {
+        self.channels * self.pixels()
+    }
+
+    /// Whether every side is at least one and the number of values can be counted.
+    ///
+    /// # Errors
+    /// [`Error::Config`] otherwise. Every operator's constructor asks this of its domain.
+    pub fn check(&self) -> Result<()> {
+        let elements = self.channels.checked_mul(self.height).and_then(|n| n.checked_mul(self.width));
+        match elements {
+            None => Err(Error::config(format!("an image of {self} has more values than can be counted"))),
+            Some(0) => Err(Error::config(format!("an image of {self} is empty: every side must be at least 1"))),
+            Some(_) => Ok(()),
+        }
+    }
+}
+
+impl Display for ImageShape {
+    /// `3x256x320`: channels, height, width.
+    fn fmt(&self, f: &mut Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}x{}x{}", self.channels, self.height, self.width)
+    }
+}
+
 /// y = A x (Eq. 1): a linear degradation.
 ///
-/// Computes in the precision of the tensor it is given (f32 or f64), for any batch size.
+/// Returns a tensor of the device and precision of the one it is given, for any batch size.
 pub trait LinearOperator: Debug + Send + Sync {
     /// Shape of x.
     fn domain(&self) -> ImageShape;

@@ -1,1 +1,75 @@
-//! Samplers as iterators of steps that the caller drives.
+//! Samplers: iterators of steps, driven by the caller.
+//!
+//! [`Ancestral`] is Algorithm 1, [`Ddim`] its form for few steps. The surprising decision: a sampler never runs
+//! by itself. Each `next()` evaluates the network once and yields a [`Step`], so that progress, previews,
+//! checkpoints and stopping belong to the caller, and a sampler is resumed by [`Inputs::resume_at`] with the
+//! x_t of the last step.
+
+mod ancestral;
+mod chain;
+mod ddim;
+
+pub use ancestral::{Ancestral, AncestralConfig, Posterior, posterior};
+pub use chain::{Step, predict_x0};
+pub use ddim::{Ddim, DdimConfig, EpsAfterGuidance};
+
+use burn::tensor::DType;
+
+use crate::Result;
+use crate::guidance::Guidance;
+use crate::models::Denoiser;
+use crate::noise::Noise;
+use crate::schedule::Schedule;
+use crate::tensor::{Device, Tensor};
+
+/// Where a sampler's noise comes from: [`Noise`] in use, a recording in a test.
+pub trait NoiseSource {
+    /// Standard normal noise for loop step `step` (0 is the first, at the highest noise level), in the shape and
+    /// precision and on the device of `like`.
+    ///
+    /// # Errors
+    /// Whatever keeps a recording from being read; [`Noise`] never fails.
+    fn noise(&self, step: usize, like: &Tensor<4>) -> Result<Tensor<4>>;
+}
+
+/// Loop step k takes counter step k + 1; 0 is [`initial_noise`].
+impl NoiseSource for Noise {
+    fn noise(&self, step: usize, like: &Tensor<4>) -> Result<Tensor<4>> {
+        Ok(self.normal_tensor(step as u32 + 1, like.dims(), &like.device(), like.dtype()))
+    }
+}
+
+impl<F: Fn(usize, &Tensor<4>) -> Result<Tensor<4>>> NoiseSource for F {
+    fn noise(&self, step: usize, like: &Tensor<4>) -> Result<Tensor<4>> {
+        self(step, like)
+    }
+}
+
+/// x_T ~ N(0, I), `[n, c, h, w]`: independent of the noise of every step of the same `noise`.
+pub fn initial_noise(noise: &Noise, shape: [usize; 4], device: &Device, dtype: DType) -> Tensor<4> {
+    noise.normal_tensor(0, shape, device, dtype)
+}
+
+/// What every sampler works with.
+#[derive(Clone, Copy)]
+pub struct Inputs<'a> {
+    /// The network.
+    pub denoiser: &'a dyn Denoiser,
+    /// The network's schedule, or that schedule respaced.
+    pub schedule: &'a Schedule,
+    /// Noise of the steps.
+    pub noise: &'a dyn NoiseSource,
+    /// Guidance towards an observation; none for plain sampling.
+    pub guidance: Option<&'a dyn Guidance>,
+    /// Label for a class-conditional network.
+    pub class: Option<usize>,
+    /// Loop step to begin with: 0 for x_T; k to go on after k steps, from the x_t they led to.
+    pub resume_at: usize,
+}
+
+impl<'a> Inputs<'a> {
+    /// Plain sampling from the first step.
+    pub fn new(denoiser: &'a dyn Denoiser, schedule: &'a Schedule, noise: &'a dyn NoiseSource) -> Self {
+        Self { denoiser, schedule, noise, guidance: None, class: None, resume_at: 0 }
+    }
+}

@@ -103,7 +103,7 @@ where
 {
     let mut encoder = TiffEncoder::new(file)?.with_compression(Compression::Deflate(DeflateLevel::Balanced));
     let mut image = encoder.new_image::<C>(raster.width, raster.height)?;
-    if raster.channels % 2 == 0 {
+    if raster.channels.is_multiple_of(2) {
         image.extra_samples(&[ExtraSamples::UnassociatedAlpha])?;
     }
     if let Some(icc) = metadata.icc {

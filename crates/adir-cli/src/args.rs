@@ -1,0 +1,109 @@
+//! What every command's arguments have in common: the degradation, the model, the log.
+
+use std::path::PathBuf;
+
+use adir::io::limits::Limits;
+use adir::io::side_inputs::{read_kernel_values, read_mask};
+use adir::metric::agreement;
+use adir::operator::{Boundary, Degradation, ImageShape, Kernel, KernelSpec, Mask};
+use adir::schedule::NoiseLevel;
+use adir::task::Task;
+use adir::tensor::Tensor;
+use adir::{Error, Result};
+use clap::Args;
+
+/// How y was made from x.
+#[derive(Debug, Clone, Args)]
+pub struct DegradationArgs {
+    /// What was done to the image: sr2 to sr16 (down-sampled by that factor), deblur, inpaint, denoise, colourise
+    #[arg(short = 't', long)]
+    pub task: Task,
+    /// Blur kernel: box:N, gaussian:N:SIGMA, motion:LENGTH:ANGLE, or a PNG or text file of weights. With srN the
+    /// image was blurred first, then down-sampled
+    #[arg(long, value_name = "KERNEL")]
+    pub kernel: Option<String>,
+    /// What the blur saw beyond the border: circular, reflect, replicate, zero, or valid (the observation is the
+    /// inner part of the blur of a larger image, as in a real photograph)
+    #[arg(long, default_value = "circular")]
+    pub boundary: Boundary,
+    /// Mask of the missing pixels (white = unknown), for inpaint
+    #[arg(long, value_name = "IMAGE")]
+    pub mask: Option<PathBuf>,
+    /// Standard deviation of the noise, in grey levels of 0..255
+    #[arg(long, default_value_t = 0.0, value_name = "LEVELS")]
+    pub sigma: f64,
+}
+
+impl DegradationArgs {
+    /// The degradation, with its mask where it has one.
+    pub fn build(&self, limits: &Limits) -> Result<(Degradation, Option<Mask>)> {
+        if !(self.sigma.is_finite() && (0.0..=1000.0).contains(&self.sigma)) {
+            return Err(Error::config(format!("--sigma {}: expected 0 to 1000 grey levels", self.sigma)));
+        }
+        let blur = match &self.kernel {
+            Some(kernel) => Some(Degradation::Blur { kernel: kernel_spec(kernel, limits)?, boundary: self.boundary }),
+            None => None,
+        };
+        let degradation = match (self.task, blur) {
+            (Task::SuperResolution { factor }, None) => Degradation::SuperResolution { factor },
+            (Task::SuperResolution { factor }, Some(blur)) => {
+                Degradation::Compose(vec![blur, Degradation::SuperResolution { factor }])
+            }
+            (Task::Deblur, Some(blur)) => blur,
+            (Task::Deblur, None) => {
+                return Err(Error::config("--task deblur needs --kernel, for example --kernel box:5"));
+            }
+            (task, Some(_)) => return Err(Error::config(format!("--kernel has no meaning for --task {task}"))),
+            (Task::Inpaint, None) => Degradation::Inpaint,
+            (Task::Denoise, None) => Degradation::Identity,
+            (Task::Colourise, None) => Degradation::Grayscale,
+        };
+        let mask = match (&self.mask, self.task) {
+            (Some(path), Task::Inpaint) => Some(mask_from(path, limits)?),
+            (None, Task::Inpaint) => return Err(Error::config("--task inpaint needs --mask (white = unknown)")),
+            (Some(_), task) => return Err(Error::config(format!("--mask has no meaning for --task {task}"))),
+            (None, _) => None,
+        };
+        Ok((degradation, mask))
+    }
+
+    /// The noise level.
+    pub fn noise(&self) -> NoiseLevel {
+        NoiseLevel::from_255(self.sigma)
+    }
+}
+
+fn kernel_spec(text: &str, limits: &Limits) -> Result<KernelSpec> {
+    let path = PathBuf::from(text);
+    if !path.is_file() {
+        return text.parse();
+    }
+    let grid = read_kernel_values(&path, limits)?;
+    let kernel = Kernel::from_values(grid.height, grid.width, grid.values).map_err(|e| match e {
+        Error::Config(message) => Error::input(&path, message),
+        other => other,
+    })?;
+    Ok(KernelSpec::Values(kernel))
+}
+
+fn mask_from(path: &std::path::Path, limits: &Limits) -> Result<Mask> {
+    let unknown = read_mask(path, limits)?;
+    let [_, _, height, width] = unknown.dims();
+    let known = adir::tensor::to_f32(&unknown)?.into_iter().map(|v| v < 0.5).collect();
+    Mask::new(height, width, known)
+}
+
+/// PSNR of A x against y, in dB over the range of the images. Grey images of a task that keeps colours are
+/// compared as they are.
+pub fn agreement_psnr(degradation: &Degradation, mask: Option<&Mask>, x: &Tensor<4>, y: &Tensor<4>) -> Result<f64> {
+    let operator = degradation.build(ImageShape::of(x), mask)?;
+    if operator.range() != ImageShape::of(y) {
+        return Err(Error::config(format!(
+            "the result {} would be observed as {}, but the observation is {} (channels x height x width)",
+            operator.domain(),
+            operator.range(),
+            ImageShape::of(y)
+        )));
+    }
+    Ok(agreement(operator.as_ref(), x, y)?.first().copied().unwrap_or(f64::NAN))
+}

@@ -1,0 +1,78 @@
+//! `adir degrade`: makes an observation y from an image x, for experiments.
+
+use std::path::PathBuf;
+
+use adir::Result;
+use adir::io::atomic::refuse_overwrite;
+use adir::io::image::{BitDepth, ImageFormat, WriteOptions, read_image, write_image};
+use adir::io::limits::Limits;
+use adir::noise::{Noise, Stream};
+use adir::operator::{Degradation, ImageShape, Mask};
+use adir::tensor::Tensor;
+use clap::Args;
+
+use crate::args::DegradationArgs;
+use crate::log::Log;
+
+/// Make a degraded image y = A x + e from an image x.
+#[derive(Debug, Args)]
+pub struct DegradeArgs {
+    /// The image x
+    input: PathBuf,
+    /// Where to write y: 8 bit, or 32-bit float for .tif, which keeps noise beyond black and white
+    #[arg(short, long)]
+    output: PathBuf,
+    #[command(flatten)]
+    degradation: DegradationArgs,
+    /// Seed of the noise
+    #[arg(long, default_value_t = 0)]
+    seed: u64,
+    /// Replace an existing output
+    #[arg(long)]
+    overwrite: bool,
+}
+
+pub fn run(args: &DegradeArgs, log: &Log) -> Result<u8> {
+    let limits = Limits::default();
+    refuse_overwrite(&args.input, &args.output, args.overwrite)?;
+    let float = ImageFormat::from_path(&args.output)? == ImageFormat::Tiff;
+    let (degradation, mask) = args.degradation.build(&limits)?;
+    let picture = read_image(&args.input, &limits)?;
+    let x = cut_to_fit(picture.tensor, &degradation, mask.as_ref(), log)?;
+    let y = degradation.build(ImageShape::of(&x), mask.as_ref())?.apply(&x)?;
+    let sigma = args.degradation.noise();
+    let y = if sigma.0 > 0.0 {
+        let noise = Noise::new(args.seed, Stream::Degradation);
+        y.clone() + noise.normal_tensor(0, y.dims(), &y.device(), y.dtype()) * sigma.0
+    } else {
+        y
+    };
+    let bit_depth = if float { BitDepth::Float } else { BitDepth::Eight };
+    write_image(&args.output, &y, &WriteOptions { bit_depth, icc: picture.icc, ..WriteOptions::default() })?;
+    let [_, _, h, w] = y.dims();
+    log.info(&format!("{}: {w}x{h}", args.output.display()));
+    Ok(crate::exit::DONE)
+}
+
+/// Cuts rows and columns off the end until the degradation loses none by rounding.
+fn cut_to_fit(x: Tensor<4>, degradation: &Degradation, mask: Option<&Mask>, log: &Log) -> Result<Tensor<4>> {
+    let whole = ImageShape::of(&x);
+    let fits = |shape: ImageShape| -> Result<ImageShape> {
+        degradation.domain_for_range(degradation.build(shape, mask)?.range())
+    };
+    // One side after the other: the factor is at most 16, and the sides do not influence each other.
+    let mut shape = whole;
+    while shape.height > 1 && fits(shape)?.height != shape.height {
+        shape.height -= 1;
+    }
+    while shape.width > 1 && fits(shape)?.width != shape.width {
+        shape.width -= 1;
+    }
+    if shape != whole {
+        log.warn(&format!(
+            "the image is cut from {}x{} to {}x{} (top left), which the factor divides",
+            whole.width, whole.height, shape.width, shape.height
+        ));
+    }
+    Ok(x.narrow(2, 0, shape.height).narrow(3, 0, shape.width))
+}

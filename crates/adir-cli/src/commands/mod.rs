@@ -1,0 +1,7 @@
+//! One file a command; each is a function from its arguments to an exit code or an error.
+
+pub mod compare;
+pub mod degrade;
+pub mod models;
+pub mod restore;
+pub mod verify;

@@ -1,0 +1,126 @@
+//! `adir models`: what a weights file holds, and which networks the program knows.
+
+use adir::io::weights::WeightFile;
+use adir::models::Denoiser;
+use adir::models::guided_diffusion::{GuidedDiffusion, UNet, UNetConfig, config_of};
+use adir::noise::{Noise, Stream};
+use adir::schedule::Timestep;
+use adir::tensor::{self, DType};
+use adir::{Error, Result};
+use clap::{Args, Subcommand};
+use serde_json::json;
+
+use crate::log::Log;
+use crate::model::ModelArgs;
+
+/// List the networks the program knows, or tell what a weights file holds.
+#[derive(Debug, Args)]
+pub struct ModelsArgs {
+    #[command(subcommand)]
+    command: ModelsCommand,
+}
+
+#[derive(Debug, Subcommand)]
+enum ModelsCommand {
+    /// List the networks that can be loaded
+    List,
+    /// Tell what a weights file (or the embedded prior) holds, and whether it denoises
+    Info {
+        #[command(flatten)]
+        model: ModelArgs,
+        /// Print one JSON object
+        #[arg(long)]
+        json: bool,
+        /// Also denoise a test pattern, which a wrong configuration cannot do
+        #[arg(long)]
+        test: bool,
+    },
+}
+
+/// A network with the right weights and configuration explains most of the noise in a smooth picture; one
+/// whose heads or qkv order are wrong does not.
+const WORKING_LOSS: f64 = 0.3;
+
+pub fn run(args: &ModelsArgs, log: &Log) -> Result<u8> {
+    match &args.command {
+        ModelsCommand::List => {
+            list()?;
+            Ok(crate::exit::DONE)
+        }
+        ModelsCommand::Info { model, json, test } => info(model, *json, *test, log),
+    }
+}
+
+fn list() -> Result<()> {
+    let prior = config_of(&adir::models::embedded_prior()?)?;
+    let (_, layout) = UNet::new(&prior)?;
+    println!("embedded prior: guided-diffusion U-Net, {:.1} M parameters", layout.element_count() as f64 / 1e6);
+    println!("from files (--model), recognised by names and shapes:");
+    for name in [
+        "256x256_diffusion_uncond.pt, lsun_bedroom.pt, lsun_cat.pt, lsun_horse.pt",
+        "256x256_diffusion.pt, 512x512_diffusion.pt, 128x128_diffusion.pt, 64x64_diffusion.pt (with --class)",
+        "ffhq_10m.pt",
+    ] {
+        println!("  {name}");
+    }
+    println!("any other guided-diffusion U-Net with its configuration (metadata, or a .json file beside it)");
+    Ok(())
+}
+
+fn info(args: &ModelArgs, as_json: bool, test: bool, log: &Log) -> Result<u8> {
+    let file = args.open()?;
+    let config = match args.config(&file)? {
+        Some(config) => config,
+        None => config_of(&file).map_err(|e| Error::model(file.path(), e.to_string()))?,
+    };
+    let (_, layout) = UNet::new(&config)?;
+    let loss = if test { Some(denoise(args, &file, &config, log)?) } else { None };
+    let sha256 = file.sha256()?;
+    if as_json {
+        println!(
+            "{}",
+            json!({
+                "model": args.name(), "kind": "guided_diffusion", "sha256": sha256, "config": config,
+                "parameters": layout.element_count(), "tensors": layout.specs().len(), "denoising_loss": loss,
+                "metadata": file.metadata(),
+            })
+        );
+    } else {
+        println!("{}: guided-diffusion U-Net", args.name());
+        println!("  {} parameters in {} tensors", layout.element_count(), layout.specs().len());
+        println!("  sha256 {sha256}");
+        println!("  {}", config.to_json());
+        for (key, value) in file.metadata().iter().filter(|(key, _)| *key != "config") {
+            println!("  {key}: {value}");
+        }
+        if let Some(loss) = loss {
+            println!("  denoising loss on a test pattern: {loss:.3} (a working network: below {WORKING_LOSS})");
+        }
+    }
+    let broken = loss.is_some_and(|loss| loss.is_nan() || loss >= WORKING_LOSS);
+    Ok(if broken { crate::exit::SOME_FAILED } else { crate::exit::DONE })
+}
+
+/// Mean squared error of the predicted noise on a soft test pattern half-way through the noise levels.
+fn denoise(args: &ModelArgs, file: &WeightFile, config: &UNetConfig, log: &Log) -> Result<f64> {
+    const SIDE: usize = 64;
+    log.info("denoising a test pattern");
+    let model = GuidedDiffusion::load(file, Some(config.clone()), &args.device()?, args.dtype.dtype())?;
+    let side = SIDE.next_multiple_of(model.size_multiple());
+    let pattern: Vec<f32> = (0..config.in_channels * side * side)
+        .map(|i| {
+            let (c, y, x) = (i / (side * side), i / side % side, i % side);
+            let disc = (x as f32 - 24.0).hypot(y as f32 - 36.0) < 14.0 + 3.0 * c as f32;
+            let ramp = (x + y) as f32 / (2 * side) as f32 - 0.5;
+            if disc { 0.5 - 0.3 * c as f32 } else { ramp }
+        })
+        .collect();
+    let shape = [1, config.in_channels, side, side];
+    let x0 = tensor::from_f32(pattern, shape, &tensor::cpu());
+    let eps = Noise::new(0, Stream::Evaluation).normal_tensor(0, shape, &tensor::cpu(), DType::F32);
+    let t = Timestep((config.diffusion_steps / 2) as u16);
+    let x_t = adir::adapt::add_noise(model.schedule(), &x0, &eps, t);
+    let class = config.num_classes.map(|_| 0);
+    let error = model.predict(&x_t, t, class)?.eps - eps;
+    Ok(tensor::to_f64(&(error.clone() * error).mean())?.iter().sum())
+}

@@ -1,0 +1,322 @@
+//! `adir restore`: x from y.
+
+use std::path::{Path, PathBuf};
+use std::time::Instant;
+
+use adir::guidance::{Adjoint, Residual, Strength};
+use adir::io::atomic::refuse_overwrite;
+use adir::io::hash::sha256_file;
+use adir::io::image::{BitDepth, ImageFormat, Picture, WriteOptions, read_image, write_image};
+use adir::io::limits::Limits;
+use adir::models::guided_diffusion::{GuidedDiffusion, UNetConfig, config_of};
+use adir::operator::bicubic_resize;
+use adir::restore::{ModelFacts, RestoreConfig, RestorePlan};
+use adir::sampler::EpsAfterGuidance;
+use adir::task::{Method, Overrides, Preset, Task};
+use adir::tensor::{self, Tensor};
+use adir::{Error, Result};
+use clap::{Args, ValueEnum};
+use serde_json::{Value, json};
+
+use crate::args::{DegradationArgs, agreement_psnr};
+use crate::log::Log;
+use crate::model::ModelArgs;
+use crate::{memory, record, stop};
+
+/// Restore an image x from its degraded observation y = A x + e.
+#[derive(Debug, Args)]
+pub struct RestoreArgs {
+    /// The observation y
+    #[arg(required_unless_present = "input_option", conflicts_with = "input_option")]
+    input: Option<PathBuf>,
+    /// The observation y (the same, as an option)
+    #[arg(short = 'i', long = "input", value_name = "INPUT")]
+    input_option: Option<PathBuf>,
+    /// Where to write x (.png, .tif, .jpg, .webp); settings and measurements go to a .json file beside it
+    #[arg(short, long)]
+    output: PathBuf,
+    #[command(flatten)]
+    degradation: DegradationArgs,
+    #[command(flatten)]
+    model: ModelArgs,
+    #[command(flatten)]
+    sampling: SamplingArgs,
+    /// Replace existing outputs
+    #[arg(long)]
+    overwrite: bool,
+    /// Only check the request, and print every setting with its source
+    #[arg(long)]
+    explain: bool,
+}
+
+#[derive(Debug, Clone, Args)]
+struct SamplingArgs {
+    /// Named settings
+    #[arg(long, value_enum, default_value = "fast")]
+    preset: PresetName,
+    /// Sampling steps: N, sections a,b,c or ddimN
+    #[arg(long, value_name = "N")]
+    steps: Option<String>,
+    /// Seed of all noise
+    #[arg(long, default_value_t = 0)]
+    seed: u64,
+    /// Number of samples. With more than one, the output is their mean, and x.1.png, x.2.png ... beside it are
+    /// the samples themselves
+    #[arg(short = 'n', long, default_value_t = 1, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1000))]
+    samples: u16,
+    /// Class, for a class-conditional network
+    #[arg(long)]
+    class: Option<usize>,
+    /// Guidance strength s, or "projection" (s = infinity, noise-free observations)
+    #[arg(short = 's', long = "scale", value_name = "S", value_parser = strength)]
+    strength: Option<Strength>,
+    /// Sampler: the paper's ancestral form or the few-step form
+    #[arg(long, value_enum)]
+    method: Option<MethodName>,
+    /// Fresh noise of the few-step form, 0 to 1
+    #[arg(long)]
+    eta: Option<f64>,
+    /// Residual of the ancestral form
+    #[arg(long, value_enum)]
+    residual: Option<ResidualName>,
+    /// A*: the transpose over the largest eigenvalue of A^T A, or the transpose itself
+    #[arg(long, value_enum)]
+    adjoint: Option<AdjointName>,
+    /// Limit the gain of each ancestral step to that of a projection
+    #[arg(long)]
+    cap: Option<bool>,
+    /// Limit estimates of x0 to black and white
+    #[arg(long)]
+    clip: Option<bool>,
+    /// Which eps the few-step form goes on with after guidance
+    #[arg(long, value_enum)]
+    eps_after_guidance: Option<EpsName>,
+}
+
+/// A clap spelling of a library enum: names and values side by side.
+macro_rules! names {
+    ($name:ident for $of:ty { $($variant:ident => $value:expr, $doc:literal;)+ }) => {
+        #[derive(Debug, Clone, Copy, ValueEnum)]
+        enum $name { $(#[doc = $doc] $variant,)+ }
+        impl From<$name> for $of {
+            fn from(name: $name) -> Self {
+                match name { $($name::$variant => $value,)+ }
+            }
+        }
+    };
+}
+
+names!(PresetName for Preset {
+    Fast => Preset::Fast, "Few steps";
+    Balanced => Preset::Balanced, "Twice as many";
+    Paper => Preset::Paper, "Table 4 of the paper: 1000 ancestral steps";
+});
+names!(MethodName for Method {
+    Ancestral => Method::Ancestral, "Algorithm 1";
+    FewStep => Method::FewStep, "DDIM with guidance of the x0 estimate";
+});
+names!(ResidualName for Residual {
+    Paper => Residual::Paper, "A mu - y_t, Eq. 16-17";
+    Consistent => Residual::Consistent, "The same without its bias, for fewer steps";
+});
+names!(AdjointName for Adjoint {
+    Normalized => Adjoint::Normalized, "A^T / lambda";
+    Strict => Adjoint::Strict, "A^T";
+});
+names!(EpsName for EpsAfterGuidance {
+    Keep => EpsAfterGuidance::Keep, "The predicted one";
+    Rederive => EpsAfterGuidance::Rederive, "The one that fits the corrected x0";
+});
+
+fn strength(text: &str) -> Result<Strength, String> {
+    match text {
+        "projection" | "inf" => Ok(Strength::Projection),
+        _ => text.parse().map(Strength::Scale).map_err(|_| "expected a number or \"projection\"".into()),
+    }
+}
+
+impl SamplingArgs {
+    fn overrides(&self) -> Overrides {
+        Overrides {
+            method: self.method.map(Into::into),
+            steps: self.steps.clone(),
+            strength: self.strength,
+            residual: self.residual.map(Into::into),
+            adjoint: self.adjoint.map(Into::into),
+            cap: self.cap,
+            clip_x0: self.clip,
+            eta: self.eta,
+            eps_after_guidance: self.eps_after_guidance.map(Into::into),
+        }
+    }
+}
+
+pub fn run(args: &RestoreArgs, log: &Log) -> Result<u8> {
+    let started = Instant::now();
+    let limits = Limits::default();
+    let input = args.input.as_ref().or(args.input_option.as_ref()).ok_or_else(|| Error::config("no input"))?;
+    let samples = usize::from(args.sampling.samples);
+    let outputs = Outputs::new(&args.output, samples);
+    let format = ImageFormat::from_path(&args.output)?;
+    for path in outputs.all() {
+        refuse_overwrite(input, path, args.overwrite)?;
+    }
+    let picture = read_image(input, &limits)?;
+    let (degradation, mask) = args.degradation.build(&limits)?;
+    if args.degradation.task == Task::Denoise && args.degradation.sigma == 0.0 {
+        return Err(Error::config("--task denoise needs the noise level, for example --sigma 25"));
+    }
+    let file = args.model.open()?;
+    let config = match args.model.config(&file)? {
+        Some(config) => config,
+        None => config_of(&file).map_err(|e| Error::model(file.path(), e.to_string()))?,
+    };
+    let device = args.model.device()?;
+    let request = RestoreConfig {
+        task: args.degradation.task,
+        degradation: degradation.clone(),
+        mask: mask.clone(),
+        sigma: args.degradation.noise(),
+        preset: args.sampling.preset.into(),
+        overrides: args.sampling.overrides(),
+        seed: args.sampling.seed,
+        class: args.sampling.class,
+    };
+    let plan = request.plan(picture.tensor.clone(), &facts(&config)?)?;
+    let need = config.forward_memory(plan.canvas().height, plan.canvas().width, 1)?;
+    if args.explain {
+        explain(args, &plan, need);
+        return Ok(crate::exit::DONE);
+    }
+    memory::check(need, &args.model.device)?;
+
+    let model_sha256 = file.sha256()?;
+    let model = GuidedDiffusion::load(&file, Some(config.clone()), &device, args.model.dtype.dtype())?;
+    let loaded = Instant::now();
+    let mut results = Vec::with_capacity(samples);
+    for sample in 0..samples {
+        results.push(one_sample(&plan, &model, sample, samples, log)?);
+    }
+    let sampled = Instant::now();
+    let mean = results.iter().skip(1).fold(results[0].clone(), |sum, x| sum + x.clone()) / samples as f64;
+
+    let options = write_options(&picture, &mean, format)?;
+    for (path, x) in outputs.samples.iter().zip(&results) {
+        write_image(path, x, &options)?;
+    }
+    write_image(&args.output, &mean, &options)?;
+    // What was saved is what is judged.
+    let saved = read_image(&args.output, &limits)?.tensor;
+    let agreement = agreement_psnr(&degradation, mask.as_ref(), &saved, &picture.tensor)?;
+    let record = json!({
+        "program": concat!("adir ", env!("CARGO_PKG_VERSION")),
+        "input": {"path": input, "sha256": sha256_file(input)?},
+        "model": {"name": args.model.name(), "sha256": model_sha256, "config": config},
+        "device": args.model.device, "dtype": args.model.dtype.name(),
+        "task": args.degradation.task, "degradation": degradation, "sigma": args.degradation.sigma,
+        "mask": match &args.degradation.mask { Some(path) => json!({"path": path, "sha256": sha256_file(path)?}), None => Value::Null },
+        "seed": args.sampling.seed, "samples": samples, "class": args.sampling.class,
+        "settings": plan.settings(), "sources": plan.choices(),
+        "seconds": {
+            "load": (loaded - started).as_secs_f64(), "sample": (sampled - loaded).as_secs_f64(),
+        },
+        "agreement_psnr": record::number(agreement),
+    });
+    record::write(&outputs.record, &record)?;
+    log.info(&format!(
+        "{}: {:.1} s, agrees with the observation to {agreement:.1} dB",
+        args.output.display(),
+        started.elapsed().as_secs_f64()
+    ));
+    Ok(crate::exit::DONE)
+}
+
+struct Outputs {
+    main: PathBuf,
+    samples: Vec<PathBuf>,
+    record: PathBuf,
+}
+
+impl Outputs {
+    fn new(main: &Path, samples: usize) -> Self {
+        let extension = main.extension().unwrap_or_default().to_string_lossy().into_owned();
+        let name = |k: usize| main.with_extension(format!("{k}.{extension}"));
+        Self {
+            main: main.to_owned(),
+            samples: if samples > 1 { (1..=samples).map(name).collect() } else { Vec::new() },
+            record: record::path_for(main),
+        }
+    }
+
+    fn all(&self) -> impl Iterator<Item = &PathBuf> {
+        [&self.main, &self.record].into_iter().chain(&self.samples)
+    }
+}
+
+fn facts(config: &UNetConfig) -> Result<ModelFacts> {
+    Ok(ModelFacts {
+        channels: config.in_channels,
+        size_multiple: config.size_multiple(),
+        schedule: config.schedule()?,
+        variance: config.variance_kind(),
+    })
+}
+
+fn one_sample(
+    plan: &RestorePlan,
+    model: &GuidedDiffusion,
+    sample: usize,
+    samples: usize,
+    log: &Log,
+) -> Result<Tensor<4>> {
+    let what = if samples == 1 { "restoring".into() } else { format!("sample {} of {samples}", sample + 1) };
+    let progress = log.progress(&what, plan.steps());
+    let noise = plan.noise(sample);
+    let mut last = None;
+    for step in plan.sampler(model, &noise)? {
+        let step = step?;
+        let residual = step.residual_rms.unwrap_or(f64::NAN) * 127.5;
+        progress.step(&format!("residual {residual:.2}"), json!({"t": step.timestep.0, "residual_255": residual}));
+        last = Some(step.x_t);
+        stop::check()?;
+    }
+    last.map(|x| plan.finish(x)).ok_or_else(|| Error::config("no sampling steps"))
+}
+
+/// As deep as the input where the format can hold it, with its profile and its alpha brought to size.
+fn write_options(picture: &Picture, x: &Tensor<4>, format: ImageFormat) -> Result<WriteOptions> {
+    let depths: &[BitDepth] = match picture.bit_depth {
+        BitDepth::Eight => &[BitDepth::Eight],
+        BitDepth::Sixteen => &[BitDepth::Sixteen, BitDepth::Eight],
+        BitDepth::Float => &[BitDepth::Float, BitDepth::Eight],
+    };
+    let bit_depth = depths.iter().copied().find(|d| format.supports(*d)).unwrap_or(BitDepth::Eight);
+    let [_, _, h, w] = picture.tensor.dims();
+    let [_, _, height, width] = x.dims();
+    let alpha = match &picture.alpha {
+        Some(alpha) => {
+            let plane = tensor::from_f32(alpha.clone(), [1, 1, h, w], &tensor::cpu());
+            let plane = bicubic_resize(&plane, height, width)?;
+            Some(tensor::to_f32(&plane)?.into_iter().map(|v| v.clamp(0.0, 1.0)).collect())
+        }
+        None => None,
+    };
+    Ok(WriteOptions { bit_depth, alpha, icc: picture.icc.clone(), exif: picture.exif.clone() })
+}
+
+fn explain(args: &RestoreArgs, plan: &RestorePlan, need: u64) {
+    let (canvas, domain) = (plan.canvas(), plan.operator().domain());
+    println!("task                 {}", args.degradation.task);
+    println!("model                {}", args.model.name());
+    println!("observation          {} (channels x height x width)", plan.operator().range());
+    println!("result               {domain}");
+    if canvas != domain {
+        println!("sampled as           {canvas}, of which the result is a window");
+    }
+    println!("network evaluations  {} x {} samples", plan.steps(), args.sampling.samples);
+    println!("memory               about {:.1} GB", need as f64 / 1e9);
+    println!("seed                 {}", args.sampling.seed);
+    for choice in plan.choices() {
+        println!("{:<20} {:<28} {}", choice.name, choice.value, choice.source);
+    }
+}

@@ -1,0 +1,59 @@
+//! `adir verify`: the user's proof that a checkpoint on a device computes what the reference computes.
+
+use std::path::PathBuf;
+
+use adir::io::weights::WeightFile;
+use adir::models::guided_diffusion::{GuidedDiffusion, UNetConfig};
+use adir::verify::{Check, Limits, verify};
+use adir::{Error, Result};
+use clap::Args;
+use serde_json::json;
+
+use crate::log::Log;
+use crate::model::ModelArgs;
+
+/// Run recorded inputs through a network and compare with what the reference computed.
+#[derive(Debug, Args)]
+pub struct VerifyArgs {
+    #[command(flatten)]
+    model: ModelArgs,
+    /// Recorded inputs and outputs (NAME.cases.safetensors)
+    #[arg(long, value_name = "CASES")]
+    cases: PathBuf,
+    /// Print one JSON object instead of a table
+    #[arg(long)]
+    json: bool,
+}
+
+pub fn run(args: &VerifyArgs, log: &Log) -> Result<u8> {
+    let cases = WeightFile::open(&args.cases)?;
+    let file = args.model.open()?;
+    // The recordings name the configuration they were made with, for weights that come without one.
+    let config = match (args.model.config(&file)?, cases.metadata().get("config")) {
+        (Some(config), _) => Some(config),
+        (None, Some(text)) if !file.metadata().contains_key("config") => Some(UNetConfig::from_json(text)?),
+        (None, _) => None,
+    };
+    let model = GuidedDiffusion::load(&file, config, &args.model.device()?, args.model.dtype.dtype())?;
+    let limits = if args.model.dtype.is_half() { Limits::BF16 } else { Limits::F32 };
+    let checks = verify(&model, &cases, limits, |check| log.info(&format!("{}: {:.1e}", check.name, check.error)))?;
+    if checks.is_empty() {
+        return Err(Error::input(&args.cases, "holds no recordings"));
+    }
+    let holds = checks.iter().all(Check::holds);
+    if args.json {
+        let rows: Vec<_> = checks
+            .iter()
+            .map(|c| json!({"name": c.name, "tensors": c.tensors, "error": c.error, "limit": c.limit, "holds": c.holds()}))
+            .collect();
+        println!("{}", json!({"model": args.model.name(), "checks": rows, "holds": holds}));
+    } else {
+        println!("{:<46} {:>7} {:>10} {:>10}", "check", "tensors", "error", "at most");
+        for c in &checks {
+            let verdict = if c.holds() { "holds" } else { "FAILS" };
+            println!("{:<46} {:>7} {:>10.2e} {:>10.0e}  {verdict}", c.name, c.tensors, c.error, c.limit);
+        }
+        println!("{}", if holds { "all hold" } else { "NOT the reference's computation" });
+    }
+    Ok(if holds { crate::exit::DONE } else { crate::exit::SOME_FAILED })
+}

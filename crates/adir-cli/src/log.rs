@@ -1,0 +1,110 @@
+//! What the program says while it works: text and a progress bar, or one JSON object an event, on stderr.
+
+use std::time::Duration;
+
+use clap::ValueEnum;
+use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use serde_json::{Value, json};
+
+/// Form of the log on stderr.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, ValueEnum)]
+pub enum Format {
+    /// For people.
+    #[default]
+    Text,
+    /// One JSON object a line.
+    Json,
+}
+
+/// The log.
+#[derive(Debug, Clone, Copy)]
+pub struct Log {
+    format: Format,
+    quiet: bool,
+}
+
+impl Log {
+    /// A log of that form; a quiet one tells errors and warnings only.
+    pub fn new(format: Format, quiet: bool) -> Self {
+        Self { format, quiet }
+    }
+
+    /// Something worth knowing.
+    pub fn info(&self, text: &str) {
+        if !self.quiet {
+            self.line("info", text);
+        }
+    }
+
+    /// Something that may surprise.
+    pub fn warn(&self, text: &str) {
+        self.line("warning", text);
+    }
+
+    /// A failure, with what to do about it.
+    pub fn error(&self, text: &str, hint: Option<&str>, code: u8) {
+        match self.format {
+            Format::Text => {
+                eprintln!("error: {text}");
+                if let Some(hint) = hint {
+                    eprintln!("hint: {hint}");
+                }
+            }
+            Format::Json => {
+                eprintln!("{}", json!({"event": "error", "message": text, "hint": hint, "exit_code": code}))
+            }
+        }
+    }
+
+    fn line(&self, level: &str, text: &str) {
+        match self.format {
+            Format::Text if level == "info" => eprintln!("{text}"),
+            Format::Text => eprintln!("{level}: {text}"),
+            Format::Json => eprintln!("{}", json!({"event": level, "message": text})),
+        }
+    }
+
+    /// Progress over `total` steps of `what`.
+    pub fn progress(&self, what: &str, total: usize) -> Progress {
+        let bar = if self.quiet || self.format == Format::Json {
+            ProgressBar::with_draw_target(Some(total as u64), ProgressDrawTarget::hidden())
+        } else {
+            ProgressBar::new(total as u64)
+        };
+        let style = ProgressStyle::with_template("{prefix} [{bar:30}] {pos}/{len} {elapsed}, {eta} left {msg}")
+            .unwrap_or_else(|_| ProgressStyle::default_bar());
+        bar.set_style(style.progress_chars("=> "));
+        bar.set_prefix(what.to_owned());
+        bar.enable_steady_tick(Duration::from_millis(500));
+        Progress { log: *self, bar, what: what.to_owned() }
+    }
+}
+
+/// A bar, or a line of JSON a step.
+pub struct Progress {
+    log: Log,
+    bar: ProgressBar,
+    what: String,
+}
+
+impl Progress {
+    /// One more step is done; `detail` holds what is worth telling of it.
+    pub fn step(&self, text: &str, detail: Value) {
+        self.bar.set_message(text.to_owned());
+        self.bar.inc(1);
+        if self.log.format == Format::Json && !self.log.quiet {
+            let (done, total) = (self.bar.position(), self.bar.length());
+            let eta = self.bar.eta().as_secs_f64();
+            eprintln!(
+                "{}",
+                json!({"event": "step", "of": self.what, "done": done, "total": total, "eta_s": eta, "detail": detail})
+            );
+        }
+    }
+}
+
+impl Drop for Progress {
+    fn drop(&mut self) {
+        self.bar.finish_and_clear();
+    }
+}

@@ -1,0 +1,260 @@
+//! Convolution as products over shifted pixels: any kernel, stride and padding.
+
+use super::{Geometry, Packed};
+use crate::layout::{ChannelsLast, Padding, Transpose, transpose};
+use crate::parallel::{Shared, SharedMut, filled, for_each};
+use crate::scratch::Scratch;
+use crate::simd::{Kernel, Simd, dispatch};
+use crate::tile::{COLS, ColumnsOperands, Init, ROWS, RowsOperands, columns_tile, rows_tile};
+
+/// Pixels a task computes, for one panel of channels.
+const BLOCK: usize = 64;
+/// Steps of a weight gradient between visits to its accumulators, so that both operands stay in the cache.
+const GRADIENT_STEPS: usize = 1024;
+
+/// A rectangle of result pixels, the source pixel each starts from, and the taps they share.
+struct Grid {
+    rows: usize,
+    columns: usize,
+    /// Source offset of the first pixel, and what a row and a column down add to it.
+    source: (usize, usize, usize),
+    /// The same in a plane of the result.
+    target: (usize, usize, usize),
+    /// For each tap, what it adds to the source offset and where it lies in a panel.
+    taps: Vec<(usize, usize)>,
+}
+
+/// See [`super::forward`]; the source is padded already.
+pub(super) fn forward(source: &ChannelsLast, weight: &Packed, bias: Option<&[f32]>, g: &Geometry) -> Vec<f32> {
+    let c = source.channels;
+    let line = source.width * c;
+    let taps = (0..g.taps()).map(|tap| (tap / g.kernel * line + tap % g.kernel * c, weight.tap(tap))).collect();
+    let grid = Grid {
+        rows: g.out_height(),
+        columns: g.out_width(),
+        source: (0, g.stride * line, g.stride * c),
+        target: (0, g.out_width(), 1),
+        taps,
+    };
+    let plane = g.out_height() * g.out_width();
+    // SAFETY: the one grid covers the whole plane.
+    unsafe { filled(g.batch * g.outputs * plane, |out| convolve(source, weight, bias, &grid, g.batch, plane, out)) }
+}
+
+/// See [`super::input_gradient`].
+pub(super) fn input_gradient(dy: &[f32], weight: &Packed, g: &Geometry) -> Vec<f32> {
+    let (s, k) = (g.stride, g.kernel);
+    // Input position y gathers output position q - j through tap r + j s, where y + padding = q s + r.
+    let reach = (k - 1) / s;
+    let last = |size: usize, out: usize| ((size - 1 + g.padding) / s).saturating_sub(out - 1);
+    let padding = Padding {
+        top: reach,
+        bottom: last(g.height, g.out_height()),
+        left: reach,
+        right: last(g.width, g.out_width()),
+    };
+    let source = ChannelsLast::from_planes(dy, g.out_shape(), padding);
+    let (c, line) = (source.channels, source.width * source.channels);
+    let plane = g.height * g.width;
+    // For a remainder r: the taps (offset back, tap), the first position, its q, and how many there are.
+    let class = |r: usize, size: usize| {
+        let first = (r + s - g.padding % s) % s;
+        let taps: Vec<(usize, usize)> = (r..k).step_by(s).map(|tap| ((tap - r) / s, tap)).collect();
+        (taps, first, (first + g.padding) / s, size.saturating_sub(first).div_ceil(s))
+    };
+    // SAFETY: every position has one remainder in each direction, so the grids cover the plane.
+    unsafe {
+        filled(g.batch * g.inputs * plane, |out| {
+            for ry in 0..s {
+                for rx in 0..s {
+                    let (taps_y, y0, qy, rows) = class(ry, g.height);
+                    let (taps_x, x0, qx, columns) = class(rx, g.width);
+                    let mut taps = Vec::with_capacity(taps_y.len() * taps_x.len());
+                    for &(jy, ky) in &taps_y {
+                        for &(jx, kx) in &taps_x {
+                            taps.push(((reach - jy) * line + (reach - jx) * c, weight.tap(ky * k + kx)));
+                        }
+                    }
+                    let grid = Grid {
+                        rows,
+                        columns,
+                        source: (qy * line + qx * c, line, c),
+                        target: (y0 * g.width + x0, s * g.width, s),
+                        taps,
+                    };
+                    convolve(&source, weight, None, &grid, g.batch, plane, out);
+                }
+            }
+        })
+    }
+}
+
+/// Computes the pixels of a grid, all images and channels; `out` has planes of `plane` numbers.
+fn convolve(
+    source: &ChannelsLast,
+    weight: &Packed,
+    bias: Option<&[f32]>,
+    grid: &Grid,
+    batch: usize,
+    plane: usize,
+    out: SharedMut,
+) {
+    let (pixels, columns) = (grid.rows * grid.columns, weight.columns);
+    let (blocks, panels) = (pixels.div_ceil(BLOCK), columns.div_ceil(COLS));
+    let from = source.as_ptr();
+    for_each(panels * batch * blocks, |task| {
+        let (panel, image, block) = (task / (batch * blocks), task / blocks % batch, task % blocks);
+        let first_channel = panel * COLS;
+        let cols = COLS.min(columns - first_channel);
+        let mut init = [0.0; COLS];
+        if let Some(bias) = bias {
+            init[..cols].copy_from_slice(&bias[first_channel..first_channel + cols]);
+        }
+        let first = block * BLOCK;
+        let count = BLOCK.min(pixels - first);
+        let (mut rows, mut targets) = ([0; BLOCK], [0; BLOCK]);
+        for i in 0..BLOCK {
+            // Beyond the last pixel it is computed again and not stored.
+            let pixel = first + i.min(count - 1);
+            let (y, x) = (pixel / grid.columns, pixel % grid.columns);
+            rows[i] = image * source.image() + grid.source.0 + y * grid.source.1 + x * grid.source.2;
+            targets[i] = grid.target.0 + y * grid.target.1 + x * grid.target.2;
+        }
+        // SAFETY: the channels of this panel, in planes no other task of this panel and block touches.
+        let planes = unsafe { out.add((image * columns + first_channel) * plane) };
+        let contiguous = targets[count - 1] - targets[0] == count - 1;
+        dispatch(BlockKernel {
+            source: from.get(),
+            rows: &rows,
+            taps: &grid.taps,
+            depth: weight.depth,
+            panel: weight.panel(panel),
+            init: &init,
+            targets: &targets[..count],
+            contiguous,
+            planes,
+            plane,
+            cols,
+        });
+    });
+}
+
+struct BlockKernel<'a> {
+    source: *const f32,
+    rows: &'a [usize; BLOCK],
+    taps: &'a [(usize, usize)],
+    depth: usize,
+    panel: *const f32,
+    init: &'a [f32; COLS],
+    targets: &'a [usize],
+    contiguous: bool,
+    planes: *mut f32,
+    plane: usize,
+    cols: usize,
+}
+
+impl Kernel for BlockKernel<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<S: Simd>(self, s: S) {
+        let count = self.targets.len();
+        let mut pixels = [[0.0f32; COLS]; BLOCK];
+        let out: *mut f32 = pixels.as_mut_ptr().cast();
+        // SAFETY: rows and taps were made to stay inside the padded source, targets inside a plane.
+        unsafe {
+            for (i, rows) in self.rows.as_chunks::<ROWS>().0.iter().enumerate().take(count.div_ceil(ROWS)) {
+                let operands =
+                    RowsOperands { a: self.source, rows, b: self.panel, stretches: self.taps, depth: self.depth };
+                let init = Init { start: self.init.as_ptr(), pitch: 0 };
+                rows_tile(s, operands, init, out.add(i * ROWS * COLS), COLS, self.cols);
+            }
+            if self.contiguous {
+                let dst = self.planes.add(self.targets[0]);
+                let (src, rows, columns) = (out.cast_const(), count, self.cols);
+                transpose(s, Transpose { src, src_pitch: COLS, rows, columns, dst, dst_pitch: self.plane });
+            } else {
+                for j in 0..self.cols {
+                    for (i, &target) in self.targets.iter().enumerate() {
+                        *self.planes.add(j * self.plane + target) = *out.add(i * COLS + j);
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// See [`super::weight_gradient`]; the source is padded already, `dy` is not padded.
+pub(super) fn weight_gradient(source: &ChannelsLast, dy: &ChannelsLast, g: &Geometry) -> Vec<f32> {
+    let (taps, panels, groups) = (g.taps(), g.outputs.div_ceil(COLS), g.inputs.div_ceil(ROWS));
+    let (oh, ow) = (g.out_height(), g.out_width());
+    let line = source.width * g.inputs;
+    // One stretch is a row of the result: where it starts in the source and in dy.
+    let stretches: Vec<(usize, usize)> = (0..g.batch * oh)
+        .map(|row| (row / oh * source.image() + row % oh * g.stride * line, row * ow * g.outputs))
+        .collect();
+    // [group of inputs][panel][tap][ROWS][COLS]
+    let tile = ROWS * COLS;
+    let mut sums = Scratch::take(taps * panels * groups * tile);
+    let (a, b, to) = (source.as_ptr(), dy.as_ptr(), SharedMut(sums.as_mut_ptr()));
+    for (chunk, stretches) in stretches.chunks(GRADIENT_STEPS.div_ceil(ow)).enumerate() {
+        for_each(groups * panels * taps, |task| {
+            let (group, panel, tap) = (task / (panels * taps), task / taps % panels, task % taps);
+            // SAFETY: the offsets stay inside both buffers; the tile belongs to this task.
+            unsafe {
+                let a = a.add(tap / g.kernel * line + tap % g.kernel * g.inputs + group * ROWS);
+                dispatch(GradientKernel {
+                    a,
+                    b: b.add(panel * COLS),
+                    stretches,
+                    depth: ow,
+                    a_step: g.stride * g.inputs,
+                    b_step: g.outputs,
+                    accumulate: chunk > 0,
+                    out: to.add(task * tile),
+                    cols: COLS.min(g.outputs - panel * COLS),
+                });
+            }
+        });
+    }
+    let from = Shared(sums.as_ptr());
+    // SAFETY: every weight is written: a task for each output channel, and all its inputs and taps.
+    unsafe {
+        filled(g.outputs * g.inputs * taps, |out| {
+            for_each(g.outputs, |channel| {
+                let (panel, column) = (channel / COLS, channel % COLS);
+                for input in 0..g.inputs {
+                    let (group, row) = (input / ROWS, input % ROWS);
+                    for tap in 0..taps {
+                        let at = ((group * panels + panel) * taps + tap) * tile + row * COLS + column;
+                        *out.add((channel * g.inputs + input) * taps + tap) = *from.add(at);
+                    }
+                }
+            });
+        })
+    }
+}
+
+struct GradientKernel<'a> {
+    a: *const f32,
+    b: *const f32,
+    stretches: &'a [(usize, usize)],
+    depth: usize,
+    a_step: usize,
+    b_step: usize,
+    accumulate: bool,
+    out: *mut f32,
+    cols: usize,
+}
+
+impl Kernel for GradientKernel<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<S: Simd>(self, s: S) {
+        let GradientKernel { a, b, stretches, depth, a_step, b_step, accumulate, out, cols } = self;
+        let operands = ColumnsOperands { a, b, stretches, depth, a_step, b_step };
+        // SAFETY: whoever made it keeps the offsets inside the buffers and their slack.
+        unsafe { columns_tile(s, operands, accumulate, out, COLS, cols) }
+    }
+}

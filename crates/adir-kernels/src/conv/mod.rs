@@ -1,0 +1,94 @@
+//! Two-dimensional convolution and its gradients, on plain slices.
+//!
+//! Every pass is a product of matrices that is never written down: the left rows are pixels of a channels-last
+//! copy of the image, where a kernel tap is an offset, so nothing is gathered; the right side is the weights,
+//! packed once. The input gradient of a strided convolution splits into `stride^2` dense convolutions, one for
+//! each position modulo the stride, instead of one over an image with zeros in between.
+
+mod direct;
+mod pack;
+
+use crate::layout::{ChannelsLast, Padding};
+
+pub(crate) use pack::{Packed, Purpose, pack};
+
+/// The shapes of one convolution.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Geometry {
+    pub batch: usize,
+    pub inputs: usize,
+    pub outputs: usize,
+    pub height: usize,
+    pub width: usize,
+    pub kernel: usize,
+    pub stride: usize,
+    pub padding: usize,
+}
+
+impl Geometry {
+    /// From the shapes of image and weight.
+    ///
+    /// # Panics
+    /// If they do not go together or the kernel is larger than the padded image: a mistake in the program, like
+    /// a matrix product of wrong shapes.
+    pub(crate) fn new(x: [usize; 4], weight: [usize; 4], stride: usize, padding: usize) -> Geometry {
+        let [batch, inputs, height, width] = x;
+        let [outputs, weight_inputs, kernel, kernel_width] = weight;
+        assert_eq!(inputs, weight_inputs, "conv2d: an image {x:?} has other channels than the weight {weight:?}");
+        assert_eq!(kernel, kernel_width, "conv2d: the kernel of the weight {weight:?} is not square");
+        assert!(stride > 0 && kernel > 0, "conv2d: stride {stride} and kernel {kernel} must be positive");
+        let least = height.min(width) + 2 * padding;
+        assert!(least >= kernel, "conv2d: kernel {kernel} is larger than the padded image {x:?} + 2 x {padding}");
+        Geometry { batch, inputs, outputs, height, width, kernel, stride, padding }
+    }
+
+    pub(crate) fn out_height(&self) -> usize {
+        (self.height + 2 * self.padding - self.kernel) / self.stride + 1
+    }
+
+    pub(crate) fn out_width(&self) -> usize {
+        (self.width + 2 * self.padding - self.kernel) / self.stride + 1
+    }
+
+    pub(crate) fn in_shape(&self) -> [usize; 4] {
+        [self.batch, self.inputs, self.height, self.width]
+    }
+
+    pub(crate) fn out_shape(&self) -> [usize; 4] {
+        [self.batch, self.outputs, self.out_height(), self.out_width()]
+    }
+
+    fn taps(&self) -> usize {
+        self.kernel * self.kernel
+    }
+}
+
+/// `[n, out, oh, ow]` from `[n, in, h, w]` and packed weights ([`Purpose::Forward`]).
+pub(crate) fn forward(x: &[f32], weight: &Packed, bias: Option<&[f32]>, g: &Geometry) -> Vec<f32> {
+    let source = ChannelsLast::from_planes(x, g.in_shape(), Padding::same(g.padding));
+    direct::forward(&source, weight, bias, g)
+}
+
+/// The gradient with respect to the image from that of the result, with weights packed for
+/// [`Purpose::InputGradient`].
+pub(crate) fn input_gradient(dy: &[f32], weight: &Packed, g: &Geometry) -> Vec<f32> {
+    direct::input_gradient(dy, weight, g)
+}
+
+/// The gradient with respect to the weight, `[out, in, k, k]`.
+pub(crate) fn weight_gradient(x: &[f32], dy: &[f32], g: &Geometry) -> Vec<f32> {
+    let source = ChannelsLast::from_planes(x, g.in_shape(), Padding::same(g.padding));
+    let dy = ChannelsLast::from_planes(dy, g.out_shape(), Padding::default());
+    direct::weight_gradient(&source, &dy, g)
+}
+
+/// The gradient with respect to the bias: sums over batch and positions, in f64.
+pub(crate) fn bias_gradient(dy: &[f32], g: &Geometry) -> Vec<f32> {
+    let positions = g.out_height() * g.out_width();
+    let plane_sum = |image: usize, channel: usize| -> f64 {
+        let start = (image * g.outputs + channel) * positions;
+        let plane = dy.get(start..start + positions).unwrap_or_default();
+        plane.chunks(256).map(|part| f64::from(part.iter().sum::<f32>())).sum()
+    };
+    (0..g.outputs).map(|channel| (0..g.batch).map(|image| plane_sum(image, channel)).sum::<f64>() as f32).collect()
+}

@@ -1,0 +1,76 @@
+//! Weights in the order the inner loop reads them.
+
+use super::Geometry;
+use crate::parallel::{SharedMut, for_each};
+use crate::scratch::Scratch;
+use crate::tile::COLS;
+
+/// What packed weights are for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(crate) enum Purpose {
+    /// Panels of output channels, summed over input channels.
+    Forward,
+    /// Panels of input channels, summed over output channels.
+    InputGradient,
+}
+
+/// `[panel][tap][summed channel][COLS]`, the last panel filled up with zeros.
+pub(crate) struct Packed {
+    data: Scratch,
+    /// Channels summed over.
+    pub depth: usize,
+    /// Channels produced.
+    pub columns: usize,
+    taps: usize,
+}
+
+impl Packed {
+    /// The start of a panel.
+    pub(crate) fn panel(&self, panel: usize) -> *const f32 {
+        assert!(panel < self.columns.div_ceil(COLS), "panel {panel} of {} columns", self.columns);
+        // SAFETY: inside the buffer, which holds all panels.
+        unsafe { self.data.as_ptr().add(panel * self.taps * self.depth * COLS) }
+    }
+
+    /// The offset of a tap in a panel.
+    pub(crate) fn tap(&self, tap: usize) -> usize {
+        tap * self.depth * COLS
+    }
+
+    /// Bytes held.
+    pub(crate) fn bytes(&self) -> usize {
+        self.data.bytes()
+    }
+}
+
+/// Packs a weight `[out, in, k, k]`.
+pub(crate) fn pack(weight: &[f32], g: &Geometry, purpose: Purpose) -> Packed {
+    let taps = g.taps();
+    assert_eq!(weight.len(), g.outputs * g.inputs * taps, "a weight for {g:?}");
+    let (depth, columns) = match purpose {
+        Purpose::Forward => (g.inputs, g.outputs),
+        Purpose::InputGradient => (g.outputs, g.inputs),
+    };
+    // Distances in the weight between summed channels and between columns.
+    let (depth_step, column_step) = match purpose {
+        Purpose::Forward => (taps, g.inputs * taps),
+        Purpose::InputGradient => (g.inputs * taps, taps),
+    };
+    let panels = columns.div_ceil(COLS);
+    let mut data = Scratch::take(panels * taps * depth * COLS);
+    let to = SharedMut(data.as_mut_ptr());
+    for_each(panels * depth, |task| {
+        let (panel, k) = (task / depth, task % depth);
+        let first = panel * COLS;
+        for tap in 0..taps {
+            // SAFETY: the task's line of this tap, inside the buffer and written by no other task.
+            let line =
+                unsafe { std::slice::from_raw_parts_mut(to.add(((panel * taps + tap) * depth + k) * COLS), COLS) };
+            for (j, value) in line.iter_mut().enumerate() {
+                let column = first + j;
+                *value = if column < columns { weight[k * depth_step + column * column_step + tap] } else { 0.0 };
+            }
+        }
+    });
+    Packed { data, depth, columns, taps }
+}

@@ -1,0 +1,120 @@
+//! Between the framework's planes (`[n, c, h, w]`) and pixels with neighbouring channels (`[n, h, w, c]`).
+//!
+//! The convolutions work on the second, zero-padded: there a vector holds channels of one pixel, whatever the
+//! image's width, and a shift of the kernel is an offset. The two copies cost a few percent of a convolution.
+
+use crate::parallel::{Shared, SharedMut, for_each};
+use crate::scratch::Scratch;
+use crate::simd::{Kernel, Simd, dispatch};
+
+/// Zeros around an image.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) struct Padding {
+    pub top: usize,
+    pub bottom: usize,
+    pub left: usize,
+    pub right: usize,
+}
+
+impl Padding {
+    pub(crate) fn same(all: usize) -> Padding {
+        Padding { top: all, bottom: all, left: all, right: all }
+    }
+}
+
+/// `[n, top + h + bottom, left + w + right, c]`, borrowed memory.
+pub(crate) struct ChannelsLast {
+    data: Scratch,
+    pub height: usize,
+    pub width: usize,
+    pub channels: usize,
+}
+
+impl ChannelsLast {
+    pub(crate) fn as_ptr(&self) -> Shared {
+        Shared(self.data.as_ptr())
+    }
+
+    /// Numbers of an image.
+    pub(crate) fn image(&self) -> usize {
+        self.height * self.width * self.channels
+    }
+
+    /// Copies planes; `x` holds `[n, c, h, w]`.
+    pub(crate) fn from_planes(x: &[f32], [n, c, h, w]: [usize; 4], padding: Padding) -> ChannelsLast {
+        assert_eq!(x.len(), n * c * h * w, "planes of {n} x {c} x {h} x {w}");
+        let (height, width) = (h + padding.top + padding.bottom, w + padding.left + padding.right);
+        let mut data = Scratch::take(n * height * width * c);
+        let (from, to) = (Shared(x.as_ptr()), SharedMut(data.as_mut_ptr()));
+        for_each(n * height, |task| {
+            let (image, y) = (task / height, task % height);
+            let inside = (padding.top..padding.top + h).contains(&y);
+            // SAFETY: the task's line is inside `data`, which nothing else writes; the row is inside `x`.
+            unsafe {
+                let line = to.add(task * width * c);
+                let (left, right) = if inside { (padding.left, padding.right) } else { (width, 0) };
+                line.write_bytes(0, left * c);
+                line.add((width - right) * c).write_bytes(0, right * c);
+                if inside {
+                    let row = from.add((image * c * h + y - padding.top) * w);
+                    let transpose = Transpose {
+                        src: row,
+                        src_pitch: h * w,
+                        rows: c,
+                        columns: w,
+                        dst: line.add(left * c),
+                        dst_pitch: c,
+                    };
+                    dispatch(transpose);
+                }
+            }
+        });
+        ChannelsLast { data, height, width, channels: c }
+    }
+}
+
+/// `dst[j * dst_pitch + i] = src[i * src_pitch + j]` for i < rows, j < columns.
+///
+/// Whoever makes one promises that both are in bounds and apart.
+pub(crate) struct Transpose {
+    pub src: *const f32,
+    pub src_pitch: usize,
+    pub rows: usize,
+    pub columns: usize,
+    pub dst: *mut f32,
+    pub dst_pitch: usize,
+}
+
+impl Kernel for Transpose {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<S: Simd>(self, s: S) {
+        // SAFETY: promised by whoever made it.
+        unsafe { transpose(s, self) }
+    }
+}
+
+/// See [`Transpose`].
+///
+/// # Safety
+/// As stated there.
+#[inline(always)]
+pub(crate) unsafe fn transpose<S: Simd>(s: S, t: Transpose) {
+    let Transpose { src, src_pitch, rows, columns, dst, dst_pitch } = t;
+    let (whole_rows, whole_columns) = (rows / 16 * 16, columns / 16 * 16);
+    // SAFETY: the caller's promise; the blocks and the two remainders tile the whole.
+    unsafe {
+        for j in (0..whole_columns).step_by(16) {
+            for i in (0..whole_rows).step_by(16) {
+                s.transpose16(src.add(i * src_pitch + j), src_pitch, dst.add(j * dst_pitch + i), dst_pitch);
+            }
+        }
+        for j in 0..columns {
+            let first = if j < whole_columns { whole_rows } else { 0 };
+            for i in first..rows {
+                *dst.add(j * dst_pitch + i) = *src.add(i * src_pitch + j);
+            }
+        }
+    }
+}

@@ -1,0 +1,138 @@
+//! [`group_norm`] on the framework's tensors.
+
+use burn::backend::autodiff::checkpoint::base::Checkpointer;
+use burn::backend::autodiff::checkpoint::strategy::CheckpointStrategy;
+use burn::backend::autodiff::grads::Gradients;
+use burn::backend::autodiff::ops::{Backward, Ops, OpsKind};
+use burn::backend::flex::FlexTensor;
+use burn::backend::tensor::FloatTensor;
+use burn::backend::{Autodiff, Dispatch, Flex, TensorMetadata};
+use burn::tensor::Tensor;
+
+use super::{KernelOps, contiguous, has_kernel, reshaped, values};
+use crate::norm::{self, Params, Shape, Statistics};
+use crate::reference;
+
+/// Group normalisation, then optionally `h (1 + scale) + shift`, then optionally SiLU; differentiable.
+///
+/// The variance is the biased one, over the channels of a group and all positions.
+///
+/// # Shapes
+/// `x` `[n, c, ...]`, `gamma` and `beta` `[c]`, scale and shift `[n, c]` each.
+///
+/// # Panics
+/// If the shapes do not go together or `groups` does not divide the channels.
+pub fn group_norm<const D: usize>(
+    x: Tensor<D>,
+    groups: usize,
+    gamma: Tensor<1>,
+    beta: Tensor<1>,
+    eps: f64,
+    scale_shift: Option<(Tensor<2>, Tensor<2>)>,
+    silu: bool,
+) -> Tensor<D> {
+    let kernel_for_rest = scale_shift.as_ref().is_none_or(|(scale, shift)| has_kernel(scale) && has_kernel(shift));
+    if !(has_kernel(&x) && has_kernel(&gamma) && has_kernel(&beta) && kernel_for_rest) {
+        return reference::group_norm(x, groups, gamma, beta, eps, scale_shift, silu);
+    }
+    let (scale, shift) = scale_shift.unwrap_or_else(|| {
+        let zeros = Tensor::zeros([x.dims()[0], x.dims()[1]], &x.device());
+        (zeros.clone(), zeros)
+    });
+    Tensor::from_dispatch(<Dispatch as KernelOps>::group_norm_kernel(
+        x.into_dispatch(),
+        gamma.into_dispatch(),
+        beta.into_dispatch(),
+        scale.into_dispatch(),
+        shift.into_dispatch(),
+        groups,
+        eps,
+        silu,
+    ))
+}
+
+/// The operation's arguments, contiguous.
+#[derive(Debug, Clone)]
+pub(super) struct Inputs {
+    x: FlexTensor,
+    gamma: FlexTensor,
+    beta: FlexTensor,
+    scale: FlexTensor,
+    shift: FlexTensor,
+    groups: usize,
+    eps: f64,
+    silu: bool,
+}
+
+impl Inputs {
+    pub(super) fn new(tensors: [FlexTensor; 5], groups: usize, eps: f64, silu: bool) -> Inputs {
+        let [x, gamma, beta, scale, shift] = tensors.map(contiguous);
+        Inputs { x, gamma, beta, scale, shift, groups, eps, silu }
+    }
+
+    fn params(&self) -> Params<'_> {
+        Params {
+            gamma: values(&self.gamma),
+            beta: values(&self.beta),
+            scale: values(&self.scale),
+            shift: values(&self.shift),
+            eps: self.eps,
+            silu: self.silu,
+        }
+    }
+
+    fn shape(&self) -> Shape {
+        let shape = self.x.shape();
+        let (batch, channels) = (shape[0], shape[1]);
+        let positions = shape.num_elements() / (batch * channels).max(1);
+        Shape { batch, channels, positions, groups: self.groups }
+    }
+}
+
+/// The result and what the backward pass needs of it.
+pub(super) fn forward(inputs: &Inputs) -> (FlexTensor, Statistics) {
+    let (out, statistics) = norm::forward(values(&inputs.x), &inputs.params(), inputs.shape());
+    (reshaped(out, &inputs.x), statistics)
+}
+
+#[derive(Debug)]
+struct GroupNormBackward;
+
+impl Backward<Flex, 5> for GroupNormBackward {
+    type State = (Inputs, Statistics);
+
+    fn backward(self, ops: Ops<Self::State, 5>, grads: &mut Gradients, _checkpointer: &mut Checkpointer) {
+        let dy = contiguous(grads.consume::<Flex>(&ops.node));
+        let (inputs, statistics) = ops.state;
+        let (x, params) = (values(&inputs.x), inputs.params());
+        let found = norm::backward(x, values(&dy), &params, &statistics, inputs.shape());
+        let gradients = [
+            (found.x, &inputs.x),
+            (found.gamma, &inputs.gamma),
+            (found.beta, &inputs.beta),
+            (found.scale, &inputs.scale),
+            (found.shift, &inputs.shift),
+        ];
+        for (parent, (gradient, like)) in ops.parents.into_iter().zip(gradients) {
+            if let Some(node) = parent {
+                grads.register::<Flex>(node.id, reshaped(gradient, like));
+            }
+        }
+    }
+}
+
+/// The operation with its backward pass registered.
+pub(super) fn tracked<C: CheckpointStrategy>(
+    tensors: [FloatTensor<Autodiff<Flex, C>>; 5],
+    groups: usize,
+    eps: f64,
+    silu: bool,
+) -> FloatTensor<Autodiff<Flex, C>> {
+    let nodes = tensors.each_ref().map(|tensor| tensor.node());
+    let inputs = Inputs::new(tensors.map(|tensor| tensor.into_parts().0), groups, eps, silu);
+    let (out, statistics) = forward(&inputs);
+    match GroupNormBackward.prepare::<C>(nodes).compute_bound().stateful() {
+        OpsKind::Tracked(prep) => prep.finish((inputs, statistics), out),
+        OpsKind::UnTracked(prep) => prep.finish(out),
+    }
+}

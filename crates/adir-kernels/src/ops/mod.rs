@@ -1,0 +1,125 @@
+//! The kernels as operations of the framework: dispatch, forward on the CPU device, backward in its autodiff.
+//!
+//! Only single precision on the CPU device (`flex`) reaches a kernel. Every other tensor takes the
+//! composition in [`crate::reference`], which is decided here, on whole tensors, so that the extension needs
+//! no default bodies and no other backend has to be named.
+
+mod conv2d;
+mod group_norm;
+mod pack_cache;
+
+use burn::backend::autodiff::checkpoint::strategy::CheckpointStrategy;
+use burn::backend::flex::{FlexTensor, Layout};
+use burn::backend::tensor::FloatTensor;
+use burn::backend::{Autodiff, Backend, DispatchDevice, Flex, TensorMetadata, backend_extension};
+use burn::tensor::{DType, Tensor, TensorData};
+
+pub use conv2d::conv2d;
+pub use group_norm::group_norm;
+
+/// The operations with a kernel of ours; all tensors are f32 on the CPU device.
+#[backend_extension(Flex, Autodiff)]
+pub trait KernelOps: Backend {
+    /// See [`conv2d()`].
+    fn conv2d_kernel(
+        x: FloatTensor<Self>,
+        weight: FloatTensor<Self>,
+        bias: FloatTensor<Self>,
+        stride: usize,
+        padding: usize,
+    ) -> FloatTensor<Self>;
+
+    /// See [`group_norm()`]; `scale` and `shift` are zeros where there are none.
+    #[allow(clippy::too_many_arguments)] // the macro repeats the signature, and not every copy is linted
+    fn group_norm_kernel(
+        x: FloatTensor<Self>,
+        gamma: FloatTensor<Self>,
+        beta: FloatTensor<Self>,
+        scale: FloatTensor<Self>,
+        shift: FloatTensor<Self>,
+        groups: usize,
+        eps: f64,
+        silu: bool,
+    ) -> FloatTensor<Self>;
+}
+
+impl KernelOps for Flex {
+    fn conv2d_kernel(x: FlexTensor, weight: FlexTensor, bias: FlexTensor, stride: usize, padding: usize) -> FlexTensor {
+        conv2d::forward(&contiguous(x), &contiguous(weight), &contiguous(bias), stride, padding, true)
+    }
+
+    #[allow(clippy::too_many_arguments)] // the macro repeats the signature, and not every copy is linted
+    fn group_norm_kernel(
+        x: FlexTensor,
+        gamma: FlexTensor,
+        beta: FlexTensor,
+        scale: FlexTensor,
+        shift: FlexTensor,
+        groups: usize,
+        eps: f64,
+        silu: bool,
+    ) -> FlexTensor {
+        group_norm::forward(&group_norm::Inputs::new([x, gamma, beta, scale, shift], groups, eps, silu)).0
+    }
+}
+
+impl<C: CheckpointStrategy> KernelOps for Autodiff<Flex, C> {
+    fn conv2d_kernel(
+        x: FloatTensor<Self>,
+        weight: FloatTensor<Self>,
+        bias: FloatTensor<Self>,
+        stride: usize,
+        padding: usize,
+    ) -> FloatTensor<Self> {
+        conv2d::tracked::<C>(x, weight, bias, stride, padding)
+    }
+
+    #[allow(clippy::too_many_arguments)] // the macro repeats the signature, and not every copy is linted
+    fn group_norm_kernel(
+        x: FloatTensor<Self>,
+        gamma: FloatTensor<Self>,
+        beta: FloatTensor<Self>,
+        scale: FloatTensor<Self>,
+        shift: FloatTensor<Self>,
+        groups: usize,
+        eps: f64,
+        silu: bool,
+    ) -> FloatTensor<Self> {
+        group_norm::tracked::<C>([x, gamma, beta, scale, shift], groups, eps, silu)
+    }
+}
+
+/// Whether a tensor's operations run on our kernels.
+fn has_kernel<const D: usize>(tensor: &Tensor<D>) -> bool {
+    tensor.dtype() == DType::F32 && matches!(tensor.device().inner().as_dispatch(), DispatchDevice::Flex(_))
+}
+
+/// The tensor with its numbers in row-major order.
+fn contiguous(tensor: FlexTensor) -> FlexTensor {
+    if tensor.as_slice::<f32>().is_some() { tensor } else { tensor.to_contiguous() }
+}
+
+/// The numbers of a [`contiguous`] f32 tensor.
+fn values(tensor: &FlexTensor) -> &[f32] {
+    tensor
+        .as_slice()
+        .unwrap_or_else(|| panic!("a contiguous f32 tensor, not {:?} of {:?}", tensor.layout(), tensor.dtype()))
+}
+
+/// The four sides of a tensor.
+fn shape4(tensor: &FlexTensor) -> [usize; 4] {
+    let shape = tensor.shape();
+    assert_eq!(shape.num_dims(), 4, "a tensor of four dimensions, not {shape:?}");
+    [shape[0], shape[1], shape[2], shape[3]]
+}
+
+/// A tensor from its numbers; they are not copied.
+fn tensor<const D: usize>(values: Vec<f32>, shape: [usize; D]) -> FlexTensor {
+    FlexTensor::from_data(TensorData::new(values, shape))
+}
+
+/// The same numbers under another shape.
+fn reshaped(values: Vec<f32>, like: &FlexTensor) -> FlexTensor {
+    let flat = tensor(values, [like.shape().num_elements()]);
+    flat.with_layout(Layout::contiguous(like.shape()))
+}

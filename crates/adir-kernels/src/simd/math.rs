@@ -1,0 +1,43 @@
+//! Functions of whole vectors: the exponential, the logistic function and SiLU.
+
+use super::Simd;
+
+/// e^x, at most 2 units in the last place off for results in the normal range; 0 below -104, infinity above 88.73.
+///
+/// x = n ln 2 + r with |r| <= ln 2 / 2, and e^r by its Taylor polynomial of degree 7 (remainder 5e-9 relative).
+#[inline(always)]
+pub(crate) fn exp<S: Simd>(s: S, x: S::V) -> S::V {
+    const ROUND: f32 = 12_582_912.0; // 1.5 * 2^23: adding it rounds to an integer
+    // NaN must come through: `max` and `min` return their second operand then.
+    let x = s.min(s.splat(89.0), s.max(s.splat(-104.0), x));
+    let n = s.sub(s.mul_add(x, s.splat(std::f32::consts::LOG2_E), s.splat(ROUND)), s.splat(ROUND));
+    // ln 2 in two parts, the first with trailing zeros so that n times it is exact.
+    let r = s.mul_add(n, s.splat(-355.0 / 512.0), x);
+    let r = s.mul_add(n, s.splat(2.121_944_4e-4), r);
+    let mut p = s.splat(1.0 / 5040.0);
+    for c in [1.0 / 720.0, 1.0 / 120.0, 1.0 / 24.0, 1.0 / 6.0, 0.5] {
+        p = s.mul_add(p, r, s.splat(c));
+    }
+    let p = s.add(s.mul_add(s.mul(p, r), r, r), s.splat(1.0));
+    s.scale_by_power(p, n)
+}
+
+/// 1 / (1 + e^-x).
+#[inline(always)]
+pub(crate) fn sigmoid<S: Simd>(s: S, x: S::V) -> S::V {
+    s.div(s.splat(1.0), s.add(s.splat(1.0), exp(s, s.sub(s.splat(0.0), x))))
+}
+
+/// x / (1 + e^-x).
+#[inline(always)]
+pub(crate) fn silu<S: Simd>(s: S, x: S::V) -> S::V {
+    s.div(x, s.add(s.splat(1.0), exp(s, s.sub(s.splat(0.0), x))))
+}
+
+/// The derivative of SiLU, sigma(x) (1 + x (1 - sigma(x))).
+#[inline(always)]
+pub(crate) fn silu_slope<S: Simd>(s: S, x: S::V) -> S::V {
+    let one = s.splat(1.0);
+    let sigma = sigmoid(s, x);
+    s.mul(sigma, s.mul_add(x, s.sub(one, sigma), one))
+}

@@ -1,0 +1,158 @@
+//! The vector instructions the kernels are written in, and which of them this process uses.
+//!
+//! A kernel is written once against [`Simd`] and compiled once per instruction set: AVX-512, AVX2 with FMA,
+//! NEON, and portable arrays. [`dispatch`] picks the compiled copy at run time, so one binary runs on every
+//! x86-64 level. Everything a kernel calls must be `#[inline(always)]`: code that is not inlined into the
+//! function carrying `#[target_feature]` is compiled without the instructions, correct but very slow.
+
+#[cfg(target_arch = "x86_64")]
+mod avx2;
+#[cfg(target_arch = "x86_64")]
+mod avx512;
+pub(crate) mod math;
+#[cfg(target_arch = "aarch64")]
+mod neon;
+mod portable;
+
+use std::sync::atomic::{AtomicU8, Ordering};
+
+/// A vector of `LANES` single-precision numbers and what can be done with it.
+///
+/// A value of an implementing type is a proof that the processor has the instructions: only [`dispatch`]
+/// makes one, after detection. That is why the arithmetic methods are safe; the ones that take a pointer
+/// are unsafe for the pointer's sake.
+pub(crate) trait Simd: Copy + Send + Sync + 'static {
+    /// The vector register.
+    type V: Copy;
+    /// Numbers in a vector; a divisor of 16.
+    const LANES: usize;
+
+    /// # Safety
+    /// `p` must be readable for `LANES` numbers.
+    unsafe fn load(self, p: *const f32) -> Self::V;
+    /// # Safety
+    /// `p` must be writable for `LANES` numbers.
+    unsafe fn store(self, p: *mut f32, v: Self::V);
+    /// The first `count < LANES` numbers, zeros behind them.
+    ///
+    /// # Safety
+    /// `p` must be readable for `count` numbers.
+    unsafe fn load_partial(self, p: *const f32, count: usize) -> Self::V;
+    /// Stores the first `count < LANES` numbers only.
+    ///
+    /// # Safety
+    /// `p` must be writable for `count` numbers.
+    unsafe fn store_partial(self, p: *mut f32, count: usize, v: Self::V);
+    /// Transposes a block of 16 by 16 numbers: `dst[c * dst_pitch + r] = src[r * src_pitch + c]`.
+    ///
+    /// # Safety
+    /// Both blocks must be in bounds and must not overlap.
+    unsafe fn transpose16(self, src: *const f32, src_pitch: usize, dst: *mut f32, dst_pitch: usize);
+
+    fn splat(self, x: f32) -> Self::V;
+    fn add(self, a: Self::V, b: Self::V) -> Self::V;
+    fn sub(self, a: Self::V, b: Self::V) -> Self::V;
+    fn mul(self, a: Self::V, b: Self::V) -> Self::V;
+    fn div(self, a: Self::V, b: Self::V) -> Self::V;
+    fn max(self, a: Self::V, b: Self::V) -> Self::V;
+    fn min(self, a: Self::V, b: Self::V) -> Self::V;
+    /// `a b + c`, rounded once where the hardware can.
+    fn mul_add(self, a: Self::V, b: Self::V, c: Self::V) -> Self::V;
+    /// `v 2^n` for integral `n` in [-252, 254].
+    fn scale_by_power(self, v: Self::V, n: Self::V) -> Self::V;
+    /// The sum of the lanes, in an order fixed by `LANES`.
+    fn sum(self, v: Self::V) -> f32;
+}
+
+/// Work that is compiled once for every instruction set.
+pub(crate) trait Kernel {
+    /// What it computes besides what it writes.
+    type Output;
+    /// Runs it; implementations are `#[inline(always)]`.
+    fn run<S: Simd>(self, simd: S) -> Self::Output;
+}
+
+/// An instruction set the kernels are compiled for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(u8)]
+pub enum Isa {
+    /// Arrays of four that the compiler maps to what the target always has (SSE2 on x86-64).
+    Portable = 1,
+    /// 128-bit Arm vectors.
+    Neon = 2,
+    /// 256-bit vectors with fused multiply-add.
+    Avx2 = 3,
+    /// 512-bit vectors (F, BW, DQ, VL).
+    Avx512 = 4,
+}
+
+impl Isa {
+    /// The instruction sets this machine can run, slowest first.
+    pub fn available() -> Vec<Isa> {
+        [Isa::Portable, Isa::Neon, Isa::Avx2, Isa::Avx512].into_iter().filter(|isa| isa.is_available()).collect()
+    }
+
+    fn is_available(self) -> bool {
+        match self {
+            Isa::Portable => true,
+            Isa::Neon => cfg!(target_arch = "aarch64"),
+            #[cfg(target_arch = "x86_64")]
+            Isa::Avx2 => is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma"),
+            #[cfg(target_arch = "x86_64")]
+            Isa::Avx512 => {
+                is_x86_feature_detected!("avx512f")
+                    && is_x86_feature_detected!("avx512bw")
+                    && is_x86_feature_detected!("avx512dq")
+                    && is_x86_feature_detected!("avx512vl")
+                    && Isa::Avx2.is_available()
+            }
+            #[cfg(not(target_arch = "x86_64"))]
+            Isa::Avx2 | Isa::Avx512 => false,
+        }
+    }
+
+    /// The instruction set in use: the widest available, unless [`Isa::force`] chose another.
+    pub fn active() -> Isa {
+        match ACTIVE.load(Ordering::Relaxed) {
+            1 => Isa::Portable,
+            2 => Isa::Neon,
+            3 => Isa::Avx2,
+            4 => Isa::Avx512,
+            _ => {
+                let best = *Isa::available().last().unwrap_or(&Isa::Portable);
+                ACTIVE.store(best as u8, Ordering::Relaxed);
+                best
+            }
+        }
+    }
+
+    /// Makes the whole process use this instruction set; `false`, and no change, if the machine lacks it.
+    ///
+    /// Results differ between instruction sets in the last bits.
+    pub fn force(self) -> bool {
+        let available = self.is_available();
+        if available {
+            ACTIVE.store(self as u8, Ordering::Relaxed);
+        }
+        available
+    }
+}
+
+/// The [`Isa`] in use, 0 before it was first asked for.
+static ACTIVE: AtomicU8 = AtomicU8::new(0);
+
+/// Runs the copy of a kernel that was compiled for the active instruction set.
+pub(crate) fn dispatch<K: Kernel>(kernel: K) -> K::Output {
+    match Isa::active() {
+        #[cfg(target_arch = "x86_64")]
+        // SAFETY: `active` returns only what `is_available` has detected on this processor.
+        Isa::Avx512 => unsafe { avx512::run(kernel) },
+        #[cfg(target_arch = "x86_64")]
+        // SAFETY: as above.
+        Isa::Avx2 => unsafe { avx2::run(kernel) },
+        #[cfg(target_arch = "aarch64")]
+        // SAFETY: NEON is part of the aarch64 baseline.
+        Isa::Neon => unsafe { neon::run(kernel) },
+        _ => kernel.run(portable::Portable::new()),
+    }
+}

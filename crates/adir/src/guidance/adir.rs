@@ -1,0 +1,195 @@
+//! The closed-form guidance of ADIR (Eq. 16-17, Algorithm 1 lines 5-7) and its form for few steps.
+//!
+//! The surprising decision is the default [`Adjoint::Normalized`]: with the plain transpose of a x4 bicubic
+//! down-sampling the paper's s = 10 leaves the result in disagreement with its input by 0.19 rms in [-1, 1]
+//! units; with A^T over its largest eigenvalue the same s means the same strength for every operator.
+
+use std::sync::Arc;
+
+use serde::{Deserialize, Serialize};
+
+use super::{Correction, Guidance, StepState};
+use crate::operator::{ImageShape, LinearOperator};
+use crate::schedule::Schedule;
+use crate::tensor::{Tensor, to_f64};
+use crate::{Error, Result};
+
+/// How hard the guidance pulls.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Strength {
+    /// The paper's s >= 0: s = 1/(2 sigma^2) trusts y to a noise of standard deviation sigma in [-1, 1] units.
+    Scale(f64),
+    /// s = infinity: each x0 estimate is moved onto A x = y as far as one step of length 1/lambda can. For
+    /// observations without noise, and only in the x0 form.
+    Projection,
+}
+
+/// Which residual the mean of an ancestral step is corrected by. The x0 form knows only A x0 - y.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Residual {
+    /// A mu - y_t with y_t of noise level t (Eq. 16-17 to the letter), a level above that of the mean mu: a bias
+    /// of at most 0.01 over 1000 steps, but 0.18 over 50.
+    Paper,
+    /// sqrt(alpha_bar_(t-1)) (A x0 - y): the same with y brought to the level of the mean, free of that bias.
+    Consistent,
+}
+
+impl Residual {
+    /// `Paper` where every step of a schedule is visited, else `Consistent`.
+    pub fn for_schedule(schedule: &Schedule) -> Self {
+        if schedule.is_respaced() { Self::Consistent } else { Self::Paper }
+    }
+}
+
+/// What A* stands for in the correction A* r.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Adjoint {
+    /// A^T / lambda_max(A^T A), about the bicubic up-sampling for a bicubic down-sampling.
+    Normalized,
+    /// A^T.
+    Strict,
+}
+
+/// Settings of [`AdirGuidance`].
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct AdirConfig {
+    /// Default s = 10 (Table 4: x4 super-resolution and deblurring; 20 for x8).
+    pub strength: Strength,
+    /// Default `Paper`; see [`Residual::for_schedule`].
+    pub residual: Residual,
+    /// Default `Normalized`.
+    pub adjoint: Adjoint,
+    /// Whether the gain of an ancestral step is limited per element to 1/lambda_max(A* A), beyond which it would
+    /// over-shoot A x = y. Default true; without effect over the paper's 1000 steps. The x0 form is always limited.
+    pub cap: bool,
+}
+
+impl Default for AdirConfig {
+    fn default() -> Self {
+        Self { strength: Strength::Scale(10.0), residual: Residual::Paper, adjoint: Adjoint::Normalized, cap: true }
+    }
+}
+
+/// Guidance of ADIR towards y = A x + e.
+#[derive(Debug, Clone)]
+pub struct AdirGuidance {
+    operator: Arc<dyn LinearOperator>,
+    y: Tensor<4>,
+    config: AdirConfig,
+    /// Largest eigenvalue of A^T A.
+    lambda: f64,
+}
+
+impl AdirGuidance {
+    /// Guidance towards `y`, the observation through `operator`.
+    ///
+    /// # Shapes
+    /// `y`: `[1, range]` for one observation of all samples, or `[n, range]`; in the precision and on the device
+    /// of the samples.
+    ///
+    /// # Errors
+    /// [`Error::Config`] when s is negative or not finite, when `y` is not of the operator's range, or when the
+    /// operator is zero.
+    pub fn new(operator: Arc<dyn LinearOperator>, y: Tensor<4>, config: AdirConfig) -> Result<Self> {
+        if let Strength::Scale(s) = config.strength
+            && !(s.is_finite() && s >= 0.0)
+        {
+            return Err(Error::config(format!("guidance strength s = {s}: expected a finite number, 0 or more")));
+        }
+        let ImageShape { channels, height, width } = operator.range();
+        let [_, c, h, w] = y.dims();
+        if [c, h, w] != [channels, height, width] {
+            return Err(Error::config(format!(
+                "the observation is {c}x{h}x{w} (channels, height, width), the operator yields {channels}x{height}x{width}"
+            )));
+        }
+        let lambda = operator.norm_squared();
+        if !(lambda.is_finite() && lambda > 0.0) {
+            return Err(Error::config(format!("the operator's squared norm is {lambda}: nothing is observed")));
+        }
+        Ok(Self { operator, y, config, lambda })
+    }
+
+    /// The settings in use.
+    pub fn config(&self) -> &AdirConfig {
+        &self.config
+    }
+
+    /// A x0 - y and its root mean square.
+    fn residual(&self, x0: &Tensor<4>) -> Result<(Tensor<4>, f64)> {
+        let (samples, observations) = (x0.dims()[0], self.y.dims()[0]);
+        if observations != 1 && observations != samples {
+            return Err(Error::config(format!("{samples} samples cannot be guided by {observations} observations")));
+        }
+        let residual = self.operator.apply(x0)? - self.y.clone();
+        let mean_square = to_f64(&residual.clone().square().mean())?.iter().sum::<f64>();
+        Ok((residual, mean_square.sqrt()))
+    }
+
+    /// A* r.
+    fn adjoint(&self, residual: &Tensor<4>) -> Result<Tensor<4>> {
+        let back = self.operator.adjoint(residual)?;
+        Ok(match self.config.adjoint {
+            Adjoint::Normalized => back.div_scalar(self.lambda),
+            Adjoint::Strict => back,
+        })
+    }
+
+    /// 1/lambda_max(A* A): the gain of an exact projection in the best-observed direction.
+    fn full_gain(&self) -> f64 {
+        match self.config.adjoint {
+            Adjoint::Normalized => 1.0,
+            Adjoint::Strict => 1.0 / self.lambda,
+        }
+    }
+
+    /// A mu - y_t, y_t = sqrt(alpha_bar_t) y + sqrt(1 - alpha_bar_t) A eps (Eq. 16), by linearity with one A.
+    fn paper_residual(&self, state: &StepState<'_>, mean: &Tensor<4>) -> Result<Tensor<4>> {
+        let alpha_bar = state.schedule.alpha_bar(state.index);
+        let clean = mean.clone() - state.eps.clone().mul_scalar((1.0 - alpha_bar).sqrt());
+        Ok(self.operator.apply(&clean)? - self.y.clone().mul_scalar(alpha_bar.sqrt()))
+    }
+}
+
+impl Guidance for AdirGuidance {
+    /// -k A* r with the residual r of [`AdirConfig::residual`] and the gain k = min(2 s Sigma, 1/lambda_max(A* A))
+    /// per element: s Sigma g of Algorithm 1 line 7, with g = -2 A* r of Eq. 17.
+    ///
+    /// # Errors
+    /// [`Error::Config`] for [`Strength::Projection`], and when the shapes of state and observation do not agree.
+    fn correct_mean(&self, state: &StepState<'_>, mean: &Tensor<4>, variance: &Tensor<4>) -> Result<Correction> {
+        let Strength::Scale(s) = self.config.strength else {
+            return Err(Error::config("projection (s = infinity) needs the DDIM sampler: its guidance corrects x0"));
+        };
+        let (residual, residual_rms) = self.residual(state.x0)?;
+        if s == 0.0 {
+            return Ok(Correction { shift: None, residual_rms });
+        }
+        let residual = match self.config.residual {
+            Residual::Paper => self.paper_residual(state, mean)?,
+            Residual::Consistent => residual.mul_scalar(state.schedule.alpha_bar_prev(state.index).sqrt()),
+        };
+        let gain = variance.clone().mul_scalar(2.0 * s);
+        let gain = if self.config.cap { gain.clamp_max(self.full_gain()) } else { gain };
+        Ok(Correction { shift: Some((self.adjoint(&residual)? * gain).neg()), residual_rms })
+    }
+
+    /// -c A* (A x0 - y) with c = min(2 s (1 - alpha_bar_t), 1/lambda_max(A* A)): what line 7 of Algorithm 1 does to
+    /// x_(t-1), carried over to x0.
+    ///
+    /// # Errors
+    /// [`Error::Config`] when the shapes of state and observation do not agree.
+    fn correct_x0(&self, state: &StepState<'_>) -> Result<Correction> {
+        let (residual, residual_rms) = self.residual(state.x0)?;
+        let gain = match self.config.strength {
+            Strength::Scale(s) => (2.0 * s * (1.0 - state.schedule.alpha_bar(state.index))).min(self.full_gain()),
+            Strength::Projection => self.full_gain(),
+        };
+        let shift = if gain == 0.0 { None } else { Some(self.adjoint(&residual)?.mul_scalar(-gain)) };
+        Ok(Correction { shift, residual_rms })
+    }
+}

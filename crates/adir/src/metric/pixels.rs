@@ -1,0 +1,63 @@
+//! The 8-bit pixels that metrics compare.
+
+use crate::operator::ImageShape;
+use crate::tensor::{self, Tensor};
+use crate::{Error, Result};
+
+/// A plane of samples in [0, 255].
+#[derive(Debug, Clone, PartialEq)]
+pub(super) struct Plane {
+    pub(super) height: usize,
+    pub(super) width: usize,
+    pub(super) values: Vec<f64>,
+}
+
+impl Plane {
+    /// The plane without `border` pixels at each side.
+    pub(super) fn cropped(&self, border: usize) -> Result<Self> {
+        let crop = |side: usize| side.checked_sub(border.saturating_mul(2)).filter(|&side| side > 0);
+        let (Some(height), Some(width)) = (crop(self.height), crop(self.width)) else {
+            return Err(Error::config(format!(
+                "cropping {border} pixels at each side leaves nothing of {}x{} (height x width)",
+                self.height, self.width
+            )));
+        };
+        let lines = self.values.chunks_exact(self.width).skip(border).take(height);
+        let values = lines.flat_map(|line| line[border..border + width].iter().copied()).collect();
+        Ok(Self { height, width, values })
+    }
+}
+
+/// The planes of each image of a batch in [-1, 1], clamped and rounded to the 256 levels of 8 bit.
+pub(super) fn eight_bit(batch: &Tensor<4>, what: &str) -> Result<Vec<Vec<Plane>>> {
+    tensor::check_finite(batch, what)?;
+    let shape = ImageShape::of(batch);
+    shape.check()?;
+    let values = tensor::to_f64(batch)?;
+    let plane = |values: &[f64]| Plane {
+        height: shape.height,
+        width: shape.width,
+        values: values.iter().map(|v| ((v + 1.0) * 127.5).clamp(0.0, 255.0).round()).collect(),
+    };
+    Ok(values.chunks(shape.elements()).map(|image| image.chunks(shape.pixels()).map(plane).collect()).collect())
+}
+
+/// Whether two batches can be compared.
+pub(super) fn check_same_shape(a: &Tensor<4>, b: &Tensor<4>) -> Result<()> {
+    if a.dims() == b.dims() {
+        Ok(())
+    } else {
+        Err(Error::config(format!("cannot compare images of shape {:?} with images of shape {:?}", a.dims(), b.dims())))
+    }
+}
+
+/// Compares two batches image by image.
+pub(super) fn for_each_pair(
+    a: &Tensor<4>,
+    b: &Tensor<4>,
+    metric: impl Fn(&[Plane], &[Plane]) -> Result<f64>,
+) -> Result<Vec<f64>> {
+    check_same_shape(a, b)?;
+    let (a, b) = (eight_bit(a, "the first image")?, eight_bit(b, "the second image")?);
+    a.iter().zip(&b).map(|(a, b)| metric(a, b)).collect()
+}

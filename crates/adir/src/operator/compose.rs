@@ -1,0 +1,74 @@
+//! One degradation after another.
+
+use std::sync::{Arc, OnceLock};
+
+use super::{ImageShape, LinearOperator, norm};
+use crate::tensor::{self, Tensor};
+use crate::{Error, Result};
+
+/// A = A_k ... A_2 A_1: each stage degrades the result of the one before.
+#[derive(Debug, Clone)]
+pub struct Compose {
+    stages: Vec<Arc<dyn LinearOperator>>,
+    domain: ImageShape,
+    range: ImageShape,
+    norm_squared: OnceLock<f64>,
+}
+
+impl Compose {
+    /// The composition of `stages`, the first of which is applied first.
+    ///
+    /// # Errors
+    /// [`Error::Config`] when there is no stage, or the range of one is not the domain of the next.
+    pub fn new(stages: Vec<Arc<dyn LinearOperator>>) -> Result<Self> {
+        let (Some(first), Some(last)) = (stages.first(), stages.last()) else {
+            return Err(Error::config("a composition needs at least one operator, found none"));
+        };
+        for (i, (a, b)) in stages.iter().zip(stages.iter().skip(1)).enumerate() {
+            if a.range() != b.domain() {
+                return Err(Error::config(format!(
+                    "stage {} of the composition makes images of {}, but stage {} expects {} (channels x height x width)",
+                    i + 1,
+                    a.range(),
+                    i + 2,
+                    b.domain()
+                )));
+            }
+        }
+        let (domain, range) = (first.domain(), last.range());
+        Ok(Self { stages, domain, range, norm_squared: OnceLock::new() })
+    }
+
+    fn gram(&self, v: &[f64]) -> Result<Vec<f64>> {
+        let ImageShape { channels, height, width } = self.domain;
+        let x = tensor::from_f64(v.to_vec(), [1, channels, height, width], &tensor::cpu());
+        tensor::to_f64(&self.adjoint(&self.apply(&x)?)?)
+    }
+}
+
+impl LinearOperator for Compose {
+    fn domain(&self) -> ImageShape {
+        self.domain
+    }
+
+    fn range(&self) -> ImageShape {
+        self.range
+    }
+
+    fn apply(&self, x: &Tensor<4>) -> Result<Tensor<4>> {
+        self.stages.iter().try_fold(x.clone(), |x, stage| stage.apply(&x))
+    }
+
+    fn adjoint(&self, y: &Tensor<4>) -> Result<Tensor<4>> {
+        self.stages.iter().rev().try_fold(y.clone(), |y, stage| stage.adjoint(&y))
+    }
+
+    /// Found by iteration on the first call, then kept. Should a stage fail on a valid input, this is
+    /// the product of the stages' norms, which is never too small.
+    fn norm_squared(&self) -> f64 {
+        *self.norm_squared.get_or_init(|| {
+            norm::largest_eigenvalue(self.domain.elements(), |v| self.gram(v))
+                .unwrap_or_else(|_| self.stages.iter().map(|stage| stage.norm_squared()).product())
+        })
+    }
+}

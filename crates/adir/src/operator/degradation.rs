@@ -1,0 +1,121 @@
+//! Degradations as data: what a configuration file or a command line says, before the image's size
+//! is known.
+
+use std::sync::Arc;
+
+use serde::{Deserialize, Serialize};
+
+use super::{
+    BicubicDownsample, Blur, Boundary, Compose, Grayscale, Identity, ImageShape, KernelSpec, LinearOperator, Mask,
+    PixelMask,
+};
+use crate::{Error, Result};
+
+/// Which degradation an image has suffered. Builds the operator for an image of any size.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case", deny_unknown_fields)]
+pub enum Degradation {
+    /// Noise alone: [`Identity`].
+    Identity,
+    /// Shrunk by an integer factor: [`BicubicDownsample`].
+    SuperResolution {
+        /// The factor, 2 to 16.
+        factor: usize,
+    },
+    /// Convolved: [`Blur`].
+    Blur {
+        /// The point-spread function.
+        kernel: KernelSpec,
+        /// What lies beyond the border; circular by default.
+        #[serde(default)]
+        boundary: Boundary,
+    },
+    /// Some pixels are missing: [`PixelMask`]. The mask, which is an image, is given apart.
+    Inpaint,
+    /// The colours are lost: [`Grayscale`].
+    Grayscale,
+    /// One degradation after another, the first of the list first: [`super::Compose`].
+    Compose(Vec<Degradation>),
+}
+
+impl Degradation {
+    /// The operator on images of shape `domain`. `mask` is the mask of the [`Degradation::Inpaint`]
+    /// in it, if there is one.
+    ///
+    /// # Errors
+    /// [`Error::Config`] when a parameter is out of range or does not fit the image, a mask is
+    /// missing, or a mask is given that nothing uses.
+    pub fn build(&self, domain: ImageShape, mask: Option<&Mask>) -> Result<Arc<dyn LinearOperator>> {
+        if mask.is_some() && !self.needs_mask() {
+            return Err(Error::config("a mask is given, but the degradation has no missing pixels"));
+        }
+        self.build_stage(domain, mask)
+    }
+
+    fn build_stage(&self, domain: ImageShape, mask: Option<&Mask>) -> Result<Arc<dyn LinearOperator>> {
+        Ok(match self {
+            Self::Identity => Arc::new(Identity::new(domain)?),
+            Self::SuperResolution { factor } => Arc::new(BicubicDownsample::new(domain, *factor)?),
+            Self::Blur { kernel, boundary } => Arc::new(Blur::new(domain, kernel.build()?, *boundary)?),
+            Self::Inpaint => {
+                let mask = mask.ok_or_else(|| Error::config("restoring missing pixels needs a mask, found none"))?;
+                Arc::new(PixelMask::new(domain, mask.clone())?)
+            }
+            Self::Grayscale => Arc::new(Grayscale::new(domain)?),
+            Self::Compose(stages) => {
+                let mut operators: Vec<Arc<dyn LinearOperator>> = Vec::with_capacity(stages.len());
+                for stage in stages {
+                    let domain = operators.last().map_or(domain, |before| before.range());
+                    operators.push(stage.build_stage(domain, mask)?);
+                }
+                Arc::new(Compose::new(operators)?)
+            }
+        })
+    }
+
+    /// Whether [`Degradation::build`] needs a mask.
+    pub fn needs_mask(&self) -> bool {
+        match self {
+            Self::Inpaint => true,
+            Self::Compose(stages) => stages.iter().any(Self::needs_mask),
+            _ => false,
+        }
+    }
+
+    /// Shape of the image x to restore from a degraded image y of shape `range`: larger by the
+    /// factor, by the kernel's margins (valid boundary), or by the colour channels (3 from 1).
+    ///
+    /// Of the several sizes that shrink to one y this is the one that the factor divides.
+    ///
+    /// # Errors
+    /// [`Error::Config`] when no x has such a y, or a parameter is out of range.
+    pub fn domain_for_range(&self, range: ImageShape) -> Result<ImageShape> {
+        range.check()?;
+        let domain = match self {
+            Self::Identity | Self::Inpaint => range,
+            Self::SuperResolution { factor } => ImageShape {
+                height: range.height.saturating_mul(*factor),
+                width: range.width.saturating_mul(*factor),
+                ..range
+            },
+            Self::Blur { kernel, boundary: Boundary::Valid } => {
+                let kernel = kernel.build()?;
+                ImageShape {
+                    height: range.height.saturating_add(kernel.height() - 1),
+                    width: range.width.saturating_add(kernel.width() - 1),
+                    ..range
+                }
+            }
+            Self::Blur { .. } => range,
+            Self::Grayscale if range.channels == 1 => ImageShape { channels: 3, ..range },
+            Self::Grayscale => {
+                return Err(Error::config(format!("a grey image has 1 channel, found {}", range.channels)));
+            }
+            Self::Compose(stages) => {
+                stages.iter().rev().try_fold(range, |range, stage| stage.domain_for_range(range))?
+            }
+        };
+        domain.check()?;
+        Ok(domain)
+    }
+}

@@ -1,0 +1,60 @@
+//! From tensors to slices and back: how every operator runs on the host.
+//!
+//! Planes (or whole images) are independent, so they are spread over threads; each is computed by
+//! one closure in a fixed order, so the result does not depend on the number of threads.
+
+use burn::tensor::TensorData;
+use rayon::prelude::*;
+
+use super::ImageShape;
+use crate::tensor::{self, Tensor};
+use crate::{Error, Result};
+
+/// The batch size of `batch`, whose images must have the shape `expected`.
+pub(super) fn check_shape(batch: &Tensor<4>, expected: ImageShape) -> Result<usize> {
+    let found = ImageShape::of(batch);
+    if found == expected {
+        Ok(batch.dims()[0])
+    } else {
+        Err(Error::config(format!(
+            "the operator expects images of {expected}, found {found} (channels x height x width)"
+        )))
+    }
+}
+
+/// Maps every image of a batch: `map` reads the `from.elements()` values of one image and writes
+/// the `to.elements()` values of its result, which it finds zeroed.
+pub(super) fn map_images(
+    batch: &Tensor<4>,
+    from: ImageShape,
+    to: ImageShape,
+    map: impl Fn(&[f64], &mut [f64]) + Sync,
+) -> Result<Tensor<4>> {
+    let n = check_shape(batch, from)?;
+    map_blocks(batch, [n, to.channels, to.height, to.width], from.elements(), to.elements(), map)
+}
+
+/// Maps every plane of a batch, for operators that treat the channels alike: `from` and `to` have
+/// the same number of channels.
+pub(super) fn map_planes(
+    batch: &Tensor<4>,
+    from: ImageShape,
+    to: ImageShape,
+    map: impl Fn(&[f64], &mut [f64]) + Sync,
+) -> Result<Tensor<4>> {
+    let n = check_shape(batch, from)?;
+    map_blocks(batch, [n, to.channels, to.height, to.width], from.pixels(), to.pixels(), map)
+}
+
+fn map_blocks(
+    batch: &Tensor<4>,
+    shape: [usize; 4],
+    from_len: usize,
+    to_len: usize,
+    map: impl Fn(&[f64], &mut [f64]) + Sync,
+) -> Result<Tensor<4>> {
+    let values = tensor::to_f64(batch)?;
+    let mut out = vec![0.0; shape.iter().product()];
+    out.par_chunks_mut(to_len).zip(values.par_chunks(from_len)).for_each(|(to, from)| map(from, to));
+    Ok(Tensor::from_data(TensorData::new(out, shape), (&batch.device(), batch.dtype())))
+}

@@ -1,0 +1,176 @@
+//! Point-spread functions: the weights of a blur.
+//!
+//! A kernel always sums to one, so that a blur keeps the brightness. Its centre is the element
+//! (height / 2, width / 2), rounded down and counted from zero: the middle one of an odd kernel, and
+//! the one after the middle of an even kernel, as in MATLAB's conv2 and scipy's ndimage.
+
+use crate::{Error, Result};
+
+/// Largest side of a kernel, in pixels.
+const MAX_SIDE: usize = 1025;
+/// Smallest |sum| of the values over the sum of their magnitudes at which a kernel is normalised.
+const MIN_RELATIVE_SUM: f64 = 1e-6;
+
+/// The weights of a blur, row by row, of unit sum.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Kernel {
+    height: usize,
+    width: usize,
+    weights: Vec<f64>,
+}
+
+impl Kernel {
+    /// A kernel from row-major values, which are divided by their sum.
+    ///
+    /// # Errors
+    /// [`Error::Config`] when a side is 0 or above 1025, the number of values is not
+    /// `height * width`, a value is not finite, or the sum is (nearly) zero.
+    pub fn from_values(height: usize, width: usize, values: Vec<f64>) -> Result<Self> {
+        if ![height, width].iter().all(|side| (1..=MAX_SIDE).contains(side)) {
+            return Err(Error::config(format!(
+                "a kernel must have sides of 1 to {MAX_SIDE} pixels, found {height}x{width}"
+            )));
+        }
+        if values.len() != height * width {
+            return Err(Error::config(format!("a kernel of {height}x{width} was given {} values", values.len())));
+        }
+        if let Some(i) = values.iter().position(|v| !v.is_finite()) {
+            let (row, column) = (i / width + 1, i % width + 1);
+            return Err(Error::config(format!("row {row}, column {column} of the kernel is not a finite number")));
+        }
+        let sum: f64 = values.iter().sum();
+        let magnitude: f64 = values.iter().map(|v| v.abs()).sum();
+        if !magnitude.is_finite() || sum.abs() <= MIN_RELATIVE_SUM * magnitude {
+            return Err(Error::config(format!(
+                "the kernel sums to {sum:e} (magnitudes: {magnitude:e}) and cannot be normalised to unit sum"
+            )));
+        }
+        Ok(Self { height, width, weights: values.into_iter().map(|v| v / sum).collect() })
+    }
+
+    /// A kernel from text: one row a line, the numbers separated by blanks, tabs or commas. Empty
+    /// lines and what follows a `#` are skipped.
+    ///
+    /// # Errors
+    /// [`Error::Config`] when a number cannot be read, the rows differ in length, or
+    /// [`Kernel::from_values`] refuses the values.
+    pub fn from_text(text: &str) -> Result<Self> {
+        let mut rows = Vec::new();
+        for (number, line) in text.lines().enumerate() {
+            let content = line.split('#').next().unwrap_or_default();
+            let words = content.split(|c: char| c.is_whitespace() || c == ',').filter(|word| !word.is_empty());
+            let row = words.map(|word| parse_number(word, number + 1)).collect::<Result<Vec<f64>>>()?;
+            if !row.is_empty() {
+                rows.push(row);
+            }
+        }
+        Self::try_from(rows)
+    }
+
+    /// The single weight 1: no blur.
+    pub fn delta() -> Self {
+        Self { height: 1, width: 1, weights: vec![1.0] }
+    }
+
+    /// `size` x `size` equal weights.
+    ///
+    /// # Errors
+    /// [`Error::Config`] when `size` is 0 or above 1025.
+    pub fn boxed(size: usize) -> Result<Self> {
+        Self::tabulate(size, |_, _| 1.0)
+    }
+
+    /// `size` x `size` samples of a Gaussian of standard deviation `sigma` (pixels), centred between
+    /// the corners.
+    ///
+    /// # Errors
+    /// [`Error::Config`] when `size` is 0 or above 1025, or `sigma` is not positive and finite.
+    pub fn gaussian(size: usize, sigma: f64) -> Result<Self> {
+        if !(sigma.is_finite() && sigma > 0.0) {
+            return Err(Error::config(format!(
+                "the standard deviation of a Gaussian kernel must be positive, found {sigma}"
+            )));
+        }
+        let middle = (size as f64 - 1.0) / 2.0;
+        // Relative to the sample nearest the centre, so that a narrow Gaussian does not underflow to zero.
+        let nearest = if size.is_multiple_of(2) { 0.5 } else { 0.0 };
+        Self::tabulate(size, |i, j| {
+            let (y, x) = (i as f64 - middle, j as f64 - middle);
+            (-(y * y + x * x - 2.0 * nearest * nearest) / (2.0 * sigma * sigma)).exp()
+        })
+    }
+
+    /// Motion along a straight line of `length` pixels (at least 1) at `angle` degrees, counted
+    /// counter-clockwise from the horizontal. A pixel weighs 1 minus its distance to the line's
+    /// middle axis, at least 0; the kernel has the smallest odd sides that hold them all.
+    ///
+    /// # Errors
+    /// [`Error::Config`] when `length` is not 1 to 1023 or `angle` is not finite.
+    pub fn motion(length: f64, angle: f64) -> Result<Self> {
+        let max_length = (MAX_SIDE - 2) as f64;
+        if !(1.0..=max_length).contains(&length) || !angle.is_finite() {
+            return Err(Error::config(format!(
+                "a motion kernel needs a length of 1 to {max_length} and a finite angle, found {length} and {angle}"
+            )));
+        }
+        let half = (length - 1.0) / 2.0;
+        let (sin, cos) = angle.to_radians().sin_cos();
+        let weight = |y: f64, x: f64| {
+            let along = (x * cos - y * sin).clamp(-half, half);
+            (1.0 - (x - along * cos).hypot(y + along * sin)).max(0.0)
+        };
+        // A pixel weighs something only nearer than 1 to the line; the 1e-9 keeps rounding from adding a row.
+        let reach = |extent: f64| (half * extent.abs() + 1.0 - 1e-9).floor() as i64;
+        let (rows, columns) = (reach(sin), reach(cos));
+        let values = (-rows..=rows).flat_map(|y| (-columns..=columns).map(move |x| (y as f64, x as f64)));
+        let values = values.map(|(y, x)| weight(y, x)).collect();
+        Self::from_values(2 * rows as usize + 1, 2 * columns as usize + 1, values)
+    }
+
+    fn tabulate(size: usize, value: impl Fn(usize, usize) -> f64) -> Result<Self> {
+        // Past the limit the values are not computed: from_values refuses the side.
+        let n = if size <= MAX_SIDE { size } else { 0 };
+        Self::from_values(size, size, (0..n * n).map(|i| value(i / n, i % n)).collect())
+    }
+
+    /// Number of rows.
+    pub fn height(&self) -> usize {
+        self.height
+    }
+
+    /// Number of columns.
+    pub fn width(&self) -> usize {
+        self.width
+    }
+
+    /// Row-major weights, of unit sum.
+    pub fn weights(&self) -> &[f64] {
+        &self.weights
+    }
+}
+
+impl TryFrom<Vec<Vec<f64>>> for Kernel {
+    type Error = Error;
+
+    fn try_from(rows: Vec<Vec<f64>>) -> Result<Self> {
+        let width = rows.first().map_or(0, Vec::len);
+        if let Some(i) = rows.iter().position(|row| row.len() != width) {
+            return Err(Error::config(format!(
+                "row {} of the kernel has {} values, the first has {width}",
+                i + 1,
+                rows[i].len()
+            )));
+        }
+        Self::from_values(rows.len(), width, rows.concat())
+    }
+}
+
+impl From<Kernel> for Vec<Vec<f64>> {
+    fn from(kernel: Kernel) -> Self {
+        kernel.weights.chunks(kernel.width).map(<[f64]>::to_vec).collect()
+    }
+}
+
+fn parse_number(word: &str, line: usize) -> Result<f64> {
+    word.parse().map_err(|_| Error::config(format!("line {line} of the kernel: {word:?} is not a number")))
+}

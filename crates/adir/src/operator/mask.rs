@@ -1,0 +1,99 @@
+//! Known and unknown pixels: inpainting.
+//!
+//! y keeps the size of x and is zero (mid-grey) where nothing is known, so the operator is a
+//! diagonal of zeros and ones and its own transpose.
+
+use super::{ImageShape, LinearOperator, host};
+use crate::tensor::Tensor;
+use crate::{Error, Result};
+
+/// Which pixels of an image are known; the same for every channel.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Mask {
+    height: usize,
+    width: usize,
+    known: Vec<bool>,
+}
+
+impl Mask {
+    /// A mask from row-major flags, true where the pixel is known.
+    ///
+    /// # Errors
+    /// [`Error::Config`] when the number of flags is not `height * width`, or when no pixel is known.
+    pub fn new(height: usize, width: usize, known: Vec<bool>) -> Result<Self> {
+        if height.checked_mul(width) != Some(known.len()) {
+            return Err(Error::config(format!("a mask of {height}x{width} pixels was given {} values", known.len())));
+        }
+        if !known.contains(&true) {
+            return Err(Error::config(format!("the mask of {height}x{width} pixels marks no pixel as known")));
+        }
+        Ok(Self { height, width, known })
+    }
+
+    /// Height in pixels.
+    pub fn height(&self) -> usize {
+        self.height
+    }
+
+    /// Width in pixels.
+    pub fn width(&self) -> usize {
+        self.width
+    }
+
+    /// Row-major flags, true where the pixel is known.
+    pub fn known(&self) -> &[bool] {
+        &self.known
+    }
+}
+
+/// y = m * x, pixel by pixel, with m = 1 where the mask says that the pixel is known and else 0.
+#[derive(Debug, Clone)]
+pub struct PixelMask {
+    domain: ImageShape,
+    mask: Mask,
+}
+
+impl PixelMask {
+    /// The mask as an operator on images of shape `domain`.
+    ///
+    /// # Errors
+    /// [`Error::Config`] when the shape is empty or the mask has another size.
+    pub fn new(domain: ImageShape, mask: Mask) -> Result<Self> {
+        domain.check()?;
+        if (mask.height, mask.width) != (domain.height, domain.width) {
+            return Err(Error::config(format!(
+                "the mask has {}x{} pixels, the image {}x{} (height x width)",
+                mask.height, mask.width, domain.height, domain.width
+            )));
+        }
+        Ok(Self { domain, mask })
+    }
+}
+
+impl LinearOperator for PixelMask {
+    fn domain(&self) -> ImageShape {
+        self.domain
+    }
+
+    fn range(&self) -> ImageShape {
+        self.domain
+    }
+
+    fn apply(&self, x: &Tensor<4>) -> Result<Tensor<4>> {
+        host::map_planes(x, self.domain, self.domain, |x, y| {
+            for ((y, x), known) in y.iter_mut().zip(x).zip(&self.mask.known) {
+                if *known {
+                    *y = *x;
+                }
+            }
+        })
+    }
+
+    fn adjoint(&self, y: &Tensor<4>) -> Result<Tensor<4>> {
+        self.apply(y)
+    }
+
+    fn norm_squared(&self) -> f64 {
+        1.0
+    }
+}

@@ -1,0 +1,185 @@
+//! Kernels and degradations as they are written, and what is refused.
+
+use super::*;
+
+fn refused<T>(result: Result<T>, part: &str) {
+    match result {
+        Err(Error::Config(message)) => assert!(message.contains(part), "{message:?} does not say {part:?}"),
+        Err(other) => panic!("not a configuration error: {other}"),
+        Ok(_) => panic!("accepted; expected an error about {part:?}"),
+    }
+}
+
+fn kernel(name: &str) -> Kernel {
+    name.parse::<KernelSpec>().unwrap().build().unwrap()
+}
+
+#[test]
+fn named_kernels() {
+    assert_eq!(kernel("box:3").weights(), [1.0 / 9.0; 9]);
+    assert_eq!(kernel("delta"), Kernel::delta());
+    // np.exp(-r2 / 2 / 0.64) normalised, r2 in {0, 1, 2}
+    let gaussian = kernel("gaussian:3:0.8");
+    let expected = [0.05711825900067254, 0.12475774762164543, 0.05711825900067254, 0.12475774762164543];
+    assert!(max_difference(&gaussian.weights()[..4], &expected) < 1e-15);
+    assert_eq!(kernel("gaussian:4:0.01").weights()[5], 0.25, "far narrower than a pixel");
+}
+
+#[test]
+fn motion_kernels() {
+    let across = kernel("motion:9:0");
+    assert_eq!((across.height(), across.width()), (1, 9));
+    assert!(max_difference(across.weights(), &[1.0 / 9.0; 9]) < 1e-15);
+    let down = kernel("motion:5:90");
+    assert_eq!((down.height(), down.width()), (5, 1));
+    // At 45 degrees (upwards to the right): the anti-diagonal weighs 1, its neighbours 1 - 1/sqrt(2).
+    let slanted = kernel("motion:3.8284271247461903:45");
+    assert_eq!((slanted.height(), slanted.width()), (3, 3));
+    let (one, near) = (slanted.weights()[4], slanted.weights()[1]);
+    assert!((slanted.weights()[2] - one).abs() < 1e-12 && (slanted.weights()[6] - one).abs() < 1e-12);
+    assert!((near / one - (1.0 - 0.5f64.sqrt())).abs() < 1e-12);
+    assert_eq!(slanted.weights()[0], 0.0);
+    // The centre of gravity is the centre, at any angle.
+    for angle in 0..36 {
+        let kernel = kernel(&format!("motion:7.5:{}", 10 * angle));
+        let reversed: Vec<f64> = kernel.weights().iter().rev().copied().collect();
+        assert!(max_difference(kernel.weights(), &reversed) < 1e-15, "{angle}");
+    }
+}
+
+#[test]
+fn kernels_from_text() {
+    let kernel = Kernel::from_text("# made by hand\n0, 1, 0\n1\t4 1  # middle\n\n0 1 0\n").unwrap();
+    assert_eq!((kernel.height(), kernel.width()), (3, 3));
+    assert_eq!(kernel.weights()[4], 0.5);
+    refused(Kernel::from_text("1 2\n3"), "row 2 of the kernel has 1 values, the first has 2");
+    refused(Kernel::from_text("1 2\n3 x"), "line 2 of the kernel: \"x\"");
+    refused(Kernel::from_text("# nothing\n"), "found 0x0");
+}
+
+#[test]
+fn impossible_kernels() {
+    refused(Kernel::from_values(1, 3, vec![1.0, -2.0, 1.0]), "cannot be normalised");
+    refused(Kernel::from_values(1, 2, vec![1.0, f64::NAN]), "row 1, column 2");
+    refused(Kernel::from_values(1, 2, vec![1e308, 1e308]), "cannot be normalised");
+    refused(Kernel::from_values(2, 2, vec![1.0]), "given 1 values");
+    refused(Kernel::from_values(1, 1026, vec![1.0; 1026]), "1 to 1025");
+    refused(Kernel::boxed(usize::MAX), "1 to 1025");
+    for name in ["", "box", "box:", "box:-1", "box:3:3", "gaussian:5", "disk:3", "motion:5", "delta:1"] {
+        refused(name.parse::<KernelSpec>(), "unknown kernel");
+    }
+    for (name, part) in [
+        ("box:0", "found 0x0"),
+        ("gaussian:5:0", "must be positive"),
+        ("gaussian:5:nan", "must be positive"),
+        ("motion:0.5:0", "length"),
+        ("motion:5:inf", "finite angle"),
+        ("motion:1e9:0", "length"),
+    ] {
+        refused(name.parse::<KernelSpec>(), part);
+    }
+}
+
+#[test]
+fn boundaries_are_read_as_they_are_written() {
+    for (boundary, name) in Boundary::ALL {
+        assert_eq!(boundary.to_string(), name);
+        assert_eq!(name.parse::<Boundary>().unwrap(), boundary);
+        assert_eq!(serde_json::to_value(boundary).unwrap(), name);
+    }
+    refused("symmetric".parse::<Boundary>(), "unknown boundary \"symmetric\"");
+}
+
+#[test]
+fn degradations_survive_json() {
+    let degradation = Degradation::Compose(vec![
+        Degradation::Blur { kernel: "gaussian:15:1.6".parse().unwrap(), boundary: Boundary::Valid },
+        Degradation::Blur { kernel: KernelSpec::Values(Kernel::boxed(2).unwrap()), boundary: Boundary::Zero },
+        Degradation::Grayscale,
+        Degradation::Inpaint,
+        Degradation::SuperResolution { factor: 4 },
+        Degradation::Identity,
+    ]);
+    let text = serde_json::to_string(&degradation).unwrap();
+    assert!(text.contains(r#"{"kernel":"gaussian:15:1.6","boundary":"valid"}"#), "{text}");
+    assert_eq!(serde_json::from_str::<Degradation>(&text).unwrap(), degradation);
+
+    let short: Degradation = serde_json::from_str(r#"{"blur": {"kernel": "box:5"}}"#).unwrap();
+    assert_eq!(short, Degradation::Blur { kernel: KernelSpec::Box { size: 5 }, boundary: Boundary::Circular });
+    for (text, part) in [
+        (r#"{"super_resolution": {"factor": 4, "scale": 2}}"#, "unknown field `scale`"),
+        (r#"{"super_resolution": {"factor": -4}}"#, "-4"),
+        (r#"{"blur": {"kernel": "disk:5"}}"#, "unknown kernel \\\"disk:5\\\""),
+        (r#"{"blur": {"kernel": [[1, 2], [3]]}}"#, "row 2 of the kernel"),
+        (r#"{"sharpen": {}}"#, "unknown variant `sharpen`"),
+    ] {
+        let error = serde_json::from_str::<Degradation>(text).unwrap_err().to_string();
+        assert!(error.replace('"', "\\\"").contains(part), "{error}");
+    }
+}
+
+#[test]
+fn degradations_build_and_know_the_size_of_x() {
+    let all = [
+        Degradation::Identity,
+        Degradation::SuperResolution { factor: 4 },
+        Degradation::Blur { kernel: "motion:9:20".parse().unwrap(), boundary: Boundary::Reflect },
+        Degradation::Blur { kernel: "box:4".parse().unwrap(), boundary: Boundary::Valid },
+        Degradation::Grayscale,
+        Degradation::Compose(vec![
+            Degradation::Blur { kernel: "box:5".parse().unwrap(), boundary: Boundary::Valid },
+            Degradation::Grayscale,
+            Degradation::SuperResolution { factor: 2 },
+        ]),
+    ];
+    for degradation in all {
+        let range = ImageShape::new(if degradation == Degradation::Identity { 3 } else { 1 }, 9, 14);
+        let domain = degradation.domain_for_range(range).unwrap();
+        let a = degradation.build(domain, None).unwrap();
+        assert_eq!((a.domain(), a.range()), (domain, range), "{degradation:?}");
+        assert!(dot_test(&*a, 3, 4).unwrap() < 1e-12);
+    }
+    let blur_first = Degradation::Compose(vec![
+        Degradation::SuperResolution { factor: 2 },
+        Degradation::Blur { kernel: "box:3".parse().unwrap(), boundary: Boundary::Valid },
+    ]);
+    let domain = blur_first.domain_for_range(ImageShape::new(3, 10, 10)).unwrap();
+    assert_eq!(domain, ImageShape::new(3, 24, 24), "the first of the list is applied first");
+}
+
+#[test]
+fn masks() {
+    let domain = ImageShape::new(3, 2, 3);
+    let known = vec![true, false, false, true, true, false];
+    let mask = Mask::new(2, 3, known).unwrap();
+    let a = Degradation::Inpaint.build(domain, Some(&mask)).unwrap();
+    let y = values(&a.apply(&image_from((1..19).map(f64::from).collect(), domain)).unwrap());
+    assert_eq!(y[..6], [1.0, 0.0, 0.0, 4.0, 5.0, 0.0]);
+    assert_eq!(y[12..], [13.0, 0.0, 0.0, 16.0, 17.0, 0.0]);
+
+    refused(Mask::new(2, 3, vec![true; 5]), "given 5 values");
+    refused(Mask::new(2, 3, vec![false; 6]), "no pixel as known");
+    refused(Degradation::Inpaint.build(domain, None), "needs a mask");
+    refused(Degradation::Inpaint.build(ImageShape::new(3, 3, 2), Some(&mask)), "2x3");
+    refused(Degradation::Grayscale.build(domain, Some(&mask)), "a mask is given");
+}
+
+#[test]
+fn operators_that_cannot_be() {
+    let domain = ImageShape::new(3, 8, 8);
+    refused(Degradation::SuperResolution { factor: 1 }.build(domain, None), "must be 2 to 16, found 1");
+    refused(Degradation::SuperResolution { factor: 17 }.build(domain, None), "found 17");
+    refused(Degradation::Identity.build(ImageShape::new(3, 0, 8), None), "3x0x8 is empty");
+    refused(Degradation::Identity.build(ImageShape::new(usize::MAX, 2, 8), None), "more values than can be counted");
+    refused(Degradation::Compose(vec![]).build(domain, None), "found none");
+    refused(Degradation::Grayscale.domain_for_range(domain), "1 channel, found 3");
+    refused(Degradation::SuperResolution { factor: 16 }.domain_for_range(ImageShape::new(1, usize::MAX, 1)), "counted");
+    let large = Degradation::Blur { kernel: "box:9".parse().unwrap(), boundary: Boundary::Valid };
+    refused(large.build(domain, None), "9x9 does not fit into an image of 8x8");
+    let other = Arc::new(Identity::new(ImageShape::new(1, 8, 8)).unwrap());
+    let first = Arc::new(Identity::new(domain).unwrap());
+    refused(Compose::new(vec![first, other]), "stage 1 of the composition makes images of 3x8x8");
+    let y = image(domain, 0);
+    refused(bicubic_upsample(&y, 1), "found 1");
+    refused(bicubic_resize(&y, 0, 4), "empty");
+}

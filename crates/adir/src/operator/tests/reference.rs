@@ -1,0 +1,121 @@
+//! Numbers from numpy and scipy.
+//!
+//! The script that made them:
+//!
+//! ```python
+//! import numpy as np, scipy.ndimage as nd, scipy.signal as ss
+//! def cubic(x):
+//!     x = abs(x)
+//!     return np.where(x <= 1, 1.5*x**3 - 2.5*x**2 + 1, np.where(x < 2, -.5*x**3 + 2.5*x**2 - 4*x + 2, 0))
+//! def mat(n, m, scale):  # one axis of MATLAB's imresize
+//!     k = min(scale, 1); M = np.zeros((m, n))
+//!     for i in range(m):
+//!         u = (i + .5)/scale - .5; left = int(np.floor(u - 2/k)); idx = np.arange(left, left + int(np.ceil(4/k)) + 3)
+//!         w = k*cubic(k*(u - idx)); w /= w.sum()
+//!         for j, v in zip(idx, w):
+//!             r = j % (2*n); M[i, r if r < n else 2*n - 1 - r] += v
+//!     return M
+//! def image(h, w): return np.array([[(7*i*i + 3*j*j + 5*i*j) % 17 for j in range(w)] for i in range(h)], float)
+//! down = mat(9, 3, 1/4) @ image(9, 10) @ mat(10, 3, 1/4).T
+//! up = mat(3, 6, 2) @ image(3, 4) @ mat(4, 8, 2).T
+//! k = np.array([[1, 2, 3, 4], [5, 6, 7, 9], [2, 0, 1, 5]], float); k /= k.sum()
+//! for mode in ["wrap", "reflect", "nearest", "constant"]: nd.convolve(image(4, 5), k, mode=mode)
+//! ss.convolve2d(image(4, 5), k, "valid")
+//! ```
+
+use super::*;
+
+fn numbers(height: usize, width: usize) -> Tensor<4> {
+    let value = |i: usize, j: usize| ((7 * i * i + 3 * j * j + 5 * i * j) % 17) as f64;
+    let values = (0..height * width).map(|n| value(n / width, n % width)).collect();
+    image_from(values, ImageShape::new(1, height, width))
+}
+
+#[test]
+fn down_sampling_where_the_factor_does_not_divide() {
+    let a = BicubicDownsample::new(ImageShape::new(1, 9, 10), 4).unwrap();
+    #[rustfmt::skip]
+    let expected = [
+        9.129383444786072, 7.104030907154083, 6.11666738986969,
+        9.512062966823578, 7.575063228607178, 7.658511281013489,
+        8.21779578924179, 9.589384317398071, 8.213520646095276,
+    ];
+    assert!(max_difference(&values(&a.apply(&numbers(9, 10)).unwrap()), &expected) < 1e-13);
+}
+
+#[test]
+fn up_sampling() {
+    #[rustfmt::skip]
+    let expected = [
+        -0.8935546875, -0.37939453125, 0.64892578125, 4.16748046875, 10.17626953125, 12.21044921875, 10.27001953125, 9.2998046875,
+        0.92529296875, 2.04986572265625, 4.29901123046875, 7.2528076171875, 10.9112548828125, 12.38067626953125, 11.66107177734375, 11.30126953125,
+        4.56298828125, 6.90838623046875, 11.59918212890625, 13.4234619140625, 12.3812255859375, 12.72113037109375, 14.44317626953125, 15.30419921875,
+        7.750244140625, 9.572265625, 13.21630859375, 14.0386962890625, 12.0394287109375, 11.37744140625, 12.052734375, 12.390380859375,
+        10.487060546875, 10.04150390625, 9.150390625, 9.0985107421875, 9.8858642578125, 8.349609375, 4.48974609375, 2.559814453125,
+        11.85546875, 10.276123046875, 7.117431640625, 6.62841796875, 8.80908203125, 6.835693359375, 0.708251953125, -2.35546875,
+    ];
+    assert!(max_difference(&values(&bicubic_upsample(&numbers(3, 4), 2).unwrap()), &expected) < 1e-13);
+}
+
+#[test]
+#[rustfmt::skip]
+fn blur_at_every_boundary() {
+    let expected: [(Boundary, &[f64]); 5] = [
+        (Boundary::Circular, &[
+            7.066666666666666, 7.999999999999999, 9.866666666666665, 9.577777777777778, 9.333333333333336,
+            10.399999999999999, 9.355555555555556, 10.4, 9.666666666666668, 9.822222222222221,
+            9.444444444444445, 8.688888888888888, 8.688888888888888, 8.511111111111111, 9.222222222222223,
+            7.977777777777778, 8.933333333333334, 8.733333333333334, 8.4, 8.911111111111111,
+        ]),
+        (Boundary::Reflect, &[
+            4.288888888888889, 6.177777777777778, 9.533333333333333, 12.088888888888889, 11.466666666666669,
+            8.577777777777778, 9.355555555555556, 10.4, 10.355555555555558, 10.11111111111111,
+            9.822222222222223, 8.688888888888888, 8.688888888888888, 8.6, 8.422222222222222,
+            10.711111111111112, 10.400000000000002, 8.999999999999998, 6.355555555555555, 7.466666666666666,
+        ]),
+        (Boundary::Replicate, &[
+            4.288888888888889, 6.177777777777778, 9.533333333333333, 12.088888888888889, 11.911111111111111,
+            8.577777777777778, 9.355555555555556, 10.4, 10.355555555555558, 9.71111111111111,
+            9.822222222222223, 8.688888888888888, 8.688888888888888, 8.6, 9.288888888888888,
+            10.711111111111112, 10.400000000000002, 8.999999999999998, 6.355555555555555, 6.0888888888888895,
+        ]),
+        (Boundary::Zero, &[
+            3.1333333333333337, 5.666666666666667, 8.31111111111111, 8.200000000000001, 5.977777777777778,
+            6.2, 9.355555555555556, 10.4, 8.644444444444446, 6.444444444444445,
+            5.777777777777778, 8.688888888888888, 8.688888888888888, 6.711111111111111, 5.488888888888889,
+            4.5777777777777775, 7.977777777777779, 6.911111111111111, 4.222222222222222, 3.6666666666666665,
+        ]),
+        (Boundary::Valid, &[9.355555555555556, 10.399999999999999, 8.68888888888889, 8.68888888888889]),
+    ];
+    let kernel = Kernel::from_text("1 2 3 4\n5 6 7 9\n2 0 1 5").unwrap();
+    for (boundary, expected) in expected {
+        for method in [Method::Direct, Method::Fft] {
+            let a = Blur::with_method(ImageShape::new(1, 4, 5), kernel.clone(), boundary, method).unwrap();
+            let found = values(&a.apply(&numbers(4, 5)).unwrap());
+            assert!(max_difference(&found, expected) < 1e-13, "{boundary} {method:?}");
+        }
+    }
+}
+
+#[test]
+fn direct_and_fourier_convolution_agree() {
+    let domain = ImageShape::new(3, 40, 33);
+    for kernel in kernels() {
+        for (boundary, _) in Boundary::ALL {
+            let blur = |method| Blur::with_method(domain, kernel.clone(), boundary, method).unwrap();
+            let (direct, fft) = (blur(Method::Direct), blur(Method::Fft));
+            let (x, y) = (image(domain, 1), image(direct.range(), 2));
+            let ax = [&direct, &fft].map(|a| values(&a.apply(&x).unwrap()));
+            let aty = [&direct, &fft].map(|a| values(&a.adjoint(&y).unwrap()));
+            assert!(max_difference(&ax[0], &ax[1]) < 1e-13, "{boundary} {kernel:?}");
+            assert!(max_difference(&aty[0], &aty[1]) < 1e-13, "{boundary} {kernel:?}");
+        }
+    }
+}
+
+#[test]
+fn large_kernels_go_through_fft_and_small_ones_do_not() {
+    let size = (256, 256);
+    assert_eq!(Method::cheaper(&Kernel::boxed(5).unwrap(), size), Method::Direct);
+    assert_eq!(Method::cheaper(&Kernel::boxed(61).unwrap(), size), Method::Fft);
+}

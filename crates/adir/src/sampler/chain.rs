@@ -1,0 +1,165 @@
+//! What the samplers share: counting down, asking the network, checking what comes back, and the x0 estimate.
+
+use super::Inputs;
+use crate::models::Prediction;
+use crate::schedule::{Schedule, Timestep};
+use crate::tensor::{Tensor, check_finite};
+use crate::{Error, Result};
+
+/// One finished sampling step.
+///
+/// # Shapes
+/// Both tensors `[n, c, h, w]`.
+#[derive(Debug, Clone)]
+pub struct Step {
+    /// Which step of the loop this was, from 0.
+    pub index: usize,
+    /// How many the loop has.
+    pub total: usize,
+    /// What the network was given.
+    pub timestep: Timestep,
+    /// The state after the step (the paper's x_(t-1)); after the last step, the sample.
+    pub x_t: Tensor<4>,
+    /// The estimate of the clean image at this step (Eq. 14), clipped if the sampler clips, after the correction
+    /// where guidance corrects it.
+    pub x0: Tensor<4>,
+    /// Root mean square of A x0 - y before the correction, in [-1, 1] units; `None` without guidance.
+    pub residual_rms: Option<f64>,
+}
+
+/// What one step of a particular sampler computes.
+pub(super) struct Outcome {
+    pub x_t: Tensor<4>,
+    pub x0: Tensor<4>,
+    pub residual_rms: Option<f64>,
+}
+
+/// A position within a sampling loop.
+pub(super) struct Chain<'a> {
+    pub inputs: Inputs<'a>,
+    x_t: Tensor<4>,
+    /// The next loop step; `schedule.len()` when finished or failed.
+    next: usize,
+}
+
+impl<'a> Chain<'a> {
+    pub fn new(inputs: Inputs<'a>, x_t: Tensor<4>) -> Result<Self> {
+        let [_, _, height, width] = x_t.dims();
+        let multiple = inputs.denoiser.size_multiple().max(1);
+        if height == 0 || width == 0 || height % multiple != 0 || width % multiple != 0 {
+            return Err(Error::config(format!(
+                "the network takes multiples of {multiple} pixels, not {width}x{height}"
+            )));
+        }
+        if !inputs.schedule.is_from(inputs.denoiser.schedule()) {
+            return Err(Error::config("the sampling schedule is not made from the one the network was trained with"));
+        }
+        if inputs.resume_at > inputs.schedule.len() {
+            return Err(Error::config(format!(
+                "cannot resume after {} of {} sampling steps",
+                inputs.resume_at,
+                inputs.schedule.len()
+            )));
+        }
+        check_finite(&x_t, "initial noise")?;
+        Ok(Self { next: inputs.resume_at, inputs, x_t })
+    }
+
+    pub fn remaining(&self) -> usize {
+        self.inputs.schedule.len() - self.next
+    }
+
+    /// Takes one step: `update` turns (loop step, schedule index, x_t, prediction) into the outcome. After an error
+    /// the loop is over.
+    pub fn advance(
+        &mut self,
+        update: impl FnOnce(&Inputs<'a>, Position, &Tensor<4>, Prediction) -> Result<Outcome>,
+    ) -> Option<Result<Step>> {
+        let total = self.inputs.schedule.len();
+        if self.next >= total {
+            return None;
+        }
+        let step = self.step(update);
+        match &step {
+            Ok(done) => {
+                self.x_t = done.x_t.clone();
+                self.next += 1;
+            }
+            Err(_) => self.next = total,
+        }
+        Some(step)
+    }
+
+    fn step(
+        &self,
+        update: impl FnOnce(&Inputs<'a>, Position, &Tensor<4>, Prediction) -> Result<Outcome>,
+    ) -> Result<Step> {
+        let Inputs { denoiser, schedule, class, .. } = self.inputs;
+        let total = schedule.len();
+        let position = Position { step: self.next, index: total - 1 - self.next };
+        let timestep = schedule.timestep(position.index);
+        let name = |what: &str| format!("sampling step {} of {total} (t = {}): {what}", self.next + 1, timestep.0);
+
+        let prediction = denoiser.predict(&self.x_t, timestep, class)?;
+        // Here and not only at the end: clipping could make a number of a NaN.
+        for (tensor, what) in
+            [(Some(&prediction.eps), "predicted noise"), (prediction.variance.as_ref(), "predicted variance")]
+        {
+            let Some(tensor) = tensor else { continue };
+            if tensor.dims() != self.x_t.dims() {
+                return Err(Error::config(name(&format!(
+                    "{what} of shape {:?} for x_t of shape {:?}",
+                    tensor.dims(),
+                    self.x_t.dims()
+                ))));
+            }
+            check_finite(tensor, &name(what))?;
+        }
+        let Outcome { x_t, x0, residual_rms } = update(&self.inputs, position, &self.x_t, prediction)?;
+        check_finite(&x_t, &name("x_(t-1)"))?;
+        Ok(Step { index: self.next, total, timestep, x_t, x0, residual_rms })
+    }
+}
+
+/// The same step counted both ways.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Position {
+    /// Upwards from 0: which noise it takes.
+    pub step: usize,
+    /// Downwards to 0: which entry of the schedule it is.
+    pub index: usize,
+}
+
+/// x0 = (x_t - sqrt(1 - alpha_bar) eps) / sqrt(alpha_bar) (Eq. 14) at step `index` of `schedule`. With `clip`, x0 is
+/// limited to [-1, 1] and eps is that which leads from the limited x0 to x_t. Returns (x0, eps).
+///
+/// # Shapes
+/// All `[n, c, h, w]`.
+pub fn predict_x0(
+    schedule: &Schedule,
+    index: usize,
+    x_t: &Tensor<4>,
+    eps: Tensor<4>,
+    clip: bool,
+) -> (Tensor<4>, Tensor<4>) {
+    let (scale, spread) = x0_coefficients(schedule, index);
+    let x0 = x_t.clone().mul_scalar(scale) - eps.clone().mul_scalar(spread);
+    if !clip {
+        return (x0, eps);
+    }
+    let x0 = x0.clamp(-1.0, 1.0);
+    let eps = eps_from_x0(schedule, index, x_t, &x0);
+    (x0, eps)
+}
+
+/// The eps that leads from `x0` to `x_t`: Eq. 3 solved for it.
+pub(super) fn eps_from_x0(schedule: &Schedule, index: usize, x_t: &Tensor<4>, x0: &Tensor<4>) -> Tensor<4> {
+    let (scale, spread) = x0_coefficients(schedule, index);
+    (x_t.clone().mul_scalar(scale) - x0.clone()).div_scalar(spread)
+}
+
+/// 1/sqrt(alpha_bar) and sqrt(1/alpha_bar - 1).
+fn x0_coefficients(schedule: &Schedule, index: usize) -> (f64, f64) {
+    let inverse = 1.0 / schedule.alpha_bar(index);
+    (inverse.sqrt(), (inverse - 1.0).sqrt())
+}

@@ -1,0 +1,77 @@
+//! Tasks and presets: names for an operator with the settings that suit it. They are data; nothing here
+//! computes.
+
+mod preset;
+
+use std::fmt;
+use std::str::FromStr;
+
+use serde::{Deserialize, Serialize};
+
+pub use preset::{Choice, Method, Overrides, Preset, Settings, Source, resolve};
+
+use crate::{Error, Result};
+
+/// What is to be undone.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub enum Task {
+    /// Bicubic down-sampling by a factor of 2 to 16: `sr2` ... `sr16`.
+    SuperResolution {
+        /// The factor.
+        factor: usize,
+    },
+    /// A blur with a known kernel.
+    Deblur,
+    /// Missing pixels.
+    Inpaint,
+    /// Nothing but noise.
+    Denoise,
+    /// Lost colour: grey is the mean of the channels.
+    Colourise,
+}
+
+impl FromStr for Task {
+    type Err = Error;
+
+    fn from_str(name: &str) -> Result<Self> {
+        match name {
+            "deblur" => Ok(Self::Deblur),
+            "inpaint" => Ok(Self::Inpaint),
+            "denoise" => Ok(Self::Denoise),
+            "colourise" | "colorize" => Ok(Self::Colourise),
+            _ => match name.strip_prefix("sr").and_then(|f| f.parse().ok()) {
+                Some(factor @ 2..=16) => Ok(Self::SuperResolution { factor }),
+                _ => Err(Error::config(format!(
+                    "unknown task {name:?}: expected sr2 to sr16, deblur, inpaint, denoise or colourise"
+                ))),
+            },
+        }
+    }
+}
+
+impl fmt::Display for Task {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::SuperResolution { factor } => write!(f, "sr{factor}"),
+            Self::Deblur => f.write_str("deblur"),
+            Self::Inpaint => f.write_str("inpaint"),
+            Self::Denoise => f.write_str("denoise"),
+            Self::Colourise => f.write_str("colourise"),
+        }
+    }
+}
+
+impl TryFrom<String> for Task {
+    type Error = Error;
+
+    fn try_from(name: String) -> Result<Self> {
+        name.parse()
+    }
+}
+
+impl From<Task> for String {
+    fn from(task: Task) -> Self {
+        task.to_string()
+    }
+}

@@ -1,0 +1,221 @@
+//! Presets, and how a value on the command line overrides one: every setting remembers where it came from.
+
+use std::fmt;
+
+use serde::{Deserialize, Serialize};
+
+use super::Task;
+use crate::guidance::{Adjoint, Residual, Strength};
+use crate::sampler::EpsAfterGuidance;
+use crate::schedule::NoiseLevel;
+use crate::{Error, Result};
+
+/// A named set of sampling settings.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Preset {
+    /// Few steps of the x0 form; the default for the embedded prior.
+    Fast,
+    /// Twice as many.
+    Balanced,
+    /// Table 4 of the paper to the letter: 1000 ancestral steps, s = 10 (20 for x8).
+    Paper,
+}
+
+/// How the reverse process is sampled.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Method {
+    /// Algorithm 1: ancestral sampling, guidance shifts the mean.
+    Ancestral,
+    /// The form for few steps: DDIM, guidance corrects the x0 estimate.
+    FewStep,
+}
+
+/// Complete settings of a sampling run.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Settings {
+    /// Sampler.
+    pub method: Method,
+    /// Steps, in guided-diffusion's respacing words: `N`, `a,b,c` or `ddimN`.
+    pub steps: String,
+    /// s.
+    pub strength: Strength,
+    /// Residual of the ancestral form.
+    pub residual: Residual,
+    /// A*.
+    pub adjoint: Adjoint,
+    /// Gain cap of the ancestral form.
+    pub cap: bool,
+    /// Limit x0 estimates to [-1, 1].
+    pub clip_x0: bool,
+    /// Fresh noise of the few-step form, 0 to 1.
+    pub eta: f64,
+    /// Which eps the few-step form continues with.
+    pub eps_after_guidance: EpsAfterGuidance,
+}
+
+/// Settings given explicitly; `None` leaves the preset's.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Overrides {
+    /// See [`Settings::method`].
+    pub method: Option<Method>,
+    /// See [`Settings::steps`].
+    pub steps: Option<String>,
+    /// See [`Settings::strength`].
+    pub strength: Option<Strength>,
+    /// See [`Settings::residual`].
+    pub residual: Option<Residual>,
+    /// See [`Settings::adjoint`].
+    pub adjoint: Option<Adjoint>,
+    /// See [`Settings::cap`].
+    pub cap: Option<bool>,
+    /// See [`Settings::clip_x0`].
+    pub clip_x0: Option<bool>,
+    /// See [`Settings::eta`].
+    pub eta: Option<f64>,
+    /// See [`Settings::eps_after_guidance`].
+    pub eps_after_guidance: Option<EpsAfterGuidance>,
+}
+
+/// Where a value came from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Source {
+    /// Given explicitly.
+    Given,
+    /// The preset's.
+    Preset,
+    /// Follows from other values, as the text says.
+    Rule(&'static str),
+}
+
+impl fmt::Display for Source {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Given => f.write_str("given"),
+            Self::Preset => f.write_str("preset"),
+            Self::Rule(rule) => write!(f, "rule: {rule}"),
+        }
+    }
+}
+
+/// One setting, its value in words and its source.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Choice {
+    /// Name of the setting.
+    pub name: &'static str,
+    /// Its value.
+    pub value: String,
+    /// Where it came from.
+    pub source: Source,
+}
+
+/// The settings of `preset` for a task with measurement noise `sigma`, overridden by what was given.
+///
+/// `lambda` is the largest eigenvalue of A^T A: with the normalised adjoint the strength that suits a
+/// noise level is s = lambda / (4 sigma^2) (spec 1.4: twice the posterior's width, measured in a Gaussian
+/// model), with the strict one 1 / (4 sigma^2).
+///
+/// # Errors
+/// [`Error::Config`] when a projection is asked of the ancestral form, or a number is out of range.
+pub fn resolve(
+    preset: Preset,
+    task: Task,
+    sigma: NoiseLevel,
+    lambda: f64,
+    given: &Overrides,
+) -> Result<(Settings, Vec<Choice>)> {
+    let mut choices = Vec::new();
+    let method = pick(
+        &mut choices,
+        "method",
+        given.method,
+        match preset {
+            Preset::Fast | Preset::Balanced => Method::FewStep,
+            Preset::Paper => Method::Ancestral,
+        },
+        Source::Preset,
+        word,
+    );
+    let steps = match preset {
+        Preset::Fast => "50",
+        Preset::Balanced => "100",
+        Preset::Paper => "1000",
+    };
+    let steps = pick(&mut choices, "steps", given.steps.clone(), steps.to_owned(), Source::Preset, Clone::clone);
+    let adjoint = pick(&mut choices, "adjoint", given.adjoint, Adjoint::Normalized, Source::Preset, word);
+    let (strength, source) = match preset {
+        Preset::Paper => {
+            let s = if task == (Task::SuperResolution { factor: 8 }) { 20.0 } else { 10.0 };
+            (Strength::Scale(s), Source::Preset)
+        }
+        Preset::Fast | Preset::Balanced if sigma.0 == 0.0 => match method {
+            Method::FewStep => (Strength::Projection, Source::Rule("no noise: A x = y holds exactly")),
+            Method::Ancestral => {
+                (Strength::Scale(10.0), Source::Rule("the paper's s: the ancestral form cannot project"))
+            }
+        },
+        Preset::Fast | Preset::Balanced => {
+            let of_adjoint = if adjoint == Adjoint::Normalized { lambda } else { 1.0 };
+            (
+                Strength::Scale(of_adjoint / (4.0 * sigma.0 * sigma.0)),
+                Source::Rule("lambda/(4 sigma^2), or 1/(4 sigma^2) with the strict adjoint"),
+            )
+        }
+    };
+    let strength = pick(&mut choices, "strength", given.strength, strength, source, |s| match s {
+        Strength::Projection => "projection".into(),
+        Strength::Scale(s) => format!("{s}"),
+    });
+    let residual = match preset {
+        Preset::Paper => Residual::Paper,
+        Preset::Fast | Preset::Balanced => Residual::Consistent,
+    };
+    let residual = pick(&mut choices, "residual", given.residual, residual, Source::Preset, word);
+    let cap = pick(&mut choices, "cap", given.cap, true, Source::Preset, bool::to_string);
+    let clip_x0 = pick(&mut choices, "clip", given.clip_x0, true, Source::Preset, bool::to_string);
+    let eta = pick(&mut choices, "eta", given.eta, 0.0, Source::Preset, f64::to_string);
+    let eps_after_guidance = pick(
+        &mut choices,
+        "eps_after_guidance",
+        given.eps_after_guidance,
+        EpsAfterGuidance::Keep,
+        Source::Preset,
+        word,
+    );
+    if method == Method::Ancestral && strength == Strength::Projection {
+        return Err(Error::config(
+            "the ancestral form cannot project: give a finite guidance strength, or use the few-step form",
+        ));
+    }
+    let settings = Settings { method, steps, strength, residual, adjoint, cap, clip_x0, eta, eps_after_guidance };
+    Ok((settings, choices))
+}
+
+/// What was given, or else the default, noted with its source.
+fn pick<T>(
+    choices: &mut Vec<Choice>,
+    name: &'static str,
+    given: Option<T>,
+    default: T,
+    source: Source,
+    text: impl Fn(&T) -> String,
+) -> T {
+    let (value, source) = match given {
+        Some(value) => (value, Source::Given),
+        None => (default, source),
+    };
+    choices.push(Choice { name, value: text(&value), source });
+    value
+}
+
+/// An enum's name as it is written in records.
+fn word<T: Serialize>(value: &T) -> String {
+    match serde_json::to_value(value) {
+        Ok(serde_json::Value::String(name)) => name,
+        Ok(other) => other.to_string(),
+        Err(_) => String::new(),
+    }
+}
