@@ -28,6 +28,9 @@ pub(crate) struct ChannelsLast {
     pub height: usize,
     pub width: usize,
     pub channels: usize,
+    /// Distance between neighbouring pixels: not a multiple of 64 numbers, which would put the same channels of
+    /// many pixels in the same few lines of the cache.
+    pub step: usize,
 }
 
 impl ChannelsLast {
@@ -37,24 +40,30 @@ impl ChannelsLast {
 
     /// Numbers of an image.
     pub(crate) fn image(&self) -> usize {
-        self.height * self.width * self.channels
+        self.height * self.line()
+    }
+
+    /// Distance between rows.
+    pub(crate) fn line(&self) -> usize {
+        self.width * self.step
     }
 
     /// Copies planes; `x` holds `[n, c, h, w]`.
     pub(crate) fn from_planes(x: &[f32], [n, c, h, w]: [usize; 4], padding: Padding) -> ChannelsLast {
         assert_eq!(x.len(), n * c * h * w, "planes of {n} x {c} x {h} x {w}");
         let (height, width) = (h + padding.top + padding.bottom, w + padding.left + padding.right);
-        let mut data = Scratch::take(n * height * width * c);
+        let step = if c % 64 == 0 { c + 16 } else { c };
+        let mut data = Scratch::take(n * height * width * step);
         let (from, to) = (Shared(x.as_ptr()), SharedMut(data.as_mut_ptr()));
         for_each(n * height, |task| {
             let (image, y) = (task / height, task % height);
             let inside = (padding.top..padding.top + h).contains(&y);
             // SAFETY: the task's line is inside `data`, which nothing else writes; the row is inside `x`.
             unsafe {
-                let line = to.add(task * width * c);
+                let line = to.add(task * width * step);
                 let (left, right) = if inside { (padding.left, padding.right) } else { (width, 0) };
-                line.write_bytes(0, left * c);
-                line.add((width - right) * c).write_bytes(0, right * c);
+                line.write_bytes(0, left * step);
+                line.add((width - right) * step).write_bytes(0, right * step);
                 if inside {
                     let row = from.add((image * c * h + y - padding.top) * w);
                     let transpose = Transpose {
@@ -62,14 +71,14 @@ impl ChannelsLast {
                         src_pitch: h * w,
                         rows: c,
                         columns: w,
-                        dst: line.add(left * c),
-                        dst_pitch: c,
+                        dst: line.add(left * step),
+                        dst_pitch: step,
                     };
                     dispatch(transpose);
                 }
             }
         });
-        ChannelsLast { data, height, width, channels: c }
+        ChannelsLast { data, height, width, channels: c, step }
     }
 }
 

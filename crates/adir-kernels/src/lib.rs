@@ -16,12 +16,13 @@ mod ops;
 mod parallel;
 pub mod reference;
 pub mod scan;
+mod resample;
 mod scratch;
 mod simd;
 mod tile;
 
-pub use ops::{attention, conv2d, group_norm};
-pub use reference::{avg_pool2, upsample_nearest2};
+pub use conv::set_winograd;
+pub use ops::{attention, avg_pool2, conv2d, group_norm, upsample_nearest2};
 pub use simd::Isa;
 
 /// Channel order of the fused query-key-value projection, `[batch, 3 * channels, tokens]`.

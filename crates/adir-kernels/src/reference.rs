@@ -65,15 +65,16 @@ pub fn attention(qkv: Tensor<3>, heads: usize, order: QkvOrder) -> Tensor<3> {
     v.matmul(weights.swap_dims(1, 2)).reshape([n, c, tokens])
 }
 
-/// Nearest-neighbour up-sampling of `[n, c, h, w]` to twice the height and width.
+/// Each pixel of `[n, c, h, w]` as a block of 2 by 2.
 pub fn upsample_nearest2(x: Tensor<4>) -> Tensor<4> {
     let [n, c, h, w] = x.dims();
     x.reshape([n, c, h, 1, w, 1]).expand([n, c, h, 2, w, 2]).reshape([n, c, 2 * h, 2 * w])
 }
 
-/// Mean of each 2x2 block of `[n, c, h, w]`, with h and w even.
+/// The mean of each block of 2 by 2 pixels; a last odd row or column is left out.
 pub fn avg_pool2(x: Tensor<4>) -> Tensor<4> {
     let [n, c, h, w] = x.dims();
-    let rows = x.reshape([n, c, h / 2, 2, w / 2, 2]);
-    (rows.sum_dim(3).sum_dim(5) * 0.25).reshape([n, c, h / 2, w / 2])
+    let (oh, ow) = (h / 2, w / 2);
+    let whole = x.slice([0..n, 0..c, 0..2 * oh, 0..2 * ow]);
+    whole.reshape([n, c, oh, 2, ow, 2]).mean_dim(5).mean_dim(3).reshape([n, c, oh, ow])
 }

@@ -51,6 +51,8 @@ fn the_crafted_archive_is_a_valid_checkpoint() {
     assert_eq!(file.read_f32("w").unwrap(), [0.0, 1.0, 2.0, 3.0, 4.0, 5.0]);
     let turned = open(&checkpoint(SIX, b"K\x00K\x03K\x02\x86K\x01K\x03\x86")).unwrap();
     assert_eq!(turned.read_f32("w").unwrap(), [0.0, 3.0, 1.0, 4.0, 2.0, 5.0]);
+    let windows = open(&checkpoint(SIX, b"K\x00K\x02K\x03\x86K\x01K\x01\x86")).unwrap();
+    assert_eq!(windows.read_f32("w").unwrap(), [0.0, 1.0, 2.0, 1.0, 2.0, 3.0]);
 }
 
 /// The ways in which pickles run code: by REDUCE, by building objects, by every way of naming a function.
@@ -181,6 +183,11 @@ fn malformed_descriptions_are_errors() {
         }
     }
     assert!(open(&checkpoint(SIX, ok)).is_ok());
+    // A tuple taken across a mark, beside a good tensor that would otherwise come out.
+    let mut across = checkpoint(SIX, ok);
+    across.pop();
+    across.extend(b"K\x01(K\x02\x8600.");
+    assert!(open(&across).is_err());
 }
 
 #[test]
@@ -219,8 +226,11 @@ fn malformed_archives_are_errors() {
         bytes[central + at] = value;
         assert!(open(bytes).is_err(), "byte {at}");
     }
-    let mut inflated = valid.clone();
+    // A storage said to inflate from 24 bytes to the gigabyte that a tensor claims.
+    let huge = checkpoint(b"J\0\0\0\x10", b"K\x00J\0\0\0\x10\x85K\x01\x85");
+    let mut inflated = zip(&[("a/data.pkl", &huge), ("a/data/0", &data)]);
+    let central = inflated.windows(4).rposition(|w| w == b"PK\x01\x02").unwrap();
     inflated[central + 10] = 8;
-    inflated[central + 26] = 0xff;
+    inflated[central + 24..central + 28].copy_from_slice(&(4_u32 << 28).to_le_bytes());
     assert!(open(inflated).is_err());
 }

@@ -215,7 +215,7 @@ fn malformed_safetensors_are_refused() {
         entry(r#""a":{"dtype":"F32","shape":[2]}"#),
         entry(r#""a":{"dtype":"F32","shape":[2],"data_offsets":[0,8],"more":1}"#),
         entry(&format!(r#""{long}":{{"dtype":"F32","shape":[2],"data_offsets":[0,8]}}"#)),
-        entry(&format!(r#"{a},{a}"#)),
+        entry(&format!(r#"{a},"a":{{"dtype":"F32","shape":[1],"data_offsets":[4,8]}}"#)), // twice
         entry(r#""a":{"dtype":"F32","shape":[2],"shape":[2],"data_offsets":[0,8]}"#),
         format!("{good}x"),
         entry(&format!(r#""__metadata__":{{"k":1}},{}"#, &good[1..good.len() - 1])),

@@ -26,8 +26,7 @@ struct Grid {
 
 /// See [`super::forward`]; the source is padded already.
 pub(super) fn forward(source: &ChannelsLast, weight: &Packed, bias: Option<&[f32]>, g: &Geometry) -> Vec<f32> {
-    let c = source.channels;
-    let line = source.width * c;
+    let (c, line) = (source.step, source.line());
     let taps = (0..g.taps()).map(|tap| (tap / g.kernel * line + tap % g.kernel * c, weight.tap(tap))).collect();
     let grid = Grid {
         rows: g.out_height(),
@@ -54,7 +53,7 @@ pub(super) fn input_gradient(dy: &[f32], weight: &Packed, g: &Geometry) -> Vec<f
         right: last(g.width, g.out_width()),
     };
     let source = ChannelsLast::from_planes(dy, g.out_shape(), padding);
-    let (c, line) = (source.channels, source.width * source.channels);
+    let (c, line) = (source.step, source.line());
     let plane = g.height * g.width;
     // For a remainder r: the taps (offset back, tap), the first position, its q, and how many there are.
     let class = |r: usize, size: usize| {
@@ -188,28 +187,28 @@ impl Kernel for BlockKernel<'_> {
 pub(super) fn weight_gradient(source: &ChannelsLast, dy: &ChannelsLast, g: &Geometry) -> Vec<f32> {
     let (taps, panels, groups) = (g.taps(), g.outputs.div_ceil(COLS), g.inputs.div_ceil(ROWS));
     let (oh, ow) = (g.out_height(), g.out_width());
-    let line = source.width * g.inputs;
+    let line = source.line();
     // One stretch is a row of the result: where it starts in the source and in dy.
     let stretches: Vec<(usize, usize)> = (0..g.batch * oh)
-        .map(|row| (row / oh * source.image() + row % oh * g.stride * line, row * ow * g.outputs))
+        .map(|row| (row / oh * source.image() + row % oh * g.stride * line, row * dy.line()))
         .collect();
-    // [group of inputs][panel][tap][ROWS][COLS]
+    // [panel][tap][input][COLS], inputs rounded up.
     let tile = ROWS * COLS;
-    let mut sums = Scratch::take(taps * panels * groups * tile);
+    let mut sums = Scratch::take(panels * taps * groups * tile);
     let (a, b, to) = (source.as_ptr(), dy.as_ptr(), SharedMut(sums.as_mut_ptr()));
     for (chunk, stretches) in stretches.chunks(GRADIENT_STEPS.div_ceil(ow)).enumerate() {
-        for_each(groups * panels * taps, |task| {
-            let (group, panel, tap) = (task / (panels * taps), task / taps % panels, task % taps);
+        for_each(panels * taps * groups, |task| {
+            let (panel, tap, group) = (task / (taps * groups), task / groups % taps, task % groups);
             // SAFETY: the offsets stay inside both buffers; the tile belongs to this task.
             unsafe {
-                let a = a.add(tap / g.kernel * line + tap % g.kernel * g.inputs + group * ROWS);
+                let a = a.add(tap / g.kernel * line + tap % g.kernel * source.step + group * ROWS);
                 dispatch(GradientKernel {
                     a,
                     b: b.add(panel * COLS),
                     stretches,
                     depth: ow,
-                    a_step: g.stride * g.inputs,
-                    b_step: g.outputs,
+                    a_step: g.stride * source.step,
+                    b_step: dy.step,
                     accumulate: chunk > 0,
                     out: to.add(task * tile),
                     cols: COLS.min(g.outputs - panel * COLS),
@@ -218,16 +217,24 @@ pub(super) fn weight_gradient(source: &ChannelsLast, dy: &ChannelsLast, g: &Geom
         });
     }
     let from = Shared(sums.as_ptr());
-    // SAFETY: every weight is written: a task for each output channel, and all its inputs and taps.
+    // SAFETY: every weight is written: a task for each panel of outputs, and all its inputs and taps.
     unsafe {
         filled(g.outputs * g.inputs * taps, |out| {
-            for_each(g.outputs, |channel| {
-                let (panel, column) = (channel / COLS, channel % COLS);
-                for input in 0..g.inputs {
-                    let (group, row) = (input / ROWS, input % ROWS);
-                    for tap in 0..taps {
-                        let at = ((group * panels + panel) * taps + tap) * tile + row * COLS + column;
-                        *out.add((channel * g.inputs + input) * taps + tap) = *from.add(at);
+            for_each(panels, |panel| {
+                let columns = COLS.min(g.outputs - panel * COLS);
+                let src = from.add(panel * taps * groups * tile);
+                let dst = out.add(panel * COLS * g.inputs * taps);
+                if taps == 1 {
+                    let (src_pitch, dst_pitch) = (COLS, g.inputs);
+                    dispatch(Transpose { src, src_pitch, rows: g.inputs, columns, dst, dst_pitch });
+                    return;
+                }
+                for column in 0..columns {
+                    for input in 0..g.inputs {
+                        for tap in 0..taps {
+                            let value = *src.add((tap * groups * ROWS + input) * COLS + column);
+                            *dst.add((column * g.inputs + input) * taps + tap) = value;
+                        }
                     }
                 }
             });

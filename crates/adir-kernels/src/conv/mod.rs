@@ -7,10 +7,12 @@
 
 mod direct;
 mod pack;
+mod winograd;
 
 use crate::layout::{ChannelsLast, Padding};
 
-pub(crate) use pack::{Packed, Purpose, pack};
+pub(crate) use pack::{Packed, Purpose};
+pub use winograd::set_winograd;
 
 /// The shapes of one convolution.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -63,23 +65,63 @@ impl Geometry {
     }
 }
 
-/// `[n, out, oh, ow]` from `[n, in, h, w]` and packed weights ([`Purpose::Forward`]).
-pub(crate) fn forward(x: &[f32], weight: &Packed, bias: Option<&[f32]>, g: &Geometry) -> Vec<f32> {
-    let source = ChannelsLast::from_planes(x, g.in_shape(), Padding::same(g.padding));
-    direct::forward(&source, weight, bias, g)
+/// How a convolution is computed; weights are packed for one of these.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(crate) enum Algorithm {
+    Direct,
+    Winograd,
+}
+
+impl Algorithm {
+    pub(crate) fn of(g: &Geometry) -> Algorithm {
+        if winograd::applies(g) { Algorithm::Winograd } else { Algorithm::Direct }
+    }
+}
+
+/// Packs a weight `[out, in, k, k]`.
+pub(crate) fn pack(weight: &[f32], g: &Geometry, purpose: Purpose, algorithm: Algorithm) -> Packed {
+    match algorithm {
+        Algorithm::Direct => pack::pack(weight, g, purpose),
+        Algorithm::Winograd => winograd::pack(weight, g, purpose),
+    }
+}
+
+/// `[n, out, oh, ow]` from `[n, in, h, w]` and weights packed for [`Purpose::Forward`] and this algorithm.
+pub(crate) fn forward(
+    x: &[f32],
+    weight: &Packed,
+    bias: Option<&[f32]>,
+    g: &Geometry,
+    algorithm: Algorithm,
+) -> Vec<f32> {
+    match algorithm {
+        Algorithm::Direct => {
+            let source = ChannelsLast::from_planes(x, g.in_shape(), Padding::same(g.padding));
+            direct::forward(&source, weight, bias, g)
+        }
+        Algorithm::Winograd => winograd::convolve(x, g.in_shape(), weight, bias, g.padding),
+    }
 }
 
 /// The gradient with respect to the image from that of the result, with weights packed for
-/// [`Purpose::InputGradient`].
-pub(crate) fn input_gradient(dy: &[f32], weight: &Packed, g: &Geometry) -> Vec<f32> {
-    direct::input_gradient(dy, weight, g)
+/// [`Purpose::InputGradient`] and this algorithm.
+pub(crate) fn input_gradient(dy: &[f32], weight: &Packed, g: &Geometry, algorithm: Algorithm) -> Vec<f32> {
+    match algorithm {
+        Algorithm::Direct => direct::input_gradient(dy, weight, g),
+        Algorithm::Winograd => winograd::convolve(dy, g.out_shape(), weight, None, 2 - g.padding),
+    }
 }
 
 /// The gradient with respect to the weight, `[out, in, k, k]`.
 pub(crate) fn weight_gradient(x: &[f32], dy: &[f32], g: &Geometry) -> Vec<f32> {
-    let source = ChannelsLast::from_planes(x, g.in_shape(), Padding::same(g.padding));
-    let dy = ChannelsLast::from_planes(dy, g.out_shape(), Padding::default());
-    direct::weight_gradient(&source, &dy, g)
+    match Algorithm::of(g) {
+        Algorithm::Direct => {
+            let source = ChannelsLast::from_planes(x, g.in_shape(), Padding::same(g.padding));
+            let dy = ChannelsLast::from_planes(dy, g.out_shape(), Padding::default());
+            direct::weight_gradient(&source, &dy, g)
+        }
+        Algorithm::Winograd => winograd::weight_gradient(x, dy, g),
+    }
 }
 
 /// The gradient with respect to the bias: sums over batch and positions, in f64.

@@ -1,8 +1,10 @@
 //! Weights in the order the inner loop reads them.
 
 use super::Geometry;
+use crate::layout::Transpose;
 use crate::parallel::{SharedMut, for_each};
 use crate::scratch::Scratch;
+use crate::simd::dispatch;
 use crate::tile::COLS;
 
 /// What packed weights are for.
@@ -25,6 +27,19 @@ pub(crate) struct Packed {
 }
 
 impl Packed {
+    /// Room for packed weights with `taps` taps, or what takes their place; the contents are arbitrary.
+    pub(super) fn empty(g: &Geometry, purpose: Purpose, taps: usize) -> Packed {
+        let (depth, columns) = match purpose {
+            Purpose::Forward => (g.inputs, g.outputs),
+            Purpose::InputGradient => (g.outputs, g.inputs),
+        };
+        Packed { data: Scratch::take(columns.div_ceil(COLS) * taps * depth * COLS), depth, columns, taps }
+    }
+
+    pub(super) fn as_mut_ptr(&mut self) -> *mut f32 {
+        self.data.as_mut_ptr()
+    }
+
     /// The start of a panel.
     pub(crate) fn panel(&self, panel: usize) -> *const f32 {
         assert!(panel < self.columns.div_ceil(COLS), "panel {panel} of {} columns", self.columns);
@@ -47,18 +62,31 @@ impl Packed {
 pub(crate) fn pack(weight: &[f32], g: &Geometry, purpose: Purpose) -> Packed {
     let taps = g.taps();
     assert_eq!(weight.len(), g.outputs * g.inputs * taps, "a weight for {g:?}");
-    let (depth, columns) = match purpose {
-        Purpose::Forward => (g.inputs, g.outputs),
-        Purpose::InputGradient => (g.outputs, g.inputs),
-    };
+    let mut packed = Packed::empty(g, purpose, taps);
+    let (depth, columns) = (packed.depth, packed.columns);
     // Distances in the weight between summed channels and between columns.
     let (depth_step, column_step) = match purpose {
         Purpose::Forward => (taps, g.inputs * taps),
         Purpose::InputGradient => (g.inputs * taps, taps),
     };
     let panels = columns.div_ceil(COLS);
-    let mut data = Scratch::take(panels * taps * depth * COLS);
-    let to = SharedMut(data.as_mut_ptr());
+    let to = SharedMut(packed.as_mut_ptr());
+    if taps == 1 && purpose == Purpose::Forward {
+        for_each(panels, |panel| {
+            let first = panel * COLS;
+            let rows = COLS.min(columns - first);
+            // SAFETY: rows of the weight and the task's own panel.
+            unsafe {
+                let dst = to.add(first * depth);
+                if rows < COLS {
+                    dst.write_bytes(0, depth * COLS);
+                }
+                let src = weight[first * depth..].as_ptr();
+                dispatch(Transpose { src, src_pitch: depth, rows, columns: depth, dst, dst_pitch: COLS });
+            }
+        });
+        return packed;
+    }
     for_each(panels * depth, |task| {
         let (panel, k) = (task / depth, task % depth);
         let first = panel * COLS;
@@ -72,5 +100,5 @@ pub(crate) fn pack(weight: &[f32], g: &Geometry, purpose: Purpose) -> Packed {
             }
         }
     });
-    Packed { data, depth, columns, taps }
+    packed
 }

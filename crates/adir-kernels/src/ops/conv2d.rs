@@ -14,7 +14,7 @@ use burn::backend::{Autodiff, Dispatch, Flex};
 use burn::tensor::Tensor;
 
 use super::{KernelOps, contiguous, has_kernel, pack_cache, shape4, tensor, values};
-use crate::conv::{self, Geometry, Packed, Purpose};
+use crate::conv::{self, Algorithm, Geometry, Packed, Purpose};
 use crate::reference;
 
 /// 2-d convolution with square kernels (cross-correlation), differentiable.
@@ -37,10 +37,12 @@ pub fn conv2d(x: Tensor<4>, weight: Tensor<4>, bias: Option<Tensor<1>>, stride: 
     Tensor::from_dispatch(<Dispatch as KernelOps>::conv2d_kernel(x, weight, bias, stride, padding))
 }
 
-/// Weights packed for `purpose`, from the cache if `keep`.
-fn packed(weight: &FlexTensor, g: &Geometry, purpose: Purpose, keep: bool) -> Arc<Packed> {
-    let pack = || conv::pack(values(weight), g, purpose);
-    if keep { pack_cache::get(weight, purpose, pack) } else { Arc::new(pack()) }
+/// Weights packed for `purpose` and the algorithm they are packed for; from the cache if `keep`.
+fn packed(weight: &FlexTensor, g: &Geometry, purpose: Purpose, keep: bool) -> (Arc<Packed>, Algorithm) {
+    let algorithm = Algorithm::of(g);
+    let pack = || conv::pack(values(weight), g, purpose, algorithm);
+    let packed = if keep { pack_cache::get(weight, (purpose, algorithm), pack) } else { Arc::new(pack()) };
+    (packed, algorithm)
 }
 
 /// All tensors contiguous.
@@ -53,8 +55,8 @@ pub(super) fn forward(
     keep_packed: bool,
 ) -> FlexTensor {
     let g = Geometry::new(shape4(x), shape4(weight), stride, padding);
-    let packed = packed(weight, &g, Purpose::Forward, keep_packed);
-    tensor(conv::forward(values(x), &packed, Some(values(bias)), &g), g.out_shape())
+    let (packed, algorithm) = packed(weight, &g, Purpose::Forward, keep_packed);
+    tensor(conv::forward(values(x), &packed, Some(values(bias)), &g, algorithm), g.out_shape())
 }
 
 #[derive(Debug)]
@@ -78,8 +80,8 @@ impl Backward<Flex, 3> for Conv2dBackward {
         let mut register = |id: NodeId, gradient| grads.register::<Flex>(id, gradient);
         if let Some(node) = x {
             // Weights that take a gradient themselves change before their packed form could serve again.
-            let packed = packed(&weight_values, &g, Purpose::InputGradient, weight.is_none());
-            register(node.id, tensor(conv::input_gradient(values(&dy), &packed, &g), g.in_shape()));
+            let (packed, algorithm) = packed(&weight_values, &g, Purpose::InputGradient, weight.is_none());
+            register(node.id, tensor(conv::input_gradient(values(&dy), &packed, &g, algorithm), g.in_shape()));
         }
         if let Some(node) = weight {
             let gradient = conv::weight_gradient(values(&x_values), values(&dy), &g);

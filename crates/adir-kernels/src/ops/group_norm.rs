@@ -45,10 +45,16 @@ pub fn group_norm<const D: usize>(
         beta.into_dispatch(),
         scale.into_dispatch(),
         shift.into_dispatch(),
-        groups,
-        eps,
-        silu,
+        Settings { groups, eps, silu },
     ))
+}
+
+/// What is not a tensor.
+#[derive(Debug, Clone, Copy)]
+pub struct Settings {
+    groups: usize,
+    eps: f64,
+    silu: bool,
 }
 
 /// The operation's arguments, contiguous.
@@ -59,15 +65,13 @@ pub(super) struct Inputs {
     beta: FlexTensor,
     scale: FlexTensor,
     shift: FlexTensor,
-    groups: usize,
-    eps: f64,
-    silu: bool,
+    settings: Settings,
 }
 
 impl Inputs {
-    pub(super) fn new(tensors: [FlexTensor; 5], groups: usize, eps: f64, silu: bool) -> Inputs {
+    pub(super) fn new(tensors: [FlexTensor; 5], settings: Settings) -> Inputs {
         let [x, gamma, beta, scale, shift] = tensors.map(contiguous);
-        Inputs { x, gamma, beta, scale, shift, groups, eps, silu }
+        Inputs { x, gamma, beta, scale, shift, settings }
     }
 
     fn params(&self) -> Params<'_> {
@@ -76,8 +80,8 @@ impl Inputs {
             beta: values(&self.beta),
             scale: values(&self.scale),
             shift: values(&self.shift),
-            eps: self.eps,
-            silu: self.silu,
+            eps: self.settings.eps,
+            silu: self.settings.silu,
         }
     }
 
@@ -85,7 +89,7 @@ impl Inputs {
         let shape = self.x.shape();
         let (batch, channels) = (shape[0], shape[1]);
         let positions = shape.num_elements() / (batch * channels).max(1);
-        Shape { batch, channels, positions, groups: self.groups }
+        Shape { batch, channels, positions, groups: self.settings.groups }
     }
 }
 
@@ -124,12 +128,10 @@ impl Backward<Flex, 5> for GroupNormBackward {
 /// The operation with its backward pass registered.
 pub(super) fn tracked<C: CheckpointStrategy>(
     tensors: [FloatTensor<Autodiff<Flex, C>>; 5],
-    groups: usize,
-    eps: f64,
-    silu: bool,
+    settings: Settings,
 ) -> FloatTensor<Autodiff<Flex, C>> {
     let nodes = tensors.each_ref().map(|tensor| tensor.node());
-    let inputs = Inputs::new(tensors.map(|tensor| tensor.into_parts().0), groups, eps, silu);
+    let inputs = Inputs::new(tensors.map(|tensor| tensor.into_parts().0), settings);
     let (out, statistics) = forward(&inputs);
     match GroupNormBackward.prepare::<C>(nodes).compute_bound().stateful() {
         OpsKind::Tracked(prep) => prep.finish((inputs, statistics), out),

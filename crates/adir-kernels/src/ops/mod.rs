@@ -8,6 +8,7 @@ mod attention;
 mod conv2d;
 mod group_norm;
 mod pack_cache;
+mod resample;
 
 use burn::backend::autodiff::checkpoint::strategy::CheckpointStrategy;
 use burn::backend::flex::{FlexTensor, Layout};
@@ -20,6 +21,9 @@ use crate::QkvOrder;
 pub use attention::attention;
 pub use conv2d::conv2d;
 pub use group_norm::group_norm;
+pub use resample::{avg_pool2, upsample_nearest2};
+
+use group_norm::Settings;
 
 /// The operations with a kernel of ours; all tensors are f32 on the CPU device.
 #[backend_extension(Flex, Autodiff)]
@@ -34,20 +38,23 @@ pub trait KernelOps: Backend {
     ) -> FloatTensor<Self>;
 
     /// See [`group_norm()`]; `scale` and `shift` are zeros where there are none.
-    #[allow(clippy::too_many_arguments)] // the macro repeats the signature, and not every copy is linted
     fn group_norm_kernel(
         x: FloatTensor<Self>,
         gamma: FloatTensor<Self>,
         beta: FloatTensor<Self>,
         scale: FloatTensor<Self>,
         shift: FloatTensor<Self>,
-        groups: usize,
-        eps: f64,
-        silu: bool,
+        settings: Settings,
     ) -> FloatTensor<Self>;
 
     /// See [`attention()`].
     fn attention_kernel(qkv: FloatTensor<Self>, heads: usize, order: QkvOrder) -> FloatTensor<Self>;
+
+    /// See [`upsample_nearest2()`].
+    fn upsample_nearest2_kernel(x: FloatTensor<Self>) -> FloatTensor<Self>;
+
+    /// See [`avg_pool2()`].
+    fn avg_pool2_kernel(x: FloatTensor<Self>) -> FloatTensor<Self>;
 }
 
 impl KernelOps for Flex {
@@ -55,22 +62,27 @@ impl KernelOps for Flex {
         conv2d::forward(&contiguous(x), &contiguous(weight), &contiguous(bias), stride, padding, true)
     }
 
-    #[allow(clippy::too_many_arguments)] // the macro repeats the signature, and not every copy is linted
     fn group_norm_kernel(
         x: FlexTensor,
         gamma: FlexTensor,
         beta: FlexTensor,
         scale: FlexTensor,
         shift: FlexTensor,
-        groups: usize,
-        eps: f64,
-        silu: bool,
+        settings: Settings,
     ) -> FlexTensor {
-        group_norm::forward(&group_norm::Inputs::new([x, gamma, beta, scale, shift], groups, eps, silu)).0
+        group_norm::forward(&group_norm::Inputs::new([x, gamma, beta, scale, shift], settings)).0
     }
 
     fn attention_kernel(qkv: FlexTensor, heads: usize, order: QkvOrder) -> FlexTensor {
         attention::forward(&contiguous(qkv), heads, order).0
+    }
+
+    fn upsample_nearest2_kernel(x: FlexTensor) -> FlexTensor {
+        resample::upsample(&contiguous(x))
+    }
+
+    fn avg_pool2_kernel(x: FlexTensor) -> FlexTensor {
+        resample::pool(&contiguous(x))
     }
 }
 
@@ -85,22 +97,27 @@ impl<C: CheckpointStrategy> KernelOps for Autodiff<Flex, C> {
         conv2d::tracked::<C>(x, weight, bias, stride, padding)
     }
 
-    #[allow(clippy::too_many_arguments)] // the macro repeats the signature, and not every copy is linted
     fn group_norm_kernel(
         x: FloatTensor<Self>,
         gamma: FloatTensor<Self>,
         beta: FloatTensor<Self>,
         scale: FloatTensor<Self>,
         shift: FloatTensor<Self>,
-        groups: usize,
-        eps: f64,
-        silu: bool,
+        settings: Settings,
     ) -> FloatTensor<Self> {
-        group_norm::tracked::<C>([x, gamma, beta, scale, shift], groups, eps, silu)
+        group_norm::tracked::<C>([x, gamma, beta, scale, shift], settings)
     }
 
     fn attention_kernel(qkv: FloatTensor<Self>, heads: usize, order: QkvOrder) -> FloatTensor<Self> {
         attention::tracked::<C>(qkv, heads, order)
+    }
+
+    fn upsample_nearest2_kernel(x: FloatTensor<Self>) -> FloatTensor<Self> {
+        resample::tracked::<C>(x, resample::Resample::Up)
+    }
+
+    fn avg_pool2_kernel(x: FloatTensor<Self>) -> FloatTensor<Self> {
+        resample::tracked::<C>(x, resample::Resample::Down)
     }
 }
 

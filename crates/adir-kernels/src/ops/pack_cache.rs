@@ -12,13 +12,15 @@ use burn::backend::TensorMetadata;
 use burn::backend::flex::FlexTensor;
 use burn::tensor::{Bytes, Shape};
 
-use crate::conv::{Packed, Purpose};
+use crate::conv::{Algorithm, Packed, Purpose};
 
 /// Beyond this many bytes nothing is added; weights are then packed in each call.
 const KEPT_BYTES: usize = 1 << 30;
 
-/// The allocation's address, the place in it, the shape and the purpose.
-type Key = (usize, usize, Shape, Purpose);
+/// What weights are packed for.
+type Use = (Purpose, Algorithm);
+/// The allocation's address, the place in it, the shape and the use.
+type Key = (usize, usize, Shape, Use);
 
 struct Entry {
     weight: Weak<Bytes>,
@@ -28,13 +30,11 @@ struct Entry {
 static CACHE: LazyLock<Mutex<HashMap<Key, Entry>>> = LazyLock::new(Mutex::default);
 
 /// The packed form of a contiguous weight, made by `pack` if it is not known.
-pub(super) fn get(weight: &FlexTensor, purpose: Purpose, pack: impl FnOnce() -> Packed) -> Arc<Packed> {
+pub(super) fn get(weight: &FlexTensor, packed_for: Use, pack: impl FnOnce() -> Packed) -> Arc<Packed> {
     let data = weight.data_arc();
-    let key = (Arc::as_ptr(&data).addr(), weight.layout().start_offset(), weight.shape(), purpose);
+    let key = (Arc::as_ptr(&data).addr(), weight.layout().start_offset(), weight.shape(), packed_for);
     let lock = || CACHE.lock().unwrap_or_else(PoisonError::into_inner);
-    if let Some(entry) = lock().get(&key)
-        && entry.weight.strong_count() > 0
-    {
+    if let Some(entry) = lock().get(&key) {
         return entry.packed.clone();
     }
     let packed = Arc::new(pack());

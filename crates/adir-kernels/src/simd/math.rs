@@ -41,3 +41,53 @@ pub(crate) fn silu_slope<S: Simd>(s: S, x: S::V) -> S::V {
     let sigma = sigmoid(s, x);
     s.mul(sigma, s.mul_add(x, s.sub(one, sigma), one))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::simd::{Isa, Kernel, dispatch};
+
+    struct Exp<'a>(&'a mut [f32]);
+
+    impl Kernel for Exp<'_> {
+        type Output = ();
+
+        #[inline(always)]
+        fn run<S: Simd>(self, s: S) {
+            for part in self.0.chunks_exact_mut(S::LANES) {
+                // SAFETY: the part is one vector.
+                unsafe { s.store(part.as_mut_ptr(), exp(s, s.load(part.as_ptr()))) }
+            }
+        }
+    }
+
+    fn exp_of(arguments: &[f32]) -> Vec<f32> {
+        let mut values = arguments.to_vec();
+        dispatch(Exp(&mut values));
+        values
+    }
+
+    /// Against the double-precision exponential, in units of the last place of the result.
+    #[test]
+    fn exp_is_within_two_units() {
+        // Every 1031st single-precision number of both signs whose exponential is in the normal range.
+        let all = (0..=87.3f32.to_bits()).step_by(1031).flat_map(|bits| [f32::from_bits(bits), -f32::from_bits(bits)]);
+        let mut arguments: Vec<f32> = all.collect();
+        arguments.resize(arguments.len().next_multiple_of(16), 0.0);
+        for isa in Isa::available() {
+            assert!(isa.force());
+            for (x, found) in arguments.iter().zip(exp_of(&arguments)) {
+                let exact = f64::from(*x).exp();
+                let nearest = exact as f32;
+                let unit = f64::from(f32::from_bits(nearest.to_bits() + 1)) - f64::from(nearest);
+                let off = (f64::from(found) - exact).abs() / unit;
+                assert!(off <= 2.0, "{isa:?}: exp({x}) = {found}, {off:.2} units from {exact}");
+            }
+            let mut edges = [0.0; 16];
+            edges[..5].copy_from_slice(&[f32::INFINITY, 100.0, -200.0, f32::NEG_INFINITY, f32::NAN]);
+            let found = exp_of(&edges);
+            assert_eq!(found[..4], [f32::INFINITY, f32::INFINITY, 0.0, 0.0], "{isa:?}");
+            assert!(found[4].is_nan(), "{isa:?}");
+        }
+    }
+}

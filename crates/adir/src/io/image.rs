@@ -104,7 +104,7 @@ pub(super) fn decode_file(path: &Path, limits: &Limits) -> Result<(ImageFormat, 
     file.seek(SeekFrom::Start(0)).map_err(cannot)?;
     let format = ImageFormat::from_content(&start)
         .ok_or_else(|| Error::input(path, "is not a PNG, JPEG, WebP or TIFF image"))?;
-    let decoded = codec::decode(format, path, BufReader::new(file), metadata.len(), limits)?;
+    let decoded = codec::decode(format, path, BufReader::new(file), limits)?;
     Ok((format, decoded))
 }
 

@@ -131,19 +131,18 @@ pub(super) struct Metadata<'a> {
     pub exif: Option<&'a [u8]>,
 }
 
-/// Decodes a file of `file_len` bytes.
+/// Decodes a file.
 pub(super) fn decode(
     format: ImageFormat,
     path: &Path,
     reader: impl BufRead + Seek,
-    file_len: u64,
     limits: &Limits,
 ) -> Result<Decoded> {
     let mut decoded = match format {
         ImageFormat::Png => png::decode(path, reader, limits),
         ImageFormat::Jpeg => jpeg::decode(path, reader, limits),
         ImageFormat::WebP => webp::decode(path, reader, limits),
-        ImageFormat::Tiff => tiff::decode(path, reader, file_len, limits),
+        ImageFormat::Tiff => tiff::decode(path, reader, limits),
     }?;
     let Raster { width, height, channels, samples } = &decoded.raster;
     let expected = (*width as usize).saturating_mul(*height as usize).saturating_mul(*channels);

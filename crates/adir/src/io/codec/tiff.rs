@@ -18,11 +18,7 @@ use crate::io::atomic::AtomicFile;
 use crate::io::limits::Limits;
 use crate::{Error, Result};
 
-/// More than any of the compressions read here can achieve: a file that declares pixels above this
-/// multiple of its own size cannot hold them.
-const MAX_COMPRESSION: u64 = 4096;
-
-pub fn decode(path: &Path, reader: impl BufRead + Seek, file_len: u64, limits: &Limits) -> Result<Decoded> {
+pub fn decode(path: &Path, reader: impl BufRead + Seek, limits: &Limits) -> Result<Decoded> {
     let damaged = |e: TiffError| match e {
         TiffError::IoError(e) => read_error(path, e),
         other => Error::input(path, other.to_string()),
@@ -46,10 +42,7 @@ pub fn decode(path: &Path, reader: impl BufRead + Seek, file_len: u64, limits: &
     if !matches!(bits, 8 | 16 | 32) {
         return Err(unsupported(path, color));
     }
-    let size = check_size(path, (width, height), channels as u64 * u64::from(bits / 8), limits)?;
-    if size as u64 / MAX_COMPRESSION > file_len {
-        return Err(Error::input(path, format!("{size} bytes of pixels declared by a file of {file_len}")));
-    }
+    check_size(path, (width, height), channels as u64 * u64::from(bits / 8), limits)?;
     let orientation = decoder.find_tag_unsigned::<u8>(Tag::Orientation).map_err(damaged)?;
     let icc = decoder.get_tag_u8_vec(Tag::IccProfile).ok();
     let mut result = DecodingResult::U8(Vec::new());

@@ -1,10 +1,8 @@
 //! group_norm against the definition in double precision: results and all gradients.
 
-mod common;
-
+use crate::common::{assert_close, tracked, values};
 use adir_kernels::{group_norm, reference};
 use burn::tensor::{DType, Tensor};
-use common::{assert_close, tracked, values};
 
 type Norm = fn(Tensor<4>, usize, Tensor<1>, Tensor<1>, f64, Option<(Tensor<2>, Tensor<2>)>, bool) -> Tensor<4>;
 

@@ -6,8 +6,10 @@
 //! everything before the activation is a single multiply-add for each channel. Statistics are summed in single
 //! precision over stretches of 4096 numbers and in double beyond.
 
+mod passes;
+
+use self::passes::{Affine, AffineSilu, Deviations, GradientSums, Identity, InputGradient, SiluGradient, map, reduce};
 use crate::parallel::{SharedMut, filled, for_each};
-use crate::simd::math::{silu, silu_slope};
 use crate::simd::{Kernel, Simd, dispatch};
 
 /// The shapes of one normalisation: `[batch, channels, positions]`.
@@ -90,16 +92,15 @@ impl Kernel for Forward<'_> {
         let (image, group) = (self.task / groups, self.task % groups);
         for c in 0..per_group {
             let channel = group * per_group + c;
-            let (a, b) = affine(self.params, channel, image * channels + channel, mean, inverse);
-            let (a, b) = (s.splat(a), s.splat(b));
+            let affine = affine(s, self.params, channel, image * channels + channel, mean, inverse);
             let from = x[c * positions..].as_ptr();
             // SAFETY: the channel's plane lies inside x and, at the same place, inside the output.
             unsafe {
                 let to = self.out.add(start + c * positions);
                 if self.params.silu {
-                    map(s, [from], to, positions, |[x]| silu(s, s.mul_add(a, x, b)));
+                    map(s, [from], to, positions, &AffineSilu(affine));
                 } else {
-                    map(s, [from], to, positions, |[x]| s.mul_add(a, x, b));
+                    map(s, [from], to, positions, &affine);
                 }
             }
         }
@@ -109,11 +110,12 @@ impl Kernel for Forward<'_> {
 
 /// a and b of `u = a x + b`; `at` is the place of the channel in scale and shift.
 #[inline(always)]
-fn affine(params: &Params<'_>, channel: usize, at: usize, mean: f64, inverse: f64) -> (f32, f32) {
+fn affine<S: Simd>(s: S, params: &Params<'_>, channel: usize, at: usize, mean: f64, inverse: f64) -> Affine<S> {
     let (gamma, beta) = (f64::from(params.gamma[channel]), f64::from(params.beta[channel]));
     let (scale, shift) = (f64::from(params.scale[at]), f64::from(params.shift[at]));
     let a = gamma * inverse;
-    ((a * (1.0 + scale)) as f32, ((beta - mean * a) * (1.0 + scale) + shift) as f32)
+    let b = (beta - mean * a) * (1.0 + scale) + shift;
+    Affine { a: s.splat((a * (1.0 + scale)) as f32), b: s.splat(b as f32) }
 }
 
 /// Mean and biased variance.
@@ -122,20 +124,16 @@ fn moments<S: Simd>(s: S, x: &[f32]) -> (f64, f64) {
     let mut sum = 0.0;
     for part in x.chunks(4096) {
         // SAFETY: the whole part is readable.
-        sum += f64::from(unsafe { reduce(s, [part.as_ptr()], part.len(), |[x]| [x]) }[0]);
+        sum += f64::from(unsafe { reduce(s, [part.as_ptr()], part.len(), &Identity) }[0]);
     }
     let mean = sum / x.len() as f64;
     let centre = s.splat(mean as f32);
     let (mut deviations, mut squares) = (0.0, 0.0);
     for part in x.chunks(4096) {
-        let square = |[x]: [S::V; 1]| {
-            let d = s.sub(x, centre);
-            [d, s.mul(d, d)]
-        };
         // SAFETY: the whole part is readable. A zero from a partial vector would count as a deviation, so
         // the remainder is left to the scalar loop.
         let whole = part.len() / S::LANES * S::LANES;
-        let [d, d2] = unsafe { reduce(s, [part.as_ptr()], whole, square) };
+        let [d, d2] = unsafe { reduce(s, [part.as_ptr()], whole, &Deviations { centre }) };
         deviations += f64::from(d);
         squares += f64::from(d2);
         for &x in &part[whole..] {
@@ -220,8 +218,6 @@ impl Kernel for Backward<'_> {
         for c in 0..per_group {
             let channel = first_channel + c;
             let at = image * channels + channel;
-            let (a, b) = affine(self.params, channel, at, f64::from(mean), f64::from(inverse));
-            let (a, b) = (s.splat(a), s.splat(b));
             let (x, dy) = planes(c);
             let (mut sum, mut sum_normal) = (0.0, 0.0);
             for first in (0..positions).step_by(4096) {
@@ -229,15 +225,14 @@ impl Kernel for Backward<'_> {
                 // SAFETY: the stretch lies inside the channel's plane, of which dx has the same.
                 let [du, du_normal] = unsafe {
                     let du = self.dx.add(start + c * positions + first);
-                    let from = [x.add(first), dy.add(first)];
                     if self.params.silu {
-                        map(s, from, du, count, |[x, dy]| s.mul(dy, silu_slope(s, s.mul_add(a, x, b))));
+                        let affine = affine(s, self.params, channel, at, f64::from(mean), f64::from(inverse));
+                        map(s, [x.add(first), dy.add(first)], du, count, &SiluGradient(affine));
                     } else {
-                        map(s, from, du, count, |[_, dy]| dy);
+                        std::ptr::copy_nonoverlapping(dy.add(first), du, count);
                     }
-                    reduce(s, [x.add(first), du.cast_const()], count, |[x, du]| {
-                        [du, s.mul(du, s.mul(s.sub(x, v_mean), v_inverse))]
-                    })
+                    let terms = GradientSums { mean: v_mean, inverse: v_inverse };
+                    reduce(s, [x.add(first), du.cast_const()], count, &terms)
                 };
                 sum += f64::from(du);
                 sum_normal += f64::from(du_normal);
@@ -252,100 +247,18 @@ impl Kernel for Backward<'_> {
             total_normal += factor * sum_normal;
         }
         // dx = (factor du - mean(factor du) - n mean(factor du n)) / sigma, n the normalised x.
-        let off = s.splat((total / size as f64) as f32 * inverse);
-        let slope = s.splat((total_normal / size as f64) as f32 * inverse);
+        let offset = s.splat(-(total / size as f64) as f32 * inverse);
+        let slope = s.splat(-(total_normal / size as f64) as f32 * inverse * inverse);
         for c in 0..per_group {
             let channel = first_channel + c;
             let factor = self.params.gamma[channel] * (1.0 + self.params.scale[image * channels + channel]) * inverse;
-            let factor = s.splat(factor);
             let (x, _) = planes(c);
+            let gradient = InputGradient { factor: s.splat(factor), slope, offset, mean: v_mean };
             // SAFETY: the channel's plane of x and of dx.
             unsafe {
                 let dx = self.dx.add(start + c * positions);
-                map(s, [x, dx.cast_const()], dx, positions, |[x, du]| {
-                    let normal = s.mul(s.sub(x, v_mean), v_inverse);
-                    s.sub(s.sub(s.mul(factor, du), off), s.mul(slope, normal))
-                });
+                map(s, [x, dx.cast_const()], dx, positions, &gradient);
             }
         }
     }
-}
-
-/// `to[i] = f(from[i]..)`; `to` may be one of the sources.
-///
-/// # Safety
-/// All must be in bounds for `count` numbers.
-#[inline(always)]
-unsafe fn map<S: Simd, const N: usize>(
-    s: S,
-    from: [*const f32; N],
-    to: *mut f32,
-    count: usize,
-    f: impl Fn([S::V; N]) -> S::V,
-) {
-    let whole = count / S::LANES * S::LANES;
-    let mut values = [s.splat(0.0); N];
-    // SAFETY: the caller's promise.
-    unsafe {
-        let mut i = 0;
-        while i < whole {
-            for (value, p) in values.iter_mut().zip(from) {
-                *value = s.load(p.add(i));
-            }
-            s.store(to.add(i), f(values));
-            i += S::LANES;
-        }
-        if whole < count {
-            for (value, p) in values.iter_mut().zip(from) {
-                *value = s.load_partial(p.add(whole), count - whole);
-            }
-            s.store_partial(to.add(whole), count - whole, f(values));
-        }
-    }
-}
-
-/// The sums of `f(from[i]..)` over i; `f` must be zero where all its arguments are, unless `count` is a multiple of
-/// the vector's lanes.
-///
-/// # Safety
-/// All must be in bounds for `count` numbers.
-#[inline(always)]
-unsafe fn reduce<S: Simd, const N: usize, const M: usize>(
-    s: S,
-    from: [*const f32; N],
-    count: usize,
-    f: impl Fn([S::V; N]) -> [S::V; M],
-) -> [f32; M] {
-    // Four chains, because an addition takes several cycles.
-    let mut sums = [[s.splat(0.0); M]; 4];
-    let mut values = [s.splat(0.0); N];
-    // SAFETY: the caller's promise.
-    unsafe {
-        let mut i = 0;
-        while i + 4 * S::LANES <= count {
-            for (chain, sum) in sums.iter_mut().enumerate() {
-                for (value, p) in values.iter_mut().zip(from) {
-                    *value = s.load(p.add(i + chain * S::LANES));
-                }
-                for (sum, term) in sum.iter_mut().zip(f(values)) {
-                    *sum = s.add(*sum, term);
-                }
-            }
-            i += 4 * S::LANES;
-        }
-        while i < count {
-            for (value, p) in values.iter_mut().zip(from) {
-                *value = if i + S::LANES <= count { s.load(p.add(i)) } else { s.load_partial(p.add(i), count - i) };
-            }
-            for (sum, term) in sums[0].iter_mut().zip(f(values)) {
-                *sum = s.add(*sum, term);
-            }
-            i += S::LANES;
-        }
-    }
-    let mut totals = [0.0; M];
-    for (j, total) in totals.iter_mut().enumerate() {
-        *total = s.sum(s.add(s.add(sums[0][j], sums[1][j]), s.add(sums[2][j], sums[3][j])));
-    }
-    totals
 }

@@ -1,10 +1,8 @@
 //! conv2d against the definition in double precision: results and all gradients.
 
-mod common;
-
+use crate::common::{assert_close, numbers, tracked, values};
 use adir_kernels::{conv2d, reference};
 use burn::tensor::{DType, Tensor};
-use common::{assert_close, numbers, tracked, values};
 
 type Conv = fn(Tensor<4>, Tensor<4>, Option<Tensor<1>>, usize, usize) -> Tensor<4>;
 

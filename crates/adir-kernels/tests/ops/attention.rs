@@ -1,10 +1,8 @@
 //! attention against the definition in double precision: result and gradient.
 
-mod common;
-
+use crate::common::{assert_close, tracked, values};
 use adir_kernels::{QkvOrder, attention, reference};
 use burn::tensor::{DType, Tensor};
-use common::{assert_close, tracked, values};
 
 type Attention = fn(Tensor<3>, usize, QkvOrder) -> Tensor<3>;
 

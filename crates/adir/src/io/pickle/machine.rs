@@ -1,116 +1,29 @@
-//! A reader of pickles, protocols 0 to 5, that runs nothing.
-//!
-//! A pickle is a program for a stack machine that builds objects, by calling whatever function it names.
-//! This machine builds plain values only. Of all functions it knows the few by which PyTorch describes a
-//! tensor, and notes the description; the call of anything else leaves an empty, inert object.
-//!
-//! All values live in one arena and refer to each other by index: sharing costs nothing, cycles are
-//! harmless, and a million nested lists are dropped without recursion. Pickles have no index of their
-//! contents and arrive from anywhere, so the work is bounded: see the constants.
+//! The stack machine: one method for the instructions, the rest to read operands and to guard the stack.
 
 use std::collections::HashMap;
 
-use super::weights::Dtype;
+use super::{Heap, Id, MAX_NODES, Node, kind};
 
-/// Longest pickle in bytes.
-pub(super) const MAX_PICKLE: u64 = 16 << 20;
-/// Most values in an arena, and most remembered ones. A tensor takes about 25 of them.
-const MAX_NODES: usize = 400_000;
 /// Most instructions in a pickle; each leaves at most one reference behind.
 const MAX_INSTRUCTIONS: usize = 4_000_000;
 /// Most marks set at once: one for each level of nesting.
 const MAX_MARKS: usize = 10_000;
 /// Longest text in bytes.
 const MAX_TEXT: usize = 64 << 10;
-/// Most dimensions of a tensor.
-const MAX_RANK: usize = 16;
 
-/// A value's index in its [`Heap`].
-pub(super) type Id = u32;
-
-/// A value that a pickle describes.
-#[derive(Debug)]
-pub(super) enum Node {
-    /// A value of no use here: None, numbers that are not integers, bytes.
-    Opaque,
-    Bool(bool),
-    Int(i64),
-    Text(Box<str>),
-    Tuple(Box<[Id]>),
-    /// A list or a set.
-    List(Vec<Id>),
-    /// A dictionary, or an object of any class.
-    Map(Box<Map>),
-    /// A class or function, `module.name`.
-    Global(Box<str>),
-    Storage(Box<Storage>),
-    Tensor(Box<Tensor>),
-}
-
-/// The entries of a dictionary or dictionary-like object, and the attributes of an object.
-#[derive(Debug, Default)]
-pub(super) struct Map {
-    pub items: Vec<(Id, Id)>,
-    pub attributes: Option<Id>,
-}
-
-/// A run of elements that tensors are views of.
-#[derive(Debug)]
-pub(super) struct Storage {
-    pub key: Box<str>,
-    pub dtype: Dtype,
-    /// Number of elements.
-    pub len: u64,
-}
-
-/// A view of a storage; offset and strides count elements.
-#[derive(Debug)]
-pub(super) struct Tensor {
-    pub storage: Id,
-    pub first: u64,
-    pub shape: Vec<usize>,
-    pub strides: Vec<u64>,
-}
-
-/// The arena that holds the values of one or more pickles.
-#[derive(Debug, Default)]
-pub(super) struct Heap(Vec<Node>);
-
-impl Heap {
-    /// The value with this index.
-    pub fn get(&self, id: Id) -> &Node {
-        self.0.get(id as usize).unwrap_or(&Node::Opaque)
-    }
-
-    /// All values, in order of creation.
-    pub fn nodes(&self) -> &[Node] {
-        &self.0
-    }
-
-    /// Runs the pickle at the start of `bytes`; returns its value and its length in bytes. Errors are
-    /// messages without the file's name.
-    pub fn load(&mut self, bytes: &[u8]) -> Result<(Id, usize), String> {
-        let mut machine =
-            Machine { bytes, at: 0, heap: self, stack: Vec::new(), marks: Vec::new(), memo: HashMap::new() };
-        let at_byte = |message, at| format!("pickle, byte {at}: {message}");
-        for _ in 0..MAX_INSTRUCTIONS {
-            let at = machine.at;
-            match machine.step() {
-                Ok(None) => {}
-                Ok(Some(value)) => return Ok((value, machine.at)),
-                Err(message) => return Err(at_byte(message, at)),
-            }
+/// Runs the pickle at the start of `bytes`; returns its value and its length in bytes.
+pub fn run(heap: &mut Heap, bytes: &[u8]) -> Result<(Id, usize), String> {
+    let mut machine = Machine { bytes, at: 0, heap, stack: Vec::new(), marks: Vec::new(), memo: HashMap::new() };
+    let at_byte = |message, at| format!("pickle, byte {at}: {message}");
+    for _ in 0..MAX_INSTRUCTIONS {
+        let at = machine.at;
+        match machine.step() {
+            Ok(None) => {}
+            Ok(Some(value)) => return Ok((value, machine.at)),
+            Err(message) => return Err(at_byte(message, at)),
         }
-        Err(at_byte(format!("more than {MAX_INSTRUCTIONS} instructions"), machine.at))
     }
-
-    fn add(&mut self, node: Node) -> Result<Id, String> {
-        if self.0.len() >= MAX_NODES {
-            return Err(format!("more than {MAX_NODES} values"));
-        }
-        self.0.push(node);
-        Ok((self.0.len() - 1) as Id)
-    }
+    Err(at_byte(format!("more than {MAX_INSTRUCTIONS} instructions"), machine.at))
 }
 
 struct Machine<'a> {
@@ -289,7 +202,9 @@ impl<'a> Machine<'a> {
             0x93 => {
                 let names = self.pop_many(2)?;
                 let name = match names.as_slice() {
-                    [module, name] => self.text(*module).zip(self.text(*name)).map(|(m, n)| format!("{m}.{n}")),
+                    [module, name] => {
+                        self.heap.text(*module).zip(self.heap.text(*name)).map(|(m, n)| format!("{m}.{n}"))
+                    }
                     _ => None,
                 };
                 self.push(Node::Global(name.ok_or("a global that is not named by text")?.into()))?;
@@ -297,7 +212,7 @@ impl<'a> Machine<'a> {
             b'R' => {
                 let arguments = self.pop()?;
                 let function = self.pop()?;
-                let value = self.call(function, arguments)?;
+                let value = self.heap.call(function, arguments)?;
                 self.stack.push(value);
             }
             0x81 => {
@@ -329,7 +244,7 @@ impl<'a> Machine<'a> {
             }
             b'Q' => {
                 let id = self.pop()?;
-                let node = self.storage(id)?;
+                let node = self.heap.storage(id)?;
                 self.push(node)?;
             }
             other => return Err(format!("instruction 0x{other:02x} is unknown or not allowed")),
@@ -455,113 +370,6 @@ impl<'a> Machine<'a> {
         }
         Ok(())
     }
-
-    fn text(&self, id: Id) -> Option<&str> {
-        match self.heap.get(id) {
-            Node::Text(text) => Some(text),
-            _ => None,
-        }
-    }
-
-    fn tuple(&self, id: Id) -> Result<&[Id], String> {
-        match self.heap.get(id) {
-            Node::Tuple(items) => Ok(items),
-            other => Err(format!("{} where a tuple is expected", kind(other))),
-        }
-    }
-
-    /// The value of a call: a tensor for PyTorch's own constructors, an empty object for anything else.
-    fn call(&mut self, function: Id, arguments: Id) -> Result<Id, String> {
-        let name = |id| match self.heap.get(id) {
-            Node::Global(name) => Some(&**name),
-            _ => None,
-        };
-        let (mut function, mut arguments) = (name(function), self.tuple(arguments)?);
-        // A tensor of a subclass is described by the call that makes the plain tensor: (function, class,
-        // arguments, attributes).
-        if let (Some("torch._tensor._rebuild_from_type_v2"), [inner, _, values, ..]) = (function, arguments) {
-            (function, arguments) = (name(*inner), self.tuple(*values)?);
-        }
-        let node = match (function, arguments) {
-            (Some("torch._utils._rebuild_tensor_v2" | "torch._utils._rebuild_tensor"), arguments) => {
-                self.tensor(arguments)?
-            }
-            (Some("torch._utils._rebuild_parameter" | "torch._utils._rebuild_parameter_with_state"), [tensor, ..]) => {
-                return Ok(*tensor);
-            }
-            _ => Node::Map(Box::default()),
-        };
-        self.heap.add(node)
-    }
-
-    /// A tensor from (storage, offset, shape, strides, ..).
-    fn tensor(&self, arguments: &[Id]) -> Result<Node, String> {
-        let [storage, offset, shape, strides, ..] = arguments else {
-            return Err(format!("a tensor of {} arguments, expected at least 4", arguments.len()));
-        };
-        match self.heap.get(*storage) {
-            Node::Storage(_) => {}
-            // Of a type that is not read here, such as complex numbers.
-            Node::Opaque => return Ok(Node::Opaque),
-            other => return Err(format!("a tensor whose storage is {}", kind(other))),
-        }
-        let (shape, strides) = (self.tuple(*shape)?, self.tuple(*strides)?);
-        if shape.len() != strides.len() || shape.len() > MAX_RANK {
-            return Err(format!(
-                "a tensor of {} extents and {} strides, at most {MAX_RANK}",
-                shape.len(),
-                strides.len()
-            ));
-        }
-        let number = |id: &Id| match self.heap.get(*id) {
-            Node::Int(value) => u64::try_from(*value).map_err(|_| format!("{value} as an extent, stride or offset")),
-            other => Err(format!("{} as an extent, stride or offset", kind(other))),
-        };
-        let extent = |id| usize::try_from(number(id)?).map_err(|_| "an extent above this machine's range".to_owned());
-        Ok(Node::Tensor(Box::new(Tensor {
-            storage: *storage,
-            first: number(offset)?,
-            shape: shape.iter().map(extent).collect::<Result<_, _>>()?,
-            strides: strides.iter().map(number).collect::<Result<_, _>>()?,
-        })))
-    }
-
-    /// A storage from its persistent id ("storage", class, key, device, number of elements, ..).
-    fn storage(&self, id: Id) -> Result<Node, String> {
-        let fields = self.tuple(id)?;
-        let [label, class, key, _device, len, view @ ..] = fields else {
-            return Err(format!("a persistent id of {} fields, expected at least 5", fields.len()));
-        };
-        let (Some("storage"), Node::Global(class), Some(key), Node::Int(len)) =
-            (self.text(*label), self.heap.get(*class), self.text(*key), self.heap.get(*len))
-        else {
-            return Err("a persistent id that is not a storage's".to_owned());
-        };
-        if view.iter().any(|view| !matches!(self.heap.get(*view), Node::Opaque)) {
-            return Err("a storage that is a view of another".to_owned());
-        }
-        let len = u64::try_from(*len).map_err(|_| format!("a storage of {len} elements"))?;
-        let Some(dtype) = class.strip_prefix("torch.").and_then(storage_dtype) else {
-            return Ok(Node::Opaque);
-        };
-        Ok(Node::Storage(Box::new(Storage { key: key.into(), dtype, len })))
-    }
-}
-
-fn storage_dtype(class: &str) -> Option<Dtype> {
-    Some(match class {
-        "HalfStorage" => Dtype::F16,
-        "BFloat16Storage" => Dtype::BF16,
-        "FloatStorage" => Dtype::F32,
-        "DoubleStorage" => Dtype::F64,
-        "LongStorage" => Dtype::I64,
-        "IntStorage" => Dtype::I32,
-        "ShortStorage" => Dtype::I16,
-        "CharStorage" => Dtype::I8,
-        "ByteStorage" => Dtype::U8,
-        "BoolStorage" => Dtype::Bool,
-        _ => return None,
-    })
 }
 
 fn checked_text(bytes: &[u8]) -> Result<&str, String> {
@@ -585,19 +393,4 @@ fn integer(bytes: &[u8]) -> Node {
 fn decimal(digits: &[u8]) -> Node {
     let value = std::str::from_utf8(digits).ok().and_then(|digits| digits.parse().ok());
     value.map_or(Node::Opaque, Node::Int)
-}
-
-fn kind(node: &Node) -> &'static str {
-    match node {
-        Node::Opaque => "a plain value",
-        Node::Bool(_) => "a truth value",
-        Node::Int(_) => "an integer",
-        Node::Text(_) => "a text",
-        Node::Tuple(_) => "a tuple",
-        Node::List(_) => "a list",
-        Node::Map(_) => "a dictionary or object",
-        Node::Global(_) => "a class or function",
-        Node::Storage(_) => "a storage",
-        Node::Tensor(_) => "a tensor",
-    }
 }

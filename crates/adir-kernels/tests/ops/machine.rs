@@ -1,0 +1,102 @@
+//! What must not matter: the instruction set (beyond rounding), the number of threads (at all).
+
+use std::sync::Mutex;
+
+use crate::common::{assert_close, tracked, values};
+use adir_kernels::{Isa, QkvOrder, attention, conv2d, group_norm, reference, set_winograd};
+use burn::tensor::{DType, Tensor};
+
+/// The instruction set and the Winograd switch belong to the process: one test at a time.
+static MACHINE: Mutex<()> = Mutex::new(());
+
+/// Results and gradients of every kind of kernel, by the kernels or by the definitions.
+fn everything(by_kernels: bool, dtype: DType) -> Vec<(&'static str, Vec<f64>)> {
+    let conv = if by_kernels { conv2d } else { reference::conv2d };
+    let norm = if by_kernels { group_norm } else { reference::group_norm };
+    let attend = if by_kernels { attention } else { reference::attention };
+    let mut all = Vec::new();
+    // Winograd with few and with many groups of tiles, direct, strided, one by one.
+    for (shape, outputs, kernel, stride) in [
+        ([1, 40, 19, 22], 50, 3, 1),
+        ([2, 16, 70, 66], 24, 3, 1),
+        ([2, 6, 9, 11], 35, 3, 1),
+        ([1, 20, 12, 13], 40, 3, 2),
+    ] {
+        let x = tracked(shape, 1, dtype);
+        let weight = tracked([outputs, shape[1], kernel, kernel], 2, dtype);
+        let bias = tracked([outputs], 3, dtype);
+        let out = conv(x.clone(), weight.clone(), Some(bias), stride, kernel / 2);
+        let probe = tracked(out.dims(), 4, dtype).detach();
+        let grads = (out.clone() * probe).sum().backward();
+        all.push(("conv2d", values(out)));
+        all.push(("conv2d, x", values(x.grad(&grads).expect("of x"))));
+        all.push(("conv2d, weight", values(weight.grad(&grads).expect("of weight"))));
+    }
+    let x = tracked([2, 24, 9, 15], 1, dtype);
+    let (gamma, beta) = (tracked([24], 2, dtype), tracked([24], 3, dtype));
+    let out = norm(x.clone(), 8, gamma.clone(), beta, 1e-5, None, true);
+    let grads = (out.clone() * tracked([2, 24, 9, 15], 4, dtype).detach()).sum().backward();
+    all.push(("group_norm", values(out)));
+    all.push(("group_norm, x", values(x.grad(&grads).expect("of x"))));
+    all.push(("group_norm, gamma", values(gamma.grad(&grads).expect("of gamma"))));
+    let qkv: Tensor<3> = tracked([2, 3 * 44, 70], 1, dtype);
+    let out = attend(qkv.clone(), 2, QkvOrder::QkvFirst);
+    let grads = (out.clone() * tracked([2, 44, 70], 2, dtype).detach()).sum().backward();
+    all.push(("attention", values(out)));
+    all.push(("attention, qkv", values(qkv.grad(&grads).expect("of qkv"))));
+    all
+}
+
+#[test]
+fn every_instruction_set_agrees_with_the_definitions() {
+    let _guard = MACHINE.lock();
+    let best = Isa::active();
+    let expected = everything(false, DType::F64);
+    for isa in Isa::available() {
+        assert!(isa.force());
+        for ((what, found), (_, expected)) in everything(true, DType::F32).iter().zip(&expected) {
+            assert_close(&format!("{isa:?}: {what}"), found, expected, 1e-5);
+        }
+    }
+    assert!(best.force());
+    assert!(Isa::available().contains(&Isa::Portable));
+    assert_eq!(Isa::available().last(), Some(&best), "the widest set is the one in use");
+}
+
+#[test]
+fn results_do_not_depend_on_the_number_of_threads() {
+    let _guard = MACHINE.lock();
+    let on = |threads: usize| {
+        let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().expect("a pool of threads");
+        pool.install(|| everything(true, DType::F32))
+    };
+    let one = on(1);
+    for threads in [2, 3] {
+        for ((what, expected), (_, found)) in one.iter().zip(on(threads)) {
+            assert!(*expected == found, "{what} differs between 1 and {threads} threads");
+        }
+    }
+}
+
+/// Winograd's algorithm rounds more than the direct sum, but no more than promised, and can be turned off.
+#[test]
+fn winograd_rounds_little_and_can_be_turned_off() {
+    let _guard = MACHINE.lock();
+    let run = |conv: fn(Tensor<4>, Tensor<4>, Option<Tensor<1>>, usize, usize) -> Tensor<4>, dtype| {
+        let x = tracked([1, 256, 16, 16], 1, dtype);
+        let weight = tracked([64, 256, 3, 3], 2, dtype);
+        let out = conv(x.clone(), weight.clone(), None, 1, 1);
+        let grads = (out.clone() * tracked(out.dims(), 3, dtype).detach()).sum().backward();
+        [values(out), values(x.grad(&grads).expect("of x")), values(weight.grad(&grads).expect("of weight"))]
+    };
+    let expected = run(reference::conv2d, DType::F64);
+    let fast = run(conv2d, DType::F32);
+    set_winograd(false);
+    let direct = run(conv2d, DType::F32);
+    set_winograd(true);
+    for (i, what) in ["result", "gradient of x", "gradient of weight"].iter().enumerate() {
+        assert_close(&format!("{what}, Winograd"), &fast[i], &expected[i], 5e-6);
+        assert_close(&format!("{what}, direct"), &direct[i], &expected[i], 1e-6);
+        assert!(fast[i] != direct[i], "{what}: the switch changes nothing");
+    }
+}

@@ -1,0 +1,9 @@
+//! The kernels against the definitions, and the definitions against central differences.
+
+mod attention;
+mod common;
+mod conv2d;
+mod finite_differences;
+mod group_norm;
+mod machine;
+mod resample;

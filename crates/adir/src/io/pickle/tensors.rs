@@ -1,0 +1,102 @@
+//! The calls that are understood: those by which PyTorch describes tensors and their storages.
+
+use super::{Heap, Id, Node, Storage, Tensor, kind};
+use crate::io::weights::Dtype;
+
+/// Most dimensions of a tensor.
+const MAX_RANK: usize = 16;
+
+impl Heap {
+    /// The value of a call: a tensor for PyTorch's own constructors, an empty object for anything else.
+    pub(super) fn call(&mut self, function: Id, arguments: Id) -> Result<Id, String> {
+        let name = |id| match self.get(id) {
+            Node::Global(name) => Some(&**name),
+            _ => None,
+        };
+        let (mut function, mut arguments) = (name(function), self.tuple(arguments)?);
+        // A tensor of a subclass is described by the call that makes the plain tensor: (function, class,
+        // arguments, attributes).
+        if let (Some("torch._tensor._rebuild_from_type_v2"), [inner, _, values, ..]) = (function, arguments) {
+            (function, arguments) = (name(*inner), self.tuple(*values)?);
+        }
+        let node = match (function, arguments) {
+            (Some("torch._utils._rebuild_tensor_v2" | "torch._utils._rebuild_tensor"), arguments) => {
+                self.tensor(arguments)?
+            }
+            (Some("torch._utils._rebuild_parameter" | "torch._utils._rebuild_parameter_with_state"), [tensor, ..]) => {
+                return Ok(*tensor);
+            }
+            _ => Node::Map(Box::default()),
+        };
+        self.add(node)
+    }
+
+    /// A tensor from (storage, offset, shape, strides, ..).
+    fn tensor(&self, arguments: &[Id]) -> Result<Node, String> {
+        let [storage, offset, shape, strides, ..] = arguments else {
+            return Err(format!("a tensor of {} arguments, expected at least 4", arguments.len()));
+        };
+        match self.get(*storage) {
+            Node::Storage(_) => {}
+            // Of a type that is not read here, such as complex numbers.
+            Node::Opaque => return Ok(Node::Opaque),
+            other => return Err(format!("a tensor whose storage is {}", kind(other))),
+        }
+        let (shape, strides) = (self.tuple(*shape)?, self.tuple(*strides)?);
+        if shape.len() != strides.len() || shape.len() > MAX_RANK {
+            return Err(format!(
+                "a tensor of {} extents and {} strides, at most {MAX_RANK}",
+                shape.len(),
+                strides.len()
+            ));
+        }
+        let number = |id: &Id| match self.get(*id) {
+            Node::Int(value) => u64::try_from(*value).map_err(|_| format!("{value} as an extent, stride or offset")),
+            other => Err(format!("{} as an extent, stride or offset", kind(other))),
+        };
+        let extent = |id| usize::try_from(number(id)?).map_err(|_| "an extent above this machine's range".to_owned());
+        Ok(Node::Tensor(Box::new(Tensor {
+            storage: *storage,
+            first: number(offset)?,
+            shape: shape.iter().map(extent).collect::<Result<_, _>>()?,
+            strides: strides.iter().map(number).collect::<Result<_, _>>()?,
+        })))
+    }
+
+    /// A storage from its persistent id ("storage", class, key, device, number of elements, ..).
+    pub(super) fn storage(&self, id: Id) -> Result<Node, String> {
+        let fields = self.tuple(id)?;
+        let [label, class, key, _device, len, view @ ..] = fields else {
+            return Err(format!("a persistent id of {} fields, expected at least 5", fields.len()));
+        };
+        let (Some("storage"), Node::Global(class), Some(key), Node::Int(len)) =
+            (self.text(*label), self.get(*class), self.text(*key), self.get(*len))
+        else {
+            return Err("a persistent id that is not a storage's".to_owned());
+        };
+        if view.iter().any(|view| !matches!(self.get(*view), Node::Opaque)) {
+            return Err("a storage that is a view of another".to_owned());
+        }
+        let len = u64::try_from(*len).map_err(|_| format!("a storage of {len} elements"))?;
+        let Some(dtype) = class.strip_prefix("torch.").and_then(storage_dtype) else {
+            return Ok(Node::Opaque);
+        };
+        Ok(Node::Storage(Box::new(Storage { key: key.into(), dtype, len })))
+    }
+}
+
+fn storage_dtype(class: &str) -> Option<Dtype> {
+    Some(match class {
+        "HalfStorage" => Dtype::F16,
+        "BFloat16Storage" => Dtype::BF16,
+        "FloatStorage" => Dtype::F32,
+        "DoubleStorage" => Dtype::F64,
+        "LongStorage" => Dtype::I64,
+        "IntStorage" => Dtype::I32,
+        "ShortStorage" => Dtype::I16,
+        "CharStorage" => Dtype::I8,
+        "ByteStorage" => Dtype::U8,
+        "BoolStorage" => Dtype::Bool,
+        _ => return None,
+    })
+}
