@@ -195,30 +195,31 @@ impl UNetConfig {
         1 << (self.channel_mult.len() - 1)
     }
 
-    /// Bytes of memory one forward pass over `[n, c, height, width]` takes in f32, weights included: an upper
-    /// estimate, from the sizes of what is alive at once.
+    /// Bytes of memory that a program sampling `[n, c, height, width]` on the CPU in f32 takes, weights included: an
+    /// upper estimate, from the sizes of what is alive at once, fitted to measured peaks (docs/memory.md).
     ///
     /// # Errors
     /// As [`UNetConfig::check`].
     pub fn forward_memory(&self, height: usize, width: usize, n: usize) -> Result<u64> {
+        /// The program, its embedded weights and the threads' scratch space.
+        const PROGRAM: usize = 96 << 20;
+        /// Convolution weights are also kept as the kernels read them, up to this.
+        const MOST_PACKED: usize = 1 << 30;
+        /// The widest map itself, its normalisation, its transformed copy, the layer's output and what is in passing.
+        const MAPS_ALIVE: usize = 6;
         let (_, layout) = super::UNet::new(self)?;
         let mut skips = 0;
         let mut widest = 0;
-        let mut attention = 0;
         for level in 0..self.channel_mult.len() {
             let positions = (height >> level) * (width >> level);
-            let plane = self.width(level) * positions;
-            skips += (self.num_res_blocks + 1) * plane;
+            skips += (self.num_res_blocks + 1) * self.width(level) * positions;
             // The decoder joins a map with the skip of the same level, the wider of the two one level deeper.
             let deeper = self.width((level + 1).min(self.channel_mult.len() - 1));
             widest = widest.max((deeper.max(self.width(level)) + self.width(level)) * positions);
-            if self.attends(level) {
-                attention = attention.max(2 * self.heads(self.width(level))? * positions * positions);
-            }
         }
-        // Of the widest map: itself, its normalisation, its padded copy and the layer's output.
-        let activations = n * (skips + 5 * widest + attention);
-        Ok(4 * (layout.element_count() + activations) as u64)
+        let weights = 4 * layout.element_count();
+        let activations = 4 * n * (skips + MAPS_ALIVE * widest);
+        Ok((PROGRAM + weights + weights.min(MOST_PACKED) + activations) as u64)
     }
 
     /// The schedule the network was trained with.
