@@ -233,11 +233,6 @@ impl Schedule {
         self.original_alpha_bar == trained.alpha_bar
     }
 
-    /// Number of steps of the original schedule.
-    pub fn original_len(&self) -> usize {
-        self.original_alpha_bar.len()
-    }
-
     /// What the network is given at step `i`: the index into the original schedule.
     pub fn timestep(&self, i: usize) -> Timestep {
         self.timesteps[i]

@@ -110,10 +110,9 @@ impl Cases<'_> {
         Ok(tensor::from_f32(self.values(name)?, shape, &self.device).cast(self.dtype))
     }
 
-    /// Entry `index` of a recording with one more dimension in front.
-    fn entry(&self, name: &str, index: usize, shape: [usize; 4]) -> Result<Tensor<4>> {
+    /// Entry `index` of the recording `name`, whose `values` have one more dimension in front.
+    fn entry(&self, name: &str, values: &[f32], index: usize, shape: [usize; 4]) -> Result<Tensor<4>> {
         let count: usize = shape.iter().product();
-        let values = self.values(name)?;
         let part = values
             .get(index * count..(index + 1) * count)
             .ok_or_else(|| self.fault(format!("{name} holds fewer than {} entries of {shape:?}", index + 1)))?;
@@ -241,9 +240,10 @@ fn adam(
     let mut params = model.params().clone();
     let mut adam = Adam::new(AdamConfig::default());
     let mut ema = Ema::new(params.clone(), EMA_DECAY);
+    let noise = cases.values("adam.noise")?;
     let mut losses = Vec::new();
     for (k, t) in cases.timesteps("adam.t")?.into_iter().enumerate() {
-        let eps = cases.entry("adam.noise", k, x0.dims())?;
+        let eps = cases.entry("adam.noise", &noise, k, x0.dims())?;
         let x_t = add_noise(model.schedule(), x0, &eps, t);
         let out = simple_loss(model.net(), &params, &x_t, &eps, &vec![t; x0.dims()[0]], labels)?;
         losses.push(out.loss);
@@ -296,7 +296,8 @@ fn sampling(
         steps.sort_unstable();
         Ok(steps)
     };
-    let noise = |step: usize, like: &Tensor<4>| cases.entry("sample.noise", step, like.dims());
+    let recorded = cases.values("sample.noise")?;
+    let noise = |step: usize, like: &Tensor<4>| cases.entry("sample.noise", &recorded, step, like.dims());
     let config = AncestralConfig { variance: model.config().variance_kind(), clip_x0: true };
     let schedule = model.schedule().at(&steps("sample.timestep_map")?)?;
     let inputs = Inputs { class, ..Inputs::new(model, &schedule, &noise as &dyn NoiseSource) };

@@ -5,7 +5,7 @@ use std::time::Instant;
 
 use adir::guidance::{Adjoint, Residual, Strength};
 use adir::io::atomic::refuse_overwrite;
-use adir::io::hash::sha256_file;
+use adir::io::hash::hash_file;
 use adir::io::image::{BitDepth, ImageFormat, Picture, WriteOptions, read_image, write_image};
 use adir::io::limits::Limits;
 use adir::models::guided_diffusion::{GuidedDiffusion, UNetConfig, config_of};
@@ -210,11 +210,11 @@ pub fn run(args: &RestoreArgs, log: &Log) -> Result<u8> {
     let agreement = agreement_psnr(&degradation, mask.as_ref(), &saved, &picture.tensor)?;
     let record = json!({
         "program": concat!("adir ", env!("CARGO_PKG_VERSION")),
-        "input": {"path": input, "sha256": sha256_file(input)?},
+        "input": {"path": input, "sha256": hash_file(input)?.1},
         "model": {"name": args.model.name(), "sha256": model_sha256, "config": config},
         "device": args.model.device, "dtype": args.model.dtype.name(),
         "task": args.degradation.task, "degradation": degradation, "sigma": args.degradation.sigma,
-        "mask": match &args.degradation.mask { Some(path) => json!({"path": path, "sha256": sha256_file(path)?}), None => Value::Null },
+        "mask": match &args.degradation.mask { Some(path) => json!({"path": path, "sha256": hash_file(path)?.1}), None => Value::Null },
         "seed": args.sampling.seed, "samples": samples, "class": args.sampling.class,
         "settings": plan.settings(), "sources": plan.choices(),
         "seconds": {

@@ -36,11 +36,6 @@ impl Adam {
         Self { config, step: 0, moments: Vec::new() }
     }
 
-    /// Steps taken.
-    pub fn steps(&self) -> u32 {
-        self.step
-    }
-
     /// One step at learning rate `lr`: `gradients[i]` belongs to parameter i; a parameter without a
     /// gradient keeps its value.
     ///

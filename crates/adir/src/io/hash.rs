@@ -31,19 +31,21 @@ pub fn sha256(bytes: &[u8]) -> String {
     hasher.finish()
 }
 
-/// SHA-256 of a file, read piece by piece, in lower-case hexadecimal digits.
+/// Size in bytes and SHA-256 of a file, read piece by piece; the digest as of [`sha256`].
 ///
 /// # Errors
 /// [`Error::Input`] when it cannot be read.
-pub fn sha256_file(path: &Path) -> Result<String> {
+pub fn hash_file(path: &Path) -> Result<(u64, String)> {
     let fault = |e: std::io::Error| Error::input(path, format!("cannot be read: {e}"));
     let mut file = File::open(path).map_err(fault)?;
-    let mut hasher = Hasher::default();
-    let mut piece = vec![0; 1 << 16];
+    let (mut hasher, mut size, mut piece) = (Hasher::default(), 0, vec![0; 1 << 16]);
     loop {
         match file.read(&mut piece).map_err(fault)? {
-            0 => return Ok(hasher.finish()),
-            n => hasher.update(&piece[..n]),
+            0 => return Ok((size, hasher.finish())),
+            n => {
+                hasher.update(&piece[..n]);
+                size += n as u64;
+            }
         }
     }
 }

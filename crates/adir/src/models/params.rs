@@ -152,12 +152,6 @@ impl Params {
         Self { layout: self.layout.clone(), values }
     }
 
-    /// Replaces the values of one parameter (same number of elements).
-    pub fn set(&mut self, id: ParamId, value: Tensor<1>) {
-        debug_assert_eq!(value.dims()[0], self.layout.spec(id).len());
-        self.values[id.0] = value;
-    }
-
     /// The precision of the values.
     pub fn dtype(&self) -> DType {
         self.values.first().map_or(DType::F32, |v| v.dtype())

@@ -9,6 +9,7 @@ use burn::tensor::{DType, TensorData};
 use super::norm::dot;
 use super::{ImageShape, LinearOperator};
 use crate::Result;
+use crate::noise::{Noise, Stream};
 use crate::tensor::{self, Tensor};
 
 /// Worst relative gap |<A x, y> - <x, A^T y>| / (|A x| |y|) over `draws` random pairs, in f64.
@@ -33,7 +34,7 @@ pub fn dot_test_f32(a: &dyn LinearOperator, seed: u64, draws: usize) -> Result<f
 
 fn worst_gap(a: &dyn LinearOperator, seed: u64, draws: usize, dtype: DType) -> Result<f64> {
     let mut worst = 0.0f64;
-    for draw in 0..draws as u64 {
+    for draw in 0..draws as u32 {
         let x = random_image(a.domain(), seed, 2 * draw, dtype);
         let y = random_image(a.range(), seed, 2 * draw + 1, dtype);
         let (ax, aty) = (tensor::to_f64(&a.apply(&x)?)?, tensor::to_f64(&a.adjoint(&y)?)?);
@@ -50,22 +51,14 @@ fn worst_gap(a: &dyn LinearOperator, seed: u64, draws: usize, dtype: DType) -> R
     Ok(worst)
 }
 
-fn random_image(shape: ImageShape, seed: u64, i: u64, dtype: DType) -> Tensor<4> {
+fn random_image(shape: ImageShape, seed: u64, i: u32, dtype: DType) -> Tensor<4> {
     let ImageShape { channels, height, width } = shape;
     let data = TensorData::new(test_vector(seed, i, shape.elements()), [1, channels, height, width]);
     Tensor::from_data(data, (&tensor::cpu(), dtype))
 }
 
-/// `n` values, uniform in [-1, 1): vector number `i` of `seed`, by SplitMix64.
-pub(super) fn test_vector(seed: u64, i: u64, n: usize) -> Vec<f64> {
-    let start = seed.wrapping_mul(0xD1B5_4A32_D192_ED03).wrapping_add(i << 32);
-    (0..n as u64)
-        .map(|j| {
-            let mut z = start.wrapping_add(j + 1).wrapping_mul(0x9E37_79B9_7F4A_7C15);
-            z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
-            z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
-            z ^= z >> 31;
-            (z >> 11) as f64 / (1u64 << 52) as f64 - 1.0
-        })
-        .collect()
+/// `n` values, uniform in [-1, 1): vector number `i` of `seed`.
+pub(super) fn test_vector(seed: u64, i: u32, n: usize) -> Vec<f64> {
+    let noise = Noise::new(seed, Stream::Evaluation);
+    (0..n).map(|j| 2.0 * noise.uniform(i, j as u32) - 1.0).collect()
 }

@@ -131,13 +131,15 @@ impl Separable {
     }
 }
 
-/// The cubic convolution kernel of Keys with a = -1/2.
-fn cubic(x: f64) -> f64 {
+/// The cubic convolution kernel of Keys with a = -1/2, in the order of operations of Pillow, whose resampling
+/// `retrieve` reproduces to the last bit.
+pub(crate) fn cubic(x: f64) -> f64 {
+    const A: f64 = -0.5;
     let x = x.abs();
-    if x <= 1.0 {
-        (1.5 * x - 2.5) * x * x + 1.0
+    if x < 1.0 {
+        ((A + 2.0) * x - (A + 3.0)) * x * x + 1.0
     } else if x < 2.0 {
-        ((-0.5 * x + 2.5) * x - 4.0) * x + 2.0
+        (((x - 5.0) * x + 8.0) * x - 4.0) * A
     } else {
         0.0
     }

@@ -4,15 +4,14 @@
 //! was edited in place is. A build that stops early resumes from its own unfinished index in the same way.
 
 use std::collections::{HashMap, VecDeque};
-use std::fs::{self, File};
-use std::io::Read;
+use std::fs;
 use std::path::{Path, PathBuf};
 
 use rayon::prelude::*;
 
 use super::index::{ContentHash, Entry, Index, Precision, Vectors};
 use super::{Embedding, Encoder};
-use crate::io::hash::Hasher;
+use crate::io::hash::hash_file;
 use crate::io::image::{ImageFormat, read_image};
 use crate::io::limits::Limits;
 use crate::{Error, Result};
@@ -186,18 +185,7 @@ impl ContentHash {
 
 /// The size and SHA-256 of a file.
 fn content_hash(path: &Path) -> Result<(u64, ContentHash)> {
-    let bad = |e: std::io::Error| Error::input(path, format!("cannot be read: {e}"));
-    let mut file = File::open(path).map_err(bad)?;
-    let (mut hasher, mut size, mut buffer) = (Hasher::default(), 0, vec![0; 1 << 16]);
-    loop {
-        let read = file.read(&mut buffer).map_err(bad)?;
-        if read == 0 {
-            break;
-        }
-        hasher.update(&buffer[..read]);
-        size += read as u64;
-    }
-    let hex = hasher.finish();
+    let (size, hex) = hash_file(path)?;
     let content = ContentHash::from_hex(&hex).ok_or_else(|| Error::input(path, format!("hashes to {hex}")))?;
     Ok((size, content))
 }

@@ -4,6 +4,8 @@
 //! arithmetic: weights rounded to multiples of 2^-22, and pixels rounded to 8 bits between the horizontal
 //! and the vertical pass. Doing it more precisely would be doing it differently.
 
+use crate::operator::cubic;
+
 /// Fractional bits of a weight: 32 bits hold 8 bits of pixel, 2 of overshoot and these.
 const WEIGHT_BITS: u32 = 22;
 
@@ -71,19 +73,6 @@ fn weights(from: usize, to: usize) -> Vec<Taps> {
             Taps { start, weights: cubics.iter().map(|w| (w / total * one).round() as i32).collect() }
         })
         .collect()
-}
-
-/// Keys' cubic with a = -1/2.
-fn cubic(x: f64) -> f64 {
-    const A: f64 = -0.5;
-    let x = x.abs();
-    if x < 1.0 {
-        ((A + 2.0) * x - (A + 3.0)) * x * x + 1.0
-    } else if x < 2.0 {
-        (((x - 5.0) * x + 8.0) * x - 4.0) * A
-    } else {
-        0.0
-    }
 }
 
 #[cfg(test)]

@@ -5,10 +5,9 @@ use std::io::{BufRead, Cursor};
 use std::path::Path;
 
 use image::codecs::jpeg::{JpegDecoder, JpegEncoder};
-use image::metadata::Orientation;
-use image::{ExtendedColorType, ImageDecoder, ImageEncoder, ImageError};
+use image::{ExtendedColorType, ImageEncoder, ImageError};
 
-use super::{Decoded, Metadata, Raster, Samples, check_size, image_error, refused};
+use super::{Decoded, Metadata, Raster, Samples, decode_eight_bit, image_error, refused};
 use crate::io::atomic::AtomicFile;
 use crate::io::limits::Limits;
 use crate::{Error, Result};
@@ -22,17 +21,8 @@ pub fn decode(path: &Path, mut reader: impl BufRead, limits: &Limits) -> Result<
     if !is_complete(&file) {
         return Err(Error::input(path, "the JPEG data is cut off before its end marker"));
     }
-    let mut decoder = JpegDecoder::new(Cursor::new(file)).map_err(|e| image_error(path, e))?;
-    let color = decoder.color_type();
-    let (width, height) = decoder.dimensions();
-    let size = check_size(path, (width, height), u64::from(color.bytes_per_pixel()), limits)?;
-    let icc = decoder.icc_profile().map_err(|e| image_error(path, e))?;
-    let exif = decoder.exif_metadata().map_err(|e| image_error(path, e))?;
-    let mut samples = vec![0; size];
-    decoder.read_image(&mut samples).map_err(|e| image_error(path, e))?;
-    let channels = usize::from(color.channel_count());
-    let raster = Raster { width, height, channels, samples: Samples::Eight(samples) };
-    Ok(Decoded { raster, icc, exif, orientation: Orientation::NoTransforms })
+    let decoder = JpegDecoder::new(Cursor::new(file)).map_err(|e| image_error(path, e))?;
+    decode_eight_bit(path, decoder, limits)
 }
 
 /// Whether an end-of-image marker follows the first start of scan. Thumbnails, which end with one too,

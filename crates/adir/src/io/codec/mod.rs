@@ -7,6 +7,7 @@
 use std::io::{BufRead, Seek, Write};
 use std::path::Path;
 
+use image::ImageDecoder;
 use image::metadata::Orientation;
 
 use super::atomic::AtomicFile;
@@ -195,6 +196,20 @@ fn check_size(path: &Path, (width, height): (u32, u32), bytes_per_pixel: u64, li
             limits.max_decoded_bytes
         ))),
     }
+}
+
+/// All of an 8-bit image from a decoder of the `image` crate, whose header is read already.
+fn decode_eight_bit(path: &Path, mut decoder: impl ImageDecoder, limits: &Limits) -> Result<Decoded> {
+    let color = decoder.color_type();
+    let (width, height) = decoder.dimensions();
+    let size = check_size(path, (width, height), u64::from(color.bytes_per_pixel()), limits)?;
+    let icc = decoder.icc_profile().map_err(|e| image_error(path, e))?;
+    let exif = decoder.exif_metadata().map_err(|e| image_error(path, e))?;
+    let mut samples = vec![0; size];
+    decoder.read_image(&mut samples).map_err(|e| image_error(path, e))?;
+    let channels = usize::from(color.channel_count());
+    let raster = Raster { width, height, channels, samples: Samples::Eight(samples) };
+    Ok(Decoded { raster, icc, exif, orientation: Orientation::NoTransforms })
 }
 
 /// An error of the `image` crate while reading.

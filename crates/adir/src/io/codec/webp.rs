@@ -5,26 +5,16 @@ use std::io::{BufRead, Seek};
 use std::path::Path;
 
 use image::codecs::webp::{WebPDecoder, WebPEncoder};
-use image::metadata::Orientation;
-use image::{ExtendedColorType, ImageDecoder, ImageEncoder, ImageError};
+use image::{ExtendedColorType, ImageEncoder, ImageError};
 
-use super::{Decoded, Metadata, Raster, Samples, check_size, image_error, refused};
+use super::{Decoded, Metadata, Raster, Samples, decode_eight_bit, image_error, refused};
 use crate::io::atomic::AtomicFile;
 use crate::io::limits::Limits;
 use crate::{Error, Result};
 
 pub fn decode(path: &Path, reader: impl BufRead + Seek, limits: &Limits) -> Result<Decoded> {
-    let mut decoder = WebPDecoder::new(reader).map_err(|e| image_error(path, e))?;
-    let color = decoder.color_type();
-    let (width, height) = decoder.dimensions();
-    let size = check_size(path, (width, height), u64::from(color.bytes_per_pixel()), limits)?;
-    let icc = decoder.icc_profile().map_err(|e| image_error(path, e))?;
-    let exif = decoder.exif_metadata().map_err(|e| image_error(path, e))?;
-    let mut samples = vec![0; size];
-    decoder.read_image(&mut samples).map_err(|e| image_error(path, e))?;
-    let channels = usize::from(color.channel_count());
-    let raster = Raster { width, height, channels, samples: Samples::Eight(samples) };
-    Ok(Decoded { raster, icc, exif, orientation: Orientation::NoTransforms })
+    let decoder = WebPDecoder::new(reader).map_err(|e| image_error(path, e))?;
+    decode_eight_bit(path, decoder, limits)
 }
 
 pub fn encode(path: &Path, file: &mut AtomicFile<'_>, raster: &Raster, metadata: &Metadata<'_>) -> Result<()> {

@@ -83,7 +83,7 @@ fn everything() -> Vec<Arc<dyn LinearOperator>> {
 }
 
 /// Image number `i`, in f64.
-fn image(shape: ImageShape, i: u64) -> Tensor<4> {
+fn image(shape: ImageShape, i: u32) -> Tensor<4> {
     image_from(dot_test::test_vector(7, i, shape.elements()), shape)
 }
 
