@@ -88,6 +88,26 @@ pub struct Progress {
 }
 
 impl Progress {
+    /// So many are done, of so many in all.
+    pub fn at(&self, done: usize, all: usize) {
+        self.bar.set_length(all as u64);
+        self.bar.set_position(done as u64);
+    }
+
+    /// How it goes: beside the bar where it can be seen, else a line of the log.
+    pub fn tell(&self, text: &str, detail: &Value) {
+        self.bar.set_message(text.to_owned());
+        match self.log.format {
+            _ if self.log.quiet => {}
+            Format::Json => {
+                let eta = self.bar.eta().as_secs_f64();
+                eprintln!("{}", json!({"event": "progress", "of": self.what, "eta_s": eta, "detail": detail}));
+            }
+            Format::Text if self.bar.is_hidden() => eprintln!("{}: {text}", self.what),
+            Format::Text => {}
+        }
+    }
+
     /// One more step is done; `detail` holds what is worth telling of it.
     pub fn step(&self, text: &str, detail: Value) {
         self.bar.set_message(text.to_owned());

@@ -36,6 +36,7 @@ enum Command {
     Degrade(commands::degrade::DegradeArgs),
     Compare(commands::compare::CompareArgs),
     Models(commands::models::ModelsArgs),
+    Train(Box<commands::train::TrainArgs>),
     Verify(commands::verify::VerifyArgs),
 }
 
@@ -47,6 +48,7 @@ fn main() -> ExitCode {
         Command::Degrade(args) => commands::degrade::run(args, &log),
         Command::Compare(args) => commands::compare::run(args),
         Command::Models(args) => commands::models::run(args, &log),
+        Command::Train(args) => commands::train::run(args, &log),
         Command::Verify(args) => commands::verify::run(args, &log),
     });
     ExitCode::from(done.unwrap_or_else(|error| {

@@ -49,6 +49,14 @@ impl Precision {
     }
 }
 
+/// The device of that name, if it computes in that precision.
+pub fn device_for(name: &str, dtype: Precision) -> Result<Device> {
+    if name == "cpu" && dtype.is_half() {
+        return Err(Error::config("--dtype bf16 and f16 need a GPU device; the CPU computes in f32 or f64"));
+    }
+    tensor::device(name)
+}
+
 /// The network of a command.
 #[derive(Debug, Clone, Args)]
 pub struct ModelArgs {
@@ -91,10 +99,7 @@ impl ModelArgs {
 
     /// The device.
     pub fn device(&self) -> Result<Device> {
-        if self.device == "cpu" && self.dtype.is_half() {
-            return Err(Error::config("--dtype bf16 and f16 need a GPU device; the CPU computes in f32 or f64"));
-        }
-        tensor::device(&self.device)
+        device_for(&self.device, self.dtype)
     }
 
     /// How the weights are called in messages and records.

@@ -22,7 +22,7 @@ mod simd;
 mod tile;
 
 pub use conv::set_winograd;
-pub use ops::{attention, avg_pool2, conv2d, group_norm, upsample_nearest2};
+pub use ops::{AdamStep, adam_step, attention, avg_pool2, blend, conv2d, group_norm, upsample_nearest2};
 pub use simd::Isa;
 
 /// Channel order of the fused query-key-value projection, `[batch, 3 * channels, tokens]`.

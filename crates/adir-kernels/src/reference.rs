@@ -3,7 +3,7 @@
 use burn::tensor::ops::ConvOptions;
 use burn::tensor::{Tensor, activation, module};
 
-use crate::QkvOrder;
+use crate::{AdamStep, QkvOrder};
 
 /// 2-d convolution with square kernels (cross-correlation), `[n, in, h, w]` with `[out, in, k, k]`.
 ///
@@ -77,4 +77,23 @@ pub fn avg_pool2(x: Tensor<4>) -> Tensor<4> {
     let (oh, ow) = (h / 2, w / 2);
     let whole = x.slice([0..n, 0..c, 0..2 * oh, 0..2 * ow]);
     whole.reshape([n, c, oh, 2, ow, 2]).mean_dim(5).mean_dim(3).reshape([n, c, oh, ow])
+}
+
+/// As [`crate::adam_step`].
+pub fn adam_step(
+    weight: Tensor<1>,
+    gradient: Tensor<1>,
+    [m, v]: [Tensor<1>; 2],
+    step: &AdamStep,
+) -> (Tensor<1>, [Tensor<1>; 2]) {
+    let m = m * step.beta1 + gradient.clone() * (1.0 - step.beta1);
+    let v = v * step.beta2 + gradient.clone() * gradient * (1.0 - step.beta2);
+    let denominator = v.clone().sqrt() / step.correction2.sqrt() + step.eps;
+    let update = m.clone() / denominator * (step.rate / step.correction1);
+    (weight * (1.0 - step.rate * step.weight_decay) - update, [m, v])
+}
+
+/// As [`crate::blend`].
+pub fn blend(old: Tensor<1>, new: Tensor<1>, share: f64) -> Tensor<1> {
+    old * share + new * (1.0 - share)
 }

@@ -27,6 +27,7 @@ pub mod schedule;
 pub mod task;
 pub mod tensor;
 pub mod testing;
+pub mod train;
 pub mod verify;
 
 pub use error::{Error, Result};

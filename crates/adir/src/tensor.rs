@@ -47,6 +47,11 @@ fn gpu(index: usize) -> burn::tensor::DeviceKind {
     if index == 0 { burn::tensor::DeviceKind::DefaultDevice } else { burn::tensor::DeviceKind::DiscreteGpu(index) }
 }
 
+/// Whether a device is the CPU.
+pub fn is_cpu(device: &Device) -> bool {
+    device.clone().inner() == cpu()
+}
+
 /// An f32 tensor from row-major values.
 pub fn from_f32<const D: usize>(values: Vec<f32>, shape: [usize; D], device: &Device) -> Tensor<D> {
     Tensor::from_data(TensorData::new(values, shape), (device, DType::F32))

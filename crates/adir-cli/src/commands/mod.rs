@@ -4,4 +4,5 @@ pub mod compare;
 pub mod degrade;
 pub mod models;
 pub mod restore;
+pub mod train;
 pub mod verify;

@@ -8,7 +8,6 @@ use burn::backend::autodiff::checkpoint::strategy::CheckpointStrategy;
 use burn::backend::autodiff::grads::Gradients;
 use burn::backend::autodiff::ops::{Backward, Ops, OpsKind};
 use burn::backend::flex::FlexTensor;
-use burn::backend::ops::FloatTensorOps;
 use burn::backend::tensor::FloatTensor;
 use burn::backend::{Autodiff, Dispatch, Flex};
 use burn::tensor::Tensor;
@@ -20,7 +19,7 @@ use crate::reference;
 /// 2-d convolution with square kernels (cross-correlation), differentiable.
 ///
 /// `padding` zeros on every side; output side `(h + 2 padding - k) / stride + 1`, rounded down. Packed weights
-/// are kept for the next call while the weight tensor lives and is not being trained.
+/// are kept for the next call while the weight tensor lives.
 ///
 /// # Shapes
 /// `x` `[n, in, h, w]`, `weight` `[out, in, k, k]`, `bias` `[out]`; the result is `[n, out, oh, ow]`.
@@ -37,12 +36,12 @@ pub fn conv2d(x: Tensor<4>, weight: Tensor<4>, bias: Option<Tensor<1>>, stride: 
     Tensor::from_dispatch(<Dispatch as KernelOps>::conv2d_kernel(x, weight, bias, stride, padding))
 }
 
-/// Weights packed for `purpose` and the algorithm they are packed for; from the cache if `keep`.
-fn packed(weight: &FlexTensor, g: &Geometry, purpose: Purpose, keep: bool) -> (Arc<Packed>, Algorithm) {
+/// Weights packed for `purpose` and the algorithm they are packed for. Kept even while they are trained: a batch
+/// may be computed in parts, all with the same weights.
+fn packed(weight: &FlexTensor, g: &Geometry, purpose: Purpose) -> (Arc<Packed>, Algorithm) {
     let algorithm = Algorithm::of(g);
     let pack = || conv::pack(values(weight), g, purpose, algorithm);
-    let packed = if keep { pack_cache::get(weight, (purpose, algorithm), pack) } else { Arc::new(pack()) };
-    (packed, algorithm)
+    (pack_cache::get(weight, (purpose, algorithm), pack), algorithm)
 }
 
 /// All tensors contiguous.
@@ -52,10 +51,9 @@ pub(super) fn forward(
     bias: &FlexTensor,
     stride: usize,
     padding: usize,
-    keep_packed: bool,
 ) -> FlexTensor {
     let g = Geometry::new(shape4(x), shape4(weight), stride, padding);
-    let (packed, algorithm) = packed(weight, &g, Purpose::Forward, keep_packed);
+    let (packed, algorithm) = packed(weight, &g, Purpose::Forward);
     tensor(conv::forward(values(x), &packed, Some(values(bias)), &g, algorithm), g.out_shape())
 }
 
@@ -79,8 +77,7 @@ impl Backward<Flex, 3> for Conv2dBackward {
         let State { x: x_values, weight: weight_values, geometry: g } = ops.state;
         let mut register = |id: NodeId, gradient| grads.register::<Flex>(id, gradient);
         if let Some(node) = x {
-            // Weights that take a gradient themselves change before their packed form could serve again.
-            let (packed, algorithm) = packed(&weight_values, &g, Purpose::InputGradient, weight.is_none());
+            let (packed, algorithm) = packed(&weight_values, &g, Purpose::InputGradient);
             register(node.id, tensor(conv::input_gradient(values(&dy), &packed, &g, algorithm), g.in_shape()));
         }
         if let Some(node) = weight {
@@ -101,11 +98,10 @@ pub(super) fn tracked<C: CheckpointStrategy>(
     stride: usize,
     padding: usize,
 ) -> FloatTensor<Autodiff<Flex, C>> {
-    let trained = Autodiff::<Flex, C>::float_is_require_grad(&weight);
     let ((x, x_node), (weight, weight_node), (bias, bias_node)) =
         (x.into_parts(), weight.into_parts(), bias.into_parts());
     let (x, weight, bias) = (contiguous(x), contiguous(weight), contiguous(bias));
-    let out = forward(&x, &weight, &bias, stride, padding, !trained);
+    let out = forward(&x, &weight, &bias, stride, padding);
     match Conv2dBackward.prepare::<C>([x_node, weight_node, bias_node]).compute_bound().stateful() {
         OpsKind::Tracked(prep) => {
             let geometry = Geometry::new(shape4(&x), shape4(&weight), stride, padding);

@@ -9,6 +9,7 @@ mod conv2d;
 mod group_norm;
 mod pack_cache;
 mod resample;
+mod update;
 
 use burn::backend::autodiff::checkpoint::strategy::CheckpointStrategy;
 use burn::backend::flex::{FlexTensor, Layout};
@@ -22,6 +23,7 @@ pub use attention::attention;
 pub use conv2d::conv2d;
 pub use group_norm::group_norm;
 pub use resample::{avg_pool2, upsample_nearest2};
+pub use update::{AdamStep, adam_step, blend};
 
 use group_norm::Settings;
 
@@ -59,7 +61,7 @@ pub trait KernelOps: Backend {
 
 impl KernelOps for Flex {
     fn conv2d_kernel(x: FlexTensor, weight: FlexTensor, bias: FlexTensor, stride: usize, padding: usize) -> FlexTensor {
-        conv2d::forward(&contiguous(x), &contiguous(weight), &contiguous(bias), stride, padding, true)
+        conv2d::forward(&contiguous(x), &contiguous(weight), &contiguous(bias), stride, padding)
     }
 
     fn group_norm_kernel(

@@ -7,3 +7,4 @@ mod finite_differences;
 mod group_norm;
 mod machine;
 mod resample;
+mod update;

@@ -1,7 +1,10 @@
 //! Adam (Kingma and Ba 2015) with decoupled weight decay (AdamW), as PyTorch computes it.
 
+use adir_kernels::{AdamStep, adam_step};
+
 use crate::models::params::Params;
-use crate::tensor::Tensor;
+use crate::tensor::{self, Tensor};
+use crate::{Error, Result};
 
 /// Settings of [`Adam`]; the defaults are PyTorch's, and the paper's.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -36,6 +39,21 @@ impl Adam {
         Self { config, step: 0, moments: Vec::new() }
     }
 
+    /// Goes on from an earlier run: `step` steps were taken, and `moments` belong to the parameters in order.
+    pub fn resume(config: AdamConfig, step: u32, moments: Vec<Option<[Tensor<1>; 2]>>) -> Self {
+        Self { config, step, moments }
+    }
+
+    /// First and second moments of every parameter that ever had a gradient, in the parameters' order.
+    pub fn moments(&self) -> &[Option<[Tensor<1>; 2]>] {
+        &self.moments
+    }
+
+    /// Steps taken.
+    pub fn steps(&self) -> u32 {
+        self.step
+    }
+
     /// One step at learning rate `lr`: `gradients[i]` belongs to parameter i; a parameter without a
     /// gradient keeps its value.
     ///
@@ -47,18 +65,41 @@ impl Adam {
         self.moments.resize(gradients.len(), None);
         let power = i32::try_from(self.step).unwrap_or(i32::MAX);
         let (correction1, correction2) = (1.0 - beta1.powi(power), 1.0 - beta2.powi(power));
+        let step = AdamStep { rate: lr, beta1, beta2, eps, weight_decay, correction1, correction2 };
         let mut gradients = gradients;
         params.map(|id, value| {
-            let Some(g) = gradients.get_mut(id.index()).and_then(Option::take) else { return value };
-            let (m, v) = match self.moments[id.index()].take() {
-                Some([m, v]) => (m * beta1 + g.clone() * (1.0 - beta1), v * beta2 + g.clone() * g * (1.0 - beta2)),
-                None => (g.clone() * (1.0 - beta1), g.clone() * g * (1.0 - beta2)),
-            };
-            let denominator = v.clone().sqrt() / correction2.sqrt() + eps;
-            let update = m.clone() / denominator * (lr / correction1);
-            self.moments[id.index()] = Some([m, v]);
-            let value = if weight_decay == 0.0 { value } else { value * (1.0 - lr * weight_decay) };
-            value - update
+            let Some(gradient) = gradients.get_mut(id.index()).and_then(Option::take) else { return value };
+            let moments = self.moments[id.index()].take().unwrap_or_else(|| {
+                let zeros = || gradient.zeros_like();
+                [zeros(), zeros()]
+            });
+            let (value, moments) = adam_step(value, gradient, moments, &step);
+            self.moments[id.index()] = Some(moments);
+            value
         })
     }
+}
+
+/// Scales all gradients by `largest` / their common 2-norm where that norm is larger, as PyTorch's
+/// `clip_grad_norm_` does; the norm before is returned.
+///
+/// # Errors
+/// [`Error::Numerical`] when the norm is not finite.
+pub fn clip_gradients(gradients: &mut [Option<Tensor<1>>], largest: f64) -> Result<f64> {
+    let mut square = 0.0;
+    for g in gradients.iter().flatten() {
+        let sum = (g.clone() * g.clone()).sum();
+        square += tensor::to_f64(&sum)?.first().copied().unwrap_or(f64::NAN);
+    }
+    let norm = square.sqrt();
+    if !norm.is_finite() {
+        return Err(Error::Numerical(format!("the norm of the gradients is {norm}")));
+    }
+    let factor = largest / (norm + 1e-6);
+    if factor < 1.0 {
+        for g in gradients.iter_mut().flatten() {
+            *g = g.clone() * factor;
+        }
+    }
+    Ok(norm)
 }

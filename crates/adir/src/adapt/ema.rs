@@ -1,5 +1,7 @@
 //! Exponential moving average of weights.
 
+use adir_kernels::blend;
+
 use crate::models::params::Params;
 
 /// ema <- decay * ema + (1 - decay) * new, started from the first weights; decay 0 keeps the newest.
@@ -15,13 +17,19 @@ impl Ema {
         Self { decay, average: params }
     }
 
+    /// The decay from the next update on.
+    pub fn set_decay(&mut self, decay: f64) {
+        self.decay = decay;
+    }
+
     /// Takes in the weights after a step.
     pub fn update(&mut self, params: &Params) {
-        self.average = if self.decay == 0.0 {
-            params.clone()
+        if self.decay == 0.0 {
+            self.average = params.clone();
         } else {
-            self.average.map(|id, old| old * self.decay + params.flat(id) * (1.0 - self.decay))
-        };
+            // Taken apart, so that each average is changed in place.
+            self.average.update(|id, old| blend(old, params.flat(id), self.decay));
+        }
     }
 
     /// The average so far.

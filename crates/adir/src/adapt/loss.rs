@@ -1,4 +1,8 @@
-//! The denoising loss l_simple (Eq. 6) and its gradients.
+//! The denoising loss l_simple (Eq. 6), the hybrid loss that also trains the variance, and their gradients.
+
+use std::f64::consts::LN_2;
+
+use burn::tensor::DType;
 
 use crate::models::guided_diffusion::UNet;
 use crate::models::params::Params;
@@ -14,12 +18,66 @@ pub fn add_noise(schedule: &Schedule, x0: &Tensor<4>, eps: &Tensor<4>, t: Timest
     x0.clone() * alpha_bar.sqrt() + eps.clone() * (1.0 - alpha_bar).sqrt()
 }
 
+/// Clean images, the noise added to them, and how much of it each gets.
+#[derive(Debug, Clone)]
+pub struct Batch {
+    /// `[n, c, h, w]` in [-1, 1].
+    pub x0: Tensor<4>,
+    /// Standard normal, of the same shape.
+    pub eps: Tensor<4>,
+    /// n indices into the original schedule.
+    pub timesteps: Vec<Timestep>,
+}
+
+impl Batch {
+    /// Its number of images.
+    pub fn len(&self) -> usize {
+        self.timesteps.len()
+    }
+
+    /// Whether there are no images.
+    pub fn is_empty(&self) -> bool {
+        self.timesteps.is_empty()
+    }
+
+    /// `count` images from the `first` on.
+    #[must_use]
+    pub fn part(&self, first: usize, count: usize) -> Self {
+        let part = |of: &Tensor<4>| of.clone().narrow(0, first, count);
+        Self { x0: part(&self.x0), eps: part(&self.eps), timesteps: self.timesteps[first..first + count].to_vec() }
+    }
+
+    /// x_t of every image (Eq. 3).
+    pub fn noisy(&self, schedule: &Schedule) -> Tensor<4> {
+        let factors = |f: &dyn Fn(f64) -> f64| self.factors(|t| f(schedule.original_alpha_bar(t)));
+        self.x0.clone() * factors(&|bar| bar.sqrt()) + self.eps.clone() * factors(&|bar| (1.0 - bar).sqrt())
+    }
+
+    /// A number for every image, `[n, 1, 1, 1]`.
+    fn factors(&self, f: impl Fn(Timestep) -> f64) -> Tensor<4> {
+        let values = self.timesteps.iter().map(|&t| f(t) as f32).collect();
+        tensor::from_f32(values, [self.len(), 1, 1, 1], &self.x0.device()).cast(self.x0.dtype())
+    }
+}
+
+/// What is minimised.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Objective {
+    /// l_simple (Eq. 6): the variance of a learned-sigma network takes no part.
+    Simple,
+    /// l_simple + 0.001 L_vlb of improved diffusion (Nichol and Dhariwal 2021, Eq. 16), the latter for the
+    /// variance channels only and estimated from one timestep an image: T times its term. As
+    /// 0.001 T = 1 here, it is the mean over the batch of the divergence in bits a dimension. Its first term
+    /// (t = 0) is the same Gaussian divergence, and no element counts for more than 50 bits.
+    Hybrid,
+}
+
 /// A loss and its gradient by every parameter, in the layout's order.
 #[derive(Debug)]
 pub struct LossGradients {
-    /// The loss.
+    /// l_simple, whatever was minimised.
     pub loss: f64,
-    /// Flat gradients; `None` where the loss does not depend on the parameter.
+    /// Flat gradients of what was minimised; `None` where it does not depend on the parameter.
     pub gradients: Vec<Option<Tensor<1>>>,
 }
 
@@ -43,13 +101,96 @@ pub fn simple_loss(
     let channels = eps.dims()[1];
     let tracked = params.map(|_, value| value.autodiff().require_grad());
     let out = net.forward(&tracked, x_t.clone().autodiff(), timesteps, classes);
-    let error = out.narrow(1, 0, channels) - eps.clone().autodiff();
-    let loss = (error.clone() * error).mean();
-    let value = tensor::to_f64(&loss.clone().inner())?.first().copied().unwrap_or(f64::NAN);
-    if !value.is_finite() {
-        return Err(Error::Numerical(format!("the training loss is {value} at t = {timesteps:?}")));
-    }
-    let mut gradients = loss.backward();
-    let gradients = params.layout().ids().map(|id| tracked.flat(id).grad_remove(&mut gradients)).collect();
-    Ok(LossGradients { loss: value, gradients })
+    let loss = mean_square(out.narrow(1, 0, channels) - eps.clone().autodiff());
+    differentiate(&tracked, loss.clone(), &loss, timesteps)
+}
+
+/// The loss of `batch` and the gradients of `objective`, both times `share`: what the batch counts for within a
+/// larger one. The network computes in `dtype`, its weights and their gradients keep their own precision.
+///
+/// # Errors
+/// [`Error::Numerical`] when the loss is not finite; [`Error::Config`] when the hybrid loss is asked of a
+/// network without learned sigma.
+pub fn batch_loss(
+    net: &UNet,
+    params: &Params,
+    schedule: &Schedule,
+    batch: &Batch,
+    objective: Objective,
+    dtype: DType,
+    share: f64,
+) -> Result<LossGradients> {
+    let tracked = params.map(|_, value| value.autodiff().require_grad());
+    let computed = if dtype == params.dtype() { tracked.clone() } else { tracked.map(|_, value| value.cast(dtype)) };
+    let x_t = batch.noisy(schedule);
+    let out = net.forward(&computed, x_t.clone().cast(dtype).autodiff(), &batch.timesteps, None);
+    let out = out.cast(params.dtype());
+    let channels = batch.eps.dims()[1];
+    let eps = out.clone().narrow(1, 0, channels);
+    let simple = mean_square(eps.clone() - batch.eps.clone().autodiff());
+    let total = match objective {
+        Objective::Simple => simple.clone(),
+        Objective::Hybrid if out.dims()[1] != 2 * channels => {
+            return Err(Error::config("the hybrid loss needs a network with learned sigma"));
+        }
+        Objective::Hybrid => {
+            simple.clone() + variance_bound(schedule, batch, &x_t, &eps.inner(), out.narrow(1, channels, channels))
+        }
+    };
+    differentiate(&tracked, total * share, &(simple * share), &batch.timesteps)
+}
+
+/// The value of l_simple without gradients, one an image: mean over its elements.
+///
+/// # Errors
+/// [`Error::Backend`] when the device fails.
+pub fn simple_losses(net: &UNet, params: &Params, schedule: &Schedule, batch: &Batch) -> Result<Vec<f64>> {
+    let [n, channels, h, w] = batch.eps.dims();
+    let out = net.forward(params, batch.noisy(schedule).cast(params.dtype()), &batch.timesteps, None);
+    let error = out.narrow(1, 0, channels).cast(batch.eps.dtype()) - batch.eps.clone();
+    tensor::to_f64(&(error.clone() * error).reshape([n, channels * h * w]).mean_dim(1))
+}
+
+/// The mean over all elements of KL(q(x_(t-1) | x_t, x_0) || p(x_(t-1) | x_t)) in bits, as a function of `v`.
+fn variance_bound(schedule: &Schedule, batch: &Batch, x_t: &Tensor<4>, eps: &Tensor<4>, v: Tensor<4>) -> Tensor<1> {
+    let index = |t: Timestep| usize::from(t.0);
+    let bar = |t: Timestep| schedule.original_alpha_bar(t);
+    let x0 = (x_t.clone() - eps.clone() * batch.factors(|t| (1.0 - bar(t)).sqrt())) / batch.factors(|t| bar(t).sqrt());
+    // The means differ only by the x0 they are made of.
+    let of_x0 = batch.factors(|t| schedule.posterior_mean_coefficients(index(t)).0);
+    let difference = (batch.x0.clone() - x0.clamp(-1.0, 1.0)) * of_x0;
+    let low = batch.factors(|t| schedule.posterior_log_variance_clipped(index(t))).autodiff();
+    let half_range =
+        batch.factors(|t| (schedule.beta(index(t)).ln() - schedule.posterior_log_variance_clipped(index(t))) / 2.0);
+    // ln of the variance of p over that of q; q has the lower end of the learned range.
+    let excess = (v + 1.0) * half_range.autodiff();
+    let squared = (difference.clone() * difference).autodiff() * (excess.clone() + low).neg().exp();
+    let divergence = (excess.clone() - 1.0 + excess.neg().exp() + squared) * (0.5 / LN_2);
+    divergence.clamp_max(50.0).mean()
+}
+
+fn mean_square(error: Tensor<4>) -> Tensor<1> {
+    (error.clone() * error).mean()
+}
+
+/// Gradients of `total` by every parameter, and the value of `reported`.
+fn differentiate(
+    tracked: &Params,
+    total: Tensor<1>,
+    reported: &Tensor<1>,
+    timesteps: &[Timestep],
+) -> Result<LossGradients> {
+    let value = |of: &Tensor<1>| -> Result<f64> {
+        let value = tensor::to_f64(&of.clone().inner())?.first().copied().unwrap_or(f64::NAN);
+        if value.is_finite() {
+            Ok(value)
+        } else {
+            Err(Error::Numerical(format!("the training loss is {value} at t = {timesteps:?}")))
+        }
+    };
+    value(&total)?;
+    let loss = value(reported)?;
+    let mut gradients = total.backward();
+    let gradients = tracked.layout().ids().map(|id| tracked.flat(id).grad_remove(&mut gradients)).collect();
+    Ok(LossGradients { loss, gradients })
 }

@@ -10,6 +10,7 @@
 
 pub mod atomic;
 mod codec;
+pub mod folder;
 pub mod hash;
 pub mod image;
 pub mod limits;

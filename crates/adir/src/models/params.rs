@@ -152,6 +152,12 @@ impl Params {
         Self { layout: self.layout.clone(), values }
     }
 
+    /// Replaces every value by what `f` makes of it; `f` gets the only reference where nothing else holds one.
+    pub fn update(&mut self, mut f: impl FnMut(ParamId, Tensor<1>) -> Tensor<1>) {
+        let values = std::mem::take(&mut self.values);
+        self.values = values.into_iter().enumerate().map(|(i, value)| f(ParamId(i), value)).collect();
+    }
+
     /// The precision of the values.
     pub fn dtype(&self) -> DType {
         self.values.first().map_or(DType::F32, |v| v.dtype())

@@ -4,20 +4,17 @@
 //! was edited in place is. A build that stops early resumes from its own unfinished index in the same way.
 
 use std::collections::{HashMap, VecDeque};
-use std::fs;
 use std::path::{Path, PathBuf};
 
 use rayon::prelude::*;
 
 use super::index::{ContentHash, Entry, Index, Precision, Vectors};
 use super::{Embedding, Encoder};
+use crate::io::folder::image_files;
 use crate::io::hash::hash_file;
-use crate::io::image::{ImageFormat, read_image};
+use crate::io::image::read_image;
 use crate::io::limits::Limits;
 use crate::{Error, Result};
-
-/// Folders inside folders that are followed.
-const MAX_DEPTH: usize = 64;
 
 /// What became of one file.
 #[derive(Debug)]
@@ -57,7 +54,7 @@ pub struct Build<'a> {
 }
 
 impl<'a> Build<'a> {
-    /// Lists the images below `folder` (by their extension, see [`is_image_name`]). Embeddings are taken
+    /// Lists the images below `folder` (by their extension, see [`image_files`]). Embeddings are taken
     /// over from `previous`, an earlier index of the folder, finished or not.
     ///
     /// # Errors
@@ -77,9 +74,7 @@ impl<'a> Build<'a> {
                 return Err(Error::Config(format!("the existing index holds {held:?} numbers, not {precision:?}")));
             }
         }
-        let mut files = Vec::new();
-        list(folder, "", 0, &mut files)?;
-        files.sort_unstable();
+        let files = image_files(folder)?;
         let known_entries = previous.iter().flat_map(|index| index.entries().iter().enumerate());
         let known = known_entries.filter_map(|(id, entry)| Some((entry.content?, id))).collect();
         Ok(Self {
@@ -188,33 +183,4 @@ fn content_hash(path: &Path) -> Result<(u64, ContentHash)> {
     let (size, hex) = hash_file(path)?;
     let content = ContentHash::from_hex(&hex).ok_or_else(|| Error::input(path, format!("hashes to {hex}")))?;
     Ok((size, content))
-}
-
-/// Whether a file name ends like an image that can be read.
-pub fn is_image_name(name: &str) -> bool {
-    ImageFormat::from_path(Path::new(name)).is_ok()
-}
-
-/// Adds the images in `folder/below` and its folders to `files`. Links to files are followed, links to
-/// folders and names that start with a dot are not.
-fn list(folder: &Path, below: &str, depth: usize, files: &mut Vec<String>) -> Result<()> {
-    let here = folder.join(below);
-    let bad = |e: std::io::Error| Error::input(&here, format!("cannot be listed: {e}"));
-    if depth > MAX_DEPTH {
-        return Err(Error::input(&here, format!("lies more than {MAX_DEPTH} folders deep")));
-    }
-    for item in fs::read_dir(&here).map_err(bad)? {
-        let item = item.map_err(bad)?;
-        let name = item.file_name().into_string().map_err(|name| Error::input(here.join(name), "is not UTF-8"))?;
-        if name.starts_with('.') {
-            continue;
-        }
-        let path = if below.is_empty() { name } else { format!("{below}/{name}") };
-        if item.file_type().map_err(bad)?.is_dir() {
-            list(folder, &path, depth + 1, files)?;
-        } else if is_image_name(&path) && fs::metadata(item.path()).is_ok_and(|m| m.is_file()) {
-            files.push(path);
-        }
-    }
-    Ok(())
 }

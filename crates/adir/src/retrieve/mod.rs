@@ -26,7 +26,7 @@ use serde::{Deserialize, Serialize};
 use crate::tensor::Tensor;
 use crate::{Error, Result};
 
-pub use build::{Build, BuildEvent, BuildOutcome, is_image_name};
+pub use build::{Build, BuildEvent, BuildOutcome};
 pub use distance::spherical_distance;
 pub use index::{ContentHash, Entry, Index, Precision};
 pub use npy::read_npy;

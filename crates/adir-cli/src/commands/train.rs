@@ -1,0 +1,371 @@
+//! `adir train`: a prior from one's own photographs.
+
+use std::collections::BTreeMap;
+use std::fmt::Write as _;
+use std::io::Write as _;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use adir::io::atomic;
+use adir::io::image::{WriteOptions, write_image};
+use adir::io::limits::Limits;
+use adir::io::weights::WeightFile;
+use adir::models::Denoiser;
+use adir::models::guided_diffusion::{GuidedDiffusion, UNetConfig};
+use adir::noise::{Noise, Stream};
+use adir::sampler::{Ancestral, AncestralConfig, Inputs, initial_noise};
+use adir::schedule::Respacing;
+use adir::tensor::{self, DType, Tensor};
+use adir::train::{Collection, LEVELS, Length, TrainConfig, Trainer, Validation};
+use adir::{Error, Result};
+use clap::Args;
+use serde_json::json;
+
+use crate::log::Log;
+use crate::model::{Precision, device_for};
+use crate::stop;
+
+/// The network trained unless another is asked for.
+const NETWORK: &str = r#"{"in_channels":3,"out_channels":6,"model_channels":32,"num_res_blocks":1,
+    "channel_mult":[1,2,4,4],"attention_resolutions":[8],"num_head_channels":32,"resblock_updown":true,
+    "use_scale_shift_norm":true,"noise_schedule":"linear","diffusion_steps":1000}"#;
+
+/// Train a prior on your own photographs.
+///
+/// Writes the average of the weights (f16 safetensors, usable with `restore --model`), a model card (.md) beside
+/// it, and a checkpoint (.checkpoint) from which `--resume` goes on. Stop it at any time with Ctrl-C. One
+/// photograph in 25 is held out to measure by; files NAME_ROW_COLUMN.* are tiles of one photograph.
+#[derive(Debug, Args)]
+pub struct TrainArgs {
+    /// Folder of photographs (PNG, JPEG, WebP, TIFF; folders in it count too)
+    folder: PathBuf,
+    /// Where to write the prior (.safetensors)
+    #[arg(short, long)]
+    output: PathBuf,
+    /// Length of the training in minutes, over all its runs
+    #[arg(long, conflicts_with = "steps", value_name = "M")]
+    minutes: Option<f64>,
+    /// Length of the training in steps, over all its runs (repeatable to the bit) [default: 20000]
+    #[arg(long, value_name = "N")]
+    steps: Option<u32>,
+    /// Go on from the checkpoint beside OUTPUT, with its settings; --minutes or --steps may change its length
+    #[arg(long, conflicts_with_all = ["init", "overwrite", "model_config", "crop", "batch", "micro_batch", "learning_rate", "warm_up", "ema", "seed"])]
+    resume: bool,
+    /// Start from these weights instead of new ones
+    #[arg(long, value_name = "WEIGHTS")]
+    init: Option<PathBuf>,
+    /// Network (JSON, the words of guided-diffusion); by default 5 million parameters, 32 channels
+    #[arg(long, value_name = "JSON")]
+    model_config: Option<PathBuf>,
+    /// Side of the crops in pixels
+    #[arg(long, default_value_t = 64, value_name = "PIXELS")]
+    crop: usize,
+    /// Images a step
+    #[arg(long, default_value_t = 32)]
+    batch: usize,
+    /// Images computed at once; less takes less memory [default: 4 on the CPU, all elsewhere]
+    #[arg(long, value_name = "N")]
+    micro_batch: Option<usize>,
+    /// Highest learning rate
+    #[arg(long, default_value_t = 4e-4, value_name = "RATE")]
+    learning_rate: f64,
+    /// Steps until the learning rate is at its highest
+    #[arg(long, default_value_t = 500, value_name = "STEPS")]
+    warm_up: u32,
+    /// Decay of the average of the weights, which is what is written
+    #[arg(long, default_value_t = 0.9995, value_name = "DECAY")]
+    ema: f64,
+    /// Seed of initial weights, crops, timesteps and noise
+    #[arg(long, default_value_t = 0)]
+    seed: u64,
+    /// Memory for photographs, in GB; of what does not fit a random part is used
+    #[arg(long, default_value_t = 4.0, value_name = "GB")]
+    memory: f64,
+    /// Minutes between checkpoints
+    #[arg(long, default_value_t = 5.0, value_name = "MINUTES")]
+    checkpoint_every: f64,
+    /// Held-out crops to measure by at the end
+    #[arg(long, default_value_t = 512, value_name = "N")]
+    validation_crops: usize,
+    /// Also write a sheet of 16 unconditional samples
+    #[arg(long, value_name = "IMAGE")]
+    sheet: Option<PathBuf>,
+    /// cpu, or (in builds with that feature) cuda, vulkan, metal or rocm, with :N for the N-th
+    #[arg(long, default_value = "cpu")]
+    device: String,
+    /// Precision the network computes in; the weights are kept in f32
+    #[arg(long, value_enum, default_value_t)]
+    dtype: Precision,
+    /// Replace existing outputs
+    #[arg(long)]
+    overwrite: bool,
+}
+
+pub fn run(args: &TrainArgs, log: &Log) -> Result<u8> {
+    let checkpoint = args.output.with_extension("checkpoint");
+    let card = args.output.with_extension("md");
+    for path in [&args.output, &card].into_iter().chain(&args.sheet) {
+        refuse(path, args.overwrite || args.resume)?;
+    }
+    if !args.resume {
+        refuse(&checkpoint, args.overwrite)
+            .map_err(|e| Error::config(format!("{e}, or go on with that training (--resume)")))?;
+    }
+    if args.dtype == Precision::F64 {
+        return Err(Error::config("--dtype f64: weights are trained in f32"));
+    }
+    let device = device_for(&args.device, args.dtype)?;
+    let dtype = args.dtype.dtype();
+    let mut trainer = match args.resume {
+        true => {
+            let mut trainer = Trainer::resume(&WeightFile::open(&checkpoint)?, &device, dtype)?;
+            if let Some(length) = args.length()? {
+                trainer.set_length(length)?;
+            }
+            trainer
+        }
+        false => Trainer::new(args.settings()?, args.initial(&device)?, &device, dtype)?,
+    };
+    let config = trainer.config().clone();
+
+    let reading = log.progress("reading photographs", 0);
+    let bytes = args.memory_bytes()?;
+    let photographs = Collection::read(&args.folder, config.crop, bytes, &Limits::default(), |done, all| {
+        reading.at(done, all);
+        stop::check()
+    })?;
+    drop(reading);
+    for error in photographs.skipped.iter().take(20) {
+        log.warn(&format!("left out: {error}"));
+    }
+    if photographs.skipped.len() > 20 {
+        log.warn(&format!("left out: {} more files", photographs.skipped.len() - 20));
+    }
+    if photographs.share < 1.0 {
+        log.warn(&format!("memory holds {} of the photographs: see --memory", photographs.share));
+    }
+    log.info(&format!(
+        "{} images to train on, {} held out; {} parameters",
+        photographs.training.len(),
+        photographs.held_out.len(),
+        trainer.params().layout().element_count()
+    ));
+
+    train(&mut trainer, &photographs, &checkpoint, args, log)?;
+
+    let model = trainer.averaged()?;
+    let validation = validate(&model, &photographs, args.validation_crops, config.crop, log)?;
+    let notes = BTreeMap::from([
+        ("held_out_simple".to_owned(), format!("{:.5}", validation.loss)),
+        ("minutes".to_owned(), format!("{:.1}", trainer.seconds() / 60.0)),
+    ]);
+    trainer.save_model(&args.output, &notes)?;
+    write_card(&card, &card_text(args, &trainer, &photographs, &validation))?;
+    if let Some(path) = &args.sheet {
+        let side = (2 * config.crop).next_multiple_of(config.network.size_multiple()).min(128.max(config.crop));
+        write_image(path, &sheet(&model, side, log)?, &WriteOptions::default())?;
+    }
+    log.info(&format!(
+        "{}: {} steps, {:.1} minutes, held-out loss {:.5}",
+        args.output.display(),
+        trainer.steps(),
+        trainer.seconds() / 60.0,
+        validation.loss
+    ));
+    Ok(crate::exit::DONE)
+}
+
+impl TrainArgs {
+    fn length(&self) -> Result<Option<Length>> {
+        Ok(match (self.minutes, self.steps) {
+            (Some(minutes), _) if !(minutes.is_finite() && minutes > 0.0) => {
+                return Err(Error::config(format!("--minutes {minutes}: expected a positive number")));
+            }
+            (Some(minutes), _) => Some(Length::Seconds(60.0 * minutes)),
+            (None, Some(steps)) => Some(Length::Steps(steps)),
+            (None, None) => None,
+        })
+    }
+
+    fn settings(&self) -> Result<TrainConfig> {
+        let network = match &self.model_config {
+            Some(path) => UNetConfig::from_json(&adir::io::sidecar::sidecar_config(path)?)
+                .map_err(|e| Error::model(path, e.to_string()))?,
+            None => match &self.init {
+                Some(path) => adir::models::guided_diffusion::config_of(&WeightFile::open(path)?)
+                    .map_err(|e| Error::model(path, e.to_string()))?,
+                None => UNetConfig::from_json(NETWORK)?,
+            },
+        };
+        let micro_batch = self.micro_batch.unwrap_or(if self.device == "cpu" { 4 } else { self.batch });
+        Ok(TrainConfig {
+            crop: self.crop,
+            batch: self.batch,
+            micro_batch,
+            learning_rate: self.learning_rate,
+            warm_up: self.warm_up,
+            ema: self.ema,
+            seed: self.seed,
+            ..TrainConfig::new(network, self.length()?.unwrap_or(Length::Steps(20_000)))
+        })
+    }
+
+    fn initial(&self, device: &tensor::Device) -> Result<Option<adir::models::params::Params>> {
+        let Some(path) = &self.init else { return Ok(None) };
+        let model =
+            GuidedDiffusion::load(&WeightFile::open(path)?, Some(self.settings()?.network), device, DType::F32)?;
+        Ok(Some(model.params().clone()))
+    }
+
+    fn memory_bytes(&self) -> Result<usize> {
+        if self.memory.is_finite() && self.memory > 0.0 && self.memory < 1e6 {
+            Ok((self.memory * 1e9) as usize)
+        } else {
+            Err(Error::config(format!("--memory {}: expected a positive number of GB", self.memory)))
+        }
+    }
+}
+
+/// Refuses to replace a file unasked.
+fn refuse(path: &Path, overwrite: bool) -> Result<()> {
+    if path.exists() && !overwrite {
+        return Err(Error::config(format!("{} exists: use --overwrite to replace it", path.display())));
+    }
+    Ok(())
+}
+
+/// Steps until the end, with a checkpoint every few minutes and when the user stops the program.
+fn train(
+    trainer: &mut Trainer,
+    photographs: &Collection,
+    checkpoint: &Path,
+    args: &TrainArgs,
+    log: &Log,
+) -> Result<()> {
+    let every = Duration::from_secs_f64(60.0 * args.checkpoint_every.clamp(0.01, 1e6));
+    let progress = log.progress("training", 1000);
+    let (mut saved, mut begun) = (Instant::now(), Instant::now());
+    let (mut losses, mut images) = (0.0, 0);
+    let mut count = 0;
+    while trainer.share() < 1.0 {
+        let batch = trainer.draw(&photographs.training);
+        let report = trainer.step(&batch)?;
+        losses += report.loss;
+        images += batch.len();
+        count += 1;
+        progress.at((report.share * 1000.0) as usize, 1000);
+        if begun.elapsed() > Duration::from_secs(15) {
+            let (loss, speed) = (losses / f64::from(count), images as f64 / begun.elapsed().as_secs_f64());
+            let text = format!("step {}, loss {loss:.5}, {speed:.1} images/s", report.step);
+            progress.tell(
+                &text,
+                &json!({"step": report.step, "loss": loss, "rate": report.rate, "images_per_s": speed,
+                    "gradient_norm": report.gradient_norm, "minutes": trainer.seconds() / 60.0}),
+            );
+            (losses, images, count, begun) = (0.0, 0, 0, Instant::now());
+        }
+        let stopped = stop::check();
+        if stopped.is_err() || saved.elapsed() > every {
+            trainer.save(checkpoint)?;
+            saved = Instant::now();
+        }
+        if stopped.is_err() {
+            log.warn(&format!(
+                "stopped at step {}; go on with: adir train {} -o {} --resume",
+                report.step,
+                args.folder.display(),
+                args.output.display()
+            ));
+            return stopped;
+        }
+    }
+    trainer.save(checkpoint)
+}
+
+fn validate(
+    model: &GuidedDiffusion,
+    photographs: &Collection,
+    crops: usize,
+    side: usize,
+    log: &Log,
+) -> Result<Validation> {
+    let progress = log.progress("measuring", crops);
+    let mut losses = Vec::new();
+    for some in Validation::run(model, &photographs.held_out, crops.max(LEVELS), side) {
+        losses.extend(some?);
+        progress.at(losses.len(), crops);
+        stop::check()?;
+    }
+    Ok(Validation::of(&losses, side, model.schedule().len()))
+}
+
+/// 16 unconditional samples, 4 by 4, ancestral over 100 steps.
+fn sheet(model: &GuidedDiffusion, side: usize, log: &Log) -> Result<Tensor<4>> {
+    const ROWS: usize = 4;
+    const STEPS: usize = 100;
+    let schedule = model.schedule().respaced(&Respacing::Sections(vec![STEPS]))?;
+    let config = AncestralConfig { variance: model.config().variance_kind(), clip_x0: true };
+    let progress = log.progress("sampling", ROWS * ROWS * STEPS);
+    let mut rows = Vec::new();
+    for row in 0..ROWS {
+        let mut images = Vec::new();
+        for column in 0..ROWS {
+            let noise = Noise::new((row * ROWS + column) as u64, Stream::Sampling);
+            let mut x = initial_noise(&noise, [1, 3, side, side], &tensor::cpu(), DType::F32);
+            for step in Ancestral::new(Inputs::new(model, &schedule, &noise), config, x.clone())? {
+                x = step?.x_t;
+                progress.step("", json!(null));
+                stop::check()?;
+            }
+            images.push(x);
+        }
+        rows.push(Tensor::cat(images, 3));
+    }
+    Ok(Tensor::cat(rows, 2))
+}
+
+fn write_card(path: &Path, text: &str) -> Result<()> {
+    atomic::write(path, |file| file.write_all(text.as_bytes()).map_err(|e| Error::io(path, e)))
+}
+
+/// What the program knows of the prior it made; the user adds licences and limits.
+fn card_text(args: &TrainArgs, trainer: &Trainer, photographs: &Collection, validation: &Validation) -> String {
+    let config = trainer.config();
+    let mut text = String::new();
+    let name = args.output.file_name().unwrap_or_default().to_string_lossy();
+    let _ = write!(
+        text,
+        "# {name}\n\nA diffusion prior made by `adir train` {version}: guided-diffusion U-Net, {parameters} parameters in f16.\n\n\
+         - Data: {training} images or tiles of {folder}, {held_out} of other photographs held out. Licences: to be \
+         stated by whoever publishes this file.\n\
+         - Recipe: {steps} steps of {batch} crops of {crop}x{crop}, AdamW at {rate:e} with warm-up over {warm_up} steps and \
+         cosine decay, hybrid loss, average of the weights with decay {ema}; seed {seed}.\n\
+         - Time: {minutes:.1} minutes on {device}, {dtype}.\n\
+         - Network: `{network}`\n\n\
+         Held-out l_simple on {crops} crops of {side}x{side}: **{loss:.5}**. By timestep:\n\n| t | l_simple |\n|---|---|\n",
+        version = env!("CARGO_PKG_VERSION"),
+        parameters = trainer.params().layout().element_count(),
+        training = photographs.training.len(),
+        folder = args.folder.file_name().unwrap_or_default().to_string_lossy(),
+        held_out = photographs.held_out.len(),
+        steps = trainer.steps(),
+        batch = config.batch,
+        crop = config.crop,
+        rate = config.learning_rate,
+        warm_up = config.warm_up,
+        ema = config.ema,
+        seed = config.seed,
+        minutes = trainer.seconds() / 60.0,
+        device = args.device,
+        dtype = args.dtype.name(),
+        network = config.network.to_json(),
+        crops = validation.crops,
+        side = validation.side,
+        loss = validation.loss,
+    );
+    let all = config.network.diffusion_steps;
+    for (k, loss) in validation.levels.iter().enumerate() {
+        let _ = writeln!(text, "| {} to {} | {loss:.5} |", k * all / LEVELS, (k + 1) * all / LEVELS - 1);
+    }
+    text
+}

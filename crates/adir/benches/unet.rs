@@ -1,0 +1,78 @@
+//! Times whole networks: a forward pass and a training step (l_simple, gradients, Adam).
+//!
+//! Prints a line `name median least` for each case, in milliseconds, in the form of the kernels' benchmark;
+//! `benches/torch_unet.py` runs the same cases in PyTorch. Arguments select cases by substring.
+
+use std::hint::black_box;
+use std::time::{Duration, Instant};
+
+use adir::adapt::{Adam, AdamConfig, simple_loss};
+use adir::models::guided_diffusion::{UNet, UNetConfig};
+use adir::models::params::Params;
+use adir::noise::{Noise, Stream};
+use adir::schedule::Timestep;
+use adir::tensor::{DType, cpu};
+
+/// The networks: configuration and name.
+const NETWORKS: [(&str, &str); 2] = [
+    (
+        "prior",
+        r#"{"in_channels":3,"out_channels":6,"model_channels":32,"num_res_blocks":1,"channel_mult":[1,2,4,4],
+            "attention_resolutions":[8],"num_head_channels":32,"resblock_updown":true,"use_scale_shift_norm":true}"#,
+    ),
+    (
+        "unet25m",
+        r#"{"in_channels":3,"out_channels":6,"model_channels":64,"num_res_blocks":2,"channel_mult":[1,2,4],
+            "attention_resolutions":[2,4],"num_head_channels":64,"resblock_updown":true,"use_scale_shift_norm":true}"#,
+    ),
+];
+
+fn main() {
+    let wanted: Vec<String> = std::env::args().skip(1).filter(|arg| !arg.starts_with("--")).collect();
+    let report = |name: String, run: &mut dyn FnMut()| {
+        if wanted.is_empty() || wanted.iter().any(|part| name.contains(part.as_str())) {
+            let (median, least) = time(run);
+            println!("{name} {median:.4} {least:.4}");
+        }
+    };
+    let noise = Noise::new(0, Stream::Evaluation);
+    let image = |n: usize, side: usize| noise.normal_tensor(0, [n, 3, side, side], &cpu(), DType::F32);
+    for (name, config) in NETWORKS {
+        let config = UNetConfig::from_json(config).expect("a valid configuration");
+        let (net, layout) = UNet::new(&config).expect("a valid configuration");
+        let mut step = 0;
+        let random = Params::load(layout.into(), &cpu(), DType::F32, |spec| {
+            step += 1;
+            let width = (spec.len() / spec.shape[0].max(1)).max(1) as f32;
+            Ok(noise.normal(step, spec.len()).iter().map(|z| z * width.sqrt().recip()).collect())
+        })
+        .expect("as many values as the layout asks for");
+        for side in [64, 128, 256] {
+            let x = image(1, side);
+            report(format!("{name}-forward-1x{side}"), &mut || {
+                black_box(net.forward(&random, x.clone(), &[Timestep(500)], None));
+            });
+        }
+        for (n, side) in [(2, 64), (6, 64), (32, 64), (6, 128)] {
+            let (x, mut params, mut adam) = (image(n, side), random.clone(), Adam::new(AdamConfig::default()));
+            report(format!("{name}-step-{n}x{side}"), &mut || {
+                let out = simple_loss(&net, &params, &x, &x, &vec![Timestep(500); n], None).expect("a finite loss");
+                params = adam.step(&params, out.gradients, 1e-4);
+            });
+        }
+    }
+}
+
+/// Median and least milliseconds of a run, after one to warm up.
+fn time(run: &mut dyn FnMut()) -> (f64, f64) {
+    run();
+    let begin = Instant::now();
+    let mut times = Vec::new();
+    while times.len() < 5 || begin.elapsed() < Duration::from_secs(2) {
+        let start = Instant::now();
+        run();
+        times.push(start.elapsed().as_secs_f64() * 1e3);
+    }
+    times.sort_by(f64::total_cmp);
+    (times[times.len() / 2], times[0])
+}

@@ -1,0 +1,147 @@
+//! The state of a training in one file, written whole or not at all.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::sync::Arc;
+
+use super::config::TrainConfig;
+use super::trainer::{Trainer, adam_config};
+use crate::adapt::{Adam, Ema};
+use crate::io::weights::{Dtype, TensorToWrite, WeightFile, write_safetensors};
+use crate::models::guided_diffusion::UNet;
+use crate::models::params::{ParamLayout, Params};
+use crate::tensor::{self, DType, Device, Tensor};
+use crate::{Error, Result};
+
+/// What stands before a parameter's name: the last weights, their average and both moments.
+const KINDS: [&str; 4] = ["weights.", "average.", "moment1.", "moment2."];
+
+/// A tensor's values on the host, with its name.
+struct Named<'a> {
+    name: String,
+    shape: &'a [usize],
+    values: Vec<f32>,
+}
+
+fn write(path: &Path, tensors: &[Named<'_>], dtype: Dtype, metadata: &BTreeMap<String, String>) -> Result<()> {
+    let borrowed: Vec<_> =
+        tensors.iter().map(|t| TensorToWrite { name: &t.name, shape: t.shape, dtype, values: &t.values }).collect();
+    write_safetensors(path, &borrowed, metadata)
+}
+
+fn named<'a>(prefix: &str, params: &'a Params) -> Result<Vec<Named<'a>>> {
+    let layout = params.layout();
+    let of = |id| {
+        let spec = layout.spec(id);
+        Ok(Named {
+            name: format!("{prefix}{}", spec.name),
+            shape: &spec.shape,
+            values: tensor::to_f32(&params.flat(id))?,
+        })
+    };
+    layout.ids().map(of).collect()
+}
+
+impl Trainer {
+    /// Writes the average of the weights as a model that `adir` loads, in f16, with `notes` in its metadata.
+    ///
+    /// # Errors
+    /// As [`write_safetensors`].
+    pub fn save_model(&self, path: &Path, notes: &BTreeMap<String, String>) -> Result<()> {
+        let mut metadata = notes.clone();
+        metadata.insert("config".into(), self.config.network.to_json());
+        metadata.insert("steps".into(), self.step.to_string());
+        write(path, &named("", self.ema.params())?, Dtype::F16, &metadata)
+    }
+
+    /// Writes all that [`Trainer::resume`] needs to go on as if nothing had happened.
+    ///
+    /// # Errors
+    /// As [`write_safetensors`].
+    pub fn save(&self, path: &Path) -> Result<()> {
+        let mut tensors = named(KINDS[0], &self.params)?;
+        tensors.extend(named(KINDS[1], self.ema.params())?);
+        let layout = self.params.layout();
+        for (id, moments) in layout.ids().zip(self.adam.moments()) {
+            let spec = layout.spec(id);
+            for (kind, moment) in KINDS[2..].iter().zip(moments.iter().flatten()) {
+                tensors.push(Named {
+                    name: format!("{kind}{}", spec.name),
+                    shape: &spec.shape,
+                    values: tensor::to_f32(moment)?,
+                });
+            }
+        }
+        let settings = serde_json::to_string(&self.config).map_err(|e| Error::config(format!("settings: {e}")))?;
+        let metadata = BTreeMap::from([
+            ("training".into(), settings),
+            ("step".into(), self.step.to_string()),
+            // As bits: a decimal number would have to be read back exactly.
+            ("seconds".into(), self.seconds.to_bits().to_string()),
+        ]);
+        write(path, &tensors, Dtype::F32, &metadata)
+    }
+
+    /// The training of a checkpoint.
+    ///
+    /// # Errors
+    /// [`Error::Model`] when the file is no checkpoint, or damaged.
+    pub fn resume(file: &WeightFile, device: &Device, dtype: DType) -> Result<Self> {
+        let fault = |message: String| Error::model(file.path(), message);
+        let entry = |key: &str| {
+            let found = file.metadata().get(key);
+            found.ok_or_else(|| fault(format!("is no checkpoint of a training: its metadata lacks {key:?}")))
+        };
+        let config: TrainConfig =
+            serde_json::from_str(entry("training")?).map_err(|e| fault(format!("settings of the training: {e}")))?;
+        config.check().map_err(|e| fault(e.to_string()))?;
+        let number = |key: &str| -> Result<u64> {
+            entry(key)?.parse().map_err(|_| fault(format!("metadata {key:?} is no number")))
+        };
+        let step = u32::try_from(number("step")?).map_err(|_| fault("too many steps".into()))?;
+        let seconds = f64::from_bits(number("seconds")?);
+        if !(seconds.is_finite() && seconds >= 0.0) {
+            return Err(fault(format!("{seconds} seconds of training")));
+        }
+        let (_, layout) = UNet::new(&config.network)?;
+        let layout = Arc::new(layout);
+        let read = |kind: &str| load(file, layout.clone(), kind, device);
+        let moments: Vec<_> = layout
+            .specs()
+            .iter()
+            .map(|spec| {
+                let read = |kind: &str| tensor_of(file, &format!("{kind}{}", spec.name), &spec.shape, device);
+                match file.info(&format!("{}{}", KINDS[2], spec.name)) {
+                    Some(_) => Ok(Some([read(KINDS[2])?, read(KINDS[3])?])),
+                    None => Ok(None),
+                }
+            })
+            .collect::<Result<_>>()?;
+        let adam = Adam::resume(adam_config(&config), step, moments);
+        let ema = Ema::new(read(KINDS[1])?, 0.0);
+        Self::from_state(config, read(KINDS[0])?, adam, ema, (step, seconds), device, dtype)
+    }
+}
+
+fn load(file: &WeightFile, layout: Arc<ParamLayout>, kind: &str, device: &Device) -> Result<Params> {
+    Params::load(layout, device, DType::F32, |spec| {
+        let name = format!("{kind}{}", spec.name);
+        check_shape(file, &name, &spec.shape)?;
+        file.read_f32(&name)
+    })
+}
+
+fn tensor_of(file: &WeightFile, name: &str, shape: &[usize], device: &Device) -> Result<Tensor<1>> {
+    check_shape(file, name, shape)?;
+    let values = file.read_f32(name)?;
+    let count = values.len();
+    Ok(tensor::from_f32(values, [count], device))
+}
+
+fn check_shape(file: &WeightFile, name: &str, shape: &[usize]) -> Result<()> {
+    match file.info(name) {
+        Some(info) if info.shape == shape => Ok(()),
+        Some(info) => Err(Error::model(file.path(), format!("{name} is {:?}, expected {shape:?}", info.shape))),
+        None => Err(Error::model(file.path(), format!("has no {name}"))),
+    }
+}

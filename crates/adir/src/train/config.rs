@@ -1,0 +1,113 @@
+//! Settings of a training.
+
+use serde::{Deserialize, Serialize};
+
+use crate::models::guided_diffusion::UNetConfig;
+use crate::{Error, Result};
+
+/// When a training ends.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Length {
+    /// After so many steps in all.
+    Steps(u32),
+    /// After so many seconds of training in all, whatever the number of runs.
+    Seconds(f64),
+}
+
+/// Settings of a training; they are kept in its checkpoints.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct TrainConfig {
+    /// The network; it must have learned sigma.
+    pub network: UNetConfig,
+    /// Length of the whole schedule.
+    pub length: Length,
+    /// Side of the square crops, in pixels.
+    pub crop: usize,
+    /// Images a step.
+    pub batch: usize,
+    /// Images of a step that are computed at once; the gradients of the parts are added up.
+    pub micro_batch: usize,
+    /// Highest learning rate.
+    pub learning_rate: f64,
+    /// Steps of linear warm-up, on top of the cosine decay to 2 % of the highest rate.
+    pub warm_up: u32,
+    /// AdamW's decoupled weight decay.
+    pub weight_decay: f64,
+    /// AdamW's decays of both moments.
+    pub betas: [f64; 2],
+    /// Gradients of a larger 2-norm are scaled down to it.
+    pub gradient_norm: f64,
+    /// Decay of the average of the weights; in the first steps it is (1 + k) / (10 + k) if that is less.
+    pub ema: f64,
+    /// Seed of the initial weights, crops, timesteps and noise.
+    pub seed: u64,
+}
+
+impl TrainConfig {
+    /// The recipe of the embedded prior for a network and a length.
+    pub fn new(network: UNetConfig, length: Length) -> Self {
+        Self {
+            network,
+            length,
+            crop: 64,
+            batch: 32,
+            micro_batch: 4,
+            learning_rate: 4e-4,
+            warm_up: 500,
+            weight_decay: 1e-3,
+            betas: [0.9, 0.99],
+            gradient_norm: 1.0,
+            ema: 0.9995,
+            seed: 0,
+        }
+    }
+
+    /// Refuses settings no training can have.
+    ///
+    /// # Errors
+    /// [`Error::Config`] naming the setting.
+    pub fn check(&self) -> Result<()> {
+        self.network.check()?;
+        let fail = |message: String| Err(Error::Config(format!("training: {message}")));
+        let multiple = self.network.size_multiple();
+        if !self.network.learn_sigma() {
+            return fail("the network needs learned sigma (out_channels twice in_channels)".into());
+        }
+        if self.network.in_channels != 3 {
+            return fail(format!("the network has {} channels; photographs have 3", self.network.in_channels));
+        }
+        if self.network.num_classes.is_some() {
+            return fail("the network has classes; the images of a folder have none".into());
+        }
+        if self.crop == 0 || !self.crop.is_multiple_of(multiple) {
+            return fail(format!("crops of side {} are not a multiple of {multiple}", self.crop));
+        }
+        if self.batch == 0 || self.micro_batch == 0 || self.batch > 1 << 16 {
+            return fail(format!("batches of {} in parts of {}", self.batch, self.micro_batch));
+        }
+        let unit = |v: f64| (0.0..1.0).contains(&v);
+        if !(self.learning_rate > 0.0 && self.learning_rate <= 1.0) {
+            return fail(format!("learning rate {}, expected above 0 to 1", self.learning_rate));
+        }
+        if !(unit(self.betas[0]) && unit(self.betas[1]) && unit(self.ema)) {
+            return fail(format!("decays {:?} and {}, expected 0 to below 1", self.betas, self.ema));
+        }
+        if !(unit(self.weight_decay) && self.gradient_norm > 0.0) {
+            return fail(format!("weight decay {}, gradient norm {}", self.weight_decay, self.gradient_norm));
+        }
+        match self.length {
+            Length::Steps(0) => fail("0 steps".into()),
+            Length::Seconds(s) if !(s.is_finite() && s > 0.0) => fail(format!("{s} seconds")),
+            _ => Ok(()),
+        }
+    }
+
+    /// The learning rate of step `step` (from 0), a `share` of 0 to 1 of the way to the end.
+    pub fn rate(&self, step: u32, share: f64) -> f64 {
+        let warm = (f64::from(step) + 1.0) / f64::from(self.warm_up.max(1));
+        let decay = 0.5 * (1.0 + (std::f64::consts::PI * share.clamp(0.0, 1.0)).cos());
+        self.learning_rate * warm.min(1.0) * (0.98 * decay + 0.02)
+    }
+}
