@@ -95,5 +95,5 @@ pub fn adam_step(
 
 /// As [`crate::blend`].
 pub fn blend(old: Tensor<1>, new: Tensor<1>, share: f64) -> Tensor<1> {
-    old * share + new * (1.0 - share)
+    old.clone() + (new - old) * (1.0 - share)
 }

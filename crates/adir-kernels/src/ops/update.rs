@@ -65,17 +65,17 @@ pub fn adam_step(
     (from_flex(tensor(weights, [len])), [m.into_tensor(), v.into_tensor()])
 }
 
-/// `share * old + (1 - share) * new`, for flat tensors of one size.
+/// `share * old + (1 - share) * new`, for flat tensors of one size; numbers that are equal stay as they are.
 pub fn blend(old: Tensor<1>, new: Tensor<1>, share: f64) -> Tensor<1> {
     if !(has_kernel(&old) && has_kernel(&new)) {
         return reference::blend(old, new, share);
     }
     let new = flex(new);
     let mut old = Buffer::take(old);
-    let [of_old, of_new] = [share as f32, (1.0 - share) as f32];
+    let of_new = (1.0 - share) as f32;
     old.numbers().par_chunks_mut(CHUNK).zip(values(&new).par_chunks(CHUNK)).for_each(|(old, new)| {
         for (old, new) in old.iter_mut().zip(new) {
-            *old = of_old * *old + of_new * new;
+            *old += of_new * (new - *old);
         }
     });
     old.into_tensor()

@@ -80,12 +80,11 @@ impl Adam {
     }
 }
 
-/// Scales all gradients by `largest` / their common 2-norm where that norm is larger, as PyTorch's
-/// `clip_grad_norm_` does; the norm before is returned.
+/// The common 2-norm of all gradients.
 ///
 /// # Errors
-/// [`Error::Numerical`] when the norm is not finite.
-pub fn clip_gradients(gradients: &mut [Option<Tensor<1>>], largest: f64) -> Result<f64> {
+/// [`Error::Numerical`] when it is not finite.
+pub fn gradient_norm(gradients: &[Option<Tensor<1>>]) -> Result<f64> {
     let mut square = 0.0;
     for g in gradients.iter().flatten() {
         let sum = (g.clone() * g.clone()).sum();
@@ -95,6 +94,16 @@ pub fn clip_gradients(gradients: &mut [Option<Tensor<1>>], largest: f64) -> Resu
     if !norm.is_finite() {
         return Err(Error::Numerical(format!("the norm of the gradients is {norm}")));
     }
+    Ok(norm)
+}
+
+/// Scales all gradients by `largest` / their common 2-norm where that norm is larger, as PyTorch's
+/// `clip_grad_norm_` does; the norm before is returned.
+///
+/// # Errors
+/// As [`gradient_norm`].
+pub fn clip_gradients(gradients: &mut [Option<Tensor<1>>], largest: f64) -> Result<f64> {
+    let norm = gradient_norm(gradients)?;
     let factor = largest / (norm + 1e-6);
     if factor < 1.0 {
         for g in gradients.iter_mut().flatten() {

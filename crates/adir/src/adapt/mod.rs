@@ -1,11 +1,25 @@
-//! Test-time adaptation: the loss of Eq. 6, the optimiser and the average of the weights.
+//! Test-time adaptation: the loss of Eq. 6, the optimiser, the average of the weights, and what is kept.
+//!
+//! [`Adaptation`] is an iterator of training steps on a few images; its result is an [`Adapter`], all weights or
+//! LoRA factors, to sample with and to keep. The surprising decision: an adaptation does not know the operator
+//! A; it depends on the images alone and serves every task and every seed.
 
 mod accumulate;
 mod adam;
+mod adapter;
+mod config;
+mod crops;
 mod ema;
+mod lora;
 mod loss;
+mod run;
 
 pub use accumulate::{Workers, accumulate};
-pub use adam::{Adam, AdamConfig, clip_gradients};
+pub use adam::{Adam, AdamConfig, clip_gradients, gradient_norm};
+pub use adapter::{Adapter, AdapterInfo, save_params};
+pub use config::{AdaptConfig, CropScale, Trained};
+pub use crops::CropSource;
 pub use ema::Ema;
+pub use lora::Lora;
 pub use loss::{Batch, LossGradients, Objective, add_noise, batch_loss, simple_loss, simple_losses};
+pub use run::{AdaptStep, Adaptation, HeldOut};

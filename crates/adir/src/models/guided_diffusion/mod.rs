@@ -3,6 +3,7 @@
 //! The surprising decision: a configuration is never guessed. It comes with the weights, or the weights
 //! have the structure of a published model; whatever it is, every name and shape must then agree.
 
+mod by_blocks;
 mod config;
 mod keys;
 mod net;

@@ -13,7 +13,7 @@ const NORM_EPS: f64 = 1e-5;
 
 /// Weight and bias of one layer.
 #[derive(Debug, Clone, Copy)]
-struct Affine {
+pub(super) struct Affine {
     weight: ParamId,
     bias: ParamId,
 }
@@ -68,7 +68,7 @@ impl Resample {
 }
 
 #[derive(Debug, Clone)]
-struct ResBlock {
+pub(super) struct ResBlock {
     in_norm: Affine,
     in_conv: Affine,
     emb: Affine,
@@ -123,7 +123,7 @@ impl ResBlock {
 }
 
 #[derive(Debug, Clone)]
-struct AttentionBlock {
+pub(super) struct AttentionBlock {
     norm: Affine,
     qkv: Affine,
     proj: Affine,
@@ -151,7 +151,7 @@ impl AttentionBlock {
 }
 
 #[derive(Debug, Clone)]
-enum Layer {
+pub(super) enum Layer {
     Conv(Affine),
     Res(ResBlock),
     Attention(AttentionBlock),
@@ -175,7 +175,7 @@ impl Layer {
     }
 }
 
-fn run(layers: &[Layer], p: &Params, x: Tensor<4>, silu_emb: &Tensor<2>) -> Tensor<4> {
+pub(super) fn run(layers: &[Layer], p: &Params, x: Tensor<4>, silu_emb: &Tensor<2>) -> Tensor<4> {
     layers.iter().fold(x, |x, layer| layer.forward(p, x, silu_emb))
 }
 
@@ -191,9 +191,9 @@ pub struct UNet {
     model_channels: usize,
     time: [Affine; 2],
     label: Option<ParamId>,
-    input_blocks: Vec<Vec<Layer>>,
-    middle_block: Vec<Layer>,
-    output_blocks: Vec<Vec<Layer>>,
+    pub(super) input_blocks: Vec<Vec<Layer>>,
+    pub(super) middle_block: Vec<Layer>,
+    pub(super) output_blocks: Vec<Vec<Layer>>,
     out_norm: Affine,
     out_conv: Affine,
 }
@@ -300,16 +300,7 @@ impl UNet {
     /// # Shapes
     /// h and w are multiples of [`UNetConfig::size_multiple`]; `timesteps` and `classes` have n entries.
     pub fn forward(&self, p: &Params, x: Tensor<4>, timesteps: &[Timestep], classes: Option<&[usize]>) -> Tensor<4> {
-        let embedding = timestep_embedding(timesteps, self.model_channels, &x);
-        let mut emb = self.time[1].linear(p, silu(self.time[0].linear(p, embedding)));
-        if let (Some(label), Some(classes)) = (self.label, classes) {
-            let table = p.get::<2>(label);
-            let rows = classes.iter().map(|&c| table.clone().narrow(0, c, 1)).collect();
-            emb = emb + Tensor::cat(rows, 0);
-        }
-        // Every block begins its use of the embedding with the same SiLU.
-        let emb = silu(emb);
-
+        let emb = self.embed(p, &x, timesteps, classes);
         let mut skips = Vec::with_capacity(self.input_blocks.len());
         let mut h = x;
         for layers in &self.input_blocks {
@@ -321,6 +312,29 @@ impl UNet {
             let skip = skips.pop().expect("one skip for each output block");
             h = run(layers, p, Tensor::cat(vec![h, skip], 1), &emb);
         }
+        self.finish(p, h)
+    }
+
+    /// What every block is told of the timesteps and classes, after the SiLU with which each begins its use of it.
+    pub(super) fn embed(
+        &self,
+        p: &Params,
+        like: &Tensor<4>,
+        timesteps: &[Timestep],
+        classes: Option<&[usize]>,
+    ) -> Tensor<2> {
+        let embedding = timestep_embedding(timesteps, self.model_channels, like);
+        let mut emb = self.time[1].linear(p, silu(self.time[0].linear(p, embedding)));
+        if let (Some(label), Some(classes)) = (self.label, classes) {
+            let table = p.get::<2>(label);
+            let rows = classes.iter().map(|&c| table.clone().narrow(0, c, 1)).collect();
+            emb = emb + Tensor::cat(rows, 0);
+        }
+        silu(emb)
+    }
+
+    /// What follows the last block.
+    pub(super) fn finish(&self, p: &Params, h: Tensor<4>) -> Tensor<4> {
         self.out_conv.conv(p, self.out_norm.norm(p, h, None, true), 1)
     }
 }

@@ -1,0 +1,144 @@
+//! What an adaptation leaves behind, kept in a file.
+//!
+//! LoRA factors have the names diffusers gives them (`unet.LAYER.lora_A.weight`, `lora_B`); a full adaptation
+//! is a model file of its own. Both carry their base weights' hash and are refused by any other.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use super::lora::Lora;
+use crate::io::weights::{Dtype, TensorToWrite, WeightFile, write_safetensors};
+use crate::models::guided_diffusion::GuidedDiffusion;
+use crate::models::params::Params;
+use crate::tensor::{self, DType};
+use crate::{Error, Result};
+
+/// Adapted weights, as what must be kept of them.
+#[derive(Debug, Clone)]
+pub enum Adapter {
+    /// All weights.
+    Full(Params),
+    /// Factors to add to the base.
+    Lora(Lora),
+}
+
+/// What an adapter says of itself.
+#[derive(Debug, Clone, PartialEq, serde::Serialize, serde::Deserialize)]
+pub struct AdapterInfo {
+    /// Its name; free.
+    pub name: String,
+    /// SHA-256 of the base weights' file.
+    pub base: String,
+    /// Settings, images and whatever else determined it.
+    pub made_from: serde_json::Value,
+    /// Rank and alpha of LoRA factors.
+    pub lora: Option<(usize, f64)>,
+}
+
+/// The key of [`AdapterInfo`] in the metadata.
+const INFO: &str = "adir_adapter";
+
+impl Adapter {
+    /// The weights to sample with.
+    ///
+    /// # Errors
+    /// [`Error::Config`] when the adapter belongs to another network.
+    pub fn apply(&self, base: &Params) -> Result<Params> {
+        match self {
+            Self::Full(params) if params.layout() == base.layout() => Ok(params.clone()),
+            Self::Full(_) => Err(Error::config("the adapter belongs to another network")),
+            Self::Lora(lora) => Ok(lora.merged(base)),
+        }
+    }
+
+    /// Writes it as safetensors, every number as it is (f32), with what `info` says in the metadata. A full
+    /// adaptation also gets the network's configuration, and so loads as a model.
+    ///
+    /// # Errors
+    /// As [`write_safetensors`].
+    pub fn save(&self, path: &Path, info: &AdapterInfo, model: &GuidedDiffusion) -> Result<()> {
+        let (params, lora) = match self {
+            Self::Full(params) => (params, None),
+            Self::Lora(lora) => (lora.factors(), Some((lora.rank(), lora.alpha()))),
+        };
+        let info = AdapterInfo { lora, ..info.clone() };
+        let text =
+            serde_json::to_string(&info).map_err(|e| Error::config(format!("the adapter's description: {e}")))?;
+        let mut metadata = BTreeMap::from([(INFO.to_owned(), text)]);
+        match lora {
+            None => metadata.insert("config".into(), model.config().to_json()),
+            // What diffusers' tools look for.
+            Some((rank, alpha)) => {
+                metadata.insert("rank".into(), rank.to_string());
+                metadata.insert("alpha".into(), alpha.to_string())
+            }
+        };
+        save_params(path, params, &metadata)
+    }
+
+    /// What the file `file` says of itself.
+    ///
+    /// # Errors
+    /// [`Error::Model`] when it is no adapter.
+    pub fn info(file: &WeightFile) -> Result<AdapterInfo> {
+        let text = file.metadata().get(INFO);
+        let text =
+            text.ok_or_else(|| Error::model(file.path(), "is no adapter made by adir: its metadata does not say so"))?;
+        serde_json::from_str(text).map_err(|e| Error::model(file.path(), format!("the adapter's description: {e}")))
+    }
+
+    /// Reads an adapter for `model`, whose weight file has the SHA-256 `base`.
+    ///
+    /// # Errors
+    /// [`Error::Model`] when the file is damaged, no adapter, or made for other weights.
+    pub fn load(file: &WeightFile, model: &GuidedDiffusion, base: &str) -> Result<Self> {
+        let info = Self::info(file)?;
+        if info.base != base {
+            let message = format!("was made for the weights {:.12}..., not for {base:.12}...", info.base);
+            return Err(Error::model(file.path(), message));
+        }
+        let mut used = 0;
+        let mut read = |spec: &crate::models::params::ParamSpec| {
+            used += 1;
+            match file.info(&spec.name) {
+                Some(found) if found.shape == spec.shape => file.read_f32(&spec.name),
+                Some(found) => {
+                    let message = format!("{} is {:?}, expected {:?}", spec.name, found.shape, spec.shape);
+                    Err(Error::model(file.path(), message))
+                }
+                None => Err(Error::model(file.path(), format!("has no {}", spec.name))),
+            }
+        };
+        let params = model.params();
+        let loaded = match info.lora {
+            Some((rank, alpha)) if (1..=1 << 12).contains(&rank) && f64::is_finite(alpha) => {
+                Self::Lora(Lora::read(params, rank, alpha, &mut read)?)
+            }
+            Some((rank, alpha)) => {
+                return Err(Error::model(file.path(), format!("LoRA of rank {rank} and alpha {alpha}")));
+            }
+            None => Self::Full(Params::load(params.layout().clone(), &params.device(), DType::F32, &mut read)?),
+        };
+        let held = file.names().count();
+        if held != used {
+            return Err(Error::model(file.path(), format!("holds {held} tensors, expected {used}")));
+        }
+        Ok(loaded)
+    }
+}
+
+/// Writes weights as they are (f32).
+///
+/// # Errors
+/// As [`write_safetensors`].
+pub fn save_params(path: &Path, params: &Params, metadata: &BTreeMap<String, String>) -> Result<()> {
+    let layout = params.layout();
+    let values = layout.ids().map(|id| tensor::to_f32(&params.flat(id))).collect::<Result<Vec<_>>>()?;
+    let tensors: Vec<_> = layout
+        .specs()
+        .iter()
+        .zip(&values)
+        .map(|(spec, values)| TensorToWrite { name: &spec.name, shape: &spec.shape, dtype: Dtype::F32, values })
+        .collect();
+    write_safetensors(path, &tensors, metadata)
+}

@@ -1,0 +1,111 @@
+//! Settings of an adaptation.
+
+use serde::{Deserialize, Serialize};
+
+use crate::{Error, Result};
+
+/// Which weights an adaptation changes.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Trained {
+    /// All of them (the paper's first version).
+    Full,
+    /// Low-rank factors on every convolution (its second version: rank 16, alpha 8).
+    Lora {
+        /// Rank of the factors.
+        rank: usize,
+        /// The product of the factors counts alpha / rank times.
+        alpha: f64,
+    },
+}
+
+/// At which size crops are taken from an image.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum CropScale {
+    /// Its own pixels; an image smaller than the crop is enlarged to it.
+    Native,
+    /// Its short side is brought to 1 to 1.25 crops first, drawn anew for every crop.
+    Resized,
+}
+
+/// Settings of an adaptation (Eq. 6); what they and the images determine is cached under them.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct AdaptConfig {
+    /// Steps of Adam.
+    pub iterations: u32,
+    /// Its learning rate.
+    pub learning_rate: f64,
+    /// Decay of the average of the weights, which is what is used; 0 uses the last weights.
+    pub ema: f64,
+    /// Images a step.
+    pub batch: usize,
+    /// Images of a step that are computed at once; bounds memory, changes results by rounding only.
+    pub micro_batch: usize,
+    /// Side of the square crops; where an image to adapt to itself is smaller, its own sides bound it.
+    pub crop: usize,
+    /// Scale of the crops.
+    pub scale: CropScale,
+    /// Whether half of the crops are mirrored.
+    pub flip: bool,
+    /// The weights trained.
+    pub trained: Trained,
+    /// Whether every fifth image is held out to tell whether the adaptation helps.
+    pub held_out: bool,
+    /// Whether each block of the network is computed again in the backward pass instead of kept.
+    pub recompute: bool,
+    /// Seed of crops, timesteps and noise.
+    pub seed: u64,
+}
+
+impl AdaptConfig {
+    /// Table 4 of the paper for guided diffusion: all weights, 400 steps of 6 crops, average with decay 0.8.
+    pub fn paper() -> Self {
+        Self {
+            iterations: 400,
+            learning_rate: 1e-4,
+            ema: 0.8,
+            batch: 6,
+            micro_batch: 6,
+            crop: 256,
+            scale: CropScale::Resized,
+            flip: false,
+            trained: Trained::Full,
+            held_out: false,
+            recompute: false,
+            seed: 0,
+        }
+    }
+
+    /// Table 4's adaptation to the observation itself (IA): 100 steps, decay 0.95.
+    pub fn paper_itself() -> Self {
+        Self { iterations: 100, ema: 0.95, scale: CropScale::Native, ..Self::paper() }
+    }
+
+    /// Refuses settings no adaptation can have, for a network whose sides are multiples of `multiple`.
+    ///
+    /// # Errors
+    /// [`Error::Config`] naming the setting.
+    pub fn check(&self, multiple: usize) -> Result<()> {
+        let fail = |message: String| Err(Error::Config(format!("adaptation: {message}")));
+        if !(self.learning_rate > 0.0 && self.learning_rate <= 1.0) {
+            return fail(format!("learning rate {}, expected above 0 to 1", self.learning_rate));
+        }
+        if !(0.0..1.0).contains(&self.ema) {
+            return fail(format!("decay of the average {}, expected 0 to below 1", self.ema));
+        }
+        if self.batch == 0 || self.micro_batch == 0 || self.batch > 1 << 16 {
+            return fail(format!("batches of {} in parts of {}", self.batch, self.micro_batch));
+        }
+        if self.crop == 0 || !self.crop.is_multiple_of(multiple) {
+            return fail(format!("crops of side {} are not a multiple of {multiple}", self.crop));
+        }
+        if let Trained::Lora { rank, alpha } = self.trained
+            && (rank == 0 || rank > 1 << 12 || !alpha.is_finite())
+        {
+            return fail(format!("LoRA of rank {rank} and alpha {alpha}"));
+        }
+        Ok(())
+    }
+}

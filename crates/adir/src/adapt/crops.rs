@@ -1,0 +1,94 @@
+//! Random crops of the few images a model is adapted to.
+
+use super::config::{AdaptConfig, CropScale};
+use crate::noise::Noise;
+use crate::operator::bicubic_resize;
+use crate::tensor::{self, Device, Tensor};
+use crate::{Error, Result};
+
+/// Images in memory, `[1, 3, h, w]` each in [-1, 1] on the CPU.
+#[derive(Debug, Clone)]
+pub struct CropSource {
+    images: Vec<Tensor<4>>,
+    crop: usize,
+    scale: CropScale,
+    flip: bool,
+}
+
+impl CropSource {
+    /// Crops as `config` says; images are grey or RGB. An image too small for its crop is enlarged.
+    ///
+    /// # Errors
+    /// [`Error::Config`] for no images, or others than grey and RGB.
+    pub fn new(images: Vec<Tensor<4>>, config: &AdaptConfig) -> Result<Self> {
+        if images.is_empty() {
+            return Err(Error::config("there are no images to adapt to"));
+        }
+        let images = images
+            .into_iter()
+            .map(|image| match image.dims() {
+                [1, 3, ..] => enlarged(image, config.crop),
+                [1, 1, ..] => enlarged(image.repeat_dim(1, 3), config.crop),
+                shape => {
+                    Err(Error::config(format!("an image of shape {shape:?} to adapt to, expected [1, 1 or 3, h, w]")))
+                }
+            })
+            .collect::<Result<_>>()?;
+        Ok(Self { images, crop: config.crop, scale: config.scale, flip: config.flip })
+    }
+
+    /// Number of images.
+    pub fn len(&self) -> usize {
+        self.images.len()
+    }
+
+    /// Whether there are none, which cannot be.
+    pub fn is_empty(&self) -> bool {
+        self.images.is_empty()
+    }
+
+    /// `count` crops `[count, 3, crop, crop]`, a function of `noise` and `step`.
+    ///
+    /// # Errors
+    /// As [`bicubic_resize`].
+    pub fn draw(&self, noise: &Noise, step: u32, count: usize, device: &Device) -> Result<Tensor<4>> {
+        let crops = (0..count as u32).map(|k| {
+            let image = &self.images[noise.below(step, 3 * k, self.images.len())];
+            let image = match self.scale {
+                CropScale::Native => image.clone(),
+                CropScale::Resized => self.resized(image, noise.uniform(step, 2 * k))?,
+            };
+            let [_, _, h, w] = image.dims();
+            let top = noise.below(step, 3 * k + 1, h - self.crop + 1);
+            let left = noise.below(step, 3 * k + 2, w - self.crop + 1);
+            let crop = image.narrow(2, top, self.crop).narrow(3, left, self.crop);
+            Ok(if self.flip && noise.uniform(step, 2 * k + 1) < 0.5 { crop.flip([3]) } else { crop })
+        });
+        Ok(Tensor::cat(crops.collect::<Result<Vec<_>>>()?, 0).to_device(device))
+    }
+
+    /// The image with a short side of 1 to 1.25 crops.
+    fn resized(&self, image: &Tensor<4>, drawn: f64) -> Result<Tensor<4>> {
+        let short = (self.crop as f64 * (1.0 + 0.25 * drawn)).round() as usize;
+        let mut image = image.clone();
+        while image.dims()[2].min(image.dims()[3]) >= 2 * short {
+            image = adir_kernels::avg_pool2(image);
+        }
+        with_short_side(&image, short)
+    }
+}
+
+/// The image itself, or enlarged until a crop fits.
+fn enlarged(image: Tensor<4>, crop: usize) -> Result<Tensor<4>> {
+    let [_, _, h, w] = image.dims();
+    if h.min(w) < crop { with_short_side(&image, crop) } else { Ok(image) }
+}
+
+fn with_short_side(image: &Tensor<4>, short: usize) -> Result<Tensor<4>> {
+    let [_, _, h, w] = image.dims();
+    let factor = short as f64 / h.min(w) as f64;
+    let side = |length: usize| ((length as f64 * factor).round() as usize).max(short);
+    let resized = bicubic_resize(image, side(h), side(w))?;
+    tensor::check_finite(&resized, "an image to adapt to")?;
+    Ok(resized)
+}

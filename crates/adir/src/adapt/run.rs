@@ -1,0 +1,302 @@
+//! An adaptation under way: an iterator of its steps, driven by the caller.
+
+use super::adapter::Adapter;
+use super::config::{AdaptConfig, Trained};
+use super::crops::CropSource;
+use super::lora::Lora;
+use super::{
+    Adam, AdamConfig, Batch, Ema, LossGradients, Objective, Workers, accumulate, batch_loss, gradient_norm,
+    simple_losses,
+};
+use crate::models::Denoiser;
+use crate::models::guided_diffusion::GuidedDiffusion;
+use crate::models::params::Params;
+use crate::noise::{Noise, Stream};
+use crate::schedule::Timestep;
+use crate::tensor::{self, Tensor};
+use crate::{Error, Result};
+
+/// One image in so many is held out, where any are.
+const HELD_OUT_EVERY: usize = 5;
+/// Crops of held-out images that tell whether the adaptation helps.
+const HELD_OUT_CROPS: usize = 48;
+/// Crops computed at once where there are no gradients.
+const AT_ONCE: usize = 8;
+
+/// What one step did.
+#[derive(Debug, Clone, Copy)]
+pub struct AdaptStep {
+    /// Steps taken so far.
+    pub step: u32,
+    /// The timestep all of its images had.
+    pub timestep: Timestep,
+    /// l_simple.
+    pub loss: f64,
+    /// 2-norm of the gradients of what is trained.
+    pub gradient_norm: f64,
+}
+
+/// l_simple on images that were not trained on, before and after.
+#[derive(Debug, Clone, Copy, PartialEq, serde::Serialize, serde::Deserialize)]
+pub struct HeldOut {
+    /// With the weights as they were.
+    pub before: f64,
+    /// With the adapted weights.
+    pub after: f64,
+    /// Mean over the crops of the difference, in its standard errors; above 0 is better.
+    pub significance: f64,
+}
+
+impl HeldOut {
+    /// Whether the adaptation lowered the loss.
+    pub fn helped(&self) -> bool {
+        self.after < self.before
+    }
+}
+
+/// An adaptation of one model to a few images (Eq. 6): iterate to advance it, then take its result.
+#[derive(Debug)]
+pub struct Adaptation {
+    model: GuidedDiffusion,
+    config: AdaptConfig,
+    crops: CropSource,
+    held_out: Option<CropSource>,
+    trained: State,
+    adam: Adam,
+    ema: Ema,
+    step: u32,
+    noise: Noise,
+    workers: Option<Workers>,
+    failed: bool,
+}
+
+/// The weights being trained.
+#[derive(Debug)]
+enum State {
+    Full(Params),
+    Lora(Lora),
+}
+
+impl Adaptation {
+    /// An adaptation of `model` to `images` (`[1, 1 or 3, h, w]` in [-1, 1]).
+    ///
+    /// # Errors
+    /// [`Error::Config`] for settings that do not suit the network, or no images.
+    pub fn new(model: &GuidedDiffusion, images: Vec<Tensor<4>>, config: AdaptConfig) -> Result<Self> {
+        config.check(model.size_multiple())?;
+        if model.config().num_classes.is_some() || model.config().in_channels != 3 {
+            return Err(Error::config(
+                "a network with classes, or not of RGB images, cannot be adapted to images alone",
+            ));
+        }
+        let hold = config.held_out && images.len() >= 2;
+        let last =
+            |i: usize| hold && (i % HELD_OUT_EVERY == HELD_OUT_EVERY - 1 || images.len() < HELD_OUT_EVERY && i == 1);
+        let (mut out, mut training) = (Vec::new(), Vec::new());
+        for (i, image) in images.iter().enumerate() {
+            if last(i) { out.push(image.clone()) } else { training.push(image.clone()) }
+        }
+        let crops = CropSource::new(training, &config)?;
+        let held_out = if out.is_empty() { None } else { Some(CropSource::new(out, &config)?) };
+        let (trained, params) = match config.trained {
+            Trained::Full => (State::Full(model.params().clone()), model.params().clone()),
+            Trained::Lora { rank, alpha } => {
+                let lora = Lora::new(model.params(), rank, alpha, config.seed)?;
+                let factors = lora.factors().clone();
+                (State::Lora(lora), factors)
+            }
+        };
+        let on_cpu = tensor::is_cpu(&model.params().device());
+        let in_parts = on_cpu && !config.recompute && config.micro_batch < config.batch;
+        Ok(Self {
+            model: model.clone(),
+            adam: Adam::new(AdamConfig::default()),
+            ema: Ema::new(params, config.ema),
+            noise: Noise::new(config.seed, Stream::Adaptation),
+            workers: if in_parts { Some(Workers::new()?) } else { None },
+            config,
+            crops,
+            held_out,
+            trained,
+            step: 0,
+            failed: false,
+        })
+    }
+
+    /// Steps it takes in all.
+    pub fn total(&self) -> u32 {
+        self.config.iterations
+    }
+
+    /// Images trained on, and held out.
+    pub fn images(&self) -> (usize, usize) {
+        (self.crops.len(), self.held_out.as_ref().map_or(0, CropSource::len))
+    }
+
+    /// The batch of the next step: crops, noise, and one timestep for all, uniform over the original schedule.
+    ///
+    /// # Errors
+    /// As [`CropSource::draw`].
+    pub fn draw(&self) -> Result<Batch> {
+        let (n, side, device) = (self.config.batch, self.config.crop, self.model.params().device());
+        let dtype = self.model.params().dtype();
+        let t = Timestep(self.noise.below(self.step, 3 * n as u32, self.model.schedule().len()) as u16);
+        Ok(Batch {
+            x0: self.crops.draw(&self.noise, self.step, n, &device)?.cast(dtype),
+            eps: self.noise.normal_tensor(self.step, [n, 3, side, side], &device, dtype),
+            timesteps: vec![t; n],
+        })
+    }
+
+    /// One step on `batch`.
+    ///
+    /// # Errors
+    /// [`Error::Numerical`] when the loss or a gradient is not finite; the state is then that before the step.
+    pub fn advance(&mut self, batch: &Batch) -> Result<AdaptStep> {
+        let LossGradients { loss, gradients } = self.gradients(batch)?;
+        let gradient_norm = gradient_norm(&gradients)?;
+        let rate = self.config.learning_rate;
+        match &mut self.trained {
+            State::Full(params) => {
+                *params = self.adam.step(params, gradients, rate);
+                self.ema.update(params);
+            }
+            State::Lora(lora) => {
+                let factors = self.adam.step(lora.factors(), gradients, rate);
+                self.ema.update(&factors);
+                *lora = lora.with_factors(factors);
+            }
+        }
+        self.step += 1;
+        let timestep = batch.timesteps.first().copied().unwrap_or(Timestep(0));
+        Ok(AdaptStep { step: self.step, timestep, loss, gradient_norm })
+    }
+
+    /// Loss, and gradients of what is trained.
+    fn gradients(&self, batch: &Batch) -> Result<LossGradients> {
+        let (model, parts) = (&self.model, self.config.micro_batch);
+        let weights = match &self.trained {
+            State::Full(params) => params.clone(),
+            State::Lora(lora) => lora.merged(model.params()),
+        };
+        let (net, schedule, dtype) = (model.net(), model.schedule(), weights.dtype());
+        if !self.config.recompute {
+            let found = accumulate(batch.len(), parts, self.workers.as_ref(), |first, n, share| {
+                batch_loss(net, &weights, schedule, &batch.part(first, n), Objective::Simple, dtype, share)
+            })?;
+            return Ok(match &self.trained {
+                State::Full(_) => found,
+                State::Lora(lora) => {
+                    let mut sum = Sum::new(lora.factors());
+                    let layout = weights.layout().clone();
+                    for (id, gradient) in layout.ids().zip(found.gradients) {
+                        gradient
+                            .and_then(|g| lora.chain(id, g))
+                            .into_iter()
+                            .flatten()
+                            .for_each(|(id, g)| sum.add(id, g));
+                    }
+                    LossGradients { loss: found.loss, gradients: sum.0 }
+                }
+            });
+        }
+        let mut sum = match &self.trained {
+            State::Full(params) => Sum::new(params),
+            State::Lora(lora) => Sum::new(lora.factors()),
+        };
+        let mut loss = 0.0;
+        for first in (0..batch.len()).step_by(parts) {
+            let n = parts.min(batch.len() - first);
+            let part = batch.part(first, n);
+            let share = n as f64 / batch.len() as f64;
+            let x_t = part.noisy(schedule);
+            loss += net.loss_by_blocks(&weights, &x_t, &part.eps, &part.timesteps, share, &mut |id, g| match &self
+                .trained
+            {
+                State::Full(_) => sum.add(id, g),
+                State::Lora(lora) => {
+                    lora.chain(id, g).into_iter().flatten().for_each(|(id, g)| sum.add(id, g));
+                }
+            })?;
+        }
+        Ok(LossGradients { loss, gradients: sum.0 })
+    }
+
+    /// The adapted weights so far (their average), as something to keep.
+    pub fn adapter(&self) -> Adapter {
+        match &self.trained {
+            State::Full(_) => Adapter::Full(self.ema.params().clone()),
+            State::Lora(lora) => Adapter::Lora(lora.with_factors(self.ema.params().clone())),
+        }
+    }
+
+    /// Whether the adapted weights denoise the held-out images better; `None` where none were held out.
+    ///
+    /// # Errors
+    /// [`Error::Numerical`] when a loss is not finite.
+    pub fn held_out(&self) -> Result<Option<HeldOut>> {
+        let Some(source) = &self.held_out else { return Ok(None) };
+        let noise = Noise::new(self.config.seed, Stream::Evaluation);
+        let (model, side) = (&self.model, self.config.crop);
+        let (device, all) = (model.params().device(), model.schedule().len());
+        let adapted = self.adapter().apply(model.params())?;
+        let mut differences = Vec::new();
+        let (mut before, mut after) = (0.0, 0.0);
+        for k in 0..HELD_OUT_CROPS / AT_ONCE {
+            let place = |i: usize| ((k * AT_ONCE + i) as f64 + 0.5) / HELD_OUT_CROPS as f64;
+            let dtype = model.params().dtype();
+            let batch = Batch {
+                x0: source.draw(&noise, k as u32, AT_ONCE, &device)?.cast(dtype),
+                eps: noise.normal_tensor(k as u32, [AT_ONCE, 3, side, side], &device, dtype),
+                timesteps: (0..AT_ONCE).map(|i| Timestep((place(i) * all as f64) as u16)).collect(),
+            };
+            let losses = |params: &Params| simple_losses(model.net(), params, model.schedule(), &batch);
+            for (a, b) in losses(model.params())?.into_iter().zip(losses(&adapted)?) {
+                before += a / HELD_OUT_CROPS as f64;
+                after += b / HELD_OUT_CROPS as f64;
+                differences.push(a - b);
+            }
+        }
+        if !(f64::is_finite(before) && f64::is_finite(after)) {
+            return Err(Error::Numerical(format!(
+                "the held-out loss is {after} after the adaptation, {before} before"
+            )));
+        }
+        let n = differences.len() as f64;
+        let mean = differences.iter().sum::<f64>() / n;
+        let variance = differences.iter().map(|d| (d - mean).powi(2)).sum::<f64>() / (n - 1.0);
+        let significance = mean / (variance / n).sqrt().max(f64::MIN_POSITIVE);
+        Ok(Some(HeldOut { before, after, significance }))
+    }
+}
+
+impl Iterator for Adaptation {
+    type Item = Result<AdaptStep>;
+
+    /// The next step; nothing more after the last one or an error.
+    fn next(&mut self) -> Option<Self::Item> {
+        if self.failed || self.step >= self.config.iterations {
+            return None;
+        }
+        let step = self.draw().and_then(|batch| self.advance(&batch));
+        self.failed = step.is_err();
+        Some(step)
+    }
+}
+
+/// Gradients added up, by parameter.
+struct Sum(Vec<Option<Tensor<1>>>);
+
+impl Sum {
+    fn new(params: &Params) -> Self {
+        Self(params.layout().ids().map(|_| None).collect())
+    }
+
+    fn add(&mut self, id: crate::models::params::ParamId, gradient: Tensor<1>) {
+        let held = &mut self.0[id.index()];
+        *held = Some(match held.take() {
+            Some(sum) => sum + gradient,
+            None => gradient,
+        });
+    }
+}

@@ -1,0 +1,224 @@
+//! Adaptation against recordings: Adam and average of the reference implementation (mini_legacy's cases), LoRA as
+//! separate branches in PyTorch (fixtures/lora.py), gradients by blocks.
+
+use std::path::{Path, PathBuf};
+
+use adir::adapt::{AdaptConfig, Adaptation, Adapter, AdapterInfo, Batch, CropScale, Trained};
+use adir::io::weights::WeightFile;
+use adir::models::guided_diffusion::{GuidedDiffusion, UNetConfig};
+use adir::models::params::Params;
+use adir::schedule::Timestep;
+use adir::tensor::{self, DType, Tensor, cpu, from_f32};
+
+fn fixtures() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures")
+}
+
+fn open(name: &str) -> WeightFile {
+    WeightFile::open(&fixtures().join(name)).unwrap()
+}
+
+fn model() -> GuidedDiffusion {
+    let config = std::fs::read_to_string(fixtures().join("mini_legacy.json")).unwrap();
+    let config = UNetConfig::from_json(&config).unwrap();
+    GuidedDiffusion::load(&open("mini_legacy.weights.safetensors"), Some(config), &cpu(), DType::F32).unwrap()
+}
+
+fn relative(ours: &[f64], recorded: &[f64]) -> f64 {
+    assert_eq!(ours.len(), recorded.len());
+    assert!(ours.iter().all(|v| v.is_finite()));
+    let norm = |values: &mut dyn Iterator<Item = f64>| values.map(|v| v * v).sum::<f64>().sqrt();
+    norm(&mut ours.iter().zip(recorded).map(|(a, b)| a - b)) / norm(&mut recorded.iter().copied())
+}
+
+fn images(file: &WeightFile, name: &str, from: usize) -> Tensor<4> {
+    let count = 2 * 3 * 32 * 32;
+    from_f32(file.read_f32(name).unwrap()[from * count..(from + 1) * count].to_vec(), [2, 3, 32, 32], &cpu())
+}
+
+/// The recorded batch of Adam step k: one t for both images.
+fn batch(cases: &WeightFile, k: usize) -> Batch {
+    let t = Timestep(cases.read_i64("adam.t").unwrap()[k] as u16);
+    Batch { x0: images(cases, "train.x0", 0), eps: images(cases, "adam.noise", k), timesteps: vec![t; 2] }
+}
+
+fn config(trained: Trained) -> AdaptConfig {
+    AdaptConfig { batch: 2, micro_batch: 2, crop: 32, scale: CropScale::Native, trained, ..AdaptConfig::paper() }
+}
+
+fn adaptation(config: AdaptConfig) -> Adaptation {
+    let image = images(&open("mini_legacy.cases.safetensors"), "train.x0", 0).narrow(0, 0, 1);
+    Adaptation::new(&model(), vec![image.clone(), image], config).unwrap()
+}
+
+fn values(params: &Params, name: &str) -> Vec<f64> {
+    tensor::to_f64(&params.flat(params.layout().find(name).unwrap())).unwrap()
+}
+
+/// All weights, whole batches, in parts on threads and block by block: the reference's average after ten steps.
+#[test]
+fn a_full_adaptation_is_the_reference_s() {
+    let cases = open("mini_legacy.cases.safetensors");
+    let norms: Vec<(String, f64)> = cases
+        .names()
+        .filter_map(|name| Some((name.strip_prefix("train.grad_norm.")?.to_owned(), cases.read_f64(name).ok()?[0])))
+        .collect();
+    let largest = norms.iter().map(|(_, norm)| *norm).fold(0.0, f64::max);
+    // What is zero but for rounding (also the keys of a qkv bias) Adam moves in any direction.
+    let rounding: Vec<&str> =
+        norms.iter().filter(|(_, n)| *n < 1e-6 * largest).map(|(name, _)| name.as_str()).collect();
+    for (micro_batch, recompute) in [(2, false), (1, false), (2, true), (1, true)] {
+        let mut run = adaptation(AdaptConfig { micro_batch, recompute, ..config(Trained::Full) });
+        let losses: Vec<f64> = (0..10).map(|k| run.advance(&batch(&cases, k)).unwrap().loss).collect();
+        assert!(relative(&losses, &cases.read_f64("adam.losses").unwrap()) < 1e-4, "{losses:?}");
+        let Adapter::Full(average) = run.adapter() else { panic!("all weights") };
+        let (mut compared, mut worst) = (0, 0.0_f64);
+        for name in cases.names().filter_map(|name| name.strip_prefix("adam.ema.")) {
+            if rounding.contains(&name) || name.ends_with("qkv.bias") {
+                continue;
+            }
+            let recorded = cases.read_f64(&format!("adam.ema.{name}")).unwrap();
+            worst = worst.max(relative(&values(&average, name), &recorded));
+            compared += 1;
+        }
+        eprintln!("parts of {micro_batch}, by blocks: {recompute}: worst of {compared} {worst:.1e}");
+        assert!(compared >= 5 && worst < 1e-4, "{worst:e} over {compared}");
+        // The variance rows of the last layer take no part (spec 8, row 24).
+        let rows = |params: &Params| values(params, "out.2.weight")[3 * 32 * 9..].to_vec();
+        assert_eq!(rows(&average), rows(model().params()));
+        assert_ne!(values(&average, "out.2.weight"), values(model().params(), "out.2.weight"));
+    }
+}
+
+#[test]
+fn lora_is_that_of_separate_branches_in_pytorch() {
+    let (cases, recorded) = (open("mini_legacy.cases.safetensors"), open("lora_steps.safetensors"));
+    for (micro_batch, recompute) in [(2, false), (1, false), (1, true)] {
+        let trained = Trained::Lora { rank: 4, alpha: 2.0 };
+        let mut run =
+            adaptation(AdaptConfig { micro_batch, recompute, seed: 9, learning_rate: 1e-3, ..config(trained) });
+        let losses: Vec<f64> = (0..10).map(|k| run.advance(&batch(&cases, k)).unwrap().loss).collect();
+        assert!(relative(&losses, &recorded.read_f64("losses").unwrap()) < 1e-4, "{losses:?}");
+        let Adapter::Lora(lora) = run.adapter() else { panic!("factors") };
+        let mut worst: (f64, &str) = (0.0, "");
+        assert_eq!(recorded.names().count(), 1 + lora.factors().layout().specs().len());
+        for spec in lora.factors().layout().specs() {
+            let error = relative(&values(lora.factors(), &spec.name), &recorded.read_f64(&spec.name).unwrap());
+            if error > worst.0 {
+                worst = (error, &spec.name);
+            }
+        }
+        eprintln!("parts of {micro_batch}, by blocks: {recompute}: worst factor {worst:?}");
+        assert!(worst.0 < 1e-4, "{worst:?}");
+    }
+}
+
+/// Every recorded gradient, block by block.
+#[test]
+fn gradients_by_blocks_are_the_reference_s() {
+    let (model, cases) = (model(), open("mini_legacy.cases.safetensors"));
+    let t: Vec<Timestep> = cases.read_i64("train.t").unwrap().iter().map(|&t| Timestep(t as u16)).collect();
+    let (x_t, eps) = (images(&cases, "train.x_t", 0), images(&cases, "train.eps", 0));
+    let mut found = vec![None; model.layout().specs().len()];
+    let loss = model
+        .net()
+        .loss_by_blocks(model.params(), &x_t, &eps, &t, 1.0, &mut |id, gradient| {
+            assert!(found[id.index()].replace(tensor::to_f64(&gradient).unwrap()).is_none(), "twice");
+        })
+        .unwrap();
+    assert!((loss / cases.read_f64("train.loss").unwrap()[0] - 1.0).abs() < 1e-5);
+    let norm = |values: &[f64]| values.iter().map(|v| v * v).sum::<f64>().sqrt();
+    let recorded: Vec<(usize, f64)> = cases
+        .names()
+        .filter_map(|name| Some((model.layout().find(name.strip_prefix("train.grad_norm.")?)?, name)))
+        .map(|(id, name)| (id.index(), cases.read_f64(name).unwrap()[0]))
+        .collect();
+    let largest = recorded.iter().map(|(_, norm)| *norm).fold(0.0, f64::max);
+    assert_eq!(recorded.len(), found.len());
+    for (id, expected) in recorded {
+        let ours = norm(found[id].as_ref().expect("a gradient of every parameter"));
+        let name = &model.layout().specs()[id].name;
+        assert!(
+            (ours - expected).abs() < 1e-4 * expected.max(1e-6 * largest) + 1e-6 * largest,
+            "{name}: {ours} {expected}"
+        );
+    }
+}
+
+#[test]
+fn an_adapter_comes_back_from_its_file_to_the_bit() {
+    let cases = open("mini_legacy.cases.safetensors");
+    let path = std::env::temp_dir().join(format!("adir-adapter-{}.safetensors", std::process::id()));
+    for trained in [Trained::Full, Trained::Lora { rank: 4, alpha: 2.0 }] {
+        let mut run = adaptation(config(trained));
+        run.advance(&batch(&cases, 0)).unwrap();
+        run.advance(&batch(&cases, 1)).unwrap();
+        let (model, adapter) = (model(), run.adapter());
+        let info = AdapterInfo {
+            name: "test".into(),
+            base: "ab".repeat(32),
+            made_from: serde_json::json!({"images": 2}),
+            lora: None,
+        };
+        adapter.save(&path, &info, &model).unwrap();
+        let file = WeightFile::open(&path).unwrap();
+        assert_eq!(Adapter::info(&file).unwrap().name, "test");
+        let loaded = Adapter::load(&file, &model, &"ab".repeat(32)).unwrap();
+        let (before, after) = (adapter.apply(model.params()).unwrap(), loaded.apply(model.params()).unwrap());
+        let mut changed = 0;
+        for (id, spec) in before.layout().ids().zip(before.layout().specs()) {
+            let bits = |p: &Params| tensor::to_f32(&p.flat(id)).unwrap();
+            assert!(bits(&before) == bits(&after), "{}", spec.name);
+            changed += usize::from(bits(&before) != bits(model.params()));
+        }
+        assert!(changed > 20, "{changed} parameters changed");
+        let other = Adapter::load(&file, &model, &"cd".repeat(32)).unwrap_err().to_string();
+        assert!(other.contains("was made for the weights abababababab"), "{other}");
+    }
+    std::fs::remove_file(&path).unwrap();
+}
+
+/// A run is a function of its settings: the same bits again, one t for all images of a step, other ones by seed.
+#[test]
+fn a_run_repeats_itself() {
+    let run = |seed: u64, iterations: u32| {
+        let mut run = adaptation(AdaptConfig { iterations, seed, crop: 16, flip: true, ..config(Trained::Full) });
+        let steps: Vec<_> = run.by_ref().map(|s| s.unwrap()).collect();
+        let Adapter::Full(params) = run.adapter() else { panic!("all weights") };
+        (
+            steps.len(),
+            steps.iter().map(|s| (s.timestep, s.loss.to_bits())).collect::<Vec<_>>(),
+            values(&params, "out.2.bias"),
+        )
+    };
+    assert_eq!(run(1, 3), run(1, 3));
+    assert_eq!(run(1, 3).0, 3);
+    assert_ne!(run(1, 3).1, run(2, 3).1);
+    let drawn = adaptation(config(Trained::Full)).draw().unwrap();
+    assert_eq!(drawn.timesteps[0], drawn.timesteps[1]);
+    assert_eq!(run(1, 0).0, 0);
+}
+
+/// What is held out tells overfitting from learning: it notices weights that got better and worse.
+#[test]
+fn held_out_images_tell_whether_it_helped() {
+    let image = images(&open("mini_legacy.cases.safetensors"), "train.x0", 0).narrow(0, 0, 1);
+    let run = |rate: f64| {
+        let config = AdaptConfig {
+            iterations: 40,
+            learning_rate: rate,
+            crop: 16,
+            held_out: true,
+            ema: 0.0,
+            ..config(Trained::Full)
+        };
+        let mut run = Adaptation::new(&model(), vec![image.clone(); 5], config).unwrap();
+        assert_eq!(run.images(), (4, 1));
+        assert_eq!(run.by_ref().map(|step| step.unwrap()).count(), 40);
+        run.held_out().unwrap().unwrap()
+    };
+    // The network has random weights: anything learnt helps; far too large a step does not.
+    let (good, bad) = (run(1e-3), run(0.5));
+    assert!(good.helped() && good.significance > 2.0, "{good:?}");
+    assert!(!bad.helped() && bad.significance < 0.0, "{bad:?}");
+}
