@@ -1,5 +1,6 @@
 //! The program `adir`: arguments, progress, exit codes, signals. All the work is the library's.
 
+mod adaptation;
 mod args;
 mod commands;
 mod exit;
@@ -32,10 +33,11 @@ struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    Restore(commands::restore::RestoreArgs),
+    Restore(Box<commands::restore::RestoreArgs>),
     Degrade(commands::degrade::DegradeArgs),
     Compare(commands::compare::CompareArgs),
     Models(commands::models::ModelsArgs),
+    Index(commands::index::IndexArgs),
     Train(Box<commands::train::TrainArgs>),
     Verify(commands::verify::VerifyArgs),
 }
@@ -48,6 +50,7 @@ fn main() -> ExitCode {
         Command::Degrade(args) => commands::degrade::run(args, &log),
         Command::Compare(args) => commands::compare::run(args),
         Command::Models(args) => commands::models::run(args, &log),
+        Command::Index(args) => commands::index::run(args, &log),
         Command::Train(args) => commands::train::run(args, &log),
         Command::Verify(args) => commands::verify::run(args, &log),
     });

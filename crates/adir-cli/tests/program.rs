@@ -121,3 +121,101 @@ fn verify_accepts_the_reference_and_refuses_other_weights() {
     // The embedded prior is another network: its parameters are not those of the recording.
     assert_ne!(adir(&fixtures, &["-q", "verify", "--cases", cases]).status.code(), Some(0));
 }
+
+/// Six pictures in a folder: the sample photo and parts of it.
+fn gallery(f: &Path) {
+    let folder = f.join("photos");
+    fs::create_dir_all(&folder).unwrap();
+    fs::copy(f.join("x.png"), folder.join("whole.png")).unwrap();
+    for (k, blur) in ["box:3", "box:5", "gaussian:7:1", "gaussian:9:2", "motion:7:30"].iter().enumerate() {
+        let output = format!("photos/part{k}.png");
+        expect(0, f, &["degrade", "x.png", "-o", &output, "--task", "deblur", "--kernel", blur]);
+    }
+}
+
+const SMALL_NETWORK: &str = r#"{"in_channels":3,"out_channels":6,"model_channels":32,"num_res_blocks":1,
+    "channel_mult":[1,1],"attention_resolutions":[2],"num_head_channels":16,"resblock_updown":true,"use_scale_shift_norm":true}"#;
+
+/// A training repeats itself to the byte, goes on where it stopped, and its model restores; what stands in the way
+/// is refused.
+#[test]
+fn a_prior_is_trained_resumed_and_used() {
+    let f = folder("train");
+    gallery(&f);
+    fs::write(f.join("net.json"), SMALL_NETWORK).unwrap();
+    let train = |output: &str, steps: &str, more: &[&str]| {
+        let args = ["train", "photos", "-o", output, "--steps", steps, "--validation-crops", "16"];
+        let options = ["--model-config", "net.json", "--crop", "16", "--batch", "4", "--warm-up", "2"];
+        let options: &[&str] = if more.contains(&"--resume") { &[] } else { &options };
+        expect(0, &f, &[&args, options, more].concat())
+    };
+    train("a.safetensors", "6", &["--sheet", "sheet.png"]);
+    train("b.safetensors", "3", &[]);
+    let (code, err) = expect(2, &f, &["train", "photos", "-o", "b.safetensors", "--steps", "6"]);
+    assert!(code.is_empty() && err.contains("--overwrite"), "{err}");
+    assert!(fs::read_to_string(f.join("a.md")).unwrap().contains("Held-out l_simple on 16 crops of 16x16"));
+    assert!(f.join("sheet.png").is_file());
+    train("c.safetensors", "6", &["--checkpoint-every", "0.01"]);
+    assert_eq!(fs::read(f.join("a.safetensors")).unwrap(), fs::read(f.join("c.safetensors")).unwrap());
+    train("b.safetensors", "6", &["--resume"]);
+    expect(0, &f, &["restore", "y.png", "-o", "r.png", "--task", "sr4", "--steps", "4", "--model", "a.safetensors"]);
+    let (_, err) = expect(3, &f, &["train", "nowhere", "-o", "d.safetensors", "--steps", "1"]);
+    assert!(err.contains("nowhere"), "{err}");
+    assert!(!f.join("d.safetensors").exists() && !f.join("d.md").exists());
+    expect(2, &f, &["train", "photos", "-o", "d.safetensors", "--crop", "20"]);
+    fs::remove_dir_all(f).unwrap();
+}
+
+/// The second restoration with the same gallery trains nothing and gives the same bytes; another seed or setting
+/// adapts anew; without a gallery nothing is adapted.
+#[test]
+fn an_adaptation_is_cached_by_what_determined_it() {
+    let f = folder("adapt");
+    gallery(&f);
+    let restore = |output: &str, more: &[&str]| {
+        let args = ["restore", "y.png", "-o", output, "--task", "sr4", "--steps", "4", "--cache", "cache"];
+        let adapt = ["--gallery", "photos", "-k", "5", "--iterations", "3", "--adapt-crop", "16"];
+        expect(0, &f, &[&args[..], &adapt, more].concat());
+        let record = fs::read(f.join(output).with_extension("json")).unwrap();
+        let record: serde_json::Value = serde_json::from_slice(&record).unwrap();
+        (fs::read(f.join(output)).unwrap(), record["adaptation"].clone())
+    };
+    for mode in [&["--adapt", "gallery"][..], &["--adapt", "gallery", "--lora", "4"], &["--adapt", "self"]] {
+        let ((first, before), (second, after)) = (
+            restore("a.png", &[mode, &["--overwrite"]].concat()),
+            restore("b.png", &[mode, &["--overwrite"]].concat()),
+        );
+        assert_eq!(first, second);
+        assert_eq!((&before["from_cache"], &after["from_cache"]), (&false.into(), &true.into()));
+        let (_, fresh) = restore("c.png", &[mode, &["--overwrite", "--no-cache"]].concat());
+        assert_eq!(fresh["from_cache"], false);
+        assert_eq!(fs::read(f.join("c.png")).unwrap(), first);
+    }
+    let (_, other) = restore("d.png", &["--adapt", "gallery", "--adapt-rate", "1e-3"]);
+    assert_eq!(other["from_cache"], false);
+    let (_, auto) = restore("e.png", &[]);
+    assert_eq!(auto["mode"], "auto");
+    assert!(auto["held_out"]["before"].as_f64().unwrap() > 0.0, "{auto}");
+    let (plain, none) = restore("f.png", &["--adapt", "none"]);
+    assert!(none.is_null());
+    assert_ne!(plain, fs::read(f.join("a.png")).unwrap());
+    expect(2, &f, &["restore", "y.png", "-o", "g.png", "--task", "sr4", "--adapt", "gallery"]);
+    expect(2, &f, &["restore", "y.png", "-o", "g.png", "--task", "sr4", "--gallery", "photos", "--adapt", "text"]);
+    assert!(!f.join("g.png").exists());
+    fs::remove_dir_all(f).unwrap();
+}
+
+#[test]
+fn an_index_is_built_searched_and_described() {
+    let f = folder("index");
+    gallery(&f);
+    expect(0, &f, &["index", "build", "photos", "-o", "p.index"]);
+    let (out, _) = expect(0, &f, &["index", "search", "p.index", "photos/whole.png", "-k", "2"]);
+    // The file itself is left out; the least blurred are nearest.
+    assert!(out.contains("part0.png") && out.contains("part2.png") && out.lines().count() == 2, "{out}");
+    let (out, _) = expect(0, &f, &["index", "info", "p.index"]);
+    assert!(out.contains("images     6") && out.contains("efficientnet-lite0"), "{out}");
+    let (_, err) = expect(2, &f, &["index", "search", "p.index", "--text", "a cat"]);
+    assert!(err.contains("CLIP"), "{err}");
+    fs::remove_dir_all(f).unwrap();
+}

@@ -2,6 +2,7 @@
 
 pub mod compare;
 pub mod degrade;
+pub mod index;
 pub mod models;
 pub mod restore;
 pub mod train;

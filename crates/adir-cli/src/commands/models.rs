@@ -1,17 +1,22 @@
 //! `adir models`: what a weights file holds, and which networks the program knows.
 
+use std::path::{Path, PathBuf};
+
+use adir::io::limits::Limits;
 use adir::io::weights::WeightFile;
 use adir::models::Denoiser;
 use adir::models::guided_diffusion::{GuidedDiffusion, UNet, UNetConfig, config_of};
 use adir::noise::{Noise, Stream};
 use adir::schedule::Timestep;
 use adir::tensor::{self, DType};
+use adir::train::{Collection, LEVELS, Validation};
 use adir::{Error, Result};
 use clap::{Args, Subcommand};
 use serde_json::json;
 
 use crate::log::Log;
 use crate::model::ModelArgs;
+use crate::stop;
 
 /// List the networks the program knows, or tell what a weights file holds.
 #[derive(Debug, Args)]
@@ -24,6 +29,19 @@ pub struct ModelsArgs {
 enum ModelsCommand {
     /// List the networks that can be loaded
     List,
+    /// Measure l_simple on the photographs of a folder that `train` holds out, in all and by timestep
+    Measure {
+        /// The folder given to `train`
+        folder: PathBuf,
+        #[command(flatten)]
+        model: ModelArgs,
+        /// Side of the crops in pixels
+        #[arg(long, default_value_t = 64)]
+        crop: usize,
+        /// Number of crops
+        #[arg(long, default_value_t = 512)]
+        crops: usize,
+    },
     /// Tell what a weights file (or the embedded prior) holds, and whether it denoises
     Info {
         #[command(flatten)]
@@ -37,6 +55,31 @@ enum ModelsCommand {
     },
 }
 
+/// Prints the held-out l_simple of a network on a folder of photographs, in all and by timestep.
+fn measure(args: &ModelArgs, folder: &Path, side: usize, crops: usize, log: &Log) -> Result<u8> {
+    let file = args.open()?;
+    let model = GuidedDiffusion::load(&file, args.config(&file)?, &args.device()?, args.dtype.dtype())?;
+    let multiple = model.size_multiple();
+    if side == 0 || !side.is_multiple_of(multiple) {
+        return Err(Error::config(format!("--crop {side}: expected a multiple of {multiple}")));
+    }
+    let photographs = Collection::read(folder, side, 4 << 30, &Limits::default(), |_, _| stop::check())?;
+    let progress = log.progress("measuring", crops);
+    let mut losses = Vec::new();
+    for some in Validation::run(&model, &photographs.held_out, crops.max(LEVELS), side) {
+        losses.extend(some?);
+        progress.at(losses.len(), crops);
+        stop::check()?;
+    }
+    let all = model.schedule().len();
+    let found = Validation::of(&losses, side, all);
+    println!("l_simple {:.5} on {} crops of {side}x{side}", found.loss, found.crops);
+    for (k, loss) in found.levels.iter().enumerate() {
+        println!("t {:>3} to {:>3}: {loss:.5}", k * all / LEVELS, (k + 1) * all / LEVELS - 1);
+    }
+    Ok(crate::exit::DONE)
+}
+
 /// A network with the right weights and configuration explains most of the noise in a smooth picture; one
 /// whose heads or qkv order are wrong does not.
 const WORKING_LOSS: f64 = 0.3;
@@ -48,6 +91,7 @@ pub fn run(args: &ModelsArgs, log: &Log) -> Result<u8> {
             Ok(crate::exit::DONE)
         }
         ModelsCommand::Info { model, json, test } => info(model, *json, *test, log),
+        ModelsCommand::Measure { folder, model, crop, crops } => measure(model, folder, *crop, *crops, log),
     }
 }
 

@@ -18,6 +18,7 @@ use adir::{Error, Result};
 use clap::{Args, ValueEnum};
 use serde_json::{Value, json};
 
+use crate::adaptation::{AdaptArgs, Mode};
 use crate::args::{DegradationArgs, agreement_psnr};
 use crate::log::Log;
 use crate::model::ModelArgs;
@@ -41,6 +42,8 @@ pub struct RestoreArgs {
     model: ModelArgs,
     #[command(flatten)]
     sampling: SamplingArgs,
+    #[command(flatten)]
+    adaptation: AdaptArgs,
     /// Replace existing outputs
     #[arg(long)]
     overwrite: bool,
@@ -172,12 +175,14 @@ pub fn run(args: &RestoreArgs, log: &Log) -> Result<u8> {
         None => config_of(&file).map_err(|e| Error::model(file.path(), e.to_string()))?,
     };
     let device = args.model.device()?;
+    let preset: Preset = args.sampling.preset.into();
+    let mode = args.adaptation.mode(preset)?;
     let request = RestoreConfig {
         task: args.degradation.task,
         degradation: degradation.clone(),
         mask: mask.clone(),
         sigma: args.degradation.noise(),
-        preset: args.sampling.preset.into(),
+        preset,
         overrides: args.sampling.overrides(),
         seed: args.sampling.seed,
         class: args.sampling.class,
@@ -186,12 +191,19 @@ pub fn run(args: &RestoreArgs, log: &Log) -> Result<u8> {
     let need = config.forward_memory(plan.canvas().height, plan.canvas().width, 1)?;
     if args.explain {
         explain(args, &plan, need);
+        if mode != Mode::None {
+            let settings = args.adaptation.config(mode, preset, args.sampling.seed);
+            println!("adaptation           {}", serde_json::to_string(&settings).unwrap_or_default());
+        }
         return Ok(crate::exit::DONE);
     }
     memory::check(need, &args.model.device)?;
 
     let model_sha256 = file.sha256()?;
     let model = GuidedDiffusion::load(&file, Some(config.clone()), &device, args.model.dtype.dtype())?;
+    let adapted =
+        args.adaptation.run(&model, &model_sha256, input, &picture.tensor, mode, preset, args.sampling.seed, log)?;
+    let model = adapted.model;
     let loaded = Instant::now();
     let mut results = Vec::with_capacity(samples);
     for sample in 0..samples {
@@ -216,9 +228,9 @@ pub fn run(args: &RestoreArgs, log: &Log) -> Result<u8> {
         "task": args.degradation.task, "degradation": degradation, "sigma": args.degradation.sigma,
         "mask": match &args.degradation.mask { Some(path) => json!({"path": path, "sha256": hash_file(path)?.1}), None => Value::Null },
         "seed": args.sampling.seed, "samples": samples, "class": args.sampling.class,
-        "settings": plan.settings(), "sources": plan.choices(),
+        "settings": plan.settings(), "sources": plan.choices(), "adaptation": adapted.record,
         "seconds": {
-            "load": (loaded - started).as_secs_f64(), "sample": (sampled - loaded).as_secs_f64(),
+            "load_and_adapt": (loaded - started).as_secs_f64(), "sample": (sampled - loaded).as_secs_f64(),
         },
         "agreement_psnr": record::number(agreement),
     });

@@ -78,6 +78,25 @@ impl AdaptConfig {
         }
     }
 
+    /// For the embedded prior: half a minute on two cores.
+    pub fn fast() -> Self {
+        Self {
+            iterations: 100,
+            learning_rate: 2e-4,
+            ema: 0.9,
+            micro_batch: 3,
+            crop: 64,
+            scale: CropScale::Native,
+            flip: true,
+            ..Self::paper()
+        }
+    }
+
+    /// For the embedded prior: four times as many steps.
+    pub fn balanced() -> Self {
+        Self { iterations: 400, ema: 0.95, ..Self::fast() }
+    }
+
     /// Table 4's adaptation to the observation itself (IA): 100 steps, decay 0.95.
     pub fn paper_itself() -> Self {
         Self { iterations: 100, ema: 0.95, scale: CropScale::Native, ..Self::paper() }

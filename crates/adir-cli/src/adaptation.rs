@@ -1,0 +1,312 @@
+//! Adapting the model before a restoration: which images, how, and what an earlier run left in the cache.
+
+use std::path::{Path, PathBuf};
+
+use adir::adapt::{AdaptConfig, Adaptation, Adapter, AdapterInfo, HeldOut, Trained};
+use adir::io::hash::sha256;
+use adir::io::image::read_image;
+use adir::io::limits::Limits;
+use adir::io::weights::WeightFile;
+use adir::models::Denoiser;
+use adir::models::clip::Clip;
+use adir::models::efficientnet_lite::EfficientNetLite0;
+use adir::models::guided_diffusion::GuidedDiffusion;
+use adir::retrieve::{Build, BuildOutcome, ContentHash, Encoder, Exclude, Index, Precision};
+use adir::task::Preset;
+use adir::tensor::{Tensor, cpu};
+use adir::{Error, Result};
+use clap::{Args, ValueEnum};
+use serde_json::{Value, json};
+
+use crate::log::Log;
+use crate::stop;
+
+/// What the model is adapted to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Mode {
+    /// The gallery's nearest images; adapted weights are kept only where held-out neighbours say that they are better
+    Auto,
+    /// The gallery's nearest images
+    Gallery,
+    /// The gallery's images nearest to --prompt (needs a CLIP --encoder)
+    Text,
+    /// The observation itself (IA)
+    #[value(name = "self")]
+    Itself,
+    /// Nothing
+    None,
+}
+
+/// Adaptation of the model to images like the one to restore.
+#[derive(Debug, Clone, Args)]
+pub struct AdaptArgs {
+    /// Folder of images like the one to restore; the model is adapted to the nearest of them
+    #[arg(long, value_name = "FOLDER")]
+    pub gallery: Option<PathBuf>,
+    /// What the model is adapted to [default: auto with --gallery, else none; the preset paper: gallery]
+    #[arg(long, value_enum, value_name = "MODE")]
+    pub adapt: Option<Mode>,
+    /// Text whose nearest images are taken, with --adapt text
+    #[arg(long, value_name = "TEXT")]
+    pub prompt: Option<String>,
+    /// Image encoder: a CLIP model (file or folder); by default the embedded EfficientNet-Lite0
+    #[arg(long, value_name = "WEIGHTS")]
+    pub encoder: Option<PathBuf>,
+    /// Number of nearest images
+    #[arg(short = 'k', long, default_value_t = 20, value_name = "K", value_parser = clap::value_parser!(u16).range(1..=10000))]
+    pub neighbours: u16,
+    /// Leave out images closer to the observation than this, in radians
+    #[arg(long, default_value_t = 0.0, value_name = "RADIANS")]
+    pub closer_than: f64,
+    /// Training steps
+    #[arg(long, value_name = "N")]
+    pub iterations: Option<u32>,
+    /// Learning rate
+    #[arg(long, value_name = "RATE")]
+    pub adapt_rate: Option<f64>,
+    /// Side of the crops
+    #[arg(long, value_name = "PIXELS")]
+    pub adapt_crop: Option<usize>,
+    /// Decay of the average of the weights
+    #[arg(long, value_name = "DECAY")]
+    pub adapt_ema: Option<f64>,
+    /// Train low-rank factors of this rank on the convolutions (alpha is half of it)
+    #[arg(long, value_name = "RANK", conflicts_with = "full")]
+    pub lora: Option<usize>,
+    /// Train all weights
+    #[arg(long)]
+    pub full: bool,
+    /// Compute blocks of the network again instead of keeping them: much less memory, a third more time
+    #[arg(long)]
+    pub recompute: bool,
+    /// Images of a step computed at once; less takes less memory
+    #[arg(long, value_name = "N")]
+    pub adapt_micro_batch: Option<usize>,
+    /// Where indexes and adapted weights are kept [default: the user's cache folder]
+    #[arg(long, value_name = "FOLDER")]
+    pub cache: Option<PathBuf>,
+    /// Neither use nor keep adapted weights of earlier runs
+    #[arg(long)]
+    pub no_cache: bool,
+}
+
+/// What became of an adaptation.
+pub struct Adapted {
+    /// The model to sample with.
+    pub model: GuidedDiffusion,
+    /// For the record.
+    pub record: Value,
+}
+
+impl AdaptArgs {
+    /// What to adapt to.
+    pub fn mode(&self, preset: Preset) -> Result<Mode> {
+        let mode = self.adapt.unwrap_or(match (&self.gallery, preset) {
+            (None, _) => Mode::None,
+            (Some(_), Preset::Paper) => Mode::Gallery,
+            (Some(_), _) => Mode::Auto,
+        });
+        let needs_gallery = matches!(mode, Mode::Auto | Mode::Gallery | Mode::Text);
+        if needs_gallery && self.gallery.is_none() {
+            return Err(Error::config("--adapt auto, gallery and text need --gallery FOLDER"));
+        }
+        if (mode == Mode::Text) != self.prompt.is_some() {
+            return Err(Error::config("--prompt and --adapt text go together"));
+        }
+        if !(0.0..=4.0).contains(&self.closer_than) {
+            return Err(Error::config(format!("--closer-than {}: expected 0 to 4 radians", self.closer_than)));
+        }
+        Ok(mode)
+    }
+
+    /// The preset's settings, overridden by what was given.
+    pub fn config(&self, mode: Mode, preset: Preset, seed: u64) -> AdaptConfig {
+        let base = match (preset, mode) {
+            (Preset::Paper, Mode::Itself) => AdaptConfig::paper_itself(),
+            (Preset::Paper, _) => AdaptConfig::paper(),
+            (Preset::Balanced, _) => AdaptConfig::balanced(),
+            (Preset::Fast, _) => AdaptConfig::fast(),
+        };
+        AdaptConfig {
+            iterations: self.iterations.unwrap_or(base.iterations),
+            learning_rate: self.adapt_rate.unwrap_or(base.learning_rate),
+            crop: self.adapt_crop.unwrap_or(base.crop),
+            ema: self.adapt_ema.unwrap_or(base.ema),
+            micro_batch: self.adapt_micro_batch.unwrap_or(base.micro_batch),
+            trained: match (self.lora, self.full) {
+                (Some(rank), _) => Trained::Lora { rank, alpha: rank as f64 / 2.0 },
+                (None, true) => Trained::Full,
+                (None, false) => base.trained,
+            },
+            held_out: mode == Mode::Auto,
+            recompute: self.recompute || base.recompute,
+            seed,
+            ..base
+        }
+    }
+
+    fn cache(&self) -> Result<PathBuf> {
+        let given = self.cache.clone();
+        let standard = || {
+            let of = |name: &str| std::env::var_os(name).filter(|v| !v.is_empty()).map(PathBuf::from);
+            of("XDG_CACHE_HOME")
+                .or_else(|| Some(of("HOME")?.join(".cache")))
+                .or_else(|| of("LOCALAPPDATA"))
+                .map(|folder| folder.join("adir"))
+        };
+        given.or_else(standard).ok_or_else(|| Error::config("no cache folder is known: give one with --cache"))
+    }
+
+    /// The encoder.
+    pub fn open_encoder(&self) -> Result<Box<dyn Encoder>> {
+        open_encoder(self.encoder.as_deref())
+    }
+
+    /// The model adapted for the observation `y`; its file is `input`, and `base` the SHA-256 of the weights.
+    #[allow(clippy::too_many_arguments)] // each is one thing the result depends on
+    pub fn run(
+        &self,
+        model: &GuidedDiffusion,
+        base: &str,
+        input: &Path,
+        y: &Tensor<4>,
+        mode: Mode,
+        preset: Preset,
+        seed: u64,
+        log: &Log,
+    ) -> Result<Adapted> {
+        let mut config = self.config(mode, preset, seed);
+        let (images, names): (Vec<PathBuf>, Value) = match mode {
+            Mode::None => return Ok(Adapted { model: model.clone(), record: Value::Null }),
+            Mode::Itself => {
+                let [_, _, h, w] = y.dims();
+                let multiple = model.size_multiple();
+                config.crop = config.crop.min((h.min(w) / multiple * multiple).max(multiple));
+                config.scale = adir::adapt::CropScale::Native;
+                (vec![input.to_owned()], json!("the observation itself"))
+            }
+            Mode::Auto | Mode::Gallery | Mode::Text => self.nearest(input, y, log)?,
+        };
+        config.check(model.size_multiple())?;
+        let hashes = images.iter().map(|p| Ok(ContentHash::of_file(p)?.to_string())).collect::<Result<Vec<_>>>()?;
+        let made_from = json!({"version": 1, "base": base, "images": hashes, "settings": config});
+        let key = sha256(made_from.to_string().as_bytes());
+        let kept = self.cache()?.join("adapters").join(format!("{key}.safetensors"));
+        let verdict_of = |info: &AdapterInfo| -> Option<HeldOut> {
+            serde_json::from_value(info.made_from.get("held_out")?.clone()).ok()
+        };
+
+        let (adapter, verdict, from_cache) = if !self.no_cache && kept.is_file() {
+            let file = WeightFile::open(&kept)?;
+            let info = Adapter::info(&file)?;
+            (Adapter::load(&file, model, base)?, verdict_of(&info), true)
+        } else {
+            let limits = Limits::default();
+            let pictures = images.iter().map(|p| Ok(read_image(p, &limits)?.tensor)).collect::<Result<Vec<_>>>()?;
+            let mut run = Adaptation::new(model, pictures, config.clone())?;
+            let progress = log.progress("adapting", run.total() as usize);
+            while let Some(step) = run.next() {
+                let step = step?;
+                progress.step(&format!("loss {:.4}", step.loss), json!({"t": step.timestep.0, "loss": step.loss}));
+                stop::check()?;
+            }
+            drop(progress);
+            let verdict = run.held_out()?;
+            let adapter = run.adapter();
+            if !self.no_cache {
+                let mut made_from = made_from.clone();
+                made_from["held_out"] = json!(verdict);
+                let name = input.file_stem().unwrap_or_default().to_string_lossy().into_owned();
+                let folder = kept.parent().unwrap_or(Path::new("."));
+                std::fs::create_dir_all(folder).map_err(|e| Error::io(folder, e))?;
+                adapter.save(&kept, &AdapterInfo { name, base: base.to_owned(), made_from, lora: None }, model)?;
+            }
+            (adapter, verdict, false)
+        };
+        let used = verdict.is_none_or(|v| v.helped());
+        if let Some(v) = verdict {
+            log.info(&format!(
+                "adaptation: held-out loss {:.5} -> {:.5}: {}",
+                v.before,
+                v.after,
+                if used { "used" } else { "not used" }
+            ));
+        }
+        let record = json!({
+            "mode": mode.to_possible_value().map(|v| v.get_name().to_owned()), "images": names, "settings": config,
+            "held_out": verdict, "used": used, "from_cache": from_cache, "key": key,
+        });
+        let model = if used { model.with_params(adapter.apply(model.params())?) } else { model.clone() };
+        Ok(Adapted { model, record })
+    }
+
+    /// The gallery's nearest images, nearest first, and their names with distances for the record.
+    fn nearest(&self, input: &Path, y: &Tensor<4>, log: &Log) -> Result<(Vec<PathBuf>, Value)> {
+        let gallery = self.gallery.as_ref().ok_or_else(|| Error::config("no --gallery"))?;
+        let encoder = self.open_encoder()?;
+        let index = self.index(gallery, encoder.as_ref(), log)?;
+        let query = match &self.prompt {
+            Some(text) => encoder.text(text)?,
+            None => encoder.image(y)?,
+        };
+        let exclude = Exclude { closer_than: self.closer_than, content: Some(ContentHash::of_file(input)?) };
+        let found = index.nearest(&query, usize::from(self.neighbours), &exclude)?;
+        if found.is_empty() {
+            return Err(Error::input(gallery, "holds no images to adapt to"));
+        }
+        let entry = |id: usize| &index.entries()[id];
+        let names = found.iter().map(|n| json!({"path": entry(n.id).path, "distance": n.distance})).collect();
+        let files = found.iter().filter_map(|n| index.file(n.id)).collect();
+        Ok((files, names))
+    }
+
+    /// The index of the gallery, brought up to date and kept in the cache.
+    fn index(&self, gallery: &Path, encoder: &dyn Encoder, log: &Log) -> Result<Index> {
+        let folder = gallery.canonicalize().map_err(|e| Error::input(gallery, format!("cannot be opened: {e}")))?;
+        let name = sha256(format!("{} {}", folder.display(), encoder.id()).as_bytes());
+        let path = self.cache()?.join("indexes").join(format!("{name}.index"));
+        build_index(&folder, encoder, Precision::F16, &path, log)
+    }
+}
+
+/// CLIP from a file or folder, or the embedded encoder.
+pub fn open_encoder(path: Option<&Path>) -> Result<Box<dyn Encoder>> {
+    Ok(match path {
+        Some(path) => Box::new(Clip::open(path, None, &cpu())?),
+        None => Box::new(EfficientNetLite0::embedded(&cpu())?),
+    })
+}
+
+/// Brings the index at `path` up to date with `folder`. What was embedded before an interruption is kept.
+pub fn build_index(
+    folder: &Path,
+    encoder: &dyn Encoder,
+    precision: Precision,
+    path: &Path,
+    log: &Log,
+) -> Result<Index> {
+    let previous = if path.is_file() { Some(Index::open(path)?) } else { None };
+    let mut build = Build::new(folder, encoder, precision, Limits::default(), previous)?;
+    if let Some(parent) = path.parent().filter(|p| !p.as_os_str().is_empty()) {
+        std::fs::create_dir_all(parent).map_err(|e| Error::io(parent, e))?;
+    }
+    let progress = log.progress("indexing", build.total());
+    let mut changed = !path.is_file();
+    while let Some(event) = build.next() {
+        match event.outcome {
+            BuildOutcome::Embedded => changed = true,
+            BuildOutcome::Reused => {}
+            BuildOutcome::Skipped(error) => log.warn(&format!("left out: {error}")),
+        }
+        progress.step("", json!({"path": event.path}));
+        if let Err(stopped) = stop::check() {
+            build.index()?.save(path)?;
+            return Err(stopped);
+        }
+    }
+    let index = build.index()?;
+    if changed || Index::open(path)?.entries() != index.entries() {
+        index.save(path)?;
+    }
+    Ok(index)
+}
