@@ -205,7 +205,7 @@ impl AdaptArgs {
             let pictures = images.iter().map(|p| Ok(read_image(p, &limits)?.tensor)).collect::<Result<Vec<_>>>()?;
             let mut run = Adaptation::new(model, pictures, config.clone())?;
             let progress = log.progress("adapting", run.total() as usize);
-            while let Some(step) = run.next() {
+            for step in run.by_ref() {
                 let step = step?;
                 progress.step(&format!("loss {:.4}", step.loss), json!({"t": step.timestep.0, "loss": step.loss}));
                 stop::check()?;

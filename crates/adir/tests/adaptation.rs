@@ -214,7 +214,9 @@ fn held_out_images_tell_whether_it_helped() {
         };
         let mut run = Adaptation::new(&model(), vec![image.clone(); 5], config).unwrap();
         assert_eq!(run.images(), (4, 1));
-        assert_eq!(run.by_ref().map(|step| step.unwrap()).count(), 40);
+        for step in run.by_ref() {
+            step.unwrap();
+        }
         run.held_out().unwrap().unwrap()
     };
     // The network has random weights: anything learnt helps; far too large a step does not.
