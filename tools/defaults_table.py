@@ -44,11 +44,12 @@ EXPLORE = [
     ("sr4", ["", "--steps 10", "--steps 20", "--steps 100", "--steps 250", "--eta 0", "--eta 0.5", "--method ancestral --scale 10",
              "--method ancestral --scale 10 --residual paper", "--method ancestral --scale 10 --cap false", "--method ancestral --scale 10 --steps 250",
              "--method ancestral --scale 10 --adjoint strict", "--eps-after-guidance rederive", "--scale 10", "--clip false"]),
-    ("deblur box:5 sigma 10", ["", "--eta 0", "--scale 10", "--scale 40", "--scale 2.5", "--steps 20", "--steps 100", "--method ancestral --scale 10",
-                               "--method ancestral --scale 10 --steps 250", "--eps-after-guidance rederive"]),
-    ("denoise sigma 25", ["", "--scale 0.8", "--scale 3.2", "--eta 0", "--steps 20", "--steps 100", "--eps-after-guidance rederive",
-                          "--method ancestral --scale 10", "--eps-after-guidance rederive --scale 6.5"]),
-    ("inpaint", ["", "--eta 0", "--steps 100"]), ("colourise", ["", "--eta 0", "--steps 100"]),
+    ("deblur box:5 sigma 10", ["", "--eta 0", "--scale 2.5", "--scale 40", "--steps 20", "--method ancestral --scale 10",
+                               "--eps-after-guidance rederive", "--eps-after-guidance rederive --scale 40"]),
+    ("denoise sigma 25", ["", "--scale 0.8", "--steps 20", "--eps-after-guidance rederive", "--method ancestral --scale 10",
+                          "--eps-after-guidance rederive --scale 6.5", "--eps-after-guidance rederive --scale 0.8"]),
+    ("denoise sigma 25", ["--scale 0.4", "--scale 0.2", "--scale 0.1", "--scale 0.4 --steps 20", "--scale 0.2 --steps 20"]),
+    ("inpaint", ["", "--eta 0", "--eps-after-guidance rederive"]), ("colourise", ["", "--eta 0", "--eps-after-guidance rederive"]),
 ]
 rows = [(t, [""]) for t in TASKS] if a.rows == "headline" else EXPLORE if a.rows == "explore" else [(t, [""]) for t in TASKS] + EXPLORE
 rows = [(t, o) for t, o in rows if a.part in t]

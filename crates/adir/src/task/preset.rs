@@ -178,14 +178,12 @@ pub fn resolve(
     let cap = pick(&mut choices, "cap", given.cap, true, Source::Preset, bool::to_string);
     let clip_x0 = pick(&mut choices, "clip", given.clip_x0, true, Source::Preset, bool::to_string);
     let eta = pick(&mut choices, "eta", given.eta, 1.0, Source::Preset, f64::to_string);
-    let eps_after_guidance = pick(
-        &mut choices,
-        "eps_after_guidance",
-        given.eps_after_guidance,
-        EpsAfterGuidance::Keep,
-        Source::Preset,
-        word,
-    );
+    let (eps, source) = match task {
+        Task::Deblur => (EpsAfterGuidance::Keep, Source::Rule("deblurring: measured better, docs/sampling.md")),
+        _ => (EpsAfterGuidance::Rederive, Source::Rule("measured better but in deblurring, docs/sampling.md")),
+    };
+    let eps_after_guidance =
+        pick(&mut choices, "eps_after_guidance", given.eps_after_guidance, eps, source, word);
     if method == Method::Ancestral && strength == Strength::Projection {
         return Err(Error::config(
             "the ancestral form cannot project: give a finite guidance strength, or use the few-step form",
