@@ -179,11 +179,12 @@ pub fn resolve(
     let clip_x0 = pick(&mut choices, "clip", given.clip_x0, true, Source::Preset, bool::to_string);
     let eta = pick(&mut choices, "eta", given.eta, 1.0, Source::Preset, f64::to_string);
     let (eps, source) = match task {
-        Task::Deblur => (EpsAfterGuidance::Keep, Source::Rule("deblurring: measured better, docs/sampling.md")),
-        _ => (EpsAfterGuidance::Rederive, Source::Rule("measured better but in deblurring, docs/sampling.md")),
+        Task::SuperResolution { .. } | Task::Denoise => {
+            (EpsAfterGuidance::Rederive, Source::Rule("measured better in sr and denoise, docs/sampling.md"))
+        }
+        Task::Deblur | Task::Inpaint | Task::Colourise => (EpsAfterGuidance::Keep, Source::Preset),
     };
-    let eps_after_guidance =
-        pick(&mut choices, "eps_after_guidance", given.eps_after_guidance, eps, source, word);
+    let eps_after_guidance = pick(&mut choices, "eps_after_guidance", given.eps_after_guidance, eps, source, word);
     if method == Method::Ancestral && strength == Strength::Projection {
         return Err(Error::config(
             "the ancestral form cannot project: give a finite guidance strength, or use the few-step form",
