@@ -286,16 +286,15 @@ pub fn build_index(
     log: &Log,
 ) -> Result<Index> {
     let previous = if path.is_file() { Some(Index::open(path)?) } else { None };
+    let before = previous.as_ref().filter(|index| index.is_complete()).map(|index| index.entries().to_vec());
     let mut build = Build::new(folder, encoder, precision, Limits::default(), previous)?;
     if let Some(parent) = path.parent().filter(|p| !p.as_os_str().is_empty()) {
         std::fs::create_dir_all(parent).map_err(|e| Error::io(parent, e))?;
     }
     let progress = log.progress("indexing", build.total());
-    let mut changed = !path.is_file();
     while let Some(event) = build.next() {
         match event.outcome {
-            BuildOutcome::Embedded => changed = true,
-            BuildOutcome::Reused => {}
+            BuildOutcome::Embedded | BuildOutcome::Reused => {}
             BuildOutcome::Skipped(error) => log.warn(&format!("left out: {error}")),
         }
         progress.step("", json!({"path": event.path}));
@@ -305,7 +304,8 @@ pub fn build_index(
         }
     }
     let index = build.index()?;
-    if changed || Index::open(path)?.entries() != index.entries() {
+    // Entries carry the hashes of their files: equal ones have equal embeddings.
+    if before.as_deref() != Some(index.entries()) {
         index.save(path)?;
     }
     Ok(index)

@@ -9,11 +9,12 @@ use adir::models::guided_diffusion::{GuidedDiffusion, UNet, UNetConfig, config_o
 use adir::noise::{Noise, Stream};
 use adir::schedule::Timestep;
 use adir::tensor::{self, DType};
-use adir::train::{Collection, LEVELS, Validation};
+use adir::train::{Collection, LEVELS};
 use adir::{Error, Result};
 use clap::{Args, Subcommand};
 use serde_json::json;
 
+use crate::commands::train::validate;
 use crate::log::Log;
 use crate::model::ModelArgs;
 use crate::stop;
@@ -64,15 +65,8 @@ fn measure(args: &ModelArgs, folder: &Path, side: usize, crops: usize, log: &Log
         return Err(Error::config(format!("--crop {side}: expected a multiple of {multiple}")));
     }
     let photographs = Collection::read(folder, side, 4 << 30, &Limits::default(), |_, _| stop::check())?;
-    let progress = log.progress("measuring", crops);
-    let mut losses = Vec::new();
-    for some in Validation::run(&model, &photographs.held_out, crops.max(LEVELS), side) {
-        losses.extend(some?);
-        progress.at(losses.len(), crops);
-        stop::check()?;
-    }
+    let found = validate(&model, &photographs.held_out, crops, side, log)?;
     let all = model.schedule().len();
-    let found = Validation::of(&losses, side, all);
     println!("l_simple {:.5} on {} crops of {side}x{side}", found.loss, found.crops);
     for (k, loss) in found.levels.iter().enumerate() {
         println!("t {:>3} to {:>3}: {loss:.5}", k * all / LEVELS, (k + 1) * all / LEVELS - 1);

@@ -16,7 +16,7 @@ use adir::noise::{Noise, Stream};
 use adir::sampler::{Ancestral, AncestralConfig, Inputs, initial_noise};
 use adir::schedule::Respacing;
 use adir::tensor::{self, DType, Tensor};
-use adir::train::{Collection, LEVELS, Length, TrainConfig, Trainer, Validation};
+use adir::train::{Collection, LEVELS, Length, Photographs, TrainConfig, Trainer, Validation};
 use adir::{Error, Result};
 use clap::Args;
 use serde_json::json;
@@ -154,7 +154,7 @@ pub fn run(args: &TrainArgs, log: &Log) -> Result<u8> {
     train(&mut trainer, &photographs, &checkpoint, args, log)?;
 
     let model = trainer.averaged()?;
-    let validation = validate(&model, &photographs, args.validation_crops, config.crop, log)?;
+    let validation = validate(&model, &photographs.held_out, args.validation_crops, config.crop, log)?;
     let notes = BTreeMap::from([
         ("held_out_simple".to_owned(), format!("{:.5}", validation.loss)),
         ("minutes".to_owned(), format!("{:.1}", trainer.seconds() / 60.0)),
@@ -282,16 +282,17 @@ fn train(
     trainer.save(checkpoint)
 }
 
-fn validate(
+/// The losses of a network on held-out photographs.
+pub fn validate(
     model: &GuidedDiffusion,
-    photographs: &Collection,
+    held_out: &Photographs,
     crops: usize,
     side: usize,
     log: &Log,
 ) -> Result<Validation> {
     let progress = log.progress("measuring", crops);
     let mut losses = Vec::new();
-    for some in Validation::run(model, &photographs.held_out, crops.max(LEVELS), side) {
+    for some in Validation::run(model, held_out, crops.max(LEVELS), side) {
         losses.extend(some?);
         progress.at(losses.len(), crops);
         stop::check()?;
