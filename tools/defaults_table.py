@@ -2,7 +2,7 @@
 """Sampling settings measured on ten photographs (128x128 pixels of the middle), and the reference methods beside them.
 
   python3 tools/defaults_table.py --adir target/release/adir --images FOLDER --rows headline|explore|all
-      [--model WEIGHTS] [--samples 4] [--count 10] [--part NAME] [--sheet PICTURE]
+      [--model WEIGHTS] [--samples 4] [--count 10] [--side 128] [--part NAME] [--sheet PICTURE] [--show 0,1,3,7]
 
 One line a setting: PSNR (RGB, dB) of one sample (mean over samples) and of the mean of the samples, SSIM of one sample,
 agreement of the mean with the observation, seconds a sample on one thread. Two restorations run at once, one thread each.
@@ -19,7 +19,7 @@ ap = argparse.ArgumentParser()
 ap.add_argument("--adir", required=True); ap.add_argument("--images", required=True)
 ap.add_argument("--rows", default="headline"); ap.add_argument("--part", default="")
 ap.add_argument("--model"); ap.add_argument("--samples", type=int, default=4); ap.add_argument("--count", type=int, default=10)
-ap.add_argument("--side", type=int, default=128); ap.add_argument("--sheet")
+ap.add_argument("--side", type=int, default=128); ap.add_argument("--sheet"); ap.add_argument("--show", default="0,1,3,7", help="images of the sheet")
 a = ap.parse_args()
 SIDE, tmp = a.side, Path(tempfile.mkdtemp())
 mask = np.zeros((SIDE, SIDE), np.uint8); q = SIDE * 3 // 8; mask[q:SIDE - q, q:SIDE - q] = 255  # a hole of a quarter of the side
@@ -117,7 +117,7 @@ def reference(task):
 
 print(f"{len(truth)} images, {a.samples} samples, {SIDE}x{SIDE}\n")
 print("| task | settings | PSNR, one sample | PSNR, mean of samples | SSIM, one sample | agreement, dB | seconds |\n|---|---|---|---|---|---|---|", flush=True)
-sheets = []
+sheets, show = [], [i for i in map(int, a.show.split(",")) if i < len(truth)]
 with ThreadPoolExecutor(2) as pool:
     for task, options in rows:
         other = reference(task)
@@ -127,12 +127,11 @@ with ThreadPoolExecutor(2) as pool:
             m = np.mean([f[0] for f in found], 0)
             print(f"| {task} | {option or 'default'} | {m[0]:.2f} | {m[1]:.2f} | {m[2]:.3f} | {m[3]:.1f} | {m[4]:.1f} |", flush=True)
             if a.sheet and not option:
-                for i in (0, 1, 3, 7):
-                    if i < len(truth):
-                        y = np.clip(float_tif(observed(task, truth[i], i)), 0, 255).astype(np.uint8)
-                        y = np.asarray(Image.fromarray(y).resize((SIDE, SIDE), Image.NEAREST)).copy()
-                        if task == "inpaint": y[mask > 0] = 128
-                        sheets.append(np.concatenate([y, found[i][1], found[i][2], load(truth[i])], 1).clip(0, 255).astype(np.uint8))
+                for i in show:
+                    y = np.clip(float_tif(observed(task, truth[i], i)), 0, 255).astype(np.uint8)
+                    y = np.asarray(Image.fromarray(y).resize((SIDE, SIDE), Image.NEAREST)).copy()
+                    if task == "inpaint": y[mask > 0] = 128
+                    sheets.append(np.concatenate([y, found[i][1], found[i][2], load(truth[i])], 1).clip(0, 255).astype(np.uint8))
 if a.sheet:
-    per = 4
-    Image.fromarray(np.concatenate([np.concatenate(sheets[i:i + per], 1) for i in range(0, len(sheets), per)], 0)).save(a.sheet)
+    per = len(show)
+    Image.fromarray(np.concatenate([np.concatenate(sheets[i:i + per], 1) for i in range(0, len(sheets), per)], 0)).save(a.sheet, quality=90)

@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use adir::adapt::{AdaptConfig, Adaptation, Adapter, AdapterInfo, HeldOut, Trained};
+use adir::adapt::{AdaptConfig, Adaptation, Adapter, AdapterInfo, CropScale, HeldOut, Trained};
 use adir::io::hash::sha256;
 use adir::io::image::read_image;
 use adir::io::limits::Limits;
@@ -20,6 +20,7 @@ use serde_json::{Value, json};
 
 use crate::log::Log;
 use crate::stop;
+use crate::store::Store;
 
 /// What the model is adapted to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -82,12 +83,34 @@ pub struct AdaptArgs {
     /// Images of a step computed at once; less takes less memory
     #[arg(long, value_name = "N")]
     pub adapt_micro_batch: Option<usize>,
-    /// Where indexes and adapted weights are kept [default: the user's cache folder]
-    #[arg(long, value_name = "FOLDER")]
-    pub cache: Option<PathBuf>,
+    #[command(flatten)]
+    pub store: Store,
     /// Neither use nor keep adapted weights of earlier runs
     #[arg(long)]
     pub no_cache: bool,
+}
+
+/// The model to adapt, and the SHA-256 of its weight file.
+pub struct Base<'a> {
+    pub model: &'a GuidedDiffusion,
+    pub sha256: &'a str,
+}
+
+/// The observation, and the file it was read from.
+pub struct Observed<'a> {
+    pub file: &'a Path,
+    pub y: &'a Tensor<4>,
+}
+
+/// An adapter, from the cache or new.
+pub struct Found {
+    pub adapter: Adapter,
+    pub info: AdapterInfo,
+    /// Its name in the cache.
+    pub key: String,
+    /// Images with their distances, for the record.
+    images: Value,
+    pub from_cache: bool,
 }
 
 /// What became of an adaptation.
@@ -145,111 +168,87 @@ impl AdaptArgs {
         }
     }
 
-    fn cache(&self) -> Result<PathBuf> {
-        let given = self.cache.clone();
-        let standard = || {
-            let of = |name: &str| std::env::var_os(name).filter(|v| !v.is_empty()).map(PathBuf::from);
-            of("XDG_CACHE_HOME")
-                .or_else(|| Some(of("HOME")?.join(".cache")))
-                .or_else(|| of("LOCALAPPDATA"))
-                .map(|folder| folder.join("adir"))
-        };
-        given.or_else(standard).ok_or_else(|| Error::config("no cache folder is known: give one with --cache"))
-    }
-
     /// The encoder.
     pub fn open_encoder(&self) -> Result<Box<dyn Encoder>> {
         open_encoder(self.encoder.as_deref())
     }
 
-    /// The model adapted for the observation `y`; its file is `input`, and `base` the SHA-256 of the weights.
-    #[allow(clippy::too_many_arguments)] // each is one thing the result depends on
-    pub fn run(
-        &self,
-        model: &GuidedDiffusion,
-        base: &str,
-        input: &Path,
-        y: &Tensor<4>,
-        mode: Mode,
-        preset: Preset,
-        seed: u64,
-        log: &Log,
-    ) -> Result<Adapted> {
-        let mut config = self.config(mode, preset, seed);
-        let (images, names): (Vec<PathBuf>, Value) = match mode {
-            Mode::None => return Ok(Adapted { model: model.clone(), record: Value::Null }),
-            Mode::Itself => {
-                let [_, _, h, w] = y.dims();
-                let multiple = model.size_multiple();
-                config.crop = config.crop.min((h.min(w) / multiple * multiple).max(multiple));
-                config.scale = adir::adapt::CropScale::Native;
-                (vec![input.to_owned()], json!("the observation itself"))
-            }
-            Mode::Auto | Mode::Gallery | Mode::Text => self.nearest(input, y, log)?,
-        };
-        config.check(model.size_multiple())?;
-        let hashes = images.iter().map(|p| Ok(ContentHash::of_file(p)?.to_string())).collect::<Result<Vec<_>>>()?;
-        let made_from = json!({"version": 1, "base": base, "images": hashes, "settings": config});
-        let key = sha256(made_from.to_string().as_bytes());
-        let kept = self.cache()?.join("adapters").join(format!("{key}.safetensors"));
-        let verdict_of = |info: &AdapterInfo| -> Option<HeldOut> {
-            serde_json::from_value(info.made_from.get("held_out")?.clone()).ok()
-        };
-
-        let (adapter, verdict, from_cache) = if !self.no_cache && kept.is_file() {
-            let file = WeightFile::open(&kept)?;
-            let info = Adapter::info(&file)?;
-            (Adapter::load(&file, model, base)?, verdict_of(&info), true)
-        } else {
-            let limits = Limits::default();
-            let pictures = images.iter().map(|p| Ok(read_image(p, &limits)?.tensor)).collect::<Result<Vec<_>>>()?;
-            let mut run = Adaptation::new(model, pictures, config.clone())?;
-            let progress = log.progress("adapting", run.total() as usize);
-            for step in run.by_ref() {
-                let step = step?;
-                progress.step(&format!("loss {:.4}", step.loss), json!({"t": step.timestep.0, "loss": step.loss}));
-                stop::check()?;
-            }
-            drop(progress);
-            let verdict = run.held_out()?;
-            let adapter = run.adapter();
-            if !self.no_cache {
-                let mut made_from = made_from.clone();
-                made_from["held_out"] = json!(verdict);
-                let name = input.file_stem().unwrap_or_default().to_string_lossy().into_owned();
-                let folder = kept.parent().unwrap_or(Path::new("."));
-                std::fs::create_dir_all(folder).map_err(|e| Error::io(folder, e))?;
-                adapter.save(&kept, &AdapterInfo { name, base: base.to_owned(), made_from, lora: None }, model)?;
-            }
-            (adapter, verdict, false)
-        };
+    /// The model adapted for `observed`.
+    pub fn run(&self, base: &Base, observed: &Observed, mode: Mode, config: AdaptConfig, log: &Log) -> Result<Adapted> {
+        if mode == Mode::None {
+            return Ok(Adapted { model: base.model.clone(), record: Value::Null });
+        }
+        let found = self.find(base, observed, mode, config, log)?;
+        let verdict = verdict_of(&found.info);
         let used = verdict.is_none_or(|v| v.helped());
         if let Some(v) = verdict {
-            log.info(&format!(
-                "adaptation: held-out loss {:.5} -> {:.5}: {}",
-                v.before,
-                v.after,
-                if used { "used" } else { "not used" }
-            ));
+            log.info(&format!("adaptation: {}: {}", in_words(&v), if used { "used" } else { "not used" }));
         }
         let record = json!({
-            "mode": mode.to_possible_value().map(|v| v.get_name().to_owned()), "images": names, "settings": config,
-            "held_out": verdict, "used": used, "from_cache": from_cache, "key": key,
+            "mode": mode.to_possible_value().map(|v| v.get_name().to_owned()), "images": found.images,
+            "settings": found.info.made_from["settings"], "held_out": verdict, "used": used,
+            "from_cache": found.from_cache, "key": found.key,
         });
-        let model = if used { model.with_params(adapter.apply(model.params())?) } else { model.clone() };
+        let params = base.model.params();
+        let model = if used { base.model.with_params(found.adapter.apply(params)?) } else { base.model.clone() };
         Ok(Adapted { model, record })
     }
 
+    /// The adapter for `observed`: from the cache, or made now and kept there.
+    pub fn find(&self, base: &Base, observed: &Observed, mode: Mode, config: AdaptConfig, log: &Log) -> Result<Found> {
+        let (model, mut config) = (base.model, config);
+        let (files, images): (Vec<PathBuf>, Value) = match mode {
+            Mode::None => return Err(Error::config("nothing to adapt to: give --gallery, or --adapt self")),
+            Mode::Itself => {
+                let [_, _, h, w] = observed.y.dims();
+                let multiple = model.size_multiple();
+                config.crop = config.crop.min((h.min(w) / multiple * multiple).max(multiple));
+                config.scale = CropScale::Native;
+                (vec![observed.file.to_owned()], json!("the observation itself"))
+            }
+            Mode::Auto | Mode::Gallery | Mode::Text => self.nearest(observed, log)?,
+        };
+        config.check(model.size_multiple())?;
+        let hashes = files.iter().map(|p| Ok(ContentHash::of_file(p)?.to_string())).collect::<Result<Vec<_>>>()?;
+        let mut made_from = json!({"version": 1, "base": base.sha256, "images": hashes, "settings": config});
+        let key = sha256(made_from.to_string().as_bytes()).to_string();
+        let kept = self.store.adapter_path(&key)?;
+        if !self.no_cache && kept.is_file() {
+            let file = WeightFile::open(&kept)?;
+            let (adapter, info) = (Adapter::load(&file, model, base.sha256)?, Adapter::info(&file)?);
+            return Ok(Found { adapter, info, key, images, from_cache: true });
+        }
+        let limits = Limits::default();
+        let pictures = files.iter().map(|p| Ok(read_image(p, &limits)?.tensor)).collect::<Result<Vec<_>>>()?;
+        let mut run = Adaptation::new(model, pictures, config)?;
+        let progress = log.progress("adapting", run.total() as usize);
+        for step in run.by_ref() {
+            let step = step?;
+            progress.step(&format!("loss {:.4}", step.loss), json!({"t": step.timestep.0, "loss": step.loss}));
+            stop::check()?;
+        }
+        drop(progress);
+        made_from["held_out"] = json!(run.held_out()?);
+        let name = observed.file.file_stem().unwrap_or_default().to_string_lossy().into_owned();
+        let adapter = run.adapter();
+        let info = AdapterInfo { name, base: base.sha256.to_owned(), made_from, lora: adapter.lora() };
+        if !self.no_cache {
+            self.store.keep(&key, &adapter, &info, model)?;
+        }
+        Ok(Found { adapter, info, key, images, from_cache: false })
+    }
+
     /// The gallery's nearest images, nearest first, and their names with distances for the record.
-    fn nearest(&self, input: &Path, y: &Tensor<4>, log: &Log) -> Result<(Vec<PathBuf>, Value)> {
+    fn nearest(&self, observed: &Observed, log: &Log) -> Result<(Vec<PathBuf>, Value)> {
         let gallery = self.gallery.as_ref().ok_or_else(|| Error::config("no --gallery"))?;
         let encoder = self.open_encoder()?;
         let index = self.index(gallery, encoder.as_ref(), log)?;
         let query = match &self.prompt {
             Some(text) => encoder.text(text)?,
-            None => encoder.image(y)?,
+            None => encoder.image(observed.y)?,
         };
-        let exclude = Exclude { closer_than: self.closer_than, content: Some(ContentHash::of_file(input)?) };
+        let content = Some(ContentHash::of_file(observed.file)?);
+        let exclude = Exclude { closer_than: self.closer_than, content };
         let found = index.nearest(&query, usize::from(self.neighbours), &exclude)?;
         if found.is_empty() {
             return Err(Error::input(gallery, "holds no images to adapt to"));
@@ -263,10 +262,19 @@ impl AdaptArgs {
     /// The index of the gallery, brought up to date and kept in the cache.
     fn index(&self, gallery: &Path, encoder: &dyn Encoder, log: &Log) -> Result<Index> {
         let folder = gallery.canonicalize().map_err(|e| Error::input(gallery, format!("cannot be opened: {e}")))?;
-        let name = sha256(format!("{} {}", folder.display(), encoder.id()).as_bytes());
-        let path = self.cache()?.join("indexes").join(format!("{name}.index"));
+        let path = self.store.index_path(&folder, encoder)?;
         build_index(&folder, encoder, Precision::F16, &path, log)
     }
+}
+
+/// What held-out images said of an adaptation, where any were held out.
+pub fn verdict_of(info: &AdapterInfo) -> Option<HeldOut> {
+    serde_json::from_value(info.made_from.get("held_out")?.clone()).ok()
+}
+
+/// A verdict in words.
+pub fn in_words(v: &HeldOut) -> String {
+    format!("held-out loss {:.5} -> {:.5}", v.before, v.after)
 }
 
 /// CLIP from a file or folder, or the embedded encoder.

@@ -7,7 +7,7 @@ use adir::io::side_inputs::{read_kernel_values, read_mask};
 use adir::metric::agreement;
 use adir::operator::{Boundary, Degradation, ImageShape, Kernel, KernelSpec, Mask};
 use adir::schedule::NoiseLevel;
-use adir::task::Task;
+use adir::task::{Preset, Task};
 use adir::tensor::Tensor;
 use adir::{Error, Result};
 use clap::Args;
@@ -107,3 +107,23 @@ pub fn agreement_psnr(degradation: &Degradation, mask: Option<&Mask>, x: &Tensor
     }
     Ok(agreement(operator.as_ref(), x, y)?.first().copied().unwrap_or(f64::NAN))
 }
+
+/// A clap spelling of a library enum: names and values side by side.
+macro_rules! names {
+    ($name:ident for $of:ty { $($variant:ident => $value:expr, $doc:literal;)+ }) => {
+        #[derive(Debug, Clone, Copy, ::clap::ValueEnum)]
+        pub enum $name { $(#[doc = $doc] $variant,)+ }
+        impl From<$name> for $of {
+            fn from(name: $name) -> Self {
+                match name { $($name::$variant => $value,)+ }
+            }
+        }
+    };
+}
+pub(crate) use names;
+
+names!(PresetName for Preset {
+    Fast => Preset::Fast, "Few steps";
+    Balanced => Preset::Balanced, "Twice as many";
+    Paper => Preset::Paper, "Table 4 of the paper: 1000 ancestral steps";
+});

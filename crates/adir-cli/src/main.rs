@@ -9,6 +9,7 @@ mod memory;
 mod model;
 mod record;
 mod stop;
+mod store;
 
 use std::process::ExitCode;
 
@@ -37,6 +38,7 @@ enum Command {
     Degrade(commands::degrade::DegradeArgs),
     Compare(commands::compare::CompareArgs),
     Models(commands::models::ModelsArgs),
+    Adapt(Box<commands::adapt::AdaptCommandArgs>),
     Index(commands::index::IndexArgs),
     Train(Box<commands::train::TrainArgs>),
     Verify(commands::verify::VerifyArgs),
@@ -50,6 +52,7 @@ fn main() -> ExitCode {
         Command::Degrade(args) => commands::degrade::run(args, &log),
         Command::Compare(args) => commands::compare::run(args),
         Command::Models(args) => commands::models::run(args, &log),
+        Command::Adapt(args) => commands::adapt::run(args, &log),
         Command::Index(args) => commands::index::run(args, &log),
         Command::Train(args) => commands::train::run(args, &log),
         Command::Verify(args) => commands::verify::run(args, &log),

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use adir::io::sidecar::sidecar_config;
 use adir::io::weights::WeightFile;
 use adir::models::embedded_prior;
-use adir::models::guided_diffusion::UNetConfig;
+use adir::models::guided_diffusion::{GuidedDiffusion, UNetConfig};
 use adir::tensor::{self, DType, Device};
 use adir::{Error, Result};
 use clap::{Args, ValueEnum};
@@ -95,6 +95,13 @@ impl ModelArgs {
             _ => return Ok(None),
         };
         UNetConfig::from_json(&text).map(Some).map_err(|e| Error::model(path, e.to_string()))
+    }
+
+    /// The network, and the SHA-256 of its weight file.
+    pub fn load(&self) -> Result<(GuidedDiffusion, String)> {
+        let file = self.open()?;
+        let model = GuidedDiffusion::load(&file, self.config(&file)?, &self.device()?, self.dtype.dtype())?;
+        Ok((model, file.sha256()?))
     }
 
     /// The device.

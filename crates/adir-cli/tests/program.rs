@@ -205,6 +205,55 @@ fn an_adaptation_is_cached_by_what_determined_it() {
     fs::remove_dir_all(f).unwrap();
 }
 
+/// An adapter made ahead, under a name, in another file and merged into the weights restores what the adaptation
+/// itself restores, to the byte.
+#[test]
+fn adapters_are_made_named_taken_along_and_merged() {
+    let f = folder("adapters");
+    gallery(&f);
+    let adapt = ["--gallery", "photos", "--adapt", "gallery", "-k", "5", "--iterations", "3", "--adapt-crop", "16"];
+    let cache = ["--cache", "cache"];
+    let restore = |output: &str, more: &[&str]| {
+        expect(0, &f, &[&["restore", "y.png", "-o", output, "--task", "sr4", "--steps", "4"], more].concat());
+        fs::read(f.join(output)).unwrap()
+    };
+    for (kind, lora) in [("full", &[][..]), ("factors", &["--lora", "4"])] {
+        let (out, _) =
+            expect(0, &f, &[&["adapt", "create", "y.png", "--name", kind], &adapt[..], &cache, lora].concat());
+        let key = out.split_whitespace().next().unwrap().to_owned();
+        let (list, _) = expect(0, &f, &["adapt", "list", "--cache", "cache"]);
+        assert!(list.contains(&key) && list.contains(kind) && list.contains("5 images, 3 steps"), "{list}");
+        let name = |what: &str| format!("{kind}-{what}.png");
+        let itself = restore(&name("itself"), &[&adapt[..], &cache, lora].concat());
+        assert_eq!(restore(&name("named"), &[&["--adapter", kind], &cache[..]].concat()), itself);
+        assert_eq!(restore(&name("by-key"), &[&["--adapter", &key], &cache[..]].concat()), itself);
+        let (file, whole) = (format!("{kind}.safetensors"), format!("{kind}-whole.safetensors"));
+        expect(0, &f, &[&["adapt", "export", kind, "-o", &file], &cache[..]].concat());
+        assert_eq!(restore(&name("file"), &["--adapter", &file]), itself);
+        expect(0, &f, &["adapt", "merge", &file, "-o", &whole]);
+        assert_eq!(restore(&name("merged"), &["--model", &whole]), itself);
+        // Merged weights are other weights: the adapter does not belong to them.
+        let other = ["restore", "y.png", "-o", "g.png", "--task", "sr4", "--model", &whole, "--adapter", &file];
+        let (_, err) = expect(4, &f, &other);
+        assert!(err.contains("was made for the weights"), "{err}");
+        expect(2, &f, &["adapt", "merge", &file, "-o", &whole]);
+    }
+    assert_ne!(fs::read(f.join("full-itself.png")).unwrap(), fs::read(f.join("factors-itself.png")).unwrap());
+    expect(0, &f, &["adapt", "rename", "full", "all of it", "--cache", "cache"]);
+    let (out, _) = expect(0, &f, &["adapt", "info", "all of it", "--cache", "cache"]);
+    let info: serde_json::Value = serde_json::from_str(&out).unwrap();
+    assert_eq!((&info["name"], &info["lora"]), (&"all of it".into(), &serde_json::Value::Null));
+    expect(0, &f, &["adapt", "rename", "factors", "all of it", "--cache", "cache"]);
+    let (_, err) = expect(2, &f, &["adapt", "remove", "all of it", "--cache", "cache"]);
+    assert!(err.contains("2 adapters"), "{err}");
+    expect(0, &f, &["adapt", "remove", info["key"].as_str().unwrap(), "--cache", "cache"]);
+    let (_, err) = expect(2, &f, &["adapt", "info", "full", "--cache", "cache"]);
+    assert!(err.contains("adir adapt list"), "{err}");
+    expect(2, &f, &["adapt", "create", "y.png", "--cache", "cache"]);
+    assert!(!f.join("g.png").exists());
+    fs::remove_dir_all(f).unwrap();
+}
+
 #[test]
 fn an_index_is_built_searched_and_described() {
     let f = folder("index");

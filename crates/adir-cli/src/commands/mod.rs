@@ -1,5 +1,6 @@
 //! One file a command; each is a function from its arguments to an exit code or an error.
 
+pub mod adapt;
 pub mod compare;
 pub mod degrade;
 pub mod index;

@@ -3,11 +3,13 @@
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
+use adir::adapt::Adapter;
 use adir::guidance::{Adjoint, Residual, Strength};
 use adir::io::atomic::refuse_overwrite;
 use adir::io::hash::hash_file;
 use adir::io::image::{BitDepth, ImageFormat, Picture, WriteOptions, read_image, write_image};
 use adir::io::limits::Limits;
+use adir::io::weights::WeightFile;
 use adir::models::guided_diffusion::{GuidedDiffusion, UNetConfig, config_of};
 use adir::operator::bicubic_resize;
 use adir::restore::{ModelFacts, RestoreConfig, RestorePlan};
@@ -15,11 +17,11 @@ use adir::sampler::EpsAfterGuidance;
 use adir::task::{Method, Overrides, Preset, Task};
 use adir::tensor::{self, Tensor};
 use adir::{Error, Result};
-use clap::{Args, ValueEnum};
+use clap::Args;
 use serde_json::{Value, json};
 
-use crate::adaptation::{AdaptArgs, Mode};
-use crate::args::{DegradationArgs, agreement_psnr};
+use crate::adaptation::{AdaptArgs, Adapted, Base, Mode, Observed};
+use crate::args::{DegradationArgs, PresetName, agreement_psnr, names};
 use crate::log::Log;
 use crate::model::ModelArgs;
 use crate::{memory, record, stop};
@@ -44,6 +46,9 @@ pub struct RestoreArgs {
     sampling: SamplingArgs,
     #[command(flatten)]
     adaptation: AdaptArgs,
+    /// Sample with this adapter: a file, or a name or key of `adir adapt list`
+    #[arg(long, value_name = "ADAPTER", conflicts_with_all = ["gallery", "adapt", "prompt"])]
+    adapter: Option<PathBuf>,
     /// Replace existing outputs
     #[arg(long)]
     overwrite: bool,
@@ -96,24 +101,6 @@ struct SamplingArgs {
     eps_after_guidance: Option<EpsName>,
 }
 
-/// A clap spelling of a library enum: names and values side by side.
-macro_rules! names {
-    ($name:ident for $of:ty { $($variant:ident => $value:expr, $doc:literal;)+ }) => {
-        #[derive(Debug, Clone, Copy, ValueEnum)]
-        enum $name { $(#[doc = $doc] $variant,)+ }
-        impl From<$name> for $of {
-            fn from(name: $name) -> Self {
-                match name { $($name::$variant => $value,)+ }
-            }
-        }
-    };
-}
-
-names!(PresetName for Preset {
-    Fast => Preset::Fast, "Few steps";
-    Balanced => Preset::Balanced, "Twice as many";
-    Paper => Preset::Paper, "Table 4 of the paper: 1000 ancestral steps";
-});
 names!(MethodName for Method {
     Ancestral => Method::Ancestral, "Algorithm 1";
     FewStep => Method::FewStep, "DDIM with guidance of the x0 estimate";
@@ -189,11 +176,11 @@ pub fn run(args: &RestoreArgs, log: &Log) -> Result<u8> {
     };
     let plan = request.plan(picture.tensor.clone(), &facts(&config)?)?;
     let need = config.forward_memory(plan.canvas().height, plan.canvas().width, 1)?;
+    let adapt_config = args.adaptation.config(mode, preset, args.sampling.seed);
     if args.explain {
         explain(args, &plan, need);
         if mode != Mode::None {
-            let settings = args.adaptation.config(mode, preset, args.sampling.seed);
-            println!("adaptation           {}", serde_json::to_string(&settings).unwrap_or_default());
+            println!("adaptation           {}", serde_json::to_string(&adapt_config).unwrap_or_default());
         }
         return Ok(crate::exit::DONE);
     }
@@ -201,8 +188,14 @@ pub fn run(args: &RestoreArgs, log: &Log) -> Result<u8> {
 
     let model_sha256 = file.sha256()?;
     let model = GuidedDiffusion::load(&file, Some(config.clone()), &device, args.model.dtype.dtype())?;
-    let adapted =
-        args.adaptation.run(&model, &model_sha256, input, &picture.tensor, mode, preset, args.sampling.seed, log)?;
+    let adapted = match &args.adapter {
+        Some(reference) => with_adapter(&args.adaptation.store.resolve(reference)?, &model, &model_sha256)?,
+        None => {
+            let observed = Observed { file: input, y: &picture.tensor };
+            let base = Base { model: &model, sha256: &model_sha256 };
+            args.adaptation.run(&base, &observed, mode, adapt_config, log)?
+        }
+    };
     let model = adapted.model;
     let loaded = Instant::now();
     let mut results = Vec::with_capacity(samples);
@@ -241,6 +234,14 @@ pub fn run(args: &RestoreArgs, log: &Log) -> Result<u8> {
         started.elapsed().as_secs_f64()
     ));
     Ok(crate::exit::DONE)
+}
+
+/// The model with an adapter that is there already.
+fn with_adapter(path: &Path, model: &GuidedDiffusion, base: &str) -> Result<Adapted> {
+    let file = WeightFile::open(path)?;
+    let (adapter, info) = (Adapter::load(&file, model, base)?, Adapter::info(&file)?);
+    let record = json!({"mode": "adapter", "path": path, "sha256": file.sha256()?, "name": info.name, "made_from": info.made_from});
+    Ok(Adapted { model: model.with_params(adapter.apply(model.params())?), record })
 }
 
 struct Outputs {

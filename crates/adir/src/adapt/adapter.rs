@@ -39,6 +39,14 @@ pub struct AdapterInfo {
 const INFO: &str = "adir_adapter";
 
 impl Adapter {
+    /// Rank and alpha, if it is low-rank factors.
+    pub fn lora(&self) -> Option<(usize, f64)> {
+        match self {
+            Self::Full(_) => None,
+            Self::Lora(lora) => Some((lora.rank(), lora.alpha())),
+        }
+    }
+
     /// The weights to sample with.
     ///
     /// # Errors
@@ -57,10 +65,11 @@ impl Adapter {
     /// # Errors
     /// As [`write_safetensors`].
     pub fn save(&self, path: &Path, info: &AdapterInfo, model: &GuidedDiffusion) -> Result<()> {
-        let (params, lora) = match self {
-            Self::Full(params) => (params, None),
-            Self::Lora(lora) => (lora.factors(), Some((lora.rank(), lora.alpha()))),
+        let params = match self {
+            Self::Full(params) => params,
+            Self::Lora(lora) => lora.factors(),
         };
+        let lora = self.lora();
         let info = AdapterInfo { lora, ..info.clone() };
         let text =
             serde_json::to_string(&info).map_err(|e| Error::config(format!("the adapter's description: {e}")))?;
@@ -73,7 +82,7 @@ impl Adapter {
                 metadata.insert("alpha".into(), alpha.to_string())
             }
         };
-        save_params(path, params, &metadata)
+        save_params(path, params, Dtype::F32, &metadata)
     }
 
     /// What the file `file` says of itself.
@@ -127,18 +136,18 @@ impl Adapter {
     }
 }
 
-/// Writes weights as they are (f32).
+/// Writes weights as they are (f32), or rounded to a half-precision type.
 ///
 /// # Errors
 /// As [`write_safetensors`].
-pub fn save_params(path: &Path, params: &Params, metadata: &BTreeMap<String, String>) -> Result<()> {
+pub fn save_params(path: &Path, params: &Params, dtype: Dtype, metadata: &BTreeMap<String, String>) -> Result<()> {
     let layout = params.layout();
     let values = layout.ids().map(|id| tensor::to_f32(&params.flat(id))).collect::<Result<Vec<_>>>()?;
     let tensors: Vec<_> = layout
         .specs()
         .iter()
         .zip(&values)
-        .map(|(spec, values)| TensorToWrite { name: &spec.name, shape: &spec.shape, dtype: Dtype::F32, values })
+        .map(|(spec, values)| TensorToWrite { name: &spec.name, shape: &spec.shape, dtype, values })
         .collect();
     write_safetensors(path, &tensors, metadata)
 }

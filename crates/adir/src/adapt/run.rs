@@ -128,6 +128,11 @@ impl Adaptation {
         self.config.iterations
     }
 
+    /// TEMP
+    pub fn set_rate(&mut self, rate: f64) {
+        self.config.learning_rate = rate;
+    }
+
     /// Images trained on, and held out.
     pub fn images(&self) -> (usize, usize) {
         (self.crops.len(), self.held_out.as_ref().map_or(0, CropSource::len))

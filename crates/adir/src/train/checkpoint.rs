@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use super::config::TrainConfig;
 use super::trainer::{Trainer, adam_config};
-use crate::adapt::{Adam, Ema};
+use crate::adapt::{Adam, Ema, save_params};
 use crate::io::weights::{Dtype, TensorToWrite, WeightFile, write_safetensors};
 use crate::models::guided_diffusion::UNet;
 use crate::models::params::{ParamLayout, Params};
@@ -51,7 +51,7 @@ impl Trainer {
         let mut metadata = notes.clone();
         metadata.insert("config".into(), self.config.network.to_json());
         metadata.insert("steps".into(), self.step.to_string());
-        write(path, &named("", self.ema.params())?, Dtype::F16, &metadata)
+        save_params(path, self.ema.params(), Dtype::F16, &metadata)
     }
 
     /// Writes all that [`Trainer::resume`] needs to go on as if nothing had happened.

@@ -1,0 +1,106 @@
+//! The cache folder: indexes of galleries, and adapters by what determined them.
+
+use std::path::{Path, PathBuf};
+
+use adir::adapt::{Adapter, AdapterInfo};
+use adir::io::hash::sha256;
+use adir::io::weights::WeightFile;
+use adir::models::guided_diffusion::GuidedDiffusion;
+use adir::retrieve::Encoder;
+use adir::{Error, Result};
+use clap::Args;
+
+/// An adapter may be called by so many digits of its key, if no other starts with them.
+const SHORTEST_KEY: usize = 6;
+
+/// Where indexes and adapted weights are kept.
+#[derive(Debug, Clone, Args)]
+pub struct Store {
+    /// Where indexes and adapted weights are kept [default: the user's cache folder]
+    #[arg(long, value_name = "FOLDER")]
+    cache: Option<PathBuf>,
+}
+
+/// An adapter in the cache.
+pub struct Kept {
+    pub key: String,
+    pub path: PathBuf,
+    pub info: AdapterInfo,
+}
+
+impl Store {
+    fn folder(&self) -> Result<PathBuf> {
+        let of = |name: &str| std::env::var_os(name).filter(|v| !v.is_empty()).map(PathBuf::from);
+        let standard = || {
+            of("XDG_CACHE_HOME")
+                .or_else(|| Some(of("HOME")?.join(".cache")))
+                .or_else(|| of("LOCALAPPDATA"))
+                .map(|folder| folder.join("adir"))
+        };
+        let found = self.cache.clone().or_else(standard);
+        found.ok_or_else(|| Error::config("no cache folder is known: give one with --cache"))
+    }
+
+    /// Where the index of a gallery is kept.
+    pub fn index_path(&self, gallery: &Path, encoder: &dyn Encoder) -> Result<PathBuf> {
+        let name = sha256(format!("{} {}", gallery.display(), encoder.id()).as_bytes());
+        Ok(self.folder()?.join("indexes").join(format!("{name}.index")))
+    }
+
+    /// Where the adapter of that key is kept.
+    pub fn adapter_path(&self, key: &str) -> Result<PathBuf> {
+        Ok(self.folder()?.join("adapters").join(format!("{key}.safetensors")))
+    }
+
+    /// Keeps an adapter.
+    pub fn keep(&self, key: &str, adapter: &Adapter, info: &AdapterInfo, model: &GuidedDiffusion) -> Result<()> {
+        let path = self.adapter_path(key)?;
+        let folder = path.parent().unwrap_or(Path::new("."));
+        std::fs::create_dir_all(folder).map_err(|e| Error::io(folder, e))?;
+        adapter.save(&path, info, model)
+    }
+
+    /// The adapters kept, by name and key, and the files that cannot be read as such.
+    pub fn adapters(&self) -> Result<(Vec<Kept>, Vec<Error>)> {
+        let folder = self.folder()?.join("adapters");
+        let (mut kept, mut broken) = (Vec::new(), Vec::new());
+        let files = match std::fs::read_dir(&folder) {
+            Ok(files) => files,
+            Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok((kept, broken)),
+            Err(e) => return Err(Error::io(folder, e)),
+        };
+        for file in files {
+            let path = file.map_err(|e| Error::io(&folder, e))?.path();
+            let Some(key) = path.file_name().and_then(|n| n.to_str()?.strip_suffix(".safetensors")) else { continue };
+            match WeightFile::open(&path).and_then(|file| Adapter::info(&file)) {
+                Ok(info) => kept.push(Kept { key: key.to_owned(), path: path.clone(), info }),
+                Err(e) => broken.push(e),
+            }
+        }
+        kept.sort_by(|a, b| (&a.info.name, &a.key).cmp(&(&b.info.name, &b.key)));
+        Ok((kept, broken))
+    }
+
+    /// The file of an adapter: a path, or the name or first digits of the key of one that is kept.
+    pub fn resolve(&self, reference: &Path) -> Result<PathBuf> {
+        if reference.is_file() {
+            return Ok(reference.to_owned());
+        }
+        let text = reference.to_string_lossy();
+        let called = |k: &Kept| k.info.name == text || text.len() >= SHORTEST_KEY && k.key.starts_with(&*text);
+        let mut found: Vec<Kept> = self.adapters()?.0.into_iter().filter(called).collect();
+        match found.len() {
+            0 => Err(Error::config(format!(
+                "no adapter {text:?}: expected a file, or a name or key of `adir adapt list`"
+            ))),
+            1 => Ok(found.remove(0).path),
+            n => {
+                let keys: Vec<_> = found.iter().map(|k| &k.key[..SHORTEST_KEY.max(12).min(k.key.len())]).collect();
+                Err(Error::config(format!(
+                    "{n} adapters are called {text:?}; take one by its key: {}",
+                    keys.join(", ")
+                )))
+            }
+        }
+    }
+}
