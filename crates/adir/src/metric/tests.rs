@@ -107,3 +107,18 @@ fn what_cannot_be_compared_is_refused() {
     let nan = x.clone() * f32::NAN;
     assert!(matches!(ssim_rgb(&x, &nan), Err(Error::Numerical(_))));
 }
+
+/// The values of basicsr 1.4.2 (tests/fixtures/niqe.py); its Gaussian window has rounded numbers, its resizing is in f32.
+#[test]
+fn niqe_is_that_of_the_published_package() {
+    let path = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../../examples/cat.png");
+    let cat = crate::io::image::read_image(&path, &crate::io::limits::Limits::default()).unwrap().tensor;
+    let part = cat.clone().narrow(2, 30, 210).narrow(3, 16, 200);
+    for (image, expected) in [(cat.clone(), 3.059556999942845), (part, 3.246055383639815)] {
+        let found = niqe(&image).unwrap()[0];
+        assert!((found / expected - 1.0).abs() < 1e-4, "{found}, expected {expected}");
+    }
+    let flat = Tensor::zeros([1, 3, 192, 192], &tensor::cpu());
+    assert!(matches!(niqe(&flat), Err(Error::Numerical(_))));
+    assert!(matches!(niqe(&cat.narrow(2, 0, 128).narrow(3, 0, 180)), Err(Error::Config(_))));
+}
