@@ -38,18 +38,9 @@ pub enum Mode {
     None,
 }
 
-/// Adaptation of the model to images like the one to restore.
+/// How the model is adapted, whatever it is adapted to.
 #[derive(Debug, Clone, Args)]
-pub struct AdaptArgs {
-    /// Folder of images like the one to restore; the model is adapted to the nearest of them
-    #[arg(long, value_name = "FOLDER")]
-    pub gallery: Option<PathBuf>,
-    /// What the model is adapted to [default: auto with --gallery, else none; the preset paper: gallery]
-    #[arg(long, value_enum, value_name = "MODE")]
-    pub adapt: Option<Mode>,
-    /// Text whose nearest images are taken, with --adapt text
-    #[arg(long, value_name = "TEXT")]
-    pub prompt: Option<String>,
+pub struct AdaptSettings {
     /// Image encoder: a CLIP model (file or folder); by default the embedded EfficientNet-Lite0
     #[arg(long, value_name = "WEIGHTS")]
     pub encoder: Option<PathBuf>,
@@ -71,18 +62,34 @@ pub struct AdaptArgs {
     /// Decay of the average of the weights
     #[arg(long, value_name = "DECAY")]
     pub adapt_ema: Option<f64>,
-    /// Train low-rank factors of this rank on the convolutions (alpha is half of it)
-    #[arg(long, value_name = "RANK", conflicts_with = "full")]
-    pub lora: Option<usize>,
-    /// Train all weights
-    #[arg(long)]
-    pub full: bool,
     /// Compute blocks of the network again instead of keeping them: much less memory, a third more time
     #[arg(long)]
     pub recompute: bool,
     /// Images of a step computed at once; less takes less memory
     #[arg(long, value_name = "N")]
     pub adapt_micro_batch: Option<usize>,
+}
+
+/// Adaptation of the model to images like the one to restore.
+#[derive(Debug, Clone, Args)]
+pub struct AdaptArgs {
+    /// Folder of images like the one to restore; the model is adapted to the nearest of them
+    #[arg(long, value_name = "FOLDER")]
+    pub gallery: Option<PathBuf>,
+    /// What the model is adapted to [default: auto with --gallery, else none; the preset paper: gallery]
+    #[arg(long, value_enum, value_name = "MODE")]
+    pub adapt: Option<Mode>,
+    /// Text whose nearest images are taken, with --adapt text
+    #[arg(long, value_name = "TEXT")]
+    pub prompt: Option<String>,
+    #[command(flatten)]
+    pub settings: AdaptSettings,
+    /// Train low-rank factors of this rank on the convolutions (alpha is half of it)
+    #[arg(long, value_name = "RANK", conflicts_with = "full")]
+    pub lora: Option<usize>,
+    /// Train all weights
+    #[arg(long)]
+    pub full: bool,
     #[command(flatten)]
     pub store: Store,
     /// Neither use nor keep adapted weights of earlier runs
@@ -136,8 +143,8 @@ impl AdaptArgs {
         if (mode == Mode::Text) != self.prompt.is_some() {
             return Err(Error::config("--prompt and --adapt text go together"));
         }
-        if !(0.0..=4.0).contains(&self.closer_than) {
-            return Err(Error::config(format!("--closer-than {}: expected 0 to 4 radians", self.closer_than)));
+        if !(0.0..=4.0).contains(&self.settings.closer_than) {
+            return Err(Error::config(format!("--closer-than {}: expected 0 to 4 radians", self.settings.closer_than)));
         }
         Ok(mode)
     }
@@ -151,18 +158,18 @@ impl AdaptArgs {
             (Preset::Fast, _) => AdaptConfig::fast(),
         };
         AdaptConfig {
-            iterations: self.iterations.unwrap_or(base.iterations),
-            learning_rate: self.adapt_rate.unwrap_or(base.learning_rate),
-            crop: self.adapt_crop.unwrap_or(base.crop),
-            ema: self.adapt_ema.unwrap_or(base.ema),
-            micro_batch: self.adapt_micro_batch.unwrap_or(base.micro_batch),
+            iterations: self.settings.iterations.unwrap_or(base.iterations),
+            learning_rate: self.settings.adapt_rate.unwrap_or(base.learning_rate),
+            crop: self.settings.adapt_crop.unwrap_or(base.crop),
+            ema: self.settings.adapt_ema.unwrap_or(base.ema),
+            micro_batch: self.settings.adapt_micro_batch.unwrap_or(base.micro_batch),
             trained: match (self.lora, self.full) {
                 (Some(rank), _) => Trained::Lora { rank, alpha: rank as f64 / 2.0 },
                 (None, true) => Trained::Full,
                 (None, false) => base.trained,
             },
             held_out: mode == Mode::Auto,
-            recompute: self.recompute || base.recompute,
+            recompute: self.settings.recompute || base.recompute,
             seed,
             ..base
         }
@@ -170,7 +177,7 @@ impl AdaptArgs {
 
     /// The encoder.
     pub fn open_encoder(&self) -> Result<Box<dyn Encoder>> {
-        open_encoder(self.encoder.as_deref())
+        open_encoder(self.settings.encoder.as_deref())
     }
 
     /// The model adapted for `observed`.
@@ -208,7 +215,24 @@ impl AdaptArgs {
             }
             Mode::Auto | Mode::Gallery | Mode::Text => self.nearest(observed, log)?,
         };
+        let name = observed.file.file_stem().unwrap_or_default().to_string_lossy().into_owned();
+        let mut found = self.adapted_to(base, &files, name, config, log)?;
+        found.images = images;
+        Ok(found)
+    }
+
+    /// The adapter to the images in `files`: from the cache, or made now and kept there.
+    pub fn adapted_to(
+        &self,
+        base: &Base,
+        files: &[PathBuf],
+        name: String,
+        config: AdaptConfig,
+        log: &Log,
+    ) -> Result<Found> {
+        let model = base.model;
         config.check(model.size_multiple())?;
+        let images = Value::Null;
         let hashes = files.iter().map(|p| Ok(ContentHash::of_file(p)?.to_string())).collect::<Result<Vec<_>>>()?;
         let mut made_from = json!({"version": 1, "base": base.sha256, "images": hashes, "settings": config});
         let key = sha256(made_from.to_string().as_bytes()).to_string();
@@ -229,7 +253,6 @@ impl AdaptArgs {
         }
         drop(progress);
         made_from["held_out"] = json!(run.held_out()?);
-        let name = observed.file.file_stem().unwrap_or_default().to_string_lossy().into_owned();
         let adapter = run.adapter();
         let info = AdapterInfo { name, base: base.sha256.to_owned(), made_from, lora: adapter.lora() };
         if !self.no_cache {
@@ -248,8 +271,8 @@ impl AdaptArgs {
             None => encoder.image(observed.y)?,
         };
         let content = Some(ContentHash::of_file(observed.file)?);
-        let exclude = Exclude { closer_than: self.closer_than, content };
-        let found = index.nearest(&query, usize::from(self.neighbours), &exclude)?;
+        let exclude = Exclude { closer_than: self.settings.closer_than, content };
+        let found = index.nearest(&query, usize::from(self.settings.neighbours), &exclude)?;
         if found.is_empty() {
             return Err(Error::input(gallery, "holds no images to adapt to"));
         }

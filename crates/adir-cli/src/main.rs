@@ -8,6 +8,7 @@ mod log;
 mod memory;
 mod model;
 mod record;
+mod samples;
 mod stop;
 mod store;
 
@@ -37,6 +38,7 @@ enum Command {
     Restore(Box<commands::restore::RestoreArgs>),
     Degrade(commands::degrade::DegradeArgs),
     Compare(commands::compare::CompareArgs),
+    Eval(Box<commands::eval::EvalArgs>),
     Models(commands::models::ModelsArgs),
     Adapt(Box<commands::adapt::AdaptCommandArgs>),
     Index(commands::index::IndexArgs),
@@ -50,6 +52,7 @@ fn main() -> ExitCode {
     let done = stop::listen().and_then(|()| match &cli.command {
         Command::Restore(args) => commands::restore::run(args, &log),
         Command::Degrade(args) => commands::degrade::run(args, &log),
+        Command::Eval(args) => commands::eval::run(args, &log),
         Command::Compare(args) => commands::compare::run(args),
         Command::Models(args) => commands::models::run(args, &log),
         Command::Adapt(args) => commands::adapt::run(args, &log),

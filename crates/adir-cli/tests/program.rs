@@ -268,3 +268,75 @@ fn an_index_is_built_searched_and_described() {
     assert!(err.contains("CLIP"), "{err}");
     fs::remove_dir_all(f).unwrap();
 }
+
+/// Every result is kept: what is missing is computed again with the same numbers, and a longer run adds to a shorter one.
+#[test]
+fn an_evaluation_goes_on_where_it_stopped() {
+    let f = folder("eval");
+    gallery(&f);
+    let eval = |methods: &str, more: &[&str]| {
+        let args = [
+            "eval",
+            "photos",
+            "-o",
+            "ev",
+            "--count",
+            "2",
+            "--crop",
+            "32",
+            "--tasks",
+            "sr4,deblur:box:3+10",
+            "--steps",
+            "2",
+        ];
+        let adapt = [
+            "-n",
+            "2",
+            "--gallery",
+            "photos",
+            "-k",
+            "2",
+            "--iterations",
+            "2",
+            "--adapt-crop",
+            "16",
+            "--cache",
+            "cache",
+        ];
+        expect(0, &f, &[&args[..], &adapt, &["--methods", methods], more].concat());
+        let csv = fs::read_to_string(f.join("ev/cells.csv")).unwrap();
+        // All but the seconds.
+        csv.lines().map(|line| line.rsplit_once(',').unwrap().0.to_owned()).collect::<Vec<_>>()
+    };
+    let cells = || {
+        let files = fs::read_dir(f.join("ev/cells")).unwrap().map(|e| e.unwrap().path());
+        files.filter(|p| p.extension().unwrap() == "json").collect::<Vec<_>>()
+    };
+    let short = eval("bicubic,wiener,none", &[]);
+    assert_eq!((short.len(), cells().len()), (1 + 2 * 4, 8));
+    fs::remove_file(&cells()[0]).unwrap();
+    fs::remove_file(cells()[1].with_extension("png")).unwrap();
+    assert_eq!(eval("bicubic,wiener,none", &[]), short);
+    let long = eval("bicubic,wiener,none,knn,auto", &[]);
+    assert!(cells().len() == 16 && short.iter().all(|line| long.contains(line)));
+    let table = fs::read_to_string(f.join("ev/table.md")).unwrap();
+    assert!(table.contains("### photos, deblur:box:3+10 (2 images)") && table.contains("| knn | "), "{table}");
+    // Adapted weights restore otherwise.
+    let of = |method: &str| long.iter().filter(|l| l.contains(method)).map(|l| l.split(',').nth(6)).collect::<Vec<_>>();
+    assert_ne!(of(",knn,"), of(",none,"));
+    assert_eq!(image_size(&f.join("ev/sheet.png")), (36 * 6, 36 * 4));
+    fs::write(&cells()[0], "{").unwrap();
+    let base = ["eval", "photos", "-o", "ev", "--count", "2", "--crop", "32", "--steps", "2", "-n", "2"];
+    expect(2, &f, &[&base[..], &["--methods", "knn"]].concat());
+    expect(2, &f, &[&base[..], &["--tasks", "deblur"]].concat());
+    let (_, err) = expect(3, &f, &["eval", "nowhere", "-o", "ev"]);
+    assert!(err.contains("nowhere"), "{err}");
+    fs::remove_dir_all(f).unwrap();
+}
+
+/// Width and height of a PNG.
+fn image_size(path: &Path) -> (u32, u32) {
+    let bytes = fs::read(path).unwrap();
+    let number = |at: usize| u32::from_be_bytes(bytes[at..at + 4].try_into().unwrap());
+    (number(16), number(20))
+}

@@ -3,6 +3,7 @@
 pub mod adapt;
 pub mod compare;
 pub mod degrade;
+pub mod eval;
 pub mod index;
 pub mod models;
 pub mod restore;

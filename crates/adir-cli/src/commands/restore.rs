@@ -10,9 +10,9 @@ use adir::io::hash::hash_file;
 use adir::io::image::{BitDepth, ImageFormat, Picture, WriteOptions, read_image, write_image};
 use adir::io::limits::Limits;
 use adir::io::weights::WeightFile;
-use adir::models::guided_diffusion::{GuidedDiffusion, UNetConfig, config_of};
+use adir::models::guided_diffusion::{GuidedDiffusion, config_of};
 use adir::operator::bicubic_resize;
-use adir::restore::{ModelFacts, RestoreConfig, RestorePlan};
+use adir::restore::{RestoreConfig, RestorePlan};
 use adir::sampler::EpsAfterGuidance;
 use adir::task::{Method, Overrides, Preset, Task};
 use adir::tensor::{self, Tensor};
@@ -24,7 +24,8 @@ use crate::adaptation::{AdaptArgs, Adapted, Base, Mode, Observed};
 use crate::args::{DegradationArgs, PresetName, agreement_psnr, names};
 use crate::log::Log;
 use crate::model::ModelArgs;
-use crate::{memory, record, stop};
+use crate::samples::{at_once, draw, facts};
+use crate::{memory, record};
 
 /// Restore an image x from its degraded observation y = A x + e.
 #[derive(Debug, Args)]
@@ -175,7 +176,8 @@ pub fn run(args: &RestoreArgs, log: &Log) -> Result<u8> {
         class: args.sampling.class,
     };
     let plan = request.plan(picture.tensor.clone(), &facts(&config)?)?;
-    let need = config.forward_memory(plan.canvas().height, plan.canvas().width, 1)?;
+    let at_once = at_once(samples, &device);
+    let need = config.forward_memory(plan.canvas().height, plan.canvas().width, at_once)?;
     let adapt_config = args.adaptation.config(mode, preset, args.sampling.seed);
     if args.explain {
         explain(args, &plan, need);
@@ -198,12 +200,8 @@ pub fn run(args: &RestoreArgs, log: &Log) -> Result<u8> {
     };
     let model = adapted.model;
     let loaded = Instant::now();
-    let mut results = Vec::with_capacity(samples);
-    for sample in 0..samples {
-        results.push(one_sample(&plan, &model, sample, samples, log)?);
-    }
+    let (results, mean) = draw(&plan, &model, samples, log)?;
     let sampled = Instant::now();
-    let mean = results.iter().skip(1).fold(results[0].clone(), |sum, x| sum + x.clone()) / samples as f64;
 
     let options = write_options(&picture, &mean, format)?;
     for (path, x) in outputs.samples.iter().zip(&results) {
@@ -264,36 +262,6 @@ impl Outputs {
     fn all(&self) -> impl Iterator<Item = &PathBuf> {
         [&self.main, &self.record].into_iter().chain(&self.samples)
     }
-}
-
-fn facts(config: &UNetConfig) -> Result<ModelFacts> {
-    Ok(ModelFacts {
-        channels: config.in_channels,
-        size_multiple: config.size_multiple(),
-        schedule: config.schedule()?,
-        variance: config.variance_kind(),
-    })
-}
-
-fn one_sample(
-    plan: &RestorePlan,
-    model: &GuidedDiffusion,
-    sample: usize,
-    samples: usize,
-    log: &Log,
-) -> Result<Tensor<4>> {
-    let what = if samples == 1 { "restoring".into() } else { format!("sample {} of {samples}", sample + 1) };
-    let progress = log.progress(&what, plan.steps());
-    let noise = plan.noise(sample);
-    let mut last = None;
-    for step in plan.sampler(model, &noise)? {
-        let step = step?;
-        let residual = step.residual_rms.unwrap_or(f64::NAN) * 127.5;
-        progress.step(&format!("residual {residual:.2}"), json!({"t": step.timestep.0, "residual_255": residual}));
-        last = Some(step.x_t);
-        stop::check()?;
-    }
-    last.map(|x| plan.finish(x)).ok_or_else(|| Error::config("no sampling steps"))
 }
 
 /// As deep as the input where the format can hold it, with its profile and its alpha brought to size.

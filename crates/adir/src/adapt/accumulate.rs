@@ -17,7 +17,12 @@ pub struct Workers {
 }
 
 impl Workers {
-    /// As many workers as the current rayon pool has threads.
+    /// How many there will be: as many as the current rayon pool has threads.
+    pub fn available() -> usize {
+        rayon::current_num_threads()
+    }
+
+    /// [`Workers::available`] workers.
     ///
     /// # Errors
     /// [`Error::Backend`] when the system gives no threads.
@@ -26,7 +31,17 @@ impl Workers {
             let built = rayon::ThreadPoolBuilder::new().num_threads(1).build();
             built.map_err(|e| Error::Backend(format!("starting a thread: {e}")))
         };
-        Ok(Self { pools: (0..rayon::current_num_threads()).map(|_| pool()).collect::<Result<_>>()? })
+        Ok(Self { pools: (0..Self::available()).map(|_| pool()).collect::<Result<_>>()? })
+    }
+
+    /// The results of `task(0) .. task(count - 1)`, in that order.
+    ///
+    /// # Errors
+    /// The first that a task returns.
+    pub fn map<T: Send>(&self, count: usize, task: impl Fn(usize) -> Result<T> + Sync) -> Result<Vec<T>> {
+        let mut results = Vec::with_capacity(count);
+        self.run(count, task, |result| results.push(result))?;
+        Ok(results)
     }
 
     /// Runs `task(0) .. task(count - 1)` and takes their results in that order, as they become available.

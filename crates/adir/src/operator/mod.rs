@@ -28,6 +28,7 @@ mod resample;
 mod resize;
 #[cfg(test)]
 mod tests;
+mod wiener;
 
 use std::fmt::{Debug, Display, Formatter};
 
@@ -45,6 +46,7 @@ pub use mask::{Mask, PixelMask};
 pub use norm::normalized_adjoint;
 pub(crate) use resample::cubic;
 pub use resize::{BicubicDownsample, MAX_FACTOR, bicubic_resize, bicubic_upsample};
+pub use wiener::wiener;
 
 use crate::tensor::Tensor;
 use crate::{Error, Result};

@@ -21,6 +21,10 @@
 //! k = np.array([[1, 2, 3, 4], [5, 6, 7, 9], [2, 0, 1, 5]], float); k /= k.sum()
 //! for mode in ["wrap", "reflect", "nearest", "constant"]: nd.convolve(image(4, 5), k, mode=mode)
 //! ss.convolve2d(image(4, 5), k, "valid")
+//! d = np.zeros((6, 5)); d[0, 0] = 1; k = np.array([[1, 2, 0], [0, 3, 1], [0, 0, 1]])/8
+//! H = np.fft.fft2(nd.convolve(d, k, mode="wrap"))
+//! fy, fx = np.meshgrid(np.fft.fftfreq(6), np.fft.fftfreq(5), indexing="ij")
+//! np.fft.ifft2(np.conj(H)*np.fft.fft2(image(6, 5))/(abs(H)**2 + .01*100*(fx**2 + fy**2))).real
 //! ```
 
 use super::*;
@@ -118,4 +122,16 @@ fn large_kernels_go_through_fft_and_small_ones_do_not() {
     let size = (256, 256);
     assert_eq!(Method::cheaper(&Kernel::boxed(5).unwrap(), size), Method::Direct);
     assert_eq!(Method::cheaper(&Kernel::boxed(61).unwrap(), size), Method::Fft);
+}
+
+#[test]
+fn a_wiener_filter_is_that_of_numpy() {
+    #[rustfmt::skip]
+    let expected = [-0.4267402193, 6.7802357433, 14.0335655089, 6.7850076087, 5.9644858150, 6.7884723482, 11.7434287547, 10.9236177499, 14.6837274293, 10.7908673583, 8.4046272858, 10.8353621041, 12.9484029291, 4.1007355991, 12.8403892711, 13.2187421127, 9.0321989895, 3.6744329574, 6.9118455477, 3.4382994269, 11.5895523500, 16.8081244747, 7.4850040121, 16.2892524409, 2.5619950766, 7.4175107495, 19.4706918237, 14.7339162492, 7.7675160499, -3.5952675470];
+    let kernel =
+        Kernel::from_values(3, 3, [1.0, 2.0, 0.0, 0.0, 3.0, 1.0, 0.0, 0.0, 1.0].map(|v| v / 8.0).to_vec()).unwrap();
+    let blur = Blur::new(ImageShape::new(1, 6, 5), kernel, Boundary::Circular).unwrap();
+    let found = tensor::to_f64(&wiener(&blur, &numbers(6, 5), 0.01).unwrap()).unwrap();
+    let worst = found.iter().zip(expected).map(|(a, b): (&f64, f64)| (a - b).abs()).fold(0.0, f64::max);
+    assert!(worst < 1e-9, "{worst}");
 }

@@ -1,0 +1,234 @@
+//! `adir eval`: methods compared on folders of images whose truth is known.
+//!
+//! Every cell (set, task, image, method, seed) is measured once and kept in a file of its own, named by all that
+//! determines it: an interrupted run goes on where it stopped, a longer one uses what a shorter one found.
+
+mod cell;
+mod method;
+mod report;
+mod task;
+
+use std::path::{Path, PathBuf};
+
+use adir::io::folder::image_files;
+use adir::io::hash::{hash_file, sha256};
+use adir::io::image::{WriteOptions, read_image, write_image};
+use adir::io::limits::Limits;
+use adir::models::Denoiser;
+use adir::models::efficientnet_lite::EfficientNetLite0;
+use adir::retrieve::Encoder;
+use adir::task::Preset;
+use adir::tensor::{Tensor, cpu};
+use adir::{Error, Result};
+use clap::Args;
+use serde_json::json;
+
+use self::cell::{Cell, measure};
+use self::method::{Bench, Method};
+use self::report::Report;
+use self::task::EvalTask;
+use crate::adaptation::AdaptSettings;
+use crate::args::PresetName;
+use crate::log::Log;
+use crate::model::ModelArgs;
+use crate::stop;
+use crate::store::Store;
+
+/// Compare methods on images whose truth is known: degraded, restored, measured.
+///
+/// Writes OUTPUT/table.md, OUTPUT/cells.csv and OUTPUT/sheet.png. Every result is kept in OUTPUT/cells, so that the
+/// same command goes on after an interruption, and one with more images, tasks or methods computes what is new.
+/// Unless --full is given, the middle 128x128 pixels of ten images a set, 4 samples of 20 steps.
+#[derive(Debug, Args)]
+pub struct EvalArgs {
+    /// Folders of images (each is a set)
+    #[arg(required = true)]
+    sets: Vec<PathBuf>,
+    /// Folder of the results
+    #[arg(short, long)]
+    output: PathBuf,
+    /// Tasks, TASK[:KERNEL][+SIGMA], as sr4, deblur:box:5+10 or denoise+25 (inpaint: a hole of a quarter of the sides)
+    #[arg(long, value_delimiter = ',', default_value = "sr4,deblur:box:5+10")]
+    tasks: Vec<EvalTask>,
+    /// Methods [default: all for which there is what they need]
+    #[arg(long, value_enum, value_delimiter = ',')]
+    methods: Vec<Method>,
+    /// Gallery of the methods knn, lora and auto
+    #[arg(long, value_name = "FOLDER")]
+    gallery: Option<PathBuf>,
+    /// Folder from which the method random takes its images
+    #[arg(long, value_name = "FOLDER")]
+    random_from: Option<PathBuf>,
+    /// Images of each set, spread evenly over it
+    #[arg(long, default_value_t = 10, value_name = "N")]
+    count: usize,
+    /// Side of the part in the middle that is used
+    #[arg(long, default_value_t = 128, value_name = "PIXELS")]
+    crop: usize,
+    /// Samples an image
+    #[arg(short = 'n', long, default_value_t = 4, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1000))]
+    samples: u16,
+    /// Seeds: each repeats everything that is random
+    #[arg(long, default_value_t = 1, value_name = "N")]
+    seeds: u64,
+    /// All images, whole, with the preset's steps
+    #[arg(long, conflicts_with_all = ["count", "crop"])]
+    full: bool,
+    /// Named settings
+    #[arg(long, value_enum, default_value = "fast")]
+    preset: PresetName,
+    /// Sampling steps [default: 20, with --full the preset's]
+    #[arg(long, value_name = "N")]
+    steps: Option<String>,
+    /// Rank of the factors of the method lora
+    #[arg(long, default_value_t = 16, value_name = "RANK")]
+    lora: usize,
+    /// Images of each set and task that are shown in the sheet
+    #[arg(long, default_value_t = 4, value_name = "N")]
+    show: usize,
+    #[command(flatten)]
+    settings: AdaptSettings,
+    #[command(flatten)]
+    store: Store,
+    #[command(flatten)]
+    model: ModelArgs,
+}
+
+/// An image of a set.
+struct Truth {
+    name: String,
+    path: PathBuf,
+    sha256: String,
+    x: Tensor<4>,
+}
+
+pub fn run(args: &EvalArgs, log: &Log) -> Result<u8> {
+    let cells = args.output.join("cells");
+    std::fs::create_dir_all(&cells).map_err(|e| Error::io(&cells, e))?;
+    let methods = args.methods()?;
+    let (model, model_sha256) = args.model.load()?;
+    if model.config().in_channels != 3 {
+        return Err(Error::config("eval compares methods on RGB images; the network is for others"));
+    }
+    let features = EfficientNetLite0::embedded(&cpu())?;
+    let preset: Preset = args.preset.into();
+    let steps = args.steps.clone().or((!args.full).then(|| "20".to_owned()));
+    let mut report = Report::new(args.show);
+    for set in &args.sets {
+        let images = args.images(set, model.size_multiple(), log)?;
+        let name = set.canonicalize().ok().and_then(|p| Some(p.file_name()?.to_string_lossy().into_owned()));
+        let name = name.unwrap_or_else(|| set.display().to_string());
+        for task in &args.tasks {
+            let bench = Bench {
+                args,
+                model: &model,
+                model_sha256: &model_sha256,
+                preset,
+                steps: steps.clone(),
+                wiener_ratio: task.tuned_wiener(&images)?,
+            };
+            let mine: Vec<Method> = methods.iter().copied().filter(|m| m.suits(task)).collect();
+            for seed in 0..args.seeds {
+                for (i, truth) in images.iter().enumerate() {
+                    let y = task.observe(&truth.x, noise_seed(seed, i))?;
+                    let mut pictures = Vec::new();
+                    for &method in &mine {
+                        stop::check()?;
+                        let made_from = json!({
+                            "version": 1, "image": truth.sha256, "crop": truth.x.dims(), "task": task.text, "noise": noise_seed(seed, i),
+                            "method": bench.describe(method, seed)?,
+                        });
+                        let key = sha256(made_from.to_string().as_bytes());
+                        let (file, shown) = (cells.join(format!("{key}.json")), cells.join(format!("{key}.png")));
+                        let cell = match Cell::read(&file)? {
+                            Some(cell) if shown.is_file() => cell,
+                            _ => {
+                                let made = bench.make(method, task, truth, &y, seed, log)?;
+                                let cell = Cell {
+                                    set: name.clone(),
+                                    task: task.text.clone(),
+                                    image: truth.name.clone(),
+                                    method: method.name(),
+                                    seed,
+                                    seconds: made.seconds,
+                                    held_out: made.held_out,
+                                    measured: measure(&made, task, &truth.x, &y, &features as &dyn Encoder)?,
+                                    made_from,
+                                };
+                                write_image(&shown, &made.samples[0], &WriteOptions::default())?;
+                                cell.write(&file)?;
+                                cell
+                            }
+                        };
+                        log.info(&cell.line());
+                        pictures.push(shown);
+                        report.add(cell);
+                    }
+                    if seed == 0 {
+                        report.show(&name, task, i, &y, &truth.x, &mine, &pictures)?;
+                    }
+                }
+            }
+        }
+    }
+    report.write(&args.output, &model_sha256)?;
+    log.info(&format!("{}: table.md, cells.csv, sheet.png", args.output.display()));
+    Ok(crate::exit::DONE)
+}
+
+/// Every image and seed has noise of its own, the same for all methods and tasks.
+fn noise_seed(seed: u64, image: usize) -> u64 {
+    seed * 1_000_000 + image as u64
+}
+
+impl EvalArgs {
+    /// The methods asked for, or all that have what they need.
+    fn methods(&self) -> Result<Vec<Method>> {
+        let lacks = |m: &Method| match m {
+            Method::Knn | Method::Lora | Method::Auto if self.gallery.is_none() => Some("--gallery FOLDER"),
+            Method::Random if self.random_from.is_none() => Some("--random-from FOLDER"),
+            _ => None,
+        };
+        if self.methods.is_empty() {
+            return Ok(Method::ALL.iter().copied().filter(|m| *m != Method::Auto && lacks(m).is_none()).collect());
+        }
+        match self.methods.iter().find_map(|m| Some((m, lacks(m)?))) {
+            Some((method, what)) => Err(Error::config(format!("the method {} needs {what}", method.name()))),
+            None => Ok(self.methods.clone()),
+        }
+    }
+
+    /// The images of a set, cut to size.
+    fn images(&self, set: &Path, multiple: usize, log: &Log) -> Result<Vec<Truth>> {
+        let mut names = image_files(set)?;
+        if names.is_empty() {
+            return Err(Error::input(set, "holds no images"));
+        }
+        if !self.full {
+            let (all, count) = (names.len(), self.count.clamp(1, names.len()));
+            names = (0..count).map(|i| names[i * all / count].clone()).collect();
+        }
+        // Every super-resolution factor up to 16 that is a power of 2 divides such sides.
+        let unit = multiple.max(16);
+        let mut images = Vec::new();
+        for name in names {
+            stop::check()?;
+            let path = set.join(&name);
+            let x = read_image(&path, &Limits::default())?.tensor;
+            let x = if x.dims()[1] == 1 { x.repeat_dim(1, 3) } else { x };
+            let [_, _, h, w] = x.dims();
+            let side = |s: usize| if self.full { s / unit * unit } else { s.min(self.crop) / unit * unit };
+            let (height, width) = (side(h), side(w));
+            if height == 0 || width == 0 {
+                log.warn(&format!("left out: {}: {w}x{h} is below {unit} pixels a side", path.display()));
+                continue;
+            }
+            let x = x.narrow(2, (h - height) / 2, height).narrow(3, (w - width) / 2, width);
+            images.push(Truth { name, sha256: hash_file(&path)?.1.to_string(), path, x });
+        }
+        if images.is_empty() {
+            return Err(Error::input(set, "holds no image that is large enough"));
+        }
+        Ok(images)
+    }
+}

@@ -1,0 +1,126 @@
+//! A task of an evaluation: how the truth is degraded.
+
+use std::str::FromStr;
+
+use adir::metric::psnr_rgb;
+use adir::noise::{Noise, Stream};
+use adir::operator::{Boundary, Degradation, ImageShape, LinearOperator, Mask, wiener};
+use adir::schedule::NoiseLevel;
+use adir::task::Task;
+use adir::tensor::{Tensor, from_f32};
+use adir::{Error, Result};
+
+use super::Truth;
+
+/// A degradation and the noise after it.
+#[derive(Debug, Clone)]
+pub struct EvalTask {
+    /// As it was written.
+    pub text: String,
+    pub task: Task,
+    pub degradation: Degradation,
+    pub sigma: NoiseLevel,
+}
+
+impl FromStr for EvalTask {
+    type Err = Error;
+
+    /// `TASK[:KERNEL][+SIGMA]`, the noise in grey levels of 0..255.
+    fn from_str(text: &str) -> Result<Self> {
+        let (what, sigma) = match text.split_once('+') {
+            Some((what, sigma)) => {
+                let sigma = sigma.parse().ok().filter(|s| (0.0..=1000.0).contains(s));
+                (
+                    what,
+                    sigma
+                        .ok_or_else(|| Error::config(format!("{text}: expected a noise level of 0 to 1000 after +")))?,
+                )
+            }
+            None => (text, 0.0),
+        };
+        let (name, kernel) = what.split_once(':').map_or((what, None), |(name, kernel)| (name, Some(kernel)));
+        let task: Task = name.parse()?;
+        let blur = |k: &str| Ok::<_, Error>(Degradation::Blur { kernel: k.parse()?, boundary: Boundary::Circular });
+        let degradation = match (task, kernel) {
+            (Task::SuperResolution { factor }, None) => Degradation::SuperResolution { factor },
+            (Task::Deblur, Some(kernel)) => blur(kernel)?,
+            (Task::Deblur, None) => return Err(Error::config("deblur needs a kernel, as deblur:box:5+10")),
+            (Task::Inpaint, None) => Degradation::Inpaint,
+            (Task::Denoise, None) if sigma == 0.0 => {
+                return Err(Error::config("denoise needs a noise level, as denoise+25"));
+            }
+            (Task::Denoise, None) => Degradation::Identity,
+            (Task::Colourise, None) => Degradation::Grayscale,
+            (task, Some(_)) => return Err(Error::config(format!("a kernel has no meaning for {task}"))),
+        };
+        Ok(Self { text: text.to_owned(), task, degradation, sigma: NoiseLevel::from_255(sigma) })
+    }
+}
+
+impl EvalTask {
+    /// The missing pixels of an inpainting: a hole in the middle, a quarter of the sides.
+    pub fn mask(&self, shape: ImageShape) -> Result<Option<Mask>> {
+        if !self.degradation.needs_mask() {
+            return Ok(None);
+        }
+        let ImageShape { height, width, .. } = shape;
+        let inside = |i: usize, side: usize| (side * 3 / 8..side - side * 3 / 8).contains(&i);
+        let known = (0..height * width).map(|i| !(inside(i / width, height) && inside(i % width, width))).collect();
+        Mask::new(height, width, known).map(Some)
+    }
+
+    /// A for images of the shape of x.
+    pub fn operator(&self, x: &Tensor<4>) -> Result<std::sync::Arc<dyn LinearOperator>> {
+        let shape = ImageShape::of(x);
+        self.degradation.build(shape, self.mask(shape)?.as_ref())
+    }
+
+    /// y = A x + e, in full precision.
+    pub fn observe(&self, x: &Tensor<4>, seed: u64) -> Result<Tensor<4>> {
+        let y = self.operator(x)?.apply(x)?;
+        if self.sigma.0 == 0.0 {
+            return Ok(y);
+        }
+        let noise = Noise::new(seed, Stream::Degradation).normal_tensor(0, y.dims(), &y.device(), y.dtype());
+        Ok(y + noise * self.sigma.0)
+    }
+
+    /// For a blur, the ratio of noise to signal with which a Wiener filter has the best mean PSNR on these very
+    /// images: no honest user reaches more with it.
+    pub fn tuned_wiener(&self, images: &[Truth]) -> Result<Option<f64>> {
+        if !matches!(self.degradation, Degradation::Blur { .. }) {
+            return Ok(None);
+        }
+        let mut best: Option<(f64, f64)> = None;
+        let observed =
+            images.iter().enumerate().map(|(i, t)| Ok((self.operator(&t.x)?, self.observe(&t.x, i as u64)?, &t.x)));
+        let observed = observed.collect::<Result<Vec<_>>>()?;
+        for tenth in -60..=0 {
+            let ratio = 10f64.powf(f64::from(tenth) / 10.0);
+            let mut sum = 0.0;
+            for (a, y, x) in &observed {
+                sum += psnr_rgb(&wiener(a.as_ref(), y, ratio)?, x)?[0];
+            }
+            if best.is_none_or(|(most, _)| sum > most) {
+                best = Some((sum, ratio));
+            }
+        }
+        Ok(best.map(|(_, ratio)| ratio))
+    }
+
+    /// The observation as a picture of the size of x: missing pixels grey, small ones enlarged.
+    pub fn picture(&self, y: &Tensor<4>, x: &Tensor<4>) -> Result<Tensor<4>> {
+        let [_, _, height, width] = x.dims();
+        let [_, channels, h, w] = y.dims();
+        let y = if channels == 1 { y.clone().repeat_dim(1, 3) } else { y.clone() };
+        let y =
+            y.reshape([1, 3, h, 1, w, 1]).repeat(&[1, 1, 1, height / h, 1, width / w]).reshape([1, 3, height, width]);
+        match self.mask(ImageShape::of(x))? {
+            Some(mask) => {
+                let known = mask.known().iter().map(|k| f32::from(*k)).collect();
+                Ok(y * from_f32(known, [1, 1, height, width], &x.device()))
+            }
+            None => Ok(y),
+        }
+    }
+}
