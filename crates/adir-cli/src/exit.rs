@@ -43,7 +43,9 @@ pub fn code(error: &Error) -> u8 {
 pub fn hint(error: &Error) -> Option<&'static str> {
     match error {
         Error::Model { .. } => Some("`adir models info FILE` shows what a weights file holds"),
-        Error::Limits(_) => Some("use a smaller image, or fewer samples at a time"),
+        Error::Limits(_) => Some(
+            "use a smaller image, or fewer samples at a time; in an adaptation --recompute, --adapt-micro-batch 1 or --lora",
+        ),
         Error::Numerical(_) => {
             Some("lower the guidance (--scale), keep --cap on, or check the weights with `adir verify`")
         }

@@ -107,6 +107,14 @@ fn explain_tells_every_setting_and_computes_nothing() {
     for line in ["strength             20", "steps                1000", "eta                  0.5", "given"] {
         assert!(out.contains(line), "{line:?} in\n{out}");
     }
+    let memory = |more: &[&str]| -> f64 {
+        let args = ["restore", "y.png", "-o", "o.png", "--task", "sr4", "--adapt", "self", "--plan"];
+        let (out, _) = expect(0, &f, &[&args[..], more].concat());
+        let line = out.lines().find(|l| l.starts_with("adaptation memory")).expect("a line on memory");
+        line.split_whitespace().find_map(|word| word.parse().ok()).expect("a number")
+    };
+    assert!(memory(&[]) > memory(&["--recompute", "--adapt-micro-batch", "1"]), "recomputation takes less");
+    assert!(memory(&["--full"]) > memory(&["--lora", "4"]), "LoRA takes less");
     assert!(!f.join("o.png").exists());
     fs::remove_dir_all(f).unwrap();
 }

@@ -3,7 +3,7 @@
 
 use std::path::{Path, PathBuf};
 
-use adir::adapt::{AdaptConfig, Adaptation, Adapter, AdapterInfo, Batch, CropScale, Trained};
+use adir::adapt::{AdaptConfig, Adaptation, Adapter, AdapterInfo, Batch, CropScale, RateSchedule, Timesteps, Trained};
 use adir::io::weights::WeightFile;
 use adir::models::guided_diffusion::{GuidedDiffusion, UNetConfig};
 use adir::models::params::Params;
@@ -223,4 +223,43 @@ fn held_out_images_tell_whether_it_helped() {
     let (good, bad) = (run(1e-3), run(0.5));
     assert!(good.helped() && good.significance > 2.0, "{good:?}");
     assert!(!bad.helped() && bad.significance < 0.0, "{bad:?}");
+}
+
+/// The rate of a triangle by hand: up over a tenth of the steps, times a line that reaches 0 after the last.
+#[test]
+fn the_rate_rises_and_falls() {
+    let config = AdaptConfig { iterations: 20, learning_rate: 1.0, ..AdaptConfig::fast() };
+    let triangle = AdaptConfig { rate_schedule: RateSchedule::Triangle, ..config.clone() };
+    let rates: Vec<f64> = [0, 1, 2, 10, 19].iter().map(|&k| triangle.rate_at(k)).collect();
+    for (found, expected) in rates.iter().zip([0.5, 0.95, 0.9, 0.5, 0.05]) {
+        assert!((found - expected).abs() < 1e-12, "{rates:?}");
+    }
+    let constant = AdaptConfig { rate_schedule: RateSchedule::Constant, ..config };
+    assert_eq!((constant.rate_at(0), constant.rate_at(19)), (1.0, 1.0));
+}
+
+/// The paper has one timestep a step, uniform over all 1000; spread ones fall one into each n-th of the schedule.
+#[test]
+fn timesteps_are_shared_or_spread() {
+    let draws = |timesteps: Timesteps| -> Vec<Vec<u16>> {
+        let mut run = adaptation(AdaptConfig { timesteps, iterations: 40, batch: 4, ..config(Trained::Full) });
+        let mut all = Vec::new();
+        for _ in 0..8 {
+            let batch = run.draw().unwrap();
+            all.push(batch.timesteps.iter().map(|t| t.0).collect());
+            run.advance(&batch).unwrap();
+        }
+        all
+    };
+    let shared = draws(Timesteps::Shared);
+    assert!(
+        shared.iter().all(|t| t.iter().all(|v| v == &t[0])) && shared.windows(2).any(|w| w[0] != w[1]),
+        "{shared:?}"
+    );
+    let spread = draws(Timesteps::Spread);
+    for t in &spread {
+        let places: Vec<usize> = t.iter().map(|v| usize::from(*v) / 250).collect();
+        assert_eq!(places, [0, 1, 2, 3], "{t:?}");
+    }
+    assert!(spread.windows(2).any(|w| w[0] != w[1]));
 }

@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
-use adir::adapt::Adapter;
+use adir::adapt::{Adapter, Workers, adaptation_memory};
 use adir::guidance::{Adjoint, Residual, Strength};
 use adir::io::atomic::refuse_overwrite;
 use adir::io::hash::hash_file;
@@ -53,8 +53,8 @@ pub struct RestoreArgs {
     /// Replace existing outputs
     #[arg(long)]
     overwrite: bool,
-    /// Only check the request, and print every setting with its source
-    #[arg(long)]
+    /// Only check the request, and print every setting with its source, and the memory it takes
+    #[arg(long, visible_alias = "plan")]
     explain: bool,
 }
 
@@ -179,14 +179,19 @@ pub fn run(args: &RestoreArgs, log: &Log) -> Result<u8> {
     let at_once = at_once(samples, &device);
     let need = config.forward_memory(plan.canvas().height, plan.canvas().width, at_once)?;
     let adapt_config = args.adaptation.config(mode, preset, args.sampling.seed);
+    let adapt_need = match mode {
+        Mode::None => None,
+        _ => Some(adaptation_memory(&config, &adapt_config, Workers::available())?),
+    };
     if args.explain {
         explain(args, &plan, need);
-        if mode != Mode::None {
+        if let Some(need) = adapt_need {
+            println!("adaptation memory    at most about {:.2} GB", need as f64 / 1e9);
             println!("adaptation           {}", serde_json::to_string(&adapt_config).unwrap_or_default());
         }
         return Ok(crate::exit::DONE);
     }
-    memory::check(need, &args.model.device)?;
+    memory::check(need.max(adapt_need.unwrap_or(0)), &args.model.device)?;
 
     let model_sha256 = file.sha256()?;
     let model = GuidedDiffusion::load(&file, Some(config.clone()), &device, args.model.dtype.dtype())?;

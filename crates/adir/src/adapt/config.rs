@@ -29,14 +29,38 @@ pub enum CropScale {
     Resized,
 }
 
+/// Which timesteps the images of a step have.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Timesteps {
+    /// One for all of them, uniform over the original schedule (the paper).
+    Shared,
+    /// One each, spread evenly over the original schedule from a random offset: the same mean with less variance.
+    Spread,
+}
+
+/// How the learning rate changes over the steps.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum RateSchedule {
+    /// Not at all (the paper).
+    Constant,
+    /// It rises over the first tenth of the steps and falls in a line to 0 at the end.
+    Triangle,
+}
+
 /// Settings of an adaptation (Eq. 6); what they and the images determine is cached under them.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct AdaptConfig {
     /// Steps of Adam.
     pub iterations: u32,
-    /// Its learning rate.
+    /// Its learning rate; the highest, where it changes.
     pub learning_rate: f64,
+    /// How it changes.
+    pub rate_schedule: RateSchedule,
+    /// Which timesteps the images of a step have.
+    pub timesteps: Timesteps,
     /// Decay of the average of the weights, which is what is used; 0 uses the last weights.
     pub ema: f64,
     /// Images a step.
@@ -65,6 +89,8 @@ impl AdaptConfig {
         Self {
             iterations: 400,
             learning_rate: 1e-4,
+            rate_schedule: RateSchedule::Constant,
+            timesteps: Timesteps::Shared,
             ema: 0.8,
             batch: 6,
             micro_batch: 6,
@@ -100,6 +126,18 @@ impl AdaptConfig {
     /// Table 4's adaptation to the observation itself (IA): 100 steps, decay 0.95.
     pub fn paper_itself() -> Self {
         Self { iterations: 100, ema: 0.95, scale: CropScale::Native, ..Self::paper() }
+    }
+
+    /// The learning rate of the step after so many.
+    pub fn rate_at(&self, step: u32) -> f64 {
+        let share = match self.rate_schedule {
+            RateSchedule::Constant => 1.0,
+            RateSchedule::Triangle => {
+                let (step, all) = (f64::from(step), f64::from(self.iterations.max(1)));
+                ((step + 1.0) / (all / 10.0).max(1.0)).min(1.0) * ((all - step) / all)
+            }
+        };
+        self.learning_rate * share
     }
 
     /// Refuses settings no adaptation can have, for a network whose sides are multiples of `multiple`.

@@ -12,14 +12,16 @@ mod crops;
 mod ema;
 mod lora;
 mod loss;
+mod memory;
 mod run;
 
 pub use accumulate::{Workers, accumulate};
 pub use adam::{Adam, AdamConfig, clip_gradients, gradient_norm};
 pub use adapter::{Adapter, AdapterInfo, save_params};
-pub use config::{AdaptConfig, CropScale, Trained};
+pub use config::{AdaptConfig, CropScale, RateSchedule, Timesteps, Trained};
 pub use crops::CropSource;
 pub use ema::Ema;
 pub use lora::Lora;
 pub use loss::{Batch, LossGradients, Objective, add_noise, batch_loss, simple_loss, simple_losses};
+pub use memory::adaptation_memory;
 pub use run::{AdaptStep, Adaptation, HeldOut};

@@ -1,7 +1,7 @@
 //! An adaptation under way: an iterator of its steps, driven by the caller.
 
 use super::adapter::Adapter;
-use super::config::{AdaptConfig, Trained};
+use super::config::{AdaptConfig, Timesteps, Trained};
 use super::crops::CropSource;
 use super::lora::Lora;
 use super::{
@@ -28,7 +28,7 @@ const AT_ONCE: usize = 8;
 pub struct AdaptStep {
     /// Steps taken so far.
     pub step: u32,
-    /// The timestep all of its images had.
+    /// The timestep of its first image.
     pub timestep: Timestep,
     /// l_simple.
     pub loss: f64,
@@ -128,28 +128,31 @@ impl Adaptation {
         self.config.iterations
     }
 
-    /// TEMP
-    pub fn set_rate(&mut self, rate: f64) {
-        self.config.learning_rate = rate;
-    }
-
     /// Images trained on, and held out.
     pub fn images(&self) -> (usize, usize) {
         (self.crops.len(), self.held_out.as_ref().map_or(0, CropSource::len))
     }
 
-    /// The batch of the next step: crops, noise, and one timestep for all, uniform over the original schedule.
+    /// The batch of the next step: crops, noise, timesteps.
     ///
     /// # Errors
     /// As [`CropSource::draw`].
     pub fn draw(&self) -> Result<Batch> {
         let (n, side, device) = (self.config.batch, self.config.crop, self.model.params().device());
         let dtype = self.model.params().dtype();
-        let t = Timestep(self.noise.below(self.step, 3 * n as u32, self.model.schedule().len()) as u16);
+        let all = self.model.schedule().len();
+        // The first numbers of a step are the crops'.
+        let timesteps = match self.config.timesteps {
+            Timesteps::Shared => vec![Timestep(self.noise.below(self.step, 3 * n as u32, all) as u16); n],
+            Timesteps::Spread => {
+                let offset = self.noise.uniform(self.step, 3 * n as u32);
+                (0..n).map(|i| Timestep(((i as f64 + offset) / n as f64 * all as f64) as u16)).collect()
+            }
+        };
         Ok(Batch {
             x0: self.crops.draw(&self.noise, self.step, n, &device)?.cast(dtype),
             eps: self.noise.normal_tensor(self.step, [n, 3, side, side], &device, dtype),
-            timesteps: vec![t; n],
+            timesteps,
         })
     }
 
@@ -160,7 +163,7 @@ impl Adaptation {
     pub fn advance(&mut self, batch: &Batch) -> Result<AdaptStep> {
         let LossGradients { loss, gradients } = self.gradients(batch)?;
         let gradient_norm = gradient_norm(&gradients)?;
-        let rate = self.config.learning_rate;
+        let rate = self.config.rate_at(self.step);
         match &mut self.trained {
             State::Full(params) => {
                 *params = self.adam.step(params, gradients, rate);

@@ -208,18 +208,77 @@ impl UNetConfig {
         /// The widest map itself, its normalisation, its transformed copy, the layer's output and what is in passing.
         const MAPS_ALIVE: usize = 6;
         let (_, layout) = super::UNet::new(self)?;
-        let mut skips = 0;
-        let mut widest = 0;
-        for level in 0..self.channel_mult.len() {
-            let positions = (height >> level) * (width >> level);
-            skips += (self.num_res_blocks + 1) * self.width(level) * positions;
-            // The decoder joins a map with the skip of the same level, the wider of the two one level deeper.
-            let deeper = self.width((level + 1).min(self.channel_mult.len() - 1));
-            widest = widest.max((deeper.max(self.width(level)) + self.width(level)) * positions);
-        }
+        let of_level = |level| (self.num_res_blocks + 1) * self.width(level) * (height >> level) * (width >> level);
+        let skips: usize = (0..self.channel_mult.len()).map(of_level).sum();
+        let widest = self.largest_map(height, width);
         let weights = 4 * layout.element_count();
         let activations = 4 * n * (skips + MAPS_ALIVE * widest);
         Ok((PROGRAM + weights + weights.min(MOST_PACKED) + activations) as u64)
+    }
+
+    /// Elements of the largest map of a forward pass: a decoder's, joined with its skip.
+    pub(crate) fn largest_map(&self, height: usize, width: usize) -> usize {
+        let all = 0..self.channel_mult.len();
+        all.map(|level| {
+            let deeper = self.width((level + 1).min(self.channel_mult.len() - 1));
+            (deeper.max(self.width(level)) + self.width(level)) * (height >> level) * (width >> level)
+        })
+        .max()
+        .unwrap_or(0)
+    }
+
+    /// For each block, elements that a tracked forward pass of one image keeps for the backward pass, and elements of
+    /// what enters it.
+    pub(crate) fn kept_by_blocks(&self, height: usize, width: usize) -> Vec<(usize, usize)> {
+        let levels = self.channel_mult.len();
+        let positions = |level: usize| (height >> level) * (width >> level);
+        let mut blocks = Vec::new();
+        // Input, normalised input, its convolution, that normalised, the sum; and the skip where it is a convolution.
+        let res = |from: usize, to: usize, before: usize, after: usize| {
+            let resampled = if before == after { 0 } else { 2 * from * after };
+            let skip = if from == to { 0 } else { to * after };
+            (2 * from * before + resampled + 3 * to * after + skip, from * before)
+        };
+        // Input, normalised input, queries, keys and values, what was attended to, the sum.
+        let attention = |c: usize, positions: usize| (7 * c * positions, 0);
+        let add = |a: (usize, usize), b: (usize, usize)| (a.0 + b.0, a.1 + b.1);
+        let mut c = self.width(0);
+        blocks.push((2 * c * positions(0), self.in_channels * positions(0)));
+        let mut skips = vec![c];
+        for level in 0..levels {
+            for _ in 0..self.num_res_blocks {
+                let mut block = res(c, self.width(level), positions(level), positions(level));
+                c = self.width(level);
+                if self.attends(level) {
+                    block = add(block, attention(c, positions(level)));
+                }
+                blocks.push(block);
+                skips.push(c);
+            }
+            if level + 1 < levels {
+                blocks.push(res(c, c, positions(level), positions(level + 1)));
+                skips.push(c);
+            }
+        }
+        let deepest = positions(levels - 1);
+        let middle = res(c, c, deepest, deepest);
+        blocks.push(add(add(middle, attention(c, deepest)), middle));
+        for level in (0..levels).rev() {
+            for i in 0..=self.num_res_blocks {
+                let joined = c + skips.pop().unwrap_or(0);
+                let mut block = res(joined, self.width(level), positions(level), positions(level));
+                c = self.width(level);
+                if self.attends(level) {
+                    block = add(block, attention(c, positions(level)));
+                }
+                if level > 0 && i == self.num_res_blocks {
+                    block = add(block, res(c, c, positions(level), positions(level - 1)));
+                }
+                blocks.push(block);
+            }
+        }
+        blocks.push((3 * c * positions(0), c * positions(0)));
+        blocks
     }
 
     /// The schedule the network was trained with.

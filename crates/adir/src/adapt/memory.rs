@@ -1,0 +1,61 @@
+//! What an adaptation needs of memory, before it starts.
+
+use super::config::{AdaptConfig, Trained};
+use crate::Result;
+use crate::models::guided_diffusion::{UNet, UNetConfig};
+
+/// The program, its embedded weights, the images and the threads' scratch space.
+const PROGRAM: usize = 220 << 20;
+/// Convolution weights are also kept as the kernels read them, forward and backward, old and new, each up to this.
+const MOST_PACKED: usize = 1 << 30;
+const PACKED: usize = 3;
+/// Copies of the weights that training all of them, or factors, keeps beside the gradients of parts.
+const FULL_COPIES: usize = 9;
+const LORA_COPIES: usize = 5;
+/// Not all that is counted is alive at once: the measured share, in hundredths.
+const SHARE: usize = 78;
+/// Maps alive at once beside those kept for the backward pass, in the largest of them: gradients and copies in passing.
+const IN_PASSING: usize = 6;
+
+/// Bytes that a program adapting a network of that configuration on the CPU in f32 takes at most, weights included,
+/// with so many `threads`: an upper estimate from what is alive at once, fitted to measured peaks (docs/memory.md).
+///
+/// # Errors
+/// As [`UNetConfig::check`].
+pub fn adaptation_memory(network: &UNetConfig, config: &AdaptConfig, threads: usize) -> Result<u64> {
+    let (_, layout) = UNet::new(network)?;
+    let weights = layout.element_count();
+    let blocks = network.kept_by_blocks(config.crop, config.crop);
+    let largest = network.largest_map(config.crop, config.crop);
+    let packed = PACKED * (4 * weights).min(MOST_PACKED);
+    let part = config.micro_batch.min(config.batch);
+    // Parts of a batch are computed at the same time, each on a thread.
+    let parts = config.batch.div_ceil(part).max(1);
+    let at_once = if config.recompute { 1 } else { threads.clamp(1, parts) };
+    let trained = match config.trained {
+        Trained::Full => 0,
+        Trained::Lora { rank, .. } => layout
+            .specs()
+            .iter()
+            .filter(|s| s.shape.len() == 4)
+            .map(|s| rank * (s.shape[0] + s.shape[1..].iter().product::<usize>()))
+            .sum(),
+    };
+    let parts_summed = if config.recompute { 0 } else { at_once + 1 };
+    let copies = match config.trained {
+        // The base, the weights before and after a step, their average, Adam's two moments, summed gradients, and what
+        // is in passing; the gradients of each part.
+        Trained::Full => FULL_COPIES + parts_summed,
+        // The base, the product with the factors, and what is in passing. The factors have their own six.
+        Trained::Lora { .. } => LORA_COPIES + parts_summed,
+    };
+    let state = copies * weights + 6 * trained;
+    let activations = if config.recompute {
+        let entering: usize = blocks.iter().map(|b| b.1).sum();
+        2 * entering + blocks.iter().map(|b| b.0).max().unwrap_or(0)
+    } else {
+        blocks.iter().map(|b| b.0).sum()
+    };
+    let maps = part * at_once * (activations + IN_PASSING * largest) / 100 * SHARE;
+    Ok((PROGRAM + packed + 4 * (state + maps)) as u64)
+}
