@@ -59,6 +59,9 @@ pub struct AdaptSettings {
     /// Side of the crops
     #[arg(long, value_name = "PIXELS")]
     pub adapt_crop: Option<usize>,
+    /// Crops a step
+    #[arg(long, value_name = "N")]
+    pub adapt_batch: Option<usize>,
     /// Decay of the average of the weights
     #[arg(long, value_name = "DECAY")]
     pub adapt_ema: Option<f64>,
@@ -161,6 +164,7 @@ impl AdaptArgs {
             iterations: self.settings.iterations.unwrap_or(base.iterations),
             learning_rate: self.settings.adapt_rate.unwrap_or(base.learning_rate),
             crop: self.settings.adapt_crop.unwrap_or(base.crop),
+            batch: self.settings.adapt_batch.unwrap_or(base.batch),
             ema: self.settings.adapt_ema.unwrap_or(base.ema),
             micro_batch: self.settings.adapt_micro_batch.unwrap_or(base.micro_batch),
             trained: match (self.lora, self.full) {
