@@ -5,15 +5,17 @@ use crate::Result;
 use crate::models::guided_diffusion::{UNet, UNetConfig};
 
 /// The program, its embedded weights, the images and the threads' scratch space.
-const PROGRAM: usize = 220 << 20;
-/// Convolution weights are also kept as the kernels read them, forward and backward, old and new, each up to this.
+const PROGRAM: usize = 140 << 20;
+/// What training all weights took beyond what is counted, whatever the network.
+const FULL_EXTRA: usize = 130 << 20;
+/// Convolution weights are also kept as the kernels read them, forward and backward, of several steps, up to this.
 const MOST_PACKED: usize = 1 << 30;
-const PACKED: usize = 3;
+const PACKED: usize = 6;
 /// Copies of the weights that training all of them, or factors, keeps beside the gradients of parts.
-const FULL_COPIES: usize = 9;
-const LORA_COPIES: usize = 5;
+const FULL_COPIES: usize = 7;
+const LORA_COPIES: usize = 3;
 /// Not all that is counted is alive at once: the measured share, in hundredths.
-const SHARE: usize = 78;
+const SHARE: usize = 85;
 /// Maps alive at once beside those kept for the backward pass, in the largest of them: gradients and copies in passing.
 const IN_PASSING: usize = 6;
 
@@ -27,7 +29,7 @@ pub fn adaptation_memory(network: &UNetConfig, config: &AdaptConfig, threads: us
     let weights = layout.element_count();
     let blocks = network.kept_by_blocks(config.crop, config.crop);
     let largest = network.largest_map(config.crop, config.crop);
-    let packed = PACKED * (4 * weights).min(MOST_PACKED);
+    let packed = (PACKED * 4 * weights).min(MOST_PACKED);
     let part = config.micro_batch.min(config.batch);
     // Parts of a batch are computed at the same time, each on a thread.
     let parts = config.batch.div_ceil(part).max(1);
@@ -41,12 +43,13 @@ pub fn adaptation_memory(network: &UNetConfig, config: &AdaptConfig, threads: us
             .map(|s| rank * (s.shape[0] + s.shape[1..].iter().product::<usize>()))
             .sum(),
     };
+    let extra = if config.trained == Trained::Full { FULL_EXTRA } else { 0 };
     let parts_summed = if config.recompute { 0 } else { at_once + 1 };
     let copies = match config.trained {
-        // The base, the weights before and after a step, their average, Adam's two moments, summed gradients, and what
-        // is in passing; the gradients of each part.
+        // The base, the weights before and after a step, their average, Adam's two moments, summed gradients; the
+        // gradients of each part.
         Trained::Full => FULL_COPIES + parts_summed,
-        // The base, the product with the factors, and what is in passing. The factors have their own six.
+        // The base, the product with the factors, and what is in passing; gradients. The factors have their own six.
         Trained::Lora { .. } => LORA_COPIES + parts_summed,
     };
     let state = copies * weights + 6 * trained;
@@ -57,5 +60,5 @@ pub fn adaptation_memory(network: &UNetConfig, config: &AdaptConfig, threads: us
         blocks.iter().map(|b| b.0).sum()
     };
     let maps = part * at_once * (activations + IN_PASSING * largest) / 100 * SHARE;
-    Ok((PROGRAM + packed + 4 * (state + maps)) as u64)
+    Ok((PROGRAM + extra + packed + 4 * (state + maps)) as u64)
 }
