@@ -1,6 +1,9 @@
 """Times our kernels and PyTorch in turns on the same threads and prints ratios (below 1: ours is faster).
 
     python compare.py [--threads N] [--rounds N] [--mode eager|channels-last|bf16|compile] [part of a case's name ...]
+    python compare.py --network train_prior.py [--threads N] [--rounds N] [part of a case's name ...]
+
+The second form times whole networks; the script named defines PyTorch's.
 
 Needs cargo and PyTorch. A case's time is the median over rounds of the medians within a round. GFLOP/s count the
 multiplications and additions of the direct sum, so Winograd's algorithm can exceed the peak, which is the best
@@ -26,11 +29,11 @@ def run(command, env):
     return {line.split()[0]: float(line.split()[1]) for line in out.splitlines() if len(line.split()) == 3}
 
 
-def built():
+def built(bench):
     """The benchmark's executable."""
-    command = ["cargo", "bench", "-p", "adir-kernels", "--bench", "ops", "--no-run", "--message-format=json"]
+    command = ["cargo", "bench", "--workspace", "--bench", bench, "--no-run", "--message-format=json"]
     out = subprocess.run(command, cwd=HERE.parent, check=True, stdout=subprocess.PIPE, text=True).stdout
-    found = [m["executable"] for m in map(json.loads, out.splitlines()) if m.get("target", {}).get("name") == "ops"]
+    found = [m["executable"] for m in map(json.loads, out.splitlines()) if m.get("target", {}).get("name") == bench]
     return next(path for path in found if path)
 
 
@@ -66,11 +69,13 @@ def main():
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--mode", default="eager")
+    parser.add_argument("--network")
     parser.add_argument("parts", nargs="*")
     args = parser.parse_args()
-    executable = built()
+    executable = built("unet" if args.network else "ops")
     env = dict(os.environ, RAYON_NUM_THREADS=str(args.threads))
-    torch = [sys.executable, str(HERE / "torch_reference.py"), "--threads", str(args.threads), "--mode", args.mode]
+    torch = [sys.executable, str(HERE / ("torch_unet.py" if args.network else "torch_reference.py")), "--threads", str(args.threads)]
+    torch += ["--network", args.network] if args.network else ["--mode", args.mode]
     ours, theirs = [], []
     for _ in range(args.rounds):
         ours.append(run([executable, *args.parts], env))

@@ -332,10 +332,34 @@ fn an_evaluation_goes_on_where_it_stopped() {
     // Adapted weights restore otherwise.
     let of = |method: &str| long.iter().filter(|l| l.contains(method)).map(|l| l.split(',').nth(6)).collect::<Vec<_>>();
     assert_ne!(of(",knn,"), of(",none,"));
+    expect(
+        0,
+        &f,
+        &[
+            "adapt",
+            "create",
+            "y.png",
+            "--adapt",
+            "self",
+            "--iterations",
+            "2",
+            "--adapt-crop",
+            "16",
+            "-o",
+            "a.safetensors",
+            "--no-cache",
+        ],
+    );
+    let with = eval("none,adapter", &["--adapter", "a.safetensors"]);
+    let psnr =
+        |method: &str| with.iter().find(|l| l.contains(method)).and_then(|l| l.split(',').nth(6)).map(str::to_owned);
+    assert!(psnr(",adapter,").is_some() && psnr(",adapter,") != psnr(",none,"), "{with:?}");
+    eval("bicubic,wiener,none,knn,auto", &[]);
     assert_eq!(image_size(&f.join("ev/sheet.png")), (36 * 6, 36 * 4));
     fs::write(&cells()[0], "{").unwrap();
     let base = ["eval", "photos", "-o", "ev", "--count", "2", "--crop", "32", "--steps", "2", "-n", "2"];
     expect(2, &f, &[&base[..], &["--methods", "knn"]].concat());
+    expect(2, &f, &[&base[..], &["--methods", "adapter"]].concat());
     expect(2, &f, &[&base[..], &["--tasks", "deblur"]].concat());
     let (_, err) = expect(3, &f, &["eval", "nowhere", "-o", "ev"]);
     assert!(err.contains("nowhere"), "{err}");

@@ -6,6 +6,7 @@ use std::time::Instant;
 use adir::Result;
 use adir::adapt::HeldOut;
 use adir::io::folder::image_files;
+use adir::io::hash::hash_file;
 use adir::models::guided_diffusion::GuidedDiffusion;
 use adir::noise::{Noise, Stream};
 use adir::operator::{Degradation, ImageShape, bicubic_upsample, wiener};
@@ -43,6 +44,8 @@ pub enum Method {
     Lora,
     /// As knn, but used only where held-out neighbours are denoised better
     Auto,
+    /// The prior with the adapter given by --adapter
+    Adapter,
 }
 
 /// What a method made.
@@ -62,13 +65,15 @@ pub struct Bench<'a> {
     pub model_sha256: &'a str,
     pub preset: Preset,
     pub steps: Option<String>,
+    /// The file of the method adapter, and the model with it.
+    pub adapter: Option<(PathBuf, GuidedDiffusion)>,
     /// Where the task is a blur.
     pub wiener_ratio: Option<f64>,
 }
 
 impl Method {
     /// All of them, in the order of the tables.
-    pub const ALL: [Self; 9] = [
+    pub const ALL: [Self; 10] = [
         Self::Observed,
         Self::Bicubic,
         Self::Wiener,
@@ -78,6 +83,7 @@ impl Method {
         Self::Knn,
         Self::Lora,
         Self::Auto,
+        Self::Adapter,
     ];
 
     /// As on the command line.
@@ -99,7 +105,7 @@ impl Method {
     fn mode(self) -> Option<Mode> {
         match self {
             Self::Observed | Self::Bicubic | Self::Wiener => None,
-            Self::None => Some(Mode::None),
+            Self::None | Self::Adapter => Some(Mode::None),
             Self::Itself => Some(Mode::Itself),
             Self::Random | Self::Knn | Self::Lora => Some(Mode::Gallery),
             Self::Auto => Some(Mode::Auto),
@@ -121,6 +127,9 @@ impl Bench<'_> {
             "name": name, "model": self.model_sha256, "preset": format!("{:?}", self.preset), "steps": self.steps,
             "samples": self.args.samples, "seed": seed, "device": self.args.model.device, "dtype": self.args.model.dtype.name(),
         });
+        if let (Method::Adapter, Some((path, _))) = (method, &self.adapter) {
+            all["adapter"] = json!(hash_file(path)?.1.to_string());
+        }
         if mode != Mode::None {
             all["adaptation"] = json!(self.adaptation(method, seed).1);
         }
@@ -183,6 +192,9 @@ impl Bench<'_> {
         let base = Base { model: self.model, sha256: self.model_sha256 };
         let mut held_out = None;
         let model = match method.mode() {
+            Some(Mode::None) if method == Method::Adapter => {
+                self.adapter.as_ref().map_or_else(|| self.model.clone(), |(_, model)| model.clone())
+            }
             None | Some(Mode::None) => self.model.clone(),
             Some(mode) => {
                 let found = if method == Method::Random {

@@ -10,10 +10,12 @@ mod task;
 
 use std::path::{Path, PathBuf};
 
+use adir::adapt::Adapter;
 use adir::io::folder::image_files;
 use adir::io::hash::{hash_file, sha256};
 use adir::io::image::{WriteOptions, read_image, write_image};
 use adir::io::limits::Limits;
+use adir::io::weights::WeightFile;
 use adir::models::Denoiser;
 use adir::models::efficientnet_lite::EfficientNetLite0;
 use adir::retrieve::Encoder;
@@ -59,6 +61,9 @@ pub struct EvalArgs {
     /// Folder from which the method random takes its images
     #[arg(long, value_name = "FOLDER")]
     random_from: Option<PathBuf>,
+    /// Adapter of the method adapter: a file, or a name or key of `adir adapt list`
+    #[arg(long, value_name = "ADAPTER")]
+    adapter: Option<PathBuf>,
     /// Images of each set, spread evenly over it
     #[arg(long, default_value_t = 10, value_name = "N")]
     count: usize,
@@ -110,6 +115,14 @@ pub fn run(args: &EvalArgs, log: &Log) -> Result<u8> {
     if model.config().in_channels != 3 {
         return Err(Error::config("eval compares methods on RGB images; the network is for others"));
     }
+    let adapter = match &args.adapter {
+        Some(reference) => {
+            let path = args.store.resolve(reference)?;
+            let found = Adapter::load(&WeightFile::open(&path)?, &model, &model_sha256)?;
+            Some((path, model.with_params(found.apply(model.params())?)))
+        }
+        None => None,
+    };
     let features = EfficientNetLite0::embedded(&cpu())?;
     let preset: Preset = args.preset.into();
     let steps = args.steps.clone().or((!args.full).then(|| "20".to_owned()));
@@ -125,6 +138,7 @@ pub fn run(args: &EvalArgs, log: &Log) -> Result<u8> {
                 model_sha256: &model_sha256,
                 preset,
                 steps: steps.clone(),
+                adapter: adapter.clone(),
                 wiener_ratio: task.tuned_wiener(&images)?,
             };
             let mine: Vec<Method> = methods.iter().copied().filter(|m| m.suits(task)).collect();
@@ -186,6 +200,7 @@ impl EvalArgs {
     fn methods(&self) -> Result<Vec<Method>> {
         let lacks = |m: &Method| match m {
             Method::Knn | Method::Lora | Method::Auto if self.gallery.is_none() => Some("--gallery FOLDER"),
+            Method::Adapter if self.adapter.is_none() => Some("--adapter ADAPTER"),
             Method::Random if self.random_from.is_none() => Some("--random-from FOLDER"),
             _ => None,
         };
