@@ -247,6 +247,10 @@ fn adapters_are_made_named_taken_along_and_merged() {
         expect(2, &f, &["adapt", "merge", &file, "-o", &whole]);
     }
     assert_ne!(fs::read(f.join("full-itself.png")).unwrap(), fs::read(f.join("factors-itself.png")).unwrap());
+    let measure = ["models", "measure", "photos", "--crop", "16", "--crops", "16", "--used"];
+    let (plain, _) = expect(0, &f, &measure);
+    let (adapted, _) = expect(0, &f, &[&measure[..], &["--adapter", "full", "--cache", "cache"]].concat());
+    assert!(plain.lines().count() == 11 && adapted.lines().count() == 11 && plain != adapted, "{plain}\n{adapted}");
     expect(0, &f, &["adapt", "rename", "full", "all of it", "--cache", "cache"]);
     let (out, _) = expect(0, &f, &["adapt", "info", "all of it", "--cache", "cache"]);
     let info: serde_json::Value = serde_json::from_str(&out).unwrap();

@@ -2,6 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
+use adir::adapt::Adapter;
 use adir::io::limits::Limits;
 use adir::io::weights::WeightFile;
 use adir::models::Denoiser;
@@ -18,6 +19,7 @@ use crate::commands::train::validate;
 use crate::log::Log;
 use crate::model::ModelArgs;
 use crate::stop;
+use crate::store::Store;
 
 /// List the networks the program knows, or tell what a weights file holds.
 #[derive(Debug, Args)]
@@ -30,7 +32,7 @@ pub struct ModelsArgs {
 enum ModelsCommand {
     /// List the networks that can be loaded
     List,
-    /// Measure l_simple on the photographs of a folder that `train` holds out, in all and by timestep
+    /// Measure l_simple on photographs of a folder, those that `train` holds out, in all and by timestep
     Measure {
         /// The folder given to `train`
         folder: PathBuf,
@@ -42,6 +44,14 @@ enum ModelsCommand {
         /// Number of crops
         #[arg(long, default_value_t = 512)]
         crops: usize,
+        /// Measure on the photographs that `train` uses instead
+        #[arg(long)]
+        used: bool,
+        /// Measure with this adapter: a file, or a name or key of `adir adapt list`
+        #[arg(long, value_name = "ADAPTER")]
+        adapter: Option<PathBuf>,
+        #[command(flatten)]
+        store: Store,
     },
     /// Tell what a weights file (or the embedded prior) holds, and whether it denoises
     Info {
@@ -56,20 +66,34 @@ enum ModelsCommand {
     },
 }
 
-/// Prints the held-out l_simple of a network on a folder of photographs, in all and by timestep.
-fn measure(args: &ModelArgs, folder: &Path, side: usize, crops: usize, log: &Log) -> Result<u8> {
-    let file = args.open()?;
-    let model = GuidedDiffusion::load(&file, args.config(&file)?, &args.device()?, args.dtype.dtype())?;
-    let multiple = model.size_multiple();
-    if side == 0 || !side.is_multiple_of(multiple) {
-        return Err(Error::config(format!("--crop {side}: expected a multiple of {multiple}")));
+/// What `models measure` is asked.
+struct Measure<'a> {
+    folder: &'a Path,
+    model: &'a ModelArgs,
+    side: usize,
+    crops: usize,
+    used: bool,
+    adapter: Option<PathBuf>,
+}
+
+/// Prints the l_simple of a network on a folder of photographs, in all and by timestep.
+fn measure(args: &Measure, log: &Log) -> Result<u8> {
+    let (mut model, sha256) = args.model.load()?;
+    if let Some(path) = &args.adapter {
+        let adapter = Adapter::load(&WeightFile::open(path)?, &model, &sha256)?;
+        model = model.with_params(adapter.apply(model.params())?);
     }
-    let photographs = Collection::read(folder, side, 4 << 30, &Limits::default(), |_, _| stop::check())?;
-    let found = validate(&model, &photographs.held_out, crops, side, log)?;
+    let multiple = model.size_multiple();
+    if args.side == 0 || !args.side.is_multiple_of(multiple) {
+        return Err(Error::config(format!("--crop {}: expected a multiple of {multiple}", args.side)));
+    }
+    let photographs = Collection::read(args.folder, args.side, 4 << 30, &Limits::default(), |_, _| stop::check())?;
+    let part = if args.used { &photographs.training } else { &photographs.held_out };
+    let found = validate(&model, part, args.crops, args.side, log)?;
     let all = model.schedule().len();
-    println!("l_simple {:.5} on {} crops of {side}x{side}", found.loss, found.crops);
+    println!("l_simple {:.5} on {} crops of {side}x{side}", found.loss, found.crops, side = args.side);
     for (k, loss) in found.levels.iter().enumerate() {
-        println!("t {:>3} to {:>3}: {loss:.5}", k * all / LEVELS, (k + 1) * all / LEVELS - 1);
+        println!("t {:>3} to {:>3}: {loss:.6}", k * all / LEVELS, (k + 1) * all / LEVELS - 1);
     }
     Ok(crate::exit::DONE)
 }
@@ -85,7 +109,10 @@ pub fn run(args: &ModelsArgs, log: &Log) -> Result<u8> {
             Ok(crate::exit::DONE)
         }
         ModelsCommand::Info { model, json, test } => info(model, *json, *test, log),
-        ModelsCommand::Measure { folder, model, crop, crops } => measure(model, folder, *crop, *crops, log),
+        ModelsCommand::Measure { folder, model, crop, crops, used, adapter, store } => {
+            let adapter = adapter.as_ref().map(|a| store.resolve(a)).transpose()?;
+            measure(&Measure { folder, model, side: *crop, crops: *crops, used: *used, adapter }, log)
+        }
     }
 }
 
