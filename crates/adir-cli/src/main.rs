@@ -47,6 +47,7 @@ enum Command {
 }
 
 fn main() -> ExitCode {
+    adir::tensor::keep_freed_memory();
     let cli = Cli::parse();
     let log = log::Log::new(cli.log_format, cli.quiet);
     let done = stop::listen().and_then(|()| match &cli.command {

@@ -11,6 +11,7 @@
 mod attention;
 mod conv;
 mod layout;
+mod memory;
 mod norm;
 mod ops;
 mod parallel;
@@ -22,6 +23,7 @@ mod simd;
 mod tile;
 
 pub use conv::set_winograd;
+pub use memory::keep_freed_memory;
 pub use ops::{AdamStep, adam_step, attention, avg_pool2, blend, conv2d, group_norm, upsample_nearest2};
 pub use simd::Isa;
 

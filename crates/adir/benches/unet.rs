@@ -28,6 +28,8 @@ const NETWORKS: [(&str, &str); 2] = [
 ];
 
 fn main() {
+    // As the program does.
+    adir::tensor::keep_freed_memory();
     let wanted: Vec<String> = std::env::args().skip(1).filter(|arg| !arg.starts_with("--")).collect();
     let report = |name: String, run: &mut dyn FnMut()| {
         if wanted.is_empty() || wanted.iter().any(|part| name.contains(part.as_str())) {

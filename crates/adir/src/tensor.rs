@@ -2,6 +2,7 @@
 
 use burn::tensor::TensorData;
 
+pub use adir_kernels::keep_freed_memory;
 pub use burn::tensor::{DType, Device, Tensor};
 
 use crate::{Error, Result};

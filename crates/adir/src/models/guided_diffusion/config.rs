@@ -206,7 +206,7 @@ impl UNetConfig {
         /// Convolution weights are also kept as the kernels read them, up to this.
         const MOST_PACKED: usize = 1 << 30;
         /// The widest map itself, its normalisation, its transformed copy, the layer's output and what is in passing.
-        const MAPS_ALIVE: usize = 6;
+        const MAPS_ALIVE: usize = 7;
         let (_, layout) = super::UNet::new(self)?;
         let of_level = |level| (self.num_res_blocks + 1) * self.width(level) * (height >> level) * (width >> level);
         let skips: usize = (0..self.channel_mult.len()).map(of_level).sum();
