@@ -95,7 +95,7 @@ impl Store {
             ))),
             1 => Ok(found.remove(0).path),
             n => {
-                let keys: Vec<_> = found.iter().map(|k| &k.key[..SHORTEST_KEY.max(12).min(k.key.len())]).collect();
+                let keys: Vec<_> = found.iter().map(|k| format!("{:.12}", k.key)).collect();
                 Err(Error::config(format!(
                     "{n} adapters are called {text:?}; take one by its key: {}",
                     keys.join(", ")

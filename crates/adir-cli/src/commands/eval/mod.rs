@@ -144,12 +144,12 @@ pub fn run(args: &EvalArgs, log: &Log) -> Result<u8> {
             let mine: Vec<Method> = methods.iter().copied().filter(|m| m.suits(task)).collect();
             for seed in 0..args.seeds {
                 for (i, truth) in images.iter().enumerate() {
-                    let y = task.observe(&truth.x, noise_seed(seed, i))?;
+                    let y = task.observe(&truth.x, truth.noise(seed))?;
                     let mut pictures = Vec::new();
                     for &method in &mine {
                         stop::check()?;
                         let made_from = json!({
-                            "version": 1, "image": truth.sha256, "crop": truth.x.dims(), "task": task.text, "noise": noise_seed(seed, i),
+                            "version": 1, "image": truth.sha256, "crop": truth.x.dims(), "task": task.text, "noise": truth.noise(seed),
                             "method": bench.describe(method, seed)?,
                         });
                         let key = sha256(made_from.to_string().as_bytes());
@@ -190,9 +190,12 @@ pub fn run(args: &EvalArgs, log: &Log) -> Result<u8> {
     Ok(crate::exit::DONE)
 }
 
-/// Every image and seed has noise of its own, the same for all methods and tasks.
-fn noise_seed(seed: u64, image: usize) -> u64 {
-    seed * 1_000_000 + image as u64
+impl Truth {
+    /// Every image and seed has noise of its own, the same for all methods and tasks, whatever other images there are.
+    fn noise(&self, seed: u64) -> u64 {
+        let own = self.sha256.bytes().take(8).fold(0, |all: u64, byte| all << 8 | u64::from(byte));
+        own.wrapping_add(seed)
+    }
 }
 
 impl EvalArgs {

@@ -92,8 +92,7 @@ impl EvalTask {
             return Ok(None);
         }
         let mut best: Option<(f64, f64)> = None;
-        let observed =
-            images.iter().enumerate().map(|(i, t)| Ok((self.operator(&t.x)?, self.observe(&t.x, i as u64)?, &t.x)));
+        let observed = images.iter().map(|t| Ok((self.operator(&t.x)?, self.observe(&t.x, t.noise(0))?, &t.x)));
         let observed = observed.collect::<Result<Vec<_>>>()?;
         for tenth in -60..=0 {
             let ratio = 10f64.powf(f64::from(tenth) / 10.0);
