@@ -48,9 +48,10 @@ pub struct HeldOut {
 }
 
 impl HeldOut {
-    /// Whether the adaptation lowered the loss.
+    /// Whether the adaptation lowered the loss by more than its standard error: with less, restorations were as often
+    /// worse as better (docs/adaptation.md).
     pub fn helped(&self) -> bool {
-        self.after < self.before
+        self.significance > 1.0
     }
 }
 
