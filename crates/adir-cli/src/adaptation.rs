@@ -106,6 +106,19 @@ pub struct Base<'a> {
     pub sha256: &'a str,
 }
 
+impl Base<'_> {
+    /// The adapter in the file at `path`, and what it says of itself.
+    pub fn read_adapter(&self, path: &Path) -> Result<(Adapter, AdapterInfo)> {
+        let file = WeightFile::open(path)?;
+        Ok((Adapter::load(&file, self.model, self.sha256)?, Adapter::info(&file)?))
+    }
+
+    /// The model with an adapter in it.
+    pub fn with(&self, adapter: &Adapter) -> Result<GuidedDiffusion> {
+        Ok(self.model.with_params(adapter.apply(self.model.params())?))
+    }
+}
+
 /// The observation, and the file it was read from.
 pub struct Observed<'a> {
     pub file: &'a Path,
@@ -179,11 +192,6 @@ impl AdaptArgs {
         }
     }
 
-    /// The encoder.
-    pub fn open_encoder(&self) -> Result<Box<dyn Encoder>> {
-        open_encoder(self.settings.encoder.as_deref())
-    }
-
     /// The model adapted for `observed`.
     pub fn run(&self, base: &Base, observed: &Observed, mode: Mode, config: AdaptConfig, log: &Log) -> Result<Adapted> {
         if mode == Mode::None {
@@ -200,8 +208,7 @@ impl AdaptArgs {
             "settings": found.info.made_from["settings"], "held_out": verdict, "used": used,
             "from_cache": found.from_cache, "key": found.key,
         });
-        let params = base.model.params();
-        let model = if used { base.model.with_params(found.adapter.apply(params)?) } else { base.model.clone() };
+        let model = if used { base.with(&found.adapter)? } else { base.model.clone() };
         Ok(Adapted { model, record })
     }
 
@@ -242,8 +249,7 @@ impl AdaptArgs {
         let key = sha256(made_from.to_string().as_bytes()).to_string();
         let kept = self.store.adapter_path(&key)?;
         if !self.no_cache && kept.is_file() {
-            let file = WeightFile::open(&kept)?;
-            let (adapter, info) = (Adapter::load(&file, model, base.sha256)?, Adapter::info(&file)?);
+            let (adapter, info) = base.read_adapter(&kept)?;
             return Ok(Found { adapter, info, key, images, from_cache: true });
         }
         let limits = Limits::default();
@@ -268,7 +274,7 @@ impl AdaptArgs {
     /// The gallery's nearest images, nearest first, and their names with distances for the record.
     fn nearest(&self, observed: &Observed, log: &Log) -> Result<(Vec<PathBuf>, Value)> {
         let gallery = self.gallery.as_ref().ok_or_else(|| Error::config("no --gallery"))?;
-        let encoder = self.open_encoder()?;
+        let encoder = open_encoder(self.settings.encoder.as_deref())?;
         let index = self.index(gallery, encoder.as_ref(), log)?;
         let query = match &self.prompt {
             Some(text) => encoder.text(text)?,

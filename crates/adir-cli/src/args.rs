@@ -5,7 +5,8 @@ use std::path::PathBuf;
 use adir::io::limits::Limits;
 use adir::io::side_inputs::{read_kernel_values, read_mask};
 use adir::metric::agreement;
-use adir::operator::{Boundary, Degradation, ImageShape, Kernel, KernelSpec, Mask};
+use adir::noise::{Noise, Stream};
+use adir::operator::{Boundary, Degradation, ImageShape, Kernel, KernelSpec, LinearOperator, Mask};
 use adir::schedule::NoiseLevel;
 use adir::task::{Preset, Task};
 use adir::tensor::Tensor;
@@ -91,6 +92,16 @@ fn mask_from(path: &std::path::Path, limits: &Limits) -> Result<Mask> {
     let [_, _, height, width] = unknown.dims();
     let known = adir::tensor::to_f32(&unknown)?.into_iter().map(|v| v < 0.5).collect();
     Mask::new(height, width, known)
+}
+
+/// y = A x + e, the noise drawn from `seed`.
+pub fn observe(a: &dyn LinearOperator, x: &Tensor<4>, sigma: NoiseLevel, seed: u64) -> Result<Tensor<4>> {
+    let y = a.apply(x)?;
+    if sigma.0 == 0.0 {
+        return Ok(y);
+    }
+    let noise = Noise::new(seed, Stream::Degradation).normal_tensor(0, y.dims(), &y.device(), y.dtype());
+    Ok(y + noise * sigma.0)
 }
 
 /// PSNR of A x against y, in dB over the range of the images. Grey images of a task that keeps colours are

@@ -58,35 +58,14 @@ enum AdaptCommand {
         model: ModelArgs,
     },
     /// Copy an adapter to a file: LoRA factors under diffusers' names, or all weights
-    Export {
-        adapter: PathBuf,
-        /// The file (.safetensors)
-        #[arg(short, long)]
-        output: PathBuf,
-        /// Replace an existing file
-        #[arg(long)]
-        overwrite: bool,
-        #[command(flatten)]
-        store: Store,
-        #[command(flatten)]
-        model: ModelArgs,
-    },
+    Export(Writing),
     /// Write the model with the adapter in it, as weights of their own for --model
     Merge {
-        adapter: PathBuf,
-        /// The file (.safetensors)
-        #[arg(short, long)]
-        output: PathBuf,
+        #[command(flatten)]
+        writing: Writing,
         /// Half the size: numbers are rounded to f16
         #[arg(long)]
         f16: bool,
-        /// Replace an existing file
-        #[arg(long)]
-        overwrite: bool,
-        #[command(flatten)]
-        store: Store,
-        #[command(flatten)]
-        model: ModelArgs,
     },
     /// Delete an adapter from the cache
     Remove {
@@ -94,6 +73,31 @@ enum AdaptCommand {
         #[command(flatten)]
         store: Store,
     },
+}
+
+/// An adapter, and the file to write from it.
+#[derive(Debug, Args)]
+struct Writing {
+    adapter: PathBuf,
+    /// The file (.safetensors)
+    #[arg(short, long)]
+    output: PathBuf,
+    /// Replace an existing file
+    #[arg(long)]
+    overwrite: bool,
+    #[command(flatten)]
+    store: Store,
+    #[command(flatten)]
+    model: ModelArgs,
+}
+
+impl Writing {
+    /// The model, the adapter and what it says, once the file may be written.
+    fn read(&self) -> Result<(GuidedDiffusion, Adapter, AdapterInfo)> {
+        let path = self.store.resolve(&self.adapter)?;
+        refuse_overwrite(&path, &self.output, self.overwrite)?;
+        load(&self.model, &path)
+    }
 }
 
 #[derive(Debug, Args)]
@@ -145,22 +149,18 @@ pub fn run(args: &AdaptCommandArgs, log: &Log) -> Result<u8> {
             let (model, found, info) = load(model, &path)?;
             found.save(&path, &AdapterInfo { name: checked_name(name)?, ..info }, &model)?;
         }
-        AdaptCommand::Export { adapter, output, overwrite, store, model } => {
-            let path = store.resolve(adapter)?;
-            refuse_overwrite(&path, output, *overwrite)?;
-            let (model, found, info) = load(model, &path)?;
-            found.save(output, &info, &model)?;
+        AdaptCommand::Export(writing) => {
+            let (model, found, info) = writing.read()?;
+            found.save(&writing.output, &info, &model)?;
         }
-        AdaptCommand::Merge { adapter, output, f16, overwrite, store, model } => {
-            let path = store.resolve(adapter)?;
-            refuse_overwrite(&path, output, *overwrite)?;
-            let (model, found, info) = load(model, &path)?;
+        AdaptCommand::Merge { writing, f16 } => {
+            let (model, found, info) = writing.read()?;
             let metadata = BTreeMap::from([
                 ("config".to_owned(), model.config().to_json()),
                 ("merged".to_owned(), format!("adapter {:?} into the weights {}", info.name, info.base)),
             ]);
             let dtype = if *f16 { Dtype::F16 } else { Dtype::F32 };
-            save_params(output, &found.apply(model.params())?, dtype, &metadata)?;
+            save_params(&writing.output, &found.apply(model.params())?, dtype, &metadata)?;
         }
         AdaptCommand::Remove { adapter, store } => {
             if adapter.is_file() {
@@ -175,9 +175,9 @@ pub fn run(args: &AdaptCommandArgs, log: &Log) -> Result<u8> {
 
 /// An adapter, and the model it belongs to.
 fn load(args: &ModelArgs, path: &Path) -> Result<(GuidedDiffusion, Adapter, AdapterInfo)> {
-    let (model, base) = args.load()?;
-    let file = WeightFile::open(path)?;
-    Ok((model.clone(), Adapter::load(&file, &model, &base)?, Adapter::info(&file)?))
+    let (model, sha256) = args.load()?;
+    let (adapter, info) = Base { model: &model, sha256: &sha256 }.read_adapter(path)?;
+    Ok((model, adapter, info))
 }
 
 fn create(args: &CreateArgs, log: &Log) -> Result<()> {

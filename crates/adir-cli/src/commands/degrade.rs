@@ -6,12 +6,11 @@ use adir::Result;
 use adir::io::atomic::refuse_overwrite;
 use adir::io::image::{BitDepth, ImageFormat, WriteOptions, read_image, write_image};
 use adir::io::limits::Limits;
-use adir::noise::{Noise, Stream};
 use adir::operator::{Degradation, ImageShape, Mask};
 use adir::tensor::Tensor;
 use clap::Args;
 
-use crate::args::DegradationArgs;
+use crate::args::{DegradationArgs, observe};
 use crate::log::Log;
 
 /// Make a degraded image y = A x + e from an image x.
@@ -39,14 +38,8 @@ pub fn run(args: &DegradeArgs, log: &Log) -> Result<u8> {
     let (degradation, mask) = args.degradation.build(&limits)?;
     let picture = read_image(&args.input, &limits)?;
     let x = cut_to_fit(picture.tensor, &degradation, mask.as_ref(), log)?;
-    let y = degradation.build(ImageShape::of(&x), mask.as_ref())?.apply(&x)?;
-    let sigma = args.degradation.noise();
-    let y = if sigma.0 > 0.0 {
-        let noise = Noise::new(args.seed, Stream::Degradation);
-        y.clone() + noise.normal_tensor(0, y.dims(), &y.device(), y.dtype()) * sigma.0
-    } else {
-        y
-    };
+    let a = degradation.build(ImageShape::of(&x), mask.as_ref())?;
+    let y = observe(a.as_ref(), &x, args.degradation.noise(), args.seed)?;
     let bit_depth = if float { BitDepth::Float } else { BitDepth::Eight };
     write_image(&args.output, &y, &WriteOptions { bit_depth, icc: picture.icc, ..WriteOptions::default() })?;
     let [_, _, h, w] = y.dims();

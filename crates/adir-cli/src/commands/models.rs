@@ -2,7 +2,6 @@
 
 use std::path::{Path, PathBuf};
 
-use adir::adapt::Adapter;
 use adir::io::limits::Limits;
 use adir::io::weights::WeightFile;
 use adir::models::Denoiser;
@@ -15,6 +14,7 @@ use adir::{Error, Result};
 use clap::{Args, Subcommand};
 use serde_json::json;
 
+use crate::adaptation::Base;
 use crate::commands::train::validate;
 use crate::log::Log;
 use crate::model::ModelArgs;
@@ -80,8 +80,8 @@ struct Measure<'a> {
 fn measure(args: &Measure, log: &Log) -> Result<u8> {
     let (mut model, sha256) = args.model.load()?;
     if let Some(path) = &args.adapter {
-        let adapter = Adapter::load(&WeightFile::open(path)?, &model, &sha256)?;
-        model = model.with_params(adapter.apply(model.params())?);
+        let base = Base { model: &model, sha256: &sha256 };
+        model = base.with(&base.read_adapter(path)?.0)?;
     }
     let multiple = model.size_multiple();
     if args.side == 0 || !args.side.is_multiple_of(multiple) {

@@ -3,13 +3,12 @@
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
-use adir::adapt::{Adapter, Workers, adaptation_memory};
+use adir::adapt::{Workers, adaptation_memory};
 use adir::guidance::{Adjoint, Residual, Strength};
 use adir::io::atomic::refuse_overwrite;
 use adir::io::hash::hash_file;
 use adir::io::image::{BitDepth, ImageFormat, Picture, WriteOptions, read_image, write_image};
 use adir::io::limits::Limits;
-use adir::io::weights::WeightFile;
 use adir::models::guided_diffusion::{GuidedDiffusion, config_of};
 use adir::operator::bicubic_resize;
 use adir::restore::{RestoreConfig, RestorePlan};
@@ -195,11 +194,11 @@ pub fn run(args: &RestoreArgs, log: &Log) -> Result<u8> {
 
     let model_sha256 = file.sha256()?;
     let model = GuidedDiffusion::load(&file, Some(config.clone()), &device, args.model.dtype.dtype())?;
+    let base = Base { model: &model, sha256: &model_sha256 };
     let adapted = match &args.adapter {
-        Some(reference) => with_adapter(&args.adaptation.store.resolve(reference)?, &model, &model_sha256)?,
+        Some(reference) => with_adapter(&args.adaptation.store.resolve(reference)?, &base)?,
         None => {
             let observed = Observed { file: input, y: &picture.tensor };
-            let base = Base { model: &model, sha256: &model_sha256 };
             args.adaptation.run(&base, &observed, mode, adapt_config, log)?
         }
     };
@@ -240,11 +239,10 @@ pub fn run(args: &RestoreArgs, log: &Log) -> Result<u8> {
 }
 
 /// The model with an adapter that is there already.
-fn with_adapter(path: &Path, model: &GuidedDiffusion, base: &str) -> Result<Adapted> {
-    let file = WeightFile::open(path)?;
-    let (adapter, info) = (Adapter::load(&file, model, base)?, Adapter::info(&file)?);
-    let record = json!({"mode": "adapter", "path": path, "sha256": file.sha256()?, "name": info.name, "made_from": info.made_from});
-    Ok(Adapted { model: model.with_params(adapter.apply(model.params())?), record })
+fn with_adapter(path: &Path, base: &Base) -> Result<Adapted> {
+    let (adapter, info) = base.read_adapter(path)?;
+    let record = json!({"mode": "adapter", "path": path, "sha256": hash_file(path)?.1, "name": info.name, "made_from": info.made_from});
+    Ok(Adapted { model: base.with(&adapter)?, record })
 }
 
 struct Outputs {

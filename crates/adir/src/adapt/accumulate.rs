@@ -123,7 +123,8 @@ pub fn accumulate(
     Ok(sum)
 }
 
-fn add(a: Option<Tensor<1>>, b: Option<Tensor<1>>) -> Option<Tensor<1>> {
+/// The sum of two gradients that may be absent.
+pub(super) fn add(a: Option<Tensor<1>>, b: Option<Tensor<1>>) -> Option<Tensor<1>> {
     match (a, b) {
         (Some(a), Some(b)) => Some(a + b),
         (a, b) => a.or(b),

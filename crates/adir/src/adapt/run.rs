@@ -1,5 +1,6 @@
 //! An adaptation under way: an iterator of its steps, driven by the caller.
 
+use super::accumulate::add;
 use super::adapter::Adapter;
 use super::config::{AdaptConfig, Timesteps, Trained};
 use super::crops::CropSource;
@@ -303,9 +304,6 @@ impl Sum {
 
     fn add(&mut self, id: crate::models::params::ParamId, gradient: Tensor<1>) {
         let held = &mut self.0[id.index()];
-        *held = Some(match held.take() {
-            Some(sum) => sum + gradient,
-            None => gradient,
-        });
+        *held = add(held.take(), Some(gradient));
     }
 }

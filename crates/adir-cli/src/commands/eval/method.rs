@@ -11,6 +11,7 @@ use adir::models::guided_diffusion::GuidedDiffusion;
 use adir::noise::{Noise, Stream};
 use adir::operator::{Degradation, ImageShape, bicubic_upsample, wiener};
 use adir::restore::RestoreConfig;
+use adir::retrieve::Encoder;
 use adir::task::{Overrides, Preset, Task};
 use adir::tensor::Tensor;
 use clap::ValueEnum;
@@ -67,6 +68,8 @@ pub struct Bench<'a> {
     pub steps: Option<String>,
     /// The file of the method adapter, and the model with it.
     pub adapter: Option<(PathBuf, GuidedDiffusion)>,
+    /// What the distance of features is measured with.
+    pub features: &'a dyn Encoder,
     /// Where the task is a blur.
     pub wiener_ratio: Option<f64>,
 }
@@ -206,7 +209,7 @@ impl Bench<'_> {
                 held_out = verdict_of(&found.info);
                 match held_out {
                     Some(verdict) if !verdict.helped() => self.model.clone(),
-                    _ => self.model.with_params(found.adapter.apply(self.model.params())?),
+                    _ => base.with(&found.adapter)?,
                 }
             }
         };

@@ -10,15 +10,12 @@ mod task;
 
 use std::path::{Path, PathBuf};
 
-use adir::adapt::Adapter;
 use adir::io::folder::image_files;
 use adir::io::hash::{hash_file, sha256};
 use adir::io::image::{WriteOptions, read_image, write_image};
 use adir::io::limits::Limits;
-use adir::io::weights::WeightFile;
 use adir::models::Denoiser;
 use adir::models::efficientnet_lite::EfficientNetLite0;
-use adir::retrieve::Encoder;
 use adir::task::Preset;
 use adir::tensor::{Tensor, cpu};
 use adir::{Error, Result};
@@ -29,7 +26,7 @@ use self::cell::{Cell, measure};
 use self::method::{Bench, Method};
 use self::report::Report;
 use self::task::EvalTask;
-use crate::adaptation::AdaptSettings;
+use crate::adaptation::{AdaptSettings, Base};
 use crate::args::PresetName;
 use crate::log::Log;
 use crate::model::ModelArgs;
@@ -118,8 +115,9 @@ pub fn run(args: &EvalArgs, log: &Log) -> Result<u8> {
     let adapter = match &args.adapter {
         Some(reference) => {
             let path = args.store.resolve(reference)?;
-            let found = Adapter::load(&WeightFile::open(&path)?, &model, &model_sha256)?;
-            Some((path, model.with_params(found.apply(model.params())?)))
+            let base = Base { model: &model, sha256: &model_sha256 };
+            let with = base.with(&base.read_adapter(&path)?.0)?;
+            Some((path, with))
         }
         None => None,
     };
@@ -139,6 +137,7 @@ pub fn run(args: &EvalArgs, log: &Log) -> Result<u8> {
                 preset,
                 steps: steps.clone(),
                 adapter: adapter.clone(),
+                features: &features,
                 wiener_ratio: task.tuned_wiener(&images)?,
             };
             let mine: Vec<Method> = methods.iter().copied().filter(|m| m.suits(task)).collect();
@@ -148,32 +147,8 @@ pub fn run(args: &EvalArgs, log: &Log) -> Result<u8> {
                     let mut pictures = Vec::new();
                     for &method in &mine {
                         stop::check()?;
-                        let made_from = json!({
-                            "version": 1, "image": truth.sha256, "crop": truth.x.dims(), "task": task.text, "noise": truth.noise(seed),
-                            "method": bench.describe(method, seed)?,
-                        });
-                        let key = sha256(made_from.to_string().as_bytes());
-                        let (file, shown) = (cells.join(format!("{key}.json")), cells.join(format!("{key}.png")));
-                        let cell = match Cell::read(&file)? {
-                            Some(cell) if shown.is_file() => cell,
-                            _ => {
-                                let made = bench.make(method, task, truth, &y, seed, log)?;
-                                let cell = Cell {
-                                    set: name.clone(),
-                                    task: task.text.clone(),
-                                    image: truth.name.clone(),
-                                    method: method.name(),
-                                    seed,
-                                    seconds: made.seconds,
-                                    held_out: made.held_out,
-                                    measured: measure(&made, task, &truth.x, &y, &features as &dyn Encoder)?,
-                                    made_from,
-                                };
-                                write_image(&shown, &made.samples[0], &WriteOptions::default())?;
-                                cell.write(&file)?;
-                                cell
-                            }
-                        };
+                        let (cell, shown) =
+                            kept_or_measured(&bench, &cells, &name, task, truth, &y, method, seed, log)?;
                         log.info(&cell.line());
                         pictures.push(shown);
                         report.add(cell);
@@ -188,6 +163,45 @@ pub fn run(args: &EvalArgs, log: &Log) -> Result<u8> {
     report.write(&args.output, &model_sha256)?;
     log.info(&format!("{}: table.md, cells.csv, sheet.png", args.output.display()));
     Ok(crate::exit::DONE)
+}
+
+/// The result of one cell and the picture of its first sample: as kept in the folder `cells`, or made now and kept.
+#[allow(clippy::too_many_arguments)] // a cell's coordinates
+fn kept_or_measured(
+    bench: &Bench,
+    cells: &Path,
+    set: &str,
+    task: &EvalTask,
+    truth: &Truth,
+    y: &Tensor<4>,
+    method: Method,
+    seed: u64,
+    log: &Log,
+) -> Result<(Cell, PathBuf)> {
+    let made_from = json!({
+        "version": 1, "image": truth.sha256, "crop": truth.x.dims(), "task": task.text, "noise": truth.noise(seed),
+        "method": bench.describe(method, seed)?,
+    });
+    let key = sha256(made_from.to_string().as_bytes());
+    let (file, shown) = (cells.join(format!("{key}.json")), cells.join(format!("{key}.png")));
+    if let Some(cell) = Cell::read(&file)?.filter(|_| shown.is_file()) {
+        return Ok((cell, shown));
+    }
+    let made = bench.make(method, task, truth, y, seed, log)?;
+    let cell = Cell {
+        set: set.to_owned(),
+        task: task.text.clone(),
+        image: truth.name.clone(),
+        method: method.name(),
+        seed,
+        seconds: made.seconds,
+        held_out: made.held_out,
+        measured: measure(&made, task, &truth.x, y, bench.features)?,
+        made_from,
+    };
+    write_image(&shown, &made.samples[0], &WriteOptions::default())?;
+    cell.write(&file)?;
+    Ok((cell, shown))
 }
 
 impl Truth {

@@ -3,7 +3,6 @@
 use std::str::FromStr;
 
 use adir::metric::psnr_rgb;
-use adir::noise::{Noise, Stream};
 use adir::operator::{Boundary, Degradation, ImageShape, LinearOperator, Mask, wiener};
 use adir::schedule::NoiseLevel;
 use adir::task::Task;
@@ -11,6 +10,7 @@ use adir::tensor::{Tensor, from_f32};
 use adir::{Error, Result};
 
 use super::Truth;
+use crate::args::observe;
 
 /// A degradation and the noise after it.
 #[derive(Debug, Clone)]
@@ -77,12 +77,7 @@ impl EvalTask {
 
     /// y = A x + e, in full precision.
     pub fn observe(&self, x: &Tensor<4>, seed: u64) -> Result<Tensor<4>> {
-        let y = self.operator(x)?.apply(x)?;
-        if self.sigma.0 == 0.0 {
-            return Ok(y);
-        }
-        let noise = Noise::new(seed, Stream::Degradation).normal_tensor(0, y.dims(), &y.device(), y.dtype());
-        Ok(y + noise * self.sigma.0)
+        observe(self.operator(x)?.as_ref(), x, self.sigma, seed)
     }
 
     /// For a blur, the ratio of noise to signal with which a Wiener filter has the best mean PSNR on these very
