@@ -48,7 +48,7 @@ pub struct AdaptSettings {
     #[arg(short = 'k', long, default_value_t = 20, value_name = "K", value_parser = clap::value_parser!(u16).range(1..=10000))]
     pub neighbours: u16,
     /// Leave out images closer to the observation than this, in radians
-    #[arg(long, default_value_t = 0.0, value_name = "RADIANS")]
+    #[arg(long, default_value_t = 0.0, value_name = "RADIANS", value_parser = crate::args::distance)]
     pub closer_than: f64,
     /// Training steps
     #[arg(long, value_name = "N")]
@@ -158,9 +158,6 @@ impl AdaptArgs {
         }
         if (mode == Mode::Text) != self.prompt.is_some() {
             return Err(Error::config("--prompt and --adapt text go together"));
-        }
-        if !(0.0..=4.0).contains(&self.settings.closer_than) {
-            return Err(Error::config(format!("--closer-than {}: expected 0 to 4 radians", self.settings.closer_than)));
         }
         Ok(mode)
     }

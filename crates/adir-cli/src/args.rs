@@ -138,3 +138,11 @@ names!(PresetName for Preset {
     Balanced => Preset::Balanced, "Twice as many";
     Paper => Preset::Paper, "Table 4 of the paper: 1000 ancestral steps";
 });
+
+/// A spherical distance of Eq. 19, for clap.
+pub fn distance(text: &str) -> Result<f64, String> {
+    match text.parse::<f64>() {
+        Ok(value) if (0.0..=std::f64::consts::PI).contains(&value) => Ok(value),
+        _ => Err("expected 0 to pi radians".into()),
+    }
+}

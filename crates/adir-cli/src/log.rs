@@ -1,10 +1,17 @@
 //! What the program says while it works: text and a progress bar, or one JSON object an event, on stderr.
 
+use std::fmt::Arguments;
+use std::io::{Write, stderr};
 use std::time::Duration;
 
 use clap::ValueEnum;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use serde_json::{Value, json};
+
+/// A line on stderr; whoever closed it does not want to know.
+fn put(text: Arguments<'_>) {
+    let _ = writeln!(stderr().lock(), "{text}");
+}
 
 /// Form of the log on stderr.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, ValueEnum)]
@@ -45,22 +52,22 @@ impl Log {
     pub fn error(&self, text: &str, hint: Option<&str>, code: u8) {
         match self.format {
             Format::Text => {
-                eprintln!("error: {text}");
+                put(format_args!("error: {text}"));
                 if let Some(hint) = hint {
-                    eprintln!("hint: {hint}");
+                    put(format_args!("hint: {hint}"));
                 }
             }
             Format::Json => {
-                eprintln!("{}", json!({"event": "error", "message": text, "hint": hint, "exit_code": code}))
+                put(format_args!("{}", json!({"event": "error", "message": text, "hint": hint, "exit_code": code})))
             }
         }
     }
 
     fn line(&self, level: &str, text: &str) {
         match self.format {
-            Format::Text if level == "info" => eprintln!("{text}"),
-            Format::Text => eprintln!("{level}: {text}"),
-            Format::Json => eprintln!("{}", json!({"event": level, "message": text})),
+            Format::Text if level == "info" => put(format_args!("{text}")),
+            Format::Text => put(format_args!("{level}: {text}")),
+            Format::Json => put(format_args!("{}", json!({"event": level, "message": text}))),
         }
     }
 
@@ -101,9 +108,9 @@ impl Progress {
             _ if self.log.quiet => {}
             Format::Json => {
                 let eta = self.bar.eta().as_secs_f64();
-                eprintln!("{}", json!({"event": "progress", "of": self.what, "eta_s": eta, "detail": detail}));
+                put(format_args!("{}", json!({"event": "progress", "of": self.what, "eta_s": eta, "detail": detail})));
             }
-            Format::Text if self.bar.is_hidden() => eprintln!("{}: {text}", self.what),
+            Format::Text if self.bar.is_hidden() => put(format_args!("{}: {text}", self.what)),
             Format::Text => {}
         }
     }
@@ -115,10 +122,10 @@ impl Progress {
         if self.log.format == Format::Json && !self.log.quiet {
             let (done, total) = (self.bar.position(), self.bar.length());
             let eta = self.bar.eta().as_secs_f64();
-            eprintln!(
+            put(format_args!(
                 "{}",
                 json!({"event": "step", "of": self.what, "done": done, "total": total, "eta_s": eta, "detail": detail})
-            );
+            ));
         }
     }
 }

@@ -1,5 +1,8 @@
 //! The program `adir`: arguments, progress, exit codes, signals. All the work is the library's.
 
+#[macro_use]
+mod out;
+
 mod adaptation;
 mod args;
 mod commands;
@@ -62,6 +65,9 @@ fn main() -> ExitCode {
         Command::Verify(args) => commands::verify::run(args, &log),
     });
     ExitCode::from(done.unwrap_or_else(|error| {
+        if out::nobody_listens(&error) {
+            return exit::DONE;
+        }
         let code = exit::code(&error);
         log.error(&error.to_string(), exit::hint(&error), code);
         code

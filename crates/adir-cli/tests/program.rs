@@ -266,6 +266,25 @@ fn adapters_are_made_named_taken_along_and_merged() {
     fs::remove_dir_all(f).unwrap();
 }
 
+/// What has seen enough of the answer may leave: no failure, no panic.
+#[test]
+fn a_closed_pipe_is_no_failure() {
+    let f = folder("pipe");
+    for args in [
+        &["models", "list"][..],
+        &["models", "info", "--json"],
+        &["restore", "y.png", "-o", "r.png", "--task", "sr4", "--explain"],
+    ] {
+        let (reader, writer) = std::io::pipe().unwrap();
+        drop(reader);
+        let mut command = Command::new(env!("CARGO_BIN_EXE_adir"));
+        let done = command.args(args).current_dir(&f).stdout(writer).output().unwrap();
+        assert_eq!(done.status.code(), Some(0), "{args:?} {}", String::from_utf8_lossy(&done.stderr));
+        assert!(done.stderr.is_empty(), "{}", String::from_utf8_lossy(&done.stderr));
+    }
+    fs::remove_dir_all(f).unwrap();
+}
+
 #[test]
 fn an_index_is_built_searched_and_described() {
     let f = folder("index");

@@ -238,6 +238,11 @@ impl Schedule {
         self.timesteps[i]
     }
 
+    /// Number of steps of the original schedule.
+    pub fn original_len(&self) -> usize {
+        self.original_alpha_bar.len()
+    }
+
     /// alpha_bar of the original schedule at `t`.
     pub fn original_alpha_bar(&self, t: Timestep) -> f64 {
         self.original_alpha_bar[usize::from(t.0)]

@@ -132,8 +132,8 @@ pub fn run(args: &AdaptCommandArgs, log: &Log) -> Result<u8> {
             let (kept, broken) = store.adapters()?;
             for k in &kept {
                 match json {
-                    true => println!("{}", described(&k.key, &k.path, &k.info)),
-                    false => println!("{}", line(&k.key, &k.info)),
+                    true => say!("{}", described(&k.key, &k.path, &k.info))?,
+                    false => say!("{}", line(&k.key, &k.info))?,
                 }
             }
             broken.iter().for_each(|e| log.warn(&e.to_string()));
@@ -142,7 +142,7 @@ pub fn run(args: &AdaptCommandArgs, log: &Log) -> Result<u8> {
             let path = store.resolve(adapter)?;
             let info = Adapter::info(&WeightFile::open(&path)?)?;
             let key = path.file_stem().unwrap_or_default().to_string_lossy();
-            println!("{:#}", described(&key, &path, &info));
+            say!("{:#}", described(&key, &path, &info))?;
         }
         AdaptCommand::Rename { adapter, name, store, model } => {
             let path = store.resolve(adapter)?;
@@ -211,7 +211,7 @@ fn create(args: &CreateArgs, log: &Log) -> Result<()> {
     if found.from_cache {
         log.info("found in the cache: nothing was trained");
     }
-    println!("{}", line(&found.key, &found.info));
+    say!("{}", line(&found.key, &found.info))?;
     Ok(())
 }
 

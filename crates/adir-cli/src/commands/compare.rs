@@ -63,10 +63,10 @@ pub fn run(args: &CompareArgs) -> Result<u8> {
     if args.json {
         let object: Map<String, Value> =
             values.iter().map(|(name, value)| ((*name).to_owned(), crate::record::number(*value))).collect();
-        println!("{}", json!(object));
+        say!("{}", json!(object))?;
     } else {
         for (name, value) in values {
-            println!("{name:<16} {value:.4}");
+            say!("{name:<16} {value:.4}")?;
         }
     }
     Ok(crate::exit::DONE)

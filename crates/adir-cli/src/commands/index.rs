@@ -52,7 +52,7 @@ enum IndexCommand {
         #[arg(short = 'k', long, default_value_t = 20)]
         neighbours: usize,
         /// Leave out images closer than this, in radians
-        #[arg(long, default_value_t = 0.0)]
+        #[arg(long, default_value_t = 0.0, value_name = "RADIANS", value_parser = crate::args::distance)]
         closer_than: f64,
         /// One JSON object a line
         #[arg(long)]
@@ -94,18 +94,18 @@ pub fn run(args: &IndexArgs, log: &Log) -> Result<u8> {
             for found in index.nearest(&query, *neighbours, &exclude)? {
                 let path = &index.entries()[found.id].path;
                 match json {
-                    true => println!("{}", json!({"distance": found.distance, "path": path})),
-                    false => println!("{:.4} {path}", found.distance),
+                    true => say!("{}", json!({"distance": found.distance, "path": path}))?,
+                    false => say!("{:.4} {path}", found.distance)?,
                 }
             }
         }
         IndexCommand::Info { index } => {
             let index = Index::open(index)?;
-            println!("folder     {}", index.root().display());
-            println!("images     {}", index.entries().len());
-            println!("encoder    {}", index.encoder());
-            println!("numbers    {:?}", index.precision());
-            println!("complete   {}", if index.is_complete() { "yes" } else { "no: build again to go on" });
+            say!("folder     {}", index.root().display())?;
+            say!("images     {}", index.entries().len())?;
+            say!("encoder    {}", index.encoder())?;
+            say!("numbers    {:?}", index.precision())?;
+            say!("complete   {}", if index.is_complete() { "yes" } else { "no: build again to go on" })?;
         }
     }
     Ok(crate::exit::DONE)

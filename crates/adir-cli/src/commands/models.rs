@@ -91,9 +91,9 @@ fn measure(args: &Measure, log: &Log) -> Result<u8> {
     let part = if args.used { &photographs.training } else { &photographs.held_out };
     let found = validate(&model, part, args.crops, args.side, log)?;
     let all = model.schedule().len();
-    println!("l_simple {:.5} on {} crops of {side}x{side}", found.loss, found.crops, side = args.side);
+    say!("l_simple {:.5} on {} crops of {side}x{side}", found.loss, found.crops, side = args.side)?;
     for (k, loss) in found.levels.iter().enumerate() {
-        println!("t {:>3} to {:>3}: {loss:.6}", k * all / LEVELS, (k + 1) * all / LEVELS - 1);
+        say!("t {:>3} to {:>3}: {loss:.6}", k * all / LEVELS, (k + 1) * all / LEVELS - 1)?;
     }
     Ok(crate::exit::DONE)
 }
@@ -119,16 +119,16 @@ pub fn run(args: &ModelsArgs, log: &Log) -> Result<u8> {
 fn list() -> Result<()> {
     let prior = config_of(&adir::models::embedded_prior()?)?;
     let (_, layout) = UNet::new(&prior)?;
-    println!("embedded prior: guided-diffusion U-Net, {:.1} M parameters", layout.element_count() as f64 / 1e6);
-    println!("from files (--model), recognised by names and shapes:");
+    say!("embedded prior: guided-diffusion U-Net, {:.1} M parameters", layout.element_count() as f64 / 1e6)?;
+    say!("from files (--model), recognised by names and shapes:")?;
     for name in [
         "256x256_diffusion_uncond.pt, lsun_bedroom.pt, lsun_cat.pt, lsun_horse.pt",
         "256x256_diffusion.pt, 512x512_diffusion.pt, 128x128_diffusion.pt, 64x64_diffusion.pt (with --class)",
         "ffhq_10m.pt",
     ] {
-        println!("  {name}");
+        say!("  {name}")?;
     }
-    println!("any other guided-diffusion U-Net with its configuration (metadata, or a .json file beside it)");
+    say!("any other guided-diffusion U-Net with its configuration (metadata, or a .json file beside it)")?;
     Ok(())
 }
 
@@ -142,24 +142,24 @@ fn info(args: &ModelArgs, as_json: bool, test: bool, log: &Log) -> Result<u8> {
     let loss = if test { Some(denoise(args, &file, &config, log)?) } else { None };
     let sha256 = file.sha256()?;
     if as_json {
-        println!(
+        say!(
             "{}",
             json!({
                 "model": args.name(), "kind": "guided_diffusion", "sha256": sha256, "config": config,
                 "parameters": layout.element_count(), "tensors": layout.specs().len(), "denoising_loss": loss,
                 "metadata": file.metadata(),
             })
-        );
+        )?;
     } else {
-        println!("{}: guided-diffusion U-Net", args.name());
-        println!("  {} parameters in {} tensors", layout.element_count(), layout.specs().len());
-        println!("  sha256 {sha256}");
-        println!("  {}", config.to_json());
+        say!("{}: guided-diffusion U-Net", args.name())?;
+        say!("  {} parameters in {} tensors", layout.element_count(), layout.specs().len())?;
+        say!("  sha256 {sha256}")?;
+        say!("  {}", config.to_json())?;
         for (key, value) in file.metadata().iter().filter(|(key, _)| *key != "config") {
-            println!("  {key}: {value}");
+            say!("  {key}: {value}")?;
         }
         if let Some(loss) = loss {
-            println!("  denoising loss on a test pattern: {loss:.3} (a working network: below {WORKING_LOSS})");
+            say!("  denoising loss on a test pattern: {loss:.3} (a working network: below {WORKING_LOSS})")?;
         }
     }
     let broken = loss.is_some_and(|loss| loss.is_nan() || loss >= WORKING_LOSS);

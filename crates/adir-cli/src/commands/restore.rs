@@ -183,10 +183,10 @@ pub fn run(args: &RestoreArgs, log: &Log) -> Result<u8> {
         _ => Some(adaptation_memory(&config, &adapt_config, Workers::available())?),
     };
     if args.explain {
-        explain(args, &plan, need);
+        explain(args, &plan, need)?;
         if let Some(need) = adapt_need {
-            println!("adaptation memory    at most about {:.2} GB", need as f64 / 1e9);
-            println!("adaptation           {}", serde_json::to_string(&adapt_config).unwrap_or_default());
+            say!("adaptation memory    at most about {:.2} GB", need as f64 / 1e9)?;
+            say!("adaptation           {}", serde_json::to_string(&adapt_config).unwrap_or_default())?;
         }
         return Ok(crate::exit::DONE);
     }
@@ -288,19 +288,20 @@ fn write_options(picture: &Picture, x: &Tensor<4>, format: ImageFormat) -> Resul
     Ok(WriteOptions { bit_depth, alpha, icc: picture.icc.clone(), exif: picture.exif.clone() })
 }
 
-fn explain(args: &RestoreArgs, plan: &RestorePlan, need: u64) {
+fn explain(args: &RestoreArgs, plan: &RestorePlan, need: u64) -> Result<()> {
     let (canvas, domain) = (plan.canvas(), plan.operator().domain());
-    println!("task                 {}", args.degradation.task);
-    println!("model                {}", args.model.name());
-    println!("observation          {} (channels x height x width)", plan.operator().range());
-    println!("result               {domain}");
+    say!("task                 {}", args.degradation.task)?;
+    say!("model                {}", args.model.name())?;
+    say!("observation          {} (channels x height x width)", plan.operator().range())?;
+    say!("result               {domain}")?;
     if canvas != domain {
-        println!("sampled as           {canvas}, of which the result is a window");
+        say!("sampled as           {canvas}, of which the result is a window")?;
     }
-    println!("network evaluations  {} x {} samples", plan.steps(), args.sampling.samples);
-    println!("memory               about {:.1} GB", need as f64 / 1e9);
-    println!("seed                 {}", args.sampling.seed);
+    say!("network evaluations  {} x {} samples", plan.steps(), args.sampling.samples)?;
+    say!("memory               about {:.1} GB", need as f64 / 1e9)?;
+    say!("seed                 {}", args.sampling.seed)?;
     for choice in plan.choices() {
-        println!("{:<20} {:<28} {}", choice.name, choice.value, choice.source);
+        say!("{:<20} {:<28} {}", choice.name, choice.value, choice.source)?;
     }
+    Ok(())
 }

@@ -6,6 +6,7 @@ use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
+use adir::adapt::LevelWeights;
 use adir::io::atomic;
 use adir::io::image::{WriteOptions, write_image};
 use adir::io::limits::Limits;
@@ -49,7 +50,7 @@ pub struct TrainArgs {
     #[arg(long, value_name = "N")]
     steps: Option<u32>,
     /// Go on from the checkpoint beside OUTPUT, with its settings; --minutes or --steps may change its length
-    #[arg(long, conflicts_with_all = ["init", "overwrite", "model_config", "crop", "batch", "micro_batch", "learning_rate", "warm_up", "ema", "seed"])]
+    #[arg(long, conflicts_with_all = ["init", "overwrite", "model_config", "crop", "batch", "micro_batch", "learning_rate", "warm_up", "ema", "p2_gamma", "p2_k", "seed"])]
     resume: bool,
     /// Start from these weights instead of new ones
     #[arg(long, value_name = "WEIGHTS")]
@@ -75,6 +76,12 @@ pub struct TrainArgs {
     /// Decay of the average of the weights, which is what is written
     #[arg(long, default_value_t = 0.9995, value_name = "DECAY")]
     ema: f64,
+    /// Exponent of the weights by noise level, 1 / (K + SNR)^GAMMA: above 0, strong noise counts for more (P2 weighting)
+    #[arg(long, default_value_t = 0.0, value_name = "GAMMA")]
+    p2_gamma: f64,
+    /// The K of these weights: it bounds those of the strongest noise
+    #[arg(long, default_value_t = 1.0, value_name = "K")]
+    p2_k: f64,
     /// Seed of initial weights, crops, timesteps and noise
     #[arg(long, default_value_t = 0)]
     seed: u64,
@@ -205,6 +212,7 @@ impl TrainArgs {
             learning_rate: self.learning_rate,
             warm_up: self.warm_up,
             ema: self.ema,
+            level_weights: LevelWeights { k: self.p2_k, gamma: self.p2_gamma },
             seed: self.seed,
             ..TrainConfig::new(network, self.length()?.unwrap_or(Length::Steps(20_000)))
         })
@@ -340,7 +348,7 @@ fn card_text(args: &TrainArgs, trainer: &Trainer, photographs: &Collection, vali
          - Data: {training} images or tiles of {folder}, {held_out} of other photographs held out. Licences: to be \
          stated by whoever publishes this file.\n\
          - Recipe: {steps} steps of {batch} crops of {crop}x{crop}, AdamW at {rate:e} with warm-up over {warm_up} steps and \
-         cosine decay, hybrid loss, average of the weights with decay {ema}; seed {seed}.\n\
+         cosine decay, hybrid loss{weights}, average of the weights with decay {ema}; seed {seed}.\n\
          - Time: {minutes:.1} minutes on {device}, {dtype}.\n\
          - Network: `{network}`\n\n\
          Held-out l_simple on {crops} crops of {side}x{side}: **{loss:.5}**. By timestep:\n\n| t | l_simple |\n|---|---|\n",
@@ -355,6 +363,10 @@ fn card_text(args: &TrainArgs, trainer: &Trainer, photographs: &Collection, vali
         rate = config.learning_rate,
         warm_up = config.warm_up,
         ema = config.ema,
+        weights = match config.level_weights {
+            LevelWeights { gamma: 0.0, .. } => String::new(),
+            LevelWeights { k, gamma } => format!(" with noise levels weighted by 1 / ({k} + SNR)^{gamma}"),
+        },
         seed = config.seed,
         minutes = trainer.seconds() / 60.0,
         device = args.device,

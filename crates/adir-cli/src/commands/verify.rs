@@ -46,14 +46,14 @@ pub fn run(args: &VerifyArgs, log: &Log) -> Result<u8> {
             .iter()
             .map(|c| json!({"name": c.name, "tensors": c.tensors, "error": c.error, "limit": c.limit, "holds": c.holds()}))
             .collect();
-        println!("{}", json!({"model": args.model.name(), "checks": rows, "holds": holds}));
+        say!("{}", json!({"model": args.model.name(), "checks": rows, "holds": holds}))?;
     } else {
-        println!("{:<46} {:>7} {:>10} {:>10}", "check", "tensors", "error", "at most");
+        say!("{:<46} {:>7} {:>10} {:>10}", "check", "tensors", "error", "at most")?;
         for c in &checks {
             let verdict = if c.holds() { "holds" } else { "FAILS" };
-            println!("{:<46} {:>7} {:>10.2e} {:>10.0e}  {verdict}", c.name, c.tensors, c.error, c.limit);
+            say!("{:<46} {:>7} {:>10.2e} {:>10.0e}  {verdict}", c.name, c.tensors, c.error, c.limit)?;
         }
-        println!("{}", if holds { "all hold" } else { "NOT the reference's computation" });
+        say!("{}", if holds { "all hold" } else { "NOT the reference's computation" })?;
     }
     Ok(if holds { crate::exit::DONE } else { crate::exit::SOME_FAILED })
 }

@@ -60,8 +60,39 @@ impl Batch {
     }
 }
 
+/// How much the squared error of an image counts, by how noisy the image is: 1 / (k + SNR)^gamma with SNR =
+/// alpha_bar / (1 - alpha_bar), scaled to mean 1 over the schedule (P2 weighting: Choi et al. 2022, Eq. 8).
+///
+/// With gamma = 0 every t counts alike, as in l_simple. Then nearly all of the loss, and of the gradient, comes from
+/// the least noisy images; where the noise is strong the error stays several times what a constant picture would have.
+#[derive(Debug, Clone, Copy, PartialEq, serde::Serialize, serde::Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct LevelWeights {
+    /// Bounds the weight of the noisiest images; at least 0.
+    pub k: f64,
+    /// 0 for equal weights; at most 1.
+    pub gamma: f64,
+}
+
+impl LevelWeights {
+    /// Every timestep counts alike.
+    pub const EQUAL: Self = Self { k: 0.0, gamma: 0.0 };
+
+    /// The weight of an index of the original schedule.
+    pub fn weight(&self, schedule: &Schedule, t: Timestep) -> f64 {
+        let count = schedule.original_len();
+        let mean = (0..count).map(|t| self.unscaled(schedule, Timestep(t as u16))).sum::<f64>() / count as f64;
+        self.unscaled(schedule, t) / mean
+    }
+
+    fn unscaled(&self, schedule: &Schedule, t: Timestep) -> f64 {
+        let bar = schedule.original_alpha_bar(t);
+        (self.k + bar / (1.0 - bar)).powf(-self.gamma)
+    }
+}
+
 /// What is minimised.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq)]
 pub enum Objective {
     /// l_simple (Eq. 6): the variance of a learned-sigma network takes no part.
     Simple,
@@ -69,7 +100,8 @@ pub enum Objective {
     /// variance channels only and estimated from one timestep an image: T times its term. As
     /// 0.001 T = 1 here, it is the mean over the batch of the divergence in bits a dimension. Its first term
     /// (t = 0) is the same Gaussian divergence, and no element counts for more than 50 bits.
-    Hybrid,
+    /// l_simple's part is weighted by noise level.
+    Hybrid(LevelWeights),
 }
 
 /// A loss and its gradient by every parameter, in the layout's order.
@@ -127,14 +159,19 @@ pub fn batch_loss(
     let out = out.cast(params.dtype());
     let channels = batch.eps.dims()[1];
     let eps = out.clone().narrow(1, 0, channels);
-    let simple = mean_square(eps.clone() - batch.eps.clone().autodiff());
+    let error = eps.clone() - batch.eps.clone().autodiff();
+    let simple = mean_square(error.clone());
     let total = match objective {
         Objective::Simple => simple.clone(),
-        Objective::Hybrid if out.dims()[1] != 2 * channels => {
+        Objective::Hybrid(_) if out.dims()[1] != 2 * channels => {
             return Err(Error::config("the hybrid loss needs a network with learned sigma"));
         }
-        Objective::Hybrid => {
-            simple.clone() + variance_bound(schedule, batch, &x_t, &eps.inner(), out.narrow(1, channels, channels))
+        Objective::Hybrid(weights) => {
+            let weighted = match weights.gamma {
+                0.0 => simple.clone(),
+                _ => mean_square(error * batch.factors(|t| weights.weight(schedule, t).sqrt()).autodiff()),
+            };
+            weighted + variance_bound(schedule, batch, &x_t, &eps.inner(), out.narrow(1, channels, channels))
         }
     };
     differentiate(&tracked, total * share, &(simple * share), &batch.timesteps)

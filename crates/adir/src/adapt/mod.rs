@@ -22,6 +22,6 @@ pub use config::{AdaptConfig, CropScale, RateSchedule, Timesteps, Trained};
 pub use crops::CropSource;
 pub use ema::Ema;
 pub use lora::Lora;
-pub use loss::{Batch, LossGradients, Objective, add_noise, batch_loss, simple_loss, simple_losses};
+pub use loss::{Batch, LevelWeights, LossGradients, Objective, add_noise, batch_loss, simple_loss, simple_losses};
 pub use memory::adaptation_memory;
 pub use run::{AdaptStep, Adaptation, HeldOut};

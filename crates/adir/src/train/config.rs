@@ -2,6 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::adapt::LevelWeights;
 use crate::models::guided_diffusion::UNetConfig;
 use crate::{Error, Result};
 
@@ -41,8 +42,16 @@ pub struct TrainConfig {
     pub gradient_norm: f64,
     /// Decay of the average of the weights; in the first steps it is (1 + k) / (10 + k) if that is less.
     pub ema: f64,
+    /// How much l_simple counts at each noise level.
+    #[serde(default = "equal")]
+    pub level_weights: LevelWeights,
     /// Seed of the initial weights, crops, timesteps and noise.
     pub seed: u64,
+}
+
+/// Checkpoints of before the setting existed.
+fn equal() -> LevelWeights {
+    LevelWeights::EQUAL
 }
 
 impl TrainConfig {
@@ -60,6 +69,7 @@ impl TrainConfig {
             betas: [0.9, 0.99],
             gradient_norm: 1.0,
             ema: 0.9995,
+            level_weights: LevelWeights::EQUAL,
             seed: 0,
         }
     }
@@ -96,6 +106,12 @@ impl TrainConfig {
         }
         if !(unit(self.weight_decay) && self.gradient_norm > 0.0) {
             return fail(format!("weight decay {}, gradient norm {}", self.weight_decay, self.gradient_norm));
+        }
+        let LevelWeights { k, gamma } = self.level_weights;
+        if !((0.0..=1e3).contains(&k) && (0.0..=1.0).contains(&gamma)) {
+            return fail(format!(
+                "weights of noise levels with k = {k} and gamma = {gamma}, expected 0 to 1000 and 0 to 1"
+            ));
         }
         match self.length {
             Length::Steps(0) => fail("0 steps".into()),

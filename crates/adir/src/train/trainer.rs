@@ -146,8 +146,9 @@ impl Trainer {
         let started = Instant::now();
         let rate = self.config.rate(self.step, self.share());
         let (net, params, schedule, dtype) = (&self.net, &self.params, &self.schedule, self.dtype);
+        let objective = Objective::Hybrid(self.config.level_weights);
         let mut found = accumulate(batch.len(), self.config.micro_batch, self.workers.as_ref(), |first, n, share| {
-            batch_loss(net, params, schedule, &batch.part(first, n), Objective::Hybrid, dtype, share)
+            batch_loss(net, params, schedule, &batch.part(first, n), objective, dtype, share)
         })?;
         let gradient_norm = clip_gradients(&mut found.gradients, self.config.gradient_norm)?;
         self.params = self.adam.step(&self.params, found.gradients, rate);

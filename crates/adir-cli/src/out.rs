@@ -1,0 +1,26 @@
+//! Answers on stdout. Whoever reads them may have seen enough (`adir ... | head -1`): that is no failure.
+
+use std::fmt::Arguments;
+use std::io::{ErrorKind, Write, stdout};
+use std::path::Path;
+
+use adir::{Error, Result};
+
+/// What an error about stdout names instead of a file.
+const STDOUT: &str = "<stdout>";
+
+/// Prints a line as `println!` does, and returns an error where that would panic.
+macro_rules! say {
+    ($($part:tt)*) => { $crate::out::line(format_args!($($part)*)) };
+}
+
+/// What [`say!`] calls.
+pub fn line(text: Arguments<'_>) -> Result<()> {
+    writeln!(stdout().lock(), "{text}").map_err(|e| Error::io(STDOUT, e))
+}
+
+/// Whether the reader of stdout has left.
+pub fn nobody_listens(error: &Error) -> bool {
+    matches!(error, Error::Io { path, source }
+        if path == Path::new(STDOUT) && source.kind() == ErrorKind::BrokenPipe)
+}
