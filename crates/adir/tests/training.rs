@@ -3,7 +3,7 @@
 
 use std::path::{Path, PathBuf};
 
-use adir::adapt::Batch;
+use adir::adapt::{Batch, LevelWeights};
 use adir::io::weights::WeightFile;
 use adir::models::guided_diffusion::{GuidedDiffusion, UNetConfig};
 use adir::noise::{Noise, Stream};
@@ -92,6 +92,21 @@ fn ten_steps_are_those_of_pytorch() {
         }
         eprintln!("parts of {micro_batch}: worst of {compared} tensors {worst:?}");
         assert!(compared > 180 && worst.0 < 1e-4, "{worst:?}");
+    }
+}
+
+/// Weights by noise level change what is minimised, by the factors of the published definition.
+#[test]
+fn ten_steps_with_p2_weights_are_those_of_pytorch() {
+    let recording = Recording::open();
+    let weighted = WeightFile::open(&fixtures().join("train_p2.safetensors")).unwrap();
+    let config = TrainConfig { level_weights: LevelWeights { k: 0.01, gamma: 0.6 }, ..config(3) };
+    let mut trainer = Trainer::new(config.clone(), Some(initial(&config)), &cpu(), DType::F32).unwrap();
+    let recorded = |name: &str| weighted.read_f64(name).unwrap();
+    for (step, (simple, norm)) in recorded("simple").into_iter().zip(recorded("norm")).enumerate() {
+        let report = trainer.step(&recording.batch(step)).unwrap();
+        assert!((report.loss / simple - 1.0).abs() < 1e-4, "step {step}: {} and {simple}", report.loss);
+        assert!((report.gradient_norm / norm - 1.0).abs() < 1e-3, "step {step}: {} and {norm}", report.gradient_norm);
     }
 }
 
