@@ -13,7 +13,7 @@ use adir::models::efficientnet_lite::EfficientNetLite0;
 use adir::models::guided_diffusion::GuidedDiffusion;
 use adir::retrieve::{Build, BuildOutcome, ContentHash, Encoder, Exclude, Index, Precision};
 use adir::task::Preset;
-use adir::tensor::{Tensor, cpu};
+use adir::tensor::{self, DType, Tensor, cpu};
 use adir::{Error, Result};
 use clap::{Args, ValueEnum};
 use serde_json::{Value, json};
@@ -243,6 +243,10 @@ impl AdaptArgs {
         let images = Value::Null;
         let hashes = files.iter().map(|p| Ok(ContentHash::of_file(p)?.to_string())).collect::<Result<Vec<_>>>()?;
         let mut made_from = json!({"version": 1, "base": base.sha256, "images": hashes, "settings": config});
+        if tensor::bf16_products() || model.params().dtype() != DType::F32 {
+            made_from["computed_in"] =
+                json!(format!("{:?}, bf16 products: {}", model.params().dtype(), tensor::bf16_products()));
+        }
         let key = sha256(made_from.to_string().as_bytes()).to_string();
         let kept = self.store.adapter_path(&key)?;
         if !self.no_cache && kept.is_file() {

@@ -6,7 +6,7 @@ use adir::io::sidecar::sidecar_config;
 use adir::io::weights::WeightFile;
 use adir::models::embedded_prior;
 use adir::models::guided_diffusion::{GuidedDiffusion, UNetConfig};
-use adir::tensor::{self, DType, Device};
+use adir::tensor::{self, DType, Device, Isa};
 use adir::{Error, Result};
 use clap::{Args, ValueEnum};
 
@@ -18,14 +18,14 @@ pub enum Precision {
     F32,
     /// 64-bit float, on the CPU.
     F64,
-    /// bfloat16, on GPUs.
+    /// bfloat16 on GPUs; on CPUs with AVX-512 BF16, convolutions multiply in it.
     Bf16,
     /// 16-bit float, on GPUs.
     F16,
 }
 
 impl Precision {
-    pub fn dtype(self) -> DType {
+    fn dtype(self) -> DType {
         match self {
             Self::F32 => DType::F32,
             Self::F64 => DType::F64,
@@ -49,12 +49,22 @@ impl Precision {
     }
 }
 
-/// The device of that name, if it computes in that precision.
-pub fn device_for(name: &str, dtype: Precision) -> Result<Device> {
-    if name == "cpu" && dtype.is_half() {
-        return Err(Error::config("--dtype bf16 and f16 need a GPU device; the CPU computes in f32 or f64"));
+/// The device of that name, made ready to compute in that precision, and the precision of its tensors.
+pub fn place(name: &str, dtype: Precision) -> Result<(Device, DType)> {
+    let device = tensor::device(name)?;
+    match dtype {
+        Precision::F16 if tensor::is_cpu(&device) => {
+            Err(Error::config("--dtype f16 needs a GPU device; the CPU computes in f32, f64 or bf16"))
+        }
+        Precision::Bf16 if tensor::is_cpu(&device) && !Isa::has_bf16_products() => {
+            Err(Error::config("--dtype bf16: this processor has no instructions for it (AVX-512 BF16); use f32"))
+        }
+        Precision::Bf16 if tensor::is_cpu(&device) => {
+            tensor::set_bf16_products(true);
+            Ok((device, DType::F32))
+        }
+        _ => Ok((device, dtype.dtype())),
     }
-    tensor::device(name)
 }
 
 /// The network of a command.
@@ -100,13 +110,14 @@ impl ModelArgs {
     /// The network, and the SHA-256 of its weight file.
     pub fn load(&self) -> Result<(GuidedDiffusion, String)> {
         let file = self.open()?;
-        let model = GuidedDiffusion::load(&file, self.config(&file)?, &self.device()?, self.dtype.dtype())?;
+        let (device, dtype) = self.place()?;
+        let model = GuidedDiffusion::load(&file, self.config(&file)?, &device, dtype)?;
         Ok((model, file.sha256()?))
     }
 
-    /// The device.
-    pub fn device(&self) -> Result<Device> {
-        device_for(&self.device, self.dtype)
+    /// See [`place`].
+    pub fn place(&self) -> Result<(Device, DType)> {
+        place(&self.device, self.dtype)
     }
 
     /// How the weights are called in messages and records.

@@ -146,6 +146,20 @@ const SMALL_NETWORK: &str = r#"{"in_channels":3,"out_channels":6,"model_channels
 
 /// A training repeats itself to the byte, goes on where it stopped, and its model restores; what stands in the way
 /// is refused.
+/// bfloat16 products keep to the looser limits, where the processor has them; elsewhere they are refused.
+#[test]
+fn bf16_keeps_to_its_limits_or_is_refused() {
+    let fixtures = Path::new(env!("CARGO_MANIFEST_DIR")).join("../adir/tests/fixtures");
+    let args = ["verify", "-m", "mini_legacy.weights.safetensors", "--cases", "mini_legacy.cases.safetensors"];
+    let args = [&args[..], &["--dtype", "bf16"]].concat();
+    match adir::tensor::Isa::has_bf16_products() {
+        true => assert!(expect(0, &fixtures, &args).0.contains("all hold")),
+        false => assert!(expect(2, &fixtures, &args).1.contains("use f32")),
+    }
+    let (_, err) = expect(2, &fixtures, &["verify", "--cases", "mini_legacy.cases.safetensors", "--dtype", "f16"]);
+    assert!(err.contains("GPU"), "{err}");
+}
+
 #[test]
 fn a_prior_is_trained_resumed_and_used() {
     let f = folder("train");

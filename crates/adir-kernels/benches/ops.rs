@@ -1,7 +1,7 @@
 //! Times the kernels; `benches/compare.py` runs this and PyTorch in turns and prints ratios.
 //!
 //! Prints a line `name median least` for each case, in milliseconds. The number of threads is rayon's
-//! (`RAYON_NUM_THREADS`). Arguments select cases by substring.
+//! (`RAYON_NUM_THREADS`). Arguments select cases by substring; `--bf16` multiplies in bfloat16.
 
 use std::hint::black_box;
 use std::time::{Duration, Instant};
@@ -14,6 +14,7 @@ const BUDGET: Duration = Duration::from_millis(600);
 
 fn main() {
     let wanted: Vec<String> = std::env::args().skip(1).filter(|arg| !arg.starts_with("--")).collect();
+    adir_kernels::set_bf16_products(std::env::args().any(|arg| arg == "--bf16"));
     let report = |name: String, run: &dyn Fn()| {
         if wanted.is_empty() || wanted.iter().any(|part| name.contains(part.as_str())) {
             let (median, least) = time(run);

@@ -11,7 +11,7 @@ use crate::parallel::{Shared, SharedMut, filled, for_each};
 use crate::scratch::Scratch;
 use crate::simd::math::exp;
 use crate::simd::{Kernel, Simd, dispatch};
-use crate::tile::{COLS, ColumnsOperands, Init, ROWS, RowsOperands, columns_tile, rows_tile};
+use crate::tile::{COLS, ColumnsOperands, Init, ROWS, RowsOperands, Single, columns_tile, rows_tile};
 
 /// The shapes of one attention, `[batch, 3 * heads * depth, tokens]` to `[batch, heads * depth, tokens]`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -208,7 +208,7 @@ impl Kernel for Strip<'_> {
                 let rows = std::array::from_fn(|i| (channel + i).min(depth - 1) * tokens);
                 let operands =
                     RowsOperands { a: self.value, rows: &rows, b: scores, stretches: &[(0, 0)], depth: tokens };
-                rows_tile(s, operands, Init { start: zeros.as_ptr(), pitch: 0 }, sums, COLS, COLS);
+                rows_tile::<S, Single>(s, operands, Init { start: zeros.as_ptr(), pitch: 0 }, sums, COLS, COLS);
                 for i in 0..ROWS.min(depth - channel) {
                     for (lane, total) in totals.iter().enumerate().take(count) {
                         *self.out.add((channel + i) * tokens + first + lane) = *sums.add(i * COLS + lane) / total;
@@ -324,7 +324,7 @@ impl Kernel for Backward<'_> {
                 for channel in (0..depth).step_by(ROWS) {
                     let rows = std::array::from_fn(|i| (channel + i).min(depth - 1) * tokens);
                     let operands = RowsOperands { a: k, rows: &rows, b: slopes, stretches: &[(0, 0)], depth: tokens };
-                    rows_tile(s, operands, Init { start: zeros.as_ptr(), pitch: 0 }, sums, COLS, COLS);
+                    rows_tile::<S, Single>(s, operands, Init { start: zeros.as_ptr(), pitch: 0 }, sums, COLS, COLS);
                     for i in 0..ROWS.min(depth - channel) {
                         let to = dq.add((channel + i) * tokens + first);
                         std::ptr::copy_nonoverlapping(sums.add(i * COLS).cast_const(), to, count);
@@ -340,7 +340,7 @@ impl Kernel for Backward<'_> {
                             (weights, turned_dy.add(b), sums_v.add(at + key * COLS)),
                         ] {
                             let operands = RowsOperands { a, rows: &rows, b, stretches: &[(0, 0)], depth: COLS };
-                            rows_tile(s, operands, Init { start: sums, pitch: COLS }, sums, COLS, COLS);
+                            rows_tile::<S, Single>(s, operands, Init { start: sums, pitch: COLS }, sums, COLS, COLS);
                         }
                     }
                 }

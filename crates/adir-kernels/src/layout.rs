@@ -5,7 +5,7 @@
 
 use crate::parallel::{Shared, SharedMut, for_each};
 use crate::scratch::Scratch;
-use crate::simd::{Kernel, Simd, dispatch};
+use crate::simd::{Kernel, Simd, dispatch, round_bf16};
 
 /// Zeros around an image.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -25,6 +25,7 @@ impl Padding {
 /// `[n, top + h + bottom, left + w + right, c]`, borrowed memory.
 pub(crate) struct ChannelsLast {
     data: Scratch,
+    batch: usize,
     pub height: usize,
     pub width: usize,
     pub channels: usize,
@@ -78,7 +79,66 @@ impl ChannelsLast {
                 }
             }
         });
-        ChannelsLast { data, height, width, channels: c, step }
+        ChannelsLast { data, batch: n, height, width, channels: c, step }
+    }
+
+    /// The same rounded to bfloat16, two channels in a number's place; there must be an even number of them.
+    pub(crate) fn paired(&self) -> ChannelsLast {
+        assert_eq!(self.channels % 2, 0, "channels in pairs");
+        let channels = self.channels / 2;
+        let step = if channels.is_multiple_of(64) { channels + 16 } else { channels };
+        let pixels = self.batch * self.height * self.width;
+        let mut data = Scratch::take(pixels * step);
+        let (from, to) = (self.as_ptr(), SharedMut(data.as_mut_ptr()));
+        for_each(pixels / self.width, |row| {
+            let first = row * self.width;
+            // SAFETY: the row's pixels in both buffers; nothing else writes them.
+            unsafe {
+                let (from, to) = (from.add(first * self.step), to.add(first * step));
+                let (from_step, to_step) = (self.step, 2 * step);
+                dispatch(Round {
+                    from,
+                    from_step,
+                    to: to.cast(),
+                    to_step,
+                    pixels: self.width,
+                    channels: self.channels,
+                });
+            }
+        });
+        ChannelsLast { data, batch: self.batch, height: self.height, width: self.width, channels, step }
+    }
+}
+
+/// Rounds pixels to bfloat16.
+struct Round {
+    from: *const f32,
+    from_step: usize,
+    to: *mut u16,
+    to_step: usize,
+    pixels: usize,
+    channels: usize,
+}
+
+impl Kernel for Round {
+    type Output = ();
+    const BF16: bool = true;
+
+    #[inline(always)]
+    fn run<S: Simd>(self, s: S) {
+        let whole = self.channels / S::LANES * S::LANES;
+        for pixel in 0..self.pixels {
+            // SAFETY: whoever made it keeps all pixels inside both buffers.
+            unsafe {
+                let (from, to) = (self.from.add(pixel * self.from_step), self.to.add(pixel * self.to_step));
+                for lane in (0..whole).step_by(S::LANES) {
+                    s.store_bf16(to.add(lane), s.load(from.add(lane)));
+                }
+                for lane in whole..self.channels {
+                    *to.add(lane) = round_bf16(*from.add(lane));
+                }
+            }
+        }
     }
 }
 

@@ -22,7 +22,7 @@ mod scratch;
 mod simd;
 mod tile;
 
-pub use conv::set_winograd;
+pub use conv::{bf16_products, set_bf16_products, set_winograd};
 pub use memory::keep_freed_memory;
 pub use ops::{AdamStep, adam_step, attention, avg_pool2, blend, conv2d, group_norm, upsample_nearest2};
 pub use simd::Isa;

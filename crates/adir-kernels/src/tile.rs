@@ -12,6 +12,40 @@ pub(crate) const ROWS: usize = 8;
 /// Columns of a tile, and the width of a packed panel.
 pub(crate) const COLS: usize = 32;
 
+/// What a number's place in the operands of [`rows_tile`] holds.
+pub(crate) trait Product: Copy + Send + Sync + 'static {
+    /// Whether it holds two bfloat16 numbers.
+    const BF16: bool;
+    /// `left right + sum`.
+    fn mul_add<S: Simd>(s: S, left: S::V, right: S::V, sum: S::V) -> S::V;
+}
+
+/// One single-precision number.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Single;
+
+impl Product for Single {
+    const BF16: bool = false;
+
+    #[inline(always)]
+    fn mul_add<S: Simd>(s: S, left: S::V, right: S::V, sum: S::V) -> S::V {
+        s.mul_add(left, right, sum)
+    }
+}
+
+/// Two bfloat16 numbers, both of whose products are added up.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Pair;
+
+impl Product for Pair {
+    const BF16: bool = true;
+
+    #[inline(always)]
+    fn mul_add<S: Simd>(s: S, left: S::V, right: S::V, sum: S::V) -> S::V {
+        s.dot_bf16(left, right, sum)
+    }
+}
+
 /// The left and right operands of [`rows_tile`].
 #[derive(Clone, Copy)]
 pub(crate) struct RowsOperands<'a> {
@@ -40,7 +74,7 @@ pub(crate) struct Init {
 /// Everything addressed must be in bounds: 8 rows of `depth` numbers for each stretch, `depth` panel lines of
 /// [`COLS`], 8 rows of [`COLS`] numbers of `init`, and 8 rows of `cols` numbers of `out`.
 #[inline(always)]
-pub(crate) unsafe fn rows_tile<S: Simd>(
+pub(crate) unsafe fn rows_tile<S: Simd, P: Product>(
     s: S,
     operands: RowsOperands<'_>,
     init: Init,
@@ -53,9 +87,9 @@ pub(crate) unsafe fn rows_tile<S: Simd>(
     unsafe {
         if S::LANES == 16 {
             if cols > 16 {
-                rows_part::<S, 8, 2>(s, operands, 0, 0, init, out, pitch, cols);
+                rows_part::<S, P, 8, 2>(s, operands, 0, 0, init, out, pitch, cols);
             } else {
-                rows_part::<S, 8, 1>(s, operands, 0, 0, init, out, pitch, cols);
+                rows_part::<S, P, 8, 1>(s, operands, 0, 0, init, out, pitch, cols);
             }
         } else {
             let width = 2 * S::LANES;
@@ -63,7 +97,7 @@ pub(crate) unsafe fn rows_tile<S: Simd>(
             while column < cols {
                 for row in [0, 4] {
                     let out = out.add(row * pitch + column);
-                    rows_part::<S, 4, 2>(s, operands, row, column, init, out, pitch, cols - column);
+                    rows_part::<S, P, 4, 2>(s, operands, row, column, init, out, pitch, cols - column);
                 }
                 column += width;
             }
@@ -73,7 +107,7 @@ pub(crate) unsafe fn rows_tile<S: Simd>(
 
 #[inline(always)]
 #[expect(clippy::too_many_arguments)]
-unsafe fn rows_part<S: Simd, const R: usize, const N: usize>(
+unsafe fn rows_part<S: Simd, P: Product, const R: usize, const N: usize>(
     s: S,
     operands: RowsOperands<'_>,
     row: usize,
@@ -106,7 +140,7 @@ unsafe fn rows_part<S: Simd, const R: usize, const N: usize>(
                 for (start, line) in starts.iter().zip(&mut acc) {
                     let left = s.splat(*start.add(k));
                     for (sum, &right) in line.iter_mut().zip(&right) {
-                        *sum = s.mul_add(left, right, *sum);
+                        *sum = P::mul_add(s, left, right, *sum);
                     }
                 }
                 line = line.add(COLS);

@@ -1,7 +1,8 @@
 //! Times whole networks: a forward pass and a training step (l_simple, gradients, Adam).
 //!
 //! Prints a line `name median least` for each case, in milliseconds, in the form of the kernels' benchmark;
-//! `benches/torch_unet.py` runs the same cases in PyTorch. Arguments select cases by substring.
+//! `benches/torch_unet.py` runs the same cases in PyTorch. Arguments select cases by substring; `--bf16`
+//! multiplies in bfloat16.
 
 use std::hint::black_box;
 use std::time::{Duration, Instant};
@@ -31,6 +32,7 @@ fn main() {
     // As the program does.
     adir::tensor::keep_freed_memory();
     let wanted: Vec<String> = std::env::args().skip(1).filter(|arg| !arg.starts_with("--")).collect();
+    adir::tensor::set_bf16_products(std::env::args().any(|arg| arg == "--bf16"));
     let report = |name: String, run: &mut dyn FnMut()| {
         if wanted.is_empty() || wanted.iter().any(|part| name.contains(part.as_str())) {
             let (median, least) = time(run);

@@ -2,7 +2,7 @@
 
 use burn::tensor::TensorData;
 
-pub use adir_kernels::keep_freed_memory;
+pub use adir_kernels::{Isa, bf16_products, keep_freed_memory, set_bf16_products};
 pub use burn::tensor::{DType, Device, Tensor};
 
 use crate::{Error, Result};

@@ -170,7 +170,8 @@ fn info(args: &ModelArgs, as_json: bool, test: bool, log: &Log) -> Result<u8> {
 fn denoise(args: &ModelArgs, file: &WeightFile, config: &UNetConfig, log: &Log) -> Result<f64> {
     const SIDE: usize = 64;
     log.info("denoising a test pattern");
-    let model = GuidedDiffusion::load(file, Some(config.clone()), &args.device()?, args.dtype.dtype())?;
+    let (device, dtype) = args.place()?;
+    let model = GuidedDiffusion::load(file, Some(config.clone()), &device, dtype)?;
     let side = SIDE.next_multiple_of(model.size_multiple());
     let pattern: Vec<f32> = (0..config.in_channels * side * side)
         .map(|i| {

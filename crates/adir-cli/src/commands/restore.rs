@@ -161,7 +161,7 @@ pub fn run(args: &RestoreArgs, log: &Log) -> Result<u8> {
         Some(config) => config,
         None => config_of(&file).map_err(|e| Error::model(file.path(), e.to_string()))?,
     };
-    let device = args.model.device()?;
+    let (device, dtype) = args.model.place()?;
     let preset: Preset = args.sampling.preset.into();
     let mode = args.adaptation.mode(preset)?;
     let request = RestoreConfig {
@@ -193,7 +193,7 @@ pub fn run(args: &RestoreArgs, log: &Log) -> Result<u8> {
     memory::check(need.max(adapt_need.unwrap_or(0)), &args.model.device)?;
 
     let model_sha256 = file.sha256()?;
-    let model = GuidedDiffusion::load(&file, Some(config.clone()), &device, args.model.dtype.dtype())?;
+    let model = GuidedDiffusion::load(&file, Some(config.clone()), &device, dtype)?;
     let base = Base { model: &model, sha256: &model_sha256 };
     let adapted = match &args.adapter {
         Some(reference) => with_adapter(&args.adaptation.store.resolve(reference)?, &base)?,

@@ -23,7 +23,7 @@ use clap::Args;
 use serde_json::json;
 
 use crate::log::Log;
-use crate::model::{Precision, device_for};
+use crate::model::{Precision, place};
 use crate::stop;
 
 /// The network trained unless another is asked for.
@@ -121,8 +121,7 @@ pub fn run(args: &TrainArgs, log: &Log) -> Result<u8> {
     if args.dtype == Precision::F64 {
         return Err(Error::config("--dtype f64: weights are trained in f32"));
     }
-    let device = device_for(&args.device, args.dtype)?;
-    let dtype = args.dtype.dtype();
+    let (device, dtype) = place(&args.device, args.dtype)?;
     let mut trainer = match args.resume {
         true => {
             let mut trainer = Trainer::resume(&WeightFile::open(&checkpoint)?, &device, dtype)?;

@@ -34,7 +34,8 @@ pub fn run(args: &VerifyArgs, log: &Log) -> Result<u8> {
         (None, Some(text)) if !file.metadata().contains_key("config") => Some(UNetConfig::from_json(text)?),
         (None, _) => None,
     };
-    let model = GuidedDiffusion::load(&file, config, &args.model.device()?, args.model.dtype.dtype())?;
+    let (device, dtype) = args.model.place()?;
+    let model = GuidedDiffusion::load(&file, config, &device, dtype)?;
     let limits = if args.model.dtype.is_half() { Limits::BF16 } else { Limits::F32 };
     let checks = verify(&model, &cases, limits, |check| log.info(&format!("{}: {:.1e}", check.name, check.error)))?;
     if checks.is_empty() {

@@ -1,11 +1,13 @@
 //! Convolution as products over shifted pixels: any kernel, stride and padding.
 
+use std::marker::PhantomData;
+
 use super::{Geometry, Packed};
 use crate::layout::{ChannelsLast, Padding, Transpose, transpose};
 use crate::parallel::{Shared, SharedMut, filled, for_each};
 use crate::scratch::Scratch;
 use crate::simd::{Kernel, Simd, dispatch};
-use crate::tile::{COLS, ColumnsOperands, Init, ROWS, RowsOperands, columns_tile, rows_tile};
+use crate::tile::{COLS, ColumnsOperands, Init, Pair, Product, ROWS, RowsOperands, Single, columns_tile, rows_tile};
 
 /// Pixels a task computes, for one panel of channels.
 const BLOCK: usize = 64;
@@ -53,6 +55,7 @@ pub(super) fn input_gradient(dy: &[f32], weight: &Packed, g: &Geometry) -> Vec<f
         right: last(g.width, g.out_width()),
     };
     let source = ChannelsLast::from_planes(dy, g.out_shape(), padding);
+    let source = if weight.bf16 { source.paired() } else { source };
     let (c, line) = (source.step, source.line());
     let plane = g.height * g.width;
     // For a remainder r: the taps (offset back, tap), the first position, its q, and how many there are.
@@ -121,8 +124,7 @@ fn convolve(
         }
         // SAFETY: the channels of this panel, in planes no other task of this panel and block touches.
         let planes = unsafe { out.add((image * columns + first_channel) * plane) };
-        let contiguous = targets[count - 1] - targets[0] == count - 1;
-        dispatch(BlockKernel {
+        let block = Block {
             source: from.get(),
             rows: &rows,
             taps: &grid.taps,
@@ -130,15 +132,19 @@ fn convolve(
             panel: weight.panel(panel),
             init: &init,
             targets: &targets[..count],
-            contiguous,
+            contiguous: targets[count - 1] - targets[0] == count - 1,
             planes,
             plane,
             cols,
-        });
+        };
+        match weight.bf16 {
+            true => dispatch(BlockKernel { block, kind: PhantomData::<Pair> }),
+            false => dispatch(BlockKernel { block, kind: PhantomData::<Single> }),
+        }
     });
 }
 
-struct BlockKernel<'a> {
+struct Block<'a> {
     source: *const f32,
     rows: &'a [usize; BLOCK],
     taps: &'a [(usize, usize)],
@@ -152,30 +158,37 @@ struct BlockKernel<'a> {
     cols: usize,
 }
 
-impl Kernel for BlockKernel<'_> {
+struct BlockKernel<'a, P> {
+    block: Block<'a>,
+    kind: PhantomData<P>,
+}
+
+impl<P: Product> Kernel for BlockKernel<'_, P> {
     type Output = ();
+    const BF16: bool = P::BF16;
 
     #[inline(always)]
     fn run<S: Simd>(self, s: S) {
-        let count = self.targets.len();
+        let this = self.block;
+        let count = this.targets.len();
         let mut pixels = [[0.0f32; COLS]; BLOCK];
         let out: *mut f32 = pixels.as_mut_ptr().cast();
         // SAFETY: rows and taps were made to stay inside the padded source, targets inside a plane.
         unsafe {
-            for (i, rows) in self.rows.as_chunks::<ROWS>().0.iter().enumerate().take(count.div_ceil(ROWS)) {
+            for (i, rows) in this.rows.as_chunks::<ROWS>().0.iter().enumerate().take(count.div_ceil(ROWS)) {
                 let operands =
-                    RowsOperands { a: self.source, rows, b: self.panel, stretches: self.taps, depth: self.depth };
-                let init = Init { start: self.init.as_ptr(), pitch: 0 };
-                rows_tile(s, operands, init, out.add(i * ROWS * COLS), COLS, self.cols);
+                    RowsOperands { a: this.source, rows, b: this.panel, stretches: this.taps, depth: this.depth };
+                let init = Init { start: this.init.as_ptr(), pitch: 0 };
+                rows_tile::<S, P>(s, operands, init, out.add(i * ROWS * COLS), COLS, this.cols);
             }
-            if self.contiguous {
-                let dst = self.planes.add(self.targets[0]);
-                let (src, rows, columns) = (out.cast_const(), count, self.cols);
-                transpose(s, Transpose { src, src_pitch: COLS, rows, columns, dst, dst_pitch: self.plane });
+            if this.contiguous {
+                let dst = this.planes.add(this.targets[0]);
+                let (src, rows, columns) = (out.cast_const(), count, this.cols);
+                transpose(s, Transpose { src, src_pitch: COLS, rows, columns, dst, dst_pitch: this.plane });
             } else {
-                for j in 0..self.cols {
-                    for (i, &target) in self.targets.iter().enumerate() {
-                        *self.planes.add(j * self.plane + target) = *out.add(i * COLS + j);
+                for j in 0..this.cols {
+                    for (i, &target) in this.targets.iter().enumerate() {
+                        *this.planes.add(j * this.plane + target) = *out.add(i * COLS + j);
                     }
                 }
             }

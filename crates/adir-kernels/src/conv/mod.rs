@@ -9,6 +9,8 @@ mod direct;
 mod pack;
 mod winograd;
 
+use std::sync::atomic::{AtomicBool, Ordering};
+
 use crate::layout::{ChannelsLast, Padding};
 
 pub(crate) use pack::{Packed, Purpose};
@@ -65,38 +67,61 @@ impl Geometry {
     }
 }
 
-/// How a convolution is computed; weights are packed for one of these.
+static BF16: AtomicBool = AtomicBool::new(false);
+
+/// Whether convolutions and their input gradients that are computed as direct sums multiply bfloat16 numbers and add
+/// up in single precision; they do not unless told to.
+///
+/// Images, weights and results stay in single precision; both factors of every product are rounded to 8 bits. It is
+/// faster where [`crate::Isa::has_bf16_products`], and much slower elsewhere. Winograd's algorithm stays as it is: it
+/// multiplies a quarter as often, and its transforms would make 2 to 5 % of the rounding.
+pub fn set_bf16_products(enabled: bool) {
+    BF16.store(enabled, Ordering::Relaxed);
+}
+
+/// What [`set_bf16_products`] was told last.
+pub fn bf16_products() -> bool {
+    BF16.load(Ordering::Relaxed)
+}
+
+/// Which algorithm computes a convolution.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(crate) enum Algorithm {
     Direct,
     Winograd,
 }
 
-impl Algorithm {
-    pub(crate) fn of(g: &Geometry) -> Algorithm {
-        if winograd::applies(g) { Algorithm::Winograd } else { Algorithm::Direct }
+/// How a convolution is computed; weights are packed for one of these.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(crate) struct Method {
+    algorithm: Algorithm,
+    bf16: bool,
+}
+
+impl Method {
+    pub(crate) fn of(g: &Geometry) -> Method {
+        let algorithm = if winograd::applies(g) { Algorithm::Winograd } else { Algorithm::Direct };
+        let even = g.inputs.is_multiple_of(2) && g.outputs.is_multiple_of(2);
+        let bf16 = bf16_products() && algorithm == Algorithm::Direct && even;
+        Method { algorithm, bf16 }
     }
 }
 
 /// Packs a weight `[out, in, k, k]`.
-pub(crate) fn pack(weight: &[f32], g: &Geometry, purpose: Purpose, algorithm: Algorithm) -> Packed {
-    match algorithm {
+pub(crate) fn pack(weight: &[f32], g: &Geometry, purpose: Purpose, method: Method) -> Packed {
+    let packed = match method.algorithm {
         Algorithm::Direct => pack::pack(weight, g, purpose),
         Algorithm::Winograd => winograd::pack(weight, g, purpose),
-    }
+    };
+    if method.bf16 { packed.paired() } else { packed }
 }
 
-/// `[n, out, oh, ow]` from `[n, in, h, w]` and weights packed for [`Purpose::Forward`] and this algorithm.
-pub(crate) fn forward(
-    x: &[f32],
-    weight: &Packed,
-    bias: Option<&[f32]>,
-    g: &Geometry,
-    algorithm: Algorithm,
-) -> Vec<f32> {
-    match algorithm {
+/// `[n, out, oh, ow]` from `[n, in, h, w]` and weights packed for [`Purpose::Forward`] and this method.
+pub(crate) fn forward(x: &[f32], weight: &Packed, bias: Option<&[f32]>, g: &Geometry, method: Method) -> Vec<f32> {
+    match method.algorithm {
         Algorithm::Direct => {
             let source = ChannelsLast::from_planes(x, g.in_shape(), Padding::same(g.padding));
+            let source = if method.bf16 { source.paired() } else { source };
             direct::forward(&source, weight, bias, g)
         }
         Algorithm::Winograd => winograd::convolve(x, g.in_shape(), weight, bias, g.padding),
@@ -104,9 +129,9 @@ pub(crate) fn forward(
 }
 
 /// The gradient with respect to the image from that of the result, with weights packed for
-/// [`Purpose::InputGradient`] and this algorithm.
-pub(crate) fn input_gradient(dy: &[f32], weight: &Packed, g: &Geometry, algorithm: Algorithm) -> Vec<f32> {
-    match algorithm {
+/// [`Purpose::InputGradient`] and this method.
+pub(crate) fn input_gradient(dy: &[f32], weight: &Packed, g: &Geometry, method: Method) -> Vec<f32> {
+    match method.algorithm {
         Algorithm::Direct => direct::input_gradient(dy, weight, g),
         Algorithm::Winograd => winograd::convolve(dy, g.out_shape(), weight, None, 2 - g.padding),
     }
@@ -114,7 +139,7 @@ pub(crate) fn input_gradient(dy: &[f32], weight: &Packed, g: &Geometry, algorith
 
 /// The gradient with respect to the weight, `[out, in, k, k]`.
 pub(crate) fn weight_gradient(x: &[f32], dy: &[f32], g: &Geometry) -> Vec<f32> {
-    match Algorithm::of(g) {
+    match Method::of(g).algorithm {
         Algorithm::Direct => {
             let source = ChannelsLast::from_planes(x, g.in_shape(), Padding::same(g.padding));
             let dy = ChannelsLast::from_planes(dy, g.out_shape(), Padding::default());

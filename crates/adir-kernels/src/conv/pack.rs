@@ -2,9 +2,9 @@
 
 use super::Geometry;
 use crate::layout::Transpose;
-use crate::parallel::{SharedMut, for_each};
+use crate::parallel::{Shared, SharedMut, for_each};
 use crate::scratch::Scratch;
-use crate::simd::dispatch;
+use crate::simd::{dispatch, round_bf16};
 use crate::tile::COLS;
 
 /// What packed weights are for.
@@ -19,8 +19,10 @@ pub(crate) enum Purpose {
 /// `[panel][tap][summed channel][COLS]`, the last panel filled up with zeros.
 pub(crate) struct Packed {
     data: Scratch,
-    /// Channels summed over.
+    /// Channels summed over, or pairs of them.
     pub depth: usize,
+    /// Whether a number's place holds two bfloat16 numbers.
+    pub bf16: bool,
     /// Channels produced.
     pub columns: usize,
     taps: usize,
@@ -33,7 +35,29 @@ impl Packed {
             Purpose::Forward => (g.inputs, g.outputs),
             Purpose::InputGradient => (g.outputs, g.inputs),
         };
-        Packed { data: Scratch::take(columns.div_ceil(COLS) * taps * depth * COLS), depth, columns, taps }
+        Packed { data: Scratch::take(columns.div_ceil(COLS) * taps * depth * COLS), depth, columns, taps, bf16: false }
+    }
+
+    /// The same rounded to bfloat16, two summed channels in a number's place; there must be an even number of them.
+    pub(super) fn paired(self) -> Packed {
+        assert_eq!(self.depth % 2, 0, "summed channels in pairs");
+        let (depth, blocks) = (self.depth / 2, self.columns.div_ceil(COLS) * self.taps);
+        let mut data = Scratch::take(blocks * depth * COLS);
+        let (from, to) = (Shared(self.data.as_ptr()), SharedMut(data.as_mut_ptr()));
+        for_each(blocks, |block| {
+            // SAFETY: the block in both buffers; the task is the only one to write it.
+            let (from, to) = unsafe {
+                let from = std::slice::from_raw_parts(from.add(2 * block * depth * COLS), 2 * depth * COLS);
+                (from, std::slice::from_raw_parts_mut(to.add(block * depth * COLS), depth * COLS))
+            };
+            for (lines, out) in from.chunks_exact(2 * COLS).zip(to.chunks_exact_mut(COLS)) {
+                let (low, high) = lines.split_at(COLS);
+                for ((out, &low), &high) in out.iter_mut().zip(low).zip(high) {
+                    *out = f32::from_bits(u32::from(round_bf16(low)) | u32::from(round_bf16(high)) << 16);
+                }
+            }
+        });
+        Packed { data, depth, bf16: true, ..self }
     }
 
     pub(super) fn as_mut_ptr(&mut self) -> *mut f32 {

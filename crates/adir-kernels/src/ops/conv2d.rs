@@ -13,7 +13,7 @@ use burn::backend::{Autodiff, Dispatch, Flex};
 use burn::tensor::Tensor;
 
 use super::{KernelOps, contiguous, has_kernel, pack_cache, shape4, tensor, values};
-use crate::conv::{self, Algorithm, Geometry, Packed, Purpose};
+use crate::conv::{self, Geometry, Method, Packed, Purpose};
 use crate::reference;
 
 /// 2-d convolution with square kernels (cross-correlation), differentiable.
@@ -36,12 +36,12 @@ pub fn conv2d(x: Tensor<4>, weight: Tensor<4>, bias: Option<Tensor<1>>, stride: 
     Tensor::from_dispatch(<Dispatch as KernelOps>::conv2d_kernel(x, weight, bias, stride, padding))
 }
 
-/// Weights packed for `purpose` and the algorithm they are packed for. Kept even while they are trained: a batch
+/// Weights packed for `purpose` and the method they are packed for. Kept even while they are trained: a batch
 /// may be computed in parts, all with the same weights.
-fn packed(weight: &FlexTensor, g: &Geometry, purpose: Purpose) -> (Arc<Packed>, Algorithm) {
-    let algorithm = Algorithm::of(g);
-    let pack = || conv::pack(values(weight), g, purpose, algorithm);
-    (pack_cache::get(weight, (purpose, algorithm), pack), algorithm)
+fn packed(weight: &FlexTensor, g: &Geometry, purpose: Purpose) -> (Arc<Packed>, Method) {
+    let method = Method::of(g);
+    let pack = || conv::pack(values(weight), g, purpose, method);
+    (pack_cache::get(weight, (purpose, method), pack), method)
 }
 
 /// All tensors contiguous.
@@ -53,8 +53,8 @@ pub(super) fn forward(
     padding: usize,
 ) -> FlexTensor {
     let g = Geometry::new(shape4(x), shape4(weight), stride, padding);
-    let (packed, algorithm) = packed(weight, &g, Purpose::Forward);
-    tensor(conv::forward(values(x), &packed, Some(values(bias)), &g, algorithm), g.out_shape())
+    let (packed, method) = packed(weight, &g, Purpose::Forward);
+    tensor(conv::forward(values(x), &packed, Some(values(bias)), &g, method), g.out_shape())
 }
 
 #[derive(Debug)]
@@ -77,8 +77,8 @@ impl Backward<Flex, 3> for Conv2dBackward {
         let State { x: x_values, weight: weight_values, geometry: g } = ops.state;
         let mut register = |id: NodeId, gradient| grads.register::<Flex>(id, gradient);
         if let Some(node) = x {
-            let (packed, algorithm) = packed(&weight_values, &g, Purpose::InputGradient);
-            register(node.id, tensor(conv::input_gradient(values(&dy), &packed, &g, algorithm), g.in_shape()));
+            let (packed, method) = packed(&weight_values, &g, Purpose::InputGradient);
+            register(node.id, tensor(conv::input_gradient(values(&dy), &packed, &g, method), g.in_shape()));
         }
         if let Some(node) = weight {
             let gradient = conv::weight_gradient(values(&x_values), values(&dy), &g);

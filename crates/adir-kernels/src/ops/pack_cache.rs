@@ -12,13 +12,13 @@ use burn::backend::TensorMetadata;
 use burn::backend::flex::FlexTensor;
 use burn::tensor::{Bytes, Shape};
 
-use crate::conv::{Algorithm, Packed, Purpose};
+use crate::conv::{Method, Packed, Purpose};
 
 /// Beyond this many bytes nothing is added; weights are then packed in each call.
 const KEPT_BYTES: usize = 1 << 30;
 
 /// What weights are packed for.
-type Use = (Purpose, Algorithm);
+type Use = (Purpose, Method);
 /// The allocation's address, the place in it, the shape and the use.
 type Key = (usize, usize, Shape, Use);
 

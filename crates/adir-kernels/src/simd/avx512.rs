@@ -2,17 +2,24 @@
 
 use std::arch::x86_64::*;
 
-use super::{Kernel, Simd};
+use super::{Kernel, Simd, dot_bf16, store_bf16};
 
-/// Proof that AVX-512 F, BW, DQ and VL, AVX2 and FMA were detected.
+/// Proof that AVX-512 F, BW, DQ and VL, AVX2 and FMA were detected, and `BF16` where that is true.
 #[derive(Clone, Copy)]
-pub(crate) struct Avx512(());
+pub(crate) struct Avx512<const BF16: bool>(());
 
 /// # Safety
 /// The processor must have the features named.
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx2,fma")]
 pub(super) unsafe fn run<K: Kernel>(kernel: K) -> K::Output {
-    kernel.run(Avx512(()))
+    kernel.run(Avx512::<false>(()))
+}
+
+/// # Safety
+/// The processor must have the features named.
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512bf16,avx2,fma")]
+pub(super) unsafe fn run_bf16<K: Kernel>(kernel: K) -> K::Output {
+    kernel.run(Avx512::<true>(()))
 }
 
 #[inline(always)]
@@ -20,9 +27,9 @@ fn low(count: usize) -> __mmask16 {
     (1u16 << count).wrapping_sub(1)
 }
 
-// SAFETY of every block in this implementation: an `Avx512` exists only inside `run`, whose caller has detected
-// the features; the pointers of the unsafe methods are the caller's promise, as the trait states.
-impl Simd for Avx512 {
+// SAFETY of every block in this implementation: an `Avx512` exists only inside `run` and `run_bf16`, whose caller has
+// detected the features; the pointers of the unsafe methods are the caller's promise, as the trait states.
+impl<const BF16: bool> Simd for Avx512<BF16> {
     type V = __m512;
     const LANES: usize = 16;
 
@@ -134,5 +141,30 @@ impl Simd for Avx512 {
     fn sum(self, v: __m512) -> f32 {
         // SAFETY: see the implementation's note.
         unsafe { _mm512_reduce_add_ps(v) }
+    }
+    #[inline(always)]
+    unsafe fn store_bf16(self, p: *mut u16, v: __m512) {
+        if BF16 {
+            // SAFETY: see the implementation's note; both types are 32 bytes of plain bits.
+            unsafe { _mm256_storeu_si256(p.cast(), std::mem::transmute::<__m256bh, __m256i>(_mm512_cvtneps_pbh(v))) }
+        } else {
+            // SAFETY: the caller's promise.
+            unsafe { store_bf16(self, p, v) }
+        }
+    }
+    #[inline(always)]
+    fn dot_bf16(self, a: __m512, b: __m512, c: __m512) -> __m512 {
+        if BF16 {
+            // SAFETY: see the implementation's note; the types are 64 bytes of plain bits.
+            unsafe {
+                _mm512_dpbf16_ps(
+                    c,
+                    std::mem::transmute::<__m512, __m512bh>(a),
+                    std::mem::transmute::<__m512, __m512bh>(b),
+                )
+            }
+        } else {
+            dot_bf16(self, a, b, c)
+        }
     }
 }

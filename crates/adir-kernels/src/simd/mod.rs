@@ -62,12 +62,74 @@ pub(crate) trait Simd: Copy + Send + Sync + 'static {
     fn scale_by_power(self, v: Self::V, n: Self::V) -> Self::V;
     /// The sum of the lanes, in an order fixed by `LANES`.
     fn sum(self, v: Self::V) -> f32;
+    /// Rounds to bfloat16 (to nearest, ties to even) and stores `LANES` numbers of two bytes.
+    ///
+    /// # Safety
+    /// `p` must be writable for `LANES` numbers.
+    #[inline(always)]
+    unsafe fn store_bf16(self, p: *mut u16, v: Self::V) {
+        // SAFETY: the caller's promise.
+        unsafe { store_bf16(self, p, v) }
+    }
+    /// `c` plus both products of the bfloat16 numbers of a lane: the bits of each lane of `a` and `b` are two of them.
+    #[inline(always)]
+    fn dot_bf16(self, a: Self::V, b: Self::V, c: Self::V) -> Self::V {
+        dot_bf16(self, a, b, c)
+    }
+}
+
+/// [`Simd::store_bf16`] for processors without such an instruction.
+///
+/// # Safety
+/// `p` must be writable for `LANES` numbers.
+#[inline(always)]
+unsafe fn store_bf16<S: Simd>(s: S, p: *mut u16, v: S::V) {
+    for (i, &number) in to_array(s, v).iter().enumerate().take(S::LANES) {
+        // SAFETY: i < LANES, the caller's promise.
+        unsafe { *p.add(i) = round_bf16(number) };
+    }
+}
+
+/// [`Simd::dot_bf16`] for processors without such an instruction.
+#[inline(always)]
+fn dot_bf16<S: Simd>(s: S, a: S::V, b: S::V, c: S::V) -> S::V {
+    let (a, b, mut sum) = (to_array(s, a), to_array(s, b), to_array(s, c));
+    for ((sum, a), b) in sum.iter_mut().zip(a).zip(b) {
+        let ([a_low, a_high], [b_low, b_high]) = (bf16_pair(a), bf16_pair(b));
+        *sum += a_low * b_low + a_high * b_high;
+    }
+    // SAFETY: the array holds 16 numbers, at least `LANES`.
+    unsafe { s.load(sum.as_ptr()) }
+}
+
+#[inline(always)]
+fn to_array<S: Simd>(s: S, v: S::V) -> [f32; 16] {
+    let mut numbers = [0.0; 16];
+    // SAFETY: `LANES` divides 16.
+    unsafe { s.store(numbers.as_mut_ptr(), v) };
+    numbers
+}
+
+/// The upper half of a number's bits, rounded to nearest, ties to even; not a number stays so.
+#[inline(always)]
+pub(crate) fn round_bf16(number: f32) -> u16 {
+    let bits = number.to_bits();
+    let rounded = bits.wrapping_add(0x7fff + (bits >> 16 & 1)) >> 16;
+    if number.is_nan() { 0x7fc0 } else { rounded as u16 }
+}
+
+#[inline(always)]
+fn bf16_pair(slot: f32) -> [f32; 2] {
+    let bits = slot.to_bits();
+    [f32::from_bits(bits << 16), f32::from_bits(bits & 0xffff_0000)]
 }
 
 /// Work that is compiled once for every instruction set.
 pub(crate) trait Kernel {
     /// What it computes besides what it writes.
     type Output;
+    /// Whether it is worth compiling for the processors with instructions for [`Simd::dot_bf16`].
+    const BF16: bool = false;
     /// Runs it; implementations are `#[inline(always)]`.
     fn run<S: Simd>(self, simd: S) -> Self::Output;
 }
@@ -111,6 +173,11 @@ impl Isa {
         }
     }
 
+    /// Whether [`crate::set_bf16_products`] makes anything faster: with AVX-512 and its bfloat16 instructions.
+    pub fn has_bf16_products() -> bool {
+        Isa::active() == Isa::Avx512 && detected_bf16()
+    }
+
     /// The instruction set in use: the widest available, unless [`Isa::force`] chose another.
     pub fn active() -> Isa {
         match ACTIVE.load(Ordering::Relaxed) {
@@ -141,9 +208,22 @@ impl Isa {
 /// The [`Isa`] in use, 0 before it was first asked for.
 static ACTIVE: AtomicU8 = AtomicU8::new(0);
 
+#[cfg(target_arch = "x86_64")]
+fn detected_bf16() -> bool {
+    is_x86_feature_detected!("avx512bf16")
+}
+
+#[cfg(not(target_arch = "x86_64"))]
+fn detected_bf16() -> bool {
+    false
+}
+
 /// Runs the copy of a kernel that was compiled for the active instruction set.
 pub(crate) fn dispatch<K: Kernel>(kernel: K) -> K::Output {
     match Isa::active() {
+        #[cfg(target_arch = "x86_64")]
+        // SAFETY: as below, and this one more feature is detected here.
+        Isa::Avx512 if K::BF16 && detected_bf16() => unsafe { avx512::run_bf16(kernel) },
         #[cfg(target_arch = "x86_64")]
         // SAFETY: `active` returns only what `is_available` has detected on this processor.
         Isa::Avx512 => unsafe { avx512::run(kernel) },

@@ -3,7 +3,7 @@
 use std::sync::Mutex;
 
 use crate::common::{assert_close, tracked, values};
-use adir_kernels::{Isa, QkvOrder, attention, conv2d, group_norm, reference, set_winograd};
+use adir_kernels::{Isa, QkvOrder, attention, conv2d, group_norm, reference, set_bf16_products, set_winograd};
 use burn::tensor::{DType, Tensor};
 
 /// The instruction set and the Winograd switch belong to the process: one test at a time.
@@ -49,7 +49,7 @@ fn everything(by_kernels: bool, dtype: DType) -> Vec<(&'static str, Vec<f64>)> {
 
 #[test]
 fn every_instruction_set_agrees_with_the_definitions() {
-    let _guard = MACHINE.lock();
+    let _guard = MACHINE.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
     let best = Isa::active();
     let expected = everything(false, DType::F64);
     for isa in Isa::available() {
@@ -65,7 +65,7 @@ fn every_instruction_set_agrees_with_the_definitions() {
 
 #[test]
 fn results_do_not_depend_on_the_number_of_threads() {
-    let _guard = MACHINE.lock();
+    let _guard = MACHINE.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
     let on = |threads: usize| {
         let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().expect("a pool of threads");
         pool.install(|| everything(true, DType::F32))
@@ -81,7 +81,7 @@ fn results_do_not_depend_on_the_number_of_threads() {
 /// Winograd's algorithm rounds more than the direct sum, but no more than promised, and can be turned off.
 #[test]
 fn winograd_rounds_little_and_can_be_turned_off() {
-    let _guard = MACHINE.lock();
+    let _guard = MACHINE.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
     let run = |conv: fn(Tensor<4>, Tensor<4>, Option<Tensor<1>>, usize, usize) -> Tensor<4>, dtype| {
         let x = tracked([1, 256, 16, 16], 1, dtype);
         let weight = tracked([64, 256, 3, 3], 2, dtype);
@@ -99,4 +99,51 @@ fn winograd_rounds_little_and_can_be_turned_off() {
         assert_close(&format!("{what}, direct"), &direct[i], &expected[i], 1e-6);
         assert!(fast[i] != direct[i], "{what}: the switch changes nothing");
     }
+}
+
+/// Numbers rounded to bfloat16, by a library.
+fn rounded<const D: usize>(tensor: &Tensor<D>) -> Tensor<D> {
+    let numbers =
+        values(tensor.clone()).into_iter().map(|v| half::bf16::from_f32(v as f32).to_f64()).collect::<Vec<_>>();
+    let data = burn::tensor::TensorData::new(numbers, tensor.dims());
+    Tensor::from_data(data, (&tensor.device(), DType::F64))
+}
+
+/// With bfloat16 products both factors are rounded and nothing else: the direct sums are those of rounded numbers;
+/// Winograd's and gradients of weights stay as they are. On every instruction set.
+#[test]
+fn bf16_products_round_the_factors_and_nothing_else() {
+    let _guard = MACHINE.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+    let best = Isa::active();
+    for isa in Isa::available() {
+        assert!(isa.force());
+        for (shape, outputs, kernel, stride, direct) in [
+            ([1, 40, 19, 22], 50, 3, 1, false),
+            ([2, 6, 9, 11], 36, 3, 1, true),
+            ([1, 20, 12, 13], 40, 3, 2, true),
+            ([2, 130, 5, 7], 34, 1, 1, true),
+        ] {
+            let what = format!("{isa:?}: {shape:?} to {outputs}, {kernel}x{kernel} by {stride}");
+            let run = |conv: fn(Tensor<4>, Tensor<4>, Option<Tensor<1>>, usize, usize) -> Tensor<4>, dtype, round| {
+                let given = |t: Tensor<4>| if round { rounded(&t.detach()).require_grad() } else { t };
+                let x = given(tracked(shape, 1, dtype));
+                let weight = given(tracked([outputs, shape[1], kernel, kernel], 2, dtype));
+                let bias = tracked([outputs], 3, dtype);
+                let out = conv(x.clone(), weight.clone(), Some(bias), stride, kernel / 2);
+                let probe = given(tracked(out.dims(), 4, dtype)).detach();
+                let grads = (out.clone() * probe).sum().backward();
+                [values(out), values(x.grad(&grads).expect("of x")), values(weight.grad(&grads).expect("of weight"))]
+            };
+            let single = run(conv2d, DType::F32, false);
+            set_bf16_products(true);
+            let found = run(conv2d, DType::F32, false);
+            set_bf16_products(false);
+            let expected = run(reference::conv2d, DType::F64, direct);
+            assert_close(&what, &found[0], &expected[0], 5e-6);
+            assert_close(&format!("{what}, x"), &found[1], &expected[1], 5e-6);
+            assert!((found[0] != single[0]) == direct && (found[1] != single[1]) == direct, "{what}: the switch");
+            assert!(found[2] == single[2], "{what}: the gradient of the weight has changed");
+        }
+    }
+    assert!(best.force());
 }

@@ -22,7 +22,7 @@ use crate::layout::{ChannelsLast, Padding, Transpose, transpose};
 use crate::parallel::{Shared, SharedMut, filled, for_each};
 use crate::scratch::Scratch;
 use crate::simd::{Kernel, Simd, dispatch};
-use crate::tile::{COLS, Init, ROWS, RowsOperands, rows_tile};
+use crate::tile::{COLS, Init, ROWS, RowsOperands, Single, rows_tile};
 
 /// Tiles whose products a task keeps, so that the weights of a point serve several rows of the product.
 const GROUP: usize = 32;
@@ -320,7 +320,7 @@ impl Kernel for GroupKernel<'_> {
                         depth: self.depth,
                     };
                     let to = products.add(point * PRODUCTS + tile * COLS);
-                    rows_tile(s, operands, Init { start: zeros.as_ptr(), pitch: 0 }, to, COLS, cols);
+                    rows_tile::<S, Single>(s, operands, Init { start: zeros.as_ptr(), pitch: 0 }, to, COLS, cols);
                 }
             }
             let pixels = products.add(POINTS * PRODUCTS);
