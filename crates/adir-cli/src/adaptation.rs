@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use adir::adapt::{AdaptConfig, Adaptation, Adapter, AdapterInfo, CropScale, HeldOut, Trained};
+use adir::adapt::{AdaptConfig, Adaptation, Adapter, AdapterInfo, CropScale, HeldOut, LevelWeights, Trained};
 use adir::io::hash::sha256;
 use adir::io::image::read_image;
 use adir::io::limits::Limits;
@@ -65,6 +65,12 @@ pub struct AdaptSettings {
     /// Decay of the average of the weights
     #[arg(long, value_name = "DECAY")]
     pub adapt_ema: Option<f64>,
+    /// Exponent of the weights by noise level, 1 / (K + SNR)^GAMMA; 0 weights all alike
+    #[arg(long, value_name = "GAMMA")]
+    pub adapt_p2_gamma: Option<f64>,
+    /// The K of these weights
+    #[arg(long, value_name = "K")]
+    pub adapt_p2_k: Option<f64>,
     /// Compute blocks of the network again instead of keeping them: much less memory, a third more time
     #[arg(long)]
     pub recompute: bool,
@@ -176,6 +182,10 @@ impl AdaptArgs {
             crop: self.settings.adapt_crop.unwrap_or(base.crop),
             batch: self.settings.adapt_batch.unwrap_or(base.batch),
             ema: self.settings.adapt_ema.unwrap_or(base.ema),
+            level_weights: LevelWeights {
+                k: self.settings.adapt_p2_k.unwrap_or(base.level_weights.k),
+                gamma: self.settings.adapt_p2_gamma.unwrap_or(base.level_weights.gamma),
+            },
             micro_batch: self.settings.adapt_micro_batch.unwrap_or(base.micro_batch),
             trained: match (self.lora, self.full) {
                 (Some(rank), _) => Trained::Lora { rank, alpha: rank as f64 / 2.0 },

@@ -3,7 +3,9 @@
 
 use std::path::{Path, PathBuf};
 
-use adir::adapt::{AdaptConfig, Adaptation, Adapter, AdapterInfo, Batch, CropScale, RateSchedule, Timesteps, Trained};
+use adir::adapt::{
+    AdaptConfig, Adaptation, Adapter, AdapterInfo, Batch, CropScale, LevelWeights, RateSchedule, Timesteps, Trained,
+};
 use adir::io::weights::WeightFile;
 use adir::models::guided_diffusion::{GuidedDiffusion, UNetConfig};
 use adir::models::params::Params;
@@ -122,7 +124,7 @@ fn gradients_by_blocks_are_the_reference_s() {
     let mut found = vec![None; model.layout().specs().len()];
     let loss = model
         .net()
-        .loss_by_blocks(model.params(), &x_t, &eps, &t, 1.0, &mut |id, gradient| {
+        .loss_by_blocks(model.params(), &x_t, &eps, &t, None, 1.0, &mut |id, gradient| {
             assert!(found[id.index()].replace(tensor::to_f64(&gradient).unwrap()).is_none(), "twice");
         })
         .unwrap();
@@ -262,4 +264,29 @@ fn timesteps_are_shared_or_spread() {
         assert_eq!(places, [0, 1, 2, 3], "{t:?}");
     }
     assert!(spread.windows(2).any(|w| w[0] != w[1]));
+}
+
+/// Weights by noise level (whose values tests/training.rs compares with PyTorch) reach every way of computing.
+#[test]
+fn noise_levels_are_weighted_in_parts_and_by_blocks_too() {
+    let moved = |micro_batch, recompute, level_weights| {
+        let timesteps = Timesteps::Spread;
+        let config = AdaptConfig { micro_batch, recompute, level_weights, timesteps, ..config(Trained::Full) };
+        let mut run = adaptation(config);
+        for _ in 0..3 {
+            let batch = run.draw().unwrap();
+            run.advance(&batch).unwrap();
+        }
+        let Adapter::Full(average) = run.adapter() else { panic!("all weights") };
+        let before = values(model().params(), "out.2.weight");
+        values(&average, "out.2.weight").iter().zip(before).map(|(a, b)| a - b).collect::<Vec<_>>()
+    };
+    let weights = LevelWeights { k: 1e-3, gamma: 0.7 };
+    let whole = moved(2, false, weights);
+    for (micro_batch, recompute) in [(1, false), (2, true), (1, true)] {
+        let error = relative(&moved(micro_batch, recompute, weights), &whole);
+        assert!(error < 1e-3, "parts of {micro_batch}, by blocks: {recompute}: {error:.1e}");
+    }
+    let equal = relative(&moved(2, false, LevelWeights::EQUAL), &whole);
+    assert!(equal > 0.1, "the weights change nothing: {equal:.1e}");
 }

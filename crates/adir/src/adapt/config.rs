@@ -2,6 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::LevelWeights;
 use crate::{Error, Result};
 
 /// Which weights an adaptation changes.
@@ -61,6 +62,9 @@ pub struct AdaptConfig {
     pub rate_schedule: RateSchedule,
     /// Which timesteps the images of a step have.
     pub timesteps: Timesteps,
+    /// How much l_simple counts at each noise level.
+    #[serde(default)]
+    pub level_weights: LevelWeights,
     /// Decay of the average of the weights, which is what is used; 0 uses the last weights.
     pub ema: f64,
     /// Images a step.
@@ -91,6 +95,7 @@ impl AdaptConfig {
             learning_rate: 1e-4,
             rate_schedule: RateSchedule::Constant,
             timesteps: Timesteps::Shared,
+            level_weights: LevelWeights::EQUAL,
             ema: 0.8,
             batch: 6,
             micro_batch: 6,
@@ -152,6 +157,7 @@ impl AdaptConfig {
         if !(self.learning_rate > 0.0 && self.learning_rate <= 1.0) {
             return fail(format!("learning rate {}, expected above 0 to 1", self.learning_rate));
         }
+        self.level_weights.check()?;
         if !(0.0..1.0).contains(&self.ema) {
             return fail(format!("decay of the average {}, expected 0 to below 1", self.ema));
         }

@@ -74,6 +74,12 @@ pub struct LevelWeights {
     pub gamma: f64,
 }
 
+impl Default for LevelWeights {
+    fn default() -> Self {
+        Self::EQUAL
+    }
+}
+
 impl LevelWeights {
     /// Every timestep counts alike.
     pub const EQUAL: Self = Self { k: 0.0, gamma: 0.0 };
@@ -85,6 +91,25 @@ impl LevelWeights {
         self.unscaled(schedule, t) / mean
     }
 
+    /// The square root of the weight of every image, `[n, 1, 1, 1]`: a factor of its error.
+    pub(super) fn roots(&self, schedule: &Schedule, batch: &Batch) -> Tensor<4> {
+        batch.factors(|t| self.weight(schedule, t).sqrt())
+    }
+
+    /// Refuses what cannot be weights.
+    ///
+    /// # Errors
+    /// [`Error::Config`] naming the numbers.
+    pub(crate) fn check(&self) -> Result<()> {
+        let Self { k, gamma } = self;
+        if (0.0..=1e3).contains(k) && (0.0..=1.0).contains(gamma) {
+            return Ok(());
+        }
+        Err(Error::Config(format!(
+            "weights of noise levels with k = {k} and gamma = {gamma}: expected 0 to 1000 and 0 to 1"
+        )))
+    }
+
     fn unscaled(&self, schedule: &Schedule, t: Timestep) -> f64 {
         let bar = schedule.original_alpha_bar(t);
         (self.k + bar / (1.0 - bar)).powf(-self.gamma)
@@ -94,13 +119,12 @@ impl LevelWeights {
 /// What is minimised.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub enum Objective {
-    /// l_simple (Eq. 6): the variance of a learned-sigma network takes no part.
-    Simple,
-    /// l_simple + 0.001 L_vlb of improved diffusion (Nichol and Dhariwal 2021, Eq. 16), the latter for the
+    /// l_simple (Eq. 6), weighted by noise level: the variance of a learned-sigma network takes no part.
+    Simple(LevelWeights),
+    /// The same + 0.001 L_vlb of improved diffusion (Nichol and Dhariwal 2021, Eq. 16), the latter for the
     /// variance channels only and estimated from one timestep an image: T times its term. As
     /// 0.001 T = 1 here, it is the mean over the batch of the divergence in bits a dimension. Its first term
     /// (t = 0) is the same Gaussian divergence, and no element counts for more than 50 bits.
-    /// l_simple's part is weighted by noise level.
     Hybrid(LevelWeights),
 }
 
@@ -161,16 +185,17 @@ pub fn batch_loss(
     let eps = out.clone().narrow(1, 0, channels);
     let error = eps.clone() - batch.eps.clone().autodiff();
     let simple = mean_square(error.clone());
+    let (Objective::Simple(weights) | Objective::Hybrid(weights)) = objective;
+    let weighted = match weights.gamma {
+        0.0 => simple.clone(),
+        _ => mean_square(error * weights.roots(schedule, batch).autodiff()),
+    };
     let total = match objective {
-        Objective::Simple => simple.clone(),
+        Objective::Simple(_) => weighted,
         Objective::Hybrid(_) if out.dims()[1] != 2 * channels => {
             return Err(Error::config("the hybrid loss needs a network with learned sigma"));
         }
-        Objective::Hybrid(weights) => {
-            let weighted = match weights.gamma {
-                0.0 => simple.clone(),
-                _ => mean_square(error * batch.factors(|t| weights.weight(schedule, t).sqrt()).autodiff()),
-            };
+        Objective::Hybrid(_) => {
             weighted + variance_bound(schedule, batch, &x_t, &eps.inner(), out.narrow(1, channels, channels))
         }
     };

@@ -37,7 +37,7 @@ pub struct AdaptStep {
     pub gradient_norm: f64,
 }
 
-/// l_simple on images that were not trained on, before and after.
+/// The loss on images that were not trained on, before and after: l_simple weighted by noise level as in the training.
 #[derive(Debug, Clone, Copy, PartialEq, serde::Serialize, serde::Deserialize)]
 pub struct HeldOut {
     /// With the weights as they were.
@@ -190,9 +190,10 @@ impl Adaptation {
             State::Lora(lora) => lora.merged(model.params()),
         };
         let (net, schedule, dtype) = (model.net(), model.schedule(), weights.dtype());
+        let objective = Objective::Simple(self.config.level_weights);
         if !self.config.recompute {
             let found = accumulate(batch.len(), parts, self.workers.as_ref(), |first, n, share| {
-                batch_loss(net, &weights, schedule, &batch.part(first, n), Objective::Simple, dtype, share)
+                batch_loss(net, &weights, schedule, &batch.part(first, n), objective, dtype, share)
             })?;
             return Ok(match &self.trained {
                 State::Full(_) => found,
@@ -220,14 +221,14 @@ impl Adaptation {
             let part = batch.part(first, n);
             let share = n as f64 / batch.len() as f64;
             let x_t = part.noisy(schedule);
-            loss += net.loss_by_blocks(&weights, &x_t, &part.eps, &part.timesteps, share, &mut |id, g| match &self
-                .trained
-            {
+            let roots = self.config.level_weights.roots(schedule, &part);
+            let mut take = |id, g| match &self.trained {
                 State::Full(_) => sum.add(id, g),
                 State::Lora(lora) => {
                     lora.chain(id, g).into_iter().flatten().for_each(|(id, g)| sum.add(id, g));
                 }
-            })?;
+            };
+            loss += net.loss_by_blocks(&weights, &x_t, &part.eps, &part.timesteps, Some(&roots), share, &mut take)?;
         }
         Ok(LossGradients { loss, gradients: sum.0 })
     }
@@ -261,7 +262,9 @@ impl Adaptation {
                 timesteps: (0..AT_ONCE).map(|i| Timestep((place(i) * all as f64) as u16)).collect(),
             };
             let losses = |params: &Params| simple_losses(model.net(), params, model.schedule(), &batch);
-            for (a, b) in losses(model.params())?.into_iter().zip(losses(&adapted)?) {
+            let weights = batch.timesteps.iter().map(|&t| self.config.level_weights.weight(model.schedule(), t));
+            let losses = losses(model.params())?.into_iter().zip(losses(&adapted)?).zip(weights);
+            for (a, b) in losses.map(|((a, b), weight)| (a * weight, b * weight)) {
                 before += a / HELD_OUT_CROPS as f64;
                 after += b / HELD_OUT_CROPS as f64;
                 differences.push(a - b);

@@ -43,15 +43,10 @@ pub struct TrainConfig {
     /// Decay of the average of the weights; in the first steps it is (1 + k) / (10 + k) if that is less.
     pub ema: f64,
     /// How much l_simple counts at each noise level.
-    #[serde(default = "equal")]
+    #[serde(default)]
     pub level_weights: LevelWeights,
     /// Seed of the initial weights, crops, timesteps and noise.
     pub seed: u64,
-}
-
-/// Checkpoints of before the setting existed.
-fn equal() -> LevelWeights {
-    LevelWeights::EQUAL
 }
 
 impl TrainConfig {
@@ -107,12 +102,7 @@ impl TrainConfig {
         if !(unit(self.weight_decay) && self.gradient_norm > 0.0) {
             return fail(format!("weight decay {}, gradient norm {}", self.weight_decay, self.gradient_norm));
         }
-        let LevelWeights { k, gamma } = self.level_weights;
-        if !((0.0..=1e3).contains(&k) && (0.0..=1.0).contains(&gamma)) {
-            return fail(format!(
-                "weights of noise levels with k = {k} and gamma = {gamma}, expected 0 to 1000 and 0 to 1"
-            ));
-        }
+        self.level_weights.check()?;
         match self.length {
             Length::Steps(0) => fail("0 steps".into()),
             Length::Seconds(s) if !(s.is_finite() && s > 0.0) => fail(format!("{s} seconds")),

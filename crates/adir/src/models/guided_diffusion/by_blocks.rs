@@ -11,8 +11,9 @@ use crate::tensor::{self, Tensor};
 use crate::{Error, Result};
 
 impl UNet {
-    /// `share` times l_simple (Eq. 6) of noisy images `x_t` with noise `eps`, `[n, c, h, w]`; its gradient by each
-    /// parameter goes to `take` as soon as it is known, and nowhere else. Every parameter comes at most once.
+    /// `share` times l_simple (Eq. 6) of noisy images `x_t` with noise `eps`, `[n, c, h, w]`. The gradient by each
+    /// parameter goes to `take` as soon as it is known, and nowhere else; every parameter comes at most once. It is
+    /// that of errors times `roots`, `[n, 1, 1, 1]`, where they are given.
     ///
     /// # Errors
     /// [`Error::Numerical`] when the loss is not finite.
@@ -22,6 +23,7 @@ impl UNet {
         x_t: &Tensor<4>,
         eps: &Tensor<4>,
         timesteps: &[Timestep],
+        roots: Option<&Tensor<4>>,
         share: f64,
         take: &mut dyn FnMut(ParamId, Tensor<1>),
     ) -> Result<f64> {
@@ -50,8 +52,13 @@ impl UNet {
         let input = h.autodiff().require_grad();
         let out = self.finish(&tracked, input.clone());
         let error = out.narrow(1, 0, channels) - eps.clone().autodiff();
+        let simple = error.clone().inner();
+        let error = match roots {
+            Some(roots) => error * roots.clone().autodiff(),
+            None => error,
+        };
         let loss = (error.clone() * error).mean() * share;
-        let value = tensor::to_f64(&loss.clone().inner())?.first().copied().unwrap_or(f64::NAN);
+        let value = tensor::to_f64(&((simple.clone() * simple).mean() * share))?.first().copied().unwrap_or(f64::NAN);
         if !value.is_finite() {
             return Err(Error::Numerical(format!("the training loss is {value} at t = {timesteps:?}")));
         }
