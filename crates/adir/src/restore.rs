@@ -104,6 +104,7 @@ impl RestoreConfig {
             residual: settings.residual,
             adjoint: settings.adjoint,
             cap: settings.cap,
+            data_step: settings.data_step,
         };
         Ok(RestorePlan {
             guidance: AdirGuidance::new(on_canvas, y, config)?,

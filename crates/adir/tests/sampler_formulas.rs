@@ -226,7 +226,8 @@ fn ancestral_sampling_is_algorithm_1() {
             follow(steps, &schedule, |k, x| algorithm_1(&schedule, k, x, config, None));
             for residual in [Residual::Paper, Residual::Consistent] {
                 for (adjoint, cap) in [(Adjoint::Normalized, true), (Adjoint::Strict, true), (Adjoint::Strict, false)] {
-                    let guided = AdirConfig { strength: Strength::Scale(7.0), residual, adjoint, cap };
+                    let guided =
+                        AdirConfig { strength: Strength::Scale(7.0), residual, adjoint, cap, ..AdirConfig::default() };
                     let guidance = guidance(guided);
                     let inputs = Inputs { guidance: Some(&guidance), ..plain };
                     let steps = Ancestral::new(inputs, config, row(&x_initial())).expect("a sampler");

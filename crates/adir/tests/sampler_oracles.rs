@@ -154,7 +154,7 @@ fn assert_within_sampling_error(measured: f64, exact: f64) {
 }
 
 fn adir(s: f64, residual: Residual, adjoint: Adjoint) -> Option<AdirConfig> {
-    Some(AdirConfig { strength: Strength::Scale(s), residual, adjoint, cap: true })
+    Some(AdirConfig { strength: Strength::Scale(s), residual, adjoint, ..AdirConfig::default() })
 }
 
 /// Without guidance: mean and variance of the samples are those of the recursion, which at 1000 steps are the prior's.

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use adir::adapt::{Workers, adaptation_memory};
-use adir::guidance::{Adjoint, Residual, Strength};
+use adir::guidance::{Adjoint, DataStep, Residual, Strength};
 use adir::io::atomic::refuse_overwrite;
 use adir::io::hash::hash_file;
 use adir::io::image::{BitDepth, ImageFormat, Picture, WriteOptions, read_image, write_image};
@@ -93,6 +93,9 @@ struct SamplingArgs {
     /// Limit the gain of each ancestral step to that of a projection
     #[arg(long)]
     cap: Option<bool>,
+    /// How the few-step form moves estimates of x0 towards A x = y
+    #[arg(long, value_enum)]
+    data_step: Option<DataStepName>,
     /// Limit estimates of x0 to black and white
     #[arg(long)]
     clip: Option<bool>,
@@ -112,6 +115,10 @@ names!(ResidualName for Residual {
 names!(AdjointName for Adjoint {
     Normalized => Adjoint::Normalized, "A^T / lambda";
     Strict => Adjoint::Strict, "A^T";
+});
+names!(DataStepName for DataStep {
+    Gradient => DataStep::Gradient, "A step along the gradient of the misfit (Eq. 17)";
+    Proximal => DataStep::Proximal, "To the minimum of misfit and distance, by conjugate gradients: for blurs with little noise";
 });
 names!(EpsName for EpsAfterGuidance {
     Keep => EpsAfterGuidance::Keep, "The predicted one";
@@ -134,6 +141,7 @@ impl SamplingArgs {
             residual: self.residual.map(Into::into),
             adjoint: self.adjoint.map(Into::into),
             cap: self.cap,
+            data_step: self.data_step.map(Into::into),
             clip_x0: self.clip,
             eta: self.eta,
             eps_after_guidance: self.eps_after_guidance.map(Into::into),

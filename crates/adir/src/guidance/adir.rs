@@ -11,8 +11,16 @@ use serde::{Deserialize, Serialize};
 use super::{Correction, Guidance, StepState};
 use crate::operator::{ImageShape, LinearOperator};
 use crate::schedule::Schedule;
-use crate::tensor::{Tensor, to_f64};
+use crate::tensor::{DType, Tensor, cpu, to_f64};
 use crate::{Error, Result};
+
+/// Steps of conjugate gradients at most in [`DataStep::Proximal`].
+const SOLVE_STEPS: usize = 30;
+/// Least 1/c, in units of the largest eigenvalue of A A*: below it rounding of y and of sums would be amplified, and
+/// what no image explains could not be told from what one does.
+const LEAST_DAMPING: f64 = 1e-5;
+/// What of the residual may be left after them.
+const SOLVED: f64 = 1e-3;
 
 /// How hard the guidance pulls.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
@@ -53,6 +61,19 @@ pub enum Adjoint {
     Strict,
 }
 
+/// How the x0 form of the guidance moves an x0 estimate towards A x = y, with c = 2 s (1 - alpha_bar_t).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum DataStep {
+    /// One step along -A* (A x0 - y), of length c up to that of a projection: Eq. 17 carried over to x0. What A
+    /// weakens most is corrected least.
+    Gradient,
+    /// To the minimum of |x - x0|^2 + c |A x - y|^2 (the norm of y being that which makes A* the adjoint): x0 -
+    /// A* (A A* + 1/c)^-1 (A x0 - y), by conjugate gradients. Long steps cannot over-shoot, and weak frequencies are
+    /// corrected as far as c trusts them; the proximal step of half-quadratic splitting (Zhu et al. 2023, Eq. 13).
+    Proximal,
+}
+
 /// Settings of [`AdirGuidance`].
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
@@ -66,11 +87,19 @@ pub struct AdirConfig {
     /// Whether the gain of an ancestral step is limited per element to 1/lambda_max(A* A), beyond which it would
     /// over-shoot A x = y. Default true; without effect over the paper's 1000 steps. The x0 form is always limited.
     pub cap: bool,
+    /// Default `Gradient`.
+    pub data_step: DataStep,
 }
 
 impl Default for AdirConfig {
     fn default() -> Self {
-        Self { strength: Strength::Scale(10.0), residual: Residual::Paper, adjoint: Adjoint::Normalized, cap: true }
+        Self {
+            strength: Strength::Scale(10.0),
+            residual: Residual::Paper,
+            adjoint: Adjoint::Normalized,
+            cap: true,
+            data_step: DataStep::Gradient,
+        }
     }
 }
 
@@ -139,6 +168,33 @@ impl AdirGuidance {
         })
     }
 
+    /// (A A* + damping)^-1 r by conjugate gradients, in f64 on the host, where operators compute. For several
+    /// samples their sum of squares is what goes down.
+    fn solve(&self, residual: &Tensor<4>, damping: f64) -> Result<Tensor<4>> {
+        let inner = |a: &Tensor<4>, b: &Tensor<4>| -> Result<f64> {
+            Ok(to_f64(&(a.clone() * b.clone()).sum())?.iter().sum::<f64>())
+        };
+        let (device, dtype) = (residual.device(), residual.dtype());
+        let mut left = residual.clone().to_device(&cpu()).cast(DType::F64);
+        let mut solution = left.zeros_like();
+        let mut direction = left.clone();
+        let mut square = inner(&left, &left)?;
+        let enough = square * SOLVED * SOLVED;
+        for _ in 0..SOLVE_STEPS {
+            if square <= enough {
+                break;
+            }
+            let image = self.operator.apply(&self.adjoint(&direction)?)? + direction.clone() * damping;
+            let length = square / inner(&direction, &image)?;
+            solution = solution + direction.clone() * length;
+            left = left - image * length;
+            let next = inner(&left, &left)?;
+            direction = left.clone() + direction * (next / square);
+            square = next;
+        }
+        Ok(solution.cast(dtype).to_device(&device))
+    }
+
     /// 1/lambda_max(A* A): the gain of an exact projection in the best-observed direction.
     fn full_gain(&self) -> f64 {
         match self.config.adjoint {
@@ -178,18 +234,27 @@ impl Guidance for AdirGuidance {
         Ok(Correction { shift: Some((self.adjoint(&residual)? * gain).neg()), residual_rms })
     }
 
-    /// -c A* (A x0 - y) with c = min(2 s (1 - alpha_bar_t), 1/lambda_max(A* A)): what line 7 of Algorithm 1 does to
-    /// x_(t-1), carried over to x0.
+    /// See [`DataStep`]. By `Gradient`: -c A* (A x0 - y) with c = min(2 s (1 - alpha_bar_t), 1/lambda_max(A* A)), what
+    /// line 7 of Algorithm 1 does to x_(t-1), carried over to x0.
     ///
     /// # Errors
     /// [`Error::Config`] when the shapes of state and observation do not agree.
     fn correct_x0(&self, state: &StepState<'_>) -> Result<Correction> {
         let (residual, residual_rms) = self.residual(state.x0)?;
         let gain = match self.config.strength {
-            Strength::Scale(s) => (2.0 * s * (1.0 - state.schedule.alpha_bar(state.index))).min(self.full_gain()),
-            Strength::Projection => self.full_gain(),
+            Strength::Scale(s) => 2.0 * s * (1.0 - state.schedule.alpha_bar(state.index)),
+            Strength::Projection => f64::INFINITY,
         };
-        let shift = if gain == 0.0 { None } else { Some(self.adjoint(&residual)?.mul_scalar(-gain)) };
-        Ok(Correction { shift, residual_rms })
+        if gain == 0.0 {
+            return Ok(Correction { shift: None, residual_rms });
+        }
+        let shift = match self.config.data_step {
+            DataStep::Gradient => self.adjoint(&residual)?.mul_scalar(-gain.min(self.full_gain())),
+            DataStep::Proximal => {
+                let damping = (1.0 / gain).max(LEAST_DAMPING / self.full_gain());
+                self.adjoint(&self.solve(&residual, damping)?)?.neg()
+            }
+        };
+        Ok(Correction { shift: Some(shift), residual_rms })
     }
 }

@@ -10,7 +10,7 @@ mod tests;
 
 use std::fmt::Debug;
 
-pub use adir::{AdirConfig, AdirGuidance, Adjoint, Residual, Strength};
+pub use adir::{AdirConfig, AdirGuidance, Adjoint, DataStep, Residual, Strength};
 
 use crate::Result;
 use crate::schedule::Schedule;

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::{AdirConfig, AdirGuidance, Adjoint, Correction, Guidance, Residual, StepState, Strength};
+use super::{AdirConfig, AdirGuidance, Adjoint, Correction, DataStep, Guidance, Residual, StepState, Strength};
 use crate::operator::LinearOperator;
 use crate::schedule::{BetaSchedule, Respacing, Schedule};
 use crate::tensor::{Tensor, cpu, from_f64, to_f64};
@@ -79,7 +79,7 @@ impl Moment {
 }
 
 fn strict(residual: Residual) -> AdirConfig {
-    AdirConfig { strength: Strength::Scale(10.0), residual, adjoint: Adjoint::Strict, cap: false }
+    AdirConfig { residual, adjoint: Adjoint::Strict, cap: false, ..AdirConfig::default() }
 }
 
 fn scalar(v: f64) -> Tensor<4> {
@@ -269,7 +269,7 @@ fn settings_that_make_no_sense_are_refused() {
 #[test]
 fn settings_survive_json_and_unknown_keys_do_not() {
     for strength in [Strength::Scale(2.5), Strength::Projection] {
-        let config = AdirConfig { strength, residual: Residual::Consistent, adjoint: Adjoint::Strict, cap: false };
+        let config = AdirConfig { strength, ..strict(Residual::Consistent) };
         let text = serde_json::to_string(&config).expect("json");
         assert_eq!(serde_json::from_str::<AdirConfig>(&text).expect(&text), config);
     }
@@ -277,4 +277,43 @@ fn settings_survive_json_and_unknown_keys_do_not() {
     assert!(serde_json::from_str::<AdirConfig>(r#"{"sacle": 3}"#).is_err());
     assert_eq!(Residual::for_schedule(&schedule(1000)), Residual::Paper);
     assert_eq!(Residual::for_schedule(&schedule(100)), Residual::Consistent);
+}
+
+/// The proximal step ends where the gradient of |x - x0|^2 + c |A x - y|^2 / lambda is zero, by finite differences;
+/// a projection ends as near to A x = y as can be.
+#[test]
+fn the_proximal_step_is_a_minimum() {
+    let m = moment(50, 20);
+    let lambda = operator().norm_squared();
+    for (s, adjoint) in [(0.3, Adjoint::Normalized), (40.0, Adjoint::Normalized), (5.0, Adjoint::Strict)] {
+        let strength = Strength::Scale(s);
+        let config = AdirConfig { strength, adjoint, data_step: DataStep::Proximal, ..AdirConfig::default() };
+        let shift = m.correct_x0(config).expect("a correction").shift.expect("a shift");
+        let c = 2.0 * s * (1.0 - m.schedule.alpha_bar(m.index));
+        let weight = if adjoint == Adjoint::Normalized { c / lambda } else { c };
+        let objective = |shift: Vec<f64>| {
+            let shift = tensor(shift);
+            let misfit = operator().apply(&(m.x0.clone() + shift.clone())).expect("of the domain") - m.y.clone();
+            square_norm(&shift) + weight * square_norm(&misfit)
+        };
+        let (found, step) = (to_f64(&shift).expect("readable"), 1e-5);
+        let slope = |from: &[f64], j: usize| {
+            let at = |h: f64| {
+                let mut x = from.to_vec();
+                x[j] += h;
+                objective(x)
+            };
+            (at(step) - at(-step)) / (2.0 * step)
+        };
+        for j in 0..COLUMNS {
+            let (left, before) = (slope(&found, j).abs(), slope(&[0.0; COLUMNS], j).abs());
+            assert!(left < 1e-3 * before.max(1.0), "s = {s}, {adjoint:?}: slope {left:.1e} of {before:.1e}");
+        }
+    }
+    let config = AdirConfig { strength: Strength::Projection, data_step: DataStep::Proximal, ..AdirConfig::default() };
+    let shift = m.correct_x0(config).expect("a correction").shift.expect("a shift");
+    // The matrix has rank 2: no image agrees with y, but one is nearest.
+    let misfit = |x: Tensor<4>| operator().apply(&x).expect("of the domain") - m.y.clone();
+    let slope = |x: Tensor<4>| square_norm(&operator().adjoint(&misfit(x)).expect("of the range")).sqrt();
+    assert!(slope(m.x0.clone() + shift) < 1e-3 * slope(m.x0.clone()));
 }

@@ -5,7 +5,7 @@ use std::fmt;
 use serde::{Deserialize, Serialize};
 
 use super::Task;
-use crate::guidance::{Adjoint, Residual, Strength};
+use crate::guidance::{Adjoint, DataStep, Residual, Strength};
 use crate::sampler::EpsAfterGuidance;
 use crate::schedule::NoiseLevel;
 use crate::{Error, Result};
@@ -48,6 +48,8 @@ pub struct Settings {
     pub adjoint: Adjoint,
     /// Gain cap of the ancestral form.
     pub cap: bool,
+    /// How the few-step form corrects x0 estimates.
+    pub data_step: DataStep,
     /// Limit x0 estimates to [-1, 1].
     pub clip_x0: bool,
     /// Fresh noise of the few-step form, 0 to 1.
@@ -71,6 +73,8 @@ pub struct Overrides {
     pub adjoint: Option<Adjoint>,
     /// See [`Settings::cap`].
     pub cap: Option<bool>,
+    /// See [`Settings::data_step`].
+    pub data_step: Option<DataStep>,
     /// See [`Settings::clip_x0`].
     pub clip_x0: Option<bool>,
     /// See [`Settings::eta`].
@@ -176,6 +180,7 @@ pub fn resolve(
     };
     let residual = pick(&mut choices, "residual", given.residual, residual, Source::Preset, word);
     let cap = pick(&mut choices, "cap", given.cap, true, Source::Preset, bool::to_string);
+    let data_step = pick(&mut choices, "data_step", given.data_step, DataStep::Gradient, Source::Preset, word);
     let clip_x0 = pick(&mut choices, "clip", given.clip_x0, true, Source::Preset, bool::to_string);
     let eta = pick(&mut choices, "eta", given.eta, 1.0, Source::Preset, f64::to_string);
     let (eps, source) = match task {
@@ -190,7 +195,8 @@ pub fn resolve(
             "the ancestral form cannot project: give a finite guidance strength, or use the few-step form",
         ));
     }
-    let settings = Settings { method, steps, strength, residual, adjoint, cap, clip_x0, eta, eps_after_guidance };
+    let settings =
+        Settings { method, steps, strength, residual, adjoint, cap, data_step, clip_x0, eta, eps_after_guidance };
     Ok((settings, choices))
 }
 
