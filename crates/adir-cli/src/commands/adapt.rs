@@ -1,6 +1,5 @@
 //! `adir adapt`: adapters made, listed, named, taken along, merged.
 
-use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use adir::adapt::{Adapter, AdapterInfo, save_params};
@@ -155,10 +154,9 @@ pub fn run(args: &AdaptCommandArgs, log: &Log) -> Result<u8> {
         }
         AdaptCommand::Merge { writing, f16 } => {
             let (model, found, info) = writing.read()?;
-            let metadata = BTreeMap::from([
-                ("config".to_owned(), model.config().to_json()),
-                ("merged".to_owned(), format!("adapter {:?} into the weights {}", info.name, info.base)),
-            ]);
+            let merged = format!("adapter {:?} into the weights {}", info.name, info.base);
+            let mut metadata = model.metadata();
+            metadata.insert("merged".to_owned(), merged);
             let dtype = if *f16 { Dtype::F16 } else { Dtype::F32 };
             save_params(&writing.output, &found.apply(model.params())?, dtype, &metadata)?;
         }

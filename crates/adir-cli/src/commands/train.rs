@@ -159,13 +159,18 @@ pub fn run(args: &TrainArgs, log: &Log) -> Result<u8> {
 
     train(&mut trainer, &photographs, &checkpoint, args, log)?;
 
-    let model = trainer.averaged()?;
+    let known = if config.network.is_blind_to_means() {
+        Some(photographs.training.image_mean(config.crop, config.seed)?)
+    } else {
+        None
+    };
+    let model = trainer.averaged()?.with_image_mean(known);
     let validation = validate(&model, &photographs.held_out, args.validation_crops, config.crop, log)?;
     let notes = BTreeMap::from([
         ("held_out_simple".to_owned(), format!("{:.5}", validation.loss)),
         ("minutes".to_owned(), format!("{:.1}", trainer.seconds() / 60.0)),
     ]);
-    trainer.save_model(&args.output, &notes)?;
+    trainer.save_model(&model, &args.output, &notes)?;
     write_card(&card, &card_text(args, &trainer, &photographs, &validation))?;
     if let Some(path) = &args.sheet {
         let side = (2 * config.crop).next_multiple_of(config.network.size_multiple()).min(128.max(config.crop));

@@ -75,13 +75,12 @@ impl Adapter {
             serde_json::to_string(&info).map_err(|e| Error::config(format!("the adapter's description: {e}")))?;
         let mut metadata = BTreeMap::from([(INFO.to_owned(), text)]);
         match lora {
-            None => metadata.insert("config".into(), model.config().to_json()),
+            None => metadata.extend(model.metadata()),
             // What diffusers' tools look for.
             Some((rank, alpha)) => {
-                metadata.insert("rank".into(), rank.to_string());
-                metadata.insert("alpha".into(), alpha.to_string())
+                metadata.extend([("rank".into(), rank.to_string()), ("alpha".into(), alpha.to_string())]);
             }
-        };
+        }
         save_params(path, params, Dtype::F32, &metadata)
     }
 

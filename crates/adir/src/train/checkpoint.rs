@@ -8,7 +8,7 @@ use super::config::TrainConfig;
 use super::trainer::{Trainer, adam_config};
 use crate::adapt::{Adam, Ema, save_params};
 use crate::io::weights::{Dtype, TensorToWrite, WeightFile, write_safetensors};
-use crate::models::guided_diffusion::UNet;
+use crate::models::guided_diffusion::{GuidedDiffusion, UNet};
 use crate::models::params::{ParamLayout, Params};
 use crate::tensor::{self, DType, Device, Tensor};
 use crate::{Error, Result};
@@ -43,15 +43,15 @@ fn named<'a>(prefix: &str, params: &'a Params) -> Result<Vec<Named<'a>>> {
 }
 
 impl Trainer {
-    /// Writes the average of the weights as a model that `adir` loads, in f16, with `notes` in its metadata.
+    /// Writes `model`, the average of the weights, in f16 as a model that `adir` loads, with `notes` in its metadata.
     ///
     /// # Errors
     /// As [`write_safetensors`].
-    pub fn save_model(&self, path: &Path, notes: &BTreeMap<String, String>) -> Result<()> {
-        let mut metadata = notes.clone();
-        metadata.insert("config".into(), self.config.network.to_json());
+    pub fn save_model(&self, model: &GuidedDiffusion, path: &Path, notes: &BTreeMap<String, String>) -> Result<()> {
+        let mut metadata = model.metadata();
+        metadata.extend(notes.clone());
         metadata.insert("steps".into(), self.step.to_string());
-        save_params(path, self.ema.params(), Dtype::F16, &metadata)
+        save_params(path, model.params(), Dtype::F16, &metadata)
     }
 
     /// Writes all that [`Trainer::resume`] needs to go on as if nothing had happened.

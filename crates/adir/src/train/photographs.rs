@@ -12,7 +12,8 @@ use rayon::prelude::*;
 use crate::io::folder::image_files;
 use crate::io::image::read_image;
 use crate::io::limits::Limits;
-use crate::noise::Noise;
+use crate::models::guided_diffusion::ImageMean;
+use crate::noise::{Noise, Stream};
 use crate::tensor::{self, Device, Tensor};
 use crate::{Error, Result};
 
@@ -144,6 +145,22 @@ impl Photographs {
     /// Whether there are none.
     pub fn is_empty(&self) -> bool {
         self.tiles.is_empty()
+    }
+
+    /// How the mean colours of random crops of `side` pixels vary.
+    ///
+    /// # Errors
+    /// As [`ImageMean::of`].
+    pub fn image_mean(&self, side: usize, seed: u64) -> Result<ImageMean> {
+        const CROPS: usize = 4096;
+        const AT_ONCE: usize = 64;
+        let noise = Noise::new(seed, Stream::Evaluation);
+        let mut means = Vec::with_capacity(3 * CROPS);
+        for step in 0..CROPS / AT_ONCE {
+            let crops = self.crops(&noise, step as u32, AT_ONCE, side, &tensor::cpu());
+            means.extend(tensor::to_f64(&crops.mean_dim(3).mean_dim(2))?);
+        }
+        ImageMean::of(means.as_chunks::<3>().0)
     }
 
     /// `count` random square crops `[count, 3, side, side]` in [-1, 1]: 60 in 100 at the image's own scale and

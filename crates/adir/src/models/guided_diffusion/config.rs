@@ -185,6 +185,12 @@ impl UNetConfig {
         self.out_channels == 2 * self.in_channels
     }
 
+    /// Whether the normalisation before the last convolution has one channel a group, which hides an image's mean
+    /// colour from the prediction; see [`super::ImageMean`].
+    pub fn is_blind_to_means(&self) -> bool {
+        self.width(0) == NORM_GROUPS
+    }
+
     /// The variance the reference samples with: learned where there is one, else fixed large.
     pub fn variance_kind(&self) -> VarianceKind {
         if self.learn_sigma() { VarianceKind::LearnedRange } else { VarianceKind::FixedLarge }

@@ -5,14 +5,17 @@
 
 mod by_blocks;
 mod config;
+mod image_mean;
 mod keys;
 mod net;
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use burn::tensor::DType;
 
 pub use config::{NORM_GROUPS, NoiseSchedule, UNetConfig};
+pub use image_mean::ImageMean;
 pub use keys::{KeyReport, Shapes, infer, is_guided_diffusion};
 pub use net::UNet;
 
@@ -30,6 +33,7 @@ pub struct GuidedDiffusion {
     net: Arc<UNet>,
     params: Params,
     schedule: Schedule,
+    image_mean: Option<ImageMean>,
 }
 
 impl GuidedDiffusion {
@@ -57,7 +61,8 @@ impl GuidedDiffusion {
             return Err(Error::model(file.path(), format!("the weights do not fit the network:\n{report}")));
         }
         let params = Params::load(Arc::new(layout), device, dtype, |spec| file.read_f32(&spec.name)).map_err(fault)?;
-        Self::from_parts(config, net, params)
+        let image_mean = file.metadata().get(ImageMean::KEY).map(|text| ImageMean::from_json(text)).transpose();
+        Ok(Self::from_parts(config, net, params)?.with_image_mean(image_mean.map_err(fault)?))
     }
 
     /// From a configuration and values for its layout.
@@ -66,13 +71,28 @@ impl GuidedDiffusion {
     /// As [`UNetConfig::schedule`].
     pub fn from_parts(config: UNetConfig, net: UNet, params: Params) -> Result<Self> {
         let schedule = config.schedule()?;
-        Ok(Self { config, net: Arc::new(net), params, schedule })
+        Ok(Self { config, net: Arc::new(net), params, schedule, image_mean: None })
     }
 
     /// The same network with other weights (adapted, averaged).
     #[must_use]
     pub fn with_params(&self, params: Params) -> Self {
         Self { params, ..self.clone() }
+    }
+
+    /// The same network knowing the mean colours of its training images; `None` leaves them to it.
+    #[must_use]
+    pub fn with_image_mean(self, image_mean: Option<ImageMean>) -> Self {
+        Self { image_mean, ..self }
+    }
+
+    /// What a file of its weights must tell in its metadata for [`GuidedDiffusion::load`] to make the same of them.
+    pub fn metadata(&self) -> BTreeMap<String, String> {
+        let mut metadata = BTreeMap::from([("config".to_owned(), self.config.to_json())]);
+        if let Some(known) = self.image_mean {
+            metadata.insert(ImageMean::KEY.to_owned(), known.to_json());
+        }
+        metadata
     }
 
     /// The configuration.
@@ -143,12 +163,17 @@ impl Denoiser for GuidedDiffusion {
         let input = x_t.clone().to_device(&self.params.device()).cast(self.params.dtype());
         let out = self.net.forward(&self.params, input, &vec![t; n], classes.as_deref());
         let out = out.to_device(&x_t.device()).cast(x_t.dtype());
-        if self.config.learn_sigma() {
+        let (eps, variance) = if self.config.learn_sigma() {
             let parts = out.chunk(2, 1);
-            Ok(Prediction { eps: parts[0].clone(), variance: Some(parts[1].clone()) })
+            (parts[0].clone(), Some(parts[1].clone()))
         } else {
-            Ok(Prediction { eps: out, variance: None })
-        }
+            (out, None)
+        };
+        let eps = match &self.image_mean {
+            Some(known) => known.correct(&self.schedule, t, x_t, eps)?,
+            None => eps,
+        };
+        Ok(Prediction { eps, variance })
     }
 
     fn size_multiple(&self) -> usize {
