@@ -30,6 +30,8 @@ pub struct RestoreConfig {
     pub mask: Option<Mask>,
     /// Standard deviation of the noise in y.
     pub sigma: NoiseLevel,
+    /// Standard deviation of what y was rounded by, as [`crate::io::image::BitDepth::rounding`] tells for a file.
+    pub rounding: NoiseLevel,
     /// Named settings.
     pub preset: Preset,
     /// Settings given explicitly.
@@ -97,7 +99,7 @@ impl RestoreConfig {
             Arc::new(Compose::new(vec![Arc::new(Crop::new(canvas, domain)?), operator.clone()])?)
         };
         let lambda = on_canvas.norm_squared();
-        let (settings, choices) = resolve(self.preset, self.task, self.sigma, lambda, &self.overrides)?;
+        let (settings, choices) = resolve(self.preset, self.task, self.sigma, self.rounding, lambda, &self.overrides)?;
         let schedule = model.schedule.respaced(&settings.steps.parse()?)?;
         let config = AdirConfig {
             strength: settings.strength,

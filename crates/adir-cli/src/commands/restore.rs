@@ -177,6 +177,7 @@ pub fn run(args: &RestoreArgs, log: &Log) -> Result<u8> {
         degradation: degradation.clone(),
         mask: mask.clone(),
         sigma: args.degradation.noise(),
+        rounding: picture.bit_depth.rounding(),
         preset,
         overrides: args.sampling.overrides(),
         seed: args.sampling.seed,

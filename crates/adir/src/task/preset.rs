@@ -116,7 +116,14 @@ pub struct Choice {
     pub source: Source,
 }
 
+/// Blurs with less noise than this, in grey levels, are undone by the proximal step: at 5 it is 0.9 dB better than the
+/// gradient step, at 10 0.1 dB worse (docs/sampling.md).
+const PROXIMAL_BELOW: f64 = 8.0;
+
 /// The settings of `preset` for a task with measurement noise `sigma`, overridden by what was given.
+///
+/// Values of y that were rounded to 8 or 16 bits are `rounding` (a standard deviation) off. That counts where the
+/// proximal step would otherwise blow it up.
 ///
 /// `lambda` is the largest eigenvalue of A^T A: with the normalised adjoint the strength for a noise level is
 /// s = lambda / (16 sigma^2), with the strict one 1 / (16 sigma^2). That is a quarter of what suits a Gaussian
@@ -129,6 +136,7 @@ pub fn resolve(
     preset: Preset,
     task: Task,
     sigma: NoiseLevel,
+    rounding: NoiseLevel,
     lambda: f64,
     given: &Overrides,
 ) -> Result<(Settings, Vec<Choice>)> {
@@ -151,6 +159,17 @@ pub fn resolve(
     };
     let steps = pick(&mut choices, "steps", given.steps.clone(), steps.to_owned(), Source::Preset, Clone::clone);
     let adjoint = pick(&mut choices, "adjoint", given.adjoint, Adjoint::Normalized, Source::Preset, word);
+    let (data_step, source) = match (preset, task, method) {
+        (Preset::Fast | Preset::Balanced, Task::Deblur, Method::FewStep) if sigma.to_255() < PROXIMAL_BELOW => {
+            (DataStep::Proximal, Source::Rule("a blur with little noise, docs/sampling.md"))
+        }
+        _ => (DataStep::Gradient, Source::Preset),
+    };
+    let data_step = pick(&mut choices, "data_step", given.data_step, data_step, source, word);
+    let sigma = match data_step {
+        DataStep::Gradient => sigma,
+        DataStep::Proximal => NoiseLevel(sigma.0.hypot(rounding.0)),
+    };
     let (strength, source) = match preset {
         Preset::Paper => {
             let s = if task == (Task::SuperResolution { factor: 8 }) { 20.0 } else { 10.0 };
@@ -180,12 +199,14 @@ pub fn resolve(
     };
     let residual = pick(&mut choices, "residual", given.residual, residual, Source::Preset, word);
     let cap = pick(&mut choices, "cap", given.cap, true, Source::Preset, bool::to_string);
-    let data_step = pick(&mut choices, "data_step", given.data_step, DataStep::Gradient, Source::Preset, word);
     let clip_x0 = pick(&mut choices, "clip", given.clip_x0, true, Source::Preset, bool::to_string);
     let eta = pick(&mut choices, "eta", given.eta, 1.0, Source::Preset, f64::to_string);
     let (eps, source) = match task {
         Task::SuperResolution { .. } | Task::Denoise => {
             (EpsAfterGuidance::Rederive, Source::Rule("measured better in sr and denoise, docs/sampling.md"))
+        }
+        Task::Deblur if data_step == DataStep::Proximal && sigma.to_255() >= 1.0 => {
+            (EpsAfterGuidance::Rederive, Source::Rule("measured better with proximal steps, docs/sampling.md"))
         }
         Task::Deblur | Task::Inpaint | Task::Colourise => (EpsAfterGuidance::Keep, Source::Preset),
     };
@@ -223,5 +244,37 @@ fn word<T: Serialize>(value: &T) -> String {
         Ok(serde_json::Value::String(name)) => name,
         Ok(other) => other.to_string(),
         Err(_) => String::new(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn settings(task: Task, levels: f64, rounding: f64, given: &Overrides) -> Settings {
+        let (sigma, rounding) = (NoiseLevel::from_255(levels), NoiseLevel::from_255(rounding));
+        resolve(Preset::Fast, task, sigma, rounding, 1.0, given).unwrap().0
+    }
+
+    /// Rounding to 8 bits is noise of 1/sqrt(12) levels to a solver, and nothing to a gradient step.
+    #[test]
+    fn blurs_with_little_noise_are_solved_for_as_far_as_rounding_allows() {
+        let eight_bit = 1.0 / 12.0_f64.sqrt();
+        let none = Overrides::default();
+        let exact = settings(Task::Deblur, 0.0, 0.0, &none);
+        assert_eq!((exact.data_step, exact.strength), (DataStep::Proximal, Strength::Projection));
+        let rounded = settings(Task::Deblur, 0.0, eight_bit, &none);
+        let Strength::Scale(s) = rounded.strength else { panic!("{rounded:?}") };
+        // 127.5^2 * 12 / 16
+        assert!((s - 12_192.1875).abs() < 1e-6, "{s}");
+        assert_eq!(rounded.eps_after_guidance, EpsAfterGuidance::Keep);
+        let little = settings(Task::Deblur, 2.55, eight_bit, &none);
+        assert_eq!((little.data_step, little.eps_after_guidance), (DataStep::Proximal, EpsAfterGuidance::Rederive));
+        let much = settings(Task::Deblur, 10.0, eight_bit, &none);
+        assert_eq!((much.data_step, much.eps_after_guidance), (DataStep::Gradient, EpsAfterGuidance::Keep));
+        let sr = settings(Task::SuperResolution { factor: 4 }, 0.0, eight_bit, &none);
+        assert_eq!((sr.data_step, sr.strength), (DataStep::Gradient, Strength::Projection));
+        let given = Overrides { data_step: Some(DataStep::Gradient), ..none };
+        assert_eq!(settings(Task::Deblur, 0.0, eight_bit, &given).strength, Strength::Projection);
     }
 }

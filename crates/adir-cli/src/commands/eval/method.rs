@@ -12,6 +12,7 @@ use adir::noise::{Noise, Stream};
 use adir::operator::{Degradation, ImageShape, bicubic_upsample, wiener};
 use adir::restore::RestoreConfig;
 use adir::retrieve::Encoder;
+use adir::schedule::NoiseLevel;
 use adir::task::{Overrides, Preset, Task};
 use adir::tensor::Tensor;
 use clap::ValueEnum;
@@ -218,6 +219,7 @@ impl Bench<'_> {
             degradation: task.degradation.clone(),
             mask: task.mask(ImageShape::of(&truth.x))?,
             sigma: task.sigma,
+            rounding: NoiseLevel(0.0),
             preset: self.preset,
             overrides: Overrides { steps: self.steps.clone(), ..Overrides::default() },
             seed,

@@ -12,6 +12,7 @@ use image::metadata::Orientation;
 
 use super::atomic::AtomicFile;
 use super::limits::Limits;
+use crate::schedule::NoiseLevel;
 use crate::{Error, Result};
 
 mod jpeg;
@@ -81,6 +82,18 @@ pub enum BitDepth {
     Sixteen,
     /// 32-bit floats; 0 is black, 1 white, and values beyond are kept.
     Float,
+}
+
+impl BitDepth {
+    /// Standard deviation of what values are rounded by: 1/sqrt(12) of a step.
+    pub fn rounding(self) -> NoiseLevel {
+        let steps = match self {
+            Self::Eight => 255.0,
+            Self::Sixteen => 65535.0,
+            Self::Float => return NoiseLevel(0.0),
+        };
+        NoiseLevel(2.0 / steps / 12.0_f64.sqrt())
+    }
 }
 
 /// Samples, interleaved by pixel, rows from the top.
