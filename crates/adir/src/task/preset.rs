@@ -266,7 +266,7 @@ mod tests {
         let rounded = settings(Task::Deblur, 0.0, eight_bit, &none);
         let Strength::Scale(s) = rounded.strength else { panic!("{rounded:?}") };
         // 127.5^2 * 12 / 16
-        assert!((s - 12_192.1875).abs() < 1e-6, "{s}");
+        assert!((s - 12_192.187_5).abs() < 1e-6, "{s}");
         assert_eq!(rounded.eps_after_guidance, EpsAfterGuidance::Keep);
         let little = settings(Task::Deblur, 2.55, eight_bit, &none);
         assert_eq!((little.data_step, little.eps_after_guidance), (DataStep::Proximal, EpsAfterGuidance::Rederive));

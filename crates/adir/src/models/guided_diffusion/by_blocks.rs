@@ -17,6 +17,7 @@ impl UNet {
     ///
     /// # Errors
     /// [`Error::Numerical`] when the loss is not finite.
+    #[expect(clippy::too_many_arguments)] // all of one batch
     pub fn loss_by_blocks(
         &self,
         p: &Params,
