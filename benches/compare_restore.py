@@ -6,10 +6,12 @@
 Prints a table: seconds and peak memory of each program (medians), their ratios, PSNR against the truth. The gallery's index is
 made before, and no adapted weights are kept. `--network` is the training script that defines PyTorch's network.
 """
-import argparse, os, statistics, subprocess, sys, tempfile, time
+import argparse, statistics, sys, tempfile
 from pathlib import Path
 import numpy as np
 from PIL import Image
+
+from child import run
 
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parent
@@ -19,16 +21,6 @@ ap.add_argument("--rounds", type=int, default=3); ap.add_argument("--threads", t
 a = ap.parse_args()
 tmp = Path(tempfile.mkdtemp())
 truth, gallery = ROOT / "examples/cat.png", ROOT / "examples/gallery"
-env = dict(os.environ, RAYON_NUM_THREADS=str(a.threads))
-
-
-def run(command):
-    """Seconds and peak gigabytes of a program."""
-    start = time.time()
-    child = subprocess.Popen([str(part) for part in command], env=env, stderr=subprocess.DEVNULL)
-    _, status, usage = os.wait4(child.pid, 0)
-    if status: sys.exit(f"{command[0]} failed")
-    return time.time() - start, usage.ru_maxrss * 1024 / 1e9
 
 
 def psnr(path):
@@ -37,15 +29,15 @@ def psnr(path):
 
 
 y = tmp / "y.png"
-run([a.adir, "degrade", truth, "-o", y, "--task", "sr4", "-q"])
+run([a.adir, "degrade", truth, "-o", y, "--task", "sr4", "-q"], a.threads)
 ours = [a.adir, "restore", y, "-o", tmp / "ours.png", "--task", "sr4", "--gallery", gallery, "--adapt", "gallery", "--iterations", "50",
         "--steps", "20", "--cache", tmp / "cache", "--no-cache", "--overwrite", "-q"]
 torch = [sys.executable, HERE / "torch_restore.py", y, "-o", tmp / "torch.png", "--gallery", gallery, "--network", a.network,
          "--prior", ROOT / "assets/prior.safetensors", "--threads", a.threads]
-run(ours)  # makes the index
+run(ours, a.threads)  # makes the index
 found = {"adir": [], "PyTorch": []}
 for _ in range(a.rounds):
-    found["adir"].append(run(ours)); found["PyTorch"].append(run(torch))
+    found["adir"].append(run(ours, a.threads)); found["PyTorch"].append(run(torch, a.threads))
 median = {name: [statistics.median(column) for column in zip(*rows)] for name, rows in found.items()}
 print(f"{a.rounds} rounds, {a.threads} threads\n\n| | seconds | peak, GB | PSNR, dB |\n|---|---|---|---|")
 for name, path in (("adir", "ours.png"), ("PyTorch", "torch.png")):

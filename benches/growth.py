@@ -6,9 +6,11 @@
 Runs `adir restore --task sr4` with 4 and with 24 steps: a step's time is a twentieth of the difference (medians), so that loading
 and writing do not count. Peak memory is that of the run with 24 steps.
 """
-import argparse, os, statistics, subprocess, sys, tempfile, time
+import argparse, statistics, tempfile
 from pathlib import Path
 from PIL import Image
+
+from child import run
 
 ROOT = Path(__file__).resolve().parent.parent
 ap = argparse.ArgumentParser()
@@ -18,21 +20,17 @@ tmp = Path(tempfile.mkdtemp())
 photo = Image.open(ROOT / "examples/cat.png").convert("RGB")
 
 
-def run(side, threads, samples, steps):
+def sample(side, threads, samples, steps):
     y = tmp / f"{side}.png"
     if not y.exists(): photo.resize((side // 4, side // 4), Image.BICUBIC).save(y)
     command = [a.adir, "restore", y, "-o", tmp / "x.png", "--task", "sr4", "--steps", steps, "--samples", samples, "--overwrite", "-q"]
-    start = time.time()
-    child = subprocess.Popen([str(part) for part in command], env=dict(os.environ, RAYON_NUM_THREADS=str(threads)))
-    _, status, usage = os.wait4(child.pid, 0)
-    if status: sys.exit("adir failed")
-    return time.time() - start, usage.ru_maxrss * 1024 / 1e9
+    return run(command, threads)
 
 
 print("| side | threads | samples | ms a step | ms a step, sample and 10,000 pixels | peak, GB |\n|---|---|---|---|---|---|")
 cases = [(side, threads, 1) for side in (64, 128, 256, 512) for threads in (1, 2)] + [(128, 2, n) for n in (2, 4, 8)]
 for side, threads, samples in cases:
-    few, many = ([run(side, threads, samples, steps) for _ in range(a.rounds)] for steps in (4, 24))
+    few, many = ([sample(side, threads, samples, steps) for _ in range(a.rounds)] for steps in (4, 24))
     step = (statistics.median(t for t, _ in many) - statistics.median(t for t, _ in few)) / 20 * 1e3
     peak = statistics.median(memory for _, memory in many)
     print(f"| {side} | {threads} | {samples} | {step:.1f} | {step / samples / side**2 * 1e4:.2f} | {peak:.2f} |", flush=True)

@@ -52,18 +52,19 @@ impl Precision {
 /// The device of that name, made ready to compute in that precision, and the precision of its tensors.
 pub fn place(name: &str, dtype: Precision) -> Result<(Device, DType)> {
     let device = tensor::device(name)?;
+    if !tensor::is_cpu(&device) {
+        return Ok((device, dtype.dtype()));
+    }
     match dtype {
-        Precision::F16 if tensor::is_cpu(&device) => {
-            Err(Error::config("--dtype f16 needs a GPU device; the CPU computes in f32, f64 or bf16"))
-        }
-        Precision::Bf16 if tensor::is_cpu(&device) && !Isa::has_bf16_products() => {
-            Err(Error::config("--dtype bf16: this processor has no instructions for it (AVX-512 BF16); use f32"))
-        }
-        Precision::Bf16 if tensor::is_cpu(&device) => {
+        Precision::F32 | Precision::F64 => Ok((device, dtype.dtype())),
+        Precision::F16 => Err(Error::config("--dtype f16 needs a GPU device; the CPU computes in f32, f64 or bf16")),
+        Precision::Bf16 if Isa::has_bf16_products() => {
             tensor::set_bf16_products(true);
             Ok((device, DType::F32))
         }
-        _ => Ok((device, dtype.dtype())),
+        Precision::Bf16 => {
+            Err(Error::config("--dtype bf16: this processor has no instructions for it (AVX-512 BF16); use f32"))
+        }
     }
 }
 

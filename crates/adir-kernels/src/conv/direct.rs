@@ -26,8 +26,15 @@ struct Grid {
     taps: Vec<(usize, usize)>,
 }
 
-/// See [`super::forward`]; the source is padded already.
-pub(super) fn forward(source: &ChannelsLast, weight: &Packed, bias: Option<&[f32]>, g: &Geometry) -> Vec<f32> {
+/// Planes as a source for products with `weight`, whose precision it takes.
+fn source_for(weight: &Packed, planes: &[f32], shape: [usize; 4], padding: Padding) -> ChannelsLast {
+    let source = ChannelsLast::from_planes(planes, shape, padding);
+    if weight.bf16 { source.paired() } else { source }
+}
+
+/// See [`super::forward`].
+pub(super) fn forward(x: &[f32], weight: &Packed, bias: Option<&[f32]>, g: &Geometry) -> Vec<f32> {
+    let source = source_for(weight, x, g.in_shape(), Padding::same(g.padding));
     let (c, line) = (source.step, source.line());
     let taps = (0..g.taps()).map(|tap| (tap / g.kernel * line + tap % g.kernel * c, weight.tap(tap))).collect();
     let grid = Grid {
@@ -39,7 +46,7 @@ pub(super) fn forward(source: &ChannelsLast, weight: &Packed, bias: Option<&[f32
     };
     let plane = g.out_height() * g.out_width();
     // SAFETY: the one grid covers the whole plane.
-    unsafe { filled(g.batch * g.outputs * plane, |out| convolve(source, weight, bias, &grid, g.batch, plane, out)) }
+    unsafe { filled(g.batch * g.outputs * plane, |out| convolve(&source, weight, bias, &grid, g.batch, plane, out)) }
 }
 
 /// See [`super::input_gradient`].
@@ -54,8 +61,7 @@ pub(super) fn input_gradient(dy: &[f32], weight: &Packed, g: &Geometry) -> Vec<f
         left: reach,
         right: last(g.width, g.out_width()),
     };
-    let source = ChannelsLast::from_planes(dy, g.out_shape(), padding);
-    let source = if weight.bf16 { source.paired() } else { source };
+    let source = source_for(weight, dy, g.out_shape(), padding);
     let (c, line) = (source.step, source.line());
     let plane = g.height * g.width;
     // For a remainder r: the taps (offset back, tap), the first position, its q, and how many there are.

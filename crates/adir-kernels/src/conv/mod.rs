@@ -119,11 +119,7 @@ pub(crate) fn pack(weight: &[f32], g: &Geometry, purpose: Purpose, method: Metho
 /// `[n, out, oh, ow]` from `[n, in, h, w]` and weights packed for [`Purpose::Forward`] and this method.
 pub(crate) fn forward(x: &[f32], weight: &Packed, bias: Option<&[f32]>, g: &Geometry, method: Method) -> Vec<f32> {
     match method.algorithm {
-        Algorithm::Direct => {
-            let source = ChannelsLast::from_planes(x, g.in_shape(), Padding::same(g.padding));
-            let source = if method.bf16 { source.paired() } else { source };
-            direct::forward(&source, weight, bias, g)
-        }
+        Algorithm::Direct => direct::forward(x, weight, bias, g),
         Algorithm::Winograd => winograd::convolve(x, g.in_shape(), weight, bias, g.padding),
     }
 }

@@ -84,16 +84,25 @@ impl LevelWeights {
     /// Every timestep counts alike.
     pub const EQUAL: Self = Self { k: 0.0, gamma: 0.0 };
 
-    /// The weight of an index of the original schedule.
-    pub fn weight(&self, schedule: &Schedule, t: Timestep) -> f64 {
+    /// The weight of an index of the original schedule, as a function of it.
+    pub fn of<'a>(&self, schedule: &'a Schedule) -> impl Fn(Timestep) -> f64 + use<'a> {
+        let Self { k, gamma } = *self;
+        let unscaled = move |t: Timestep| {
+            let bar = schedule.original_alpha_bar(t);
+            (k + bar / (1.0 - bar)).powf(-gamma)
+        };
         let count = schedule.original_len();
-        let mean = (0..count).map(|t| self.unscaled(schedule, Timestep(t as u16))).sum::<f64>() / count as f64;
-        self.unscaled(schedule, t) / mean
+        let mean = (0..count).map(|t| unscaled(Timestep(t as u16))).sum::<f64>() / count as f64;
+        move |t| unscaled(t) / mean
     }
 
-    /// The square root of the weight of every image, `[n, 1, 1, 1]`: a factor of its error.
-    pub(super) fn roots(&self, schedule: &Schedule, batch: &Batch) -> Tensor<4> {
-        batch.factors(|t| self.weight(schedule, t).sqrt())
+    /// The square root of the weight of every image, `[n, 1, 1, 1]`: a factor of its error. `None` if all count alike.
+    pub(super) fn roots(&self, schedule: &Schedule, batch: &Batch) -> Option<Tensor<4>> {
+        if self.gamma == 0.0 {
+            return None;
+        }
+        let weight = self.of(schedule);
+        Some(batch.factors(|t| weight(t).sqrt()))
     }
 
     /// Refuses what cannot be weights.
@@ -108,11 +117,6 @@ impl LevelWeights {
         Err(Error::Config(format!(
             "weights of noise levels with k = {k} and gamma = {gamma}: expected 0 to 1000 and 0 to 1"
         )))
-    }
-
-    fn unscaled(&self, schedule: &Schedule, t: Timestep) -> f64 {
-        let bar = schedule.original_alpha_bar(t);
-        (self.k + bar / (1.0 - bar)).powf(-self.gamma)
     }
 }
 
@@ -186,9 +190,9 @@ pub fn batch_loss(
     let error = eps.clone() - batch.eps.clone().autodiff();
     let simple = mean_square(error.clone());
     let (Objective::Simple(weights) | Objective::Hybrid(weights)) = objective;
-    let weighted = match weights.gamma {
-        0.0 => simple.clone(),
-        _ => mean_square(error * weights.roots(schedule, batch).autodiff()),
+    let weighted = match weights.roots(schedule, batch) {
+        None => simple.clone(),
+        Some(roots) => mean_square(error * roots.autodiff()),
     };
     let total = match objective {
         Objective::Simple(_) => weighted,

@@ -228,7 +228,7 @@ impl Adaptation {
                     lora.chain(id, g).into_iter().flatten().for_each(|(id, g)| sum.add(id, g));
                 }
             };
-            loss += net.loss_by_blocks(&weights, &x_t, &part.eps, &part.timesteps, Some(&roots), share, &mut take)?;
+            loss += net.loss_by_blocks(&weights, &x_t, &part.eps, &part.timesteps, roots.as_ref(), share, &mut take)?;
         }
         Ok(LossGradients { loss, gradients: sum.0 })
     }
@@ -251,6 +251,7 @@ impl Adaptation {
         let (model, side) = (&self.model, self.config.crop);
         let (device, all) = (model.params().device(), model.schedule().len());
         let adapted = self.adapter().apply(model.params())?;
+        let weight = self.config.level_weights.of(model.schedule());
         let mut differences = Vec::new();
         let (mut before, mut after) = (0.0, 0.0);
         for k in 0..HELD_OUT_CROPS / AT_ONCE {
@@ -262,9 +263,9 @@ impl Adaptation {
                 timesteps: (0..AT_ONCE).map(|i| Timestep((place(i) * all as f64) as u16)).collect(),
             };
             let losses = |params: &Params| simple_losses(model.net(), params, model.schedule(), &batch);
-            let weights = batch.timesteps.iter().map(|&t| self.config.level_weights.weight(model.schedule(), t));
-            let losses = losses(model.params())?.into_iter().zip(losses(&adapted)?).zip(weights);
-            for (a, b) in losses.map(|((a, b), weight)| (a * weight, b * weight)) {
+            let losses = losses(model.params())?.into_iter().zip(losses(&adapted)?);
+            for ((a, b), weight) in losses.zip(batch.timesteps.iter().map(|&t| weight(t))) {
+                let (a, b) = (a * weight, b * weight);
                 before += a / HELD_OUT_CROPS as f64;
                 after += b / HELD_OUT_CROPS as f64;
                 differences.push(a - b);
