@@ -53,6 +53,14 @@ impl Precision {
 pub fn place(name: &str, dtype: Precision) -> Result<(Device, DType)> {
     let device = tensor::device(name)?;
     if !tensor::is_cpu(&device) {
+        // GPUs say that they have f64, and compute its exponentials wrongly (docs/performance.md).
+        if dtype == Precision::F64 {
+            return Err(Error::config("--dtype f64 needs --device cpu; GPUs compute in f32, bf16 or f16"));
+        }
+        if !device.supports_dtype(dtype.dtype()) {
+            let dtype = dtype.name();
+            return Err(Error::config(format!("--dtype {dtype}: the device {name} cannot compute in it; use f32")));
+        }
         return Ok((device, dtype.dtype()));
     }
     match dtype {

@@ -16,7 +16,8 @@ pub fn cpu() -> Device {
 /// behind a GPU's name picks the N-th (from 0).
 ///
 /// # Errors
-/// [`Error::Config`] for an unknown name, or a device this build was made without.
+/// [`Error::Config`] for an unknown name, or a device this build was made without; [`Error::Backend`] where the
+/// machine has no such device, or no driver for it.
 pub fn device(name: &str) -> Result<Device> {
     let (kind, index) = match name.split_once(':') {
         Some((kind, n)) => {
@@ -28,19 +29,52 @@ pub fn device(name: &str) -> Result<Device> {
     match kind {
         "cpu" if index == 0 => Ok(cpu()),
         #[cfg(feature = "cuda")]
-        "cuda" => Ok(Device::cuda(index)),
+        "cuda" => answering(name, Device::cuda(index)),
         #[cfg(feature = "rocm")]
-        "rocm" => Ok(Device::rocm(index)),
+        "rocm" => answering(name, Device::rocm(index)),
         #[cfg(feature = "vulkan")]
-        "vulkan" => Ok(Device::vulkan(gpu(index))),
+        "vulkan" => answering(name, Device::vulkan(gpu(index))),
         #[cfg(feature = "metal")]
-        "metal" => Ok(Device::metal(gpu(index))),
+        "metal" => answering(name, Device::metal(gpu(index))),
         #[allow(unreachable_patterns)] // of what this build was made with
         "cuda" | "rocm" | "vulkan" | "metal" => Err(Error::config(format!(
             "this program was built without {kind}: build it again with `--features {kind}`, or use the device cpu"
         ))),
         _ => Err(Error::config(format!("unknown device {name:?}: expected cpu, cuda, vulkan, metal or rocm"))),
     }
+}
+
+/// The device, once it has added two numbers.
+#[cfg(any(feature = "cuda", feature = "rocm", feature = "vulkan", feature = "metal"))]
+fn answering(name: &str, device: Device) -> Result<Device> {
+    let sum = catching(|| to_f32(&from_f32(vec![1.0, 2.0], [2], &device).sum()));
+    let why = match sum {
+        Ok(Ok(sum)) if sum == [3.0] => return Ok(device),
+        Ok(Ok(sum)) => format!("1 + 2 gives {sum:?} on it"),
+        Ok(Err(error)) => error.to_string(),
+        Err(message) => message,
+    };
+    Err(Error::Backend(format!("device {name:?} cannot be used: {why}")))
+}
+
+/// What `task` returns, or the first line of the first panic on any thread meanwhile: the libraries for GPUs panic,
+/// often on threads of their own, where there is no driver.
+#[cfg(any(test, feature = "cuda", feature = "rocm", feature = "vulkan", feature = "metal"))]
+fn catching<T>(task: impl FnOnce() -> T) -> std::result::Result<T, String> {
+    use std::panic;
+    use std::sync::{Arc, Mutex, PoisonError};
+    let said: Arc<Mutex<Option<String>>> = Arc::default();
+    let hook = panic::take_hook();
+    panic::set_hook({
+        let said = said.clone();
+        Box::new(move |info| {
+            let line = info.payload_as_str().and_then(|text| text.lines().next()).unwrap_or("it gave no reason");
+            said.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert_with(|| line.to_owned());
+        })
+    });
+    let result = panic::catch_unwind(panic::AssertUnwindSafe(task));
+    panic::set_hook(hook);
+    result.map_err(|_| said.lock().unwrap_or_else(PoisonError::into_inner).take().unwrap_or_default())
 }
 
 /// The default GPU for 0, else the N-th discrete one.
@@ -81,5 +115,20 @@ pub fn check_finite<const D: usize>(tensor: &Tensor<D>, what: &str) -> Result<()
         Ok(())
     } else {
         Err(Error::Numerical(format!("{what}: {bad} of {} values are not finite", tensor.shape().num_elements())))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::catching;
+
+    #[test]
+    fn a_panic_below_becomes_the_reason_of_the_first_thread_that_failed() {
+        assert_eq!(catching(|| 3), Ok(3));
+        let failed = catching(|| {
+            let below = std::thread::spawn(|| panic!("no adapter found\nmore"));
+            below.join().expect("the device answers");
+        });
+        assert_eq!(failed, Err("no adapter found".into()));
     }
 }

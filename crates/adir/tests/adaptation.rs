@@ -21,9 +21,13 @@ fn open(name: &str) -> WeightFile {
 }
 
 fn model() -> GuidedDiffusion {
+    model_in(DType::F32)
+}
+
+fn model_in(dtype: DType) -> GuidedDiffusion {
     let config = std::fs::read_to_string(fixtures().join("mini_legacy.json")).unwrap();
     let config = UNetConfig::from_json(&config).unwrap();
-    GuidedDiffusion::load(&open("mini_legacy.weights.safetensors"), Some(config), &cpu(), DType::F32).unwrap()
+    GuidedDiffusion::load(&open("mini_legacy.weights.safetensors"), Some(config), &cpu(), dtype).unwrap()
 }
 
 fn relative(ours: &[f64], recorded: &[f64]) -> f64 {
@@ -90,6 +94,36 @@ fn a_full_adaptation_is_the_reference_s() {
         assert_eq!(rows(&average), rows(model().params()));
         assert_ne!(values(&average, "out.2.weight"), values(model().params(), "out.2.weight"));
     }
+}
+
+/// A network in bf16 learns what the reference learned in f32: its steps are smaller than bf16 can show.
+#[test]
+fn a_network_in_bf16_keeps_what_it_learns_in_f32() {
+    let cases = open("mini_legacy.cases.safetensors");
+    let image = images(&cases, "train.x0", 0).narrow(0, 0, 1);
+    for recompute in [false, true] {
+        let config = AdaptConfig { recompute, ..config(Trained::Full) };
+        let mut run = Adaptation::new(&model_in(DType::BF16), vec![image.clone()], config).unwrap();
+        let losses: Vec<f64> = (0..10).map(|k| run.advance(&batch(&cases, k)).unwrap().loss).collect();
+        assert!(relative(&losses, &cases.read_f64("adam.losses").unwrap()) < 2e-2, "{losses:?}");
+        let Adapter::Full(average) = run.adapter() else { panic!("all weights") };
+        assert_eq!(average.dtype(), DType::F32);
+        let (name, before) = ("middle_block.0.in_layers.2.weight", model_in(DType::BF16));
+        let change = |after: &[f64]| -> Vec<f64> {
+            after.iter().zip(values(before.params(), name)).map(|(a, b)| a - b).collect()
+        };
+        let recorded: Vec<f64> = {
+            let before = values(model().params(), name);
+            let after = cases.read_f64(&format!("adam.ema.{name}")).unwrap();
+            after.iter().zip(before).map(|(a, b)| a - b).collect()
+        };
+        let error = relative(&change(&values(&average, name)), &recorded);
+        eprintln!("by blocks: {recompute}: change of {name} {error:.1e}");
+        assert!(error < 0.2, "{error:e}");
+        assert_eq!(run.adapter().apply(before.params()).unwrap().dtype(), DType::BF16);
+    }
+    let refused = Adaptation::new(&model_in(DType::F16), vec![image], config(Trained::Full)).unwrap_err();
+    assert!(refused.to_string().contains("use bf16 or f32"), "{refused}");
 }
 
 #[test]

@@ -47,13 +47,13 @@ impl Adapter {
         }
     }
 
-    /// The weights to sample with.
+    /// The weights to sample with, in the precision of `base`.
     ///
     /// # Errors
     /// [`Error::Config`] when the adapter belongs to another network.
     pub fn apply(&self, base: &Params) -> Result<Params> {
         match self {
-            Self::Full(params) if params.layout() == base.layout() => Ok(params.clone()),
+            Self::Full(params) if params.layout() == base.layout() => Ok(params.in_precision(base.dtype())),
             Self::Full(_) => Err(Error::config("the adapter belongs to another network")),
             Self::Lora(lora) => Ok(lora.merged(base)),
         }

@@ -181,7 +181,7 @@ pub fn batch_loss(
     share: f64,
 ) -> Result<LossGradients> {
     let tracked = params.map(|_, value| value.autodiff().require_grad());
-    let computed = if dtype == params.dtype() { tracked.clone() } else { tracked.map(|_, value| value.cast(dtype)) };
+    let computed = tracked.in_precision(dtype);
     let x_t = batch.noisy(schedule);
     let out = net.forward(&computed, x_t.clone().cast(dtype).autodiff(), &batch.timesteps, None);
     let out = out.cast(params.dtype());

@@ -14,7 +14,7 @@ use crate::models::guided_diffusion::GuidedDiffusion;
 use crate::models::params::Params;
 use crate::noise::{Noise, Stream};
 use crate::schedule::Timestep;
-use crate::tensor::{self, Tensor};
+use crate::tensor::{self, DType, Tensor};
 use crate::{Error, Result};
 
 /// One image in so many is held out, where any are.
@@ -72,7 +72,8 @@ pub struct Adaptation {
     failed: bool,
 }
 
-/// The weights being trained.
+/// The weights being trained, in f32 where the network computes in a half precision: Adam's steps are smaller than its
+/// weights can show.
 #[derive(Debug)]
 enum State {
     Full(Params),
@@ -83,13 +84,17 @@ impl Adaptation {
     /// An adaptation of `model` to `images` (`[1, 1 or 3, h, w]` in [-1, 1]).
     ///
     /// # Errors
-    /// [`Error::Config`] for settings that do not suit the network, or no images.
+    /// [`Error::Config`] for settings that do not suit the network, no images, or a network in f16, in which most
+    /// gradients are zero.
     pub fn new(model: &GuidedDiffusion, images: Vec<Tensor<4>>, config: AdaptConfig) -> Result<Self> {
         config.check(model.size_multiple())?;
         if model.config().num_classes.is_some() || model.config().in_channels != 3 {
             return Err(Error::config(
                 "a network with classes, or not of RGB images, cannot be adapted to images alone",
             ));
+        }
+        if model.params().dtype() == DType::F16 {
+            return Err(Error::config("a network in f16 cannot be adapted, its gradients vanish: use bf16 or f32"));
         }
         let hold = config.held_out && images.len() >= 2;
         let last =
@@ -101,7 +106,10 @@ impl Adaptation {
         let crops = CropSource::new(training, &config)?;
         let held_out = if out.is_empty() { None } else { Some(CropSource::new(out, &config)?) };
         let (trained, params) = match config.trained {
-            Trained::Full => (State::Full(model.params().clone()), model.params().clone()),
+            Trained::Full => {
+                let params = model.params().in_precision(precision_of_training(model));
+                (State::Full(params.clone()), params)
+            }
             Trained::Lora { rank, alpha } => {
                 let lora = Lora::new(model.params(), rank, alpha, config.seed)?;
                 let factors = lora.factors().clone();
@@ -141,7 +149,7 @@ impl Adaptation {
     /// As [`CropSource::draw`].
     pub fn draw(&self) -> Result<Batch> {
         let (n, side, device) = (self.config.batch, self.config.crop, self.model.params().device());
-        let dtype = self.model.params().dtype();
+        let dtype = precision_of_training(&self.model);
         let all = self.model.schedule().len();
         // The first numbers of a step are the crops'.
         let timesteps = match self.config.timesteps {
@@ -189,7 +197,7 @@ impl Adaptation {
             State::Full(params) => params.clone(),
             State::Lora(lora) => lora.merged(model.params()),
         };
-        let (net, schedule, dtype) = (model.net(), model.schedule(), weights.dtype());
+        let (net, schedule, dtype) = (model.net(), model.schedule(), model.params().dtype());
         let objective = Objective::Simple(self.config.level_weights);
         if !self.config.recompute {
             let found = accumulate(batch.len(), parts, self.workers.as_ref(), |first, n, share| {
@@ -211,6 +219,7 @@ impl Adaptation {
                 }
             });
         }
+        let weights = weights.in_precision(dtype);
         let mut sum = match &self.trained {
             State::Full(params) => Sum::new(params),
             State::Lora(lora) => Sum::new(lora.factors()),
@@ -220,15 +229,16 @@ impl Adaptation {
             let n = parts.min(batch.len() - first);
             let part = batch.part(first, n);
             let share = n as f64 / batch.len() as f64;
-            let x_t = part.noisy(schedule);
-            let roots = self.config.level_weights.roots(schedule, &part);
-            let mut take = |id, g| match &self.trained {
-                State::Full(_) => sum.add(id, g),
+            let x_t = part.noisy(schedule).cast(dtype);
+            let eps = part.eps.clone().cast(dtype);
+            let roots = self.config.level_weights.roots(schedule, &part).map(|roots| roots.cast(dtype));
+            let mut take = |id, g: Tensor<1>| match &self.trained {
+                State::Full(params) => sum.add(id, g.cast(params.dtype())),
                 State::Lora(lora) => {
                     lora.chain(id, g).into_iter().flatten().for_each(|(id, g)| sum.add(id, g));
                 }
             };
-            loss += net.loss_by_blocks(&weights, &x_t, &part.eps, &part.timesteps, roots.as_ref(), share, &mut take)?;
+            loss += net.loss_by_blocks(&weights, &x_t, &eps, &part.timesteps, roots.as_ref(), share, &mut take)?;
         }
         Ok(LossGradients { loss, gradients: sum.0 })
     }
@@ -256,7 +266,7 @@ impl Adaptation {
         let (mut before, mut after) = (0.0, 0.0);
         for k in 0..HELD_OUT_CROPS / AT_ONCE {
             let place = |i: usize| ((k * AT_ONCE + i) as f64 + 0.5) / HELD_OUT_CROPS as f64;
-            let dtype = model.params().dtype();
+            let dtype = precision_of_training(model);
             let batch = Batch {
                 x0: source.draw(&noise, k as u32, AT_ONCE, &device)?.cast(dtype),
                 eps: noise.normal_tensor(k as u32, [AT_ONCE, 3, side, side], &device, dtype),
@@ -295,6 +305,14 @@ impl Iterator for Adaptation {
         let step = self.draw().and_then(|batch| self.advance(&batch));
         self.failed = step.is_err();
         Some(step)
+    }
+}
+
+/// That of the trained weights, of the batches and of the loss.
+fn precision_of_training(model: &GuidedDiffusion) -> DType {
+    match model.params().dtype() {
+        DType::F64 => DType::F64,
+        _ => DType::F32,
     }
 }
 

@@ -158,6 +158,12 @@ impl Params {
         self.values = values.into_iter().enumerate().map(|(i, value)| f(ParamId(i), value)).collect();
     }
 
+    /// The same values in another precision.
+    #[must_use]
+    pub fn in_precision(&self, dtype: DType) -> Self {
+        if dtype == self.dtype() { self.clone() } else { self.map(|_, value| value.cast(dtype)) }
+    }
+
     /// The precision of the values.
     pub fn dtype(&self) -> DType {
         self.values.first().map_or(DType::F32, |v| v.dtype())
