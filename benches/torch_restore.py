@@ -1,10 +1,10 @@
 #!/usr/bin/env python3
-"""One restoration as `adir restore --task sr4 --gallery FOLDER --adapt gallery` computes it, in PyTorch (eager, f32).
+"""One restoration as `adir restore --task sr4 --gallery FOLDER --adapt gallery --full` computes it, in PyTorch (eager, f32).
 
   python3 benches/torch_restore.py y.png -o x.png --gallery FOLDER --network train_prior.py --prior prior.safetensors
       [--iterations 50] [--steps 20] [--threads 2]
 
-All weights are adapted to crops of the gallery (128x128, two a step, Adam, the preset `fast`), then 20 steps of DDIM (eta 1)
+All weights are adapted to crops of the gallery (128x128, two a step, Adam, the preset `fast` with `--full`), then 20 steps of DDIM (eta 1)
 with the projection of Eq. 17's few-step form. Left out: retrieval (every image of the gallery is used), the mean colours
 that the prior's metadata tells, and the agreement that `adir` reports. `--network` is the training script that defines `UNet`.
 """
@@ -41,7 +41,7 @@ def read(path):
 CROP, BATCH, RATE = 128, 2, 1e-4
 gallery = [read(path) for path in sorted(Path(a.gallery).iterdir()) if path.suffix in (".png", ".webp", ".jpg")]
 optimizer = torch.optim.Adam(net.parameters(), lr=RATE)
-triangle = lambda k: min(1, (k + 1) / max(1, a.iterations / 10)) * (a.iterations - k) / a.iterations
+triangle = lambda k: min(1, (k + 1) / max(1, a.iterations / 10)) * (a.iterations - k) / max(1, a.iterations)
 rates = torch.optim.lr_scheduler.LambdaLR(optimizer, triangle)
 for step in range(a.iterations):
     crops = []
@@ -67,7 +67,7 @@ A = lambda x: rows @ x @ columns.T
 norm = float(torch.linalg.matrix_norm(rows, 2) * torch.linalg.matrix_norm(columns, 2)) ** 2
 adjoint = lambda r: rows.T @ r @ columns / norm
 # guided-diffusion's respacing: both ends and what lies evenly between.
-kept = [round(i * 999 / (a.steps - 1)) for i in range(a.steps)]
+kept = [round(i * 999 / max(1, a.steps - 1)) for i in range(a.steps)]
 x = torch.randn(1, 3, high, wide)
 with torch.no_grad():
     for i in reversed(range(a.steps)):

@@ -1,9 +1,10 @@
-//! Answers on stdout. Whoever reads them may have seen enough (`adir ... | head -1`): that is no failure.
+//! Where results go: files that may be written, and answers on stdout. Whoever reads them may have seen enough (`adir ... | head -1`): that is no failure.
 
 use std::fmt::Arguments;
 use std::io::{ErrorKind, Write, stdout};
 use std::path::Path;
 
+use adir::io::atomic::{check_writable, refuse_overwrite};
 use adir::{Error, Result};
 
 /// What an error about stdout names instead of a file.
@@ -23,4 +24,13 @@ pub fn line(text: Arguments<'_>) -> Result<()> {
 pub fn nobody_listens(error: &Error) -> bool {
     matches!(error, Error::Io { path, source }
         if path == Path::new(STDOUT) && source.kind() == ErrorKind::BrokenPipe)
+}
+
+/// Whether `output`, made from `input`, may and can be written: asked before anything is computed.
+pub fn check_output(input: &Path, output: &Path, overwrite: bool) -> Result<()> {
+    refuse_overwrite(input, output, true)?;
+    if !overwrite && output.symlink_metadata().is_ok() {
+        return Err(Error::config(format!("{} exists: use --overwrite to replace it", output.display())));
+    }
+    check_writable(output)
 }

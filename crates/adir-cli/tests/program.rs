@@ -71,7 +71,9 @@ fn faults_have_their_exit_codes_and_leave_no_output() {
     fs::write(f.join("text.png"), "not an image").unwrap();
     fs::write(f.join("weights.safetensors"), "not weights").unwrap();
     fs::write(f.join("weights.pt"), b"\x80\x02cos\nsystem\n.").unwrap();
-    let cases: [(i32, &[&str], &str); 12] = [
+    let thin = adir::tensor::from_f32(vec![0.0; 4000], [1, 1, 4000, 1], &adir::tensor::cpu());
+    adir::io::image::write_image(&f.join("thin.png"), &thin, &Default::default()).unwrap();
+    let cases: [(i32, &[&str], &str); 15] = [
         (2, &["restore", "y.png", "-o", "o.png"], "--task"),
         (2, &["restore", "y.png", "-o", "o.png", "--task", "sr99"], "sr2 to sr16"),
         (2, &["restore", "y.png", "-o", "o.png", "--task", "deblur"], "--kernel"),
@@ -84,6 +86,9 @@ fn faults_have_their_exit_codes_and_leave_no_output() {
         (4, &["restore", "y.png", "-o", "o.png", "--task", "sr4", "-m", "weights.safetensors"], "weights.safetensors"),
         (4, &["restore", "y.png", "-o", "o.png", "--task", "sr4", "-m", "weights.pt"], "weights.pt"),
         (2, &["restore", "y.png", "-o", "y.png", "--task", "sr4", "--overwrite"], "input"),
+        (3, &["restore", "y.png", "-o", "y.png/o.png", "--task", "sr4"], "y.png"),
+        (3, &["restore", "y.png", "-o", "missing/o.png", "--task", "sr4"], "missing: "),
+        (5, &["restore", "thin.png", "-o", "o.png", "--task", "sr4"], "4x16000"),
     ];
     for (code, args, said) in cases {
         let (_, err) = expect(code, &f, args);

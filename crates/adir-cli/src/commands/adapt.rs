@@ -3,7 +3,6 @@
 use std::path::{Path, PathBuf};
 
 use adir::adapt::{Adapter, AdapterInfo, save_params};
-use adir::io::atomic::refuse_overwrite;
 use adir::io::image::read_image;
 use adir::io::limits::Limits;
 use adir::io::weights::{Dtype, WeightFile};
@@ -17,6 +16,7 @@ use crate::adaptation::{AdaptArgs, Base, Mode, Observed, in_words, verdict_of};
 use crate::args::PresetName;
 use crate::log::Log;
 use crate::model::ModelArgs;
+use crate::out::check_output;
 use crate::store::Store;
 
 /// Adapt the model ahead of a restoration, and manage what adaptations left behind.
@@ -94,7 +94,7 @@ impl Writing {
     /// The model, the adapter and what it says, once the file may be written.
     fn read(&self) -> Result<(GuidedDiffusion, Adapter, AdapterInfo)> {
         let path = self.store.resolve(&self.adapter)?;
-        refuse_overwrite(&path, &self.output, self.overwrite)?;
+        check_output(&path, &self.output, self.overwrite)?;
         load(&self.model, &path)
     }
 }
@@ -183,7 +183,7 @@ fn create(args: &CreateArgs, log: &Log) -> Result<()> {
         return Err(Error::config("with --no-cache the adapter needs a file: give one with -o"));
     }
     if let Some(output) = &args.output {
-        refuse_overwrite(&args.image, output, args.overwrite)?;
+        check_output(&args.image, output, args.overwrite)?;
     }
     let name = args.name.as_deref().map(checked_name).transpose()?;
     let preset: Preset = args.preset.into();

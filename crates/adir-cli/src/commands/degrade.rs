@@ -3,7 +3,6 @@
 use std::path::PathBuf;
 
 use adir::Result;
-use adir::io::atomic::refuse_overwrite;
 use adir::io::image::{BitDepth, ImageFormat, WriteOptions, read_image, write_image};
 use adir::io::limits::Limits;
 use adir::operator::{Degradation, ImageShape, Mask};
@@ -12,6 +11,7 @@ use clap::Args;
 
 use crate::args::{DegradationArgs, observe};
 use crate::log::Log;
+use crate::out::check_output;
 
 /// Make a degraded image y = A x + e from an image x.
 #[derive(Debug, Args)]
@@ -33,7 +33,7 @@ pub struct DegradeArgs {
 
 pub fn run(args: &DegradeArgs, log: &Log) -> Result<u8> {
     let limits = Limits::default();
-    refuse_overwrite(&args.input, &args.output, args.overwrite)?;
+    check_output(&args.input, &args.output, args.overwrite)?;
     let float = ImageFormat::from_path(&args.output)? == ImageFormat::Tiff;
     let (degradation, mask) = args.degradation.build(&limits)?;
     let picture = read_image(&args.input, &limits)?;

@@ -5,12 +5,11 @@ use std::time::Instant;
 
 use adir::adapt::{Workers, adaptation_memory};
 use adir::guidance::{Adjoint, DataStep, Residual, Strength};
-use adir::io::atomic::refuse_overwrite;
 use adir::io::hash::hash_file;
 use adir::io::image::{BitDepth, ImageFormat, Picture, WriteOptions, read_image, write_image};
 use adir::io::limits::Limits;
 use adir::models::guided_diffusion::{GuidedDiffusion, config_of};
-use adir::operator::bicubic_resize;
+use adir::operator::{ImageShape, bicubic_resize};
 use adir::restore::{RestoreConfig, RestorePlan};
 use adir::sampler::EpsAfterGuidance;
 use adir::task::{Method, Overrides, Preset, Task};
@@ -23,6 +22,7 @@ use crate::adaptation::{AdaptArgs, Adapted, Base, Mode, Observed};
 use crate::args::{DegradationArgs, PresetName, agreement_psnr, names};
 use crate::log::Log;
 use crate::model::ModelArgs;
+use crate::out::check_output;
 use crate::samples::{at_once, draw, facts};
 use crate::{memory, record};
 
@@ -157,7 +157,7 @@ pub fn run(args: &RestoreArgs, log: &Log) -> Result<u8> {
     let outputs = Outputs::new(&args.output, samples);
     let format = ImageFormat::from_path(&args.output)?;
     for path in outputs.all() {
-        refuse_overwrite(input, path, args.overwrite)?;
+        check_output(input, path, args.overwrite)?;
     }
     let picture = read_image(input, &limits)?;
     let (degradation, mask) = args.degradation.build(&limits)?;
@@ -184,6 +184,7 @@ pub fn run(args: &RestoreArgs, log: &Log) -> Result<u8> {
         class: args.sampling.class,
     };
     let plan = request.plan(picture.tensor.clone(), &facts(&config)?)?;
+    check_size(args, &plan, &picture, depth(&picture, format), &limits)?;
     let at_once = at_once(samples, &device);
     let need = config.forward_memory(plan.canvas().height, plan.canvas().width, at_once)?;
     let adapt_config = args.adaptation.config(mode, preset, args.sampling.seed);
@@ -276,14 +277,28 @@ impl Outputs {
     }
 }
 
-/// As deep as the input where the format can hold it, with its profile and its alpha brought to size.
+/// As deep as the input where the format can hold it.
+fn depth(picture: &Picture, format: ImageFormat) -> BitDepth {
+    if format.supports(picture.bit_depth) { picture.bit_depth } else { BitDepth::Eight }
+}
+
+/// What is written must not be larger than what is read again, by this program too.
+fn check_size(
+    args: &RestoreArgs,
+    plan: &RestorePlan,
+    picture: &Picture,
+    depth: BitDepth,
+    limits: &Limits,
+) -> Result<()> {
+    let ImageShape { channels, height, width } = plan.operator().domain();
+    let side = |pixels: usize| u32::try_from(pixels).unwrap_or(u32::MAX);
+    let samples = channels as u64 + u64::from(picture.alpha.is_some());
+    limits.check(&args.output, (side(width), side(height)), samples * depth.bytes()).map(drop)
+}
+
+/// The input's depth where the format can hold it, its profile, and its alpha brought to size.
 fn write_options(picture: &Picture, x: &Tensor<4>, format: ImageFormat) -> Result<WriteOptions> {
-    let depths: &[BitDepth] = match picture.bit_depth {
-        BitDepth::Eight => &[BitDepth::Eight],
-        BitDepth::Sixteen => &[BitDepth::Sixteen, BitDepth::Eight],
-        BitDepth::Float => &[BitDepth::Float, BitDepth::Eight],
-    };
-    let bit_depth = depths.iter().copied().find(|d| format.supports(*d)).unwrap_or(BitDepth::Eight);
+    let bit_depth = depth(picture, format);
     let [_, _, h, w] = picture.tensor.dims();
     let [_, _, height, width] = x.dims();
     let alpha = match &picture.alpha {

@@ -24,6 +24,7 @@ use serde_json::json;
 
 use crate::log::Log;
 use crate::model::{Precision, place};
+use crate::out::check_output;
 use crate::stop;
 
 /// The network trained unless another is asked for.
@@ -112,10 +113,10 @@ pub fn run(args: &TrainArgs, log: &Log) -> Result<u8> {
     let checkpoint = args.output.with_extension("checkpoint");
     let card = args.output.with_extension("md");
     for path in [&args.output, &card].into_iter().chain(&args.sheet) {
-        refuse(path, args.overwrite || args.resume)?;
+        check_output(&args.folder, path, args.overwrite || args.resume)?;
     }
     if !args.resume {
-        refuse(&checkpoint, args.overwrite)
+        check_output(&args.folder, &checkpoint, args.overwrite)
             .map_err(|e| Error::config(format!("{e}, or go on with that training (--resume)")))?;
     }
     if args.dtype == Precision::F64 {
@@ -236,14 +237,6 @@ impl TrainArgs {
             Err(Error::config(format!("--memory {}: expected a positive number of GB", self.memory)))
         }
     }
-}
-
-/// Refuses to replace a file unasked.
-fn refuse(path: &Path, overwrite: bool) -> Result<()> {
-    if path.exists() && !overwrite {
-        return Err(Error::config(format!("{} exists: use --overwrite to replace it", path.display())));
-    }
-    Ok(())
 }
 
 /// Steps until the end, with a checkpoint every few minutes and when the user stops the program.

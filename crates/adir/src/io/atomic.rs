@@ -77,10 +77,7 @@ pub fn write(path: &Path, fill: impl FnOnce(&mut AtomicFile<'_>) -> Result<()>) 
 
 fn write_with(path: &Path, fill: impl FnOnce(&mut AtomicFile<'_>) -> Result<()>, hook: Hook<'_>) -> Result<()> {
     let io_error = |e| Error::io(path, e);
-    let folder = match path.parent() {
-        Some(parent) if !parent.as_os_str().is_empty() => parent,
-        _ => Path::new("."),
-    };
+    let folder = folder_of(path);
     hook(Step::Create).map_err(io_error)?;
     let (file, scratch) = create_scratch(folder).map_err(io_error)?;
     if let Ok(existing) = fs::metadata(path) {
@@ -97,6 +94,25 @@ fn write_with(path: &Path, fill: impl FnOnce(&mut AtomicFile<'_>) -> Result<()>,
     hook(Step::Rename).and_then(|()| fs::rename(&scratch.0, path)).map_err(io_error)?;
     scratch.forget();
     hook(Step::SyncFolder).and_then(|()| sync_folder(folder)).map_err(io_error)
+}
+
+fn folder_of(path: &Path) -> &Path {
+    match path.parent() {
+        Some(parent) if !parent.as_os_str().is_empty() => parent,
+        _ => Path::new("."),
+    }
+}
+
+/// Whether [`write`] could begin at `path`, tried with an empty scratch file: worth knowing before a long computation.
+///
+/// # Errors
+/// [`Error::Io`] where the folder is missing or takes no files; [`Error::Config`] where the path is a folder.
+pub fn check_writable(path: &Path) -> Result<()> {
+    if path.is_dir() {
+        return Err(Error::config(format!("{}: is a folder, expected the name of a file", path.display())));
+    }
+    let folder = folder_of(path);
+    create_scratch(folder).map(drop).map_err(|e| Error::io(folder, e))
 }
 
 /// Removes the scratch file when it goes out of scope, whatever the reason.
@@ -262,6 +278,17 @@ mod tests {
         assert!(refuse_overwrite(&input, &other, false).is_err());
         assert!(refuse_overwrite(&input, &other, true).is_ok());
         assert!(refuse_overwrite(&input, &folder.join("new.png"), false).is_ok());
+        fs::remove_dir_all(&folder).unwrap();
+    }
+
+    #[test]
+    fn a_folder_that_takes_no_files_is_known_before_anything_is_written() {
+        let folder = folder("writable");
+        check_writable(&folder.join("new.png")).unwrap();
+        assert_eq!(fs::read_dir(&folder).unwrap().count(), 0, "the trial leaves nothing");
+        let missing = check_writable(&folder.join("missing/new.png")).unwrap_err();
+        assert!(matches!(&missing, Error::Io { path, .. } if path.ends_with("missing")), "{missing}");
+        assert!(matches!(check_writable(&folder), Err(Error::Config(_))));
         fs::remove_dir_all(&folder).unwrap();
     }
 

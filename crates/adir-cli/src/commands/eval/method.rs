@@ -35,16 +35,16 @@ pub enum Method {
     Wiener,
     /// The prior as it is
     None,
-    /// The prior adapted to the observation (IA)
+    /// The prior adapted to the observation as the preset says (IA)
     #[value(name = "self")]
     Itself,
-    /// The prior adapted to random images
+    /// The prior adapted to random images as the preset says
     Random,
     /// The prior adapted to the nearest images, all weights
     Knn,
     /// The prior adapted to the nearest images, low-rank factors
     Lora,
-    /// As knn, but used only where held-out neighbours are denoised better
+    /// The prior adapted to the nearest images as the preset says, where held-out ones are then denoised better
     Auto,
     /// The prior with the adapter given by --adapter
     Adapter,
@@ -156,7 +156,7 @@ impl Bench<'_> {
             prompt: None,
             settings: self.args.settings.clone(),
             lora: (method == Method::Lora).then_some(self.args.lora),
-            full: method != Method::Lora,
+            full: method == Method::Knn,
             store: self.args.store.clone(),
             // A cell is kept itself; keeping tens of megabytes of weights for each would fill the disk.
             no_cache: true,

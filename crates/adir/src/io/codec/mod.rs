@@ -85,6 +85,15 @@ pub enum BitDepth {
 }
 
 impl BitDepth {
+    /// Bytes of a sample.
+    pub fn bytes(self) -> u64 {
+        match self {
+            Self::Eight => 1,
+            Self::Sixteen => 2,
+            Self::Float => 4,
+        }
+    }
+
     /// Standard deviation of what values are rounded by: 1/sqrt(12) of a step.
     pub fn rounding(self) -> NoiseLevel {
         let steps = match self {
@@ -187,35 +196,11 @@ pub(super) fn encode(
     file.flush().map_err(|e| Error::io(path, e))
 }
 
-/// Checks the size a header declares; returns the number of bytes its pixels take.
-fn check_size(path: &Path, (width, height): (u32, u32), bytes_per_pixel: u64, limits: &Limits) -> Result<usize> {
-    if width == 0 || height == 0 {
-        return Err(Error::input(path, format!("an image of {width}x{height} pixels")));
-    }
-    if width > limits.max_width || height > limits.max_height {
-        return Err(Error::Limits(format!(
-            "{}: {width}x{height} pixels, at most {}x{} are allowed",
-            path.display(),
-            limits.max_width,
-            limits.max_height
-        )));
-    }
-    let bytes = u64::from(width) * u64::from(height) * bytes_per_pixel;
-    match usize::try_from(bytes) {
-        Ok(size) if bytes <= limits.max_decoded_bytes => Ok(size),
-        _ => Err(Error::Limits(format!(
-            "{}: {bytes} bytes of pixels, at most {} are allowed",
-            path.display(),
-            limits.max_decoded_bytes
-        ))),
-    }
-}
-
 /// All of an 8-bit image from a decoder of the `image` crate, whose header is read already.
 fn decode_eight_bit(path: &Path, mut decoder: impl ImageDecoder, limits: &Limits) -> Result<Decoded> {
     let color = decoder.color_type();
     let (width, height) = decoder.dimensions();
-    let size = check_size(path, (width, height), u64::from(color.bytes_per_pixel()), limits)?;
+    let size = limits.check(path, (width, height), u64::from(color.bytes_per_pixel()))?;
     let icc = decoder.icc_profile().map_err(|e| image_error(path, e))?;
     let exif = decoder.exif_metadata().map_err(|e| image_error(path, e))?;
     let mut samples = vec![0; size];

@@ -8,7 +8,7 @@ use std::path::Path;
 use image::metadata::Orientation;
 use png::{BitDepth, ColorType, Decoder, DecodingError, Encoder, EncodingError, Info, Transformations};
 
-use super::{Decoded, Metadata, Raster, Samples, check_size, read_error, refused};
+use super::{Decoded, Metadata, Raster, Samples, read_error, refused};
 use crate::io::atomic::AtomicFile;
 use crate::io::limits::Limits;
 use crate::{Error, Result};
@@ -24,13 +24,13 @@ pub fn decode(path: &Path, reader: impl BufRead + Seek, limits: &Limits) -> Resu
     decoder.set_ignore_text_chunk(true);
     decoder.set_transformations(Transformations::EXPAND);
     let header = decoder.read_header_info().map_err(damaged)?;
-    check_size(path, header.size(), header.bytes_per_pixel() as u64, limits)?;
+    limits.check(path, header.size(), header.bytes_per_pixel() as u64)?;
     let mut reader = decoder.read_info().map_err(damaged)?;
     let (color, depth) = reader.output_color_type();
     let channels = color.samples();
     let (width, height) = reader.info().size();
     let bytes_per_sample: usize = if depth == BitDepth::Sixteen { 2 } else { 1 };
-    let size = check_size(path, (width, height), (channels * bytes_per_sample) as u64, limits)?;
+    let size = limits.check(path, (width, height), (channels * bytes_per_sample) as u64)?;
     if reader.output_buffer_size() != Some(size) {
         return Err(Error::input(path, format!("unexpected pixel layout: {color:?} with {depth:?} bits")));
     }

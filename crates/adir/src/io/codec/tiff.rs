@@ -13,7 +13,7 @@ use tiff::encoder::{Compression, DeflateLevel, TiffEncoder, TiffValue};
 use tiff::tags::{ExtraSamples, Tag};
 use tiff::{TiffError, TiffResult};
 
-use super::{Decoded, Metadata, Raster, Samples, check_size, read_error, refused};
+use super::{Decoded, Metadata, Raster, Samples, read_error, refused};
 use crate::io::atomic::AtomicFile;
 use crate::io::limits::Limits;
 use crate::{Error, Result};
@@ -42,7 +42,7 @@ pub fn decode(path: &Path, reader: impl BufRead + Seek, limits: &Limits) -> Resu
     if !matches!(bits, 8 | 16 | 32) {
         return Err(unsupported(path, color));
     }
-    check_size(path, (width, height), channels as u64 * u64::from(bits / 8), limits)?;
+    limits.check(path, (width, height), channels as u64 * u64::from(bits / 8))?;
     let orientation = decoder.find_tag_unsigned::<u8>(Tag::Orientation).map_err(damaged)?;
     let icc = decoder.get_tag_u8_vec(Tag::IccProfile).ok();
     let mut result = DecodingResult::U8(Vec::new());
