@@ -356,6 +356,9 @@ pub fn build_index(
         }
     }
     let index = build.index()?;
+    if index.entries().is_empty() {
+        return Err(Error::input(folder, "holds no images"));
+    }
     // Entries carry the hashes of their files: equal ones have equal embeddings.
     if before.as_deref() != Some(index.entries()) {
         index.save(path)?;

@@ -42,7 +42,7 @@ pub fn code(error: &Error) -> u8 {
 /// What the user can do next, where the message alone does not say.
 pub fn hint(error: &Error) -> Option<&'static str> {
     match error {
-        Error::Model { .. } => Some("`adir models info FILE` shows what a weights file holds"),
+        Error::Model { .. } => Some("`adir models info --model FILE` shows what a weights file holds"),
         Error::Limits(_) => Some(
             "use a smaller image, or fewer samples at a time; in an adaptation --recompute, --adapt-micro-batch 1 or --lora",
         ),

@@ -73,7 +73,8 @@ fn faults_have_their_exit_codes_and_leave_no_output() {
     fs::write(f.join("weights.pt"), b"\x80\x02cos\nsystem\n.").unwrap();
     let thin = adir::tensor::from_f32(vec![0.0; 4000], [1, 1, 4000, 1], &adir::tensor::cpu());
     adir::io::image::write_image(&f.join("thin.png"), &thin, &Default::default()).unwrap();
-    let cases: [(i32, &[&str], &str); 15] = [
+    fs::create_dir(f.join("nothing")).unwrap();
+    let cases: [(i32, &[&str], &str); 18] = [
         (2, &["restore", "y.png", "-o", "o.png"], "--task"),
         (2, &["restore", "y.png", "-o", "o.png", "--task", "sr99"], "sr2 to sr16"),
         (2, &["restore", "y.png", "-o", "o.png", "--task", "deblur"], "--kernel"),
@@ -88,6 +89,9 @@ fn faults_have_their_exit_codes_and_leave_no_output() {
         (2, &["restore", "y.png", "-o", "y.png", "--task", "sr4", "--overwrite"], "input"),
         (3, &["restore", "y.png", "-o", "y.png/o.png", "--task", "sr4"], "y.png"),
         (3, &["restore", "y.png", "-o", "missing/o.png", "--task", "sr4"], "missing: "),
+        (3, &["index", "build", "nothing", "-o", "o.png"], "holds no images"),
+        (3, &["index", "info", "text.png"], "adir index build"),
+        (3, &["eval", "nothing", "-o", "o.png"], "holds no images"),
         (5, &["restore", "thin.png", "-o", "o.png", "--task", "sr4"], "4x16000"),
     ];
     for (code, args, said) in cases {
@@ -207,7 +211,7 @@ fn an_adaptation_is_cached_by_what_determined_it() {
         let record: serde_json::Value = serde_json::from_slice(&record).unwrap();
         (fs::read(f.join(output)).unwrap(), record["adaptation"].clone())
     };
-    for mode in [&["--adapt", "gallery"][..], &["--adapt", "gallery", "--lora", "4"], &["--adapt", "self"]] {
+    for mode in [&["--adapt", "gallery", "--full"][..], &["--adapt", "gallery", "--lora", "4"], &["--adapt", "self"]] {
         let ((first, before), (second, after)) = (
             restore("a.png", &[mode, &["--overwrite"]].concat()),
             restore("b.png", &[mode, &["--overwrite"]].concat()),
@@ -244,7 +248,7 @@ fn adapters_are_made_named_taken_along_and_merged() {
         expect(0, &f, &[&["restore", "y.png", "-o", output, "--task", "sr4", "--steps", "4"], more].concat());
         fs::read(f.join(output)).unwrap()
     };
-    for (kind, lora) in [("full", &[][..]), ("factors", &["--lora", "4"])] {
+    for (kind, lora) in [("full", &["--full"][..]), ("factors", &["--lora", "4"])] {
         let (out, _) =
             expect(0, &f, &[&["adapt", "create", "y.png", "--name", kind], &adapt[..], &cache, lora].concat());
         let key = out.split_whitespace().next().unwrap().to_owned();

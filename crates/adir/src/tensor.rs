@@ -69,7 +69,9 @@ fn catching<T>(task: impl FnOnce() -> T) -> std::result::Result<T, String> {
         let said = said.clone();
         Box::new(move |info| {
             let line = info.payload_as_str().and_then(|text| text.lines().next()).unwrap_or("it gave no reason");
-            said.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert_with(|| line.to_owned());
+            // Some list all names of all libraries that they looked for.
+            let line = line.chars().take(200).collect();
+            said.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(line);
         })
     });
     let result = panic::catch_unwind(panic::AssertUnwindSafe(task));

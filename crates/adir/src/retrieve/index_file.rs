@@ -219,8 +219,8 @@ impl<R: Read> Reader<'_, R> {
     }
 
     fn header(&mut self) -> Result<Header> {
-        if &self.array::<8>()? != MAGIC {
-            return Err(self.error("is not an index of images"));
+        if self.remaining < MAGIC.len() as u64 || &self.array::<8>()? != MAGIC {
+            return Err(self.error("is not an index of images: make one with `adir index build`"));
         }
         let version = u32::from_le_bytes(self.array()?);
         if version != VERSION {

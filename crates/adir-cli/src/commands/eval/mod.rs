@@ -105,9 +105,12 @@ struct Truth {
 }
 
 pub fn run(args: &EvalArgs, log: &Log) -> Result<u8> {
+    let methods = args.methods()?;
+    for set in &args.sets {
+        args.files(set)?;
+    }
     let cells = args.output.join("cells");
     std::fs::create_dir_all(&cells).map_err(|e| Error::io(&cells, e))?;
-    let methods = args.methods()?;
     let (model, model_sha256) = args.model.load()?;
     if model.config().in_channels != 3 {
         return Err(Error::config("eval compares methods on RGB images; the network is for others"));
@@ -230,16 +233,22 @@ impl EvalArgs {
         }
     }
 
-    /// The images of a set, cut to size.
-    fn images(&self, set: &Path, multiple: usize, log: &Log) -> Result<Vec<Truth>> {
-        let mut names = image_files(set)?;
+    /// The files of a set that are asked for.
+    fn files(&self, set: &Path) -> Result<Vec<String>> {
+        let names = image_files(set)?;
         if names.is_empty() {
             return Err(Error::input(set, "holds no images"));
         }
-        if !self.full {
-            let (all, count) = (names.len(), self.count.clamp(1, names.len()));
-            names = (0..count).map(|i| names[i * all / count].clone()).collect();
+        if self.full {
+            return Ok(names);
         }
+        let (all, count) = (names.len(), self.count.clamp(1, names.len()));
+        Ok((0..count).map(|i| names[i * all / count].clone()).collect())
+    }
+
+    /// The images of a set, cut to size.
+    fn images(&self, set: &Path, multiple: usize, log: &Log) -> Result<Vec<Truth>> {
+        let names = self.files(set)?;
         // Every super-resolution factor up to 16 that is a power of 2 divides such sides.
         let unit = multiple.max(16);
         let mut images = Vec::new();
