@@ -12,6 +12,9 @@ mod winograd;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use crate::layout::{ChannelsLast, Padding};
+use crate::norm::Sum;
+use crate::parallel::{filled, for_each};
+use crate::simd::dispatch;
 
 pub(crate) use pack::{Packed, Purpose};
 pub use winograd::set_winograd;
@@ -148,10 +151,10 @@ pub(crate) fn weight_gradient(x: &[f32], dy: &[f32], g: &Geometry) -> Vec<f32> {
 /// The gradient with respect to the bias: sums over batch and positions, in f64.
 pub(crate) fn bias_gradient(dy: &[f32], g: &Geometry) -> Vec<f32> {
     let positions = g.out_height() * g.out_width();
-    let plane_sum = |image: usize, channel: usize| -> f64 {
-        let start = (image * g.outputs + channel) * positions;
-        let plane = dy.get(start..start + positions).unwrap_or_default();
-        plane.chunks(256).map(|part| f64::from(part.iter().sum::<f32>())).sum()
+    let sum = |channel: usize| -> f64 {
+        let plane = |image: usize| &dy[(image * g.outputs + channel) * positions..][..positions];
+        (0..g.batch).map(|image| dispatch(Sum(plane(image)))).sum()
     };
-    (0..g.outputs).map(|channel| (0..g.batch).map(|image| plane_sum(image, channel)).sum::<f64>() as f32).collect()
+    // SAFETY: every channel is written by its task.
+    unsafe { filled(g.outputs, |out| for_each(g.outputs, |channel| out.add(channel).write(sum(channel) as f32))) }
 }

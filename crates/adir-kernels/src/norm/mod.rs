@@ -118,15 +118,27 @@ fn affine<S: Simd>(s: S, params: &Params<'_>, channel: usize, at: usize, mean: f
     Affine { a: s.splat((a * (1.0 + scale)) as f32), b: s.splat(b as f32) }
 }
 
+/// The sum of all numbers, added up in f64 part by part.
+pub(crate) struct Sum<'a>(pub &'a [f32]);
+
+impl Kernel for Sum<'_> {
+    type Output = f64;
+
+    #[inline(always)]
+    fn run<S: Simd>(self, s: S) -> f64 {
+        let mut sum = 0.0;
+        for part in self.0.chunks(4096) {
+            // SAFETY: the whole part is readable.
+            sum += f64::from(unsafe { reduce(s, [part.as_ptr()], part.len(), &Identity) }[0]);
+        }
+        sum
+    }
+}
+
 /// Mean and biased variance.
 #[inline(always)]
 fn moments<S: Simd>(s: S, x: &[f32]) -> (f64, f64) {
-    let mut sum = 0.0;
-    for part in x.chunks(4096) {
-        // SAFETY: the whole part is readable.
-        sum += f64::from(unsafe { reduce(s, [part.as_ptr()], part.len(), &Identity) }[0]);
-    }
-    let mean = sum / x.len() as f64;
+    let mean = Sum(x).run(s) / x.len() as f64;
     let centre = s.splat(mean as f32);
     let (mut deviations, mut squares) = (0.0, 0.0);
     for part in x.chunks(4096) {
