@@ -5,7 +5,28 @@
 
 use crate::parallel::{Shared, SharedMut, for_each};
 use crate::scratch::Scratch;
+use crate::simd::math::silu;
 use crate::simd::{Kernel, Simd, dispatch, round_bf16};
+
+/// Images as the framework keeps them, `[n, c, h, w]`, and what is done to them on the way into [`ChannelsLast`].
+#[derive(Clone, Copy)]
+pub(crate) struct Planes<'a> {
+    pub numbers: &'a [f32],
+    pub modulation: Option<&'a Modulation>,
+}
+
+impl<'a> From<&'a [f32]> for Planes<'a> {
+    fn from(numbers: &'a [f32]) -> Planes<'a> {
+        Planes { numbers, modulation: None }
+    }
+}
+
+/// `a x + b` with an `a` and a `b` for every image and channel, `[n, c]`, then SiLU if that is asked for.
+pub(crate) struct Modulation {
+    pub a: Vec<f32>,
+    pub b: Vec<f32>,
+    pub silu: bool,
+}
 
 /// Zeros around an image.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -49,8 +70,14 @@ impl ChannelsLast {
         self.width * self.step
     }
 
-    /// Copies planes; `x` holds `[n, c, h, w]`.
-    pub(crate) fn from_planes(x: &[f32], [n, c, h, w]: [usize; 4], padding: Padding) -> ChannelsLast {
+    /// Copies planes, and modulates what is copied, not the zeros around it.
+    pub(crate) fn from_planes<'a>(
+        planes: impl Into<Planes<'a>>,
+        [n, c, h, w]: [usize; 4],
+        padding: Padding,
+    ) -> ChannelsLast {
+        let Planes { numbers: x, modulation } = planes.into();
+        assert!(modulation.is_none_or(|m| m.a.len() == n * c && m.b.len() == n * c), "numbers for {n} x {c} planes");
         assert_eq!(x.len(), n * c * h * w, "planes of {n} x {c} x {h} x {w}");
         let (height, width) = (h + padding.top + padding.bottom, w + padding.left + padding.right);
         let step = if c % 64 == 0 { c + 16 } else { c };
@@ -76,6 +103,11 @@ impl ChannelsLast {
                         dst_pitch: step,
                     };
                     dispatch(transpose);
+                    if let Some(Modulation { a, b, silu }) = modulation {
+                        let channels = image * c..(image + 1) * c;
+                        let (a, b) = (&a[channels.clone()], &b[channels]);
+                        dispatch(Modulate { pixels: line.add(left * step), step, count: w, a, b, silu: *silu });
+                    }
                 }
             }
         });
@@ -108,6 +140,53 @@ impl ChannelsLast {
         });
         ChannelsLast { data, batch: self.batch, height: self.height, width: self.width, channels, step }
     }
+}
+
+/// Applies a [`Modulation`] to pixels in place.
+struct Modulate<'a> {
+    pixels: *mut f32,
+    step: usize,
+    count: usize,
+    /// One for every channel.
+    a: &'a [f32],
+    b: &'a [f32],
+    silu: bool,
+}
+
+impl Kernel for Modulate<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<S: Simd>(self, s: S) {
+        let channels = self.a.len();
+        let whole = channels / S::LANES * S::LANES;
+        // SAFETY: whoever made it keeps all channels of all pixels inside the buffer; a and b are as long.
+        unsafe {
+            for lane in (0..whole).step_by(S::LANES) {
+                let (a, b) = (s.load(self.a.as_ptr().add(lane)), s.load(self.b.as_ptr().add(lane)));
+                for pixel in 0..self.count {
+                    let at = self.pixels.add(pixel * self.step + lane);
+                    s.store(at, modulated(s, s.load(at), a, b, self.silu));
+                }
+            }
+            let rest = channels - whole;
+            if rest > 0 {
+                let a = s.load_partial(self.a.as_ptr().add(whole), rest);
+                let b = s.load_partial(self.b.as_ptr().add(whole), rest);
+                for pixel in 0..self.count {
+                    let at = self.pixels.add(pixel * self.step + whole);
+                    s.store_partial(at, rest, modulated(s, s.load_partial(at, rest), a, b, self.silu));
+                }
+            }
+        }
+    }
+}
+
+/// One vector of a [`Modulation`].
+#[inline(always)]
+fn modulated<S: Simd>(s: S, x: S::V, a: S::V, b: S::V, with_silu: bool) -> S::V {
+    let u = s.mul_add(a, x, b);
+    if with_silu { silu(s, u) } else { u }
 }
 
 /// Rounds pixels to bfloat16.

@@ -24,7 +24,10 @@ mod tile;
 
 pub use conv::{bf16_products, set_bf16_products, set_winograd};
 pub use memory::keep_freed_memory;
-pub use ops::{AdamStep, adam_step, attention, avg_pool2, blend, conv2d, group_norm, upsample_nearest2};
+pub use ops::{
+    AdamStep, GroupNorm, adam_step, attention, avg_pool2, blend, conv2d, group_norm, group_norm_conv2d,
+    upsample_nearest2,
+};
 pub use simd::Isa;
 
 /// Channel order of the fused query-key-value projection, `[batch, 3 * channels, tokens]`.

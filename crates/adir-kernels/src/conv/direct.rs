@@ -3,7 +3,7 @@
 use std::marker::PhantomData;
 
 use super::{Geometry, Packed};
-use crate::layout::{ChannelsLast, Padding, Transpose, transpose};
+use crate::layout::{ChannelsLast, Padding, Planes, Transpose, transpose};
 use crate::parallel::{Shared, SharedMut, filled, for_each};
 use crate::scratch::Scratch;
 use crate::simd::{Kernel, Simd, dispatch};
@@ -27,13 +27,13 @@ struct Grid {
 }
 
 /// Planes as a source for products with `weight`, whose precision it takes.
-fn source_for(weight: &Packed, planes: &[f32], shape: [usize; 4], padding: Padding) -> ChannelsLast {
+fn source_for(weight: &Packed, planes: Planes<'_>, shape: [usize; 4], padding: Padding) -> ChannelsLast {
     let source = ChannelsLast::from_planes(planes, shape, padding);
     if weight.bf16 { source.paired() } else { source }
 }
 
 /// See [`super::forward`].
-pub(super) fn forward(x: &[f32], weight: &Packed, bias: Option<&[f32]>, g: &Geometry) -> Vec<f32> {
+pub(super) fn forward(x: Planes<'_>, weight: &Packed, bias: Option<&[f32]>, g: &Geometry) -> Vec<f32> {
     let source = source_for(weight, x, g.in_shape(), Padding::same(g.padding));
     let (c, line) = (source.step, source.line());
     let taps = (0..g.taps()).map(|tap| (tap / g.kernel * line + tap % g.kernel * c, weight.tap(tap))).collect();
@@ -61,7 +61,7 @@ pub(super) fn input_gradient(dy: &[f32], weight: &Packed, g: &Geometry) -> Vec<f
         left: reach,
         right: last(g.width, g.out_width()),
     };
-    let source = source_for(weight, dy, g.out_shape(), padding);
+    let source = source_for(weight, dy.into(), g.out_shape(), padding);
     let (c, line) = (source.step, source.line());
     let plane = g.height * g.width;
     // For a remainder r: the taps (offset back, tap), the first position, its q, and how many there are.

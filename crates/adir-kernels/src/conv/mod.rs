@@ -11,7 +11,7 @@ mod winograd;
 
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use crate::layout::{ChannelsLast, Padding};
+use crate::layout::{ChannelsLast, Padding, Planes};
 use crate::norm::Sum;
 use crate::parallel::{filled, for_each};
 use crate::simd::dispatch;
@@ -120,7 +120,7 @@ pub(crate) fn pack(weight: &[f32], g: &Geometry, purpose: Purpose, method: Metho
 }
 
 /// `[n, out, oh, ow]` from `[n, in, h, w]` and weights packed for [`Purpose::Forward`] and this method.
-pub(crate) fn forward(x: &[f32], weight: &Packed, bias: Option<&[f32]>, g: &Geometry, method: Method) -> Vec<f32> {
+pub(crate) fn forward(x: Planes<'_>, weight: &Packed, bias: Option<&[f32]>, g: &Geometry, method: Method) -> Vec<f32> {
     match method.algorithm {
         Algorithm::Direct => direct::forward(x, weight, bias, g),
         Algorithm::Winograd => winograd::convolve(x, g.in_shape(), weight, bias, g.padding),
@@ -132,12 +132,12 @@ pub(crate) fn forward(x: &[f32], weight: &Packed, bias: Option<&[f32]>, g: &Geom
 pub(crate) fn input_gradient(dy: &[f32], weight: &Packed, g: &Geometry, method: Method) -> Vec<f32> {
     match method.algorithm {
         Algorithm::Direct => direct::input_gradient(dy, weight, g),
-        Algorithm::Winograd => winograd::convolve(dy, g.out_shape(), weight, None, 2 - g.padding),
+        Algorithm::Winograd => winograd::convolve(dy.into(), g.out_shape(), weight, None, 2 - g.padding),
     }
 }
 
 /// The gradient with respect to the weight, `[out, in, k, k]`.
-pub(crate) fn weight_gradient(x: &[f32], dy: &[f32], g: &Geometry) -> Vec<f32> {
+pub(crate) fn weight_gradient(x: Planes<'_>, dy: &[f32], g: &Geometry) -> Vec<f32> {
     match Method::of(g).algorithm {
         Algorithm::Direct => {
             let source = ChannelsLast::from_planes(x, g.in_shape(), Padding::same(g.padding));

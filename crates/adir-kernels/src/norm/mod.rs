@@ -8,7 +8,10 @@
 
 mod passes;
 
+use rayon::prelude::*;
+
 use self::passes::{Affine, AffineSilu, Deviations, GradientSums, Identity, InputGradient, SiluGradient, map, reduce};
+use crate::layout::Modulation;
 use crate::parallel::{SharedMut, filled, for_each};
 use crate::simd::{Kernel, Simd, dispatch};
 
@@ -69,6 +72,30 @@ pub(crate) fn forward(x: &[f32], params: &Params<'_>, shape: Shape) -> (Vec<f32>
     (out, statistics.chunks_exact(2).map(|pair| (pair[0], pair[1])).collect())
 }
 
+/// The statistics alone.
+pub(crate) fn statistics(x: &[f32], params: &Params<'_>, shape: Shape) -> Statistics {
+    shape.check(x, params);
+    let size = shape.channels_per_group() * shape.positions;
+    let mut statistics = vec![(0.0, 0.0); shape.batch * shape.groups];
+    statistics.par_iter_mut().enumerate().for_each(|(task, statistics)| {
+        let (mean, variance) = dispatch(Moments(&x[task * size..][..size]));
+        *statistics = (mean as f32, (1.0 / (variance + params.eps).sqrt()) as f32);
+    });
+    statistics
+}
+
+/// The normalisation as what is done to every number.
+pub(crate) fn modulation(params: &Params<'_>, statistics: &Statistics, shape: Shape) -> Modulation {
+    let Shape { batch, channels, groups, .. } = shape;
+    let of = |at: usize| {
+        let (image, channel) = (at / channels, at % channels);
+        let (mean, inverse) = statistics[image * groups + channel / shape.channels_per_group()];
+        coefficients(params, channel, at, f64::from(mean), f64::from(inverse))
+    };
+    let (a, b) = (0..batch * channels).map(of).unzip();
+    Modulation { a, b, silu: params.silu }
+}
+
 struct Forward<'a> {
     x: &'a [f32],
     params: &'a Params<'a>,
@@ -111,11 +138,18 @@ impl Kernel for Forward<'_> {
 /// a and b of `u = a x + b`; `at` is the place of the channel in scale and shift.
 #[inline(always)]
 fn affine<S: Simd>(s: S, params: &Params<'_>, channel: usize, at: usize, mean: f64, inverse: f64) -> Affine<S> {
+    let (a, b) = coefficients(params, channel, at, mean, inverse);
+    Affine { a: s.splat(a), b: s.splat(b) }
+}
+
+/// See [`affine`].
+#[inline(always)]
+fn coefficients(params: &Params<'_>, channel: usize, at: usize, mean: f64, inverse: f64) -> (f32, f32) {
     let (gamma, beta) = (f64::from(params.gamma[channel]), f64::from(params.beta[channel]));
     let (scale, shift) = (f64::from(params.scale[at]), f64::from(params.shift[at]));
     let a = gamma * inverse;
     let b = (beta - mean * a) * (1.0 + scale) + shift;
-    Affine { a: s.splat((a * (1.0 + scale)) as f32), b: s.splat(b as f32) }
+    ((a * (1.0 + scale)) as f32, b as f32)
 }
 
 /// The sum of all numbers, added up in f64 part by part.
@@ -132,6 +166,18 @@ impl Kernel for Sum<'_> {
             sum += f64::from(unsafe { reduce(s, [part.as_ptr()], part.len(), &Identity) }[0]);
         }
         sum
+    }
+}
+
+/// See [`moments`].
+struct Moments<'a>(&'a [f32]);
+
+impl Kernel for Moments<'_> {
+    type Output = (f64, f64);
+
+    #[inline(always)]
+    fn run<S: Simd>(self, s: S) -> (f64, f64) {
+        moments(s, self.0)
     }
 }
 

@@ -38,7 +38,7 @@ pub fn conv2d(x: Tensor<4>, weight: Tensor<4>, bias: Option<Tensor<1>>, stride: 
 
 /// Weights packed for `purpose` and the method they are packed for. Kept even while they are trained: a batch
 /// may be computed in parts, all with the same weights.
-fn packed(weight: &FlexTensor, g: &Geometry, purpose: Purpose) -> (Arc<Packed>, Method) {
+pub(super) fn packed(weight: &FlexTensor, g: &Geometry, purpose: Purpose) -> (Arc<Packed>, Method) {
     let method = Method::of(g);
     let pack = || conv::pack(values(weight), g, purpose, method);
     (pack_cache::get(weight, (purpose, method), pack), method)
@@ -54,7 +54,7 @@ pub(super) fn forward(
 ) -> FlexTensor {
     let g = Geometry::new(shape4(x), shape4(weight), stride, padding);
     let (packed, method) = packed(weight, &g, Purpose::Forward);
-    tensor(conv::forward(values(x), &packed, Some(values(bias)), &g, method), g.out_shape())
+    tensor(conv::forward(values(x).into(), &packed, Some(values(bias)), &g, method), g.out_shape())
 }
 
 #[derive(Debug)]
@@ -81,7 +81,7 @@ impl Backward<Flex, 3> for Conv2dBackward {
             register(node.id, tensor(conv::input_gradient(values(&dy), &packed, &g, method), g.in_shape()));
         }
         if let Some(node) = weight {
-            let gradient = conv::weight_gradient(values(&x_values), values(&dy), &g);
+            let gradient = conv::weight_gradient(values(&x_values).into(), values(&dy), &g);
             register(node.id, tensor(gradient, shape4(&weight_values)));
         }
         if let Some(node) = bias {

@@ -35,10 +35,7 @@ pub fn group_norm<const D: usize>(
     if !(has_kernel(&x) && has_kernel(&gamma) && has_kernel(&beta) && kernel_for_rest) {
         return reference::group_norm(x, groups, gamma, beta, eps, scale_shift, silu);
     }
-    let (scale, shift) = scale_shift.unwrap_or_else(|| {
-        let zeros = Tensor::zeros([x.dims()[0], x.dims()[1]], &x.device());
-        (zeros.clone(), zeros)
-    });
+    let (scale, shift) = scale_shift.unwrap_or_else(|| none(&x));
     Tensor::from_dispatch(<Dispatch as KernelOps>::group_norm_kernel(
         x.into_dispatch(),
         gamma.into_dispatch(),
@@ -49,12 +46,18 @@ pub fn group_norm<const D: usize>(
     ))
 }
 
+/// Scale and shift that change nothing.
+pub(super) fn none<const D: usize>(x: &Tensor<D>) -> (Tensor<2>, Tensor<2>) {
+    let zeros = Tensor::zeros([x.dims()[0], x.dims()[1]], &x.device());
+    (zeros.clone(), zeros)
+}
+
 /// What is not a tensor.
 #[derive(Debug, Clone, Copy)]
 pub struct Settings {
-    groups: usize,
-    eps: f64,
-    silu: bool,
+    pub(super) groups: usize,
+    pub(super) eps: f64,
+    pub(super) silu: bool,
 }
 
 /// The operation's arguments, contiguous.
@@ -74,7 +77,12 @@ impl Inputs {
         Inputs { x, gamma, beta, scale, shift, settings }
     }
 
-    fn params(&self) -> Params<'_> {
+    /// The first of them.
+    pub(super) fn x(&self) -> &FlexTensor {
+        &self.x
+    }
+
+    pub(super) fn params(&self) -> Params<'_> {
         Params {
             gamma: values(&self.gamma),
             beta: values(&self.beta),
@@ -85,11 +93,25 @@ impl Inputs {
         }
     }
 
-    fn shape(&self) -> Shape {
+    pub(super) fn shape(&self) -> Shape {
         let shape = self.x.shape();
         let (batch, channels) = (shape[0], shape[1]);
         let positions = shape.num_elements() / (batch * channels).max(1);
         Shape { batch, channels, positions, groups: self.settings.groups }
+    }
+}
+
+impl Inputs {
+    /// The gradient of each from that of the result.
+    pub(super) fn gradients(&self, dy: &[f32], statistics: &Statistics) -> [FlexTensor; 5] {
+        let found = norm::backward(values(&self.x), dy, &self.params(), statistics, self.shape());
+        [
+            reshaped(found.x, &self.x),
+            reshaped(found.gamma, &self.gamma),
+            reshaped(found.beta, &self.beta),
+            reshaped(found.scale, &self.scale),
+            reshaped(found.shift, &self.shift),
+        ]
     }
 }
 
@@ -108,18 +130,9 @@ impl Backward<Flex, 5> for GroupNormBackward {
     fn backward(self, ops: Ops<Self::State, 5>, grads: &mut Gradients, _checkpointer: &mut Checkpointer) {
         let dy = contiguous(grads.consume::<Flex>(&ops.node));
         let (inputs, statistics) = ops.state;
-        let (x, params) = (values(&inputs.x), inputs.params());
-        let found = norm::backward(x, values(&dy), &params, &statistics, inputs.shape());
-        let gradients = [
-            (found.x, &inputs.x),
-            (found.gamma, &inputs.gamma),
-            (found.beta, &inputs.beta),
-            (found.scale, &inputs.scale),
-            (found.shift, &inputs.shift),
-        ];
-        for (parent, (gradient, like)) in ops.parents.into_iter().zip(gradients) {
+        for (parent, gradient) in ops.parents.into_iter().zip(inputs.gradients(values(&dy), &statistics)) {
             if let Some(node) = parent {
-                grads.register::<Flex>(node.id, reshaped(gradient, like));
+                grads.register::<Flex>(node.id, gradient);
             }
         }
     }

@@ -7,6 +7,7 @@
 mod attention;
 mod conv2d;
 mod group_norm;
+mod norm_conv;
 mod pack_cache;
 mod resample;
 mod update;
@@ -22,10 +23,12 @@ use crate::QkvOrder;
 pub use attention::attention;
 pub use conv2d::conv2d;
 pub use group_norm::group_norm;
+pub use norm_conv::{GroupNorm, group_norm_conv2d};
 pub use resample::{avg_pool2, upsample_nearest2};
 pub use update::{AdamStep, adam_step, blend};
 
 use group_norm::Settings;
+use norm_conv::NormConv;
 
 /// The operations with a kernel of ours; all tensors are f32 on the CPU device.
 #[backend_extension(Flex, Autodiff)]
@@ -47,6 +50,19 @@ pub trait KernelOps: Backend {
         scale: FloatTensor<Self>,
         shift: FloatTensor<Self>,
         settings: Settings,
+    ) -> FloatTensor<Self>;
+
+    /// See [`group_norm_conv2d()`]; `scale` and `shift` are zeros where there are none.
+    #[allow(clippy::too_many_arguments)] // the framework's dispatch takes tensors one by one
+    fn group_norm_conv2d_kernel(
+        x: FloatTensor<Self>,
+        gamma: FloatTensor<Self>,
+        beta: FloatTensor<Self>,
+        scale: FloatTensor<Self>,
+        shift: FloatTensor<Self>,
+        weight: FloatTensor<Self>,
+        bias: FloatTensor<Self>,
+        settings: NormConv,
     ) -> FloatTensor<Self>;
 
     /// See [`attention()`].
@@ -73,6 +89,19 @@ impl KernelOps for Flex {
         settings: Settings,
     ) -> FlexTensor {
         group_norm::forward(&group_norm::Inputs::new([x, gamma, beta, scale, shift], settings)).0
+    }
+
+    fn group_norm_conv2d_kernel(
+        x: FlexTensor,
+        gamma: FlexTensor,
+        beta: FlexTensor,
+        scale: FlexTensor,
+        shift: FlexTensor,
+        weight: FlexTensor,
+        bias: FlexTensor,
+        settings: NormConv,
+    ) -> FlexTensor {
+        norm_conv::forward([x, gamma, beta, scale, shift, weight, bias], settings).0
     }
 
     fn attention_kernel(qkv: FlexTensor, heads: usize, order: QkvOrder) -> FlexTensor {
@@ -108,6 +137,19 @@ impl<C: CheckpointStrategy> KernelOps for Autodiff<Flex, C> {
         settings: Settings,
     ) -> FloatTensor<Self> {
         group_norm::tracked::<C>([x, gamma, beta, scale, shift], settings)
+    }
+
+    fn group_norm_conv2d_kernel(
+        x: FloatTensor<Self>,
+        gamma: FloatTensor<Self>,
+        beta: FloatTensor<Self>,
+        scale: FloatTensor<Self>,
+        shift: FloatTensor<Self>,
+        weight: FloatTensor<Self>,
+        bias: FloatTensor<Self>,
+        settings: NormConv,
+    ) -> FloatTensor<Self> {
+        norm_conv::tracked::<C>([x, gamma, beta, scale, shift, weight, bias], settings)
     }
 
     fn attention_kernel(qkv: FloatTensor<Self>, heads: usize, order: QkvOrder) -> FloatTensor<Self> {

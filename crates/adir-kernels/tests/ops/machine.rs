@@ -3,6 +3,7 @@
 use std::sync::Mutex;
 
 use crate::common::{assert_close, tracked, values};
+use crate::norm_conv;
 use adir_kernels::{Isa, QkvOrder, attention, conv2d, group_norm, reference, set_bf16_products, set_winograd};
 use burn::tensor::{DType, Tensor};
 
@@ -39,6 +40,11 @@ fn everything(by_kernels: bool, dtype: DType) -> Vec<(&'static str, Vec<f64>)> {
     all.push(("group_norm", values(out)));
     all.push(("group_norm, x", values(x.grad(&grads).expect("of x"))));
     all.push(("group_norm, gamma", values(gamma.grad(&grads).expect("of gamma"))));
+    for x in [[2, 24, 9, 15], [1, 40, 12, 20]] {
+        let case = norm_conv::Case { x, groups: 8, outputs: 20, kernel: 3, stride: 1, scaled: true, silu: true };
+        let found = norm_conv::run(&case, if by_kernels { dtype } else { DType::F64 });
+        all.extend(found.into_iter().map(|values| ("group_norm_conv2d", values)));
+    }
     let qkv: Tensor<3> = tracked([2, 3 * 44, 70], 1, dtype);
     let out = attend(qkv.clone(), 2, QkvOrder::QkvFirst);
     let grads = (out.clone() * tracked([2, 44, 70], 2, dtype).detach()).sum().backward();

@@ -6,5 +6,6 @@ mod conv2d;
 mod finite_differences;
 mod group_norm;
 mod machine;
+mod norm_conv;
 mod resample;
 mod update;

@@ -3,7 +3,7 @@
 use super::transform::{IN, Input, OUT, OutputTransposed, POINTS, WeightTransposed, two_sided};
 use super::{OFF, TileLayout, Tiling, transform_tile};
 use crate::conv::Geometry;
-use crate::layout::ChannelsLast;
+use crate::layout::{ChannelsLast, Planes};
 use crate::parallel::{SharedMut, filled, for_each};
 use crate::scratch::Scratch;
 use crate::simd::{Kernel, Simd, dispatch};
@@ -21,7 +21,7 @@ const SUMS: usize = POINTS * POINT;
 const POINT: usize = ROWS * COLS + OFF;
 
 /// See [`crate::conv::weight_gradient`].
-pub(in crate::conv) fn weight_gradient(x: &[f32], dy: &[f32], g: &Geometry) -> Vec<f32> {
+pub(in crate::conv) fn weight_gradient(x: Planes<'_>, dy: &[f32], g: &Geometry) -> Vec<f32> {
     let (oh, ow) = (g.out_height(), g.out_width());
     let tiling = Tiling::new(g.batch, oh, ow);
     let source = ChannelsLast::from_planes(x, g.in_shape(), tiling.padding(g.padding, g.height, g.width, IN));

@@ -18,7 +18,7 @@ pub(super) use gradient::weight_gradient;
 use self::transform::{IN, Input, Matrix, OUT, Output, POINTS, Weight, two_sided};
 use super::Geometry;
 use super::pack::{Packed, Purpose};
-use crate::layout::{ChannelsLast, Padding, Transpose, transpose};
+use crate::layout::{ChannelsLast, Padding, Planes, Transpose, transpose};
 use crate::parallel::{Shared, SharedMut, filled, for_each};
 use crate::scratch::Scratch;
 use crate::simd::{Kernel, Simd, dispatch};
@@ -212,7 +212,7 @@ impl<T: Matrix<N, IN>, const N: usize> Kernel for TileKernel<T, N> {
 ///
 /// `shape` is the shape of `x`, `padding` the zeros on every side.
 pub(super) fn convolve(
-    x: &[f32],
+    x: Planes<'_>,
     shape: [usize; 4],
     weight: &Packed,
     bias: Option<&[f32]>,

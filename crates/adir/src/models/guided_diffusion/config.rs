@@ -239,14 +239,15 @@ impl UNetConfig {
         let levels = self.channel_mult.len();
         let positions = |level: usize| (height >> level) * (width >> level);
         let mut blocks = Vec::new();
-        // Input, normalised input, its convolution, that normalised, the sum; and the skip where it is a convolution.
+        // Input, its convolution, the sum; the skip where it is a convolution, and where the size changes the
+        // normalised input, and both at their new size. Convolutions normalise their input in passing.
         let res = |from: usize, to: usize, before: usize, after: usize| {
-            let resampled = if before == after { 0 } else { 2 * from * after };
+            let resampled = if before == after { 0 } else { from * before + 2 * from * after };
             let skip = if from == to { 0 } else { to * after };
-            (2 * from * before + resampled + 3 * to * after + skip, from * before)
+            (from * before + resampled + 2 * to * after + skip, from * before)
         };
-        // Input, normalised input, queries, keys and values, what was attended to, the sum.
-        let attention = |c: usize, positions: usize| (7 * c * positions, 0);
+        // Input, queries, keys and values, what was attended to, the sum.
+        let attention = |c: usize, positions: usize| (6 * c * positions, 0);
         let add = |a: (usize, usize), b: (usize, usize)| (a.0 + b.0, a.1 + b.1);
         let mut c = self.width(0);
         blocks.push((2 * c * positions(0), self.in_channels * positions(0)));
@@ -283,7 +284,7 @@ impl UNetConfig {
                 blocks.push(block);
             }
         }
-        blocks.push((3 * c * positions(0), c * positions(0)));
+        blocks.push((2 * c * positions(0), c * positions(0)));
         blocks
     }
 

@@ -1,6 +1,6 @@
 //! The U-Net of guided-diffusion: blocks in the order, and with the parameter names, of the reference.
 
-use adir_kernels::{QkvOrder, attention, avg_pool2, conv2d, group_norm, upsample_nearest2};
+use adir_kernels::{GroupNorm, QkvOrder, attention, avg_pool2, conv2d, group_norm_conv2d, upsample_nearest2};
 use burn::tensor::activation::silu;
 
 use super::config::{NORM_GROUPS, UNetConfig};
@@ -37,15 +37,23 @@ impl Affine {
         conv2d(x, weight, Some(p.get::<1>(self.bias)), stride, padding)
     }
 
-    /// The 1-d convolution of kernel 1 over the positions of an image: a 1x1 convolution.
-    fn conv1d(self, p: &Params, x: Tensor<4>) -> Tensor<4> {
-        let weight = p.get::<3>(self.weight);
-        let [out, inputs, _] = weight.dims();
-        conv2d(x, weight.reshape([out, inputs, 1, 1]), Some(p.get::<1>(self.bias)), 1, 0)
+    /// Same-size convolution, kernel 1 or 3, of the normalised x.
+    fn conv_of_norm(self, p: &Params, x: Tensor<4>, norm: GroupNorm) -> Tensor<4> {
+        let weight = p.get::<4>(self.weight);
+        let padding = weight.dims()[2] / 2;
+        group_norm_conv2d(x, norm, weight, p.get::<1>(self.bias), 1, padding)
     }
 
-    fn norm(self, p: &Params, x: Tensor<4>, scale_shift: Option<(Tensor<2>, Tensor<2>)>, silu: bool) -> Tensor<4> {
-        group_norm(x, NORM_GROUPS, p.get::<1>(self.weight), p.get::<1>(self.bias), NORM_EPS, scale_shift, silu)
+    /// The weight of a 1-d convolution of kernel 1, as that of the 1x1 convolution it is over the positions of an image.
+    fn pointwise(self, p: &Params) -> Tensor<4> {
+        let weight = p.get::<3>(self.weight);
+        let [out, inputs, _] = weight.dims();
+        weight.reshape([out, inputs, 1, 1])
+    }
+
+    fn norm(self, p: &Params, scale_shift: Option<(Tensor<2>, Tensor<2>)>, silu: bool) -> GroupNorm {
+        let (gamma, beta) = (p.get::<1>(self.weight), p.get::<1>(self.bias));
+        GroupNorm { groups: NORM_GROUPS, gamma, beta, eps: NORM_EPS, scale_shift, silu }
     }
 }
 
@@ -103,18 +111,21 @@ impl ResBlock {
     }
 
     fn forward(&self, p: &Params, x: Tensor<4>, silu_emb: &Tensor<2>) -> Tensor<4> {
-        let h = self.resample.apply(self.in_norm.norm(p, x.clone(), None, true));
-        let h = self.in_conv.conv(p, h, 1);
+        let in_norm = self.in_norm.norm(p, None, true);
+        let h = match self.resample {
+            Resample::Keep => self.in_conv.conv_of_norm(p, x.clone(), in_norm),
+            resample => self.in_conv.conv(p, resample.apply(in_norm.apply(x.clone())), 1),
+        };
         let x = self.resample.apply(x);
         let emb = self.emb.linear(p, silu_emb.clone());
-        let h = if self.scale_shift {
+        let (h, scale_shift) = if self.scale_shift {
             let parts = emb.chunk(2, 1);
-            self.out_norm.norm(p, h, Some((parts[0].clone(), parts[1].clone())), true)
+            (h, Some((parts[0].clone(), parts[1].clone())))
         } else {
             let [n, c] = emb.dims();
-            self.out_norm.norm(p, h + emb.reshape([n, c, 1, 1]), None, true)
+            (h + emb.reshape([n, c, 1, 1]), None)
         };
-        let h = self.out_conv.conv(p, h, 1);
+        let h = self.out_conv.conv_of_norm(p, h, self.out_norm.norm(p, scale_shift, true));
         match self.skip {
             Some(skip) => skip.conv(p, x, 1) + h,
             None => x + h,
@@ -144,9 +155,10 @@ impl AttentionBlock {
 
     fn forward(&self, p: &Params, x: Tensor<4>) -> Tensor<4> {
         let [n, c, h, w] = x.dims();
-        let qkv = self.qkv.conv1d(p, self.norm.norm(p, x.clone(), None, false));
-        let mixed = attention(qkv.reshape([n, 3 * c, h * w]), self.heads, self.order);
-        x + self.proj.conv1d(p, mixed.reshape([n, c, h, w]))
+        let norm = self.norm.norm(p, None, false);
+        let qkv = group_norm_conv2d(x.clone(), norm, self.qkv.pointwise(p), p.get::<1>(self.qkv.bias), 1, 0);
+        let mixed = attention(qkv.reshape([n, 3 * c, h * w]), self.heads, self.order).reshape([n, c, h, w]);
+        x + conv2d(mixed, self.proj.pointwise(p), Some(p.get::<1>(self.proj.bias)), 1, 0)
     }
 }
 
@@ -335,7 +347,7 @@ impl UNet {
 
     /// What follows the last block.
     pub(super) fn finish(&self, p: &Params, h: Tensor<4>) -> Tensor<4> {
-        self.out_conv.conv(p, self.out_norm.norm(p, h, None, true), 1)
+        self.out_conv.conv_of_norm(p, h, self.out_norm.norm(p, None, true))
     }
 }
 
