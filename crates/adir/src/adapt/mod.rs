@@ -10,6 +10,7 @@ mod adapter;
 mod config;
 mod crops;
 mod ema;
+mod importance;
 mod lora;
 mod loss;
 mod memory;
