@@ -5,10 +5,8 @@ use std::path::{Path, PathBuf};
 
 use adir::adapt::{
     AdaptConfig, Adaptation, Adapter, AdapterInfo, Batch, CropScale, LevelWeights, RateSchedule, Timesteps, Trained,
-    simple_losses,
 };
 use adir::io::weights::WeightFile;
-use adir::models::Denoiser;
 use adir::models::guided_diffusion::{GuidedDiffusion, UNetConfig};
 use adir::models::params::Params;
 use adir::schedule::Timestep;
@@ -47,12 +45,7 @@ fn images(file: &WeightFile, name: &str, from: usize) -> Tensor<4> {
 /// The recorded batch of Adam step k: one t for both images.
 fn batch(cases: &WeightFile, k: usize) -> Batch {
     let t = Timestep(cases.read_i64("adam.t").unwrap()[k] as u16);
-    Batch {
-        x0: images(cases, "train.x0", 0),
-        eps: images(cases, "adam.noise", k),
-        timesteps: vec![t; 2],
-        importance: None,
-    }
+    Batch { x0: images(cases, "train.x0", 0), eps: images(cases, "adam.noise", k), timesteps: vec![t; 2] }
 }
 
 fn config(trained: Trained) -> AdaptConfig {
@@ -165,7 +158,7 @@ fn gradients_by_blocks_are_the_reference_s() {
     let mut found = vec![None; model.layout().specs().len()];
     let loss = model
         .net()
-        .loss_by_blocks(model.params(), &x_t, &eps, &t, None, None, 1.0, &mut |id, gradient| {
+        .loss_by_blocks(model.params(), &x_t, &eps, &t, None, 1.0, &mut |id, gradient| {
             assert!(found[id.index()].replace(tensor::to_f64(&gradient).unwrap()).is_none(), "twice");
         })
         .unwrap();
@@ -305,30 +298,6 @@ fn timesteps_are_shared_or_spread() {
         assert_eq!(places, [0, 1, 2, 3], "{t:?}");
     }
     assert!(spread.windows(2).any(|w| w[0] != w[1]));
-}
-
-/// Timesteps drawn where the loss is: an image's loss counts for the inverse of how often it is drawn, in every way of
-/// computing.
-#[test]
-fn importance_counts_in_parts_and_by_blocks_too() {
-    let run = |micro_batch, recompute| {
-        let timesteps = Timesteps::Importance;
-        let config = AdaptConfig { micro_batch, recompute, timesteps, batch: 4, ..config(Trained::Full) };
-        let mut run = adaptation(config);
-        let batch = run.draw().unwrap();
-        let (model, weights) = (model(), batch.importance.clone().expect("weights"));
-        let each = simple_losses(model.net(), model.params(), model.schedule(), &batch).unwrap();
-        let mean = each.iter().zip(&weights).map(|(l, w)| l * w / 4.0).sum::<f64>();
-        let step = run.advance(&batch).unwrap();
-        assert!((step.loss / mean - 1.0).abs() < 1e-4, "{} instead of {mean}", step.loss);
-        (step.gradient_norm, weights)
-    };
-    let (norm, weights) = run(4, false);
-    assert!(weights.windows(2).any(|w| w[0] != w[1]), "{weights:?}");
-    for (micro_batch, recompute) in [(1, false), (2, true), (1, true)] {
-        let found = run(micro_batch, recompute).0;
-        assert!((found / norm - 1.0).abs() < 1e-3, "parts of {micro_batch}, by blocks {recompute}: {found} for {norm}");
-    }
 }
 
 /// Weights by noise level (whose values tests/training.rs compares with PyTorch) reach every way of computing.

@@ -38,9 +38,6 @@ pub enum Timesteps {
     Shared,
     /// One each, spread evenly over the original schedule from a random offset: the same mean with less variance.
     Spread,
-    /// As `Spread`, half of them in proportion to the loss the unadapted network has there; each counts for the
-    /// inverse of how often it is drawn: the same mean with still less variance.
-    Importance,
 }
 
 /// How the learning rate changes over the steps.
@@ -119,7 +116,7 @@ impl AdaptConfig {
         Self {
             iterations: 150,
             rate_schedule: RateSchedule::Triangle,
-            timesteps: Timesteps::Importance,
+            timesteps: Timesteps::Spread,
             ema: 0.0,
             batch: 2,
             micro_batch: 1,

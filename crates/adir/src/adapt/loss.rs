@@ -27,8 +27,6 @@ pub struct Batch {
     pub eps: Tensor<4>,
     /// n indices into the original schedule.
     pub timesteps: Vec<Timestep>,
-    /// What the squared error of each image counts, where they were not drawn uniformly; mean 1 over many draws.
-    pub importance: Option<Vec<f64>>,
 }
 
 impl Batch {
@@ -46,12 +44,7 @@ impl Batch {
     #[must_use]
     pub fn part(&self, first: usize, count: usize) -> Self {
         let part = |of: &Tensor<4>| of.clone().narrow(0, first, count);
-        Self {
-            x0: part(&self.x0),
-            eps: part(&self.eps),
-            timesteps: self.timesteps[first..first + count].to_vec(),
-            importance: self.importance.as_ref().map(|all| all[first..first + count].to_vec()),
-        }
+        Self { x0: part(&self.x0), eps: part(&self.eps), timesteps: self.timesteps[first..first + count].to_vec() }
     }
 
     /// x_t of every image (Eq. 3).
@@ -62,17 +55,8 @@ impl Batch {
 
     /// A number for every image, `[n, 1, 1, 1]`.
     fn factors(&self, f: impl Fn(Timestep) -> f64) -> Tensor<4> {
-        self.numbers(self.timesteps.iter().map(|&t| f(t) as f32).collect())
-    }
-
-    /// `[n, 1, 1, 1]`.
-    fn numbers(&self, values: Vec<f32>) -> Tensor<4> {
+        let values = self.timesteps.iter().map(|&t| f(t) as f32).collect();
         tensor::from_f32(values, [self.len(), 1, 1, 1], &self.x0.device()).cast(self.x0.dtype())
-    }
-
-    /// The square root of what each image counts.
-    pub(super) fn roots(&self) -> Option<Tensor<4>> {
-        self.importance.as_ref().map(|all| self.numbers(all.iter().map(|v| v.sqrt() as f32).collect()))
     }
 }
 
@@ -204,10 +188,6 @@ pub fn batch_loss(
     let channels = batch.eps.dims()[1];
     let eps = out.clone().narrow(1, 0, channels);
     let error = eps.clone() - batch.eps.clone().autodiff();
-    let error = match batch.roots() {
-        Some(roots) => error * roots.autodiff(),
-        None => error,
-    };
     let simple = mean_square(error.clone());
     let (Objective::Simple(weights) | Objective::Hybrid(weights)) = objective;
     let weighted = match weights.roots(schedule, batch) {

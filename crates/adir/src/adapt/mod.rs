@@ -10,7 +10,6 @@ mod adapter;
 mod config;
 mod crops;
 mod ema;
-mod importance;
 mod lora;
 mod loss;
 mod memory;

@@ -4,7 +4,6 @@ use super::accumulate::add;
 use super::adapter::Adapter;
 use super::config::{AdaptConfig, Timesteps, Trained};
 use super::crops::CropSource;
-use super::importance::Importance;
 use super::lora::Lora;
 use super::{
     Adam, AdamConfig, Batch, Ema, LossGradients, Objective, Workers, accumulate, batch_loss, gradient_norm,
@@ -70,7 +69,6 @@ pub struct Adaptation {
     step: u32,
     noise: Noise,
     workers: Option<Workers>,
-    importance: Option<Importance>,
     failed: bool,
 }
 
@@ -120,12 +118,7 @@ impl Adaptation {
         };
         let on_cpu = tensor::is_cpu(&model.params().device());
         let in_parts = on_cpu && !config.recompute && config.micro_batch < config.batch;
-        let importance = match config.timesteps {
-            Timesteps::Importance => Some(Importance::measure(model, &crops, &config)?),
-            Timesteps::Shared | Timesteps::Spread => None,
-        };
         Ok(Self {
-            importance,
             model: model.clone(),
             adam: Adam::new(AdamConfig::default()),
             ema: Ema::new(params, config.ema),
@@ -165,19 +158,11 @@ impl Adaptation {
                 let offset = self.noise.uniform(self.step, 3 * n as u32);
                 (0..n).map(|i| Timestep(((i as f64 + offset) / n as f64 * all as f64) as u16)).collect()
             }
-            Timesteps::Importance => {
-                let offset = self.noise.uniform(self.step, 3 * n as u32);
-                let shares = self.importance.as_ref().expect("measured with these settings");
-                (0..n).map(|i| shares.at((i as f64 + offset) / n as f64)).collect()
-            }
         };
-        let weights = |shares: &Importance| timesteps.iter().map(|&t| shares.weight(t)).collect();
-        let importance = self.importance.as_ref().map(weights);
         Ok(Batch {
             x0: self.crops.draw(&self.noise, self.step, n, &device)?.cast(dtype),
             eps: self.noise.normal_tensor(self.step, [n, 3, side, side], &device, dtype),
             timesteps,
-            importance,
         })
     }
 
@@ -246,16 +231,14 @@ impl Adaptation {
             let share = n as f64 / batch.len() as f64;
             let x_t = part.noisy(schedule).cast(dtype);
             let eps = part.eps.clone().cast(dtype);
-            let [importance, levels] = [part.roots(), self.config.level_weights.roots(schedule, &part)]
-                .map(|roots| roots.map(|roots| roots.cast(dtype)));
+            let roots = self.config.level_weights.roots(schedule, &part).map(|roots| roots.cast(dtype));
             let mut take = |id, g: Tensor<1>| match &self.trained {
                 State::Full(params) => sum.add(id, g.cast(params.dtype())),
                 State::Lora(lora) => {
                     lora.chain(id, g).into_iter().flatten().for_each(|(id, g)| sum.add(id, g));
                 }
             };
-            let (importance, levels) = (importance.as_ref(), levels.as_ref());
-            loss += net.loss_by_blocks(&weights, &x_t, &eps, &part.timesteps, importance, levels, share, &mut take)?;
+            loss += net.loss_by_blocks(&weights, &x_t, &eps, &part.timesteps, roots.as_ref(), share, &mut take)?;
         }
         Ok(LossGradients { loss, gradients: sum.0 })
     }
@@ -288,7 +271,6 @@ impl Adaptation {
                 x0: source.draw(&noise, k as u32, AT_ONCE, &device)?.cast(dtype),
                 eps: noise.normal_tensor(k as u32, [AT_ONCE, 3, side, side], &device, dtype),
                 timesteps: (0..AT_ONCE).map(|i| Timestep((place(i) * all as f64) as u16)).collect(),
-                importance: None,
             };
             let losses = |params: &Params| simple_losses(model.net(), params, model.schedule(), &batch);
             let losses = losses(model.params())?.into_iter().zip(losses(&adapted)?);
@@ -327,7 +309,7 @@ impl Iterator for Adaptation {
 }
 
 /// That of the trained weights, of the batches and of the loss.
-pub(super) fn precision_of_training(model: &GuidedDiffusion) -> DType {
+fn precision_of_training(model: &GuidedDiffusion) -> DType {
     match model.params().dtype() {
         DType::F64 => DType::F64,
         _ => DType::F32,

@@ -180,7 +180,6 @@ pub(super) fn draw(
     // Crops draw integers 0 .. 3 count of this step; timesteps follow.
     let timestep = |k: usize| Timestep(noise.below(step, (3 * count + k) as u32, timesteps) as u16);
     Batch {
-        importance: None,
         x0: photographs.crops(noise, step, count, crop, device),
         eps: noise.normal_tensor(step, [count, 3, crop, crop], device, DType::F32),
         timesteps: (0..count).map(timestep).collect(),

@@ -12,8 +12,8 @@ use crate::{Error, Result};
 
 impl UNet {
     /// `share` times l_simple (Eq. 6) of noisy images `x_t` with noise `eps`, `[n, c, h, w]`. The gradient by each
-    /// parameter goes to `take` as soon as it is known, and nowhere else; every parameter comes at most once. Errors
-    /// count times `importance`, and in the gradient also times `levels`, `[n, 1, 1, 1]` each, where they are given.
+    /// parameter goes to `take` as soon as it is known, and nowhere else; every parameter comes at most once. It is
+    /// that of errors times `roots`, `[n, 1, 1, 1]`, where they are given.
     ///
     /// # Errors
     /// [`Error::Numerical`] when the loss is not finite.
@@ -24,8 +24,7 @@ impl UNet {
         x_t: &Tensor<4>,
         eps: &Tensor<4>,
         timesteps: &[Timestep],
-        importance: Option<&Tensor<4>>,
-        levels: Option<&Tensor<4>>,
+        roots: Option<&Tensor<4>>,
         share: f64,
         take: &mut dyn FnMut(ParamId, Tensor<1>),
     ) -> Result<f64> {
@@ -53,13 +52,12 @@ impl UNet {
         let channels = eps.dims()[1];
         let input = h.autodiff().require_grad();
         let out = self.finish(&tracked, input.clone());
-        let times = |error: Tensor<4>, roots: Option<&Tensor<4>>| match roots {
+        let error = out.narrow(1, 0, channels) - eps.clone().autodiff();
+        let simple = error.clone().inner();
+        let error = match roots {
             Some(roots) => error * roots.clone().autodiff(),
             None => error,
         };
-        let error = times(out.narrow(1, 0, channels) - eps.clone().autodiff(), importance);
-        let simple = error.clone().inner();
-        let error = times(error, levels);
         let loss = (error.clone() * error).mean() * share;
         let value = tensor::to_f64(&((simple.clone() * simple).mean() * share))?.first().copied().unwrap_or(f64::NAN);
         if !value.is_finite() {
