@@ -128,9 +128,9 @@ impl AdaptConfig {
         }
     }
 
-    /// For the embedded prior: eight times as many crops, and larger steps for them to average out.
+    /// For the embedded prior: four times as many crops as [`AdaptConfig::fast`].
     pub fn balanced() -> Self {
-        Self { iterations: 600, learning_rate: 2e-4, batch: 4, ..Self::fast() }
+        Self { iterations: 300, batch: 4, ..Self::fast() }
     }
 
     /// Table 4's adaptation to the observation itself (IA): 100 steps, decay 0.95.
