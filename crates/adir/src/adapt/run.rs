@@ -21,8 +21,9 @@ use crate::{Error, Result};
 const HELD_OUT_EVERY: usize = 5;
 /// Crops of held-out images that tell whether the adaptation helps.
 const HELD_OUT_CROPS: usize = 48;
-/// Crops computed at once where there are no gradients.
-const AT_ONCE: usize = 8;
+/// Crops drawn at once where there are no gradients, and how many of them are computed at once.
+const DRAWN: usize = 8;
+const AT_ONCE: usize = 2;
 
 /// What one step did.
 #[derive(Debug, Clone, Copy)]
@@ -264,15 +265,19 @@ impl Adaptation {
         let weight = self.config.level_weights.of(model.schedule());
         let mut differences = Vec::new();
         let (mut before, mut after) = (0.0, 0.0);
-        for k in 0..HELD_OUT_CROPS / AT_ONCE {
-            let place = |i: usize| ((k * AT_ONCE + i) as f64 + 0.5) / HELD_OUT_CROPS as f64;
+        for k in 0..HELD_OUT_CROPS / DRAWN {
+            let place = |i: usize| ((k * DRAWN + i) as f64 + 0.5) / HELD_OUT_CROPS as f64;
             let dtype = precision_of_training(model);
             let batch = Batch {
-                x0: source.draw(&noise, k as u32, AT_ONCE, &device)?.cast(dtype),
-                eps: noise.normal_tensor(k as u32, [AT_ONCE, 3, side, side], &device, dtype),
-                timesteps: (0..AT_ONCE).map(|i| Timestep((place(i) * all as f64) as u16)).collect(),
+                x0: source.draw(&noise, k as u32, DRAWN, &device)?.cast(dtype),
+                eps: noise.normal_tensor(k as u32, [DRAWN, 3, side, side], &device, dtype),
+                timesteps: (0..DRAWN).map(|i| Timestep((place(i) * all as f64) as u16)).collect(),
             };
-            let losses = |params: &Params| simple_losses(model.net(), params, model.schedule(), &batch);
+            let losses = |params: &Params| -> Result<Vec<f64>> {
+                let parts = (0..DRAWN).step_by(AT_ONCE).map(|first| batch.part(first, AT_ONCE));
+                let found = parts.map(|part| simple_losses(model.net(), params, model.schedule(), &part));
+                Ok(found.collect::<Result<Vec<_>>>()?.concat())
+            };
             let losses = losses(model.params())?.into_iter().zip(losses(&adapted)?);
             for ((a, b), weight) in losses.zip(batch.timesteps.iter().map(|&t| weight(t))) {
                 let (a, b) = (a * weight, b * weight);
