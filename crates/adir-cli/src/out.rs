@@ -1,4 +1,5 @@
-//! Where results go: files that may be written, and answers on stdout. Whoever reads them may have seen enough (`adir ... | head -1`): that is no failure.
+//! Where results go: files that may be written, and answers on stdout. Whoever reads those may have seen enough
+//! (`adir ... | head -1`): that is no failure.
 
 use std::fmt::Arguments;
 use std::io::{ErrorKind, Write, stdout};
@@ -28,9 +29,6 @@ pub fn nobody_listens(error: &Error) -> bool {
 
 /// Whether `output`, made from `input`, may and can be written: asked before anything is computed.
 pub fn check_output(input: &Path, output: &Path, overwrite: bool) -> Result<()> {
-    refuse_overwrite(input, output, true)?;
-    if !overwrite && output.symlink_metadata().is_ok() {
-        return Err(Error::config(format!("{} exists: use --overwrite to replace it", output.display())));
-    }
+    refuse_overwrite(input, output, overwrite)?;
     check_writable(output)
 }

@@ -11,9 +11,10 @@ mod winograd;
 
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use rayon::prelude::*;
+
 use crate::layout::{ChannelsLast, Padding, Planes};
 use crate::norm::Sum;
-use crate::parallel::{filled, for_each};
 use crate::simd::dispatch;
 
 pub(crate) use pack::{Packed, Purpose};
@@ -155,6 +156,5 @@ pub(crate) fn bias_gradient(dy: &[f32], g: &Geometry) -> Vec<f32> {
         let plane = |image: usize| &dy[(image * g.outputs + channel) * positions..][..positions];
         (0..g.batch).map(|image| dispatch(Sum(plane(image)))).sum()
     };
-    // SAFETY: every channel is written by its task.
-    unsafe { filled(g.outputs, |out| for_each(g.outputs, |channel| out.add(channel).write(sum(channel) as f32))) }
+    (0..g.outputs).into_par_iter().map(|channel| sum(channel) as f32).collect()
 }

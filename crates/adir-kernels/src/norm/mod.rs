@@ -114,7 +114,7 @@ impl Kernel for Forward<'_> {
         let size = per_group * positions;
         let start = self.task * size;
         let x = &self.x[start..start + size];
-        let (mean, variance) = moments(s, x);
+        let (mean, variance) = Moments(x).run(s);
         let inverse = 1.0 / (variance + self.params.eps).sqrt();
         let (image, group) = (self.task / groups, self.task % groups);
         for c in 0..per_group {
@@ -169,7 +169,7 @@ impl Kernel for Sum<'_> {
     }
 }
 
-/// See [`moments`].
+/// Mean and biased variance.
 struct Moments<'a>(&'a [f32]);
 
 impl Kernel for Moments<'_> {
@@ -177,32 +177,27 @@ impl Kernel for Moments<'_> {
 
     #[inline(always)]
     fn run<S: Simd>(self, s: S) -> (f64, f64) {
-        moments(s, self.0)
-    }
-}
-
-/// Mean and biased variance.
-#[inline(always)]
-fn moments<S: Simd>(s: S, x: &[f32]) -> (f64, f64) {
-    let mean = Sum(x).run(s) / x.len() as f64;
-    let centre = s.splat(mean as f32);
-    let (mut deviations, mut squares) = (0.0, 0.0);
-    for part in x.chunks(4096) {
-        // SAFETY: the whole part is readable. A zero from a partial vector would count as a deviation, so
-        // the remainder is left to the scalar loop.
-        let whole = part.len() / S::LANES * S::LANES;
-        let [d, d2] = unsafe { reduce(s, [part.as_ptr()], whole, &Deviations { centre }) };
-        deviations += f64::from(d);
-        squares += f64::from(d2);
-        for &x in &part[whole..] {
-            let d = f64::from(x) - f64::from(mean as f32);
-            deviations += d;
-            squares += d * d;
+        let x = self.0;
+        let mean = Sum(x).run(s) / x.len() as f64;
+        let centre = s.splat(mean as f32);
+        let (mut deviations, mut squares) = (0.0, 0.0);
+        for part in x.chunks(4096) {
+            // SAFETY: the whole part is readable. A zero from a partial vector would count as a deviation, so
+            // the remainder is left to the scalar loop.
+            let whole = part.len() / S::LANES * S::LANES;
+            let [d, d2] = unsafe { reduce(s, [part.as_ptr()], whole, &Deviations { centre }) };
+            deviations += f64::from(d);
+            squares += f64::from(d2);
+            for &x in &part[whole..] {
+                let d = f64::from(x) - f64::from(mean as f32);
+                deviations += d;
+                squares += d * d;
+            }
         }
+        // The centre was rounded to single precision: the mean deviation from it corrects both.
+        let off = deviations / x.len() as f64;
+        (f64::from(mean as f32) + off, (squares / x.len() as f64 - off * off).max(0.0))
     }
-    // The centre was rounded to single precision: the mean deviation from it corrects both.
-    let off = deviations / x.len() as f64;
-    (f64::from(mean as f32) + off, (squares / x.len() as f64 - off * off).max(0.0))
 }
 
 /// Gradients of the normalisation's inputs: x, then gamma and beta (`[channels]`), scale and shift

@@ -14,6 +14,7 @@ use burn::tensor::Tensor;
 
 use super::{KernelOps, contiguous, has_kernel, pack_cache, shape4, tensor, values};
 use crate::conv::{self, Geometry, Method, Packed, Purpose};
+use crate::layout::Planes;
 use crate::reference;
 
 /// 2-d convolution with square kernels (cross-correlation), differentiable.
@@ -36,25 +37,65 @@ pub fn conv2d(x: Tensor<4>, weight: Tensor<4>, bias: Option<Tensor<1>>, stride: 
     Tensor::from_dispatch(<Dispatch as KernelOps>::conv2d_kernel(x, weight, bias, stride, padding))
 }
 
-/// Weights packed for `purpose` and the method they are packed for. Kept even while they are trained: a batch
-/// may be computed in parts, all with the same weights.
-pub(super) fn packed(weight: &FlexTensor, g: &Geometry, purpose: Purpose) -> (Arc<Packed>, Method) {
-    let method = Method::of(g);
-    let pack = || conv::pack(values(weight), g, purpose, method);
-    (pack_cache::get(weight, (purpose, method), pack), method)
+/// What a convolution and its gradients have in common, whatever is done to the image on the way in.
+#[derive(Debug, Clone)]
+pub(super) struct Convolution {
+    /// Contiguous.
+    weight: FlexTensor,
+    geometry: Geometry,
 }
 
-/// All tensors contiguous.
+impl Convolution {
+    /// Of images of the shape of `x`.
+    pub(super) fn new(x: &FlexTensor, weight: FlexTensor, stride: usize, padding: usize) -> Convolution {
+        let weight = contiguous(weight);
+        let geometry = Geometry::new(shape4(x), shape4(&weight), stride, padding);
+        Convolution { weight, geometry }
+    }
+
+    /// The weight packed for `purpose` and the method it is packed for. Kept even while it is trained: a batch may be
+    /// computed in parts, all with the same weights.
+    fn packed(&self, purpose: Purpose) -> (Arc<Packed>, Method) {
+        let method = Method::of(&self.geometry);
+        let pack = || conv::pack(values(&self.weight), &self.geometry, purpose, method);
+        (pack_cache::get(&self.weight, (purpose, method), pack), method)
+    }
+
+    /// The result.
+    pub(super) fn forward(&self, x: Planes<'_>, bias: FlexTensor) -> FlexTensor {
+        let (packed, method) = self.packed(Purpose::Forward);
+        let out = conv::forward(x, &packed, Some(values(&contiguous(bias))), &self.geometry, method);
+        tensor(out, self.geometry.out_shape())
+    }
+
+    /// The gradient of the image as it is after what is done on the way in, `[n, in, h, w]`.
+    pub(super) fn input_gradient(&self, dy: &FlexTensor) -> Vec<f32> {
+        let (packed, method) = self.packed(Purpose::InputGradient);
+        conv::input_gradient(values(dy), &packed, &self.geometry, method)
+    }
+
+    /// The gradient of the weight.
+    pub(super) fn weight_gradient(&self, x: Planes<'_>, dy: &FlexTensor) -> FlexTensor {
+        tensor(conv::weight_gradient(x, values(dy), &self.geometry), shape4(&self.weight))
+    }
+
+    /// The gradient of the bias.
+    pub(super) fn bias_gradient(&self, dy: &FlexTensor) -> FlexTensor {
+        tensor(conv::bias_gradient(values(dy), &self.geometry), [self.geometry.outputs])
+    }
+}
+
+/// The result, and what the backward pass needs.
 pub(super) fn forward(
-    x: &FlexTensor,
-    weight: &FlexTensor,
-    bias: &FlexTensor,
+    x: FlexTensor,
+    weight: FlexTensor,
+    bias: FlexTensor,
     stride: usize,
     padding: usize,
-) -> FlexTensor {
-    let g = Geometry::new(shape4(x), shape4(weight), stride, padding);
-    let (packed, method) = packed(weight, &g, Purpose::Forward);
-    tensor(conv::forward(values(x).into(), &packed, Some(values(bias)), &g, method), g.out_shape())
+) -> (FlexTensor, State) {
+    let x = contiguous(x);
+    let convolution = Convolution::new(&x, weight, stride, padding);
+    (convolution.forward(values(&x).into(), bias), State { x, convolution })
 }
 
 #[derive(Debug)]
@@ -62,30 +103,27 @@ struct Conv2dBackward;
 
 /// What the backward pass needs.
 #[derive(Debug, Clone)]
-struct State {
+pub(super) struct State {
     x: FlexTensor,
-    weight: FlexTensor,
-    geometry: Geometry,
+    convolution: Convolution,
 }
 
 impl Backward<Flex, 3> for Conv2dBackward {
     type State = State;
 
     fn backward(self, ops: Ops<State, 3>, grads: &mut Gradients, _checkpointer: &mut Checkpointer) {
-        let [x, weight, bias] = ops.parents;
+        let [x_node, weight, bias] = ops.parents;
         let dy = contiguous(grads.consume::<Flex>(&ops.node));
-        let State { x: x_values, weight: weight_values, geometry: g } = ops.state;
+        let State { x, convolution } = ops.state;
         let mut register = |id: NodeId, gradient| grads.register::<Flex>(id, gradient);
-        if let Some(node) = x {
-            let (packed, method) = packed(&weight_values, &g, Purpose::InputGradient);
-            register(node.id, tensor(conv::input_gradient(values(&dy), &packed, &g, method), g.in_shape()));
+        if let Some(node) = x_node {
+            register(node.id, tensor(convolution.input_gradient(&dy), shape4(&x)));
         }
         if let Some(node) = weight {
-            let gradient = conv::weight_gradient(values(&x_values).into(), values(&dy), &g);
-            register(node.id, tensor(gradient, shape4(&weight_values)));
+            register(node.id, convolution.weight_gradient(values(&x).into(), &dy));
         }
         if let Some(node) = bias {
-            register(node.id, tensor(conv::bias_gradient(values(&dy), &g), [g.outputs]));
+            register(node.id, convolution.bias_gradient(&dy));
         }
     }
 }
@@ -100,13 +138,9 @@ pub(super) fn tracked<C: CheckpointStrategy>(
 ) -> FloatTensor<Autodiff<Flex, C>> {
     let ((x, x_node), (weight, weight_node), (bias, bias_node)) =
         (x.into_parts(), weight.into_parts(), bias.into_parts());
-    let (x, weight, bias) = (contiguous(x), contiguous(weight), contiguous(bias));
-    let out = forward(&x, &weight, &bias, stride, padding);
+    let (out, state) = forward(x, weight, bias, stride, padding);
     match Conv2dBackward.prepare::<C>([x_node, weight_node, bias_node]).compute_bound().stateful() {
-        OpsKind::Tracked(prep) => {
-            let geometry = Geometry::new(shape4(&x), shape4(&weight), stride, padding);
-            prep.finish(State { x, weight, geometry }, out)
-        }
+        OpsKind::Tracked(prep) => prep.finish(state, out),
         OpsKind::UnTracked(prep) => prep.finish(out),
     }
 }

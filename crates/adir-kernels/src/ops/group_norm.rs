@@ -10,6 +10,7 @@ use burn::backend::{Autodiff, Dispatch, Flex, TensorMetadata};
 use burn::tensor::Tensor;
 
 use super::{KernelOps, contiguous, has_kernel, reshaped, values};
+use crate::layout::Modulation;
 use crate::norm::{self, Params, Shape, Statistics};
 use crate::reference;
 
@@ -31,33 +32,70 @@ pub fn group_norm<const D: usize>(
     scale_shift: Option<(Tensor<2>, Tensor<2>)>,
     silu: bool,
 ) -> Tensor<D> {
-    let kernel_for_rest = scale_shift.as_ref().is_none_or(|(scale, shift)| has_kernel(scale) && has_kernel(shift));
-    if !(has_kernel(&x) && has_kernel(&gamma) && has_kernel(&beta) && kernel_for_rest) {
-        return reference::group_norm(x, groups, gamma, beta, eps, scale_shift, silu);
-    }
-    let (scale, shift) = scale_shift.unwrap_or_else(|| none(&x));
-    Tensor::from_dispatch(<Dispatch as KernelOps>::group_norm_kernel(
-        x.into_dispatch(),
-        gamma.into_dispatch(),
-        beta.into_dispatch(),
-        scale.into_dispatch(),
-        shift.into_dispatch(),
-        Settings { groups, eps, silu },
-    ))
+    GroupNorm { groups, gamma, beta, eps, scale_shift, silu }.apply(x)
 }
 
-/// Scale and shift that change nothing.
-pub(super) fn none<const D: usize>(x: &Tensor<D>) -> (Tensor<2>, Tensor<2>) {
-    let zeros = Tensor::zeros([x.dims()[0], x.dims()[1]], &x.device());
-    (zeros.clone(), zeros)
+/// The arguments of a [`group_norm()`] besides x.
+#[derive(Debug, Clone)]
+pub struct GroupNorm {
+    /// Groups of channels, which divide their number.
+    pub groups: usize,
+    /// `[c]`.
+    pub gamma: Tensor<1>,
+    /// `[c]`.
+    pub beta: Tensor<1>,
+    /// Added to the variance.
+    pub eps: f64,
+    /// `[n, c]` each.
+    pub scale_shift: Option<(Tensor<2>, Tensor<2>)>,
+    /// Whether SiLU follows.
+    pub silu: bool,
+}
+
+impl GroupNorm {
+    /// The normalisation of `x`, `[n, c, ...]`.
+    ///
+    /// # Panics
+    /// As [`group_norm()`].
+    pub fn apply<const D: usize>(self, x: Tensor<D>) -> Tensor<D> {
+        if !self.has_kernel(&x) {
+            let Self { groups, gamma, beta, eps, scale_shift, silu } = self;
+            return reference::group_norm(x, groups, gamma, beta, eps, scale_shift, silu);
+        }
+        let ([gamma, beta], [scale, shift], settings) = self.into_parts(&x);
+        Tensor::from_dispatch(<Dispatch as KernelOps>::group_norm_kernel(
+            x.into_dispatch(),
+            gamma.into_dispatch(),
+            beta.into_dispatch(),
+            scale.into_dispatch(),
+            shift.into_dispatch(),
+            settings,
+        ))
+    }
+
+    /// Whether all tensors' operations run on our kernels.
+    pub(super) fn has_kernel<const D: usize>(&self, x: &Tensor<D>) -> bool {
+        let for_rest = self.scale_shift.as_ref().is_none_or(|(scale, shift)| has_kernel(scale) && has_kernel(shift));
+        has_kernel(x) && has_kernel(&self.gamma) && has_kernel(&self.beta) && for_rest
+    }
+
+    /// Gamma and beta, scale and shift (zeros where there are none), and the rest.
+    pub(super) fn into_parts<const D: usize>(self, x: &Tensor<D>) -> ([Tensor<1>; 2], [Tensor<2>; 2], Settings) {
+        let Self { groups, gamma, beta, eps, scale_shift, silu } = self;
+        let (scale, shift) = scale_shift.unwrap_or_else(|| {
+            let zeros = Tensor::zeros([x.dims()[0], x.dims()[1]], &x.device());
+            (zeros.clone(), zeros)
+        });
+        ([gamma, beta], [scale, shift], Settings { groups, eps, silu })
+    }
 }
 
 /// What is not a tensor.
 #[derive(Debug, Clone, Copy)]
 pub struct Settings {
-    pub(super) groups: usize,
-    pub(super) eps: f64,
-    pub(super) silu: bool,
+    groups: usize,
+    eps: f64,
+    silu: bool,
 }
 
 /// The operation's arguments, contiguous.
@@ -82,7 +120,7 @@ impl Inputs {
         &self.x
     }
 
-    pub(super) fn params(&self) -> Params<'_> {
+    fn params(&self) -> Params<'_> {
         Params {
             gamma: values(&self.gamma),
             beta: values(&self.beta),
@@ -93,15 +131,23 @@ impl Inputs {
         }
     }
 
-    pub(super) fn shape(&self) -> Shape {
+    fn shape(&self) -> Shape {
         let shape = self.x.shape();
         let (batch, channels) = (shape[0], shape[1]);
         let positions = shape.num_elements() / (batch * channels).max(1);
         Shape { batch, channels, positions, groups: self.settings.groups }
     }
-}
 
-impl Inputs {
+    /// What a convolution of the normalised x needs of it before [`Inputs::modulation`].
+    pub(super) fn statistics(&self) -> Statistics {
+        norm::statistics(values(&self.x), &self.params(), self.shape())
+    }
+
+    /// The normalisation as what is done to every number.
+    pub(super) fn modulation(&self, statistics: &Statistics) -> Modulation {
+        norm::modulation(&self.params(), statistics, self.shape())
+    }
+
     /// The gradient of each from that of the result.
     pub(super) fn gradients(&self, dy: &[f32], statistics: &Statistics) -> [FlexTensor; 5] {
         let found = norm::backward(values(&self.x), dy, &self.params(), statistics, self.shape());

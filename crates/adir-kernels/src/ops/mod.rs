@@ -22,8 +22,8 @@ use crate::QkvOrder;
 
 pub use attention::attention;
 pub use conv2d::conv2d;
-pub use group_norm::group_norm;
-pub use norm_conv::{GroupNorm, group_norm_conv2d};
+pub use group_norm::{GroupNorm, group_norm};
+pub use norm_conv::group_norm_conv2d;
 pub use resample::{avg_pool2, upsample_nearest2};
 pub use update::{AdamStep, adam_step, blend};
 
@@ -77,7 +77,7 @@ pub trait KernelOps: Backend {
 
 impl KernelOps for Flex {
     fn conv2d_kernel(x: FlexTensor, weight: FlexTensor, bias: FlexTensor, stride: usize, padding: usize) -> FlexTensor {
-        conv2d::forward(&contiguous(x), &contiguous(weight), &contiguous(bias), stride, padding)
+        conv2d::forward(x, weight, bias, stride, padding).0
     }
 
     fn group_norm_kernel(

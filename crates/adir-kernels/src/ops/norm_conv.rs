@@ -9,44 +9,11 @@ use burn::backend::tensor::FloatTensor;
 use burn::backend::{Autodiff, Dispatch, Flex};
 use burn::tensor::Tensor;
 
-use super::group_norm::{self, Inputs, Settings};
-use super::{KernelOps, contiguous, conv2d, has_kernel, shape4, tensor, values};
-use crate::conv::{self, Geometry, Purpose};
+use super::conv2d::Convolution;
+use super::group_norm::{GroupNorm, Inputs, Settings};
+use super::{KernelOps, contiguous, has_kernel, values};
 use crate::layout::Planes;
-use crate::norm::{self, Statistics};
-
-/// The arguments of a [`group_norm()`](super::group_norm()) besides x.
-#[derive(Debug, Clone)]
-pub struct GroupNorm {
-    /// Groups of channels, which divide their number.
-    pub groups: usize,
-    /// `[c]`.
-    pub gamma: Tensor<1>,
-    /// `[c]`.
-    pub beta: Tensor<1>,
-    /// Added to the variance.
-    pub eps: f64,
-    /// `[n, c]` each.
-    pub scale_shift: Option<(Tensor<2>, Tensor<2>)>,
-    /// Whether SiLU follows.
-    pub silu: bool,
-}
-
-impl GroupNorm {
-    /// The normalisation of `x`, `[n, c, ...]`.
-    ///
-    /// # Panics
-    /// As [`group_norm()`](super::group_norm()).
-    pub fn apply<const D: usize>(self, x: Tensor<D>) -> Tensor<D> {
-        let Self { groups, gamma, beta, eps, scale_shift, silu } = self;
-        super::group_norm(x, groups, gamma, beta, eps, scale_shift, silu)
-    }
-
-    fn has_kernel(&self) -> bool {
-        let modulated = self.scale_shift.as_ref().is_none_or(|(scale, shift)| has_kernel(scale) && has_kernel(shift));
-        has_kernel(&self.gamma) && has_kernel(&self.beta) && modulated
-    }
-}
+use crate::norm::Statistics;
 
 /// [`conv2d()`](super::conv2d()) of the normalised `x`, which is never written down: neither as a map of its own, nor
 /// for the backward pass, which normalises again. The zeros around the image are put there after the normalisation.
@@ -65,11 +32,10 @@ pub fn group_norm_conv2d(
     padding: usize,
 ) -> Tensor<4> {
     let square = weight.dims()[2] == weight.dims()[3];
-    if !(has_kernel(&x) && norm.has_kernel() && has_kernel(&weight) && has_kernel(&bias) && square) {
+    if !(norm.has_kernel(&x) && has_kernel(&weight) && has_kernel(&bias) && square) {
         return super::conv2d(norm.apply(x), weight, Some(bias), stride, padding);
     }
-    let GroupNorm { groups, gamma, beta, eps, scale_shift, silu } = norm;
-    let (scale, shift) = scale_shift.unwrap_or_else(|| group_norm::none(&x));
+    let ([gamma, beta], [scale, shift], norm) = norm.into_parts(&x);
     Tensor::from_dispatch(<Dispatch as KernelOps>::group_norm_conv2d_kernel(
         x.into_dispatch(),
         gamma.into_dispatch(),
@@ -78,7 +44,7 @@ pub fn group_norm_conv2d(
         shift.into_dispatch(),
         weight.into_dispatch(),
         bias.into_dispatch(),
-        NormConv { norm: Settings { groups, eps, silu }, stride, padding },
+        NormConv { norm, stride, padding },
     ))
 }
 
@@ -95,23 +61,24 @@ pub struct NormConv {
 pub(super) struct State {
     inputs: Inputs,
     statistics: Statistics,
-    weight: FlexTensor,
-    geometry: Geometry,
+    convolution: Convolution,
+}
+
+impl State {
+    /// What `with` makes of x, normalised on the way in.
+    fn with_planes<T>(&self, with: impl FnOnce(Planes<'_>) -> T) -> T {
+        let modulation = self.inputs.modulation(&self.statistics);
+        with(Planes { numbers: values(self.inputs.x()), modulation: Some(&modulation) })
+    }
 }
 
 /// The result and what the backward pass needs; x, gamma, beta, scale, shift, weight, bias.
 pub(super) fn forward(tensors: [FlexTensor; 7], settings: NormConv) -> (FlexTensor, State) {
     let [x, gamma, beta, scale, shift, weight, bias] = tensors;
     let inputs = Inputs::new([x, gamma, beta, scale, shift], settings.norm);
-    let (weight, bias) = (contiguous(weight), contiguous(bias));
-    let geometry = Geometry::new(shape4(inputs.x()), shape4(&weight), settings.stride, settings.padding);
-    let (params, shape) = (inputs.params(), inputs.shape());
-    let statistics = norm::statistics(values(inputs.x()), &params, shape);
-    let modulation = norm::modulation(&params, &statistics, shape);
-    let planes = Planes { numbers: values(inputs.x()), modulation: Some(&modulation) };
-    let (packed, method) = conv2d::packed(&weight, &geometry, Purpose::Forward);
-    let out = conv::forward(planes, &packed, Some(values(&bias)), &geometry, method);
-    (tensor(out, geometry.out_shape()), State { inputs, statistics, weight, geometry })
+    let convolution = Convolution::new(inputs.x(), weight, settings.stride, settings.padding);
+    let state = State { statistics: inputs.statistics(), inputs, convolution };
+    (state.with_planes(|planes| state.convolution.forward(planes, bias)), state)
 }
 
 #[derive(Debug)]
@@ -122,22 +89,19 @@ impl Backward<Flex, 7> for NormConvBackward {
 
     fn backward(self, ops: Ops<State, 7>, grads: &mut Gradients, _checkpointer: &mut Checkpointer) {
         let dy = contiguous(grads.consume::<Flex>(&ops.node));
-        let State { inputs, statistics, weight, geometry: g } = ops.state;
-        let [x, gamma, beta, scale, shift, weight_node, bias_node] = ops.parents;
-        if let Some(node) = weight_node {
-            let modulation = norm::modulation(&inputs.params(), &statistics, inputs.shape());
-            let planes = Planes { numbers: values(inputs.x()), modulation: Some(&modulation) };
-            let gradient = conv::weight_gradient(planes, values(&dy), &g);
-            grads.register::<Flex>(node.id, tensor(gradient, shape4(&weight)));
+        let state = ops.state;
+        let [x, gamma, beta, scale, shift, weight, bias] = ops.parents;
+        if let Some(node) = weight {
+            let gradient = state.with_planes(|planes| state.convolution.weight_gradient(planes, &dy));
+            grads.register::<Flex>(node.id, gradient);
         }
-        if let Some(node) = bias_node {
-            grads.register::<Flex>(node.id, tensor(conv::bias_gradient(values(&dy), &g), [g.outputs]));
+        if let Some(node) = bias {
+            grads.register::<Flex>(node.id, state.convolution.bias_gradient(&dy));
         }
         let parents = [x, gamma, beta, scale, shift];
         if parents.iter().any(Option::is_some) {
-            let (packed, method) = conv2d::packed(&weight, &g, Purpose::InputGradient);
-            let normal = conv::input_gradient(values(&dy), &packed, &g, method);
-            for (parent, gradient) in parents.into_iter().zip(inputs.gradients(&normal, &statistics)) {
+            let normal = state.convolution.input_gradient(&dy);
+            for (parent, gradient) in parents.into_iter().zip(state.inputs.gradients(&normal, &state.statistics)) {
                 if let Some(node) = parent {
                     grads.register::<Flex>(node.id, gradient);
                 }

@@ -106,9 +106,7 @@ struct Truth {
 
 pub fn run(args: &EvalArgs, log: &Log) -> Result<u8> {
     let methods = args.methods()?;
-    for set in &args.sets {
-        args.files(set)?;
-    }
+    let sets = args.sets.iter().map(|set| Ok((set, args.files(set)?))).collect::<Result<Vec<_>>>()?;
     let cells = args.output.join("cells");
     std::fs::create_dir_all(&cells).map_err(|e| Error::io(&cells, e))?;
     let (model, model_sha256) = args.model.load()?;
@@ -128,8 +126,8 @@ pub fn run(args: &EvalArgs, log: &Log) -> Result<u8> {
     let preset: Preset = args.preset.into();
     let steps = args.steps.clone().or((!args.full).then(|| "20".to_owned()));
     let mut report = Report::new(args.show);
-    for set in &args.sets {
-        let images = args.images(set, model.size_multiple(), log)?;
+    for (set, files) in sets {
+        let images = args.images(set, files, model.size_multiple(), log)?;
         let name = set.canonicalize().ok().and_then(|p| Some(p.file_name()?.to_string_lossy().into_owned()));
         let name = name.unwrap_or_else(|| set.display().to_string());
         for task in &args.tasks {
@@ -246,9 +244,8 @@ impl EvalArgs {
         Ok((0..count).map(|i| names[i * all / count].clone()).collect())
     }
 
-    /// The images of a set, cut to size.
-    fn images(&self, set: &Path, multiple: usize, log: &Log) -> Result<Vec<Truth>> {
-        let names = self.files(set)?;
+    /// The images of these files of a set, cut to size.
+    fn images(&self, set: &Path, names: Vec<String>, multiple: usize, log: &Log) -> Result<Vec<Truth>> {
         // Every super-resolution factor up to 16 that is a power of 2 divides such sides.
         let unit = multiple.max(16);
         let mut images = Vec::new();

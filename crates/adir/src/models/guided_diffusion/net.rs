@@ -30,25 +30,26 @@ impl Affine {
         x.matmul(p.get::<2>(self.weight).transpose()) + p.get::<1>(self.bias).unsqueeze()
     }
 
+    /// The weight of a convolution; that of a 1-d one of kernel 1 as the 1x1 it is over the positions of an image.
+    fn kernel(self, p: &Params) -> Tensor<4> {
+        match p.layout().spec(self.weight).shape[..] {
+            [out, inputs, 1] => p.flat(self.weight).reshape([out, inputs, 1, 1]),
+            _ => p.get::<4>(self.weight),
+        }
+    }
+
     /// Same-size convolution (or half-size with `stride` 2), kernel 1 or 3.
     fn conv(self, p: &Params, x: Tensor<4>, stride: usize) -> Tensor<4> {
-        let weight = p.get::<4>(self.weight);
+        let weight = self.kernel(p);
         let padding = weight.dims()[2] / 2;
         conv2d(x, weight, Some(p.get::<1>(self.bias)), stride, padding)
     }
 
     /// Same-size convolution, kernel 1 or 3, of the normalised x.
     fn conv_of_norm(self, p: &Params, x: Tensor<4>, norm: GroupNorm) -> Tensor<4> {
-        let weight = p.get::<4>(self.weight);
+        let weight = self.kernel(p);
         let padding = weight.dims()[2] / 2;
         group_norm_conv2d(x, norm, weight, p.get::<1>(self.bias), 1, padding)
-    }
-
-    /// The weight of a 1-d convolution of kernel 1, as that of the 1x1 convolution it is over the positions of an image.
-    fn pointwise(self, p: &Params) -> Tensor<4> {
-        let weight = p.get::<3>(self.weight);
-        let [out, inputs, _] = weight.dims();
-        weight.reshape([out, inputs, 1, 1])
     }
 
     fn norm(self, p: &Params, scale_shift: Option<(Tensor<2>, Tensor<2>)>, silu: bool) -> GroupNorm {
@@ -155,10 +156,9 @@ impl AttentionBlock {
 
     fn forward(&self, p: &Params, x: Tensor<4>) -> Tensor<4> {
         let [n, c, h, w] = x.dims();
-        let norm = self.norm.norm(p, None, false);
-        let qkv = group_norm_conv2d(x.clone(), norm, self.qkv.pointwise(p), p.get::<1>(self.qkv.bias), 1, 0);
+        let qkv = self.qkv.conv_of_norm(p, x.clone(), self.norm.norm(p, None, false));
         let mixed = attention(qkv.reshape([n, 3 * c, h * w]), self.heads, self.order).reshape([n, c, h, w]);
-        x + conv2d(mixed, self.proj.pointwise(p), Some(p.get::<1>(self.proj.bias)), 1, 0)
+        x + self.proj.conv(p, mixed, 1)
     }
 }
 
