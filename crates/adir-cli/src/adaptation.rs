@@ -11,7 +11,7 @@ use adir::models::Denoiser;
 use adir::models::clip::Clip;
 use adir::models::efficientnet_lite::EfficientNetLite0;
 use adir::models::guided_diffusion::GuidedDiffusion;
-use adir::retrieve::{Build, BuildOutcome, ContentHash, Encoder, Exclude, Index, Precision};
+use adir::retrieve::{Build, BuildOutcome, ContentHash, Encoder, Exclude, Index, Neighbour, Precision};
 use adir::task::Preset;
 use adir::tensor::{self, DType, Tensor, cpu};
 use adir::{Error, Result};
@@ -131,6 +131,19 @@ pub struct Observed<'a> {
     pub y: &'a Tensor<4>,
 }
 
+/// A folder of images like the one to restore, and what tells their likeness.
+pub struct Gallery {
+    encoder: Box<dyn Encoder>,
+    /// Up to date, and kept in the cache.
+    index: Index,
+}
+
+/// What a new adapter is called, and the SHA-256 of the observations it is made for.
+pub struct Label {
+    pub name: String,
+    pub serves: Vec<String>,
+}
+
 /// An adapter, from the cache or new.
 pub struct Found {
     pub adapter: Adapter,
@@ -199,12 +212,25 @@ impl AdaptArgs {
         }
     }
 
+    /// The gallery, ready to be asked, where what is adapted to comes from one.
+    pub fn open_gallery(&self, mode: Mode, log: &Log) -> Result<Option<Gallery>> {
+        if let Mode::None | Mode::Itself = mode {
+            return Ok(None);
+        }
+        let folder = self.gallery.as_ref().ok_or_else(|| Error::config("no --gallery"))?;
+        let encoder = open_encoder(self.settings.encoder.as_deref())?;
+        let root = folder.canonicalize().map_err(|e| Error::input(folder, format!("cannot be opened: {e}")))?;
+        let path = self.store.index_path(&root, encoder.as_ref())?;
+        let index = build_index(&root, encoder.as_ref(), Precision::F16, &path, log)?;
+        Ok(Some(Gallery { encoder, index }))
+    }
+
     /// The model adapted for `observed`.
     pub fn run(&self, base: &Base, observed: &Observed, mode: Mode, config: AdaptConfig, log: &Log) -> Result<Adapted> {
         if mode == Mode::None {
             return Ok(Adapted { model: base.model.clone(), record: Value::Null });
         }
-        let found = self.find(base, observed, mode, config, log)?;
+        let found = self.find(base, self.open_gallery(mode, log)?.as_ref(), observed, config, log)?;
         let verdict = verdict_of(&found.info);
         let used = verdict.is_none_or(|v| v.helped());
         if let Some(v) = verdict {
@@ -219,22 +245,33 @@ impl AdaptArgs {
         Ok(Adapted { model, record })
     }
 
-    /// The adapter for `observed`: from the cache, or made now and kept there.
-    pub fn find(&self, base: &Base, observed: &Observed, mode: Mode, config: AdaptConfig, log: &Log) -> Result<Found> {
+    /// The adapter for `observed`, to what is nearest in the gallery or, without one, to the observation itself: from
+    /// the cache, or made now and kept there.
+    pub fn find(
+        &self,
+        base: &Base,
+        gallery: Option<&Gallery>,
+        observed: &Observed,
+        config: AdaptConfig,
+        log: &Log,
+    ) -> Result<Found> {
         let (model, mut config) = (base.model, config);
-        let (files, images): (Vec<PathBuf>, Value) = match mode {
-            Mode::None => return Err(Error::config("nothing to adapt to: give --gallery, or --adapt self")),
-            Mode::Itself => {
+        let (files, images) = match gallery {
+            None => {
                 let [_, _, h, w] = observed.y.dims();
                 let multiple = model.size_multiple();
                 config.crop = config.crop.min((h.min(w) / multiple * multiple).max(multiple));
                 config.scale = CropScale::Native;
                 (vec![observed.file.to_owned()], json!("the observation itself"))
             }
-            Mode::Auto | Mode::Gallery | Mode::Text => self.nearest(observed, log)?,
+            Some(gallery) => {
+                let nearest = gallery.nearest(observed, self)?;
+                (gallery.files(&nearest), gallery.describe(&nearest))
+            }
         };
         let name = observed.file.file_stem().unwrap_or_default().to_string_lossy().into_owned();
-        let mut found = self.adapted_to(base, &files, name, config, log)?;
+        let label = Label { name, serves: vec![ContentHash::of_file(observed.file)?.to_string()] };
+        let mut found = self.adapted_to(base, &files, label, config, log)?;
         found.images = images;
         Ok(found)
     }
@@ -244,7 +281,7 @@ impl AdaptArgs {
         &self,
         base: &Base,
         files: &[PathBuf],
-        name: String,
+        label: Label,
         config: AdaptConfig,
         log: &Log,
     ) -> Result<Found> {
@@ -275,39 +312,40 @@ impl AdaptArgs {
         drop(progress);
         made_from["held_out"] = json!(run.held_out()?);
         let adapter = run.adapter();
-        let info = AdapterInfo { name, base: base.sha256.to_owned(), made_from, lora: adapter.lora() };
+        let Label { name, serves } = label;
+        let info = AdapterInfo { name, base: base.sha256.to_owned(), made_from, lora: adapter.lora(), serves };
         if !self.no_cache {
             self.store.keep(&key, &adapter, &info, model)?;
         }
         Ok(Found { adapter, info, key, images, from_cache: false })
     }
+}
 
-    /// The gallery's nearest images, nearest first, and their names with distances for the record.
-    fn nearest(&self, observed: &Observed, log: &Log) -> Result<(Vec<PathBuf>, Value)> {
-        let gallery = self.gallery.as_ref().ok_or_else(|| Error::config("no --gallery"))?;
-        let encoder = open_encoder(self.settings.encoder.as_deref())?;
-        let index = self.index(gallery, encoder.as_ref(), log)?;
-        let query = match &self.prompt {
-            Some(text) => encoder.text(text)?,
-            None => encoder.image(observed.y)?,
+impl Gallery {
+    /// The images nearest to `observed`, or to the prompt, nearest first.
+    pub fn nearest(&self, observed: &Observed, args: &AdaptArgs) -> Result<Vec<Neighbour>> {
+        let query = match &args.prompt {
+            Some(text) => self.encoder.text(text)?,
+            None => self.encoder.image(observed.y)?,
         };
         let content = Some(ContentHash::of_file(observed.file)?);
-        let exclude = Exclude { closer_than: self.settings.closer_than, content };
-        let found = index.nearest(&query, usize::from(self.settings.neighbours), &exclude)?;
+        let exclude = Exclude { closer_than: args.settings.closer_than, content };
+        let found = self.index.nearest(&query, usize::from(args.settings.neighbours), &exclude)?;
         if found.is_empty() {
-            return Err(Error::input(gallery, "holds no images to adapt to"));
+            return Err(Error::input(self.index.root(), "holds no images to adapt to"));
         }
-        let entry = |id: usize| &index.entries()[id];
-        let names = found.iter().map(|n| json!({"path": entry(n.id).path, "distance": n.distance})).collect();
-        let files = found.iter().filter_map(|n| index.file(n.id)).collect();
-        Ok((files, names))
+        Ok(found)
     }
 
-    /// The index of the gallery, brought up to date and kept in the cache.
-    fn index(&self, gallery: &Path, encoder: &dyn Encoder, log: &Log) -> Result<Index> {
-        let folder = gallery.canonicalize().map_err(|e| Error::input(gallery, format!("cannot be opened: {e}")))?;
-        let path = self.store.index_path(&folder, encoder)?;
-        build_index(&folder, encoder, Precision::F16, &path, log)
+    /// Their files.
+    pub fn files(&self, images: &[Neighbour]) -> Vec<PathBuf> {
+        images.iter().filter_map(|n| self.index.file(n.id)).collect()
+    }
+
+    /// Their names and distances, for the record.
+    fn describe(&self, images: &[Neighbour]) -> Value {
+        let entry = |id: usize| &self.index.entries()[id];
+        images.iter().map(|n| json!({"path": entry(n.id).path, "distance": n.distance})).collect()
     }
 }
 

@@ -146,3 +146,11 @@ pub fn distance(text: &str) -> Result<f64, String> {
         _ => Err("expected 0 to pi radians".into()),
     }
 }
+
+/// A part of a whole, for clap.
+pub fn share(text: &str) -> Result<f64, String> {
+    match text.parse::<f64>() {
+        Ok(value) if (0.0..=1.0).contains(&value) => Ok(value),
+        _ => Err("expected 0 to 1".into()),
+    }
+}

@@ -4,6 +4,8 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
+use adir::io::image::{WriteOptions, write_image};
+
 fn adir(folder: &Path, args: &[&str]) -> Output {
     Command::new(env!("CARGO_BIN_EXE_adir")).args(args).current_dir(folder).output().unwrap()
 }
@@ -286,6 +288,73 @@ fn adapters_are_made_named_taken_along_and_merged() {
     assert!(err.contains("adir adapt list"), "{err}");
     expect(2, &f, &["adapt", "create", "y.png", "--cache", "cache"]);
     assert!(!f.join("g.png").exists());
+    fs::remove_dir_all(f).unwrap();
+}
+
+/// A folder of observations: those with the same neighbours share an adapter, and each is restored with its own.
+#[test]
+fn a_folder_of_observations_shares_adapters_by_its_neighbours() {
+    let f = folder("shared");
+    gallery(&f);
+    fs::create_dir_all(f.join("scans")).unwrap();
+    // Another kind of picture: rings of several widths.
+    let rings = |name: &str, width: usize| {
+        let values = (0..3 * 64 * 64).map(|i| {
+            let (x, y) = ((i % 64) as f32 - 31.5, (i / 64 % 64) as f32 - 31.5);
+            if (x.hypot(y) as usize / width).is_multiple_of(2) { 0.8 } else { -0.8 }
+        });
+        let picture = adir::tensor::from_f32(values.collect(), [1, 3, 64, 64], &adir::tensor::cpu());
+        write_image(&f.join(name), &picture, &WriteOptions::default()).unwrap();
+    };
+    (2..8).for_each(|width| rings(&format!("photos/rings{width}.png"), width));
+    rings("rings.png", 9);
+    for (from, to) in [("x.png", "cat.png"), ("photos/part0.png", "cat2.png"), ("rings.png", "rings.png")] {
+        expect(0, &f, &["degrade", from, "-o", &format!("scans/{to}"), "--task", "sr4"]);
+    }
+    let settings = ["--gallery", "photos", "-k", "4", "--iterations", "2", "--adapt-crop", "16", "--cache", "cache"];
+    let create =
+        |code: i32, more: &[&str]| expect(code, &f, &[&["adapt", "create", "scans"], &settings[..], more].concat());
+    let (out, _) = create(0, &[]);
+    let lines: Vec<&str> = out.lines().collect();
+    let for_whom = |n: usize| lines[n].trim().strip_prefix("for scans/");
+    assert_eq!(
+        (for_whom(1), for_whom(2), for_whom(4)),
+        (Some("cat.png"), Some("cat2.png"), Some("rings.png")),
+        "{out}"
+    );
+    assert!(lines.len() == 5 && lines[0].contains("  scans  ") && lines[0].contains("4 images"), "{out}");
+    let restore = |input: &str, output: &str, adapter: &str, code: i32| {
+        let args = ["restore", input, "-o", output, "--task", "sr4", "--steps", "3", "--adapter", adapter];
+        expect(code, &f, &[&args[..], &["--cache", "cache", "--overwrite"]].concat())
+    };
+    let used = |input: &str, adapter: &str| {
+        restore(input, "r.png", adapter, 0);
+        let record: serde_json::Value = serde_json::from_slice(&fs::read(f.join("r.json")).unwrap()).unwrap();
+        (record["adaptation"]["sha256"].clone(), fs::read(f.join("r.png")).unwrap())
+    };
+    let (cat, cat2, other) =
+        (used("scans/cat.png", "scans"), used("scans/cat2.png", "scans"), used("scans/rings.png", "scans"));
+    assert!(cat.0 == cat2.0 && cat.0 != other.0);
+    assert!(used("y.png", "scans") == cat, "y.png is scans/cat.png");
+    let (_, err) = restore("rings.png", "g.png", "scans", 2);
+    assert!(err.contains("none was made for this observation"), "{err}");
+    // The same in a folder, without training again.
+    create(0, &["-o", "adapters"]);
+    assert!(used("scans/rings.png", "adapters") == other);
+    create(2, &["-o", "adapters"]);
+    let (_, err) = create(0, &["-o", "adapters", "--overwrite"]);
+    assert_eq!(err.matches("nothing was trained").count(), 2, "{err}");
+    let (all, _) = create(0, &["--overlap", "0"]);
+    assert_eq!(all.matches("  for scans/").count(), 3, "{all}");
+    assert_eq!(all.lines().count(), 4, "one group: {all}");
+    // Most of that group are cats, whose images it is adapted to: the first adapter, which now serves the rings too.
+    let (_, err) = restore("scans/rings.png", "g.png", "scans", 2);
+    assert!(err.contains("2 adapters are called"), "{err}");
+    assert!(used("scans/cat.png", "scans").1 == cat.1);
+    expect(2, &f, &["adapt", "create", "scans", "--adapt", "self", "--cache", "cache"]);
+    create(2, &["--overlap", "2"]);
+    fs::create_dir_all(f.join("empty")).unwrap();
+    expect(3, &f, &[&["adapt", "create", "empty"], &settings[..]].concat());
     fs::remove_dir_all(f).unwrap();
 }
 

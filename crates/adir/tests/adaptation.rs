@@ -195,10 +195,12 @@ fn an_adapter_comes_back_from_its_file_to_the_bit() {
             base: "ab".repeat(32),
             made_from: serde_json::json!({"images": 2}),
             lora: None,
+            serves: vec!["cd".repeat(32)],
         };
         adapter.save(&path, &info, &model).unwrap();
         let file = WeightFile::open(&path).unwrap();
-        assert_eq!(Adapter::info(&file).unwrap().name, "test");
+        let found = Adapter::info(&file).unwrap();
+        assert_eq!((found.name, found.serves), (info.name, info.serves));
         let loaded = Adapter::load(&file, &model, &"ab".repeat(32)).unwrap();
         let (before, after) = (adapter.apply(model.params()).unwrap(), loaded.apply(model.params()).unwrap());
         let mut changed = 0;

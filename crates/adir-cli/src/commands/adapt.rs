@@ -2,21 +2,24 @@
 
 use std::path::{Path, PathBuf};
 
-use adir::adapt::{Adapter, AdapterInfo, save_params};
+use adir::adapt::{AdaptConfig, Adapter, AdapterInfo, save_params};
+use adir::io::folder::image_files;
 use adir::io::image::read_image;
 use adir::io::limits::Limits;
 use adir::io::weights::{Dtype, WeightFile};
 use adir::models::guided_diffusion::GuidedDiffusion;
+use adir::retrieve::{ContentHash, group_by_neighbours};
 use adir::task::Preset;
 use adir::{Error, Result};
 use clap::{Args, Subcommand};
 use serde_json::{Value, json};
 
-use crate::adaptation::{AdaptArgs, Base, Mode, Observed, in_words, verdict_of};
+use crate::adaptation::{AdaptArgs, Base, Found, Label, Mode, Observed, in_words, verdict_of};
 use crate::args::PresetName;
 use crate::log::Log;
 use crate::model::ModelArgs;
 use crate::out::check_output;
+use crate::stop;
 use crate::store::Store;
 
 /// Adapt the model ahead of a restoration, and manage what adaptations left behind.
@@ -32,6 +35,10 @@ pub struct AdaptCommandArgs {
 #[derive(Debug, Subcommand)]
 enum AdaptCommand {
     /// Adapt the model to the images of a gallery that are nearest to an image, or to that image itself
+    ///
+    /// Several observations (or a folder of them) are put into groups by what they have among their nearest images, and
+    /// each group shares one adaptation, to the images that most of it have among theirs. All adapters get the same name;
+    /// `restore --adapter NAME` takes the one that was made for its observation.
     Create(Box<CreateArgs>),
     /// List the adapters in the cache
     List {
@@ -101,14 +108,19 @@ impl Writing {
 
 #[derive(Debug, Args)]
 struct CreateArgs {
-    /// The observation, or any image like those to restore
-    image: PathBuf,
-    /// What to call the adapter [default: the image's name]
+    /// The observation, or any image like those to restore; several of them, or folders
+    #[arg(required = true)]
+    images: Vec<PathBuf>,
+    /// What to call the adapter [default: the name of the first image or folder]
     #[arg(long)]
     name: Option<String>,
-    /// Also write it to this file (.safetensors)
+    /// Also write it to this file (.safetensors); for several observations, to files in this folder
     #[arg(short, long)]
     output: Option<PathBuf>,
+    /// Of several observations, those share an adaptation that on average have so much of their nearest images in
+    /// common, 0 to 1
+    #[arg(long, default_value_t = 0.25, value_name = "SHARE", value_parser = crate::args::share)]
+    overlap: f64,
     /// Replace an existing file
     #[arg(long)]
     overwrite: bool,
@@ -182,9 +194,6 @@ fn create(args: &CreateArgs, log: &Log) -> Result<()> {
     if args.adaptation.no_cache && args.output.is_none() {
         return Err(Error::config("with --no-cache the adapter needs a file: give one with -o"));
     }
-    if let Some(output) = &args.output {
-        check_output(&args.image, output, args.overwrite)?;
-    }
     let name = args.name.as_deref().map(checked_name).transpose()?;
     let preset: Preset = args.preset.into();
     let mode = args.adaptation.mode(preset)?;
@@ -192,25 +201,129 @@ fn create(args: &CreateArgs, log: &Log) -> Result<()> {
     if mode == Mode::None {
         return Err(Error::config("nothing to adapt to: give --gallery FOLDER, or --adapt self"));
     }
-    let y = read_image(&args.image, &Limits::default())?.tensor;
     let config = args.adaptation.config(mode, preset, args.seed);
+    match args.images.as_slice() {
+        [image] if !image.is_dir() => create_one(args, image, name, mode, config, log),
+        _ => create_shared(args, name, mode, config, log),
+    }
+}
+
+fn create_one(
+    args: &CreateArgs,
+    image: &Path,
+    name: Option<String>,
+    mode: Mode,
+    config: AdaptConfig,
+    log: &Log,
+) -> Result<()> {
+    if let Some(output) = &args.output {
+        check_output(image, output, args.overwrite)?;
+    }
+    let y = read_image(image, &Limits::default())?.tensor;
     let (model, sha256) = args.model.load()?;
     let base = Base { model: &model, sha256: &sha256 };
-    let mut found = args.adaptation.find(&base, &Observed { file: &args.image, y: &y }, mode, config, log)?;
-    if let Some(name) = name.filter(|name| *name != found.info.name) {
-        found.info.name = name;
-        if !args.adaptation.no_cache {
-            args.adaptation.store.keep(&found.key, &found.adapter, &found.info, &model)?;
-        }
-    }
+    let gallery = args.adaptation.open_gallery(mode, log)?;
+    let mut found = args.adaptation.find(&base, gallery.as_ref(), &Observed { file: image, y: &y }, config, log)?;
+    let label = Label {
+        name: name.unwrap_or_else(|| found.info.name.clone()),
+        serves: vec![ContentHash::of_file(image)?.to_string()],
+    };
+    relabel(args, &mut found, label, &model)?;
     if let Some(output) = &args.output {
         found.adapter.save(output, &found.info, &model)?;
     }
+    told(&found, log)?;
+    Ok(())
+}
+
+/// One adapter for every group of observations that have much of their nearest images in common.
+fn create_shared(args: &CreateArgs, name: Option<String>, mode: Mode, config: AdaptConfig, log: &Log) -> Result<()> {
+    if mode == Mode::Itself {
+        return Err(Error::config("--adapt self adapts to one observation: give one, or --gallery"));
+    }
+    let observations = observations(&args.images)?;
+    let first = args.images[0].canonicalize().map_err(|e| Error::input(&args.images[0], e.to_string()))?;
+    let name = name.unwrap_or_else(|| first.file_stem().unwrap_or_default().to_string_lossy().into_owned());
+    let Some(gallery) = args.adaptation.open_gallery(mode, log)? else {
+        return Err(Error::config("several observations share an adaptation by their neighbours: give --gallery"));
+    };
+    let progress = log.progress("finding neighbours", observations.len());
+    let nearest = observations.iter().map(|file| {
+        let y = read_image(file, &Limits::default())?.tensor;
+        let nearest = gallery.nearest(&Observed { file, y: &y }, &args.adaptation)?;
+        progress.step("", json!({"path": file}));
+        stop::check()?;
+        Ok(nearest)
+    });
+    let nearest = nearest.collect::<Result<Vec<_>>>()?;
+    drop(progress);
+    let groups = group_by_neighbours(&nearest, args.overlap);
+    let output = |number: usize| args.output.as_ref().map(|folder| folder.join(format!("{name}-{number}.safetensors")));
+    for file in (1..=groups.len()).filter_map(output) {
+        if file.exists() && !args.overwrite {
+            return Err(Error::config(format!("{} is there already; --overwrite replaces it", file.display())));
+        }
+    }
+    if let Some(folder) = &args.output {
+        std::fs::create_dir_all(folder).map_err(|e| Error::io(folder, e))?;
+    }
+    let (model, sha256) = args.model.load()?;
+    let base = Base { model: &model, sha256: &sha256 };
+    for (number, group) in (1..).zip(&groups) {
+        let members: Vec<&PathBuf> = group.members.iter().map(|&m| &observations[m]).collect();
+        let serves = || members.iter().map(|file| Ok(ContentHash::of_file(file)?.to_string())).collect::<Result<_>>();
+        let label = || Ok::<_, Error>(Label { name: name.clone(), serves: serves()? });
+        let files = gallery.files(&group.neighbours);
+        let mut found = args.adaptation.adapted_to(&base, &files, label()?, config.clone(), log)?;
+        relabel(args, &mut found, label()?, &model)?;
+        if let Some(file) = output(number) {
+            found.adapter.save(&file, &found.info, &model)?;
+        }
+        told(&found, log)?;
+        for file in members {
+            say!("              for {}", file.display())?;
+        }
+    }
+    Ok(())
+}
+
+/// The images, and those in the folders, among `paths`.
+fn observations(paths: &[PathBuf]) -> Result<Vec<PathBuf>> {
+    let mut all = Vec::new();
+    for path in paths {
+        if path.is_dir() {
+            let names = image_files(path)?;
+            if names.is_empty() {
+                return Err(Error::input(path, "holds no images"));
+            }
+            all.extend(names.iter().map(|name| path.join(name)));
+        } else {
+            all.push(path.clone());
+        }
+    }
+    Ok(all)
+}
+
+/// Gives an adapter another name, and adds the observations it serves, in the cache too.
+fn relabel(args: &CreateArgs, found: &mut Found, label: Label, model: &GuidedDiffusion) -> Result<()> {
+    let mut info = AdapterInfo { name: label.name, ..found.info.clone() };
+    info.serves.extend(label.serves);
+    info.serves.sort();
+    info.serves.dedup();
+    if info != found.info {
+        found.info = info;
+        if !args.adaptation.no_cache {
+            args.adaptation.store.keep(&found.key, &found.adapter, &found.info, model)?;
+        }
+    }
+    Ok(())
+}
+
+fn told(found: &Found, log: &Log) -> Result<()> {
     if found.from_cache {
         log.info("found in the cache: nothing was trained");
     }
-    say!("{}", line(&found.key, &found.info))?;
-    Ok(())
+    say!("{}", line(&found.key, &found.info))
 }
 
 /// Names are shown in lines of a list and given on command lines.
@@ -236,6 +349,6 @@ fn line(key: &str, info: &AdapterInfo) -> String {
 fn described(key: &str, path: &Path, info: &AdapterInfo) -> Value {
     json!({
         "key": key, "file": path, "name": info.name, "base": info.base, "made_from": info.made_from,
-        "lora": info.lora.map(|(rank, alpha)| json!({"rank": rank, "alpha": alpha})),
+        "serves": info.serves, "lora": info.lora.map(|(rank, alpha)| json!({"rank": rank, "alpha": alpha})),
     })
 }

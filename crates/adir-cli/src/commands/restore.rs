@@ -46,7 +46,8 @@ pub struct RestoreArgs {
     sampling: SamplingArgs,
     #[command(flatten)]
     adaptation: AdaptArgs,
-    /// Sample with this adapter: a file, or a name or key of `adir adapt list`
+    /// Sample with this adapter: a file, or a name or key of `adir adapt list`; of a folder or of several that have the
+    /// name, the one made for this observation
     #[arg(long, value_name = "ADAPTER", conflicts_with_all = ["gallery", "adapt", "prompt"])]
     adapter: Option<PathBuf>,
     /// Replace existing outputs
@@ -206,7 +207,7 @@ pub fn run(args: &RestoreArgs, log: &Log) -> Result<u8> {
     let model = GuidedDiffusion::load(&file, Some(config.clone()), &device, dtype)?;
     let base = Base { model: &model, sha256: &model_sha256 };
     let adapted = match &args.adapter {
-        Some(reference) => with_adapter(&args.adaptation.store.resolve(reference)?, &base)?,
+        Some(reference) => with_adapter(&args.adaptation.store.resolve_for(reference, input)?, &base)?,
         None => {
             let observed = Observed { file: input, y: &picture.tensor };
             args.adaptation.run(&base, &observed, mode, adapt_config, log)?

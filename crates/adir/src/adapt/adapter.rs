@@ -33,6 +33,9 @@ pub struct AdapterInfo {
     pub made_from: serde_json::Value,
     /// Rank and alpha of LoRA factors.
     pub lora: Option<(usize, f64)>,
+    /// SHA-256 of the files of the observations it was made for, in hexadecimal.
+    #[serde(default)]
+    pub serves: Vec<String>,
 }
 
 /// The key of [`AdapterInfo`] in the metadata.

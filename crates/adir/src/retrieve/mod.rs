@@ -11,6 +11,7 @@
 
 mod build;
 mod distance;
+mod group;
 mod index;
 mod index_file;
 mod npy;
@@ -28,6 +29,7 @@ use crate::{Error, Result};
 
 pub use build::{Build, BuildEvent, BuildOutcome};
 pub use distance::spherical_distance;
+pub use group::{Group, group_by_neighbours};
 pub use index::{ContentHash, Entry, Index, Precision};
 pub use npy::read_npy;
 pub use preprocess::Preprocess;

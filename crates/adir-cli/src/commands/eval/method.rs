@@ -1,26 +1,27 @@
 //! What is compared: simple methods, the unadapted prior, and its adaptations.
 
+use std::cell::{OnceCell, RefCell};
 use std::path::PathBuf;
 use std::time::Instant;
 
-use adir::Result;
-use adir::adapt::HeldOut;
+use adir::adapt::{AdaptConfig, Adapter, HeldOut};
 use adir::io::folder::image_files;
 use adir::io::hash::hash_file;
 use adir::models::guided_diffusion::GuidedDiffusion;
 use adir::noise::{Noise, Stream};
 use adir::operator::{Degradation, ImageShape, bicubic_upsample, wiener};
 use adir::restore::RestoreConfig;
-use adir::retrieve::Encoder;
+use adir::retrieve::{Encoder, Group, group_by_neighbours};
 use adir::schedule::NoiseLevel;
 use adir::task::{Overrides, Preset, Task};
 use adir::tensor::Tensor;
+use adir::{Error, Result};
 use clap::ValueEnum;
 use serde_json::{Value, json};
 
 use super::task::EvalTask;
 use super::{EvalArgs, Truth};
-use crate::adaptation::{AdaptArgs, Base, Mode, Observed, verdict_of};
+use crate::adaptation::{AdaptArgs, Base, Gallery, Label, Mode, Observed, verdict_of};
 use crate::log::Log;
 use crate::samples::{draw, facts};
 
@@ -44,6 +45,9 @@ pub enum Method {
     Knn,
     /// The prior adapted to the nearest images, low-rank factors
     Lora,
+    /// The same as the preset says, one adaptation for all observations of the set that have much of their nearest images
+    /// in common
+    Shared,
     /// The prior adapted to the nearest images as the preset says, where held-out ones are then denoised better
     Auto,
     /// The prior with the adapter given by --adapter
@@ -60,9 +64,18 @@ pub struct Made {
     pub held_out: Option<HeldOut>,
 }
 
-/// What all cells of a task have in common.
+/// What all cells of a set, task and seed have in common.
 pub struct Bench<'a> {
     pub args: &'a EvalArgs,
+    pub task: &'a EvalTask,
+    pub seed: u64,
+    pub images: &'a [Truth],
+    /// Of every image.
+    pub observations: Vec<Tensor<4>>,
+    /// Opened when it is needed.
+    pub gallery: &'a OnceCell<Gallery>,
+    /// Observations that share an adaptation, and their adapters so far; found when they are needed.
+    pub shared: RefCell<Vec<(Group, Option<Adapter>)>>,
     pub model: &'a GuidedDiffusion,
     pub model_sha256: &'a str,
     pub preset: Preset,
@@ -77,7 +90,7 @@ pub struct Bench<'a> {
 
 impl Method {
     /// All of them, in the order of the tables.
-    pub const ALL: [Self; 10] = [
+    pub const ALL: [Self; 11] = [
         Self::Observed,
         Self::Bicubic,
         Self::Wiener,
@@ -86,6 +99,7 @@ impl Method {
         Self::Random,
         Self::Knn,
         Self::Lora,
+        Self::Shared,
         Self::Auto,
         Self::Adapter,
     ];
@@ -111,7 +125,7 @@ impl Method {
             Self::Observed | Self::Bicubic | Self::Wiener => None,
             Self::None | Self::Adapter => Some(Mode::None),
             Self::Itself => Some(Mode::Itself),
-            Self::Random | Self::Knn | Self::Lora => Some(Mode::Gallery),
+            Self::Random | Self::Knn | Self::Lora | Self::Shared => Some(Mode::Gallery),
             Self::Auto => Some(Mode::Auto),
         }
     }
@@ -119,7 +133,7 @@ impl Method {
 
 impl Bench<'_> {
     /// Everything but image and task that determines what the method makes.
-    pub fn describe(&self, method: Method, seed: u64) -> Result<Value> {
+    pub fn describe(&self, method: Method) -> Result<Value> {
         let name = method.name();
         let Some(mode) = method.mode() else {
             return Ok(match method {
@@ -129,13 +143,13 @@ impl Bench<'_> {
         };
         let mut all = json!({
             "name": name, "model": self.model_sha256, "preset": format!("{:?}", self.preset), "steps": self.steps,
-            "samples": self.args.samples, "seed": seed, "device": self.args.model.device, "dtype": self.args.model.dtype.name(),
+            "samples": self.args.samples, "seed": self.seed, "device": self.args.model.device, "dtype": self.args.model.dtype.name(),
         });
         if let (Method::Adapter, Some((path, _))) = (method, &self.adapter) {
             all["adapter"] = json!(hash_file(path)?.1.to_string());
         }
         if mode != Mode::None {
-            all["adaptation"] = json!(self.adaptation(method, seed).1);
+            all["adaptation"] = json!(self.adaptation(method).1);
         }
         if let Mode::Gallery | Mode::Auto = mode {
             let folder = if method == Method::Random { &self.args.random_from } else { &self.args.gallery };
@@ -145,10 +159,14 @@ impl Bench<'_> {
                 "encoder": settings.encoder,
             });
         }
+        if method == Method::Shared {
+            let images: Vec<_> = self.images.iter().map(|truth| &truth.sha256).collect();
+            all["together"] = json!({"images": images, "overlap": self.args.overlap});
+        }
         Ok(all)
     }
 
-    fn adaptation(&self, method: Method, seed: u64) -> (AdaptArgs, adir::adapt::AdaptConfig) {
+    fn adaptation(&self, method: Method) -> (AdaptArgs, AdaptConfig) {
         let mode = method.mode().unwrap_or(Mode::None);
         let args = AdaptArgs {
             gallery: self.args.gallery.clone(),
@@ -161,20 +179,13 @@ impl Bench<'_> {
             // A cell is kept itself; keeping tens of megabytes of weights for each would fill the disk.
             no_cache: true,
         };
-        let config = args.config(mode, self.preset, seed);
+        let config = args.config(mode, self.preset, self.seed);
         (args, config)
     }
 
-    /// Restores one observation.
-    pub fn make(
-        &self,
-        method: Method,
-        task: &EvalTask,
-        truth: &Truth,
-        y: &Tensor<4>,
-        seed: u64,
-        log: &Log,
-    ) -> Result<Made> {
+    /// Restores the observation of image `i`.
+    pub fn make(&self, method: Method, i: usize, log: &Log) -> Result<Made> {
+        let (task, truth, y) = (self.task, &self.images[i], &self.observations[i]);
         let start = Instant::now();
         let single = |x: Tensor<4>| Made {
             mean: x.clone(),
@@ -192,27 +203,31 @@ impl Bench<'_> {
             (Method::Observed, ..) => return Ok(single(y.clone())),
             _ => {}
         }
-        let (args, config) = self.adaptation(method, seed);
+        let (args, config) = self.adaptation(method);
         let base = Base { model: self.model, sha256: self.model_sha256 };
         let mut held_out = None;
-        let model = match method.mode() {
-            Some(Mode::None) if method == Method::Adapter => {
-                self.adapter.as_ref().map_or_else(|| self.model.clone(), |(_, model)| model.clone())
+        let model = match (method, &self.adapter) {
+            (Method::Adapter, Some((_, model))) => model.clone(),
+            (Method::Random, _) => {
+                let label = Label { name: truth.name.clone(), serves: Vec::new() };
+                let found = args.adapted_to(&base, &self.random_images(truth)?, label, config, log)?;
+                base.with(&found.adapter)?
             }
-            None | Some(Mode::None) => self.model.clone(),
-            Some(mode) => {
-                let found = if method == Method::Random {
-                    args.adapted_to(&base, &self.random_images(seed, truth)?, truth.name.clone(), config, log)?
-                } else {
+            (Method::Shared, _) => base.with(&self.shared_adapter(i, &base, &args, config, log)?)?,
+            _ => match method.mode() {
+                None | Some(Mode::None) => self.model.clone(),
+                Some(mode) => {
                     // The truth is not to be found in the gallery: its file is known by its content.
-                    args.find(&base, &Observed { file: &truth.path, y }, mode, config, log)?
-                };
-                held_out = verdict_of(&found.info);
-                match held_out {
-                    Some(verdict) if !verdict.helped() => self.model.clone(),
-                    _ => base.with(&found.adapter)?,
+                    let observed = Observed { file: &truth.path, y };
+                    let gallery = if mode == Mode::Itself { None } else { Some(self.gallery(log)?) };
+                    let found = args.find(&base, gallery, &observed, config, log)?;
+                    held_out = verdict_of(&found.info);
+                    match held_out {
+                        Some(verdict) if !verdict.helped() => self.model.clone(),
+                        _ => base.with(&found.adapter)?,
+                    }
                 }
-            }
+            },
         };
         let request = RestoreConfig {
             task: task.task,
@@ -222,7 +237,7 @@ impl Bench<'_> {
             rounding: NoiseLevel(0.0),
             preset: self.preset,
             overrides: Overrides { steps: self.steps.clone(), ..Overrides::default() },
-            seed,
+            seed: self.seed,
             class: None,
         };
         let plan = request.plan(y.clone(), &facts(self.model.config())?)?;
@@ -230,12 +245,53 @@ impl Bench<'_> {
         Ok(Made { samples, mean, seconds: start.elapsed().as_secs_f64(), held_out })
     }
 
+    fn gallery(&self, log: &Log) -> Result<&Gallery> {
+        if self.gallery.get().is_none() {
+            let (args, _) = self.adaptation(Method::Lora);
+            let opened = args.open_gallery(Mode::Gallery, log)?;
+            let opened = opened.ok_or_else(|| Error::config("the nearest images need --gallery FOLDER"))?;
+            let _ = self.gallery.set(opened);
+        }
+        self.gallery.get().ok_or_else(|| Error::config("no gallery"))
+    }
+
+    /// The adapter of the group that observation `i` belongs to.
+    fn shared_adapter(
+        &self,
+        i: usize,
+        base: &Base,
+        args: &AdaptArgs,
+        config: AdaptConfig,
+        log: &Log,
+    ) -> Result<Adapter> {
+        let gallery = self.gallery(log)?;
+        let mut shared = self.shared.borrow_mut();
+        if shared.is_empty() {
+            let nearest = self
+                .images
+                .iter()
+                .zip(&self.observations)
+                .map(|(truth, y)| gallery.nearest(&Observed { file: &truth.path, y }, args));
+            let groups = group_by_neighbours(&nearest.collect::<Result<Vec<_>>>()?, self.args.overlap);
+            log.info(&format!("{} observations in {} groups", self.images.len(), groups.len()));
+            shared.extend(groups.into_iter().map(|group| (group, None)));
+        }
+        let own = shared.iter_mut().find(|(group, _)| group.members.contains(&i));
+        let (group, adapter) = own.ok_or_else(|| Error::config("an observation is in no group"))?;
+        if let Some(adapter) = adapter {
+            return Ok(adapter.clone());
+        }
+        let label = Label { name: "group".into(), serves: Vec::new() };
+        let found = args.adapted_to(base, &gallery.files(&group.neighbours), label, config, log)?;
+        Ok(adapter.insert(found.adapter).clone())
+    }
+
     /// As many random images as there would be neighbours, others for every image and seed.
-    fn random_images(&self, seed: u64, truth: &Truth) -> Result<Vec<PathBuf>> {
+    fn random_images(&self, truth: &Truth) -> Result<Vec<PathBuf>> {
         let folder = self.args.random_from.clone().unwrap_or_default();
         let mut names = image_files(&folder)?;
         let own = truth.sha256.bytes().take(4).fold(0u32, |all, byte| all << 8 | u32::from(byte));
-        let noise = Noise::new(seed, Stream::Evaluation);
+        let noise = Noise::new(self.seed, Stream::Evaluation);
         let count = usize::from(self.args.settings.neighbours).min(names.len());
         Ok((0..count).map(|k| folder.join(names.swap_remove(noise.below(own, k as u32, names.len())))).collect())
     }

@@ -8,6 +8,7 @@ mod method;
 mod report;
 mod task;
 
+use std::cell::{OnceCell, RefCell};
 use std::path::{Path, PathBuf};
 
 use adir::io::folder::image_files;
@@ -49,10 +50,10 @@ pub struct EvalArgs {
     /// Tasks, TASK[:KERNEL][+SIGMA], as sr4, deblur:box:5+10 or denoise+25 (inpaint: a hole of a quarter of the sides)
     #[arg(long, value_delimiter = ',', default_value = "sr4,deblur:box:5+10")]
     tasks: Vec<EvalTask>,
-    /// Methods [default: all for which there is what they need]
+    /// Methods [default: all for which there is what they need, but for shared and auto]
     #[arg(long, value_enum, value_delimiter = ',')]
     methods: Vec<Method>,
-    /// Gallery of the methods knn, lora and auto
+    /// Gallery of the methods knn, lora, shared and auto
     #[arg(long, value_name = "FOLDER")]
     gallery: Option<PathBuf>,
     /// Folder from which the method random takes its images
@@ -85,6 +86,10 @@ pub struct EvalArgs {
     /// Rank of the factors of the method lora
     #[arg(long, default_value_t = 16, value_name = "RANK")]
     lora: usize,
+    /// Of the method shared: observations share an adaptation that on average have so much of their nearest images in
+    /// common, 0 to 1
+    #[arg(long, default_value_t = 0.25, value_name = "SHARE", value_parser = crate::args::share)]
+    overlap: f64,
     /// Images of each set and task that are shown in the sheet
     #[arg(long, default_value_t = 4, value_name = "N")]
     show: usize,
@@ -126,36 +131,43 @@ pub fn run(args: &EvalArgs, log: &Log) -> Result<u8> {
     let preset: Preset = args.preset.into();
     let steps = args.steps.clone().or((!args.full).then(|| "20".to_owned()));
     let mut report = Report::new(args.show);
+    let gallery = OnceCell::new();
     for (set, files) in sets {
         let images = args.images(set, files, model.size_multiple(), log)?;
         let name = set.canonicalize().ok().and_then(|p| Some(p.file_name()?.to_string_lossy().into_owned()));
         let name = name.unwrap_or_else(|| set.display().to_string());
         for task in &args.tasks {
-            let bench = Bench {
-                args,
-                model: &model,
-                model_sha256: &model_sha256,
-                preset,
-                steps: steps.clone(),
-                adapter: adapter.clone(),
-                features: &features,
-                wiener_ratio: task.tuned_wiener(&images)?,
-            };
+            let wiener_ratio = task.tuned_wiener(&images)?;
             let mine: Vec<Method> = methods.iter().copied().filter(|m| m.suits(task)).collect();
             for seed in 0..args.seeds {
+                let observe = |truth: &Truth| task.observe(&truth.x, truth.noise(seed));
+                let bench = Bench {
+                    args,
+                    task,
+                    seed,
+                    images: &images,
+                    observations: images.iter().map(observe).collect::<Result<_>>()?,
+                    gallery: &gallery,
+                    shared: RefCell::default(),
+                    model: &model,
+                    model_sha256: &model_sha256,
+                    preset,
+                    steps: steps.clone(),
+                    adapter: adapter.clone(),
+                    features: &features,
+                    wiener_ratio,
+                };
                 for (i, truth) in images.iter().enumerate() {
-                    let y = task.observe(&truth.x, truth.noise(seed))?;
                     let mut pictures = Vec::new();
                     for &method in &mine {
                         stop::check()?;
-                        let (cell, shown) =
-                            kept_or_measured(&bench, &cells, &name, task, truth, &y, method, seed, log)?;
+                        let (cell, shown) = kept_or_measured(&bench, &cells, &name, method, i, log)?;
                         log.info(&cell.line());
                         pictures.push(shown);
                         report.add(cell);
                     }
                     if seed == 0 {
-                        report.show(&name, task, i, &y, &truth.x, &mine, &pictures)?;
+                        report.show(&name, task, i, &bench.observations[i], &truth.x, &mine, &pictures)?;
                     }
                 }
             }
@@ -166,29 +178,26 @@ pub fn run(args: &EvalArgs, log: &Log) -> Result<u8> {
     Ok(crate::exit::DONE)
 }
 
-/// The result of one cell and the picture of its first sample: as kept in the folder `cells`, or made now and kept.
-#[allow(clippy::too_many_arguments)] // a cell's coordinates
+/// The result of one cell, that of image `i`, and the picture of its first sample: as kept in the folder `cells`, or made now and kept.
 fn kept_or_measured(
     bench: &Bench,
     cells: &Path,
     set: &str,
-    task: &EvalTask,
-    truth: &Truth,
-    y: &Tensor<4>,
     method: Method,
-    seed: u64,
+    i: usize,
     log: &Log,
 ) -> Result<(Cell, PathBuf)> {
+    let (task, seed, truth) = (bench.task, bench.seed, &bench.images[i]);
     let made_from = json!({
         "version": 1, "image": truth.sha256, "crop": truth.x.dims(), "task": task.text, "noise": truth.noise(seed),
-        "method": bench.describe(method, seed)?,
+        "method": bench.describe(method)?,
     });
     let key = sha256(made_from.to_string().as_bytes());
     let (file, shown) = (cells.join(format!("{key}.json")), cells.join(format!("{key}.png")));
     if let Some(cell) = Cell::read(&file)?.filter(|_| shown.is_file()) {
         return Ok((cell, shown));
     }
-    let made = bench.make(method, task, truth, y, seed, log)?;
+    let made = bench.make(method, i, log)?;
     let cell = Cell {
         set: set.to_owned(),
         task: task.text.clone(),
@@ -197,7 +206,7 @@ fn kept_or_measured(
         seed,
         seconds: made.seconds,
         held_out: made.held_out,
-        measured: measure(&made, task, &truth.x, y, bench.features)?,
+        measured: measure(&made, task, &truth.x, &bench.observations[i], bench.features)?,
         made_from,
     };
     write_image(&shown, &made.samples[0], &WriteOptions::default())?;
@@ -217,13 +226,19 @@ impl EvalArgs {
     /// The methods asked for, or all that have what they need.
     fn methods(&self) -> Result<Vec<Method>> {
         let lacks = |m: &Method| match m {
-            Method::Knn | Method::Lora | Method::Auto if self.gallery.is_none() => Some("--gallery FOLDER"),
+            Method::Knn | Method::Lora | Method::Shared | Method::Auto if self.gallery.is_none() => {
+                Some("--gallery FOLDER")
+            }
             Method::Adapter if self.adapter.is_none() => Some("--adapter ADAPTER"),
             Method::Random if self.random_from.is_none() => Some("--random-from FOLDER"),
             _ => None,
         };
         if self.methods.is_empty() {
-            return Ok(Method::ALL.iter().copied().filter(|m| *m != Method::Auto && lacks(m).is_none()).collect());
+            return Ok(Method::ALL
+                .iter()
+                .copied()
+                .filter(|m| !matches!(m, Method::Shared | Method::Auto) && lacks(m).is_none())
+                .collect());
         }
         match self.methods.iter().find_map(|m| Some((m, lacks(m)?))) {
             Some((method, what)) => Err(Error::config(format!("the method {} needs {what}", method.name()))),
