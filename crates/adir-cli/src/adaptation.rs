@@ -82,7 +82,7 @@ pub struct AdaptSettings {
 /// Adaptation of the model to images like the one to restore.
 #[derive(Debug, Clone, Args)]
 pub struct AdaptArgs {
-    /// Folder of images like the one to restore; the model is adapted to the nearest of them
+    /// Folder of images like the one to restore, or an index made by `adir index`; the model is adapted to the nearest
     #[arg(long, value_name = "FOLDER")]
     pub gallery: Option<PathBuf>,
     /// What the model is adapted to [default: auto with --gallery, else none; the preset paper: gallery]
@@ -134,7 +134,6 @@ pub struct Observed<'a> {
 /// A folder of images like the one to restore, and what tells their likeness.
 pub struct Gallery {
     encoder: Box<dyn Encoder>,
-    /// Up to date, and kept in the cache.
     index: Index,
 }
 
@@ -219,6 +218,11 @@ impl AdaptArgs {
         }
         let folder = self.gallery.as_ref().ok_or_else(|| Error::config("no --gallery"))?;
         let encoder = open_encoder(self.settings.encoder.as_deref())?;
+        if folder.is_file() {
+            let index = Index::open(folder)?;
+            index.check_encoder(encoder.id()).map_err(|e| Error::input(folder, format!("{e}; see --encoder")))?;
+            return Ok(Some(Gallery { encoder, index }));
+        }
         let root = folder.canonicalize().map_err(|e| Error::input(folder, format!("cannot be opened: {e}")))?;
         let path = self.store.index_path(&root, encoder.as_ref())?;
         let index = build_index(&root, encoder.as_ref(), Precision::F16, &path, log)?;

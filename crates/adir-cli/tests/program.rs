@@ -4,7 +4,10 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
-use adir::io::image::{WriteOptions, write_image};
+use adir::io::image::{WriteOptions, read_image, write_image};
+use adir::io::limits::Limits;
+use adir::models::efficientnet_lite::EfficientNetLite0;
+use adir::retrieve::Encoder;
 
 fn adir(folder: &Path, args: &[&str]) -> Output {
     Command::new(env!("CARGO_BIN_EXE_adir")).args(args).current_dir(folder).output().unwrap()
@@ -389,6 +392,64 @@ fn an_index_is_built_searched_and_described() {
     assert!(out.contains("images     6") && out.contains("efficientnet-lite0"), "{out}");
     let (_, err) = expect(2, &f, &["index", "search", "p.index", "--text", "a cat"]);
     assert!(err.contains("CLIP"), "{err}");
+    fs::remove_dir_all(f).unwrap();
+}
+
+/// Embeddings from elsewhere make the index that the images themselves would, and serve as a gallery.
+#[test]
+fn embeddings_are_imported() {
+    let f = folder("import");
+    gallery(&f);
+    let encoder = EfficientNetLite0::embedded(&adir::tensor::cpu()).unwrap();
+    let names: Vec<String> = adir::io::folder::image_files(&f.join("photos")).unwrap();
+    let write = |from: usize, to: usize| {
+        let mut npy = format!(
+            "{{'descr': '<f4', 'fortran_order': False, 'shape': ({}, {}), }}",
+            to - from,
+            encoder.id().dimension
+        );
+        npy.extend(std::iter::repeat_n(' ', 117 - npy.len()).chain(['\n']));
+        let mut bytes = [b"\x93NUMPY\x01\x00v\x00", npy.as_bytes()].concat();
+        for name in &names[from..to] {
+            let picture = read_image(&f.join("photos").join(name), &Limits::default()).unwrap().tensor;
+            bytes.extend(encoder.image(&picture).unwrap().values().iter().flat_map(|v| (3.0 * v).to_le_bytes()));
+        }
+        fs::write(f.join(format!("{from}.npy")), bytes).unwrap();
+        fs::write(
+            f.join(format!("{from}.txt")),
+            names[from..to].iter().map(|n| format!("photos/{n}\n")).collect::<String>(),
+        )
+        .unwrap();
+    };
+    write(0, 4);
+    write(4, 6);
+    let import = |code: i32, more: &[&str]| {
+        expect(code, &f, &[&["index", "import", "--folder", "photos", "-o", "i.index"], more].concat())
+    };
+    import(0, &["4.npy", "0.npy", "--names", "4.txt", "0.txt"]);
+    expect(0, &f, &["index", "build", "photos", "-o", "p.index"]);
+    let search = |index: &str| expect(0, &f, &["index", "search", index, "y.png", "-k", "9"]).0;
+    assert_eq!(search("i.index"), search("p.index"));
+    assert_eq!(search("i.index").lines().count(), 6);
+    let restore = |gallery: &str, output: &str| {
+        let args = ["restore", "y.png", "-o", output, "--task", "sr4", "--steps", "3", "--gallery", gallery];
+        expect(0, &f, &[&args[..], &["--iterations", "2", "--adapt-crop", "16", "--cache", "cache"]].concat());
+        fs::read(f.join(output)).unwrap()
+    };
+    assert!(restore("i.index", "a.png") == restore("photos", "b.png"));
+    let refused = |code: i32, more: &[&str], hint: &str| {
+        let (_, err) = import(code, &[&["--overwrite"], more].concat());
+        assert!(err.contains(hint), "{hint}: {err}");
+    };
+    let parquet = Path::new(env!("CARGO_MANIFEST_DIR")).join("../adir/tests/fixtures/retrieve/embeddings.parquet");
+    let parquet = parquet.to_str().unwrap();
+    refused(2, &["0.npy", "4.npy", "--names", "0.txt"], "one for each");
+    refused(3, &["0.npy", "--names", "4.txt"], "2 names for 4");
+    refused(3, &[parquet], "3 numbers a row");
+    refused(3, &["0.npy", "--names", parquet], "7 names for 4");
+    refused(3, &[parquet, "--vector-column", "vector"], "image_path, caption, embedding");
+    let (_, err) = import(2, &["0.npy", "--names", "0.txt"]);
+    assert!(err.contains("overwrite"), "{err}");
     fs::remove_dir_all(f).unwrap();
 }
 

@@ -1,16 +1,19 @@
 //! `adir index`: embeddings of a folder's images, and what lies near.
 
-use std::path::PathBuf;
+use std::cell::RefCell;
+use std::path::{Path, PathBuf};
 
 use adir::io::image::read_image;
 use adir::io::limits::Limits;
-use adir::retrieve::{ContentHash, Exclude, Index, Precision};
+use adir::retrieve::{ContentHash, Exclude, Index, Precision, read_npy, read_parquet_texts, read_parquet_vectors};
 use adir::{Error, Result};
 use clap::{Args, Subcommand};
 use serde_json::json;
 
 use crate::adaptation::{build_index, open_encoder};
 use crate::log::Log;
+use crate::out::check_output;
+use crate::stop;
 
 /// Index the images of a folder, and find those most like an image or a text.
 #[derive(Debug, Args)]
@@ -58,6 +61,12 @@ enum IndexCommand {
         #[arg(long)]
         json: bool,
     },
+    /// Make an index of embeddings that were computed elsewhere, as by clip-retrieval
+    ///
+    /// For clip-retrieval's folder: adir index import OUT/img_emb/*.npy --names OUT/metadata/*.parquet --folder IMAGES
+    /// --encoder CLIP -o FILE, with as many files of names as of embeddings, in the same order. FILE then serves as
+    /// --gallery.
+    Import(Import),
     /// Tell what an index holds
     Info {
         /// The index
@@ -65,8 +74,124 @@ enum IndexCommand {
     },
 }
 
+#[derive(Debug, Args)]
+struct Import {
+    /// Embeddings, a row for each image: .npy arrays, or .parquet files with a column of lists
+    #[arg(required = true)]
+    vectors: Vec<PathBuf>,
+    /// Paths of the images in the same order, a file for each of embeddings: .parquet, or text with one a line [default:
+    /// the .parquet files of the embeddings]
+    #[arg(long, num_args = 1.., value_name = "FILE")]
+    names: Vec<PathBuf>,
+    /// Folder below which the images are; names may begin with it
+    #[arg(long)]
+    folder: PathBuf,
+    /// The index to write
+    #[arg(short, long)]
+    output: PathBuf,
+    /// The CLIP model that made the embeddings (file or folder); by default the embedded EfficientNet-Lite0
+    #[arg(long, value_name = "WEIGHTS")]
+    encoder: Option<PathBuf>,
+    /// Column of the paths in .parquet files
+    #[arg(long, default_value = "image_path", value_name = "COLUMN")]
+    path_column: String,
+    /// Column of the embeddings in .parquet files
+    #[arg(long, default_value = "embedding", value_name = "COLUMN")]
+    vector_column: String,
+    /// Keep f32 numbers instead of f16
+    #[arg(long)]
+    f32: bool,
+    /// Replace an existing index
+    #[arg(long)]
+    overwrite: bool,
+}
+
+impl Import {
+    fn run(&self, log: &Log) -> Result<()> {
+        let names = if self.names.is_empty() { &self.vectors } else { &self.names };
+        if names.len() != self.vectors.len() {
+            let (files, vectors) = (names.len(), self.vectors.len());
+            return Err(Error::config(format!(
+                "{files} files of --names for {vectors} of embeddings; give one for each"
+            )));
+        }
+        for input in self.vectors.iter().chain(names) {
+            check_output(input, &self.output, self.overwrite)?;
+        }
+        let folder = &self.folder;
+        let root = folder.canonicalize().map_err(|e| Error::input(folder, format!("cannot be opened: {e}")))?;
+        let encoder = open_encoder(self.encoder.as_deref())?;
+        let precision = if self.f32 { Precision::F32 } else { Precision::F16 };
+        let progress = log.progress("importing", names.len());
+        // One file after the other is in memory; the first that cannot be read ends the rows.
+        let failed = RefCell::new(None);
+        let rows = self.vectors.iter().zip(names).map_while(|(vectors, names)| {
+            let read = stop::check().and_then(|()| self.rows(vectors, names, &root, encoder.id().dimension));
+            progress.step("", json!({"path": vectors}));
+            read.map_err(|e| failed.replace(Some(e))).ok()
+        });
+        let index = Index::from_features(encoder.id().clone(), precision, &root, &mut rows.flatten());
+        drop(progress);
+        if let Some(error) = failed.into_inner() {
+            return Err(error);
+        }
+        let index = index?;
+        if index.entries().is_empty() {
+            return Err(Error::input(&self.vectors[0], "holds no embeddings"));
+        }
+        index.save(&self.output)?;
+        log.info(&format!("{}: {} images", self.output.display(), index.entries().len()));
+        Ok(())
+    }
+
+    /// The images in a file of embeddings and one of names.
+    fn rows(
+        &self,
+        vectors: &Path,
+        names: &Path,
+        root: &Path,
+        expected: usize,
+    ) -> Result<impl Iterator<Item = (String, Vec<f32>)>> {
+        let (rows, dimension, values) = match is_parquet(vectors) {
+            true => read_parquet_vectors(vectors, &self.vector_column)?,
+            false => read_npy(vectors)?,
+        };
+        if dimension != expected && rows > 0 {
+            let message = format!("holds {dimension} numbers a row; the encoder (see --encoder) makes {expected}");
+            return Err(Error::input(vectors, message));
+        }
+        let paths = self.paths(names, root)?;
+        if paths.len() != rows {
+            return Err(Error::input(names, format!("holds {} names for {rows} embeddings", paths.len())));
+        }
+        let row = move |i: usize| values[i * dimension..(i + 1) * dimension].to_vec();
+        Ok(paths.into_iter().enumerate().map(move |(i, path)| (path, row(i))))
+    }
+
+    /// The paths in that file, below the folder.
+    fn paths(&self, file: &Path, root: &Path) -> Result<Vec<String>> {
+        let paths = if is_parquet(file) {
+            read_parquet_texts(file, &self.path_column)?
+        } else {
+            let text = std::fs::read_to_string(file).map_err(|e| Error::input(file, format!("cannot be read: {e}")))?;
+            text.lines().map(str::to_owned).collect()
+        };
+        let below = |path: String| {
+            let given = Path::new(&path);
+            let inner = given.strip_prefix(&self.folder).or_else(|_| given.strip_prefix(root)).unwrap_or(given);
+            inner.to_str().map_or(path.clone(), |inner| inner.replace(std::path::MAIN_SEPARATOR, "/"))
+        };
+        Ok(paths.into_iter().map(below).collect())
+    }
+}
+
+fn is_parquet(path: &Path) -> bool {
+    path.extension().is_some_and(|e| e.eq_ignore_ascii_case("parquet"))
+}
+
 pub fn run(args: &IndexArgs, log: &Log) -> Result<u8> {
     match &args.command {
+        IndexCommand::Import(import) => import.run(log)?,
         IndexCommand::Build { folder, output, encoder, f32 } => {
             let path = output.clone().unwrap_or_else(|| {
                 let mut name = folder.components().collect::<PathBuf>().into_os_string();

@@ -15,6 +15,7 @@ mod group;
 mod index;
 mod index_file;
 mod npy;
+mod parquet;
 mod preprocess;
 mod resample;
 mod search;
@@ -32,6 +33,7 @@ pub use distance::spherical_distance;
 pub use group::{Group, group_by_neighbours};
 pub use index::{ContentHash, Entry, Index, Precision};
 pub use npy::read_npy;
+pub use parquet::{read_parquet_texts, read_parquet_vectors};
 pub use preprocess::Preprocess;
 pub use search::{Exclude, Neighbour};
 

@@ -53,7 +53,7 @@ pub struct EvalArgs {
     /// Methods [default: all for which there is what they need, but for shared and auto]
     #[arg(long, value_enum, value_delimiter = ',')]
     methods: Vec<Method>,
-    /// Gallery of the methods knn, lora, shared and auto
+    /// Gallery (a folder, or an index) of the methods knn, lora, shared and auto
     #[arg(long, value_name = "FOLDER")]
     gallery: Option<PathBuf>,
     /// Folder from which the method random takes its images
