@@ -45,20 +45,7 @@ impl DegradationArgs {
             Some(kernel) => Some(Degradation::Blur { kernel: kernel_spec(kernel, limits)?, boundary: self.boundary }),
             None => None,
         };
-        let degradation = match (self.task, blur) {
-            (Task::SuperResolution { factor }, None) => Degradation::SuperResolution { factor },
-            (Task::SuperResolution { factor }, Some(blur)) => {
-                Degradation::Compose(vec![blur, Degradation::SuperResolution { factor }])
-            }
-            (Task::Deblur, Some(blur)) => blur,
-            (Task::Deblur, None) => {
-                return Err(Error::config("--task deblur needs --kernel, for example --kernel box:5"));
-            }
-            (task, Some(_)) => return Err(Error::config(format!("--kernel has no meaning for --task {task}"))),
-            (Task::Inpaint, None) => Degradation::Inpaint,
-            (Task::Denoise, None) => Degradation::Identity,
-            (Task::Colourise, None) => Degradation::Grayscale,
-        };
+        let degradation = degradation_of(self.task, blur)?;
         let mask = match (&self.mask, self.task) {
             (Some(path), Task::Inpaint) => Some(mask_from(path, limits)?),
             (None, Task::Inpaint) => return Err(Error::config("--task inpaint needs --mask (white = unknown)")),
@@ -71,6 +58,24 @@ impl DegradationArgs {
     /// The noise level.
     pub fn noise(&self) -> NoiseLevel {
         NoiseLevel::from_255(self.sigma)
+    }
+}
+
+/// What a task does to an image, after the blur where one is given.
+pub fn degradation_of(task: Task, blur: Option<Degradation>) -> Result<Degradation> {
+    match (task, blur) {
+        (Task::SuperResolution { factor }, None) => Ok(Degradation::SuperResolution { factor }),
+        (Task::SuperResolution { factor }, Some(blur)) => {
+            Ok(Degradation::Compose(vec![blur, Degradation::SuperResolution { factor }]))
+        }
+        (Task::Deblur, Some(blur)) => Ok(blur),
+        (Task::Deblur, None) => Err(Error::config(
+            "the task deblur needs a kernel, for example --kernel box:5 (among the tasks of eval: deblur:box:5)",
+        )),
+        (task, Some(_)) => Err(Error::config(format!("a kernel has no meaning for the task {task}"))),
+        (Task::Inpaint, None) => Ok(Degradation::Inpaint),
+        (Task::Denoise, None) => Ok(Degradation::Identity),
+        (Task::Colourise, None) => Ok(Degradation::Grayscale),
     }
 }
 

@@ -279,6 +279,15 @@ fn adapters_are_made_named_taken_along_and_merged() {
     let (plain, _) = expect(0, &f, &measure);
     let (adapted, _) = expect(0, &f, &[&measure[..], &["--adapter", "full", "--cache", "cache"]].concat());
     assert!(plain.lines().count() == 11 && adapted.lines().count() == 11 && plain != adapted, "{plain}\n{adapted}");
+    // One photograph is enough to measure on; it is held out, not used.
+    fs::create_dir_all(f.join("one")).unwrap();
+    fs::copy(f.join("x.png"), f.join("one/x.png")).unwrap();
+    let one = ["models", "measure", "one", "--crop", "16", "--crops", "16"];
+    assert_eq!(expect(0, &f, &one).0.lines().count(), 11);
+    let (_, err) = expect(3, &f, &[&one[..], &["--used"]].concat());
+    assert!(err.contains("without --used"), "{err}");
+    let (_, err) = expect(3, &f, &["train", "one", "-o", "m.safetensors", "--steps", "1"]);
+    assert!(err.contains("two photographs"), "{err}");
     expect(0, &f, &["adapt", "rename", "full", "all of it", "--cache", "cache"]);
     let (out, _) = expect(0, &f, &["adapt", "info", "all of it", "--cache", "cache"]);
     let info: serde_json::Value = serde_json::from_str(&out).unwrap();
@@ -537,6 +546,8 @@ fn an_evaluation_goes_on_where_it_stopped() {
     expect(2, &f, &[&base[..], &["--methods", "knn"]].concat());
     expect(2, &f, &[&base[..], &["--methods", "adapter"]].concat());
     expect(2, &f, &[&base[..], &["--tasks", "deblur"]].concat());
+    expect(2, &f, &[&base[..], &["--tasks", "denoise"]].concat());
+    expect(0, &f, &[&base[..], &["--tasks", "sr4:box:3", "--methods", "none"]].concat());
     let (_, err) = expect(3, &f, &["eval", "nowhere", "-o", "ev"]);
     assert!(err.contains("nowhere"), "{err}");
     fs::remove_dir_all(f).unwrap();

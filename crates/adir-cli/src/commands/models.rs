@@ -89,6 +89,11 @@ fn measure(args: &Measure, log: &Log) -> Result<u8> {
     }
     let photographs = Collection::read(args.folder, args.side, 4 << 30, &Limits::default(), |_, _| stop::check())?;
     let part = if args.used { &photographs.training } else { &photographs.held_out };
+    if part.is_empty() {
+        let other = if args.used { "without --used" } else { "with --used" };
+        let message = format!("all of its photographs belong to the other part; measure {other}");
+        return Err(Error::input(args.folder, message));
+    }
     let found = validate(&model, part, args.crops, args.side, log)?;
     let all = model.schedule().len();
     say!("l_simple {:.5} on {} crops of {side}x{side}", found.loss, found.crops, side = args.side)?;

@@ -148,6 +148,7 @@ pub fn run(args: &TrainArgs, log: &Log) -> Result<u8> {
     if photographs.skipped.len() > 20 {
         log.warn(&format!("left out: {} more files", photographs.skipped.len() - 20));
     }
+    photographs.check_trainable(&args.folder)?;
     if photographs.share < 1.0 {
         log.warn(&format!("memory holds {} of the photographs: see --memory", photographs.share));
     }

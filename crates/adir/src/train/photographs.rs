@@ -69,8 +69,7 @@ impl Collection {
     /// digits, are tiles of the one photograph `NAME`.
     ///
     /// # Errors
-    /// [`Error::Input`] when the folder cannot be listed, or leaves no images to train on or to hold out; what
-    /// `report` returns.
+    /// [`Error::Input`] when the folder cannot be listed, or leaves no images; what `report` returns.
     pub fn read(
         folder: &Path,
         crop: usize,
@@ -113,17 +112,10 @@ impl Collection {
         }
         report(files.len(), files.len())?;
         let (out, training): (Vec<_>, Vec<_>) = kept.into_iter().partition(|c| c.held_out);
-        if training.is_empty() || out.is_empty() {
-            return Err(Error::input(
-                folder,
-                format!(
-                    "{} of its {} image files can be used, {} bytes of memory given: training needs two photographs \
-                     or more, one of them to measure by",
-                    files.len() - skipped.len(),
-                    files.len(),
-                    bytes
-                ),
-            ));
+        if training.is_empty() && out.is_empty() {
+            let (usable, all) = (files.len() - skipped.len(), files.len());
+            let message = format!("{usable} of its {all} image files can be used, {bytes} bytes of memory given");
+            return Err(Error::input(folder, message));
         }
         let photographs =
             |some: Vec<Candidate>| Photographs { tiles: some.into_iter().map(|candidate| candidate.tile).collect() };
@@ -133,6 +125,22 @@ impl Collection {
             skipped,
             share: 1.0 / (f64::from(mask) + 1.0),
         })
+    }
+}
+
+impl Collection {
+    /// # Errors
+    /// [`Error::Input`] about `folder`, from which they were read, if there is nothing to train on or to measure by.
+    pub fn check_trainable(&self, folder: &Path) -> Result<()> {
+        if self.training.is_empty() || self.held_out.is_empty() {
+            let (training, held_out) = (self.training.len(), self.held_out.len());
+            let message = format!(
+                "leaves {training} images to train on and {held_out} to measure by: training needs two photographs or \
+                 more, or more memory for them"
+            );
+            return Err(Error::input(folder, message));
+        }
+        Ok(())
     }
 }
 

@@ -10,7 +10,7 @@ use adir::tensor::{Tensor, from_f32};
 use adir::{Error, Result};
 
 use super::Truth;
-use crate::args::observe;
+use crate::args::{degradation_of, observe};
 
 /// A degradation and the noise after it.
 #[derive(Debug, Clone)]
@@ -41,18 +41,10 @@ impl FromStr for EvalTask {
         let (name, kernel) = what.split_once(':').map_or((what, None), |(name, kernel)| (name, Some(kernel)));
         let task: Task = name.parse()?;
         let blur = |k: &str| Ok::<_, Error>(Degradation::Blur { kernel: k.parse()?, boundary: Boundary::Circular });
-        let degradation = match (task, kernel) {
-            (Task::SuperResolution { factor }, None) => Degradation::SuperResolution { factor },
-            (Task::Deblur, Some(kernel)) => blur(kernel)?,
-            (Task::Deblur, None) => return Err(Error::config("deblur needs a kernel, as deblur:box:5+10")),
-            (Task::Inpaint, None) => Degradation::Inpaint,
-            (Task::Denoise, None) if sigma == 0.0 => {
-                return Err(Error::config("denoise needs a noise level, as denoise+25"));
-            }
-            (Task::Denoise, None) => Degradation::Identity,
-            (Task::Colourise, None) => Degradation::Grayscale,
-            (task, Some(_)) => return Err(Error::config(format!("a kernel has no meaning for {task}"))),
-        };
+        let degradation = degradation_of(task, kernel.map(blur).transpose()?)?;
+        if task == Task::Denoise && sigma == 0.0 {
+            return Err(Error::config("denoise needs a noise level, as denoise+25"));
+        }
         Ok(Self { text: text.to_owned(), task, degradation, sigma: NoiseLevel::from_255(sigma) })
     }
 }
