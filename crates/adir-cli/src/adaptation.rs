@@ -65,6 +65,9 @@ pub struct AdaptSettings {
     /// Decay of the average of the weights
     #[arg(long, value_name = "DECAY")]
     pub adapt_ema: Option<f64>,
+    /// How much of the trained change of the weights is used: 1 as trained, 2 twice as much
+    #[arg(long, value_name = "FACTOR")]
+    pub adapt_strength: Option<f64>,
     /// Exponent of the weights by noise level, 1 / (K + SNR)^GAMMA; 0 weights all alike
     #[arg(long, value_name = "GAMMA")]
     pub adapt_p2_gamma: Option<f64>,
@@ -194,6 +197,7 @@ impl AdaptArgs {
             crop: self.settings.adapt_crop.unwrap_or(base.crop),
             batch: self.settings.adapt_batch.unwrap_or(base.batch),
             ema: self.settings.adapt_ema.unwrap_or(base.ema),
+            strength: self.settings.adapt_strength.unwrap_or(base.strength),
             level_weights: LevelWeights {
                 k: self.settings.adapt_p2_k.unwrap_or(base.level_weights.k),
                 gamma: self.settings.adapt_p2_gamma.unwrap_or(base.level_weights.gamma),

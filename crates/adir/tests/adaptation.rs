@@ -182,6 +182,30 @@ fn gradients_by_blocks_are_the_reference_s() {
 }
 
 #[test]
+fn strength_scales_the_change_of_the_weights() {
+    let cases = open("mini_legacy.cases.safetensors");
+    for trained in [Trained::Full, Trained::Lora { rank: 4, alpha: 2.0 }] {
+        let weights = |strength: f64| {
+            let mut run = adaptation(AdaptConfig { strength, learning_rate: 1e-2, ..config(trained) });
+            run.advance(&batch(&cases, 0)).unwrap();
+            run.advance(&batch(&cases, 1)).unwrap();
+            let applied = run.adapter().apply(model().params()).unwrap();
+            applied.layout().ids().flat_map(|id| tensor::to_f64(&applied.flat(id)).unwrap()).collect::<Vec<_>>()
+        };
+        let base = model();
+        let base = base.params().layout().ids().flat_map(|id| tensor::to_f64(&base.params().flat(id)).unwrap());
+        let (once, far) = (weights(1.0), weights(2.5));
+        let mut moved = 0.0f64;
+        for ((base, once), far) in base.zip(&once).zip(&far) {
+            // Rounding of f32 sums of numbers below 3.
+            assert!((far - (base + 2.5 * (once - base))).abs() < 2e-6, "{base} {once} {far}");
+            moved = moved.max((once - base).abs());
+        }
+        assert!(moved > 1e-3, "{moved}");
+    }
+}
+
+#[test]
 fn an_adapter_comes_back_from_its_file_to_the_bit() {
     let cases = open("mini_legacy.cases.safetensors");
     let path = std::env::temp_dir().join(format!("adir-adapter-{}.safetensors", std::process::id()));

@@ -67,6 +67,10 @@ pub struct AdaptConfig {
     pub level_weights: LevelWeights,
     /// Decay of the average of the weights, which is what is used; 0 uses the last weights.
     pub ema: f64,
+    /// How far the weights used are from the base, in the change that was trained: 1 is as trained, 0.5 half of it, 2
+    /// goes on as far again in the same direction.
+    #[serde(default = "as_trained")]
+    pub strength: f64,
     /// Images a step.
     pub batch: usize,
     /// Images of a step that are computed at once; bounds memory, changes results by rounding only.
@@ -87,6 +91,10 @@ pub struct AdaptConfig {
     pub seed: u64,
 }
 
+fn as_trained() -> f64 {
+    1.0
+}
+
 impl AdaptConfig {
     /// Table 4 of the paper for guided diffusion: all weights, 400 steps of 6 crops, average with decay 0.8.
     pub fn paper() -> Self {
@@ -97,6 +105,7 @@ impl AdaptConfig {
             timesteps: Timesteps::Shared,
             level_weights: LevelWeights::EQUAL,
             ema: 0.8,
+            strength: as_trained(),
             batch: 6,
             micro_batch: 6,
             crop: 256,
@@ -128,9 +137,10 @@ impl AdaptConfig {
         }
     }
 
-    /// For the embedded prior: four times as many crops as [`AdaptConfig::fast`].
+    /// For the embedded prior: as [`AdaptConfig::fast`], of whose change twice as much is used. More steps and crops
+    /// gained less (docs/adaptation.md).
     pub fn balanced() -> Self {
-        Self { iterations: 300, batch: 4, ..Self::fast() }
+        Self { strength: 2.0, ..Self::fast() }
     }
 
     /// Table 4's adaptation to the observation itself (IA): 100 steps, decay 0.95.
@@ -162,6 +172,9 @@ impl AdaptConfig {
         self.level_weights.check()?;
         if !(0.0..1.0).contains(&self.ema) {
             return fail(format!("decay of the average {}, expected 0 to below 1", self.ema));
+        }
+        if !(0.0..=100.0).contains(&self.strength) {
+            return fail(format!("strength {}, expected 0 to 100", self.strength));
         }
         if self.batch == 0 || self.micro_batch == 0 || self.batch > 1 << 16 {
             return fail(format!("batches of {} in parts of {}", self.batch, self.micro_batch));

@@ -112,6 +112,12 @@ impl Lora {
         Self { factors, ..self.clone() }
     }
 
+    /// The same with another alpha: its product counts more or less.
+    #[must_use]
+    pub fn with_alpha(self, alpha: f64) -> Self {
+        Self { alpha, ..self }
+    }
+
     fn scale(&self) -> f64 {
         self.alpha / self.rank as f64
     }

@@ -244,11 +244,16 @@ impl Adaptation {
         Ok(LossGradients { loss, gradients: sum.0 })
     }
 
-    /// The adapted weights so far (their average), as something to keep.
+    /// The adapted weights so far (their average, at the strength asked for), as something to keep.
     pub fn adapter(&self) -> Adapter {
+        let (average, strength) = (self.ema.params().clone(), self.config.strength);
         match &self.trained {
-            State::Full(_) => Adapter::Full(self.ema.params().clone()),
-            State::Lora(lora) => Adapter::Lora(lora.with_factors(self.ema.params().clone())),
+            State::Full(_) if strength == 1.0 => Adapter::Full(average),
+            State::Full(_) => {
+                let base = self.model.params().in_precision(average.dtype());
+                Adapter::Full(average.map(|id, value| base.flat(id) + (value - base.flat(id)) * strength))
+            }
+            State::Lora(lora) => Adapter::Lora(lora.with_factors(average).with_alpha(lora.alpha() * strength)),
         }
     }
 
