@@ -140,7 +140,7 @@ pub(crate) use names;
 
 names!(PresetName for Preset {
     Fast => Preset::Fast, "Few steps";
-    Balanced => Preset::Balanced, "Twice as many";
+    Balanced => Preset::Balanced, "Twice as many, and twice the change of the weights where the model is adapted";
     Paper => Preset::Paper, "Table 4 of the paper: 1000 ancestral steps";
 });
 

@@ -16,7 +16,7 @@ use crate::{Error, Result};
 pub enum Preset {
     /// Few steps of the x0 form; the default for the embedded prior.
     Fast,
-    /// Twice as many.
+    /// Twice as many, and twice the change of the weights where the model is adapted.
     Balanced,
     /// Table 4 of the paper to the letter: 1000 ancestral steps, s = 10 (20 for x8).
     Paper,
