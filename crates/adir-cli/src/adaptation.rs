@@ -141,6 +141,7 @@ pub struct Gallery {
 }
 
 /// What a new adapter is called, and the SHA-256 of the observations it is made for.
+#[derive(Clone)]
 pub struct Label {
     pub name: String,
     pub serves: Vec<String>,
@@ -227,7 +228,7 @@ impl AdaptArgs {
             index.check_encoder(encoder.id()).map_err(|e| Error::input(folder, format!("{e}; see --encoder")))?;
             return Ok(Some(Gallery { encoder, index }));
         }
-        let root = folder.canonicalize().map_err(|e| Error::input(folder, format!("cannot be opened: {e}")))?;
+        let root = root_of(folder)?;
         let path = self.store.index_path(&root, encoder.as_ref())?;
         let index = build_index(&root, encoder.as_ref(), Precision::F16, &path, log)?;
         Ok(Some(Gallery { encoder, index }))
@@ -373,6 +374,11 @@ pub fn open_encoder(path: Option<&Path>) -> Result<Box<dyn Encoder>> {
         Some(path) => Box::new(Clip::open(path, None, &cpu())?),
         None => Box::new(EfficientNetLite0::embedded(&cpu())?),
     })
+}
+
+/// The folder of an index, as it is kept in it.
+pub fn root_of(folder: &Path) -> Result<PathBuf> {
+    folder.canonicalize().map_err(|e| Error::input(folder, format!("cannot be opened: {e}")))
 }
 
 /// Brings the index at `path` up to date with `folder`. What was embedded before an interruption is kept.

@@ -146,16 +146,15 @@ names!(PresetName for Preset {
 
 /// A spherical distance of Eq. 19, for clap.
 pub fn distance(text: &str) -> Result<f64, String> {
-    match text.parse::<f64>() {
-        Ok(value) if (0.0..=std::f64::consts::PI).contains(&value) => Ok(value),
-        _ => Err("expected 0 to pi radians".into()),
-    }
+    number(text, std::f64::consts::PI).ok_or_else(|| "expected 0 to pi radians".into())
 }
 
 /// A part of a whole, for clap.
 pub fn share(text: &str) -> Result<f64, String> {
-    match text.parse::<f64>() {
-        Ok(value) if (0.0..=1.0).contains(&value) => Ok(value),
-        _ => Err("expected 0 to 1".into()),
-    }
+    number(text, 1.0).ok_or_else(|| "expected 0 to 1".into())
+}
+
+/// A number from 0 to `most`.
+fn number(text: &str, most: f64) -> Option<f64> {
+    text.parse().ok().filter(|value| (0.0..=most).contains(value))
 }

@@ -232,20 +232,16 @@ fn create_one(
     if let Some(output) = &args.output {
         found.adapter.save(output, &found.info, &model)?;
     }
-    told(&found, log)?;
-    Ok(())
+    told(&found, log)
 }
 
 /// One adapter for every group of observations that have much of their nearest images in common.
 fn create_shared(args: &CreateArgs, name: Option<String>, mode: Mode, config: AdaptConfig, log: &Log) -> Result<()> {
-    if mode == Mode::Itself {
-        return Err(Error::config("--adapt self adapts to one observation: give one, or --gallery"));
-    }
     let observations = observations(&args.images)?;
     let first = args.images[0].canonicalize().map_err(|e| Error::input(&args.images[0], e.to_string()))?;
     let name = name.unwrap_or_else(|| first.file_stem().unwrap_or_default().to_string_lossy().into_owned());
     let Some(gallery) = args.adaptation.open_gallery(mode, log)? else {
-        return Err(Error::config("several observations share an adaptation by their neighbours: give --gallery"));
+        return Err(Error::config("--adapt self adapts to one observation: give one, or --gallery"));
     };
     let progress = log.progress("finding neighbours", observations.len());
     let nearest = observations.iter().map(|file| {
@@ -259,23 +255,21 @@ fn create_shared(args: &CreateArgs, name: Option<String>, mode: Mode, config: Ad
     drop(progress);
     let groups = group_by_neighbours(&nearest, args.overlap);
     let output = |number: usize| args.output.as_ref().map(|folder| folder.join(format!("{name}-{number}.safetensors")));
-    for file in (1..=groups.len()).filter_map(output) {
-        if file.exists() && !args.overwrite {
-            return Err(Error::config(format!("{} is there already; --overwrite replaces it", file.display())));
-        }
-    }
     if let Some(folder) = &args.output {
         std::fs::create_dir_all(folder).map_err(|e| Error::io(folder, e))?;
+    }
+    for file in (1..=groups.len()).filter_map(output) {
+        check_output(&args.images[0], &file, args.overwrite)?;
     }
     let (model, sha256) = args.model.load()?;
     let base = Base { model: &model, sha256: &sha256 };
     for (number, group) in (1..).zip(&groups) {
         let members: Vec<&PathBuf> = group.members.iter().map(|&m| &observations[m]).collect();
-        let serves = || members.iter().map(|file| Ok(ContentHash::of_file(file)?.to_string())).collect::<Result<_>>();
-        let label = || Ok::<_, Error>(Label { name: name.clone(), serves: serves()? });
+        let serves = members.iter().map(|file| Ok(ContentHash::of_file(file)?.to_string()));
+        let label = Label { name: name.clone(), serves: serves.collect::<Result<_>>()? };
         let files = gallery.files(&group.neighbours);
-        let mut found = args.adaptation.adapted_to(&base, &files, label()?, config.clone(), log)?;
-        relabel(args, &mut found, label()?, &model)?;
+        let mut found = args.adaptation.adapted_to(&base, &files, label.clone(), config.clone(), log)?;
+        relabel(args, &mut found, label, &model)?;
         if let Some(file) = output(number) {
             found.adapter.save(&file, &found.info, &model)?;
         }

@@ -10,7 +10,7 @@ use adir::{Error, Result};
 use clap::{Args, Subcommand};
 use serde_json::json;
 
-use crate::adaptation::{build_index, open_encoder};
+use crate::adaptation::{build_index, open_encoder, root_of};
 use crate::log::Log;
 use crate::out::check_output;
 use crate::stop;
@@ -118,8 +118,7 @@ impl Import {
         for input in self.vectors.iter().chain(names) {
             check_output(input, &self.output, self.overwrite)?;
         }
-        let folder = &self.folder;
-        let root = folder.canonicalize().map_err(|e| Error::input(folder, format!("cannot be opened: {e}")))?;
+        let root = root_of(&self.folder)?;
         let encoder = open_encoder(self.encoder.as_deref())?;
         let precision = if self.f32 { Precision::F32 } else { Precision::F16 };
         let progress = log.progress("importing", names.len());
@@ -198,7 +197,7 @@ pub fn run(args: &IndexArgs, log: &Log) -> Result<u8> {
                 name.push(".index");
                 name.into()
             });
-            let root = folder.canonicalize().map_err(|e| Error::input(folder, format!("cannot be opened: {e}")))?;
+            let root = root_of(folder)?;
             let precision = if *f32 { Precision::F32 } else { Precision::F16 };
             let encoder = open_encoder(encoder.as_deref())?;
             let index = build_index(&root, encoder.as_ref(), precision, &path, log)?;

@@ -248,6 +248,7 @@ impl Adaptation {
     pub fn adapter(&self) -> Adapter {
         let (average, strength) = (self.ema.params().clone(), self.config.strength);
         match &self.trained {
+            // To the bit, which the sum below would not be.
             State::Full(_) if strength == 1.0 => Adapter::Full(average),
             State::Full(_) => {
                 let base = self.model.params().in_precision(average.dtype());

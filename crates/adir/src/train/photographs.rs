@@ -126,9 +126,7 @@ impl Collection {
             share: 1.0 / (f64::from(mask) + 1.0),
         })
     }
-}
 
-impl Collection {
     /// # Errors
     /// [`Error::Input`] about `folder`, from which they were read, if there is nothing to train on or to measure by.
     pub fn check_trainable(&self, folder: &Path) -> Result<()> {

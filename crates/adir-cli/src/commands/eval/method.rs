@@ -219,7 +219,7 @@ impl Bench<'_> {
                 Some(mode) => {
                     // The truth is not to be found in the gallery: its file is known by its content.
                     let observed = Observed { file: &truth.path, y };
-                    let gallery = if mode == Mode::Itself { None } else { Some(self.gallery(log)?) };
+                    let gallery = if mode == Mode::Itself { None } else { Some(self.gallery(&args, log)?) };
                     let found = args.find(&base, gallery, &observed, config, log)?;
                     held_out = verdict_of(&found.info);
                     match held_out {
@@ -245,9 +245,8 @@ impl Bench<'_> {
         Ok(Made { samples, mean, seconds: start.elapsed().as_secs_f64(), held_out })
     }
 
-    fn gallery(&self, log: &Log) -> Result<&Gallery> {
+    fn gallery(&self, args: &AdaptArgs, log: &Log) -> Result<&Gallery> {
         if self.gallery.get().is_none() {
-            let (args, _) = self.adaptation(Method::Lora);
             let opened = args.open_gallery(Mode::Gallery, log)?;
             let opened = opened.ok_or_else(|| Error::config("the nearest images need --gallery FOLDER"))?;
             let _ = self.gallery.set(opened);
@@ -264,7 +263,7 @@ impl Bench<'_> {
         config: AdaptConfig,
         log: &Log,
     ) -> Result<Adapter> {
-        let gallery = self.gallery(log)?;
+        let gallery = self.gallery(args, log)?;
         let mut shared = self.shared.borrow_mut();
         if shared.is_empty() {
             let nearest = self
