@@ -363,6 +363,11 @@ fn a_folder_of_observations_shares_adapters_by_its_neighbours() {
     let (_, err) = restore("scans/rings.png", "g.png", "scans", 2);
     assert!(err.contains("2 adapters are called"), "{err}");
     assert!(used("scans/cat.png", "scans").1 == cat.1);
+    // A folder's name is the whole of it.
+    fs::rename(f.join("scans"), f.join("scans.2")).unwrap();
+    let (out, _) = expect(0, &f, &[&["adapt", "create", "scans.2"], &settings[..]].concat());
+    assert!(out.contains("  scans.2  "), "{out}");
+    fs::rename(f.join("scans.2"), f.join("scans")).unwrap();
     expect(2, &f, &["adapt", "create", "scans", "--adapt", "self", "--cache", "cache"]);
     create(2, &["--overlap", "2"]);
     fs::create_dir_all(f.join("empty")).unwrap();

@@ -239,7 +239,8 @@ fn create_one(
 fn create_shared(args: &CreateArgs, name: Option<String>, mode: Mode, config: AdaptConfig, log: &Log) -> Result<()> {
     let observations = observations(&args.images)?;
     let first = args.images[0].canonicalize().map_err(|e| Error::input(&args.images[0], e.to_string()))?;
-    let name = name.unwrap_or_else(|| first.file_stem().unwrap_or_default().to_string_lossy().into_owned());
+    let own = if first.is_dir() { first.file_name() } else { first.file_stem() };
+    let name = name.unwrap_or_else(|| own.unwrap_or_default().to_string_lossy().into_owned());
     let Some(gallery) = args.adaptation.open_gallery(mode, log)? else {
         return Err(Error::config("--adapt self adapts to one observation: give one, or --gallery"));
     };
