@@ -119,7 +119,7 @@ names!(AdjointName for Adjoint {
 });
 names!(DataStepName for DataStep {
     Gradient => DataStep::Gradient, "A step along the gradient of the misfit (Eq. 17)";
-    Proximal => DataStep::Proximal, "To the minimum of misfit and distance, by conjugate gradients: for blurs with little noise";
+    Proximal => DataStep::Proximal, "To the minimum of misfit and distance, by conjugate gradients: for blurs";
 });
 names!(EpsName for EpsAfterGuidance {
     Keep => EpsAfterGuidance::Keep, "The predicted one";

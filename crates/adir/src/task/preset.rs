@@ -116,9 +116,9 @@ pub struct Choice {
     pub source: Source,
 }
 
-/// Blurs with less noise than this, in grey levels, are undone by the proximal step: at 5 it is 0.9 dB better than the
-/// gradient step, at 10 0.1 dB worse (docs/sampling.md).
-const PROXIMAL_BELOW: f64 = 8.0;
+/// From this much noise on, in grey levels, deblurring trusts y four times as far as below it, and goes on with the
+/// predicted noise (docs/sampling.md).
+const MUCH_NOISE: f64 = 8.0;
 
 /// The settings of `preset` for a task with measurement noise `sigma`, overridden by what was given.
 ///
@@ -127,8 +127,8 @@ const PROXIMAL_BELOW: f64 = 8.0;
 ///
 /// `lambda` is the largest eigenvalue of A^T A: with the normalised adjoint the strength for a noise level is
 /// s = lambda / (16 sigma^2), with the strict one 1 / (16 sigma^2). That is a quarter of what suits a Gaussian
-/// model (spec 1.4): with the embedded prior it loses nothing in deblurring and gains 2.6 dB in denoising
-/// (docs/sampling.md).
+/// model (spec 1.4): with the embedded prior it gains 2.6 dB in denoising. Blurs with much noise, which are solved
+/// for, get the whole of it: s = lambda / (4 sigma^2) gains 0.2 to 1.4 dB there (docs/sampling.md).
 ///
 /// # Errors
 /// [`Error::Config`] when a projection is asked of the ancestral form, or a number is out of range.
@@ -160,8 +160,8 @@ pub fn resolve(
     let steps = pick(&mut choices, "steps", given.steps.clone(), steps.to_owned(), Source::Preset, Clone::clone);
     let adjoint = pick(&mut choices, "adjoint", given.adjoint, Adjoint::Normalized, Source::Preset, word);
     let (data_step, source) = match (preset, task, method) {
-        (Preset::Fast | Preset::Balanced, Task::Deblur, Method::FewStep) if sigma.to_255() < PROXIMAL_BELOW => {
-            (DataStep::Proximal, Source::Rule("a blur with little noise, docs/sampling.md"))
+        (Preset::Fast | Preset::Balanced, Task::Deblur, Method::FewStep) => {
+            (DataStep::Proximal, Source::Rule("measured better in deblurring, docs/sampling.md"))
         }
         _ => (DataStep::Gradient, Source::Preset),
     };
@@ -170,6 +170,7 @@ pub fn resolve(
         DataStep::Gradient => sigma,
         DataStep::Proximal => NoiseLevel(sigma.0.hypot(rounding.0)),
     };
+    let solved_through_noise = task == Task::Deblur && data_step == DataStep::Proximal && sigma.to_255() >= MUCH_NOISE;
     let (strength, source) = match preset {
         Preset::Paper => {
             let s = if task == (Task::SuperResolution { factor: 8 }) { 20.0 } else { 10.0 };
@@ -183,10 +184,15 @@ pub fn resolve(
         },
         Preset::Fast | Preset::Balanced => {
             let of_adjoint = if adjoint == Adjoint::Normalized { lambda } else { 1.0 };
-            (
-                Strength::Scale(of_adjoint / (16.0 * sigma.0 * sigma.0)),
-                Source::Rule("lambda/(16 sigma^2), or 1/(16 sigma^2) with the strict adjoint"),
-            )
+            let trusted = of_adjoint / (4.0 * sigma.0 * sigma.0);
+            if solved_through_noise {
+                (Strength::Scale(trusted), Source::Rule("lambda/(4 sigma^2), or 1/(4 sigma^2) with the strict adjoint"))
+            } else {
+                (
+                    Strength::Scale(trusted / 4.0),
+                    Source::Rule("lambda/(16 sigma^2), or 1/(16 sigma^2) with the strict adjoint"),
+                )
+            }
         }
     };
     let strength = pick(&mut choices, "strength", given.strength, strength, source, |s| match s {
@@ -205,7 +211,7 @@ pub fn resolve(
         Task::SuperResolution { .. } | Task::Denoise => {
             (EpsAfterGuidance::Rederive, Source::Rule("measured better in sr and denoise, docs/sampling.md"))
         }
-        Task::Deblur if data_step == DataStep::Proximal && sigma.to_255() >= 1.0 => {
+        Task::Deblur if data_step == DataStep::Proximal && (1.0..MUCH_NOISE).contains(&sigma.to_255()) => {
             (EpsAfterGuidance::Rederive, Source::Rule("measured better with proximal steps, docs/sampling.md"))
         }
         Task::Deblur | Task::Inpaint | Task::Colourise => (EpsAfterGuidance::Keep, Source::Preset),
@@ -270,11 +276,26 @@ mod tests {
         assert_eq!(rounded.eps_after_guidance, EpsAfterGuidance::Keep);
         let little = settings(Task::Deblur, 2.55, eight_bit, &none);
         assert_eq!((little.data_step, little.eps_after_guidance), (DataStep::Proximal, EpsAfterGuidance::Rederive));
-        let much = settings(Task::Deblur, 10.0, eight_bit, &none);
-        assert_eq!((much.data_step, much.eps_after_guidance), (DataStep::Gradient, EpsAfterGuidance::Keep));
+        let Strength::Scale(s) = little.strength else { panic!("{little:?}") };
+        assert!((s - 127.5 * 127.5 / (16.0 * (2.55 * 2.55 + 1.0 / 12.0))).abs() < 1e-6, "{s}");
         let sr = settings(Task::SuperResolution { factor: 4 }, 0.0, eight_bit, &none);
         assert_eq!((sr.data_step, sr.strength), (DataStep::Gradient, Strength::Projection));
         let given = Overrides { data_step: Some(DataStep::Gradient), ..none };
         assert_eq!(settings(Task::Deblur, 0.0, eight_bit, &given).strength, Strength::Projection);
+    }
+
+    /// 127.5^2 / (4 sigma^2): what suits a Gaussian model. A gradient step asked for keeps its own strength.
+    #[test]
+    fn blurs_with_much_noise_are_solved_for_and_trusted_as_in_a_gaussian_model() {
+        let much = settings(Task::Deblur, 10.0, 0.0, &Overrides::default());
+        assert_eq!((much.data_step, much.eps_after_guidance), (DataStep::Proximal, EpsAfterGuidance::Keep));
+        let Strength::Scale(s) = much.strength else { panic!("{much:?}") };
+        assert!((s - 40.640_625).abs() < 1e-9, "{s}");
+        let given = Overrides { data_step: Some(DataStep::Gradient), ..Overrides::default() };
+        let gradient = settings(Task::Deblur, 10.0, 0.0, &given);
+        let Strength::Scale(s) = gradient.strength else { panic!("{gradient:?}") };
+        assert!((s - 10.160_156_25).abs() < 1e-9, "{s}");
+        let denoise = settings(Task::Denoise, 10.0, 0.0, &Overrides::default());
+        assert_eq!((denoise.data_step, denoise.strength), (DataStep::Gradient, gradient.strength));
     }
 }
