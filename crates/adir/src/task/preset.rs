@@ -116,8 +116,7 @@ pub struct Choice {
     pub source: Source,
 }
 
-/// From this much noise on, in grey levels, deblurring trusts y four times as far as below it, and goes on with the
-/// predicted noise (docs/sampling.md).
+/// From this much noise on, in grey levels, deblurring trusts y four times as far as below it (docs/sampling.md).
 const MUCH_NOISE: f64 = 8.0;
 
 /// The settings of `preset` for a task with measurement noise `sigma`, overridden by what was given.
@@ -211,7 +210,7 @@ pub fn resolve(
         Task::SuperResolution { .. } | Task::Denoise => {
             (EpsAfterGuidance::Rederive, Source::Rule("measured better in sr and denoise, docs/sampling.md"))
         }
-        Task::Deblur if data_step == DataStep::Proximal && (1.0..MUCH_NOISE).contains(&sigma.to_255()) => {
+        Task::Deblur if data_step == DataStep::Proximal && sigma.to_255() >= 1.0 => {
             (EpsAfterGuidance::Rederive, Source::Rule("measured better with proximal steps, docs/sampling.md"))
         }
         Task::Deblur | Task::Inpaint | Task::Colourise => (EpsAfterGuidance::Keep, Source::Preset),
@@ -288,7 +287,7 @@ mod tests {
     #[test]
     fn blurs_with_much_noise_are_solved_for_and_trusted_as_in_a_gaussian_model() {
         let much = settings(Task::Deblur, 10.0, 0.0, &Overrides::default());
-        assert_eq!((much.data_step, much.eps_after_guidance), (DataStep::Proximal, EpsAfterGuidance::Keep));
+        assert_eq!((much.data_step, much.eps_after_guidance), (DataStep::Proximal, EpsAfterGuidance::Rederive));
         let Strength::Scale(s) = much.strength else { panic!("{much:?}") };
         assert!((s - 40.640_625).abs() < 1e-9, "{s}");
         let given = Overrides { data_step: Some(DataStep::Gradient), ..Overrides::default() };
