@@ -169,7 +169,6 @@ pub fn resolve(
         DataStep::Gradient => sigma,
         DataStep::Proximal => NoiseLevel(sigma.0.hypot(rounding.0)),
     };
-    let solved_through_noise = task == Task::Deblur && data_step == DataStep::Proximal && sigma.to_255() >= MUCH_NOISE;
     let (strength, source) = match preset {
         Preset::Paper => {
             let s = if task == (Task::SuperResolution { factor: 8 }) { 20.0 } else { 10.0 };
@@ -183,15 +182,13 @@ pub fn resolve(
         },
         Preset::Fast | Preset::Balanced => {
             let of_adjoint = if adjoint == Adjoint::Normalized { lambda } else { 1.0 };
-            let trusted = of_adjoint / (4.0 * sigma.0 * sigma.0);
-            if solved_through_noise {
-                (Strength::Scale(trusted), Source::Rule("lambda/(4 sigma^2), or 1/(4 sigma^2) with the strict adjoint"))
-            } else {
-                (
-                    Strength::Scale(trusted / 4.0),
-                    Source::Rule("lambda/(16 sigma^2), or 1/(16 sigma^2) with the strict adjoint"),
-                )
-            }
+            let (divisor, rule) = match (task, data_step) {
+                (Task::Deblur, DataStep::Proximal) if sigma.to_255() >= MUCH_NOISE => {
+                    (4.0, "lambda/(4 sigma^2), or 1/(4 sigma^2) with the strict adjoint")
+                }
+                _ => (16.0, "lambda/(16 sigma^2), or 1/(16 sigma^2) with the strict adjoint"),
+            };
+            (Strength::Scale(of_adjoint / (divisor * sigma.0 * sigma.0)), Source::Rule(rule))
         }
     };
     let strength = pick(&mut choices, "strength", given.strength, strength, source, |s| match s {
