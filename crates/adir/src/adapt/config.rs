@@ -119,8 +119,9 @@ impl AdaptConfig {
     }
 
     /// For the embedded prior: about 35 s on two AVX-512 cores, 95 s on two with AVX2 only. Low-rank factors change the
-    /// prior less than all weights would, gain as much in the mean, and harm seldom. Crops are as large as those the prior was last trained on: with
-    /// smaller ones it unlearns the high noise levels of larger images (docs/adaptation.md).
+    /// prior less than all weights would, gain as much in the mean, and harm seldom. Crops are as large as those the
+    /// prior was last trained on: with smaller ones it unlearns the high noise levels of larger images
+    /// (docs/adaptation.md).
     pub fn fast() -> Self {
         Self {
             iterations: 150,
