@@ -3,10 +3,9 @@
 use std::path::PathBuf;
 
 use adir::io::limits::Limits;
-use adir::io::side_inputs::{read_kernel_values, read_mask};
-use adir::metric::agreement;
 use adir::noise::{Noise, Stream};
-use adir::operator::{Boundary, Degradation, ImageShape, Kernel, KernelSpec, LinearOperator, Mask};
+use adir::operator::{Boundary, ImageShape, LinearOperator};
+use adir::problem::{Measurement, Problem};
 use adir::schedule::NoiseLevel;
 use adir::task::{Preset, Task};
 use adir::tensor::Tensor;
@@ -23,10 +22,12 @@ pub struct DegradationArgs {
     /// image was blurred first, then down-sampled
     #[arg(long, value_name = "KERNEL")]
     pub kernel: Option<String>,
-    /// What the blur saw beyond the border: circular, reflect, replicate, zero, or valid (the observation is the
-    /// inner part of the blur of a larger image, as in a real photograph)
-    #[arg(long, default_value = "circular")]
-    pub boundary: Boundary,
+    /// What the blur saw beyond the border of the observation. valid: the rest of a larger scene, of which the
+    /// observation is a window, as in a real photograph; circular: the opposite border; reflect; replicate; zero
+    /// (mid-grey). [default: valid, but circular where opposite borders of the observation continue each other, and
+    /// in `adir degrade`]
+    #[arg(long)]
+    pub boundary: Option<Boundary>,
     /// Mask of the missing pixels (white = unknown), for inpaint
     #[arg(long, value_name = "IMAGE")]
     pub mask: Option<PathBuf>,
@@ -36,67 +37,15 @@ pub struct DegradationArgs {
 }
 
 impl DegradationArgs {
-    /// The degradation, with its mask where it has one.
-    pub fn build(&self, limits: &Limits) -> Result<(Degradation, Option<Mask>)> {
-        if !(self.sigma.is_finite() && (0.0..=1000.0).contains(&self.sigma)) {
-            return Err(Error::config(format!("--sigma {}: expected 0 to 1000 grey levels", self.sigma)));
-        }
-        let blur = match &self.kernel {
-            Some(kernel) => Some(Degradation::Blur { kernel: kernel_spec(kernel, limits)?, boundary: self.boundary }),
-            None => None,
-        };
-        let degradation = degradation_of(self.task, blur)?;
-        let mask = match (&self.mask, self.task) {
-            (Some(path), Task::Inpaint) => Some(mask_from(path, limits)?),
-            (None, Task::Inpaint) => return Err(Error::config("--task inpaint needs --mask (white = unknown)")),
-            (Some(_), task) => return Err(Error::config(format!("--mask has no meaning for --task {task}"))),
-            (None, _) => None,
-        };
-        Ok((degradation, mask))
+    /// What was measured.
+    pub fn problem(&self) -> Result<Problem> {
+        let mut problem = Problem::new(self.task).sigma(self.sigma);
+        problem.kernel = self.kernel.as_deref().map(Into::into);
+        problem.mask = self.mask.as_deref().map(Into::into);
+        problem.boundary = self.boundary;
+        problem.check()?;
+        Ok(problem)
     }
-
-    /// The noise level.
-    pub fn noise(&self) -> NoiseLevel {
-        NoiseLevel::from_255(self.sigma)
-    }
-}
-
-/// What a task does to an image, after the blur where one is given.
-pub fn degradation_of(task: Task, blur: Option<Degradation>) -> Result<Degradation> {
-    match (task, blur) {
-        (Task::SuperResolution { factor }, None) => Ok(Degradation::SuperResolution { factor }),
-        (Task::SuperResolution { factor }, Some(blur)) => {
-            Ok(Degradation::Compose(vec![blur, Degradation::SuperResolution { factor }]))
-        }
-        (Task::Deblur, Some(blur)) => Ok(blur),
-        (Task::Deblur, None) => Err(Error::config(
-            "the task deblur needs a kernel, for example --kernel box:5 (among the tasks of eval: deblur:box:5)",
-        )),
-        (task, Some(_)) => Err(Error::config(format!("a kernel has no meaning for the task {task}"))),
-        (Task::Inpaint, None) => Ok(Degradation::Inpaint),
-        (Task::Denoise, None) => Ok(Degradation::Identity),
-        (Task::Colourise, None) => Ok(Degradation::Grayscale),
-    }
-}
-
-fn kernel_spec(text: &str, limits: &Limits) -> Result<KernelSpec> {
-    let path = PathBuf::from(text);
-    if !path.is_file() {
-        return text.parse();
-    }
-    let grid = read_kernel_values(&path, limits)?;
-    let kernel = Kernel::from_values(grid.height, grid.width, grid.values).map_err(|e| match e {
-        Error::Config(message) => Error::input(&path, message),
-        other => other,
-    })?;
-    Ok(KernelSpec::Values(kernel))
-}
-
-fn mask_from(path: &std::path::Path, limits: &Limits) -> Result<Mask> {
-    let unknown = read_mask(path, limits)?;
-    let [_, _, height, width] = unknown.dims();
-    let known = adir::tensor::to_f32(&unknown)?.into_iter().map(|v| v < 0.5).collect();
-    Mask::new(height, width, known)
 }
 
 /// y = A x + e, the noise drawn from `seed`.
@@ -109,19 +58,28 @@ pub fn observe(a: &dyn LinearOperator, x: &Tensor<4>, sigma: NoiseLevel, seed: u
     Ok(y + noise * sigma.0)
 }
 
-/// PSNR of A x against y, in dB over the range of the images. Grey images of a task that keeps colours are
-/// compared as they are.
-pub fn agreement_psnr(degradation: &Degradation, mask: Option<&Mask>, x: &Tensor<4>, y: &Tensor<4>) -> Result<f64> {
-    let operator = degradation.build(ImageShape::of(x), mask)?;
-    if operator.range() != ImageShape::of(y) {
-        return Err(Error::config(format!(
-            "the result {} would be observed as {}, but the observation is {} (channels x height x width)",
-            operator.domain(),
-            operator.range(),
-            ImageShape::of(y)
-        )));
+/// PSNR of A x against y, in dB over the range of the images. Where a blur saw more than y shows, x may have the size
+/// of y or that of all that the blur saw.
+pub fn agreement_psnr(problem: &Problem, x: &Tensor<4>, y: &Tensor<4>, limits: &Limits) -> Result<f64> {
+    let found = ImageShape::of(x);
+    let measure = |keep_margin: bool| -> Result<Measurement> {
+        let mut problem = problem.clone();
+        problem.keep_margin = keep_margin;
+        problem.measure(y, NoiseLevel(0.0), found.channels, limits)
+    };
+    let cut = measure(false)?;
+    if cut.result() == found {
+        return cut.agreement(x);
     }
-    Ok(agreement(operator.as_ref(), x, y)?.first().copied().unwrap_or(f64::NAN))
+    let whole = measure(true)?;
+    if whole.result() == found {
+        return whole.agreement(x);
+    }
+    Err(Error::config(format!(
+        "an observation of {} belongs to a result of {}, not of {found} (channels x height x width)",
+        ImageShape::of(y),
+        cut.result()
+    )))
 }
 
 /// A clap spelling of a library enum: names and values side by side.

@@ -20,6 +20,7 @@ pub mod metric;
 pub mod models;
 pub mod noise;
 pub mod operator;
+pub mod problem;
 pub mod restore;
 pub mod retrieve;
 pub mod sampler;

@@ -1,7 +1,7 @@
 //! One restoration: ties operator, guidance and sampler together, and nothing else does.
 //!
-//! [`RestoreConfig::plan`] checks everything against the observation and the facts of the network before
-//! any weights are loaded; the plan then yields one sampler a sample. The surprising decision: where the
+//! [`RestorePlan::new`] checks everything against the observation and the facts of the network before any weights
+//! are loaded; the plan then yields a sampler for each sample. The surprising decision: where the
 //! image's sides do not suit the network, the image is sampled on a larger canvas of which only a window
 //! is observed, so nothing is invented about y at its border.
 
@@ -9,29 +9,20 @@ use std::sync::Arc;
 
 use burn::tensor::DType;
 
-use crate::guidance::{AdirConfig, AdirGuidance, Guidance};
+use crate::Result;
+use crate::guidance::{AdirConfig, AdirGuidance, GreyGuidance, Guidance};
 use crate::models::Denoiser;
 use crate::noise::{Noise, Stream};
-use crate::operator::{Compose, Crop, Degradation, ImageShape, LinearOperator, Mask};
+use crate::operator::{Compose, Crop, ImageShape, LinearOperator};
+use crate::problem::Measurement;
 use crate::sampler::{Ancestral, AncestralConfig, Ddim, DdimConfig, Inputs, Step, initial_noise};
-use crate::schedule::{NoiseLevel, Schedule, VarianceKind};
-use crate::task::{Choice, Method, Overrides, Preset, Settings, Task, resolve};
+use crate::schedule::{Schedule, VarianceKind};
+use crate::task::{Choice, Method, Overrides, Preset, Settings, resolve};
 use crate::tensor::{self, Tensor};
-use crate::{Error, Result};
 
-/// What is asked for.
-#[derive(Debug, Clone)]
-pub struct RestoreConfig {
-    /// The task, for the presets.
-    pub task: Task,
-    /// The degradation that made y.
-    pub degradation: Degradation,
-    /// The mask of its missing pixels, if it has any.
-    pub mask: Option<Mask>,
-    /// Standard deviation of the noise in y.
-    pub sigma: NoiseLevel,
-    /// Standard deviation of what y was rounded by, as [`crate::io::image::BitDepth::rounding`] tells for a file.
-    pub rounding: NoiseLevel,
+/// How to sample.
+#[derive(Debug, Clone, PartialEq)]
+pub struct SamplingConfig {
     /// Named settings.
     pub preset: Preset,
     /// Settings given explicitly.
@@ -58,39 +49,25 @@ pub struct ModelFacts {
 /// A checked restoration of one observation.
 #[derive(Debug)]
 pub struct RestorePlan {
-    operator: Arc<dyn LinearOperator>,
-    guidance: AdirGuidance,
+    measurement: Measurement,
+    guidance: Box<dyn Guidance>,
     settings: Settings,
     choices: Vec<Choice>,
     schedule: Schedule,
     variance: VarianceKind,
     canvas: ImageShape,
-    grey: bool,
     seed: u64,
     class: Option<usize>,
 }
 
-impl RestoreConfig {
-    /// Checks the request against the observation `y`, `[1, c, h, w]` in [-1, 1], and the network.
-    ///
-    /// A grey y of a task that keeps colours is restored as three equal channels and made grey again.
+impl RestorePlan {
+    /// Checks settings against a measurement and the network.
     ///
     /// # Errors
-    /// [`Error::Config`] when y, the degradation, the settings and the network do not fit together;
-    /// [`Error::Numerical`] when y is not finite.
-    pub fn plan(self, y: Tensor<4>, model: &ModelFacts) -> Result<RestorePlan> {
-        tensor::check_finite(&y, "the observation")?;
-        let made_grey = self.degradation.domain_for_range(ImageShape::of(&y)).map(|d| d.channels);
-        let grey = ImageShape::of(&y).channels == 1 && made_grey.as_ref().is_ok_and(|c| *c == 1) && model.channels == 3;
-        let y = if grey { y.repeat_dim(1, 3) } else { y };
-        let domain = self.degradation.domain_for_range(ImageShape::of(&y))?;
-        if domain.channels != model.channels {
-            return Err(Error::config(format!(
-                "the restored image would have {} channels, the network makes {}",
-                domain.channels, model.channels
-            )));
-        }
-        let operator = self.degradation.build(domain, self.mask.as_ref())?;
+    /// [`Error::Config`] when they do not fit together.
+    pub fn new(measurement: Measurement, sampling: &SamplingConfig, model: &ModelFacts) -> Result<Self> {
+        let operator = measurement.operator();
+        let domain = operator.domain();
         let up = |side: usize| side.next_multiple_of(model.size_multiple.max(1));
         let canvas = ImageShape { height: up(domain.height), width: up(domain.width), ..domain };
         let on_canvas: Arc<dyn LinearOperator> = if canvas == domain {
@@ -99,7 +76,10 @@ impl RestoreConfig {
             Arc::new(Compose::new(vec![Arc::new(Crop::new(canvas, domain)?), operator.clone()])?)
         };
         let lambda = on_canvas.norm_squared();
-        let (settings, choices) = resolve(self.preset, self.task, self.sigma, self.rounding, lambda, &self.overrides)?;
+        let (sigma, rounding) = (measurement.sigma(), measurement.rounding());
+        let (settings, mut choices) =
+            resolve(sampling.preset, measurement.hint(), sigma, rounding, lambda, &sampling.overrides)?;
+        choices.splice(0..0, measurement.notes().iter().cloned());
         let schedule = model.schedule.respaced(&settings.steps.parse()?)?;
         let config = AdirConfig {
             strength: settings.strength,
@@ -108,22 +88,25 @@ impl RestoreConfig {
             cap: settings.cap,
             data_step: settings.data_step,
         };
-        Ok(RestorePlan {
-            guidance: AdirGuidance::new(on_canvas, y, config)?,
-            operator,
+        let guidance = AdirGuidance::new(on_canvas, measurement.y().clone(), config)?;
+        Ok(Self {
+            guidance: if measurement.is_grey() { Box::new(GreyGuidance::new(guidance)) } else { Box::new(guidance) },
+            measurement,
             settings,
             choices,
             schedule,
             variance: model.variance,
             canvas,
-            grey,
-            seed: self.seed,
-            class: self.class,
+            seed: sampling.seed,
+            class: sampling.class,
         })
     }
-}
 
-impl RestorePlan {
+    /// The problem that is solved.
+    pub fn measurement(&self) -> &Measurement {
+        &self.measurement
+    }
+
     /// Every setting in force.
     pub fn settings(&self) -> &Settings {
         &self.settings
@@ -132,11 +115,6 @@ impl RestorePlan {
     /// Every setting in words, with its source.
     pub fn choices(&self) -> &[Choice] {
         &self.choices
-    }
-
-    /// A, on images of the result's size.
-    pub fn operator(&self) -> &Arc<dyn LinearOperator> {
-        &self.operator
     }
 
     /// Network evaluations a sample.
@@ -167,7 +145,7 @@ impl RestorePlan {
         let ImageShape { channels, height, width } = self.canvas;
         let x_t = initial_noise(noise, [1, channels, height, width], &tensor::cpu(), DType::F32);
         let inputs = Inputs {
-            guidance: Some(&self.guidance as &dyn Guidance),
+            guidance: Some(self.guidance.as_ref()),
             class: self.class,
             ..Inputs::new(denoiser, &self.schedule, noise)
         };
@@ -187,10 +165,9 @@ impl RestorePlan {
         })
     }
 
-    /// The result `[1, c, h, w]` in about [-1, 1] from a sampler's last state: cut to size, grey again if y was.
+    /// The result `[1, c, h, w]` in about [-1, 1] from a sampler's last state: cut to size, grey if y is.
     pub fn finish(&self, x: Tensor<4>) -> Tensor<4> {
-        let ImageShape { height, width, .. } = self.operator.domain();
-        let x = x.narrow(2, 0, height).narrow(3, 0, width);
-        if self.grey { x.mean_dim(1) } else { x }
+        let ImageShape { height, width, .. } = self.measurement.operator().domain();
+        self.measurement.finish(&x.narrow(2, 0, height).narrow(3, 0, width))
     }
 }

@@ -57,8 +57,7 @@ pub fn run(args: &CompareArgs) -> Result<u8> {
     ];
     if let (Some(observed), Some(degradation)) = (&args.observed, &args.degradation) {
         let y = read_image(observed, &limits)?.tensor;
-        let (kind, mask) = degradation.build(&limits)?;
-        values.push(("agreement_psnr", agreement_psnr(&kind, mask.as_ref(), &result, &y)?));
+        values.push(("agreement_psnr", agreement_psnr(&degradation.problem()?, &result, &y, &limits)?));
     }
     if args.json {
         let object: Map<String, Value> =

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use adir::Result;
 use adir::io::image::{BitDepth, ImageFormat, WriteOptions, read_image, write_image};
 use adir::io::limits::Limits;
-use adir::operator::{Degradation, ImageShape, Mask};
+use adir::operator::{Boundary, Degradation, ImageShape, Mask};
 use adir::tensor::Tensor;
 use clap::Args;
 
@@ -35,11 +35,12 @@ pub fn run(args: &DegradeArgs, log: &Log) -> Result<u8> {
     let limits = Limits::default();
     check_output(&args.input, &args.output, args.overwrite)?;
     let float = ImageFormat::from_path(&args.output)? == ImageFormat::Tiff;
-    let (degradation, mask) = args.degradation.build(&limits)?;
+    let problem = args.degradation.problem()?;
+    let (degradation, mask) = problem.degradation(problem.boundary.unwrap_or(Boundary::Circular), &limits)?;
     let picture = read_image(&args.input, &limits)?;
     let x = cut_to_fit(picture.tensor, &degradation, mask.as_ref(), log)?;
     let a = degradation.build(ImageShape::of(&x), mask.as_ref())?;
-    let y = observe(a.as_ref(), &x, args.degradation.noise(), args.seed)?;
+    let y = observe(a.as_ref(), &x, problem.noise(), args.seed)?;
     let bit_depth = if float { BitDepth::Float } else { BitDepth::Eight };
     write_image(&args.output, &y, &WriteOptions { bit_depth, icc: picture.icc, ..WriteOptions::default() })?;
     let [_, _, h, w] = y.dims();

@@ -10,16 +10,16 @@ use adir::io::image::{BitDepth, ImageFormat, Picture, WriteOptions, read_image, 
 use adir::io::limits::Limits;
 use adir::models::guided_diffusion::{GuidedDiffusion, config_of};
 use adir::operator::{ImageShape, bicubic_resize};
-use adir::restore::{RestoreConfig, RestorePlan};
+use adir::restore::{RestorePlan, SamplingConfig};
 use adir::sampler::EpsAfterGuidance;
-use adir::task::{Method, Overrides, Preset, Task};
+use adir::task::{Method, Overrides, Preset};
 use adir::tensor::{self, Tensor};
 use adir::{Error, Result};
 use clap::Args;
 use serde_json::{Value, json};
 
 use crate::adaptation::{AdaptArgs, Adapted, Base, Mode, Observed};
-use crate::args::{DegradationArgs, PresetName, agreement_psnr, names};
+use crate::args::{DegradationArgs, PresetName, names};
 use crate::log::Log;
 use crate::model::ModelArgs;
 use crate::out::check_output;
@@ -50,6 +50,10 @@ pub struct RestoreArgs {
     /// name, the one made for this observation
     #[arg(long, value_name = "ADAPTER", conflicts_with_all = ["gallery", "adapt", "prompt"])]
     adapter: Option<PathBuf>,
+    /// Keep the margin around the observation that a blur with the boundary valid saw; by default the result has the
+    /// size of the observation
+    #[arg(long)]
+    keep_margin: bool,
     /// Replace existing outputs
     #[arg(long)]
     overwrite: bool,
@@ -161,10 +165,8 @@ pub fn run(args: &RestoreArgs, log: &Log) -> Result<u8> {
         check_output(input, path, args.overwrite)?;
     }
     let picture = read_image(input, &limits)?;
-    let (degradation, mask) = args.degradation.build(&limits)?;
-    if args.degradation.task == Task::Denoise && args.degradation.sigma == 0.0 {
-        return Err(Error::config("--task denoise needs the noise level, for example --sigma 25"));
-    }
+    let mut problem = args.degradation.problem()?;
+    problem.keep_margin = args.keep_margin;
     let file = args.model.open()?;
     let config = match args.model.config(&file)? {
         Some(config) => config,
@@ -173,18 +175,15 @@ pub fn run(args: &RestoreArgs, log: &Log) -> Result<u8> {
     let (device, dtype) = args.model.place()?;
     let preset: Preset = args.sampling.preset.into();
     let mode = args.adaptation.mode(preset)?;
-    let request = RestoreConfig {
-        task: args.degradation.task,
-        degradation: degradation.clone(),
-        mask: mask.clone(),
-        sigma: args.degradation.noise(),
-        rounding: picture.bit_depth.rounding(),
+    let facts = facts(&config)?;
+    let measurement = problem.measure(&picture.tensor, picture.bit_depth.rounding(), facts.channels, &limits)?;
+    let sampling = SamplingConfig {
         preset,
         overrides: args.sampling.overrides(),
         seed: args.sampling.seed,
         class: args.sampling.class,
     };
-    let plan = request.plan(picture.tensor.clone(), &facts(&config)?)?;
+    let plan = RestorePlan::new(measurement, &sampling, &facts)?;
     check_size(args, &plan, &picture, depth(&picture, format), &limits)?;
     let at_once = at_once(samples, &device);
     let need = config.forward_memory(plan.canvas().height, plan.canvas().width, at_once)?;
@@ -194,7 +193,7 @@ pub fn run(args: &RestoreArgs, log: &Log) -> Result<u8> {
         _ => Some(adaptation_memory(&config, &adapt_config, Workers::available())?),
     };
     if args.explain {
-        explain(args, &plan, need)?;
+        explain(args, &plan, &picture, need)?;
         if let Some(need) = adapt_need {
             say!("adaptation memory    at most about {:.2} GB", need as f64 / 1e9)?;
             say!("adaptation           {}", serde_json::to_string(&adapt_config).unwrap_or_default())?;
@@ -225,13 +224,13 @@ pub fn run(args: &RestoreArgs, log: &Log) -> Result<u8> {
     write_image(&args.output, &mean, &options)?;
     // What was saved is what is judged.
     let saved = read_image(&args.output, &limits)?.tensor;
-    let agreement = agreement_psnr(&degradation, mask.as_ref(), &saved, &picture.tensor)?;
+    let agreement = plan.measurement().agreement(&saved)?;
     let record = json!({
         "program": concat!("adir ", env!("CARGO_PKG_VERSION")),
         "input": {"path": input, "sha256": hash_file(input)?.1},
         "model": {"name": args.model.name(), "sha256": model_sha256, "config": config},
         "device": args.model.device, "dtype": args.model.dtype.name(),
-        "task": args.degradation.task, "degradation": degradation, "sigma": args.degradation.sigma,
+        "task": args.degradation.task, "degradation": plan.measurement().degradation(), "sigma": args.degradation.sigma,
         "mask": match &args.degradation.mask { Some(path) => json!({"path": path, "sha256": hash_file(path)?.1}), None => Value::Null },
         "seed": args.sampling.seed, "samples": samples, "class": args.sampling.class,
         "settings": plan.settings(), "sources": plan.choices(), "adaptation": adapted.record,
@@ -291,7 +290,7 @@ fn check_size(
     depth: BitDepth,
     limits: &Limits,
 ) -> Result<()> {
-    let ImageShape { channels, height, width } = plan.operator().domain();
+    let ImageShape { channels, height, width } = plan.measurement().result();
     let side = |pixels: usize| u32::try_from(pixels).unwrap_or(u32::MAX);
     let samples = channels as u64 + u64::from(picture.alpha.is_some());
     limits.check(&args.output, (side(width), side(height)), samples * depth.bytes()).map(drop)
@@ -313,13 +312,13 @@ fn write_options(picture: &Picture, x: &Tensor<4>, format: ImageFormat) -> Resul
     Ok(WriteOptions { bit_depth, alpha, icc: picture.icc.clone(), exif: picture.exif.clone() })
 }
 
-fn explain(args: &RestoreArgs, plan: &RestorePlan, need: u64) -> Result<()> {
-    let (canvas, domain) = (plan.canvas(), plan.operator().domain());
+fn explain(args: &RestoreArgs, plan: &RestorePlan, picture: &Picture, need: u64) -> Result<()> {
+    let (canvas, result) = (plan.canvas(), plan.measurement().result());
     say!("task                 {}", args.degradation.task)?;
     say!("model                {}", args.model.name())?;
-    say!("observation          {} (channels x height x width)", plan.operator().range())?;
-    say!("result               {domain}")?;
-    if canvas != domain {
+    say!("observation          {} (channels x height x width)", ImageShape::of(&picture.tensor))?;
+    say!("result               {result}")?;
+    if (canvas.height, canvas.width) != (result.height, result.width) {
         say!("sampled as           {canvas}, of which the result is a window")?;
     }
     say!("network evaluations  {} x {} samples", plan.steps(), args.sampling.samples)?;

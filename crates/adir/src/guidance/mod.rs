@@ -5,12 +5,14 @@
 //! not a tensor of zeros, so that a guidance of strength zero leaves the unguided sampler's bytes as they are.
 
 mod adir;
+mod grey;
 #[cfg(test)]
 mod tests;
 
 use std::fmt::Debug;
 
 pub use adir::{AdirConfig, AdirGuidance, Adjoint, DataStep, Residual, Strength};
+pub use grey::GreyGuidance;
 
 use crate::Result;
 use crate::schedule::Schedule;

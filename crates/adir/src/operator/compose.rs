@@ -65,8 +65,19 @@ impl LinearOperator for Compose {
 
     /// Found by iteration on the first call, then kept. Should a stage fail on a valid input, this is
     /// the product of the stages' norms, which is never too small.
+    ///
+    /// A first stage with A_1 A_1^T = c I multiplies the norm of the others by c: (B A_1)(B A_1)^T = c B B^T.
     fn norm_squared(&self) -> f64 {
         *self.norm_squared.get_or_init(|| {
+            if let [first, others @ ..] = self.stages.as_slice()
+                && let (Some(c), [second, ..]) = (first.row_gram(), others)
+            {
+                let rest = match others {
+                    [_] => second.norm_squared(),
+                    _ => Self::new(others.to_vec()).map_or(f64::NAN, |others| others.norm_squared()),
+                };
+                return c * rest;
+            }
             norm::largest_eigenvalue(self.domain.elements(), |v| self.gram(v))
                 .unwrap_or_else(|_| self.stages.iter().map(|stage| stage.norm_squared()).product())
         })

@@ -60,4 +60,8 @@ impl LinearOperator for Crop {
     fn norm_squared(&self) -> f64 {
         1.0
     }
+
+    fn row_gram(&self) -> Option<f64> {
+        Some(1.0)
+    }
 }

@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{
     BicubicDownsample, Blur, Boundary, Compose, Grayscale, Identity, ImageShape, KernelSpec, LinearOperator, Mask,
-    PixelMask,
+    PixelMask, Window,
 };
 use crate::{Error, Result};
 
@@ -80,6 +80,43 @@ impl Degradation {
             Self::Compose(stages) => stages.iter().any(Self::needs_mask),
             _ => false,
         }
+    }
+
+    /// The part of the restored image that a degraded image of shape `range` shows: all of it, but for the margin
+    /// that a valid blur sees beyond the border of y.
+    ///
+    /// # Errors
+    /// As [`Degradation::domain_for_range`].
+    pub fn window_for_range(&self, range: ImageShape) -> Result<Window> {
+        self.domain_for_range(range)?;
+        self.window(range, Window::whole(range))
+    }
+
+    /// The window of this degradation's domain that becomes `shown` of its range.
+    fn window(&self, range: ImageShape, shown: Window) -> Result<Window> {
+        Ok(match self {
+            Self::SuperResolution { factor } => Window {
+                top: shown.top * factor,
+                left: shown.left * factor,
+                height: shown.height * factor,
+                width: shown.width * factor,
+            },
+            Self::Blur { kernel, boundary: Boundary::Valid } => {
+                let kernel = kernel.build()?;
+                // Where the kernel's centre lies for the first value of y.
+                let before = |side: usize| side - 1 - side / 2;
+                Window { top: shown.top + before(kernel.height()), left: shown.left + before(kernel.width()), ..shown }
+            }
+            Self::Compose(stages) => {
+                let (mut range, mut shown) = (range, shown);
+                for stage in stages.iter().rev() {
+                    shown = stage.window(range, shown)?;
+                    range = stage.domain_for_range(range)?;
+                }
+                shown
+            }
+            Self::Blur { .. } | Self::Identity | Self::Inpaint | Self::Grayscale => shown,
+        })
     }
 
     /// Shape of the image x to restore from a degraded image y of shape `range`: larger by the

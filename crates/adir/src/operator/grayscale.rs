@@ -58,4 +58,8 @@ impl LinearOperator for Grayscale {
     fn norm_squared(&self) -> f64 {
         1.0 / self.domain.channels as f64
     }
+
+    fn row_gram(&self) -> Option<f64> {
+        Some(self.norm_squared())
+    }
 }

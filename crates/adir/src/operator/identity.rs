@@ -42,4 +42,8 @@ impl LinearOperator for Identity {
     fn norm_squared(&self) -> f64 {
         1.0
     }
+
+    fn row_gram(&self) -> Option<f64> {
+        Some(1.0)
+    }
 }

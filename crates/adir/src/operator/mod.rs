@@ -29,6 +29,7 @@ mod resize;
 #[cfg(test)]
 mod tests;
 mod wiener;
+mod wraps;
 
 use std::fmt::{Debug, Display, Formatter};
 
@@ -47,6 +48,7 @@ pub use norm::normalized_adjoint;
 pub(crate) use resample::cubic;
 pub use resize::{BicubicDownsample, MAX_FACTOR, bicubic_resize, bicubic_upsample};
 pub use wiener::wiener;
+pub use wraps::wraps_around;
 
 use crate::tensor::Tensor;
 use crate::{Error, Result};
@@ -125,4 +127,37 @@ pub trait LinearOperator: Debug + Send + Sync {
     fn adjoint(&self, y: &Tensor<4>) -> Result<Tensor<4>>;
     /// Largest eigenvalue of A^T A.
     fn norm_squared(&self) -> f64;
+    /// The c with A A^T = c I, for operators whose rows are orthogonal and of equal length; `None` for all others,
+    /// and where it is not known. Then A^T / c is the pseudo-inverse.
+    fn row_gram(&self) -> Option<f64> {
+        None
+    }
+}
+
+/// A rectangle of an image, in pixels.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Window {
+    /// First row.
+    pub top: usize,
+    /// First column.
+    pub left: usize,
+    /// Number of rows.
+    pub height: usize,
+    /// Number of columns.
+    pub width: usize,
+}
+
+impl Window {
+    /// All of an image.
+    pub const fn whole(shape: ImageShape) -> Self {
+        Self { top: 0, left: 0, height: shape.height, width: shape.width }
+    }
+
+    /// That part of every image of a batch, `[n, c, height, width]`.
+    ///
+    /// # Panics
+    /// If the images are smaller than the window reaches.
+    pub fn cut(&self, images: &Tensor<4>) -> Tensor<4> {
+        images.clone().narrow(2, self.top, self.height).narrow(3, self.left, self.width)
+    }
 }

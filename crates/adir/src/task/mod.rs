@@ -29,6 +29,43 @@ pub enum Task {
     Denoise,
     /// Lost colour: grey is the mean of the channels.
     Colourise,
+    /// An operator of the caller's, see [`crate::problem::Problem::with_operator`]. It has no name.
+    Custom {
+        /// What kind of operator it is.
+        hint: Hint,
+    },
+}
+
+/// What presets know of an operator, whatever its name.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Hint {
+    /// It makes images smaller by this factor.
+    ShrinksBy(usize),
+    /// It weakens details and keeps the size.
+    Blurs,
+    /// It hides pixels.
+    Hides,
+    /// It mixes the channels into one.
+    DropsColour,
+    /// It changes nothing.
+    Identity,
+    /// Nothing is known of it.
+    Unknown,
+}
+
+impl Task {
+    /// The kind of its operator.
+    pub fn hint(self) -> Hint {
+        match self {
+            Self::SuperResolution { factor } => Hint::ShrinksBy(factor),
+            Self::Deblur => Hint::Blurs,
+            Self::Inpaint => Hint::Hides,
+            Self::Denoise => Hint::Identity,
+            Self::Colourise => Hint::DropsColour,
+            Self::Custom { hint } => hint,
+        }
+    }
 }
 
 impl FromStr for Task {
@@ -58,6 +95,7 @@ impl fmt::Display for Task {
             Self::Inpaint => f.write_str("inpaint"),
             Self::Denoise => f.write_str("denoise"),
             Self::Colourise => f.write_str("colourise"),
+            Self::Custom { .. } => f.write_str("custom"),
         }
     }
 }

@@ -4,7 +4,7 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
-use super::Task;
+use super::Hint;
 use crate::guidance::{Adjoint, DataStep, Residual, Strength};
 use crate::sampler::EpsAfterGuidance;
 use crate::schedule::NoiseLevel;
@@ -116,10 +116,17 @@ pub struct Choice {
     pub source: Source,
 }
 
+impl Choice {
+    /// A value that follows from others.
+    pub(crate) fn rule(name: &'static str, value: impl Into<String>, rule: &'static str) -> Self {
+        Self { name, value: value.into(), source: Source::Rule(rule) }
+    }
+}
+
 /// From this much noise on, in grey levels, deblurring trusts y four times as far as below it (docs/sampling.md).
 const MUCH_NOISE: f64 = 8.0;
 
-/// The settings of `preset` for a task with measurement noise `sigma`, overridden by what was given.
+/// The settings of `preset` for an operator of that kind and measurement noise `sigma`, overridden by what was given.
 ///
 /// Values of y that were rounded to 8 or 16 bits are `rounding` (a standard deviation) off. That counts where the
 /// proximal step would otherwise blow it up.
@@ -133,7 +140,7 @@ const MUCH_NOISE: f64 = 8.0;
 /// [`Error::Config`] when a projection is asked of the ancestral form, or a number is out of range.
 pub fn resolve(
     preset: Preset,
-    task: Task,
+    hint: Hint,
     sigma: NoiseLevel,
     rounding: NoiseLevel,
     lambda: f64,
@@ -158,8 +165,8 @@ pub fn resolve(
     };
     let steps = pick(&mut choices, "steps", given.steps.clone(), steps.to_owned(), Source::Preset, Clone::clone);
     let adjoint = pick(&mut choices, "adjoint", given.adjoint, Adjoint::Normalized, Source::Preset, word);
-    let (data_step, source) = match (preset, task, method) {
-        (Preset::Fast | Preset::Balanced, Task::Deblur, Method::FewStep) => {
+    let (data_step, source) = match (preset, hint, method) {
+        (Preset::Fast | Preset::Balanced, Hint::Blurs, Method::FewStep) => {
             (DataStep::Proximal, Source::Rule("measured better in deblurring, docs/sampling.md"))
         }
         _ => (DataStep::Gradient, Source::Preset),
@@ -171,7 +178,7 @@ pub fn resolve(
     };
     let (strength, source) = match preset {
         Preset::Paper => {
-            let s = if task == (Task::SuperResolution { factor: 8 }) { 20.0 } else { 10.0 };
+            let s = if hint == Hint::ShrinksBy(8) { 20.0 } else { 10.0 };
             (Strength::Scale(s), Source::Preset)
         }
         Preset::Fast | Preset::Balanced if sigma.0 == 0.0 => match method {
@@ -182,8 +189,8 @@ pub fn resolve(
         },
         Preset::Fast | Preset::Balanced => {
             let of_adjoint = if adjoint == Adjoint::Normalized { lambda } else { 1.0 };
-            let (divisor, rule) = match (task, data_step) {
-                (Task::Deblur, DataStep::Proximal) if sigma.to_255() >= MUCH_NOISE => {
+            let (divisor, rule) = match (hint, data_step) {
+                (Hint::Blurs, DataStep::Proximal) if sigma.to_255() >= MUCH_NOISE => {
                     (4.0, "lambda/(4 sigma^2), or 1/(4 sigma^2) with the strict adjoint")
                 }
                 _ => (16.0, "lambda/(16 sigma^2), or 1/(16 sigma^2) with the strict adjoint"),
@@ -203,14 +210,14 @@ pub fn resolve(
     let cap = pick(&mut choices, "cap", given.cap, true, Source::Preset, bool::to_string);
     let clip_x0 = pick(&mut choices, "clip", given.clip_x0, true, Source::Preset, bool::to_string);
     let eta = pick(&mut choices, "eta", given.eta, 1.0, Source::Preset, f64::to_string);
-    let (eps, source) = match task {
-        Task::SuperResolution { .. } | Task::Denoise => {
+    let (eps, source) = match hint {
+        Hint::ShrinksBy(_) | Hint::Identity => {
             (EpsAfterGuidance::Rederive, Source::Rule("measured better in sr and denoise, docs/sampling.md"))
         }
-        Task::Deblur if data_step == DataStep::Proximal && sigma.to_255() >= 1.0 => {
+        Hint::Blurs if data_step == DataStep::Proximal && sigma.to_255() >= 1.0 => {
             (EpsAfterGuidance::Rederive, Source::Rule("measured better with proximal steps, docs/sampling.md"))
         }
-        Task::Deblur | Task::Inpaint | Task::Colourise => (EpsAfterGuidance::Keep, Source::Preset),
+        Hint::Blurs | Hint::Hides | Hint::DropsColour | Hint::Unknown => (EpsAfterGuidance::Keep, Source::Preset),
     };
     let eps_after_guidance = pick(&mut choices, "eps_after_guidance", given.eps_after_guidance, eps, source, word);
     if method == Method::Ancestral && strength == Strength::Projection {
@@ -251,11 +258,12 @@ fn word<T: Serialize>(value: &T) -> String {
 
 #[cfg(test)]
 mod tests {
+    use super::super::Task;
     use super::*;
 
     fn settings(task: Task, levels: f64, rounding: f64, given: &Overrides) -> Settings {
         let (sigma, rounding) = (NoiseLevel::from_255(levels), NoiseLevel::from_255(rounding));
-        resolve(Preset::Fast, task, sigma, rounding, 1.0, given).unwrap().0
+        resolve(Preset::Fast, task.hint(), sigma, rounding, 1.0, given).unwrap().0
     }
 
     /// Rounding to 8 bits is noise of 1/sqrt(12) levels to a solver, and nothing to a gradient step.

@@ -7,10 +7,11 @@ use std::time::Instant;
 use adir::adapt::{AdaptConfig, Adapter, HeldOut};
 use adir::io::folder::image_files;
 use adir::io::hash::hash_file;
+use adir::io::limits::Limits;
 use adir::models::guided_diffusion::GuidedDiffusion;
 use adir::noise::{Noise, Stream};
 use adir::operator::{Degradation, ImageShape, bicubic_upsample, wiener};
-use adir::restore::RestoreConfig;
+use adir::restore::{RestorePlan, SamplingConfig};
 use adir::retrieve::{Encoder, Group, group_by_neighbours};
 use adir::schedule::NoiseLevel;
 use adir::task::{Overrides, Preset, Task};
@@ -229,18 +230,17 @@ impl Bench<'_> {
                 }
             },
         };
-        let request = RestoreConfig {
-            task: task.task,
-            degradation: task.degradation.clone(),
-            mask: task.mask(ImageShape::of(&truth.x))?,
-            sigma: task.sigma,
-            rounding: NoiseLevel(0.0),
+        let mut problem = task.problem.clone();
+        problem.mask = task.mask(ImageShape::of(&truth.x))?.map(Into::into);
+        let facts = facts(self.model.config())?;
+        let measurement = problem.measure(y, NoiseLevel(0.0), facts.channels, &Limits::default())?;
+        let sampling = SamplingConfig {
             preset: self.preset,
             overrides: Overrides { steps: self.steps.clone(), ..Overrides::default() },
             seed: self.seed,
             class: None,
         };
-        let plan = request.plan(y.clone(), &facts(self.model.config())?)?;
+        let plan = RestorePlan::new(measurement, &sampling, &facts)?;
         let (samples, mean) = draw(&plan, &model, usize::from(self.args.samples), log)?;
         Ok(Made { samples, mean, seconds: start.elapsed().as_secs_f64(), held_out })
     }

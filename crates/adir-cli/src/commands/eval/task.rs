@@ -2,15 +2,17 @@
 
 use std::str::FromStr;
 
+use adir::io::limits::Limits;
 use adir::metric::psnr_rgb;
 use adir::operator::{Boundary, Degradation, ImageShape, LinearOperator, Mask, wiener};
+use adir::problem::Problem;
 use adir::schedule::NoiseLevel;
 use adir::task::Task;
 use adir::tensor::{Tensor, from_f32};
 use adir::{Error, Result};
 
 use super::Truth;
-use crate::args::{degradation_of, observe};
+use crate::args::observe;
 
 /// A degradation and the noise after it.
 #[derive(Debug, Clone)]
@@ -20,6 +22,8 @@ pub struct EvalTask {
     pub task: Task,
     pub degradation: Degradation,
     pub sigma: NoiseLevel,
+    /// The same as a restoration is told, without the mask.
+    pub problem: Problem,
 }
 
 impl FromStr for EvalTask {
@@ -40,12 +44,15 @@ impl FromStr for EvalTask {
         };
         let (name, kernel) = what.split_once(':').map_or((what, None), |(name, kernel)| (name, Some(kernel)));
         let task: Task = name.parse()?;
-        let blur = |k: &str| Ok::<_, Error>(Degradation::Blur { kernel: k.parse()?, boundary: Boundary::Circular });
-        let degradation = degradation_of(task, kernel.map(blur).transpose()?)?;
-        if task == Task::Denoise && sigma == 0.0 {
-            return Err(Error::config("denoise needs a noise level, as denoise+25"));
-        }
-        Ok(Self { text: text.to_owned(), task, degradation, sigma: NoiseLevel::from_255(sigma) })
+        let mut problem = Problem::new(task).sigma(sigma).boundary(Boundary::Circular);
+        problem.kernel = kernel.map(Into::into);
+        let limits = Limits::default();
+        let degradation = match task {
+            // Its mask follows from the size of each image.
+            Task::Inpaint if kernel.is_none() => Degradation::Inpaint,
+            _ => problem.degradation(Boundary::Circular, &limits)?.0,
+        };
+        Ok(Self { text: text.to_owned(), task, degradation, sigma: NoiseLevel::from_255(sigma), problem })
     }
 }
 

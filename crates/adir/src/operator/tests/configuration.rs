@@ -183,3 +183,46 @@ fn operators_that_cannot_be() {
     refused(bicubic_upsample(&y, 1), "found 1");
     refused(bicubic_resize(&y, 0, 4), "empty");
 }
+
+/// What the window of a valid blur shows is where its kernel's centre lies.
+#[test]
+fn the_window_of_a_valid_blur_is_where_its_centre_lies() {
+    for (kernel, before) in [("box:5", 2), ("box:4", 1), ("gaussian:7:1.5", 3)] {
+        let kernel: KernelSpec = kernel.parse().unwrap();
+        let size = kernel.build().unwrap().height();
+        let blur = Degradation::Blur { kernel, boundary: Boundary::Valid };
+        let range = ImageShape::new(3, 20, 30);
+        let window = blur.window_for_range(range).unwrap();
+        assert_eq!(window, Window { top: before, left: before, height: 20, width: 30 });
+        let domain = blur.domain_for_range(range).unwrap();
+        // The centre of the kernel is the one weight whose pixel a circular blur leaves where it is.
+        let x = image(domain, 3);
+        let valid = values(&blur.build(domain, None).unwrap().apply(&x).unwrap());
+        let circular = Degradation::Blur { kernel: blur_kernel(&blur), boundary: Boundary::Circular };
+        let whole = circular.build(domain, None).unwrap().apply(&x).unwrap();
+        assert!(max_difference(&valid, &values(&window.cut(&whole))) < 1e-12, "size {size}");
+        let shrunk = Degradation::Compose(vec![blur, Degradation::SuperResolution { factor: 4 }]);
+        let window = shrunk.window_for_range(range).unwrap();
+        assert_eq!(window, Window { top: before, left: before, height: 80, width: 120 });
+    }
+}
+
+fn blur_kernel(blur: &Degradation) -> KernelSpec {
+    match blur {
+        Degradation::Blur { kernel, .. } => kernel.clone(),
+        other => panic!("{other:?}"),
+    }
+}
+
+/// A circular blur goes on across its borders; a window of it does not, nor does noise.
+#[test]
+fn borders_that_continue_each_other_are_recognised() {
+    let shape = ImageShape::new(1, 64, 64);
+    let smooth = Blur::new(shape, Kernel::boxed(9).unwrap(), Boundary::Circular).unwrap();
+    let y = smooth.apply(&image(shape, 1)).unwrap();
+    assert!(wraps_around(&y).unwrap());
+    assert!(!wraps_around(&y.clone().narrow(2, 0, 40)).unwrap());
+    assert!(!wraps_around(&y.narrow(3, 10, 32)).unwrap());
+    assert!(!wraps_around(&image(shape, 2)).unwrap(), "noise says nothing");
+    assert!(!wraps_around(&Tensor::zeros([1, 1, 64, 64], &tensor::cpu())).unwrap(), "nor does a flat image");
+}
