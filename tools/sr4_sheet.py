@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
-"""Degrade, restore and compare images, and draw what came out: input, bicubic, result, truth, one image a row.
+"""Degrade, restore and compare images, and draw what came out: input, bicubic, result, truth, one image per row.
 
-  python3 tools/sr4_sheet.py --adir target/release/adir --images FOLDER --count 10 --side 128 --steps 50 --out docs/sr4
+  python3 tools/sr4_sheet.py --adir target/release/adir --images FOLDER --count 10 --side 128 --steps 50 --out docs/results/sr4
 
 Takes the centre `side` x `side` pixels of the first `count` images by name. Needs Pillow. Writes OUT.png (the first
 eight rows) and OUT.md (every number).
