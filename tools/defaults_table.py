@@ -29,15 +29,17 @@ for path in sorted(Path(a.images).glob("*.png"))[: a.count]:
     im = Image.open(path).convert("RGB"); l, t = (im.width - SIDE) // 2, (im.height - SIDE) // 2
     im.crop((l, t, l + SIDE, t + SIDE)).save(tmp / path.name); truth.append(tmp / path.name)
 
+# The blurs wrap around, so that y has the size of x and the Wiener filter is exact.
+CIRCULAR = ["--boundary", "circular"]
 TASKS = {
     "sr2": ["--task", "sr2"], "sr4": ["--task", "sr4"], "sr8": ["--task", "sr8"],
-    "deblur box:5 sigma 10": ["--task", "deblur", "--kernel", "box:5", "--sigma", "10"],
-    "deblur box:5 sigma 0": ["--task", "deblur", "--kernel", "box:5"],
-    "deblur box:5 sigma 2.55": ["--task", "deblur", "--kernel", "box:5", "--sigma", "2.55"],
-    "deblur box:5 sigma 5": ["--task", "deblur", "--kernel", "box:5", "--sigma", "5"],
-    "deblur gaussian sigma 10": ["--task", "deblur", "--kernel", "gaussian:15:1.6", "--sigma", "10"],
-    "deblur motion sigma 10": ["--task", "deblur", "--kernel", "motion:15:30", "--sigma", "10"],
-    "deblur box:5 sigma 25": ["--task", "deblur", "--kernel", "box:5", "--sigma", "25"],
+    "deblur box:5 sigma 10": ["--task", "deblur", "--kernel", "box:5", *CIRCULAR, "--sigma", "10"],
+    "deblur box:5 sigma 0": ["--task", "deblur", "--kernel", "box:5", *CIRCULAR],
+    "deblur box:5 sigma 2.55": ["--task", "deblur", "--kernel", "box:5", *CIRCULAR, "--sigma", "2.55"],
+    "deblur box:5 sigma 5": ["--task", "deblur", "--kernel", "box:5", *CIRCULAR, "--sigma", "5"],
+    "deblur gaussian sigma 10": ["--task", "deblur", "--kernel", "gaussian:15:1.6", *CIRCULAR, "--sigma", "10"],
+    "deblur motion sigma 10": ["--task", "deblur", "--kernel", "motion:15:30", *CIRCULAR, "--sigma", "10"],
+    "deblur box:5 sigma 25": ["--task", "deblur", "--kernel", "box:5", *CIRCULAR, "--sigma", "25"],
     "denoise sigma 25": ["--task", "denoise", "--sigma", "25"], "denoise sigma 10": ["--task", "denoise", "--sigma", "10"],
     "inpaint": ["--task", "inpaint", "--mask", str(tmp / "mask.png")], "colourise": ["--task", "colourise"],
 }

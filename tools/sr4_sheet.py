@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
-"""Degrade, restore and compare images, and draw what came out: input, bicubic, result, truth, one image a row.
+"""Degrade, restore and compare images, and draw what came out: input, bicubic, result, truth, one image per row.
 
-  python3 tools/sr4_sheet.py --adir target/release/adir --images FOLDER --count 10 --side 128 --steps 50 --out docs/sr4
+  python3 tools/sr4_sheet.py --adir target/release/adir --images FOLDER --count 10 --side 128 --steps 50 --out docs/results/sr4
 
 Takes the centre `side` x `side` pixels of the first `count` images by name. Needs Pillow. Writes OUT.png (the first
 eight rows) and OUT.md (every number).
@@ -44,8 +44,9 @@ for i, row in enumerate(rows[:8]):
 sheet.save(a.out + ".png")
 with open(a.out + ".md", "w") as f:
     f.write(f"# Super-resolution x4, {a.side}x{a.side} pixels, {a.steps} steps, one sample, seed {a.seed}\n\n")
-    f.write(f"Made by `tools/sr4_sheet.py` on {time.strftime('%Y-%m-%d')}, 2 CPU cores. PSNR and SSIM against the truth; agreement is\n"
-            "the PSNR of A x against y on the saved 8-bit files. The picture shows input, bicubic, result, truth.\n\n")
+    f.write(f"`tools/sr4_sheet.py --count {a.count} --side {a.side} --steps {a.steps} --seed {a.seed}`, {time.strftime('%Y-%m-%d')}, {os.cpu_count()} CPU cores. PSNR (dB)\n"
+            "and SSIM against the truth. Agreement is the PSNR of A x against y, on the saved 8-bit files.\n\n")
+    f.write(f"![Input, bicubic, result, truth]({os.path.basename(a.out)}.png)\n\n*Input, bicubic, result, truth, in the order of the table.*\n\n")
     f.write("| image | bicubic PSNR | PSNR | bicubic SSIM | SSIM | agreement, dB | seconds |\n|---|---|---|---|---|---|---|\n")
     for name, b, r, s in table:
         f.write(f"| {name} | {b['psnr_rgb']:.2f} | {r['psnr_rgb']:.2f} | {b['ssim_rgb']:.3f} | {r['ssim_rgb']:.3f} | {float(r['agreement_psnr']):.1f} | {s:.1f} |\n")
