@@ -97,7 +97,7 @@ impl ModelArgs {
     /// The weights, opened but not read.
     pub fn open(&self) -> Result<WeightFile> {
         match &self.model {
-            Some(path) => WeightFile::open(path),
+            Some(path) => Ok(WeightFile::open(path)?),
             None => embedded_prior(),
         }
     }

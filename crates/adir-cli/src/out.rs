@@ -30,5 +30,5 @@ pub fn nobody_listens(error: &Error) -> bool {
 /// Whether `output`, made from `input`, may and can be written: asked before anything is computed.
 pub fn check_output(input: &Path, output: &Path, overwrite: bool) -> Result<()> {
     refuse_overwrite(input, output, overwrite)?;
-    check_writable(output)
+    Ok(check_writable(output)?)
 }

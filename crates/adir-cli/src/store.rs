@@ -123,7 +123,7 @@ fn adapters_in(folder: &Path) -> Result<(Vec<Kept>, Vec<Error>)> {
     for file in files {
         let path = file.map_err(|e| Error::io(folder, e))?.path();
         let Some(key) = path.file_name().and_then(|n| n.to_str()?.strip_suffix(".safetensors")) else { continue };
-        match WeightFile::open(&path).and_then(|file| Adapter::info(&file)) {
+        match WeightFile::open(&path).map_err(Into::into).and_then(|file| Adapter::info(&file)) {
             Ok(info) => kept.push(Kept { key: key.to_owned(), path: path.clone(), info }),
             Err(e) => broken.push(e),
         }

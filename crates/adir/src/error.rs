@@ -72,3 +72,18 @@ impl Error {
         Self::Io { path: path.as_ref().to_owned(), source }
     }
 }
+
+impl From<adir_weights::Error> for Error {
+    fn from(error: adir_weights::Error) -> Self {
+        use adir_weights::Error as Weights;
+        match error {
+            Weights::Malformed { path, message } => Self::Model { path, message },
+            Weights::Unreadable { path, source } => Self::input(path, format!("cannot be read: {source}")),
+            Weights::Io { path, source } => Self::Io { path, source },
+            Weights::NotFinite(message) => Self::Numerical(message),
+            Weights::Invalid(message) => Self::Config(message),
+            // Of a later version: what is wrong is said, if not whose fault it is.
+            other => Self::Config(other.to_string()),
+        }
+    }
+}

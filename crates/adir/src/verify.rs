@@ -98,7 +98,7 @@ impl Cases<'_> {
     }
 
     fn values(&self, name: &str) -> Result<Vec<f32>> {
-        self.file.read_f32(name)
+        Ok(self.file.read_f32(name)?)
     }
 
     fn tensor(&self, name: &str) -> Result<Tensor<4>> {
@@ -120,7 +120,7 @@ impl Cases<'_> {
     }
 
     fn integers(&self, name: &str) -> Result<Vec<i64>> {
-        self.file.read_i64(name)
+        Ok(self.file.read_i64(name)?)
     }
 
     fn timesteps(&self, name: &str) -> Result<Vec<Timestep>> {

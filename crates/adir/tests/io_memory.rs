@@ -7,7 +7,6 @@ use std::time::Duration;
 
 use adir::io::image::read_image;
 use adir::io::limits::Limits;
-use adir::io::weights::WeightFile;
 use flate2::Compression;
 use flate2::write::ZlibEncoder;
 
@@ -130,47 +129,6 @@ fn image_bombs() -> Vec<(&'static str, Vec<u8>)> {
     ]
 }
 
-/// A zip archive with this pickle, uncompressed, as a checkpoint.
-fn checkpoint(pickle: &[u8]) -> Vec<u8> {
-    let name = b"a/data.pkl";
-    let size = (pickle.len() as u32).to_le_bytes();
-    let header = [&[0; 14], &size[..], &size, &(name.len() as u16).to_le_bytes(), &[0; 2]].concat();
-    let data = [b"PK\x03\x04", &header[..], name, pickle].concat();
-    let directory = [b"PK\x01\x02\0\0", &header[..24], &[0; 16], name].concat();
-    let sizes = [(directory.len() as u32).to_le_bytes(), (data.len() as u32).to_le_bytes()].concat();
-    [&data[..], &directory, b"PK\x05\x06\0\0\0\0\x01\0\x01\0", &sizes, &[0; 2]].concat()
-}
-
-fn pickle_bombs() -> Vec<(&'static str, Vec<u8>)> {
-    // Each list holds the one before it twice: two to the power of a hundred paths.
-    let mut doubling = b"\x80\x02]q\x00".to_vec();
-    for level in 0..100_u8 {
-        doubling.extend([b']', b'q', level + 1, b'(', b'h', level, b'h', level, b'e']);
-    }
-    let doubled_map = [&doubling[..], b"."].concat();
-    let shallow = [&doubling[..2 + 3 + 9 * 40], b"."].concat();
-    let nested = |open: &[u8], count: usize, close: &[u8]| {
-        [b"\x80\x02", &open.repeat(count)[..], &close.repeat(count - 1), b"."].concat()
-    };
-    let mut cyclic = b"\x80\x02]q\x00".to_vec();
-    cyclic.extend(b"h\x00a".repeat(1000));
-    cyclic.push(b'.');
-    vec![
-        ("doubling lists, deep", doubled_map),
-        ("doubling lists, 40 deep", shallow),
-        ("a million nested lists", nested(b"]", 999_000, b"a")),
-        ("a million nested tuples", [b"\x80\x02)", &b"\x85".repeat(999_000)[..], b"."].concat()),
-        ("a list that holds itself", cyclic),
-        ("two million values", [b"\x80\x02", &b"N".repeat(2_000_000)[..], b"."].concat()),
-        ("fifteen million copies", [b"\x80\x02N", &b"2".repeat(15_000_000)[..], b"."].concat()),
-        ("fifteen million memories", [b"\x80\x02N", &b"\x94".repeat(15_000_000)[..], b"."].concat()),
-        ("fifteen million marks", [b"\x80\x02", &b"(".repeat(15_000_000)[..], b"."].concat()),
-        ("a text said to have 4 GiB", b"\x80\x02X\xff\xff\xff\xff.".to_vec()),
-        ("bytes said to have 16 EiB", [b"\x80\x04\x8e", &[0xff; 8][..], b"."].concat()),
-        ("a pickle of 17 MiB", vec![b'N'; 17 << 20]),
-    ]
-}
-
 fn scratch(name: &str, content: &[u8]) -> PathBuf {
     let path = std::env::temp_dir().join(format!("adir-memory-{}-{name}", std::process::id()));
     std::fs::write(&path, content).unwrap();
@@ -180,14 +138,6 @@ fn scratch(name: &str, content: &[u8]) -> PathBuf {
 #[test]
 fn bombs_end_in_an_error_soon_and_in_little_memory() {
     let second = Duration::from_secs(1);
-    // Before the others, which leave freed memory behind for these to use unseen.
-    for (name, pickle) in pickle_bombs() {
-        let path = scratch("weights", &checkpoint(&pickle));
-        let own = pickle.len() as u64;
-        let result = within(name, 32 * MIB + own, second, || WeightFile::open(&path).map(|_| ()));
-        assert!(result.is_err(), "{name} is accepted");
-    }
-
     // The first look at a file sets up what stays: not the bomb's doing.
     let _ = read_image(&scratch("image", b""), &Limits::default());
     for (name, bytes) in image_bombs() {
@@ -205,7 +155,5 @@ fn bombs_end_in_an_error_soon_and_in_little_memory() {
     let picture = within("zTXt", 16 * MIB, second, || read_image(&path, &Limits::default())).unwrap();
     assert_eq!(picture.tensor.dims(), [1, 1, 64, 64]);
 
-    for name in ["image", "weights"] {
-        std::fs::remove_file(scratch(name, b"")).unwrap();
-    }
+    std::fs::remove_file(scratch("image", b"")).unwrap();
 }

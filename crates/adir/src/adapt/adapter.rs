@@ -112,7 +112,7 @@ impl Adapter {
         let mut read = |spec: &crate::models::params::ParamSpec| {
             used += 1;
             match file.info(&spec.name) {
-                Some(found) if found.shape == spec.shape => file.read_f32(&spec.name),
+                Some(found) if found.shape == spec.shape => Ok(file.read_f32(&spec.name)?),
                 Some(found) => {
                     let message = format!("{} is {:?}, expected {:?}", spec.name, found.shape, spec.shape);
                     Err(Error::model(file.path(), message))
@@ -151,5 +151,5 @@ pub fn save_params(path: &Path, params: &Params, dtype: Dtype, metadata: &BTreeM
         .zip(&values)
         .map(|(spec, values)| TensorToWrite { name: &spec.name, shape: &spec.shape, dtype, values })
         .collect();
-    write_safetensors(path, &tensors, metadata)
+    Ok(write_safetensors(path, &tensors, metadata)?)
 }

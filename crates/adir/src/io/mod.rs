@@ -7,18 +7,16 @@
 //! * [`image`], with [`side_inputs`] for masks and kernels: pixels to tensors and back, within [`limits`].
 //! * [`weights`] - named tensors, from safetensors or PyTorch checkpoints.
 //! * [`hash`] - SHA-256.
+//!
+//! Weight files, hashes and atomic writes are those of the crate `adir-weights`.
+
+pub use adir_weights::hash;
 
 pub mod atomic;
 mod codec;
 pub mod folder;
-pub mod hash;
 pub mod image;
 pub mod limits;
-mod pickle;
-mod safetensors;
 pub mod side_inputs;
 pub mod sidecar;
-mod source;
-mod torch;
 pub mod weights;
-mod zip;

@@ -10,5 +10,5 @@ static PRIOR: &[u8] = include_bytes!("../../../../assets/prior.safetensors");
 /// # Errors
 /// None in a program that was built whole.
 pub fn embedded_prior() -> Result<WeightFile> {
-    WeightFile::from_bytes("<embedded prior>", PRIOR)
+    Ok(WeightFile::from_bytes("<embedded prior>", PRIOR)?)
 }

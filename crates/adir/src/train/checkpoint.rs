@@ -26,7 +26,7 @@ struct Named<'a> {
 fn write(path: &Path, tensors: &[Named<'_>], dtype: Dtype, metadata: &BTreeMap<String, String>) -> Result<()> {
     let borrowed: Vec<_> =
         tensors.iter().map(|t| TensorToWrite { name: &t.name, shape: t.shape, dtype, values: &t.values }).collect();
-    write_safetensors(path, &borrowed, metadata)
+    Ok(write_safetensors(path, &borrowed, metadata)?)
 }
 
 fn named<'a>(prefix: &str, params: &'a Params) -> Result<Vec<Named<'a>>> {
@@ -127,7 +127,7 @@ fn load(file: &WeightFile, layout: Arc<ParamLayout>, kind: &str, device: &Device
     Params::load(layout, device, DType::F32, |spec| {
         let name = format!("{kind}{}", spec.name);
         check_shape(file, &name, &spec.shape)?;
-        file.read_f32(&name)
+        Ok(file.read_f32(&name)?)
     })
 }
 

@@ -60,7 +60,8 @@ impl GuidedDiffusion {
         if !report.is_clean() {
             return Err(Error::model(file.path(), format!("the weights do not fit the network:\n{report}")));
         }
-        let params = Params::load(Arc::new(layout), device, dtype, |spec| file.read_f32(&spec.name)).map_err(fault)?;
+        let params =
+            Params::load(Arc::new(layout), device, dtype, |spec| Ok(file.read_f32(&spec.name)?)).map_err(fault)?;
         let image_mean = file.metadata().get(ImageMean::KEY).map(|text| ImageMean::from_json(text)).transpose();
         Ok(Self::from_parts(config, net, params)?.with_image_mean(image_mean.map_err(fault)?))
     }

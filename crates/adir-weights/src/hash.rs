@@ -34,9 +34,9 @@ pub fn sha256(bytes: &[u8]) -> String {
 /// Size in bytes and SHA-256 of a file, read piece by piece; the digest as of [`sha256`].
 ///
 /// # Errors
-/// [`Error::Input`] when it cannot be read.
+/// [`Error::Unreadable`].
 pub fn hash_file(path: &Path) -> Result<(u64, String)> {
-    let fault = |e: std::io::Error| Error::input(path, format!("cannot be read: {e}"));
+    let fault = |e| Error::unreadable(path, e);
     let mut file = File::open(path).map_err(fault)?;
     let (mut hasher, mut size, mut piece) = (Hasher::default(), 0, vec![0; 1 << 16]);
     loop {

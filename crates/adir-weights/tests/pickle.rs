@@ -1,7 +1,6 @@
 //! Hostile checkpoints: nothing in them runs, and each ends in an error or in nothing but its tensors.
 
-use adir::Error;
-use adir::io::weights::WeightFile;
+use adir_weights::{Error, WeightFile};
 
 /// A zip archive of uncompressed entries.
 fn zip(entries: &[(&str, &[u8])]) -> Vec<u8> {
@@ -106,7 +105,7 @@ fn attacks_run_nothing() {
     assert!(attacks.len() >= 20);
     for attack in &attacks {
         let message = match open(attack) {
-            Err(Error::Model { message, .. }) => message,
+            Err(Error::Malformed { message, .. }) => message,
             other => panic!("{}: {other:?}", String::from_utf8_lossy(attack)),
         };
         assert!(message.contains("no tensor"), "{message}");
@@ -178,7 +177,7 @@ fn malformed_descriptions_are_errors() {
     ];
     for (number, case) in cases.iter().enumerate() {
         match open(case) {
-            Err(Error::Model { message, .. }) => assert!(!message.is_empty()),
+            Err(Error::Malformed { message, .. }) => assert!(!message.is_empty()),
             other => panic!("case {number}: {other:?}"),
         }
     }
@@ -216,7 +215,7 @@ fn malformed_archives_are_errors() {
         &[("a/data.pkl", &pickle), ("a/data/0", &data[..20])],                    // too short
         &[("a/data.pkl", &pickle), ("a/data/0", &data), ("a/byteorder", b"big")],
     ] {
-        assert!(matches!(open(zip(entries)), Err(Error::Model { .. })));
+        assert!(matches!(open(zip(entries)), Err(Error::Malformed { .. })));
     }
     let valid = zip(&[("a/data.pkl", &pickle), ("a/data/0", &data)]);
     // Encrypted, compressed by an unknown method, compressed with sizes no compression can reach.

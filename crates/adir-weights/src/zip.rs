@@ -3,8 +3,8 @@
 
 use std::collections::BTreeMap;
 
-use super::source::{Region, Source};
 use crate::Result;
+use crate::source::{Region, Source};
 
 /// Most bytes of central directory.
 const MAX_DIRECTORY: u64 = 32 << 20;
@@ -15,10 +15,10 @@ const END_LEN: usize = 22;
 const MAX_COMMENT: usize = 65535;
 
 /// The first bytes of an archive that has an entry.
-pub(super) const SIGNATURE: [u8; 4] = *b"PK\x03\x04";
+pub(crate) const SIGNATURE: [u8; 4] = *b"PK\x03\x04";
 
 /// Every entry of the archive, by name.
-pub(super) fn entries(source: &Source) -> Result<BTreeMap<String, Region>> {
+pub(crate) fn entries(source: &Source) -> Result<BTreeMap<String, Region>> {
     let (offset, len) = directory(source)?;
     let bytes = source.read_vec(offset, len)?;
     let mut entries = BTreeMap::new();

@@ -9,22 +9,22 @@
 //! contents and arrive from anywhere, so the work is bounded: see the constants, here and in
 //! the submodules.
 
-use super::weights::Dtype;
+use crate::weights::Dtype;
 
 mod machine;
 mod tensors;
 
 /// Longest pickle in bytes.
-pub(super) const MAX_PICKLE: u64 = 16 << 20;
+pub(crate) const MAX_PICKLE: u64 = 16 << 20;
 /// Most values in an arena, and most remembered ones. A tensor takes about 25 of them.
 const MAX_NODES: usize = 400_000;
 
 /// A value's index in its [`Heap`].
-pub(super) type Id = u32;
+pub(crate) type Id = u32;
 
 /// A value that a pickle describes.
 #[derive(Debug)]
-pub(super) enum Node {
+pub(crate) enum Node {
     /// A value of no use here: None, numbers that are not integers, bytes.
     Opaque,
     Bool(bool),
@@ -43,14 +43,14 @@ pub(super) enum Node {
 
 /// The entries of a dictionary or dictionary-like object, and the attributes of an object.
 #[derive(Debug, Default)]
-pub(super) struct Map {
+pub(crate) struct Map {
     pub items: Vec<(Id, Id)>,
     pub attributes: Option<Id>,
 }
 
 /// A run of elements that tensors are views of.
 #[derive(Debug)]
-pub(super) struct Storage {
+pub(crate) struct Storage {
     pub key: Box<str>,
     pub dtype: Dtype,
     /// Number of elements.
@@ -59,7 +59,7 @@ pub(super) struct Storage {
 
 /// A view of a storage; offset and strides count elements.
 #[derive(Debug)]
-pub(super) struct Tensor {
+pub(crate) struct Tensor {
     pub storage: Id,
     pub first: u64,
     pub shape: Vec<usize>,
@@ -68,7 +68,7 @@ pub(super) struct Tensor {
 
 /// The arena that holds the values of one or more pickles.
 #[derive(Debug, Default)]
-pub(super) struct Heap(Vec<Node>);
+pub(crate) struct Heap(Vec<Node>);
 
 impl Heap {
     /// The value with this index.

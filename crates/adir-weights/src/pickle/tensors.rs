@@ -1,7 +1,7 @@
 //! The calls that are understood: those by which PyTorch describes tensors and their storages.
 
 use super::{Heap, Id, Node, Storage, Tensor, kind};
-use crate::io::weights::Dtype;
+use crate::weights::Dtype;
 
 /// Most dimensions of a tensor.
 const MAX_RANK: usize = 16;

@@ -3,11 +3,10 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-use adir::Error;
-use adir::io::weights::{Dtype, TensorToWrite, WeightFile, write_safetensors};
+use adir_weights::{Dtype, Error, TensorToWrite, WeightFile, write_safetensors};
 
 fn fixture(name: &str) -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/io_fixtures").join(name)
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures").join(name)
 }
 
 fn open(name: &str) -> WeightFile {
@@ -35,7 +34,7 @@ fn read_everything(bytes: Vec<u8>) -> bool {
     })
 }
 
-/// `io_fixtures/make.py` saved the same tensors in three containers and their values by numpy.
+/// `fixtures/make.py` saved the same tensors in three containers and their values by numpy.
 #[test]
 fn tensors_saved_by_pytorch_come_back_in_every_container() {
     let expected = open("expected.safetensors");
@@ -128,11 +127,11 @@ fn what_is_written_is_read_back_sorted_and_rounded_to_the_nearest() {
     assert_eq!(file.read_f32("one").unwrap(), [5.0]);
     assert_eq!(file.info("none").unwrap().shape, [0, 4]);
     let bytes = std::fs::read(&path).unwrap();
-    assert_eq!(file.sha256().unwrap(), adir::io::hash::sha256(&bytes));
+    assert_eq!(file.sha256().unwrap(), adir_weights::hash::sha256(&bytes));
     let embedded = WeightFile::from_bytes("prior", bytes).unwrap();
     assert_eq!(embedded.path(), Path::new("<prior>"));
     assert_eq!(embedded.read_f32("z").unwrap(), values);
-    assert!(matches!(embedded.read_f32("absent"), Err(Error::Model { .. })));
+    assert!(matches!(embedded.read_f32("absent"), Err(Error::Malformed { .. })));
     std::fs::remove_file(&path).unwrap();
 }
 
@@ -227,7 +226,7 @@ fn malformed_safetensors_are_refused() {
     for header in &headers {
         let result = WeightFile::from_bytes("bad", safetensors(header, &[0; 8]));
         let message = match result {
-            Err(Error::Model { message, .. }) => message,
+            Err(Error::Malformed { message, .. }) => message,
             other => panic!("{header:.80}: {other:?}"),
         };
         assert!(!message.is_empty());

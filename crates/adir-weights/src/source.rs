@@ -11,7 +11,7 @@ use std::sync::{Mutex, PoisonError};
 
 use flate2::read::DeflateDecoder;
 
-use super::hash::Hasher;
+use crate::hash::Hasher;
 use crate::{Error, Result};
 
 /// Bytes handed over at a time; a multiple of every element size.
@@ -19,7 +19,7 @@ const CHUNK: usize = 1 << 20;
 
 /// Random access to the bytes of one model file.
 #[derive(Debug)]
-pub(super) struct Source {
+pub(crate) struct Source {
     path: PathBuf,
     len: u64,
     bytes: Bytes,
@@ -33,7 +33,7 @@ enum Bytes {
 
 /// A run of bytes inside a [`Source`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Region {
+pub(crate) enum Region {
     /// Stored as they are.
     Raw { offset: u64, len: u64 },
     /// Compressed by DEFLATE; `len` is the size after inflating.
@@ -51,11 +51,11 @@ impl Region {
 
 impl Source {
     pub fn open(path: &Path) -> Result<Self> {
-        let cannot = |e: std::io::Error| Error::model(path, format!("cannot be opened: {e}"));
+        let cannot = |e: std::io::Error| Error::malformed(path, format!("cannot be opened: {e}"));
         let file = File::open(path).map_err(cannot)?;
         let metadata = file.metadata().map_err(cannot)?;
         if !metadata.is_file() {
-            return Err(Error::model(path, "is not a regular file"));
+            return Err(Error::malformed(path, "is not a regular file"));
         }
         Ok(Self { path: path.to_owned(), len: metadata.len(), bytes: Bytes::File(Mutex::new(file)) })
     }
@@ -72,9 +72,9 @@ impl Source {
         self.len
     }
 
-    /// An [`Error::Model`] about this file.
+    /// An [`Error::Malformed`] about this file.
     pub fn error(&self, message: impl Into<String>) -> Error {
-        Error::model(&self.path, message)
+        Error::malformed(&self.path, message)
     }
 
     /// Fills `buffer` from `offset`.

@@ -12,10 +12,9 @@ use std::path::Path;
 use half::{bf16, f16};
 use serde::de::{self, Deserialize, Deserializer, MapAccess, Visitor};
 
-use super::atomic;
-use super::source::{Region, Source};
-use super::weights::{Dtype, Stored, TensorInfo};
-use crate::{Error, Result};
+use crate::source::{Region, Source};
+use crate::weights::{Dtype, Stored, TensorInfo};
+use crate::{Error, Result, atomic};
 
 /// Largest header in bytes, as in the reference implementation.
 const MAX_HEADER: u64 = 100_000_000;
@@ -29,7 +28,7 @@ const METADATA: &str = "__metadata__";
 type Contents = (BTreeMap<String, Stored>, BTreeMap<String, String>);
 
 /// The tensors and the metadata of a safetensors file.
-pub(super) fn read(source: &Source) -> Result<Contents> {
+pub(crate) fn read(source: &Source) -> Result<Contents> {
     let mut length = [0; 8];
     if source.len() < 8 {
         return Err(
@@ -200,8 +199,8 @@ pub struct TensorToWrite<'a> {
 /// Writes tensors and metadata as a safetensors file, sorted by name, whole or not at all.
 ///
 /// # Errors
-/// [`Error::Config`] if two tensors share a name, a name is too long or reserved, a shape does not fit its
-/// values, or the type is not floating-point; [`Error::Numerical`] if a value is not finite in the stored
+/// [`Error::Invalid`] if two tensors share a name, a name is too long or reserved, a shape does not fit its
+/// values, or the type is not floating-point; [`Error::NotFinite`] if a value is not finite in the stored
 /// type, since such a file would not load; [`Error::Io`] if it cannot be written.
 pub fn write_safetensors(
     path: &Path,
@@ -223,7 +222,7 @@ pub fn write_safetensors(
 }
 
 fn header(sorted: &[&TensorToWrite<'_>], metadata: &BTreeMap<String, String>) -> Result<Vec<u8>> {
-    let invalid = |name: &str, message: String| Err(Error::config(format!("tensor {name:?}: {message}")));
+    let invalid = |name: &str, message: String| Err(Error::invalid(format!("tensor {name:?}: {message}")));
     let mut entries = serde_json::Map::new();
     if !metadata.is_empty() {
         entries.insert(METADATA.to_owned(), serde_json::json!(metadata));
@@ -250,7 +249,7 @@ fn header(sorted: &[&TensorToWrite<'_>], metadata: &BTreeMap<String, String>) ->
         }
         from = to;
     }
-    let mut header = serde_json::to_vec(&entries).map_err(|e| Error::config(format!("safetensors header: {e}")))?;
+    let mut header = serde_json::to_vec(&entries).map_err(|e| Error::invalid(format!("safetensors header: {e}")))?;
     // Data aligned to 8 bytes can be used in place by readers that map the file.
     header.resize(header.len().next_multiple_of(8), b' ');
     Ok(header)
@@ -276,7 +275,7 @@ fn write_values(tensor: &TensorToWrite<'_>, file: &mut impl Write, path: &Path) 
     if overflowed > 0 {
         let TensorToWrite { name, dtype, values, .. } = tensor;
         let all = values.len();
-        return Err(Error::Numerical(format!(
+        return Err(Error::NotFinite(format!(
             "tensor {name:?}: {overflowed} of {all} values are not finite as {dtype:?}"
         )));
     }

@@ -5,11 +5,11 @@
 
 use std::collections::{BTreeMap, HashMap};
 
-use super::pickle::{Heap, Id, MAX_PICKLE, Node, Storage, Tensor};
-use super::source::{Region, Source};
-use super::weights::{Dtype, Stored, TensorInfo};
-use super::zip;
 use crate::Result;
+use crate::pickle::{Heap, Id, MAX_PICKLE, Node, Storage, Tensor};
+use crate::source::{Region, Source};
+use crate::weights::{Dtype, Stored, TensorInfo};
+use crate::zip;
 
 /// The pickle of the number that the older format begins with.
 const LEGACY_MAGIC: [u8; 15] = *b"\x80\x02\x8a\x0a\x6c\xfc\x9c\x46\xf9\x20\x6a\xa8\x50\x19.";
@@ -23,14 +23,14 @@ const MAX_VISITS: usize = 1_000_000;
 const MAX_KEY: usize = 256;
 
 /// Whether a file that begins so is one of these.
-pub(super) fn recognises(start: &[u8; 16]) -> bool {
+pub(crate) fn recognises(start: &[u8; 16]) -> bool {
     // A safetensors header of 64 MiB begins with the same four bytes; it goes on with zeros and a brace.
     let safetensors = start[4..9] == *b"\0\0\0\0{";
     (start.starts_with(&zip::SIGNATURE) && !safetensors) || start.starts_with(&LEGACY_MAGIC)
 }
 
 /// The tensors of a checkpoint.
-pub(super) fn read(source: &Source) -> Result<BTreeMap<String, Stored>> {
+pub(crate) fn read(source: &Source) -> Result<BTreeMap<String, Stored>> {
     let mut start = [0; 4];
     source.read_exact_at(0, &mut start)?;
     let (heap, root, regions) = if start == zip::SIGNATURE { read_zip(source) } else { read_legacy(source) }?;

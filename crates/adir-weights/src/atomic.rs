@@ -1,0 +1,253 @@
+//! Writing files so that a reader, a crash or a power cut never meets half of one.
+//!
+//! A scratch file in the same folder is written, flushed and synced, then renamed over the target, then
+//! the folder is synced. After an error or a kill the path holds the old file or the new one, whole. On
+//! `Ok` the new one survives a power cut (on Unix; elsewhere folders cannot be synced). A symbolic link
+//! at the path is replaced, not followed.
+
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, BufWriter, Seek, SeekFrom, Write};
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use crate::{Error, Result};
+
+/// The operations at which the system can fail, in order; the seam where tests make it fail.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Step {
+    Create,
+    Write,
+    SyncFile,
+    Rename,
+    SyncFolder,
+}
+
+/// Called before each [`Step`]; an error stands for the system refusing that step.
+type Hook<'a> = &'a mut dyn FnMut(Step) -> io::Result<()>;
+
+/// The scratch file being filled, buffered.
+pub struct AtomicFile<'a>(BufWriter<Hooked<'a>>);
+
+impl Write for AtomicFile<'_> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.0.write(bytes)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.0.flush()
+    }
+}
+
+impl Seek for AtomicFile<'_> {
+    fn seek(&mut self, position: SeekFrom) -> io::Result<u64> {
+        self.0.seek(position)
+    }
+}
+
+struct Hooked<'a> {
+    file: File,
+    hook: Hook<'a>,
+}
+
+impl Write for Hooked<'_> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        (self.hook)(Step::Write)?;
+        self.file.write(bytes)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.file.flush()
+    }
+}
+
+impl Seek for Hooked<'_> {
+    fn seek(&mut self, position: SeekFrom) -> io::Result<u64> {
+        self.file.seek(position)
+    }
+}
+
+/// Writes the file at `path` whole or not at all; `fill` provides the content.
+///
+/// # Errors
+/// What `fill` returns, or [`Error::Io`] where the system refuses; `path` then holds what it held before
+/// (after a failure to sync the folder, the last step: the new content).
+pub fn write<E: From<Error>>(path: &Path, fill: impl FnOnce(&mut AtomicFile<'_>) -> Result<(), E>) -> Result<(), E> {
+    write_with(path, fill, &mut |_| Ok(()))
+}
+
+fn write_with<E: From<Error>>(
+    path: &Path,
+    fill: impl FnOnce(&mut AtomicFile<'_>) -> Result<(), E>,
+    hook: Hook<'_>,
+) -> Result<(), E> {
+    let io_error = |e| E::from(Error::io(path, e));
+    let folder = folder_of(path);
+    hook(Step::Create).map_err(io_error)?;
+    let (file, scratch) = create_scratch(folder).map_err(io_error)?;
+    if let Ok(existing) = fs::metadata(path) {
+        // Overwriting must not make a private file public.
+        fs::set_permissions(&scratch.0, existing.permissions()).map_err(io_error)?;
+    }
+    let mut writer = AtomicFile(BufWriter::new(Hooked { file, hook }));
+    let filled = fill(&mut writer).and_then(|()| writer.flush().map_err(io_error));
+    // Taken apart, so that dropping the buffer after an error does not try to write it again.
+    let (Hooked { file, hook }, _unwritten) = writer.0.into_parts();
+    filled?;
+    hook(Step::SyncFile).and_then(|()| file.sync_all()).map_err(io_error)?;
+    drop(file);
+    hook(Step::Rename).and_then(|()| fs::rename(&scratch.0, path)).map_err(io_error)?;
+    scratch.forget();
+    hook(Step::SyncFolder).and_then(|()| sync_folder(folder)).map_err(io_error)
+}
+
+fn folder_of(path: &Path) -> &Path {
+    match path.parent() {
+        Some(parent) if !parent.as_os_str().is_empty() => parent,
+        _ => Path::new("."),
+    }
+}
+
+/// Whether [`write`] could begin at `path`, tried with an empty scratch file: worth knowing before a long computation.
+///
+/// # Errors
+/// [`Error::Io`] where the folder is missing or takes no files; [`Error::Invalid`] where the path is a folder.
+pub fn check_writable(path: &Path) -> Result<()> {
+    if path.is_dir() {
+        return Err(Error::invalid(format!("{}: is a folder, expected the name of a file", path.display())));
+    }
+    let folder = folder_of(path);
+    create_scratch(folder).map(drop).map_err(|e| Error::io(folder, e))
+}
+
+/// Removes the scratch file when it goes out of scope, whatever the reason.
+struct Scratch(PathBuf);
+
+impl Scratch {
+    fn forget(mut self) {
+        self.0 = PathBuf::new();
+    }
+}
+
+impl Drop for Scratch {
+    fn drop(&mut self) {
+        if !self.0.as_os_str().is_empty() {
+            // Nothing more can be done here, and the error that led here matters more.
+            let _ = fs::remove_file(&self.0);
+        }
+    }
+}
+
+fn create_scratch(folder: &Path) -> io::Result<(File, Scratch)> {
+    static NEXT: AtomicU64 = AtomicU64::new(0);
+    loop {
+        let number = NEXT.fetch_add(1, Ordering::Relaxed);
+        let path = folder.join(format!(".adir-{}-{number}.part", std::process::id()));
+        match OpenOptions::new().write(true).create_new(true).open(&path) {
+            Ok(file) => return Ok((file, Scratch(path))),
+            // Left behind by a killed process that had the same number.
+            Err(e) if e.kind() == io::ErrorKind::AlreadyExists => {}
+            Err(e) => return Err(e),
+        }
+    }
+}
+
+#[cfg(unix)]
+fn sync_folder(folder: &Path) -> io::Result<()> {
+    File::open(folder)?.sync_all()
+}
+
+#[cfg(not(unix))]
+fn sync_folder(_folder: &Path) -> io::Result<()> {
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn folder(name: &str) -> PathBuf {
+        let folder = std::env::temp_dir().join(format!("adir-atomic-{}-{name}", std::process::id()));
+        let _ = fs::remove_dir_all(&folder);
+        fs::create_dir_all(&folder).unwrap();
+        folder
+    }
+
+    /// Fails the n-th step for n = 1, 2, ... until the write succeeds.
+    fn fail_each_step(existing: Option<&[u8]>) -> usize {
+        let folder = folder(if existing.is_some() { "replace" } else { "create" });
+        let path = folder.join("out.bin");
+        // Larger than the buffer, so that several writes reach the file.
+        let new = vec![7_u8; 50_000];
+        for n in 1.. {
+            match existing {
+                Some(old) => fs::write(&path, old).unwrap(),
+                None => drop(fs::remove_file(&path)),
+            }
+            let mut steps = Vec::new();
+            let fill = |file: &mut AtomicFile<'_>| {
+                new.chunks(5000).try_for_each(|part| file.write_all(part)).map_err(|e| Error::io(&path, e))
+            };
+            let result = write_with(&path, fill, &mut |step| {
+                steps.push(step);
+                if steps.len() == n { Err(io::Error::from(io::ErrorKind::StorageFull)) } else { Ok(()) }
+            });
+            let found = fs::read(&path).ok();
+            let files = fs::read_dir(&folder).unwrap().count();
+            assert_eq!(files, usize::from(found.is_some()), "step {n}: a scratch file is left");
+            if result.is_ok() {
+                assert_eq!(found.as_deref(), Some(&new[..]));
+                fs::remove_dir_all(&folder).unwrap();
+                return steps.len();
+            }
+            assert_eq!(steps.len(), n, "nothing runs after a failed step");
+            let replaced = steps.last() == Some(&Step::SyncFolder);
+            assert_eq!(found.as_deref(), if replaced { Some(&new[..]) } else { existing }, "step {n}");
+        }
+        unreachable!()
+    }
+
+    #[test]
+    fn a_failure_at_any_step_leaves_the_old_file_or_the_new_one() {
+        assert!(fail_each_step(Some(b"old")) >= 9);
+        assert!(fail_each_step(None) >= 9);
+    }
+
+    #[test]
+    fn an_error_or_a_panic_while_filling_leaves_nothing() {
+        let folder = folder("fill");
+        let path = folder.join("out.bin");
+        let failed = write(&path, |file| {
+            file.write_all(b"half").unwrap();
+            Err(Error::invalid("stop"))
+        });
+        assert!(matches!(failed, Err(Error::Invalid(_))));
+        let panicked = std::panic::catch_unwind(|| write::<Error>(&path, |_| panic!("deliberate")));
+        assert!(panicked.is_err());
+        assert_eq!(fs::read_dir(&folder).unwrap().count(), 0);
+        fs::remove_dir_all(&folder).unwrap();
+    }
+
+    #[test]
+    fn a_folder_that_takes_no_files_is_known_before_anything_is_written() {
+        let folder = folder("writable");
+        check_writable(&folder.join("new.png")).unwrap();
+        assert_eq!(fs::read_dir(&folder).unwrap().count(), 0, "the trial leaves nothing");
+        let missing = check_writable(&folder.join("missing/new.png")).unwrap_err();
+        assert!(matches!(&missing, Error::Io { path, .. } if path.ends_with("missing")), "{missing}");
+        assert!(matches!(check_writable(&folder), Err(Error::Invalid(_))));
+        fs::remove_dir_all(&folder).unwrap();
+    }
+
+    #[cfg(unix)]
+    #[test]
+    fn overwriting_keeps_a_private_file_private() {
+        use std::os::unix::fs::PermissionsExt;
+        let folder = folder("mode");
+        let path = folder.join("out.bin");
+        fs::write(&path, b"old").unwrap();
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o600)).unwrap();
+        write(&path, |file| file.write_all(b"new").map_err(|e| Error::io("x", e))).unwrap();
+        assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
+        fs::remove_dir_all(&folder).unwrap();
+    }
+}
