@@ -7,7 +7,7 @@ use std::time::Instant;
 use adir::adapt::{AdaptConfig, Adapter, HeldOut};
 use adir::io::folder::image_files;
 use adir::io::hash::hash_file;
-use adir::models::guided_diffusion::GuidedDiffusion;
+use adir::models::{Denoiser, Prior};
 use adir::noise::{Noise, Stream};
 use adir::operator::{Degradation, ImageShape, bicubic_upsample, wiener};
 use adir::restore::RestoreConfig;
@@ -76,12 +76,12 @@ pub struct Bench<'a> {
     pub gallery: &'a OnceCell<Gallery>,
     /// Observations that share an adaptation, and their adapters so far; found when they are needed.
     pub shared: RefCell<Vec<(Group, Option<Adapter>)>>,
-    pub model: &'a GuidedDiffusion,
+    pub model: &'a Prior,
     pub model_sha256: &'a str,
     pub preset: Preset,
     pub steps: Option<String>,
     /// The file of the method adapter, and the model with it.
-    pub adapter: Option<(PathBuf, GuidedDiffusion)>,
+    pub adapter: Option<(PathBuf, Prior)>,
     /// What the distance of features is measured with.
     pub features: &'a dyn Encoder,
     /// Where the task is a blur.
@@ -240,7 +240,7 @@ impl Bench<'_> {
             seed: self.seed,
             class: None,
         };
-        let plan = request.plan(y.clone(), &facts(self.model.config())?)?;
+        let plan = request.plan(y.clone(), &facts(self.model.info()))?;
         let (samples, mean) = draw(&plan, &model, usize::from(self.args.samples), log)?;
         Ok(Made { samples, mean, seconds: start.elapsed().as_secs_f64(), held_out })
     }
