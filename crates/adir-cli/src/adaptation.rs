@@ -2,18 +2,19 @@
 
 use std::path::{Path, PathBuf};
 
-use adir::adapt::{AdaptConfig, Adaptation, Adapter, AdapterInfo, CropScale, HeldOut, LevelWeights, Trained};
+use adir::adapt::{
+    AdaptConfig, Adaptation, AdaptedLayers, Adapter, AdapterInfo, CropScale, HeldOut, LevelWeights, Trained,
+};
 use adir::io::hash::sha256;
 use adir::io::image::read_image;
 use adir::io::limits::Limits;
 use adir::io::weights::WeightFile;
-use adir::models::Denoiser;
 use adir::models::clip::Clip;
 use adir::models::efficientnet_lite::EfficientNetLite0;
-use adir::models::guided_diffusion::GuidedDiffusion;
+use adir::models::{Denoiser, Prior};
 use adir::retrieve::{Build, BuildOutcome, ContentHash, Encoder, Exclude, Index, Neighbour, Precision};
 use adir::task::Preset;
-use adir::tensor::{self, DType, Tensor, cpu};
+use adir::tensor::{DType, Tensor, cpu};
 use adir::{Error, Result};
 use clap::{Args, ValueEnum};
 use serde_json::{Value, json};
@@ -111,7 +112,7 @@ pub struct AdaptArgs {
 
 /// The model to adapt, and the SHA-256 of its weight file.
 pub struct Base<'a> {
-    pub model: &'a GuidedDiffusion,
+    pub model: &'a Prior,
     pub sha256: &'a str,
 }
 
@@ -119,11 +120,11 @@ impl Base<'_> {
     /// The adapter in the file at `path`, and what it says of itself.
     pub fn read_adapter(&self, path: &Path) -> Result<(Adapter, AdapterInfo)> {
         let file = WeightFile::open(path)?;
-        Ok((Adapter::load(&file, self.model, self.sha256)?, Adapter::info(&file)?))
+        Ok((Adapter::load(&file, self.model)?, Adapter::info(&file)?))
     }
 
     /// The model with an adapter in it.
-    pub fn with(&self, adapter: &Adapter) -> Result<GuidedDiffusion> {
+    pub fn with(&self, adapter: &Adapter) -> Result<Prior> {
         Ok(self.model.with_params(adapter.apply(self.model.params())?))
     }
 }
@@ -161,7 +162,7 @@ pub struct Found {
 /// What became of an adaptation.
 pub struct Adapted {
     /// The model to sample with.
-    pub model: GuidedDiffusion,
+    pub model: Prior,
     /// For the record.
     pub record: Value,
 }
@@ -205,7 +206,9 @@ impl AdaptArgs {
             },
             micro_batch: self.settings.adapt_micro_batch.unwrap_or(base.micro_batch),
             trained: match (self.lora, self.full) {
-                (Some(rank), _) => Trained::Lora { rank, alpha: rank as f64 / 2.0 },
+                (Some(rank), _) => {
+                    Trained::Lora { rank, alpha: rank as f64 / 2.0, layers: AdaptedLayers::Convolutions }
+                }
                 (None, true) => Trained::Full,
                 (None, false) => base.trained,
             },
@@ -268,7 +271,7 @@ impl AdaptArgs {
         let (files, images) = match gallery {
             None => {
                 let [_, _, h, w] = observed.y.dims();
-                let multiple = model.size_multiple();
+                let multiple = model.info().size_multiple;
                 config.crop = config.crop.min((h.min(w) / multiple * multiple).max(multiple));
                 config.scale = CropScale::Native;
                 (vec![observed.file.to_owned()], json!("the observation itself"))
@@ -295,13 +298,13 @@ impl AdaptArgs {
         log: &Log,
     ) -> Result<Found> {
         let model = base.model;
-        config.check(model.size_multiple())?;
+        config.check(model.info().size_multiple)?;
         let images = Value::Null;
         let hashes = files.iter().map(|p| Ok(ContentHash::of_file(p)?.to_string())).collect::<Result<Vec<_>>>()?;
         let mut made_from = json!({"version": 1, "base": base.sha256, "images": hashes, "settings": config});
-        if tensor::bf16_products() || model.params().dtype() != DType::F32 {
-            made_from["computed_in"] =
-                json!(format!("{:?}, bf16 products: {}", model.params().dtype(), tensor::bf16_products()));
+        let bf16_products = model.params().bf16_products();
+        if bf16_products || model.params().dtype() != DType::F32 {
+            made_from["computed_in"] = json!(format!("{:?}, bf16 products: {bf16_products}", model.params().dtype()));
         }
         let key = sha256(made_from.to_string().as_bytes()).to_string();
         let kept = self.store.adapter_path(&key)?;

@@ -4,9 +4,9 @@ use std::path::PathBuf;
 
 use adir::io::sidecar::sidecar_config;
 use adir::io::weights::WeightFile;
-use adir::models::embedded_prior;
-use adir::models::guided_diffusion::{GuidedDiffusion, UNetConfig};
-use adir::tensor::{self, DType, Device, Isa};
+use adir::models::Prior;
+use adir::models::guided_diffusion::UNetConfig;
+use adir::tensor::{self, Compute, DType, Isa};
 use adir::{Error, Result};
 use clap::{Args, ValueEnum};
 
@@ -49,8 +49,8 @@ impl Precision {
     }
 }
 
-/// The device of that name, made ready to compute in that precision, and the precision of its tensors.
-pub fn place(name: &str, dtype: Precision) -> Result<(Device, DType)> {
+/// The device of that name, and how it computes in that precision.
+pub fn place(name: &str, dtype: Precision) -> Result<Compute> {
     let device = tensor::device(name)?;
     if !tensor::is_cpu(&device) {
         // GPUs say that they have f64, and compute its exponentials wrongly (docs/performance.md).
@@ -61,14 +61,13 @@ pub fn place(name: &str, dtype: Precision) -> Result<(Device, DType)> {
             let dtype = dtype.name();
             return Err(Error::config(format!("--dtype {dtype}: the device {name} cannot compute in it; use f32")));
         }
-        return Ok((device, dtype.dtype()));
+        return Ok(Compute::new(&device, dtype.dtype()));
     }
     match dtype {
-        Precision::F32 | Precision::F64 => Ok((device, dtype.dtype())),
+        Precision::F32 | Precision::F64 => Ok(Compute::new(&device, dtype.dtype())),
         Precision::F16 => Err(Error::config("--dtype f16 needs a GPU device; the CPU computes in f32, f64 or bf16")),
         Precision::Bf16 if Isa::has_bf16_products() => {
-            tensor::set_bf16_products(true);
-            Ok((device, DType::F32))
+            Ok(Compute { bf16_products: true, ..Compute::new(&device, DType::F32) })
         }
         Precision::Bf16 => {
             Err(Error::config("--dtype bf16: this processor has no instructions for it (AVX-512 BF16); use f32"))
@@ -98,7 +97,7 @@ impl ModelArgs {
     pub fn open(&self) -> Result<WeightFile> {
         match &self.model {
             Some(path) => Ok(WeightFile::open(path)?),
-            None => embedded_prior(),
+            None => Prior::embedded_file(),
         }
     }
 
@@ -117,15 +116,15 @@ impl ModelArgs {
     }
 
     /// The network, and the SHA-256 of its weight file.
-    pub fn load(&self) -> Result<(GuidedDiffusion, String)> {
+    pub fn load(&self) -> Result<(Prior, String)> {
         let file = self.open()?;
-        let (device, dtype) = self.place()?;
-        let model = GuidedDiffusion::load(&file, self.config(&file)?, &device, dtype)?;
-        Ok((model, file.sha256()?))
+        let model = Prior::load(&file, self.config(&file)?, &self.place()?)?;
+        let sha256 = model.id()?.to_string();
+        Ok((model, sha256))
     }
 
     /// See [`place`].
-    pub fn place(&self) -> Result<(Device, DType)> {
+    pub fn place(&self) -> Result<Compute> {
         place(&self.device, self.dtype)
     }
 

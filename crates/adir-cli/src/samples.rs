@@ -1,7 +1,7 @@
 //! The samples of one restoration, several at once where that is faster.
 
 use adir::adapt::Workers;
-use adir::models::guided_diffusion::{GuidedDiffusion, UNetConfig};
+use adir::models::{DenoiserInfo, Prior};
 use adir::restore::{ModelFacts, RestorePlan};
 use adir::tensor::{Device, Tensor, is_cpu};
 use adir::{Error, Result};
@@ -11,13 +11,13 @@ use crate::log::{Log, Progress};
 use crate::stop;
 
 /// What a plan must know of a network.
-pub fn facts(config: &UNetConfig) -> Result<ModelFacts> {
-    Ok(ModelFacts {
-        channels: config.in_channels,
-        size_multiple: config.size_multiple(),
-        schedule: config.schedule()?,
-        variance: config.variance_kind(),
-    })
+pub fn facts(info: &DenoiserInfo) -> ModelFacts {
+    ModelFacts {
+        channels: info.channels,
+        size_multiple: info.size_multiple,
+        schedule: info.schedule.clone(),
+        variance: info.variance,
+    }
 }
 
 /// How many of `samples` are computed at the same time: one on each thread of a CPU, which is faster than all
@@ -27,12 +27,7 @@ pub fn at_once(samples: usize, device: &Device) -> usize {
 }
 
 /// `count` samples and their mean, `[1, c, h, w]` in about [-1, 1].
-pub fn draw(
-    plan: &RestorePlan,
-    model: &GuidedDiffusion,
-    count: usize,
-    log: &Log,
-) -> Result<(Vec<Tensor<4>>, Tensor<4>)> {
+pub fn draw(plan: &RestorePlan, model: &Prior, count: usize, log: &Log) -> Result<(Vec<Tensor<4>>, Tensor<4>)> {
     let what = if count == 1 { "restoring".into() } else { format!("{count} samples") };
     let progress = log.progress(&what, count * plan.steps());
     let one = |sample: usize| one(plan, model, sample, &progress);
@@ -44,7 +39,7 @@ pub fn draw(
     Ok((results, mean))
 }
 
-fn one(plan: &RestorePlan, model: &GuidedDiffusion, sample: usize, progress: &Progress) -> Result<Tensor<4>> {
+fn one(plan: &RestorePlan, model: &Prior, sample: usize, progress: &Progress) -> Result<Tensor<4>> {
     let noise = plan.noise(sample);
     let mut last = None;
     for step in plan.sampler(model, &noise)? {

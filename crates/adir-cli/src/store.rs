@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use adir::adapt::{Adapter, AdapterInfo};
 use adir::io::hash::sha256;
 use adir::io::weights::WeightFile;
-use adir::models::guided_diffusion::GuidedDiffusion;
+use adir::models::Prior;
 use adir::retrieve::{ContentHash, Encoder};
 use adir::{Error, Result};
 use clap::Args;
@@ -53,7 +53,7 @@ impl Store {
     }
 
     /// Keeps an adapter.
-    pub fn keep(&self, key: &str, adapter: &Adapter, info: &AdapterInfo, model: &GuidedDiffusion) -> Result<()> {
+    pub fn keep(&self, key: &str, adapter: &Adapter, info: &AdapterInfo, model: &Prior) -> Result<()> {
         let path = self.adapter_path(key)?;
         let folder = path.parent().unwrap_or(Path::new("."));
         std::fs::create_dir_all(folder).map_err(|e| Error::io(folder, e))?;

@@ -6,7 +6,7 @@
 use std::hint::black_box;
 use std::time::{Duration, Instant};
 
-use adir_kernels::{QkvOrder, attention, conv2d, group_norm};
+use adir_kernels::{Kernel, QkvOrder, attention, conv2d, group_norm};
 use burn::tensor::{Device, Distribution, Tensor};
 
 /// Time spent on each case.
@@ -14,7 +14,7 @@ const BUDGET: Duration = Duration::from_millis(600);
 
 fn main() {
     let wanted: Vec<String> = std::env::args().skip(1).filter(|arg| !arg.starts_with("--")).collect();
-    adir_kernels::set_bf16_products(std::env::args().any(|arg| arg == "--bf16"));
+    let bf16_products = std::env::args().any(|arg| arg == "--bf16");
     let report = |name: String, run: &dyn Fn()| {
         if wanted.is_empty() || wanted.iter().any(|part| name.contains(part.as_str())) {
             let (median, least) = time(run);
@@ -40,13 +40,14 @@ fn main() {
         let name = format!("conv{kernel}x{kernel}s{stride}-{shape:?}-{outputs}").replace(' ', "");
         let padding = kernel / 2;
         let weight = |device: &Device| random([outputs, shape[1], kernel, kernel], device);
+        let given = |weight: &Tensor<4>| Kernel { weight: weight.clone(), bf16_products };
         let (x, w) = (random(shape, &plain), weight(&plain));
         report(format!("{name}-forward"), &|| {
-            black_box(conv2d(x.clone(), w.clone(), None, stride, padding));
+            black_box(conv2d(x.clone(), given(&w), None, stride, padding));
         });
         let (x, w) = (random(shape, &autodiff).require_grad(), weight(&autodiff).require_grad());
         report(format!("{name}-gradients"), &|| {
-            black_box(conv2d(x.clone(), w.clone(), None, stride, padding).sum().backward());
+            black_box(conv2d(x.clone(), given(&w), None, stride, padding).sum().backward());
         });
     }
 

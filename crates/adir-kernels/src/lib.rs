@@ -11,6 +11,8 @@
 mod attention;
 mod conv;
 mod layout;
+#[doc(hidden)]
+pub mod machine;
 mod memory;
 mod norm;
 mod ops;
@@ -22,10 +24,9 @@ mod scratch;
 mod simd;
 mod tile;
 
-pub use conv::{bf16_products, set_bf16_products, set_winograd};
 pub use memory::keep_freed_memory;
 pub use ops::{
-    AdamStep, GroupNorm, adam_step, attention, avg_pool2, blend, conv2d, group_norm, group_norm_conv2d,
+    AdamStep, GroupNorm, Kernel, adam_step, attention, avg_pool2, blend, conv2d, group_norm, group_norm_conv2d,
     upsample_nearest2,
 };
 pub use simd::Isa;

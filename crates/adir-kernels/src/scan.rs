@@ -5,26 +5,15 @@
 //! between instruction sets: a caller that needs one answer on every machine re-ranks the best in f64.
 
 use half::f16;
-use half::slice::HalfFloatSliceExt;
+
+use crate::simd::{Kernel, Simd, dispatch};
 
 /// `out[i] = <query, rows[i]>` for rows stored one after the other in f16.
 ///
 /// # Panics
 /// If `rows.len() != out.len() * query.len()`.
 pub fn dots_f16(query: &[f32], rows: &[f16], out: &mut [f32]) {
-    assert_eq!(rows.len(), out.len() * query.len(), "rows do not fit the query and the output");
-    #[cfg(target_arch = "x86_64")]
-    {
-        if is_x86_feature_detected!("avx512f") {
-            // SAFETY: the processor has AVX-512F.
-            return unsafe { x86::dots_f16_avx512(query, rows, out) };
-        }
-        if is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma") && is_x86_feature_detected!("f16c") {
-            // SAFETY: the processor has AVX2, FMA and F16C.
-            return unsafe { x86::dots_f16_avx2(query, rows, out) };
-        }
-    }
-    dots_f16_portable(query, rows, out);
+    dots(query, rows, out);
 }
 
 /// `out[i] = <query, rows[i]>` for rows stored one after the other in f32.
@@ -32,19 +21,7 @@ pub fn dots_f16(query: &[f32], rows: &[f16], out: &mut [f32]) {
 /// # Panics
 /// If `rows.len() != out.len() * query.len()`.
 pub fn dots_f32(query: &[f32], rows: &[f32], out: &mut [f32]) {
-    assert_eq!(rows.len(), out.len() * query.len(), "rows do not fit the query and the output");
-    #[cfg(target_arch = "x86_64")]
-    {
-        if is_x86_feature_detected!("avx512f") {
-            // SAFETY: the processor has AVX-512F.
-            return unsafe { x86::dots_f32_avx512(query, rows, out) };
-        }
-        if is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma") {
-            // SAFETY: the processor has AVX2 and FMA.
-            return unsafe { x86::dots_f32_avx2(query, rows, out) };
-        }
-    }
-    dots_f32_portable(query, rows, out);
+    dots(query, rows, out);
 }
 
 /// How far a computed dot product of `width` numbers may be from the true one, relative to the product of
@@ -55,167 +32,98 @@ pub fn relative_error(width: usize) -> f32 {
     (width as f32 / 16.0 + 48.0) * f32::EPSILON / 2.0
 }
 
-/// [`dots_f16`] without special instructions.
-fn dots_f16_portable(query: &[f32], rows: &[f16], out: &mut [f32]) {
-    let mut row_f32 = vec![0.0; query.len()];
-    for (row, out) in rows.chunks_exact(query.len().max(1)).zip(out) {
-        row.convert_to_f32_slice(&mut row_f32);
-        *out = dot(query, &row_f32);
+fn dots<T: Number>(query: &[f32], rows: &[T], out: &mut [f32]) {
+    assert_eq!(rows.len(), out.len() * query.len(), "rows do not fit the query and the output");
+    dispatch(Scan { query, rows, out });
+}
+
+/// A number of a stored row.
+trait Number: Copy {
+    fn to_f32(self) -> f32;
+    /// # Safety
+    /// `p` must be readable for `LANES` numbers.
+    unsafe fn load<S: Simd>(s: S, p: *const Self) -> S::V;
+}
+
+impl Number for f32 {
+    #[inline(always)]
+    fn to_f32(self) -> f32 {
+        self
+    }
+    #[inline(always)]
+    unsafe fn load<S: Simd>(s: S, p: *const f32) -> S::V {
+        // SAFETY: the caller's promise.
+        unsafe { s.load(p) }
     }
 }
 
-/// [`dots_f32`] without special instructions.
-fn dots_f32_portable(query: &[f32], rows: &[f32], out: &mut [f32]) {
-    for (row, out) in rows.chunks_exact(query.len().max(1)).zip(out) {
-        *out = dot(query, row);
+impl Number for f16 {
+    #[inline(always)]
+    fn to_f32(self) -> f32 {
+        f16::to_f32(self)
+    }
+    #[inline(always)]
+    unsafe fn load<S: Simd>(s: S, p: *const f16) -> S::V {
+        // SAFETY: the caller's promise.
+        unsafe { s.load_f16(p) }
     }
 }
 
-/// A dot product in sixteen partial sums, which compilers turn into vector instructions.
-fn dot(a: &[f32], b: &[f32]) -> f32 {
-    let mut sums = [0.0f32; 16];
-    let (a_chunks, a_tail) = a.as_chunks::<16>();
-    let (b_chunks, b_tail) = b.as_chunks::<16>();
-    for (a, b) in a_chunks.iter().zip(b_chunks) {
-        for lane in 0..16 {
-            sums[lane] += a[lane] * b[lane];
-        }
-    }
-    sums.iter().sum::<f32>() + a_tail.iter().zip(b_tail).map(|(a, b)| a * b).sum::<f32>()
+struct Scan<'a, T> {
+    query: &'a [f32],
+    rows: &'a [T],
+    out: &'a mut [f32],
 }
 
-#[cfg(target_arch = "x86_64")]
-mod x86 {
-    use std::arch::x86_64::*;
+/// Vectors, and so partial sums, that a step takes together.
+const TOGETHER: usize = 4;
 
-    use half::f16;
+impl<T: Number> Kernel for Scan<'_, T> {
+    type Output = ();
 
-    /// One scan: splits each row in chunks of `LANES`, keeps four partial sums, finishes the tail one by one.
-    macro_rules! scan {
-        ($query:ident, $rows:ident, $out:ident, $lanes:literal, $zero:expr, $fma:ident, $load_query:expr,
-         $load_row:expr, $add:ident, $sum:expr, $to_f32:expr) => {{
-            let (query, query_tail) = $query.as_chunks::<$lanes>();
-            for (row, out) in $rows.chunks_exact($query.len().max(1)).zip($out) {
-                let (row, row_tail) = row.as_chunks::<$lanes>();
-                let mut sums = [$zero; 4];
-                let (query_fours, query_rest) = query.as_chunks::<4>();
-                let (row_fours, row_rest) = row.as_chunks::<4>();
-                for (q, r) in query_fours.iter().zip(row_fours) {
-                    prefetch(r);
-                    for i in 0..4 {
-                        sums[i] = $fma($load_query(&q[i]), $load_row(&r[i]), sums[i]);
-                    }
+    #[inline(always)]
+    fn run<S: Simd>(self, s: S) {
+        let width = self.query.len();
+        let (step, vectors) = (TOGETHER * S::LANES, width / S::LANES * S::LANES);
+        let fours = width / step * step;
+        for (row, out) in self.rows.chunks_exact(width.max(1)).zip(self.out) {
+            let mut sums = [s.splat(0.0); TOGETHER];
+            for first in (0..fours).step_by(step) {
+                // A page ahead: the processor's own prefetcher stops at the end of each page.
+                for byte in (0..step * size_of::<T>()).step_by(64) {
+                    s.prefetch(row.as_ptr().wrapping_add(first).cast::<u8>().wrapping_add(4096 + byte));
                 }
-                for (q, r) in query_rest.iter().zip(row_rest) {
-                    sums[0] = $fma($load_query(q), $load_row(r), sums[0]);
+                for (i, sum) in sums.iter_mut().enumerate() {
+                    // SAFETY: first + LANES TOGETHER <= width, the length of query and row.
+                    *sum = unsafe { add_product(s, self.query, row, first + i * S::LANES, *sum) };
                 }
-                let total = $add($add(sums[0], sums[1]), $add(sums[2], sums[3]));
-                let tail: f32 = query_tail.iter().zip(row_tail).map(|(q, r)| q * $to_f32(r)).sum();
-                *out = $sum(total) + tail;
             }
-        }};
-    }
-
-    #[target_feature(enable = "avx512f")]
-    pub fn dots_f16_avx512(query: &[f32], rows: &[f16], out: &mut [f32]) {
-        // SAFETY (both loads): an unaligned load of exactly the array behind the reference.
-        let load_query = |q: &[f32; 16]| unsafe { _mm512_loadu_ps(q.as_ptr()) };
-        let load_row = |r: &[f16; 16]| _mm512_cvtph_ps(unsafe { _mm256_loadu_si256(r.as_ptr().cast()) });
-        scan!(
-            query,
-            rows,
-            out,
-            16,
-            _mm512_setzero_ps(),
-            _mm512_fmadd_ps,
-            load_query,
-            load_row,
-            _mm512_add_ps,
-            |v| _mm512_reduce_add_ps(v),
-            |r: &f16| r.to_f32()
-        );
-    }
-
-    #[target_feature(enable = "avx512f")]
-    pub fn dots_f32_avx512(query: &[f32], rows: &[f32], out: &mut [f32]) {
-        // SAFETY: an unaligned load of exactly the array behind the reference.
-        let load = |v: &[f32; 16]| unsafe { _mm512_loadu_ps(v.as_ptr()) };
-        scan!(
-            query,
-            rows,
-            out,
-            16,
-            _mm512_setzero_ps(),
-            _mm512_fmadd_ps,
-            load,
-            load,
-            _mm512_add_ps,
-            |v| _mm512_reduce_add_ps(v),
-            |r: &f32| *r
-        );
-    }
-
-    #[target_feature(enable = "avx2,fma,f16c")]
-    pub fn dots_f16_avx2(query: &[f32], rows: &[f16], out: &mut [f32]) {
-        // SAFETY (both loads): an unaligned load of exactly the array behind the reference.
-        let load_query = |q: &[f32; 8]| unsafe { _mm256_loadu_ps(q.as_ptr()) };
-        let load_row = |r: &[f16; 8]| _mm256_cvtph_ps(unsafe { _mm_loadu_si128(r.as_ptr().cast()) });
-        scan!(
-            query,
-            rows,
-            out,
-            8,
-            _mm256_setzero_ps(),
-            _mm256_fmadd_ps,
-            load_query,
-            load_row,
-            _mm256_add_ps,
-            |v| sum_avx2(v),
-            |r: &f16| r.to_f32()
-        );
-    }
-
-    #[target_feature(enable = "avx2,fma")]
-    pub fn dots_f32_avx2(query: &[f32], rows: &[f32], out: &mut [f32]) {
-        // SAFETY: an unaligned load of exactly the array behind the reference.
-        let load = |v: &[f32; 8]| unsafe { _mm256_loadu_ps(v.as_ptr()) };
-        scan!(
-            query,
-            rows,
-            out,
-            8,
-            _mm256_setzero_ps(),
-            _mm256_fmadd_ps,
-            load,
-            load,
-            _mm256_add_ps,
-            |v| sum_avx2(v),
-            |r: &f32| *r
-        );
-    }
-
-    /// Asks for the memory that a scan will reach a page after `part`: the processor's own prefetcher stops at
-    /// the end of each page.
-    fn prefetch<T>(part: &T) {
-        for line in (0..size_of::<T>()).step_by(64) {
-            let ahead = std::ptr::from_ref(part).cast::<i8>().wrapping_add(4096 + line);
-            // SAFETY: a prefetch accesses nothing; an address without memory behind it is ignored.
-            unsafe { _mm_prefetch::<_MM_HINT_T0>(ahead) };
+            for at in (fours..vectors).step_by(S::LANES) {
+                // SAFETY: at + LANES <= width, the length of query and row.
+                sums[0] = unsafe { add_product(s, self.query, row, at, sums[0]) };
+            }
+            let total = s.sum(s.add(s.add(sums[0], sums[1]), s.add(sums[2], sums[3])));
+            let tail: f32 = self.query[vectors..].iter().zip(&row[vectors..]).map(|(q, r)| q * r.to_f32()).sum();
+            *out = total + tail;
         }
     }
+}
 
-    /// The sum of eight lanes.
-    #[target_feature(enable = "avx2")]
-    fn sum_avx2(v: __m256) -> f32 {
-        let v = _mm_add_ps(_mm256_castps256_ps128(v), _mm256_extractf128_ps::<1>(v));
-        let v = _mm_add_ps(v, _mm_movehl_ps(v, v));
-        _mm_cvtss_f32(_mm_add_ss(v, _mm_movehdup_ps(v)))
-    }
+/// The products of a vector of numbers from `at` on, added to `sum`.
+///
+/// # Safety
+/// Both slices must have `LANES` numbers from there on.
+#[inline(always)]
+unsafe fn add_product<S: Simd, T: Number>(s: S, query: &[f32], row: &[T], at: usize, sum: S::V) -> S::V {
+    // SAFETY: the caller's promise.
+    unsafe { s.mul_add(s.load(query.as_ptr().add(at)), T::load(s, row.as_ptr().add(at)), sum) }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::Isa;
+    use crate::machine::{self, Machine};
 
     /// Values in [-1, 1] from a small integer recurrence.
     fn values(n: usize, seed: u32) -> Vec<f32> {
@@ -228,20 +136,17 @@ mod tests {
         .collect()
     }
 
-    type Scan<T> = fn(&[f32], &[T], &mut [f32]);
-    type From<T> = fn(f32) -> T;
-    type To<T> = fn(T) -> f64;
-
-    fn compare<T: Copy>(name: &str, scan: Scan<T>, from: From<T>, to: To<T>) {
+    fn compare<T: Number>(name: &str, scan: fn(&[f32], &[T], &mut [f32]), from: fn(f32) -> T) {
         for width in [1, 7, 8, 15, 16, 17, 63, 64, 65, 130, 512, 1280] {
             let query = values(width, 1);
             let rows: Vec<T> = values(5 * width, 2).into_iter().map(from).collect();
             let mut out = vec![f32::NAN; 5];
             scan(&query, &rows, &mut out);
             for (row, &found) in rows.chunks(width).zip(&out) {
+                let row: Vec<f64> = row.iter().map(|&r| r.to_f32().into()).collect();
                 let length = |values: &mut dyn Iterator<Item = f64>| values.map(|v| v * v).sum::<f64>().sqrt();
-                let lengths = length(&mut query.iter().map(|&q| q.into())) * length(&mut row.iter().map(|&r| to(r)));
-                let expected: f64 = query.iter().zip(row).map(|(&q, &r)| f64::from(q) * to(r)).sum();
+                let lengths = length(&mut query.iter().map(|&q| q.into())) * length(&mut row.iter().copied());
+                let expected: f64 = query.iter().zip(&row).map(|(&q, &r)| f64::from(q) * r).sum();
                 let error = (f64::from(found) - expected).abs() / lengths;
                 assert!(error <= f64::from(relative_error(width)), "{name} {width}: {found} {expected}");
             }
@@ -249,19 +154,12 @@ mod tests {
     }
 
     #[test]
-    fn every_scan_gives_the_f64_dot_products() {
-        let (from16, to16): (From<f16>, To<f16>) = (f16::from_f32, f16::to_f64);
-        let (from32, to32): (From<f32>, To<f32>) = (|v| v, f64::from);
-        compare("f16", dots_f16, from16, to16);
-        compare("f16 portable", dots_f16_portable, from16, to16);
-        compare("f32", dots_f32, from32, to32);
-        compare("f32 portable", dots_f32_portable, from32, to32);
-        #[cfg(target_arch = "x86_64")]
-        if is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma") && is_x86_feature_detected!("f16c") {
-            // SAFETY: the processor has AVX2, FMA and F16C.
-            compare("f16 AVX2", |q, r, o| unsafe { x86::dots_f16_avx2(q, r, o) }, from16, to16);
-            // SAFETY: the processor has AVX2 and FMA.
-            compare("f32 AVX2", |q, r, o| unsafe { x86::dots_f32_avx2(q, r, o) }, from32, to32);
+    fn scans_give_the_f64_dot_products_on_every_instruction_set() {
+        for isa in Isa::available() {
+            machine::with(Machine { isa: Some(isa), ..Machine::default() }, || {
+                compare(&format!("f16 {isa:?}"), dots_f16, f16::from_f32);
+                compare(&format!("f32 {isa:?}"), dots_f32, |v| v);
+            });
         }
     }
 

@@ -8,11 +8,12 @@ use std::hint::black_box;
 use std::time::{Duration, Instant};
 
 use adir::adapt::{Adam, AdamConfig, simple_loss};
-use adir::models::guided_diffusion::{UNet, UNetConfig};
+use adir::models::guided_diffusion::UNetConfig;
 use adir::models::params::Params;
+use adir::models::{Prior, PriorHeader};
 use adir::noise::{Noise, Stream};
 use adir::schedule::Timestep;
-use adir::tensor::{DType, cpu};
+use adir::tensor::{Compute, DType, cpu};
 
 /// The networks: configuration and name.
 const NETWORKS: [(&str, &str); 2] = [
@@ -32,7 +33,8 @@ fn main() {
     // As the program does.
     adir::tensor::keep_freed_memory();
     let wanted: Vec<String> = std::env::args().skip(1).filter(|arg| !arg.starts_with("--")).collect();
-    adir::tensor::set_bf16_products(std::env::args().any(|arg| arg == "--bf16"));
+    let bf16_products = std::env::args().any(|arg| arg == "--bf16");
+    let compute = Compute { bf16_products, ..Compute::default() };
     let report = |name: String, run: &mut dyn FnMut()| {
         if wanted.is_empty() || wanted.iter().any(|part| name.contains(part.as_str())) {
             let (median, least) = time(run);
@@ -43,25 +45,26 @@ fn main() {
     let image = |n: usize, side: usize| noise.normal_tensor(0, [n, 3, side, side], &cpu(), DType::F32);
     for (name, config) in NETWORKS {
         let config = UNetConfig::from_json(config).expect("a valid configuration");
-        let (net, layout) = UNet::new(&config).expect("a valid configuration");
+        let layout = PriorHeader::new(config.clone()).expect("a valid configuration").network().layout().clone();
         let mut step = 0;
-        let random = Params::load(layout.into(), &cpu(), DType::F32, |spec| {
+        let random = Params::load(layout, &compute, |spec| {
             step += 1;
             let width = (spec.len() / spec.shape[0].max(1)).max(1) as f32;
             Ok(noise.normal(step, spec.len()).iter().map(|z| z * width.sqrt().recip()).collect())
         })
         .expect("as many values as the layout asks for");
+        let prior = Prior::from_config(config, random).expect("values of its layout");
         for side in [64, 128, 256] {
             let x = image(1, side);
             report(format!("{name}-forward-1x{side}"), &mut || {
-                black_box(net.forward(&random, x.clone(), &[Timestep(500)], None));
+                black_box(prior.network().forward(prior.params(), x.clone(), &[Timestep(500)], &[]));
             });
         }
         for (n, side) in [(2, 64), (6, 64), (32, 64), (6, 128)] {
-            let (x, mut params, mut adam) = (image(n, side), random.clone(), Adam::new(AdamConfig::default()));
+            let (x, mut prior, mut adam) = (image(n, side), prior.clone(), Adam::new(AdamConfig::default()));
             report(format!("{name}-step-{n}x{side}"), &mut || {
-                let out = simple_loss(&net, &params, &x, &x, &vec![Timestep(500); n], None).expect("a finite loss");
-                params = adam.step(&params, out.gradients, 1e-4);
+                let out = simple_loss(&prior, &x, &x, &vec![Timestep(500); n], &[]).expect("a finite loss");
+                prior = prior.with_params(adam.step(prior.params(), out.gradients, 1e-4));
             });
         }
     }

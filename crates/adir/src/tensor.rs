@@ -2,10 +2,36 @@
 
 use burn::tensor::TensorData;
 
-pub use adir_kernels::{Isa, bf16_products, keep_freed_memory, set_bf16_products};
-pub use burn::tensor::{DType, Device, Tensor};
+pub use adir_kernels::{Isa, keep_freed_memory};
+pub use burn::tensor::{DType, Device, Gradients, Tensor};
 
 use crate::{Error, Result};
+
+/// Where and how a network computes.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Compute {
+    /// Where its weights and maps lie.
+    pub device: Device,
+    /// Their precision.
+    pub dtype: DType,
+    /// Whether convolutions on the CPU that are computed as direct sums multiply bfloat16 numbers and add up in f32;
+    /// weights and maps stay as they are. Faster where [`Isa::has_bf16_products`], much slower elsewhere.
+    pub bf16_products: bool,
+}
+
+impl Compute {
+    /// On `device` in precision `dtype`, every product in that precision.
+    pub fn new(device: &Device, dtype: DType) -> Self {
+        Self { device: device.clone(), dtype, bf16_products: false }
+    }
+}
+
+/// f32 on the CPU.
+impl Default for Compute {
+    fn default() -> Self {
+        Self::new(&cpu(), DType::F32)
+    }
+}
 
 /// The CPU device, always available.
 pub fn cpu() -> Device {
@@ -57,26 +83,16 @@ fn answering(name: &str, device: Device) -> Result<Device> {
     Err(Error::Backend(format!("device {name:?} cannot be used: {why}")))
 }
 
-/// What `task` returns, or the first line of the first panic on any thread meanwhile: the libraries for GPUs panic,
-/// often on threads of their own, where there is no driver.
+/// What `task` returns, or the first line of what it panicked with: the libraries for GPUs panic where there is no
+/// driver.
 #[cfg(any(test, feature = "cuda", feature = "rocm", feature = "vulkan", feature = "metal"))]
 fn catching<T>(task: impl FnOnce() -> T) -> std::result::Result<T, String> {
-    use std::panic;
-    use std::sync::{Arc, Mutex, PoisonError};
-    let said: Arc<Mutex<Option<String>>> = Arc::default();
-    let hook = panic::take_hook();
-    panic::set_hook({
-        let said = said.clone();
-        Box::new(move |info| {
-            let line = info.payload_as_str().and_then(|text| text.lines().next()).unwrap_or("it gave no reason");
-            // Some list all names of all libraries that they looked for.
-            let line = line.chars().take(200).collect();
-            said.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(line);
-        })
-    });
-    let result = panic::catch_unwind(panic::AssertUnwindSafe(task));
-    panic::set_hook(hook);
-    result.map_err(|_| said.lock().unwrap_or_else(PoisonError::into_inner).take().unwrap_or_default())
+    std::panic::catch_unwind(std::panic::AssertUnwindSafe(task)).map_err(|payload| {
+        let text = payload.downcast_ref::<String>().map(String::as_str).or_else(|| payload.downcast_ref().copied());
+        let line = text.and_then(|text| text.lines().next()).unwrap_or("it gave no reason");
+        // Some list all names of all libraries that they looked for.
+        line.chars().take(200).collect()
+    })
 }
 
 /// The default GPU for 0, else the N-th discrete one.
@@ -125,12 +141,10 @@ mod tests {
     use super::catching;
 
     #[test]
-    fn a_panic_below_becomes_the_reason_of_the_first_thread_that_failed() {
+    fn a_panic_becomes_its_first_line() {
         assert_eq!(catching(|| 3), Ok(3));
-        let failed = catching(|| {
-            let below = std::thread::spawn(|| panic!("no adapter found\nmore"));
-            below.join().expect("the device answers");
-        });
-        assert_eq!(failed, Err("no adapter found".into()));
+        assert_eq!(catching(|| panic!("no adapter found\nmore")), Err::<(), _>("no adapter found".into()));
+        assert_eq!(catching(|| panic!("{} adapters\nmore", 0)), Err::<(), _>("0 adapters".into()));
+        assert_eq!(catching(|| std::panic::panic_any(7)), Err::<(), _>("it gave no reason".into()));
     }
 }

@@ -3,16 +3,16 @@
 //! Public because tests of every module, of the program and of code built on this crate need the same ones. Here and
 //! nowhere else a function may panic: an assertion is its purpose.
 
-use crate::models::{Denoiser, Prediction};
+use crate::models::{Conditioning, Denoiser, DenoiserInfo, Prediction, PredictionKind, Pullback};
 use crate::operator::{ImageShape, LinearOperator};
-use crate::schedule::{Schedule, Timestep};
+use crate::schedule::{Schedule, Timestep, VarianceKind};
 use crate::tensor::{Tensor, from_f64, to_f64};
 use crate::{Error, Result};
 
 /// The exact denoiser of the prior x0 ~ N(mean, variance), independent in every element.
 #[derive(Debug, Clone)]
 pub struct GaussianDenoiser {
-    schedule: Schedule,
+    info: DenoiserInfo,
     mean: Tensor<4>,
     variance: Tensor<4>,
 }
@@ -21,50 +21,81 @@ impl GaussianDenoiser {
     /// For a prior of `mean` and `variance` (0 or more), each `[1, c, h, w]`, or 1 where all elements agree, in the
     /// precision of the samples.
     pub fn new(schedule: Schedule, mean: Tensor<4>, variance: Tensor<4>) -> Self {
-        Self { schedule, mean, variance }
+        Self { info: ideal(schedule, mean.dims()[1]), mean, variance }
+    }
+
+    /// d eps / d x_t of every element: sqrt(1 - alpha_bar) / (alpha_bar variance + 1 - alpha_bar).
+    fn slope(&self, t: Timestep) -> Tensor<4> {
+        let alpha_bar = self.info.schedule.original_alpha_bar(t);
+        let spread = self.variance.clone().mul_scalar(alpha_bar).add_scalar(1.0 - alpha_bar);
+        spread.recip().mul_scalar((1.0 - alpha_bar).sqrt())
+    }
+}
+
+/// What is known of an ideal denoiser of images of that many channels.
+fn ideal(schedule: Schedule, channels: usize) -> DenoiserInfo {
+    let (variance, prediction) = (VarianceKind::FixedSmall, PredictionKind::Epsilon);
+    DenoiserInfo { channels, size_multiple: 1, schedule, variance, prediction }
+}
+
+/// The way back of a [`GaussianDenoiser`], which is linear: its slope, and the shape of x_t.
+struct Slope(Tensor<4>, [usize; 4]);
+
+impl Pullback for Slope {
+    fn x_t(&self, cotangent: &Tensor<4>) -> Result<Tensor<4>> {
+        if cotangent.dims() != self.1 {
+            let message = format!("a cotangent of shape {:?} for a result of {:?}", cotangent.dims(), self.1);
+            return Err(Error::config(message));
+        }
+        Ok(cotangent.clone() * self.0.clone())
     }
 }
 
 impl Denoiser for GaussianDenoiser {
-    fn schedule(&self) -> &Schedule {
-        &self.schedule
+    fn info(&self) -> &DenoiserInfo {
+        &self.info
     }
 
     /// eps = sqrt(1 - alpha_bar) (x_t - sqrt(alpha_bar) mean) / (alpha_bar variance + 1 - alpha_bar).
-    fn predict(&self, x_t: &Tensor<4>, t: Timestep, _class: Option<usize>) -> Result<Prediction> {
-        let alpha_bar = self.schedule.original_alpha_bar(t);
+    fn predict(&self, x_t: &Tensor<4>, t: Timestep, _conditioning: &Conditioning) -> Result<Prediction> {
+        let alpha_bar = self.info.schedule.original_alpha_bar(t);
         let centred = x_t.clone() - self.mean.clone().mul_scalar(alpha_bar.sqrt());
         let spread = self.variance.clone().mul_scalar(alpha_bar).add_scalar(1.0 - alpha_bar);
         Ok(Prediction { eps: (centred / spread).mul_scalar((1.0 - alpha_bar).sqrt()), variance: None })
     }
 
-    fn size_multiple(&self) -> usize {
-        1
+    fn predict_back(
+        &self,
+        x_t: &Tensor<4>,
+        t: Timestep,
+        conditioning: &Conditioning,
+    ) -> Result<(Prediction, Box<dyn Pullback>)> {
+        Ok((self.predict(x_t, t, conditioning)?, Box::new(Slope(self.slope(t), x_t.dims()))))
     }
 }
 
 /// The exact denoiser of the prior that is one of a few images with equal probability.
 #[derive(Debug, Clone)]
 pub struct FiniteSetDenoiser {
-    schedule: Schedule,
+    info: DenoiserInfo,
     images: Vec<Vec<f64>>,
 }
 
 impl FiniteSetDenoiser {
-    /// For the given images, each `[c, h, w]` row-major.
+    /// For the given images of one channel, each `[1, h, w]` row-major.
     pub fn new(schedule: Schedule, images: Vec<Vec<f64>>) -> Self {
-        Self { schedule, images }
+        Self { info: ideal(schedule, 1), images }
     }
 }
 
 impl Denoiser for FiniteSetDenoiser {
-    fn schedule(&self) -> &Schedule {
-        &self.schedule
+    fn info(&self) -> &DenoiserInfo {
+        &self.info
     }
 
     /// x0 = sum of w_i x_i with w_i proportional to exp(-|x_t - sqrt(alpha_bar) x_i|^2 / (2 (1 - alpha_bar))).
-    fn predict(&self, x_t: &Tensor<4>, t: Timestep, _class: Option<usize>) -> Result<Prediction> {
-        let alpha_bar = self.schedule.original_alpha_bar(t);
+    fn predict(&self, x_t: &Tensor<4>, t: Timestep, _conditioning: &Conditioning) -> Result<Prediction> {
+        let alpha_bar = self.info.schedule.original_alpha_bar(t);
         let values = to_f64(x_t)?;
         let size = x_t.dims()[1..].iter().product::<usize>();
         let mut eps = Vec::with_capacity(values.len());
@@ -90,10 +121,6 @@ impl Denoiser for FiniteSetDenoiser {
         }
         let eps = from_f64(eps, x_t.dims(), &x_t.device()).cast(x_t.dtype());
         Ok(Prediction { eps, variance: None })
-    }
-
-    fn size_multiple(&self) -> usize {
-        1
     }
 }
 
@@ -285,9 +312,27 @@ mod tests {
             };
             let grid = || (-40_000..40_000).map(|i| f64::from(i) * 2.5e-4);
             let x0 = grid().map(|v| v * weight(v)).sum::<f64>() / grid().map(weight).sum::<f64>();
-            let eps = to_f64(&denoiser.predict(&one(x), Timestep(t as u16), None).expect("a prediction").eps)
-                .expect("readable");
+            let eps =
+                to_f64(&denoiser.predict(&one(x), Timestep(t as u16), &Conditioning::None).expect("a prediction").eps)
+                    .expect("readable");
             assert_close(&eps, &[(x - alpha_bar.sqrt() * x0) / (1.0 - alpha_bar).sqrt()], 1e-9);
         }
+    }
+
+    /// It is linear: a difference over a long step is exact.
+    #[test]
+    fn gaussian_denoiser_pulls_back_by_its_slope() {
+        let schedule = Schedule::new(crate::schedule::BetaSchedule::Linear, 1000).expect("a schedule");
+        let device = crate::tensor::cpu();
+        let row = |v: [f64; 3]| from_f64(v.to_vec(), [1, 1, 1, 3], &device);
+        let denoiser = GaussianDenoiser::new(schedule, row([0.3, 0.1, -0.2]), row([0.5, 0.01, 2.0]));
+        for t in [Timestep(10), Timestep(900)] {
+            let (at, far, g) = (row([0.1, -1.0, 0.4]), row([1.1, 0.0, 1.4]), row([0.7, -0.3, 1.9]));
+            let (near, back) = denoiser.predict_back(&at, t, &Conditioning::None).expect("a prediction");
+            let moved = denoiser.predict(&far, t, &Conditioning::None).expect("a prediction").eps - near.eps;
+            assert_tensors_close(&back.x_t(&g).expect("a gradient"), &(moved * g), 1e-12);
+        }
+        let none = FiniteSetDenoiser::new(denoiser.info().schedule.clone(), vec![vec![0.0; 3]]);
+        assert!(none.predict_back(&row([0.0; 3]), Timestep(0), &Conditioning::None).is_err());
     }
 }

@@ -9,9 +9,8 @@ use std::collections::BTreeSet;
 
 use crate::adapt::{Adam, AdamConfig, Ema, add_noise, simple_loss};
 use crate::io::weights::WeightFile;
-use crate::models::guided_diffusion::GuidedDiffusion;
 use crate::models::params::{ParamId, Params};
-use crate::models::{Denoiser, Prediction};
+use crate::models::{Conditioning, Denoiser, Prediction, Prior};
 use crate::sampler::{Ancestral, AncestralConfig, Ddim, DdimConfig, EpsAfterGuidance, Inputs, NoiseSource, posterior};
 use crate::schedule::Timestep;
 use crate::tensor::{self, Device, Tensor};
@@ -63,25 +62,20 @@ const GRADIENT_FLOOR: f64 = 1e-6;
 /// # Errors
 /// [`Error::Model`] when `cases` lacks a recording or holds one of the wrong shape; whatever the network
 /// and the samplers return.
-pub fn verify(
-    model: &GuidedDiffusion,
-    cases: &WeightFile,
-    limits: Limits,
-    mut report: impl FnMut(&Check),
-) -> Result<Vec<Check>> {
+pub fn verify(model: &Prior, cases: &WeightFile, limits: Limits, mut report: impl FnMut(&Check)) -> Result<Vec<Check>> {
     let cases = Cases { file: cases, device: model.params().device(), dtype: model.params().dtype() };
     let labels = match cases.has("class_labels") {
-        true => Some(cases.integers("class_labels")?.into_iter().map(|l| l.max(0) as usize).collect::<Vec<_>>()),
-        false => None,
+        true => cases.integers("class_labels")?.into_iter().map(|l| Conditioning::Class(l.max(0) as usize)).collect(),
+        false => Vec::new(),
     };
     let mut checks = Vec::new();
     let mut done = |check: Check| {
         report(&check);
         checks.push(check);
     };
-    forward(model, &cases, labels.as_deref(), limits, &mut done)?;
-    training(model, &cases, labels.as_deref(), limits, &mut done)?;
-    sampling(model, &cases, labels.as_deref().and_then(|l| l.first().copied()), limits, &mut done)?;
+    forward(model, &cases, &labels, limits, &mut done)?;
+    training(model, &cases, &labels, limits, &mut done)?;
+    sampling(model, &cases, labels.first().unwrap_or(&Conditioning::None), limits, &mut done)?;
     Ok(checks)
 }
 
@@ -141,16 +135,16 @@ impl Cases<'_> {
 }
 
 fn forward(
-    model: &GuidedDiffusion,
+    model: &Prior,
     cases: &Cases<'_>,
-    labels: Option<&[usize]>,
+    labels: &[Conditioning],
     limits: Limits,
     done: &mut impl FnMut(Check),
 ) -> Result<()> {
     for case in ["forward", "forward_wide"] {
         let x = cases.tensor(&format!("{case}.x"))?;
         let t = cases.timesteps(&format!("{case}.t"))?;
-        let out = model.net().forward(model.params(), x, &t, labels);
+        let out = model.network().forward(model.params(), x, &t, labels);
         let error = relative(&to_f64(&out)?, &cases.values(&format!("{case}.out"))?);
         done(Check { name: format!("network output, {case}"), tensors: 1, error, limit: limits.network });
     }
@@ -158,9 +152,9 @@ fn forward(
 }
 
 fn training(
-    model: &GuidedDiffusion,
+    model: &Prior,
     cases: &Cases<'_>,
-    labels: Option<&[usize]>,
+    labels: &[Conditioning],
     limits: Limits,
     done: &mut impl FnMut(Check),
 ) -> Result<()> {
@@ -172,14 +166,14 @@ fn training(
         .enumerate()
         .map(|(i, &t)| {
             let one = |v: &Tensor<4>| v.clone().narrow(0, i, 1);
-            to_f64(&add_noise(model.schedule(), &one(&x0), &one(&eps), t))
+            to_f64(&add_noise(&model.info().schedule, &one(&x0), &one(&eps), t))
         })
         .collect::<Result<Vec<_>>>()?
         .concat();
     let error = relative(&made, &cases.values("train.x_t")?);
     done(Check { name: "noisy image (Eq. 3)".into(), tensors: 1, error, limit: limits.network });
 
-    let out = simple_loss(model.net(), model.params(), &x_t, &eps, &t, labels)?;
+    let out = simple_loss(model, &x_t, &eps, &t, labels)?;
     let recorded = f64::from(cases.values("train.loss")?.first().copied().unwrap_or(f32::NAN));
     let error = ((out.loss - recorded) / recorded).abs();
     done(Check { name: "loss (Eq. 6)".into(), tensors: 1, error, limit: limits.loss });
@@ -227,9 +221,9 @@ fn training(
 
 #[allow(clippy::too_many_arguments)] // one recorded case, in full
 fn adam(
-    model: &GuidedDiffusion,
+    model: &Prior,
     cases: &Cases<'_>,
-    labels: Option<&[usize]>,
+    labels: &[Conditioning],
     x0: &Tensor<4>,
     rounding: &BTreeSet<ParamId>,
     limits: Limits,
@@ -244,8 +238,8 @@ fn adam(
     let mut losses = Vec::new();
     for (k, t) in cases.timesteps("adam.t")?.into_iter().enumerate() {
         let eps = cases.entry("adam.noise", &noise, k, x0.dims())?;
-        let x_t = add_noise(model.schedule(), x0, &eps, t);
-        let out = simple_loss(model.net(), &params, &x_t, &eps, &vec![t; x0.dims()[0]], labels)?;
+        let x_t = add_noise(&model.info().schedule, x0, &eps, t);
+        let out = simple_loss(&model.with_params(params.clone()), &x_t, &eps, &vec![t; x0.dims()[0]], labels)?;
         losses.push(out.loss);
         params = adam.step(&params, out.gradients, LEARNING_RATE);
         ema.update(&params);
@@ -276,17 +270,18 @@ fn adam(
 }
 
 /// Which entries of a qkv bias belong to keys.
-fn key_bias(model: &GuidedDiffusion, len: usize) -> Result<Vec<bool>> {
+fn key_bias(model: &Prior, len: usize) -> Result<Vec<bool>> {
+    let Some(config) = model.config() else { return Ok(vec![false; len]) };
     let channels = len / 3;
-    let per_head = channels / model.config().heads(channels)?;
-    let block = if model.config().use_new_attention_order { channels } else { per_head };
+    let per_head = channels / config.heads(channels)?;
+    let block = if config.use_new_attention_order { channels } else { per_head };
     Ok((0..len).map(|i| (i / block) % 3 == 1).collect())
 }
 
 fn sampling(
-    model: &GuidedDiffusion,
+    model: &Prior,
     cases: &Cases<'_>,
-    class: Option<usize>,
+    conditioning: &Conditioning,
     limits: Limits,
     done: &mut impl FnMut(Check),
 ) -> Result<()> {
@@ -298,8 +293,12 @@ fn sampling(
     };
     let recorded = cases.values("sample.noise")?;
     let noise = |step: usize, like: &Tensor<4>| cases.entry("sample.noise", &recorded, step, like.dims());
-    let config = AncestralConfig { variance: model.config().variance_kind(), clip_x0: true };
-    let schedule = model.schedule().at(&steps("sample.timestep_map")?)?;
+    let class = match conditioning {
+        Conditioning::Class(class) => Some(*class),
+        _ => None,
+    };
+    let config = AncestralConfig { variance: model.info().variance, clip_x0: true };
+    let schedule = model.info().schedule.at(&steps("sample.timestep_map")?)?;
     let inputs = Inputs { class, ..Inputs::new(model, &schedule, &noise as &dyn NoiseSource) };
     let mut state = x_t.clone();
     let mut quantities = [Worst::default(), Worst::default(), Worst::default()];
@@ -308,7 +307,7 @@ fn sampling(
         let name = |quantity: &str| format!("sample.step{}.{quantity}", step.index);
         if cases.has(&name("mean")) {
             let index = schedule.len() - 1 - step.index;
-            let Prediction { eps, variance } = model.predict(&state, step.timestep, class)?;
+            let Prediction { eps, variance } = model.predict(&state, step.timestep, conditioning)?;
             let p = posterior(&schedule, index, &state, Prediction { eps, variance }, config)?;
             for (worst, (quantity, ours)) in quantities.iter_mut().zip([
                 ("mean", &p.mean),
@@ -326,7 +325,7 @@ fn sampling(
     let error = relative(&to_f64(&state)?, &cases.values("sample.x_0")?);
     done(Check { name: "image of ancestral sampling".into(), tensors: 1, error, limit: limits.sample });
 
-    let schedule = model.schedule().at(&steps("ddim.timestep_map")?)?;
+    let schedule = model.info().schedule.at(&steps("ddim.timestep_map")?)?;
     let config = DdimConfig { eta: 0.0, clip_x0: true, eps_after_guidance: EpsAfterGuidance::Keep };
     let inputs = Inputs { class, ..Inputs::new(model, &schedule, &noise as &dyn NoiseSource) };
     let mut state = x_t.clone();

@@ -4,13 +4,15 @@
 use std::path::{Path, PathBuf};
 
 use adir::adapt::{
-    AdaptConfig, Adaptation, Adapter, AdapterInfo, Batch, CropScale, LevelWeights, RateSchedule, Timesteps, Trained,
+    AdaptConfig, Adaptation, AdaptedLayers, Adapter, AdapterInfo, Batch, CropScale, LevelWeights, RateSchedule,
+    Timesteps, Trained, loss_by_blocks,
 };
 use adir::io::weights::WeightFile;
-use adir::models::guided_diffusion::{GuidedDiffusion, UNetConfig};
+use adir::models::Prior;
+use adir::models::guided_diffusion::UNetConfig;
 use adir::models::params::Params;
 use adir::schedule::Timestep;
-use adir::tensor::{self, DType, Tensor, cpu, from_f32};
+use adir::tensor::{self, Compute, DType, Tensor, cpu, from_f32};
 
 fn fixtures() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures")
@@ -20,14 +22,14 @@ fn open(name: &str) -> WeightFile {
     WeightFile::open(&fixtures().join(name)).unwrap()
 }
 
-fn model() -> GuidedDiffusion {
+fn model() -> Prior {
     model_in(DType::F32)
 }
 
-fn model_in(dtype: DType) -> GuidedDiffusion {
+fn model_in(dtype: DType) -> Prior {
     let config = std::fs::read_to_string(fixtures().join("mini_legacy.json")).unwrap();
     let config = UNetConfig::from_json(&config).unwrap();
-    GuidedDiffusion::load(&open("mini_legacy.weights.safetensors"), Some(config), &cpu(), dtype).unwrap()
+    Prior::load(&open("mini_legacy.weights.safetensors"), Some(config), &Compute::new(&cpu(), dtype)).unwrap()
 }
 
 fn relative(ours: &[f64], recorded: &[f64]) -> f64 {
@@ -130,7 +132,7 @@ fn a_network_in_bf16_keeps_what_it_learns_in_f32() {
 fn lora_is_that_of_separate_branches_in_pytorch() {
     let (cases, recorded) = (open("mini_legacy.cases.safetensors"), open("lora_steps.safetensors"));
     for (micro_batch, recompute) in [(2, false), (1, false), (1, true)] {
-        let trained = Trained::Lora { rank: 4, alpha: 2.0 };
+        let trained = Trained::Lora { rank: 4, alpha: 2.0, layers: AdaptedLayers::Convolutions };
         let mut run =
             adaptation(AdaptConfig { micro_batch, recompute, seed: 9, learning_rate: 1e-3, ..config(trained) });
         let losses: Vec<f64> = (0..10).map(|k| run.advance(&batch(&cases, k)).unwrap().loss).collect();
@@ -154,14 +156,14 @@ fn lora_is_that_of_separate_branches_in_pytorch() {
 fn gradients_by_blocks_are_the_reference_s() {
     let (model, cases) = (model(), open("mini_legacy.cases.safetensors"));
     let t: Vec<Timestep> = cases.read_i64("train.t").unwrap().iter().map(|&t| Timestep(t as u16)).collect();
-    let (x_t, eps) = (images(&cases, "train.x_t", 0), images(&cases, "train.eps", 0));
+    let eps = images(&cases, "train.eps", 0);
     let mut found = vec![None; model.layout().specs().len()];
-    let loss = model
-        .net()
-        .loss_by_blocks(model.params(), &x_t, &eps, &t, None, 1.0, &mut |id, gradient| {
-            assert!(found[id.index()].replace(tensor::to_f64(&gradient).unwrap()).is_none(), "twice");
-        })
-        .unwrap();
+    let x0 = images(&cases, "train.x0", 0);
+    let batch = Batch { x0, eps, timesteps: t };
+    let loss = loss_by_blocks(&model, &batch, LevelWeights::EQUAL, 1.0, &mut |id, gradient| {
+        assert!(found[id.index()].replace(tensor::to_f64(&gradient).unwrap()).is_none(), "twice");
+    })
+    .unwrap();
     assert!((loss / cases.read_f64("train.loss").unwrap()[0] - 1.0).abs() < 1e-5);
     let norm = |values: &[f64]| values.iter().map(|v| v * v).sum::<f64>().sqrt();
     let recorded: Vec<(usize, f64)> = cases
@@ -184,7 +186,7 @@ fn gradients_by_blocks_are_the_reference_s() {
 #[test]
 fn strength_scales_the_change_of_the_weights() {
     let cases = open("mini_legacy.cases.safetensors");
-    for trained in [Trained::Full, Trained::Lora { rank: 4, alpha: 2.0 }] {
+    for trained in [Trained::Full, Trained::Lora { rank: 4, alpha: 2.0, layers: AdaptedLayers::Convolutions }] {
         let weights = |strength: f64| {
             let mut run = adaptation(AdaptConfig { strength, learning_rate: 1e-2, ..config(trained) });
             run.advance(&batch(&cases, 0)).unwrap();
@@ -209,14 +211,14 @@ fn strength_scales_the_change_of_the_weights() {
 fn an_adapter_comes_back_from_its_file_to_the_bit() {
     let cases = open("mini_legacy.cases.safetensors");
     let path = std::env::temp_dir().join(format!("adir-adapter-{}.safetensors", std::process::id()));
-    for trained in [Trained::Full, Trained::Lora { rank: 4, alpha: 2.0 }] {
+    for trained in [Trained::Full, Trained::Lora { rank: 4, alpha: 2.0, layers: AdaptedLayers::Convolutions }] {
         let mut run = adaptation(config(trained));
         run.advance(&batch(&cases, 0)).unwrap();
         run.advance(&batch(&cases, 1)).unwrap();
         let (model, adapter) = (model(), run.adapter());
         let info = AdapterInfo {
             name: "test".into(),
-            base: "ab".repeat(32),
+            base: model.id().unwrap().to_string(),
             made_from: serde_json::json!({"images": 2}),
             lora: None,
             serves: vec!["cd".repeat(32)],
@@ -225,7 +227,7 @@ fn an_adapter_comes_back_from_its_file_to_the_bit() {
         let file = WeightFile::open(&path).unwrap();
         let found = Adapter::info(&file).unwrap();
         assert_eq!((found.name, found.serves), (info.name, info.serves));
-        let loaded = Adapter::load(&file, &model, &"ab".repeat(32)).unwrap();
+        let loaded = Adapter::load(&file, &model).unwrap();
         let (before, after) = (adapter.apply(model.params()).unwrap(), loaded.apply(model.params()).unwrap());
         let mut changed = 0;
         for (id, spec) in before.layout().ids().zip(before.layout().specs()) {
@@ -234,8 +236,9 @@ fn an_adapter_comes_back_from_its_file_to_the_bit() {
             changed += usize::from(bits(&before) != bits(model.params()));
         }
         assert!(changed > 20, "{changed} parameters changed");
-        let other = Adapter::load(&file, &model, &"cd".repeat(32)).unwrap_err().to_string();
-        assert!(other.contains("was made for the weights abababababab"), "{other}");
+        let other = Adapter::load(&file, &model.with_params(before.clone())).unwrap_err().to_string();
+        let own = &model.id().unwrap().as_str()[..12];
+        assert!(other.contains(&format!("was made for the weights {own}")), "{other}");
     }
     std::fs::remove_file(&path).unwrap();
 }

@@ -6,14 +6,15 @@ use std::path::{Path, PathBuf};
 
 use adir::io::sidecar::{beside, sidecar_config};
 use adir::io::weights::WeightFile;
-use adir::models::guided_diffusion::{GuidedDiffusion, UNetConfig};
-use adir::tensor::{DType, cpu};
+use adir::models::Prior;
+use adir::models::guided_diffusion::UNetConfig;
+use adir::tensor::{Compute, DType, cpu};
 use adir::verify::{Check, Limits, verify};
 
 fn check(weights: &Path, cases: &Path, dtype: DType) -> Vec<Check> {
     let file = WeightFile::open(weights).unwrap();
     let config = beside(weights).map(|path| UNetConfig::from_json(&sidecar_config(&path).unwrap()).unwrap());
-    let model = GuidedDiffusion::load(&file, config, &cpu(), dtype).unwrap();
+    let model = Prior::load(&file, config, &Compute::new(&cpu(), dtype)).unwrap();
     let checks = verify(&model, &WeightFile::open(cases).unwrap(), Limits::F32, |_| ()).unwrap();
     assert!(checks.len() >= 14, "every kind of check must run, not {}", checks.len());
     checks

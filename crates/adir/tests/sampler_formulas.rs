@@ -1,11 +1,10 @@
 //! The samplers against their formulas, number by number: a network without any structure, recorded noise, and the
 //! reference written out in scalars.
 
-use std::cell::RefCell;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 
 use adir::guidance::{AdirConfig, AdirGuidance, Adjoint, Guidance, Residual, Strength};
-use adir::models::{Denoiser, Prediction};
+use adir::models::{Conditioning, Denoiser, DenoiserInfo, Prediction, PredictionKind};
 use adir::noise::{Noise, Stream};
 use adir::sampler::{Ancestral, AncestralConfig, Ddim, DdimConfig, EpsAfterGuidance, Inputs, Step, initial_noise};
 use adir::schedule::{BetaSchedule, Respacing, Schedule, Timestep, VarianceKind};
@@ -37,8 +36,8 @@ fn v_of(x: f64, t: f64) -> f64 {
 
 /// A network that is an arbitrary function of x_t and t, and notes what it was asked.
 struct Toy {
-    schedule: Schedule,
-    asked: RefCell<Vec<(u16, Option<usize>)>>,
+    info: DenoiserInfo,
+    asked: Mutex<Vec<(u16, Conditioning)>>,
     learned_variance: bool,
     /// (timestep, whether in the variance): one value of the answer is NaN there.
     poison: Option<(u16, bool)>,
@@ -46,17 +45,22 @@ struct Toy {
 
 impl Toy {
     fn new() -> Self {
-        Self { schedule: full_schedule(), asked: RefCell::default(), learned_variance: true, poison: None }
+        Self { info: info(1), asked: Mutex::default(), learned_variance: true, poison: None }
     }
 }
 
+fn info(size_multiple: usize) -> DenoiserInfo {
+    let (variance, prediction) = (VarianceKind::LearnedRange, PredictionKind::Epsilon);
+    DenoiserInfo { channels: 1, size_multiple, schedule: full_schedule(), variance, prediction }
+}
+
 impl Denoiser for Toy {
-    fn schedule(&self) -> &Schedule {
-        &self.schedule
+    fn info(&self) -> &DenoiserInfo {
+        &self.info
     }
 
-    fn predict(&self, x_t: &Tensor<4>, t: Timestep, class: Option<usize>) -> Result<Prediction> {
-        self.asked.borrow_mut().push((t.0, class));
+    fn predict(&self, x_t: &Tensor<4>, t: Timestep, conditioning: &Conditioning) -> Result<Prediction> {
+        self.asked.lock().unwrap().push((t.0, conditioning.clone()));
         let map = |f: fn(f64, f64) -> f64, poisoned: bool| -> Result<Tensor<4>> {
             let mut values: Vec<f64> = to_f64(x_t)?.iter().map(|x| f(*x, f64::from(t.0))).collect();
             if poisoned {
@@ -67,10 +71,6 @@ impl Denoiser for Toy {
         let poisoned = |in_variance| self.poison == Some((t.0, in_variance));
         let variance = if self.learned_variance { Some(map(v_of, poisoned(true))?) } else { None };
         Ok(Prediction { eps: map(eps_of, poisoned(false))?, variance })
-    }
-
-    fn size_multiple(&self) -> usize {
-        1
     }
 }
 
@@ -362,10 +362,10 @@ fn the_network_is_asked_for_original_timesteps_and_the_class() {
     let inputs = Inputs { class: Some(17), ..Inputs::new(&toy, &schedule, &recording) };
     let mut sampler = Ddim::new(inputs, DdimConfig::default(), row(&x_initial())).expect("a sampler");
     assert_eq!(sampler.size_hint(), (1, Some(4)));
-    assert!(toy.asked.borrow().is_empty(), "nothing runs before the first next()");
+    assert!(toy.asked.lock().unwrap().is_empty(), "nothing runs before the first next()");
     assert_eq!(sampler.by_ref().count(), 4);
     assert_eq!(sampler.size_hint(), (0, Some(0)));
-    assert_eq!(*toy.asked.borrow(), [999, 666, 333, 0].map(|t| (t, Some(17))));
+    assert_eq!(*toy.asked.lock().unwrap(), [999, 666, 333, 0].map(|t| (t, Conditioning::Class(17))));
 }
 
 #[test]
@@ -395,19 +395,15 @@ fn a_nan_is_caught_in_the_step_that_makes_it() {
 }
 
 /// Says that it takes multiples of four pixels, and answers in the wrong shape.
-struct Wrong(Schedule);
+struct Wrong(DenoiserInfo);
 
 impl Denoiser for Wrong {
-    fn schedule(&self) -> &Schedule {
+    fn info(&self) -> &DenoiserInfo {
         &self.0
     }
 
-    fn predict(&self, _: &Tensor<4>, _: Timestep, _: Option<usize>) -> Result<Prediction> {
+    fn predict(&self, _: &Tensor<4>, _: Timestep, _: &Conditioning) -> Result<Prediction> {
         Ok(Prediction { eps: from_f32(vec![0.0; 16], [1, 1, 2, 8], &cpu()), variance: None })
-    }
-
-    fn size_multiple(&self) -> usize {
-        4
     }
 }
 
@@ -420,7 +416,7 @@ fn what_does_not_fit_is_refused() {
             Ok(_) => panic!("no error about {word}"),
         }
     }
-    let (toy, wrong) = (Toy { learned_variance: false, ..Toy::new() }, Wrong(full_schedule()));
+    let (toy, wrong) = (Toy { learned_variance: false, ..Toy::new() }, Wrong(info(4)));
     let (schedule, other) = (respaced(5), Schedule::new(BetaSchedule::Cosine, 1000).expect("a schedule"));
     let x = || row(&x_initial());
     let start = |inputs| Ddim::new(inputs, DdimConfig::default(), x());

@@ -5,10 +5,11 @@ use std::path::{Path, PathBuf};
 
 use adir::adapt::{Batch, LevelWeights};
 use adir::io::weights::WeightFile;
-use adir::models::guided_diffusion::{GuidedDiffusion, UNetConfig};
+use adir::models::Prior;
+use adir::models::guided_diffusion::UNetConfig;
 use adir::noise::{Noise, Stream};
 use adir::schedule::Timestep;
-use adir::tensor::{self, DType, cpu, from_f32};
+use adir::tensor::{self, Compute, DType, cpu, from_f32};
 use adir::train::{Length, TrainConfig, Trainer};
 
 fn fixtures() -> PathBuf {
@@ -35,7 +36,7 @@ fn config(micro_batch: usize) -> TrainConfig {
 
 fn initial(config: &TrainConfig) -> adir::models::params::Params {
     let file = WeightFile::open(&fixtures().join("mini_legacy.weights.safetensors")).unwrap();
-    GuidedDiffusion::load(&file, Some(config.network.clone()), &cpu(), DType::F32).unwrap().params().clone()
+    Prior::load(&file, Some(config.network.clone()), &Compute::default()).unwrap().params().clone()
 }
 
 struct Recording(WeightFile);
@@ -62,7 +63,7 @@ fn ten_steps_are_those_of_pytorch() {
     let recording = Recording::open();
     for micro_batch in [4, 3, 1] {
         let config = config(micro_batch);
-        let mut trainer = Trainer::new(config.clone(), Some(initial(&config)), &cpu(), DType::F32).unwrap();
+        let mut trainer = Trainer::new(config.clone(), Some(initial(&config)), &Compute::default()).unwrap();
         let (mut losses, mut norms) = (Vec::new(), Vec::new());
         for step in 0..10 {
             let report = trainer.step(&recording.batch(step)).unwrap();
@@ -76,7 +77,7 @@ fn ten_steps_are_those_of_pytorch() {
         for (ours, recorded) in norms.iter().zip(recorded("norm")) {
             assert!((ours / recorded - 1.0).abs() < 1e-3, "{norms:?}");
         }
-        let average = trainer.averaged().unwrap();
+        let average = trainer.averaged();
         let mut worst: (f64, String) = (0.0, String::new());
         let mut compared = 0;
         for (prefix, params) in [("weight.", trainer.params()), ("average.", average.params())] {
@@ -101,7 +102,7 @@ fn ten_steps_with_p2_weights_are_those_of_pytorch() {
     let recording = Recording::open();
     let weighted = WeightFile::open(&fixtures().join("train_p2.safetensors")).unwrap();
     let config = TrainConfig { level_weights: LevelWeights { k: 0.01, gamma: 0.6 }, ..config(3) };
-    let mut trainer = Trainer::new(config.clone(), Some(initial(&config)), &cpu(), DType::F32).unwrap();
+    let mut trainer = Trainer::new(config.clone(), Some(initial(&config)), &Compute::default()).unwrap();
     let recorded = |name: &str| weighted.read_f64(name).unwrap();
     for (step, (simple, norm)) in recorded("simple").into_iter().zip(recorded("norm")).enumerate() {
         let report = trainer.step(&recording.batch(step)).unwrap();
@@ -117,15 +118,15 @@ fn a_resumed_training_computes_the_same_bits() {
     let path = std::env::temp_dir().join(format!("adir-resume-{}.checkpoint", std::process::id()));
     let config = config(2);
     let run = |interrupted: bool| {
-        let mut trainer = Trainer::new(config.clone(), None, &cpu(), DType::F32).unwrap();
+        let mut trainer = Trainer::new(config.clone(), None, &Compute::default()).unwrap();
         for step in 0..6 {
             if interrupted && step == 3 {
                 trainer.save(&path).unwrap();
-                trainer = Trainer::resume(&WeightFile::open(&path).unwrap(), &cpu(), DType::F32).unwrap();
+                trainer = Trainer::resume(&WeightFile::open(&path).unwrap(), &Compute::default()).unwrap();
             }
             trainer.step(&recording.batch(step)).unwrap();
         }
-        let average = trainer.averaged().unwrap();
+        let average = trainer.averaged();
         let all = [trainer.params().clone(), average.params().clone()];
         all.iter().flat_map(|p| p.layout().ids().map(|id| tensor::to_f32(&p.flat(id)).unwrap())).collect::<Vec<_>>()
     };
@@ -142,7 +143,7 @@ fn threads_do_not_change_a_step() {
     let run = |threads: usize| {
         let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
         pool.install(|| {
-            let mut trainer = Trainer::new(config.clone(), Some(initial(&config)), &cpu(), DType::F32).unwrap();
+            let mut trainer = Trainer::new(config.clone(), Some(initial(&config)), &Compute::default()).unwrap();
             for step in 0..2 {
                 trainer.step(&recording.batch(step)).unwrap();
             }
@@ -157,7 +158,7 @@ fn threads_do_not_change_a_step() {
 fn a_network_that_overfits_one_image_learns_it() {
     let config = TrainConfig { batch: 2, micro_batch: 2, crop: 16, learning_rate: 2e-3, ..config(2) };
     let mut trainer =
-        Trainer::new(TrainConfig { length: Length::Steps(200), ..config }, None, &cpu(), DType::F32).unwrap();
+        Trainer::new(TrainConfig { length: Length::Steps(200), ..config }, None, &Compute::default()).unwrap();
     let wave = |i: usize| (0.7 * (i % 16) as f32 + 0.4 * (i / 16 % 16) as f32).sin();
     let image: Vec<f32> = (0..2 * 3 * 256).map(|i| wave(i % 256)).collect();
     let x0 = from_f32(image, [2, 3, 16, 16], &cpu());

@@ -7,7 +7,7 @@ use adir::io::folder::image_files;
 use adir::io::image::read_image;
 use adir::io::limits::Limits;
 use adir::io::weights::{Dtype, WeightFile};
-use adir::models::guided_diffusion::GuidedDiffusion;
+use adir::models::Prior;
 use adir::retrieve::{ContentHash, group_by_neighbours};
 use adir::task::Preset;
 use adir::{Error, Result};
@@ -99,7 +99,7 @@ struct Writing {
 
 impl Writing {
     /// The model, the adapter and what it says, once the file may be written.
-    fn read(&self) -> Result<(GuidedDiffusion, Adapter, AdapterInfo)> {
+    fn read(&self) -> Result<(Prior, Adapter, AdapterInfo)> {
         let path = self.store.resolve(&self.adapter)?;
         check_output(&path, &self.output, self.overwrite)?;
         load(&self.model, &path)
@@ -184,7 +184,7 @@ pub fn run(args: &AdaptCommandArgs, log: &Log) -> Result<u8> {
 }
 
 /// An adapter, and the model it belongs to.
-fn load(args: &ModelArgs, path: &Path) -> Result<(GuidedDiffusion, Adapter, AdapterInfo)> {
+fn load(args: &ModelArgs, path: &Path) -> Result<(Prior, Adapter, AdapterInfo)> {
     let (model, sha256) = args.load()?;
     let (adapter, info) = Base { model: &model, sha256: &sha256 }.read_adapter(path)?;
     Ok((model, adapter, info))
@@ -300,7 +300,7 @@ fn observations(paths: &[PathBuf]) -> Result<Vec<PathBuf>> {
 }
 
 /// Gives an adapter another name, and adds the observations it serves, in the cache too.
-fn relabel(args: &CreateArgs, found: &mut Found, label: Label, model: &GuidedDiffusion) -> Result<()> {
+fn relabel(args: &CreateArgs, found: &mut Found, label: Label, model: &Prior) -> Result<()> {
     let mut info = AdapterInfo { name: label.name, ..found.info.clone() };
     info.serves.extend(label.serves);
     info.serves.sort();

@@ -4,8 +4,7 @@ use std::path::{Path, PathBuf};
 
 use adir::io::limits::Limits;
 use adir::io::weights::WeightFile;
-use adir::models::Denoiser;
-use adir::models::guided_diffusion::{GuidedDiffusion, UNet, UNetConfig, config_of};
+use adir::models::{Conditioning, Denoiser, DenoiserInfo, Prior, PriorHeader};
 use adir::noise::{Noise, Stream};
 use adir::schedule::Timestep;
 use adir::tensor::{self, DType};
@@ -83,7 +82,7 @@ fn measure(args: &Measure, log: &Log) -> Result<u8> {
         let base = Base { model: &model, sha256: &sha256 };
         model = base.with(&base.read_adapter(path)?.0)?;
     }
-    let multiple = model.size_multiple();
+    let multiple = model.info().size_multiple;
     if args.side == 0 || !args.side.is_multiple_of(multiple) {
         return Err(Error::config(format!("--crop {}: expected a multiple of {multiple}", args.side)));
     }
@@ -95,7 +94,7 @@ fn measure(args: &Measure, log: &Log) -> Result<u8> {
         return Err(Error::input(args.folder, message));
     }
     let found = validate(&model, part, args.crops, args.side, log)?;
-    let all = model.schedule().len();
+    let all = model.info().schedule.len();
     say!("l_simple {:.5} on {} crops of {side}x{side}", found.loss, found.crops, side = args.side)?;
     for (k, loss) in found.levels.iter().enumerate() {
         say!("t {:>3} to {:>3}: {loss:.6}", k * all / LEVELS, (k + 1) * all / LEVELS - 1)?;
@@ -122,9 +121,8 @@ pub fn run(args: &ModelsArgs, log: &Log) -> Result<u8> {
 }
 
 fn list() -> Result<()> {
-    let prior = config_of(&adir::models::embedded_prior()?)?;
-    let (_, layout) = UNet::new(&prior)?;
-    say!("embedded prior: guided-diffusion U-Net, {:.1} M parameters", layout.element_count() as f64 / 1e6)?;
+    let prior = Prior::describe(&Prior::embedded_file()?, None)?;
+    say!("embedded prior: guided-diffusion U-Net, {:.1} M parameters", prior.parameter_count() as f64 / 1e6)?;
     say!("from files (--model), recognised by names and shapes:")?;
     for name in [
         "256x256_diffusion_uncond.pt, lsun_bedroom.pt, lsun_cat.pt, lsun_horse.pt",
@@ -139,12 +137,9 @@ fn list() -> Result<()> {
 
 fn info(args: &ModelArgs, as_json: bool, test: bool, log: &Log) -> Result<u8> {
     let file = args.open()?;
-    let config = match args.config(&file)? {
-        Some(config) => config,
-        None => config_of(&file).map_err(|e| Error::model(file.path(), e.to_string()))?,
-    };
-    let (_, layout) = UNet::new(&config)?;
-    let loss = if test { Some(denoise(args, &file, &config, log)?) } else { None };
+    let header = Prior::describe(&file, args.config(&file)?)?;
+    let (config, layout) = (header.config(), header.network().layout());
+    let loss = if test { Some(denoise(args, &file, &header, log)?) } else { None };
     let sha256 = file.sha256()?;
     if as_json {
         say!(
@@ -172,13 +167,13 @@ fn info(args: &ModelArgs, as_json: bool, test: bool, log: &Log) -> Result<u8> {
 }
 
 /// Mean squared error of the predicted noise on a soft test pattern half-way through the noise levels.
-fn denoise(args: &ModelArgs, file: &WeightFile, config: &UNetConfig, log: &Log) -> Result<f64> {
+fn denoise(args: &ModelArgs, file: &WeightFile, header: &PriorHeader, log: &Log) -> Result<f64> {
     const SIDE: usize = 64;
     log.info("denoising a test pattern");
-    let (device, dtype) = args.place()?;
-    let model = GuidedDiffusion::load(file, Some(config.clone()), &device, dtype)?;
-    let side = SIDE.next_multiple_of(model.size_multiple());
-    let pattern: Vec<f32> = (0..config.in_channels * side * side)
+    let model = Prior::load(file, Some(header.config().clone()), &args.place()?)?;
+    let DenoiserInfo { channels, schedule, .. } = model.info();
+    let side = SIDE.next_multiple_of(model.info().size_multiple);
+    let pattern: Vec<f32> = (0..channels * side * side)
         .map(|i| {
             let (c, y, x) = (i / (side * side), i / side % side, i % side);
             let disc = (x as f32 - 24.0).hypot(y as f32 - 36.0) < 14.0 + 3.0 * c as f32;
@@ -186,12 +181,12 @@ fn denoise(args: &ModelArgs, file: &WeightFile, config: &UNetConfig, log: &Log) 
             if disc { 0.5 - 0.3 * c as f32 } else { ramp }
         })
         .collect();
-    let shape = [1, config.in_channels, side, side];
+    let shape = [1, *channels, side, side];
     let x0 = tensor::from_f32(pattern, shape, &tensor::cpu());
     let eps = Noise::new(0, Stream::Evaluation).normal_tensor(0, shape, &tensor::cpu(), DType::F32);
-    let t = Timestep((config.diffusion_steps / 2) as u16);
-    let x_t = adir::adapt::add_noise(model.schedule(), &x0, &eps, t);
-    let class = config.num_classes.map(|_| 0);
-    let error = model.predict(&x_t, t, class)?.eps - eps;
+    let t = Timestep((schedule.original_len() / 2) as u16);
+    let x_t = adir::adapt::add_noise(schedule, &x0, &eps, t);
+    let class = Conditioning::from(model.network().classes().map(|_| 0));
+    let error = model.predict(&x_t, t, &class)?.eps - eps;
     Ok(tensor::to_f64(&(error.clone() * error).mean())?.iter().sum())
 }

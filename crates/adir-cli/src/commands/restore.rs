@@ -8,7 +8,7 @@ use adir::guidance::{Adjoint, DataStep, Residual, Strength};
 use adir::io::hash::hash_file;
 use adir::io::image::{BitDepth, ImageFormat, Picture, WriteOptions, read_image, write_image};
 use adir::io::limits::Limits;
-use adir::models::guided_diffusion::{GuidedDiffusion, config_of};
+use adir::models::Prior;
 use adir::operator::{ImageShape, bicubic_resize};
 use adir::restore::{RestorePlan, SamplingConfig};
 use adir::sampler::EpsAfterGuidance;
@@ -168,14 +168,11 @@ pub fn run(args: &RestoreArgs, log: &Log) -> Result<u8> {
     let mut problem = args.degradation.problem()?;
     problem.keep_margin = args.keep_margin;
     let file = args.model.open()?;
-    let config = match args.model.config(&file)? {
-        Some(config) => config,
-        None => config_of(&file).map_err(|e| Error::model(file.path(), e.to_string()))?,
-    };
-    let (device, dtype) = args.model.place()?;
+    let header = Prior::describe(&file, args.model.config(&file)?)?;
+    let compute = args.model.place()?;
     let preset: Preset = args.sampling.preset.into();
     let mode = args.adaptation.mode(preset)?;
-    let facts = facts(&config)?;
+    let facts = facts(header.info());
     let measurement = problem.measure(&picture.tensor, picture.bit_depth.rounding(), facts.channels, &limits)?;
     let sampling = SamplingConfig {
         preset,
@@ -185,12 +182,12 @@ pub fn run(args: &RestoreArgs, log: &Log) -> Result<u8> {
     };
     let plan = RestorePlan::new(measurement, &sampling, &facts)?;
     check_size(args, &plan, &picture, depth(&picture, format), &limits)?;
-    let at_once = at_once(samples, &device);
-    let need = config.forward_memory(plan.canvas().height, plan.canvas().width, at_once)?;
+    let at_once = at_once(samples, &compute.device);
+    let need = header.network().forward_memory(plan.canvas().height, plan.canvas().width, at_once);
     let adapt_config = args.adaptation.config(mode, preset, args.sampling.seed);
     let adapt_need = match mode {
         Mode::None => None,
-        _ => Some(adaptation_memory(&config, &adapt_config, Workers::available())?),
+        _ => Some(adaptation_memory(header.network().as_ref(), &adapt_config, Workers::available())),
     };
     if args.explain {
         explain(args, &plan, &picture, need)?;
@@ -202,8 +199,8 @@ pub fn run(args: &RestoreArgs, log: &Log) -> Result<u8> {
     }
     memory::check(need.max(adapt_need.unwrap_or(0)), &args.model.device)?;
 
-    let model_sha256 = file.sha256()?;
-    let model = GuidedDiffusion::load(&file, Some(config.clone()), &device, dtype)?;
+    let model = Prior::load(&file, Some(header.config().clone()), &compute)?;
+    let model_sha256 = model.id()?.to_string();
     let base = Base { model: &model, sha256: &model_sha256 };
     let adapted = match &args.adapter {
         Some(reference) => with_adapter(&args.adaptation.store.resolve_for(reference, input)?, &base)?,
@@ -228,7 +225,7 @@ pub fn run(args: &RestoreArgs, log: &Log) -> Result<u8> {
     let record = json!({
         "program": concat!("adir ", env!("CARGO_PKG_VERSION")),
         "input": {"path": input, "sha256": hash_file(input)?.1},
-        "model": {"name": args.model.name(), "sha256": model_sha256, "config": config},
+        "model": {"name": args.model.name(), "sha256": model_sha256, "config": header.config()},
         "device": args.model.device, "dtype": args.model.dtype.name(),
         "task": args.degradation.task, "degradation": plan.measurement().degradation(), "sigma": args.degradation.sigma,
         "mask": match &args.degradation.mask { Some(path) => json!({"path": path, "sha256": hash_file(path)?.1}), None => Value::Null },

@@ -11,12 +11,12 @@ use adir::io::atomic;
 use adir::io::image::{WriteOptions, write_image};
 use adir::io::limits::Limits;
 use adir::io::weights::WeightFile;
-use adir::models::Denoiser;
-use adir::models::guided_diffusion::{GuidedDiffusion, UNetConfig};
+use adir::models::guided_diffusion::UNetConfig;
+use adir::models::{Denoiser, Prior};
 use adir::noise::{Noise, Stream};
 use adir::sampler::{Ancestral, AncestralConfig, Inputs, initial_noise};
 use adir::schedule::Respacing;
-use adir::tensor::{self, DType, Tensor};
+use adir::tensor::{self, Compute, DType, Tensor};
 use adir::train::{Collection, LEVELS, Length, Photographs, TrainConfig, Trainer, Validation};
 use adir::{Error, Result};
 use clap::Args;
@@ -122,16 +122,16 @@ pub fn run(args: &TrainArgs, log: &Log) -> Result<u8> {
     if args.dtype == Precision::F64 {
         return Err(Error::config("--dtype f64: weights are trained in f32"));
     }
-    let (device, dtype) = place(&args.device, args.dtype)?;
+    let compute = place(&args.device, args.dtype)?;
     let mut trainer = match args.resume {
         true => {
-            let mut trainer = Trainer::resume(&WeightFile::open(&checkpoint)?, &device, dtype)?;
+            let mut trainer = Trainer::resume(&WeightFile::open(&checkpoint)?, &compute)?;
             if let Some(length) = args.length()? {
                 trainer.set_length(length)?;
             }
             trainer
         }
-        false => Trainer::new(args.settings()?, args.initial(&device)?, &device, dtype)?,
+        false => Trainer::new(args.settings()?, args.initial(&compute)?, &compute)?,
     };
     let config = trainer.config().clone();
 
@@ -166,7 +166,7 @@ pub fn run(args: &TrainArgs, log: &Log) -> Result<u8> {
     } else {
         None
     };
-    let model = trainer.averaged()?.with_image_mean(known);
+    let model = trainer.averaged().with_image_mean(known);
     let validation = validate(&model, &photographs.held_out, args.validation_crops, config.crop, log)?;
     let notes = BTreeMap::from([
         ("held_out_simple".to_owned(), format!("{:.5}", validation.loss)),
@@ -224,10 +224,10 @@ impl TrainArgs {
         })
     }
 
-    fn initial(&self, device: &tensor::Device) -> Result<Option<adir::models::params::Params>> {
+    fn initial(&self, compute: &Compute) -> Result<Option<adir::models::params::Params>> {
         let Some(path) = &self.init else { return Ok(None) };
-        let model =
-            GuidedDiffusion::load(&WeightFile::open(path)?, Some(self.settings()?.network), device, DType::F32)?;
+        let compute = Compute { dtype: DType::F32, ..compute.clone() };
+        let model = Prior::load(&WeightFile::open(path)?, Some(self.settings()?.network), &compute)?;
         Ok(Some(model.params().clone()))
     }
 
@@ -289,13 +289,7 @@ fn train(
 }
 
 /// The losses of a network on held-out photographs.
-pub fn validate(
-    model: &GuidedDiffusion,
-    held_out: &Photographs,
-    crops: usize,
-    side: usize,
-    log: &Log,
-) -> Result<Validation> {
+pub fn validate(model: &Prior, held_out: &Photographs, crops: usize, side: usize, log: &Log) -> Result<Validation> {
     let progress = log.progress("measuring", crops);
     let mut losses = Vec::new();
     for some in Validation::run(model, held_out, crops.max(LEVELS), side) {
@@ -303,15 +297,15 @@ pub fn validate(
         progress.at(losses.len(), crops);
         stop::check()?;
     }
-    Ok(Validation::of(&losses, side, model.schedule().len()))
+    Ok(Validation::of(&losses, side, model.info().schedule.len()))
 }
 
 /// 16 unconditional samples, 4 by 4, ancestral over 100 steps.
-fn sheet(model: &GuidedDiffusion, side: usize, log: &Log) -> Result<Tensor<4>> {
+fn sheet(model: &Prior, side: usize, log: &Log) -> Result<Tensor<4>> {
     const ROWS: usize = 4;
     const STEPS: usize = 100;
-    let schedule = model.schedule().respaced(&Respacing::Sections(vec![STEPS]))?;
-    let config = AncestralConfig { variance: model.config().variance_kind(), clip_x0: true };
+    let schedule = model.info().schedule.respaced(&Respacing::Sections(vec![STEPS]))?;
+    let config = AncestralConfig { variance: model.info().variance, clip_x0: true };
     let progress = log.progress("sampling", ROWS * ROWS * STEPS);
     let mut rows = Vec::new();
     for row in 0..ROWS {

@@ -3,7 +3,8 @@
 use std::path::PathBuf;
 
 use adir::io::weights::WeightFile;
-use adir::models::guided_diffusion::{GuidedDiffusion, UNetConfig};
+use adir::models::Prior;
+use adir::models::guided_diffusion::UNetConfig;
 use adir::verify::{Check, Limits, verify};
 use adir::{Error, Result};
 use clap::Args;
@@ -34,8 +35,7 @@ pub fn run(args: &VerifyArgs, log: &Log) -> Result<u8> {
         (None, Some(text)) if !file.metadata().contains_key("config") => Some(UNetConfig::from_json(text)?),
         (None, _) => None,
     };
-    let (device, dtype) = args.model.place()?;
-    let model = GuidedDiffusion::load(&file, config, &device, dtype)?;
+    let model = Prior::load(&file, config, &args.model.place()?)?;
     let limits = if args.model.dtype.is_half() { Limits::BF16 } else { Limits::F32 };
     let checks = verify(&model, &cases, limits, |check| log.info(&format!("{}: {:.1e}", check.name, check.error)))?;
     if checks.is_empty() {

@@ -9,8 +9,6 @@ mod direct;
 mod pack;
 mod winograd;
 
-use std::sync::atomic::{AtomicBool, Ordering};
-
 use rayon::prelude::*;
 
 use crate::layout::{ChannelsLast, Padding, Planes};
@@ -18,7 +16,6 @@ use crate::norm::Sum;
 use crate::simd::dispatch;
 
 pub(crate) use pack::{Packed, Purpose};
-pub use winograd::set_winograd;
 
 /// The shapes of one convolution.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -71,28 +68,17 @@ impl Geometry {
     }
 }
 
-static BF16: AtomicBool = AtomicBool::new(false);
-
-/// Whether convolutions and their input gradients that are computed as direct sums multiply bfloat16 numbers and add
-/// up in single precision; they do not unless told to.
-///
-/// Images, weights and results stay in single precision; both factors of every product are rounded to 8 bits. It is
-/// faster where [`crate::Isa::has_bf16_products`], and much slower elsewhere. Winograd's algorithm stays as it is: it
-/// multiplies a quarter as often, and its transforms would make 2 to 5 % of the rounding.
-pub fn set_bf16_products(enabled: bool) {
-    BF16.store(enabled, Ordering::Relaxed);
-}
-
-/// What [`set_bf16_products`] was told last.
-pub fn bf16_products() -> bool {
-    BF16.load(Ordering::Relaxed)
-}
-
 /// Which algorithm computes a convolution.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(crate) enum Algorithm {
     Direct,
     Winograd,
+}
+
+impl Algorithm {
+    fn of(g: &Geometry) -> Algorithm {
+        if winograd::applies(g) { Algorithm::Winograd } else { Algorithm::Direct }
+    }
 }
 
 /// How a convolution is computed; weights are packed for one of these.
@@ -103,11 +89,11 @@ pub(crate) struct Method {
 }
 
 impl Method {
-    pub(crate) fn of(g: &Geometry) -> Method {
-        let algorithm = if winograd::applies(g) { Algorithm::Winograd } else { Algorithm::Direct };
+    /// For that geometry, with products in bfloat16 where `bf16_products` are asked for and the method has them.
+    pub(crate) fn new(g: &Geometry, bf16_products: bool) -> Method {
+        let algorithm = Algorithm::of(g);
         let even = g.inputs.is_multiple_of(2) && g.outputs.is_multiple_of(2);
-        let bf16 = bf16_products() && algorithm == Algorithm::Direct && even;
-        Method { algorithm, bf16 }
+        Method { algorithm, bf16: bf16_products && algorithm == Algorithm::Direct && even }
     }
 }
 
@@ -139,7 +125,7 @@ pub(crate) fn input_gradient(dy: &[f32], weight: &Packed, g: &Geometry, method: 
 
 /// The gradient with respect to the weight, `[out, in, k, k]`.
 pub(crate) fn weight_gradient(x: Planes<'_>, dy: &[f32], g: &Geometry) -> Vec<f32> {
-    match Method::of(g).algorithm {
+    match Algorithm::of(g) {
         Algorithm::Direct => {
             let source = ChannelsLast::from_planes(x, g.in_shape(), Padding::same(g.padding));
             let dy = ChannelsLast::from_planes(dy, g.out_shape(), Padding::default());

@@ -23,18 +23,55 @@ use crate::reference;
 /// are kept for the next call while the weight tensor lives.
 ///
 /// # Shapes
-/// `x` `[n, in, h, w]`, `weight` `[out, in, k, k]`, `bias` `[out]`; the result is `[n, out, oh, ow]`.
+/// `x` `[n, in, h, w]`, `kernel` `[out, in, k, k]`, `bias` `[out]`; the result is `[n, out, oh, ow]`.
 ///
 /// # Panics
 /// If the shapes do not go together.
-pub fn conv2d(x: Tensor<4>, weight: Tensor<4>, bias: Option<Tensor<1>>, stride: usize, padding: usize) -> Tensor<4> {
+pub fn conv2d(
+    x: Tensor<4>,
+    kernel: impl Into<Kernel>,
+    bias: Option<Tensor<1>>,
+    stride: usize,
+    padding: usize,
+) -> Tensor<4> {
+    let Kernel { weight, bf16_products } = kernel.into();
     let square = weight.dims()[2] == weight.dims()[3];
     if !(has_kernel(&x) && has_kernel(&weight) && bias.as_ref().is_none_or(has_kernel) && square) {
         return reference::conv2d(x, weight, bias, stride, padding);
     }
     let bias = bias.unwrap_or_else(|| Tensor::zeros([weight.dims()[0]], &x.device()));
     let (x, weight, bias) = (x.into_dispatch(), weight.into_dispatch(), bias.into_dispatch());
-    Tensor::from_dispatch(<Dispatch as KernelOps>::conv2d_kernel(x, weight, bias, stride, padding))
+    let settings = Settings { stride, padding, bf16_products };
+    Tensor::from_dispatch(<Dispatch as KernelOps>::conv2d_kernel(x, weight, bias, settings))
+}
+
+/// The weight of a convolution, and how products with it are taken.
+#[derive(Debug, Clone)]
+pub struct Kernel {
+    /// `[out, in, k, k]`.
+    pub weight: Tensor<4>,
+    /// Whether a convolution and its input gradient, where computed as direct sums, multiply bfloat16 numbers and add up
+    /// in single precision.
+    ///
+    /// Images, weights and results stay in single precision; both factors of every product are rounded to 8 bits. It is
+    /// faster where [`crate::Isa::has_bf16_products`], and much slower elsewhere. Winograd's algorithm stays as it is: it
+    /// multiplies a quarter as often, and its transforms would make 2 to 5 % of the rounding.
+    pub bf16_products: bool,
+}
+
+/// With products in single precision.
+impl From<Tensor<4>> for Kernel {
+    fn from(weight: Tensor<4>) -> Self {
+        Self { weight, bf16_products: false }
+    }
+}
+
+/// What is not a tensor.
+#[derive(Debug, Clone, Copy)]
+pub struct Settings {
+    pub(super) stride: usize,
+    pub(super) padding: usize,
+    pub(super) bf16_products: bool,
 }
 
 /// What a convolution and its gradients have in common, whatever is done to the image on the way in.
@@ -43,35 +80,35 @@ pub(super) struct Convolution {
     /// Contiguous.
     weight: FlexTensor,
     geometry: Geometry,
+    method: Method,
 }
 
 impl Convolution {
     /// Of images of the shape of `x`.
-    pub(super) fn new(x: &FlexTensor, weight: FlexTensor, stride: usize, padding: usize) -> Convolution {
+    pub(super) fn new(x: &FlexTensor, weight: FlexTensor, settings: Settings) -> Convolution {
         let weight = contiguous(weight);
-        let geometry = Geometry::new(shape4(x), shape4(&weight), stride, padding);
-        Convolution { weight, geometry }
+        let geometry = Geometry::new(shape4(x), shape4(&weight), settings.stride, settings.padding);
+        Convolution { weight, geometry, method: Method::new(&geometry, settings.bf16_products) }
     }
 
-    /// The weight packed for `purpose` and the method it is packed for. Kept even while it is trained: a batch may be
-    /// computed in parts, all with the same weights.
-    fn packed(&self, purpose: Purpose) -> (Arc<Packed>, Method) {
-        let method = Method::of(&self.geometry);
-        let pack = || conv::pack(values(&self.weight), &self.geometry, purpose, method);
-        (pack_cache::get(&self.weight, (purpose, method), pack), method)
+    /// The weight packed for `purpose`. Kept even while it is trained: a batch may be computed in parts, all with the
+    /// same weights.
+    fn packed(&self, purpose: Purpose) -> Arc<Packed> {
+        let pack = || conv::pack(values(&self.weight), &self.geometry, purpose, self.method);
+        pack_cache::get(&self.weight, (purpose, self.method), pack)
     }
 
     /// The result.
     pub(super) fn forward(&self, x: Planes<'_>, bias: FlexTensor) -> FlexTensor {
-        let (packed, method) = self.packed(Purpose::Forward);
-        let out = conv::forward(x, &packed, Some(values(&contiguous(bias))), &self.geometry, method);
+        let packed = self.packed(Purpose::Forward);
+        let out = conv::forward(x, &packed, Some(values(&contiguous(bias))), &self.geometry, self.method);
         tensor(out, self.geometry.out_shape())
     }
 
     /// The gradient of the image as it is after what is done on the way in, `[n, in, h, w]`.
     pub(super) fn input_gradient(&self, dy: &FlexTensor) -> Vec<f32> {
-        let (packed, method) = self.packed(Purpose::InputGradient);
-        conv::input_gradient(values(dy), &packed, &self.geometry, method)
+        let packed = self.packed(Purpose::InputGradient);
+        conv::input_gradient(values(dy), &packed, &self.geometry, self.method)
     }
 
     /// The gradient of the weight.
@@ -86,15 +123,9 @@ impl Convolution {
 }
 
 /// The result, and what the backward pass needs.
-pub(super) fn forward(
-    x: FlexTensor,
-    weight: FlexTensor,
-    bias: FlexTensor,
-    stride: usize,
-    padding: usize,
-) -> (FlexTensor, State) {
+pub(super) fn forward(x: FlexTensor, weight: FlexTensor, bias: FlexTensor, settings: Settings) -> (FlexTensor, State) {
     let x = contiguous(x);
-    let convolution = Convolution::new(&x, weight, stride, padding);
+    let convolution = Convolution::new(&x, weight, settings);
     (convolution.forward(values(&x).into(), bias), State { x, convolution })
 }
 
@@ -133,12 +164,11 @@ pub(super) fn tracked<C: CheckpointStrategy>(
     x: FloatTensor<Autodiff<Flex, C>>,
     weight: FloatTensor<Autodiff<Flex, C>>,
     bias: FloatTensor<Autodiff<Flex, C>>,
-    stride: usize,
-    padding: usize,
+    settings: Settings,
 ) -> FloatTensor<Autodiff<Flex, C>> {
     let ((x, x_node), (weight, weight_node), (bias, bias_node)) =
         (x.into_parts(), weight.into_parts(), bias.into_parts());
-    let (out, state) = forward(x, weight, bias, stride, padding);
+    let (out, state) = forward(x, weight, bias, settings);
     match Conv2dBackward.prepare::<C>([x_node, weight_node, bias_node]).compute_bound().stateful() {
         OpsKind::Tracked(prep) => prep.finish(state, out),
         OpsKind::UnTracked(prep) => prep.finish(out),

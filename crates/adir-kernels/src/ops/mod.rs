@@ -21,7 +21,7 @@ use burn::tensor::{DType, Tensor, TensorData};
 use crate::QkvOrder;
 
 pub use attention::attention;
-pub use conv2d::conv2d;
+pub use conv2d::{Kernel, conv2d};
 pub use group_norm::{GroupNorm, group_norm};
 pub use norm_conv::group_norm_conv2d;
 pub use resample::{avg_pool2, upsample_nearest2};
@@ -38,8 +38,7 @@ pub trait KernelOps: Backend {
         x: FloatTensor<Self>,
         weight: FloatTensor<Self>,
         bias: FloatTensor<Self>,
-        stride: usize,
-        padding: usize,
+        settings: conv2d::Settings,
     ) -> FloatTensor<Self>;
 
     /// See [`group_norm()`]; `scale` and `shift` are zeros where there are none.
@@ -76,8 +75,8 @@ pub trait KernelOps: Backend {
 }
 
 impl KernelOps for Flex {
-    fn conv2d_kernel(x: FlexTensor, weight: FlexTensor, bias: FlexTensor, stride: usize, padding: usize) -> FlexTensor {
-        conv2d::forward(x, weight, bias, stride, padding).0
+    fn conv2d_kernel(x: FlexTensor, weight: FlexTensor, bias: FlexTensor, settings: conv2d::Settings) -> FlexTensor {
+        conv2d::forward(x, weight, bias, settings).0
     }
 
     fn group_norm_kernel(
@@ -122,10 +121,9 @@ impl<C: CheckpointStrategy> KernelOps for Autodiff<Flex, C> {
         x: FloatTensor<Self>,
         weight: FloatTensor<Self>,
         bias: FloatTensor<Self>,
-        stride: usize,
-        padding: usize,
+        settings: conv2d::Settings,
     ) -> FloatTensor<Self> {
-        conv2d::tracked::<C>(x, weight, bias, stride, padding)
+        conv2d::tracked::<C>(x, weight, bias, settings)
     }
 
     fn group_norm_kernel(

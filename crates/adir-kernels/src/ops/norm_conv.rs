@@ -9,7 +9,7 @@ use burn::backend::tensor::FloatTensor;
 use burn::backend::{Autodiff, Dispatch, Flex};
 use burn::tensor::Tensor;
 
-use super::conv2d::Convolution;
+use super::conv2d::{self, Convolution, Kernel};
 use super::group_norm::{GroupNorm, Inputs, Settings};
 use super::{KernelOps, contiguous, has_kernel, values};
 use crate::layout::Planes;
@@ -19,21 +19,23 @@ use crate::norm::Statistics;
 /// for the backward pass, which normalises again. The zeros around the image are put there after the normalisation.
 ///
 /// # Shapes
-/// `x` `[n, in, h, w]`, `weight` `[out, in, k, k]`, `bias` `[out]`; the result is `[n, out, oh, ow]`.
+/// `x` `[n, in, h, w]`, `kernel` `[out, in, k, k]`, `bias` `[out]`; the result is `[n, out, oh, ow]`.
 ///
 /// # Panics
 /// If the shapes do not go together.
 pub fn group_norm_conv2d(
     x: Tensor<4>,
     norm: GroupNorm,
-    weight: Tensor<4>,
+    kernel: impl Into<Kernel>,
     bias: Tensor<1>,
     stride: usize,
     padding: usize,
 ) -> Tensor<4> {
+    let kernel = kernel.into();
+    let weight = &kernel.weight;
     let square = weight.dims()[2] == weight.dims()[3];
-    if !(norm.has_kernel(&x) && has_kernel(&weight) && has_kernel(&bias) && square) {
-        return super::conv2d(norm.apply(x), weight, Some(bias), stride, padding);
+    if !(norm.has_kernel(&x) && has_kernel(weight) && has_kernel(&bias) && square) {
+        return super::conv2d(norm.apply(x), kernel, Some(bias), stride, padding);
     }
     let ([gamma, beta], [scale, shift], norm) = norm.into_parts(&x);
     Tensor::from_dispatch(<Dispatch as KernelOps>::group_norm_conv2d_kernel(
@@ -42,9 +44,9 @@ pub fn group_norm_conv2d(
         beta.into_dispatch(),
         scale.into_dispatch(),
         shift.into_dispatch(),
-        weight.into_dispatch(),
+        kernel.weight.into_dispatch(),
         bias.into_dispatch(),
-        NormConv { norm, stride, padding },
+        NormConv { norm, convolution: conv2d::Settings { stride, padding, bf16_products: kernel.bf16_products } },
     ))
 }
 
@@ -52,8 +54,7 @@ pub fn group_norm_conv2d(
 #[derive(Debug, Clone, Copy)]
 pub struct NormConv {
     norm: Settings,
-    stride: usize,
-    padding: usize,
+    convolution: conv2d::Settings,
 }
 
 /// What the backward pass needs.
@@ -76,7 +77,7 @@ impl State {
 pub(super) fn forward(tensors: [FlexTensor; 7], settings: NormConv) -> (FlexTensor, State) {
     let [x, gamma, beta, scale, shift, weight, bias] = tensors;
     let inputs = Inputs::new([x, gamma, beta, scale, shift], settings.norm);
-    let convolution = Convolution::new(inputs.x(), weight, settings.stride, settings.padding);
+    let convolution = Convolution::new(inputs.x(), weight, settings.convolution);
     let state = State { statistics: inputs.statistics(), inputs, convolution };
     (state.with_planes(|planes| state.convolution.forward(planes, bias)), state)
 }

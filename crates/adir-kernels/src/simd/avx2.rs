@@ -2,15 +2,17 @@
 
 use std::arch::x86_64::*;
 
+use half::f16;
+
 use super::{Kernel, Simd};
 
-/// Proof that AVX2 and FMA were detected.
+/// Proof that AVX2, FMA and F16C were detected.
 #[derive(Clone, Copy)]
 pub(crate) struct Avx2(());
 
 /// # Safety
 /// The processor must have the features named.
-#[target_feature(enable = "avx2,fma")]
+#[target_feature(enable = "avx2,fma,f16c")]
 pub(super) unsafe fn run<K: Kernel>(kernel: K) -> K::Output {
     kernel.run(Avx2(()))
 }
@@ -122,6 +124,16 @@ impl Simd for Avx2 {
             let pair = _mm_add_ps(quarter, _mm_movehl_ps(quarter, quarter));
             _mm_cvtss_f32(_mm_add_ss(pair, _mm_shuffle_ps::<1>(pair, pair)))
         }
+    }
+    #[inline(always)]
+    unsafe fn load_f16(self, p: *const f16) -> __m256 {
+        // SAFETY: see the implementation's note.
+        unsafe { _mm256_cvtph_ps(_mm_loadu_si128(p.cast())) }
+    }
+    #[inline(always)]
+    fn prefetch(self, p: *const u8) {
+        // SAFETY: a prefetch accesses nothing; an address without memory behind it is ignored.
+        unsafe { _mm_prefetch::<_MM_HINT_T0>(p.cast()) }
     }
 }
 

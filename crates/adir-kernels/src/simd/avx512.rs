@@ -2,22 +2,24 @@
 
 use std::arch::x86_64::*;
 
+use half::f16;
+
 use super::{Kernel, Simd, dot_bf16, store_bf16};
 
-/// Proof that AVX-512 F, BW, DQ and VL, AVX2 and FMA were detected, and `BF16` where that is true.
+/// Proof that AVX-512 F, BW, DQ and VL, AVX2, FMA and F16C were detected, and `BF16` where that is true.
 #[derive(Clone, Copy)]
 pub(crate) struct Avx512<const BF16: bool>(());
 
 /// # Safety
 /// The processor must have the features named.
-#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx2,fma")]
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx2,fma,f16c")]
 pub(super) unsafe fn run<K: Kernel>(kernel: K) -> K::Output {
     kernel.run(Avx512::<false>(()))
 }
 
 /// # Safety
 /// The processor must have the features named.
-#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512bf16,avx2,fma")]
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512bf16,avx2,fma,f16c")]
 pub(super) unsafe fn run_bf16<K: Kernel>(kernel: K) -> K::Output {
     kernel.run(Avx512::<true>(()))
 }
@@ -141,6 +143,16 @@ impl<const BF16: bool> Simd for Avx512<BF16> {
     fn sum(self, v: __m512) -> f32 {
         // SAFETY: see the implementation's note.
         unsafe { _mm512_reduce_add_ps(v) }
+    }
+    #[inline(always)]
+    unsafe fn load_f16(self, p: *const f16) -> __m512 {
+        // SAFETY: see the implementation's note.
+        unsafe { _mm512_cvtph_ps(_mm256_loadu_si256(p.cast())) }
+    }
+    #[inline(always)]
+    fn prefetch(self, p: *const u8) {
+        // SAFETY: a prefetch accesses nothing; an address without memory behind it is ignored.
+        unsafe { _mm_prefetch::<_MM_HINT_T0>(p.cast()) }
     }
     #[inline(always)]
     unsafe fn store_bf16(self, p: *mut u16, v: __m512) {

@@ -45,6 +45,7 @@ pub(crate) fn silu_slope<S: Simd>(s: S, x: S::V) -> S::V {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::machine::{self, Machine};
     use crate::simd::{Isa, Kernel, dispatch};
 
     struct Exp<'a>(&'a mut [f32]);
@@ -75,7 +76,9 @@ mod tests {
         let mut arguments: Vec<f32> = all.collect();
         arguments.resize(arguments.len().next_multiple_of(16), 0.0);
         for isa in Isa::available() {
-            assert!(isa.force());
+            let exp_of = |arguments: &[f32]| {
+                machine::with(Machine { isa: Some(isa), ..Machine::default() }, || exp_of(arguments))
+            };
             for (x, found) in arguments.iter().zip(exp_of(&arguments)) {
                 let exact = f64::from(*x).exp();
                 let nearest = exact as f32;

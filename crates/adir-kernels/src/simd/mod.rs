@@ -14,7 +14,12 @@ pub(crate) mod math;
 mod neon;
 mod portable;
 
-use std::sync::atomic::{AtomicU8, Ordering};
+use std::sync::OnceLock;
+
+use half::f16;
+use half::slice::HalfFloatSliceExt;
+
+use crate::machine;
 
 /// A vector of `LANES` single-precision numbers and what can be done with it.
 ///
@@ -62,6 +67,24 @@ pub(crate) trait Simd: Copy + Send + Sync + 'static {
     fn scale_by_power(self, v: Self::V, n: Self::V) -> Self::V;
     /// The sum of the lanes, in an order fixed by `LANES`.
     fn sum(self, v: Self::V) -> f32;
+    /// `LANES` half-precision numbers, widened.
+    ///
+    /// # Safety
+    /// `p` must be readable for `LANES` numbers.
+    #[inline(always)]
+    unsafe fn load_f16(self, p: *const f16) -> Self::V {
+        let mut numbers = [0.0; 16];
+        // SAFETY: `LANES` divides 16; the caller's promise.
+        unsafe {
+            std::slice::from_raw_parts(p, Self::LANES).convert_to_f32_slice(&mut numbers[..Self::LANES]);
+            self.load(numbers.as_ptr())
+        }
+    }
+    /// Asks for the line of the cache at `p`, which need not be readable.
+    #[inline(always)]
+    fn prefetch(self, p: *const u8) {
+        let _ = p;
+    }
     /// Rounds to bfloat16 (to nearest, ties to even) and stores `LANES` numbers of two bytes.
     ///
     /// # Safety
@@ -136,16 +159,15 @@ pub(crate) trait Kernel {
 
 /// An instruction set the kernels are compiled for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-#[repr(u8)]
 pub enum Isa {
     /// Arrays of four that the compiler maps to what the target always has (SSE2 on x86-64).
-    Portable = 1,
+    Portable,
     /// 128-bit Arm vectors.
-    Neon = 2,
-    /// 256-bit vectors with fused multiply-add.
-    Avx2 = 3,
+    Neon,
+    /// 256-bit vectors with fused multiply-add and half-precision conversion.
+    Avx2,
     /// 512-bit vectors (F, BW, DQ, VL).
-    Avx512 = 4,
+    Avx512,
 }
 
 impl Isa {
@@ -154,12 +176,14 @@ impl Isa {
         [Isa::Portable, Isa::Neon, Isa::Avx2, Isa::Avx512].into_iter().filter(|isa| isa.is_available()).collect()
     }
 
-    fn is_available(self) -> bool {
+    pub(crate) fn is_available(self) -> bool {
         match self {
             Isa::Portable => true,
             Isa::Neon => cfg!(target_arch = "aarch64"),
             #[cfg(target_arch = "x86_64")]
-            Isa::Avx2 => is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma"),
+            Isa::Avx2 => {
+                is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma") && is_x86_feature_detected!("f16c")
+            }
             #[cfg(target_arch = "x86_64")]
             Isa::Avx512 => {
                 is_x86_feature_detected!("avx512f")
@@ -173,40 +197,20 @@ impl Isa {
         }
     }
 
-    /// Whether [`crate::set_bf16_products`] makes anything faster: with AVX-512 and its bfloat16 instructions.
+    /// Whether bfloat16 products ([`crate::Kernel::bf16_products`]) make anything faster: with AVX-512 and its bfloat16
+    /// instructions.
     pub fn has_bf16_products() -> bool {
         Isa::active() == Isa::Avx512 && detected_bf16()
     }
 
-    /// The instruction set in use: the widest available, unless [`Isa::force`] chose another.
+    /// The instruction set in use: the widest available, but on the threads of [`crate::machine::with`].
     pub fn active() -> Isa {
-        match ACTIVE.load(Ordering::Relaxed) {
-            1 => Isa::Portable,
-            2 => Isa::Neon,
-            3 => Isa::Avx2,
-            4 => Isa::Avx512,
-            _ => {
-                let best = *Isa::available().last().unwrap_or(&Isa::Portable);
-                ACTIVE.store(best as u8, Ordering::Relaxed);
-                best
-            }
-        }
-    }
-
-    /// Makes the whole process use this instruction set; `false`, and no change, if the machine lacks it.
-    ///
-    /// Results differ between instruction sets in the last bits.
-    pub fn force(self) -> bool {
-        let available = self.is_available();
-        if available {
-            ACTIVE.store(self as u8, Ordering::Relaxed);
-        }
-        available
+        static WIDEST: OnceLock<Isa> = OnceLock::new();
+        machine::current()
+            .isa
+            .unwrap_or_else(|| *WIDEST.get_or_init(|| *Isa::available().last().unwrap_or(&Isa::Portable)))
     }
 }
-
-/// The [`Isa`] in use, 0 before it was first asked for.
-static ACTIVE: AtomicU8 = AtomicU8::new(0);
 
 #[cfg(target_arch = "x86_64")]
 fn detected_bf16() -> bool {

@@ -1,18 +1,20 @@
 //! What must not matter: the instruction set (beyond rounding), the number of threads (at all).
 
-use std::sync::Mutex;
-
 use crate::common::{assert_close, tracked, values};
 use crate::norm_conv;
-use adir_kernels::{Isa, QkvOrder, attention, conv2d, group_norm, reference, set_bf16_products, set_winograd};
+use adir_kernels::machine::{self, Machine};
+use adir_kernels::{Isa, Kernel, QkvOrder, attention, conv2d, group_norm, reference};
 use burn::tensor::{DType, Tensor};
 
-/// The instruction set and the Winograd switch belong to the process: one test at a time.
-static MACHINE: Mutex<()> = Mutex::new(());
+/// On an instruction set.
+fn on<T: Send>(isa: Isa, task: impl FnOnce() -> T + Send) -> T {
+    machine::with(Machine { isa: Some(isa), ..Machine::default() }, task)
+}
 
 /// Results and gradients of every kind of kernel, by the kernels or by the definitions.
 fn everything(by_kernels: bool, dtype: DType) -> Vec<(&'static str, Vec<f64>)> {
-    let conv = if by_kernels { conv2d } else { reference::conv2d };
+    let conv: fn(Tensor<4>, Tensor<4>, Option<Tensor<1>>, usize, usize) -> Tensor<4> =
+        if by_kernels { conv2d } else { reference::conv2d };
     let norm = if by_kernels { group_norm } else { reference::group_norm };
     let attend = if by_kernels { attention } else { reference::attention };
     let mut all = Vec::new();
@@ -55,23 +57,37 @@ fn everything(by_kernels: bool, dtype: DType) -> Vec<(&'static str, Vec<f64>)> {
 
 #[test]
 fn every_instruction_set_agrees_with_the_definitions() {
-    let _guard = MACHINE.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-    let best = Isa::active();
     let expected = everything(false, DType::F64);
+    let mut by_isa = Vec::new();
     for isa in Isa::available() {
-        assert!(isa.force());
-        for ((what, found), (_, expected)) in everything(true, DType::F32).iter().zip(&expected) {
+        let found = on(isa, || {
+            assert_eq!(Isa::active(), isa);
+            everything(true, DType::F32)
+        });
+        for ((what, found), (_, expected)) in found.iter().zip(&expected) {
             assert_close(&format!("{isa:?}: {what}"), found, expected, 1e-5);
         }
+        by_isa.push(found);
     }
-    assert!(best.force());
+    assert!(by_isa.windows(2).all(|two| two[0] != two[1]), "two instruction sets compute the same bits");
     assert!(Isa::available().contains(&Isa::Portable));
-    assert_eq!(Isa::available().last(), Some(&best), "the widest set is the one in use");
+    assert_eq!(Isa::available().last(), Some(&Isa::active()), "the widest set is the one in use");
+}
+
+/// What is changed for a test is changed on its threads and nowhere else.
+#[test]
+fn another_machine_stays_on_its_own_threads() {
+    let plain = everything(true, DType::F32);
+    let (meanwhile, other) = std::thread::scope(|scope| {
+        let other = scope.spawn(|| on(Isa::Portable, || everything(true, DType::F32)));
+        (everything(true, DType::F32), other.join().expect("a result"))
+    });
+    assert!(plain == meanwhile, "another thread's instruction set has changed the result");
+    assert!(Isa::active() == Isa::Portable || plain != other);
 }
 
 #[test]
 fn results_do_not_depend_on_the_number_of_threads() {
-    let _guard = MACHINE.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
     let on = |threads: usize| {
         let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().expect("a pool of threads");
         pool.install(|| everything(true, DType::F32))
@@ -87,7 +103,6 @@ fn results_do_not_depend_on_the_number_of_threads() {
 /// Winograd's algorithm rounds more than the direct sum, but no more than promised, and can be turned off.
 #[test]
 fn winograd_rounds_little_and_can_be_turned_off() {
-    let _guard = MACHINE.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
     let run = |conv: fn(Tensor<4>, Tensor<4>, Option<Tensor<1>>, usize, usize) -> Tensor<4>, dtype| {
         let x = tracked([1, 256, 16, 16], 1, dtype);
         let weight = tracked([64, 256, 3, 3], 2, dtype);
@@ -97,9 +112,7 @@ fn winograd_rounds_little_and_can_be_turned_off() {
     };
     let expected = run(reference::conv2d, DType::F64);
     let fast = run(conv2d, DType::F32);
-    set_winograd(false);
-    let direct = run(conv2d, DType::F32);
-    set_winograd(true);
+    let direct = machine::with(Machine { winograd: false, ..Machine::default() }, || run(conv2d, DType::F32));
     for (i, what) in ["result", "gradient of x", "gradient of weight"].iter().enumerate() {
         assert_close(&format!("{what}, Winograd"), &fast[i], &expected[i], 5e-6);
         assert_close(&format!("{what}, direct"), &direct[i], &expected[i], 1e-6);
@@ -119,10 +132,10 @@ fn rounded<const D: usize>(tensor: &Tensor<D>) -> Tensor<D> {
 /// Winograd's and gradients of weights stay as they are. On every instruction set.
 #[test]
 fn bf16_products_round_the_factors_and_nothing_else() {
-    let _guard = MACHINE.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-    let best = Isa::active();
+    fn with_bf16(x: Tensor<4>, w: Tensor<4>, bias: Option<Tensor<1>>, stride: usize, padding: usize) -> Tensor<4> {
+        conv2d(x, Kernel { weight: w, bf16_products: true }, bias, stride, padding)
+    }
     for isa in Isa::available() {
-        assert!(isa.force());
         for (shape, outputs, kernel, stride, direct) in [
             ([1, 40, 19, 22], 50, 3, 1, false),
             ([2, 6, 9, 11], 36, 3, 1, true),
@@ -140,10 +153,8 @@ fn bf16_products_round_the_factors_and_nothing_else() {
                 let grads = (out.clone() * probe).sum().backward();
                 [values(out), values(x.grad(&grads).expect("of x")), values(weight.grad(&grads).expect("of weight"))]
             };
-            let single = run(conv2d, DType::F32, false);
-            set_bf16_products(true);
-            let found = run(conv2d, DType::F32, false);
-            set_bf16_products(false);
+            let single = on(isa, || run(conv2d, DType::F32, false));
+            let found = on(isa, || run(with_bf16, DType::F32, false));
             let expected = run(reference::conv2d, DType::F64, direct);
             assert_close(&what, &found[0], &expected[0], 5e-6);
             assert_close(&format!("{what}, x"), &found[1], &expected[1], 5e-6);
@@ -151,5 +162,4 @@ fn bf16_products_round_the_factors_and_nothing_else() {
             assert!(found[2] == single[2], "{what}: the gradient of the weight has changed");
         }
     }
-    assert!(best.force());
 }

@@ -6,11 +6,11 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
-use super::lora::Lora;
+use super::lora::{AdaptedLayers, Lora, name_of_a};
 use crate::io::weights::{Dtype, TensorToWrite, WeightFile, write_safetensors};
-use crate::models::guided_diffusion::GuidedDiffusion;
-use crate::models::params::Params;
-use crate::tensor::{self, DType};
+use crate::models::Prior;
+use crate::models::params::{ParamSpec, Params, Role};
+use crate::tensor::{self, Compute, DType};
 use crate::{Error, Result};
 
 /// Adapted weights, as what must be kept of them.
@@ -56,7 +56,7 @@ impl Adapter {
     /// [`Error::Config`] when the adapter belongs to another network.
     pub fn apply(&self, base: &Params) -> Result<Params> {
         match self {
-            Self::Full(params) if params.layout() == base.layout() => Ok(params.in_precision(base.dtype())),
+            Self::Full(params) if params.layout() == base.layout() => Ok(params.like(base)),
             Self::Full(_) => Err(Error::config("the adapter belongs to another network")),
             Self::Lora(lora) => Ok(lora.merged(base)),
         }
@@ -67,7 +67,7 @@ impl Adapter {
     ///
     /// # Errors
     /// As [`write_safetensors`].
-    pub fn save(&self, path: &Path, info: &AdapterInfo, model: &GuidedDiffusion) -> Result<()> {
+    pub fn save(&self, path: &Path, info: &AdapterInfo, model: &Prior) -> Result<()> {
         let params = match self {
             Self::Full(params) => params,
             Self::Lora(lora) => lora.factors(),
@@ -98,18 +98,19 @@ impl Adapter {
         serde_json::from_str(text).map_err(|e| Error::model(file.path(), format!("the adapter's description: {e}")))
     }
 
-    /// Reads an adapter for `model`, whose weight file has the SHA-256 `base`.
+    /// Reads an adapter for `model`.
     ///
     /// # Errors
     /// [`Error::Model`] when the file is damaged, no adapter, or made for other weights.
-    pub fn load(file: &WeightFile, model: &GuidedDiffusion, base: &str) -> Result<Self> {
+    pub fn load(file: &WeightFile, model: &Prior) -> Result<Self> {
         let info = Self::info(file)?;
+        let base = model.id()?.as_str();
         if info.base != base {
             let message = format!("was made for the weights {:.12}..., not for {base:.12}...", info.base);
             return Err(Error::model(file.path(), message));
         }
         let mut used = 0;
-        let mut read = |spec: &crate::models::params::ParamSpec| {
+        let mut read = |spec: &ParamSpec| {
             used += 1;
             match file.info(&spec.name) {
                 Some(found) if found.shape == spec.shape => Ok(file.read_f32(&spec.name)?),
@@ -123,12 +124,19 @@ impl Adapter {
         let params = model.params();
         let loaded = match info.lora {
             Some((rank, alpha)) if (1..=1 << 12).contains(&rank) && f64::is_finite(alpha) => {
-                Self::Lora(Lora::read(params, rank, alpha, &mut read)?)
+                let mut specs = params.layout().specs().iter().filter(|spec| spec.role == Role::Linear);
+                let linear = specs.any(|spec| file.info(&name_of_a(spec)).is_some());
+                let layers = if linear { AdaptedLayers::ConvolutionsAndLinear } else { AdaptedLayers::Convolutions };
+                Self::Lora(Lora::read(params, rank, alpha, layers, &mut read)?)
             }
             Some((rank, alpha)) => {
                 return Err(Error::model(file.path(), format!("LoRA of rank {rank} and alpha {alpha}")));
             }
-            None => Self::Full(Params::load(params.layout().clone(), &params.device(), DType::F32, &mut read)?),
+            None => Self::Full(Params::load(
+                params.layout().clone(),
+                &Compute::new(&params.device(), DType::F32),
+                &mut read,
+            )?),
         };
         let held = file.names().count();
         if held != used {

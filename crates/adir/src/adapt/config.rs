@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::LevelWeights;
+use super::{AdaptedLayers, LevelWeights};
 use crate::{Error, Result};
 
 /// Which weights an adaptation changes.
@@ -11,12 +11,15 @@ use crate::{Error, Result};
 pub enum Trained {
     /// All of them (the paper's first version).
     Full,
-    /// Low-rank factors on every convolution (its second version: rank 16, alpha 8).
+    /// Low-rank factors (its second version: of every convolution, rank 16, alpha 8).
     Lora {
         /// Rank of the factors.
         rank: usize,
         /// The product of the factors counts alpha / rank times.
         alpha: f64,
+        /// The layers that get factors.
+        #[serde(default, skip_serializing_if = "AdaptedLayers::is_default")]
+        layers: AdaptedLayers,
     },
 }
 
@@ -133,7 +136,7 @@ impl AdaptConfig {
             crop: 128,
             scale: CropScale::Native,
             flip: true,
-            trained: Trained::Lora { rank: 16, alpha: 8.0 },
+            trained: Trained::Lora { rank: 16, alpha: 8.0, layers: AdaptedLayers::Convolutions },
             ..Self::paper()
         }
     }
@@ -183,7 +186,7 @@ impl AdaptConfig {
         if self.crop == 0 || !self.crop.is_multiple_of(multiple) {
             return fail(format!("crops of side {} are not a multiple of {multiple}", self.crop));
         }
-        if let Trained::Lora { rank, alpha } = self.trained
+        if let Trained::Lora { rank, alpha, .. } = self.trained
             && (rank == 0 || rank > 1 << 12 || !alpha.is_finite())
         {
             return fail(format!("LoRA of rank {rank} and alpha {alpha}"));

@@ -1,4 +1,4 @@
-//! Low-rank adaptation of convolutions (Hu et al. 2021, as the paper's second version uses it).
+//! Low-rank adaptation (Hu et al. 2021), of convolutions as the paper's second version uses it, and of linear layers.
 //!
 //! A convolution's weight W gains (alpha / rank) B A, where A is a convolution of the same kernel to `rank`
 //! channels and B a 1x1 convolution of those. The surprising decision: the sum is formed before the network
@@ -8,17 +8,42 @@
 
 use std::sync::Arc;
 
-use burn::tensor::DType;
+use serde::{Deserialize, Serialize};
 
 use crate::Result;
-use crate::models::params::{ParamId, ParamLayout, ParamSpec, Params};
-use crate::noise::{Noise, Stream};
-use crate::tensor::Tensor;
+use crate::models::params::{Init, ParamId, ParamLayout, ParamSpec, Params, Role};
+use crate::tensor::{Compute, DType, Tensor};
 
 /// What stands before the names of adapted layers, as in diffusers' files.
 pub(super) const PREFIX: &str = "unet.";
 
-/// The factors of every convolution of one network.
+/// Which layers get factors.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum AdaptedLayers {
+    /// Every convolution (the paper).
+    #[default]
+    Convolutions,
+    /// Every convolution and every linear layer.
+    ConvolutionsAndLinear,
+}
+
+impl AdaptedLayers {
+    /// Whether a parameter is the weight of such a layer.
+    pub fn include(self, role: Role) -> bool {
+        match role {
+            Role::Convolution => true,
+            Role::Linear => self == Self::ConvolutionsAndLinear,
+            _ => false,
+        }
+    }
+
+    pub(super) fn is_default(&self) -> bool {
+        *self == Self::default()
+    }
+}
+
+/// The factors of the adapted layers of one network.
 #[derive(Debug, Clone)]
 pub struct Lora {
     rank: usize,
@@ -37,21 +62,27 @@ struct Layer {
     sides: [usize; 2],
 }
 
+/// Name of the first factor of a parameter.
+pub(super) fn name_of_a(base: &ParamSpec) -> String {
+    format!("{PREFIX}{}.lora_A.weight", base.name.trim_end_matches(".weight"))
+}
+
 /// Names and shapes of the factors: `unet.LAYER.lora_A.weight` `[rank, in, k..]` and
-/// `unet.LAYER.lora_B.weight` `[out, rank, 1..]` for every convolution.
-fn factors_of(base: &ParamLayout, rank: usize) -> (ParamLayout, Vec<Layer>) {
+/// `unet.LAYER.lora_B.weight` `[out, rank, 1..]` for every adapted layer.
+fn factors_of(base: &ParamLayout, rank: usize, adapted: AdaptedLayers) -> (ParamLayout, Vec<Layer>) {
     let mut layout = ParamLayout::default();
     let mut layers = Vec::new();
-    for (id, ParamSpec { name, shape }) in base.ids().zip(base.specs()) {
-        // Convolutions are the weights of three (1-d) or four dimensions.
-        let Some(layer) = name.strip_suffix(".weight").filter(|_| shape.len() >= 3) else { continue };
+    for (id, spec) in base.ids().zip(base.specs()).filter(|(_, spec)| adapted.include(spec.role)) {
+        let ParamSpec { name, shape, role, .. } = spec;
+        let layer = name.trim_end_matches(".weight");
+        let fan_in = shape[1..].iter().product();
         let of_a: Vec<usize> = std::iter::once(rank).chain(shape[1..].iter().copied()).collect();
         let of_b: Vec<usize> = [shape[0], rank].into_iter().chain(shape[2..].iter().map(|_| 1)).collect();
         layers.push(Layer {
             base: id,
-            a: layout.add(format!("{PREFIX}{layer}.lora_A.weight"), &of_a),
-            b: layout.add(format!("{PREFIX}{layer}.lora_B.weight"), &of_b),
-            sides: [shape[0], shape[1..].iter().product()],
+            a: layout.add(name_of_a(spec), &of_a, *role, Init::Uniform { fan_in }),
+            b: layout.add(format!("{PREFIX}{layer}.lora_B.weight"), &of_b, *role, Init::Zeros),
+            sides: [shape[0], fan_in],
         });
     }
     (layout, layers)
@@ -62,18 +93,10 @@ impl Lora {
     ///
     /// # Errors
     /// None is expected.
-    pub fn new(base: &Params, rank: usize, alpha: f64, seed: u64) -> Result<Self> {
-        let noise = Noise::new(seed, Stream::Initialization);
-        let mut step = 0;
-        Self::read(base, rank, alpha, |spec| {
-            step += 1;
-            if spec.name.ends_with("lora_B.weight") {
-                return Ok(vec![0.0; spec.len()]);
-            }
-            let bound = (spec.shape[1..].iter().product::<usize>() as f64).sqrt().recip();
-            let value = |i: usize| (bound * (2.0 * noise.uniform(step, i as u32) - 1.0)) as f32;
-            Ok((0..spec.len()).map(value).collect())
-        })
+    pub fn new(base: &Params, rank: usize, alpha: f64, adapted: AdaptedLayers, seed: u64) -> Result<Self> {
+        let (layout, layers) = factors_of(base.layout(), rank, adapted);
+        let factors = Params::initial(Arc::new(layout), seed, &Compute::new(&base.device(), DType::F32))?;
+        Ok(Self { rank, alpha, layers, factors })
     }
 
     /// Factors for `base` that `read` knows.
@@ -84,10 +107,11 @@ impl Lora {
         base: &Params,
         rank: usize,
         alpha: f64,
+        adapted: AdaptedLayers,
         read: impl FnMut(&ParamSpec) -> Result<Vec<f32>>,
     ) -> Result<Self> {
-        let (layout, layers) = factors_of(base.layout(), rank);
-        let factors = Params::load(Arc::new(layout), &base.device(), DType::F32, read)?;
+        let (layout, layers) = factors_of(base.layout(), rank, adapted);
+        let factors = Params::load(Arc::new(layout), &Compute::new(&base.device(), DType::F32), read)?;
         Ok(Self { rank, alpha, layers, factors })
     }
 

@@ -4,8 +4,8 @@ use std::f64::consts::LN_2;
 
 use burn::tensor::DType;
 
-use crate::models::guided_diffusion::UNet;
-use crate::models::params::Params;
+use crate::models::params::{ParamId, Params};
+use crate::models::{Conditioning, Denoiser, PredictionKind, Prior, gradients_by_blocks};
 use crate::schedule::{Schedule, Timestep};
 use crate::tensor::{self, Tensor};
 use crate::{Error, Result};
@@ -146,47 +146,46 @@ pub struct LossGradients {
 /// The variance channels of a learned-sigma network take no part, so their rows get a zero gradient.
 ///
 /// # Shapes
-/// `x_t` and `eps`: `[n, c, h, w]` with h and w multiples of the network's; `timesteps`: n.
+/// `x_t` and `eps`: `[n, c, h, w]` with h and w multiples of the network's; `timesteps`: n; `conditioning`: n, none for a
+/// network without.
 ///
 /// # Errors
 /// [`Error::Numerical`] when the loss is not finite.
 pub fn simple_loss(
-    net: &UNet,
-    params: &Params,
+    prior: &Prior,
     x_t: &Tensor<4>,
     eps: &Tensor<4>,
     timesteps: &[Timestep],
-    classes: Option<&[usize]>,
+    conditioning: &[Conditioning],
 ) -> Result<LossGradients> {
-    let channels = eps.dims()[1];
-    let tracked = params.map(|_, value| value.autodiff().require_grad());
-    let out = net.forward(&tracked, x_t.clone().autodiff(), timesteps, classes);
-    let loss = mean_square(out.narrow(1, 0, channels) - eps.clone().autodiff());
+    let tracked = prior.params().map(|_, value| value.autodiff().require_grad());
+    let out = prior.network().forward(&tracked, x_t.clone().autodiff(), timesteps, conditioning);
+    let loss = mean_square(predicted_eps(prior, out, x_t, timesteps) - eps.clone().autodiff());
     differentiate(&tracked, loss.clone(), &loss, timesteps)
 }
 
-/// The loss of `batch` and the gradients of `objective`, both times `share`: what the batch counts for within a
-/// larger one. The network computes in `dtype`, its weights and their gradients keep their own precision.
+/// The loss of `batch` with the weights of `prior` and the gradients of `objective`, both times `share`: what the batch
+/// counts for within a larger one. The network computes in `dtype`, its weights and their gradients keep their own
+/// precision.
 ///
 /// # Errors
 /// [`Error::Numerical`] when the loss is not finite; [`Error::Config`] when the hybrid loss is asked of a
 /// network without learned sigma.
 pub fn batch_loss(
-    net: &UNet,
-    params: &Params,
-    schedule: &Schedule,
+    prior: &Prior,
     batch: &Batch,
     objective: Objective,
     dtype: DType,
     share: f64,
 ) -> Result<LossGradients> {
+    let (params, schedule) = (prior.params(), &prior.info().schedule);
     let tracked = params.map(|_, value| value.autodiff().require_grad());
     let computed = tracked.in_precision(dtype);
     let x_t = batch.noisy(schedule);
-    let out = net.forward(&computed, x_t.clone().cast(dtype).autodiff(), &batch.timesteps, None);
+    let out = prior.network().forward(&computed, x_t.clone().cast(dtype).autodiff(), &batch.timesteps, &[]);
     let out = out.cast(params.dtype());
     let channels = batch.eps.dims()[1];
-    let eps = out.clone().narrow(1, 0, channels);
+    let eps = predicted_eps(prior, out.clone(), &x_t, &batch.timesteps);
     let error = eps.clone() - batch.eps.clone().autodiff();
     let simple = mean_square(error.clone());
     let (Objective::Simple(weights) | Objective::Hybrid(weights)) = objective;
@@ -210,10 +209,11 @@ pub fn batch_loss(
 ///
 /// # Errors
 /// [`Error::Backend`] when the device fails.
-pub fn simple_losses(net: &UNet, params: &Params, schedule: &Schedule, batch: &Batch) -> Result<Vec<f64>> {
+pub fn simple_losses(prior: &Prior, batch: &Batch) -> Result<Vec<f64>> {
     let [n, channels, h, w] = batch.eps.dims();
-    let out = net.forward(params, batch.noisy(schedule).cast(params.dtype()), &batch.timesteps, None);
-    let error = out.narrow(1, 0, channels).cast(batch.eps.dtype()) - batch.eps.clone();
+    let x_t = batch.noisy(&prior.info().schedule).cast(prior.params().dtype());
+    let out = prior.network().forward(prior.params(), x_t.clone(), &batch.timesteps, &[]);
+    let error = predicted_eps(prior, out, &x_t, &batch.timesteps).cast(batch.eps.dtype()) - batch.eps.clone();
     tensor::to_f64(&(error.clone() * error).reshape([n, channels * h * w]).mean_dim(1))
 }
 
@@ -233,6 +233,52 @@ fn variance_bound(schedule: &Schedule, batch: &Batch, x_t: &Tensor<4>, eps: &Ten
     let squared = (difference.clone() * difference).autodiff() * (excess.clone() + low).neg().exp();
     let divergence = (excess.clone() - 1.0 + excess.neg().exp() + squared) * (0.5 / LN_2);
     divergence.clamp_max(50.0).mean()
+}
+
+/// `share` times l_simple of `batch` with the weights of `prior`, with the memory of one block at a time. The gradient by
+/// each parameter goes to `take` as soon as it is known, and nowhere else; it is that of l_simple weighted by noise level.
+///
+/// # Errors
+/// [`Error::Numerical`] when the loss is not finite.
+pub fn loss_by_blocks(
+    prior: &Prior,
+    batch: &Batch,
+    weights: LevelWeights,
+    share: f64,
+    take: &mut dyn FnMut(ParamId, Tensor<1>),
+) -> Result<f64> {
+    let (params, schedule, timesteps) = (prior.params(), &prior.info().schedule, &batch.timesteps);
+    let dtype = params.dtype();
+    let x_t = batch.noisy(schedule).cast(dtype);
+    let eps = batch.eps.clone().cast(dtype);
+    let roots = weights.roots(schedule, batch).map(|roots| roots.cast(dtype));
+    let mut loss = |out: Tensor<4>| {
+        let error = predicted_eps(prior, out, &x_t, timesteps) - eps.clone().autodiff();
+        let simple = error.clone().inner();
+        let error = match &roots {
+            Some(roots) => error * roots.clone().autodiff(),
+            None => error,
+        };
+        let reported = mean_square(simple) * share;
+        let value = tensor::to_f64(&reported)?.first().copied().unwrap_or(f64::NAN);
+        if !value.is_finite() {
+            return Err(Error::Numerical(format!("the training loss is {value} at t = {timesteps:?}")));
+        }
+        Ok((mean_square(error) * share, value))
+    };
+    gradients_by_blocks(prior.network().as_ref(), params, &x_t, timesteps, &[], &mut loss, take)
+}
+
+/// eps as the network's output `out` tells it, `[n, c, h, w]`; `out` is tracked where `x_t` need not be.
+fn predicted_eps(prior: &Prior, out: Tensor<4>, x_t: &Tensor<4>, timesteps: &[Timestep]) -> Tensor<4> {
+    let info = prior.info();
+    let out = out.narrow(1, 0, info.channels);
+    if info.prediction == PredictionKind::Epsilon {
+        return out;
+    }
+    let like = if out.device() == x_t.device() { x_t.clone() } else { x_t.clone().autodiff() };
+    let like = like.cast(out.dtype());
+    info.prediction.eps(out, &like, &info.schedule, timesteps)
 }
 
 fn mean_square(error: Tensor<4>) -> Tensor<1> {

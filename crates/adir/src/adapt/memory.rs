@@ -1,8 +1,7 @@
 //! What an adaptation needs of memory, before it starts.
 
 use super::config::{AdaptConfig, Trained};
-use crate::Result;
-use crate::models::guided_diffusion::{UNet, UNetConfig};
+use crate::models::Network;
 
 /// The program, its embedded weights, the images and the threads' scratch space.
 const PROGRAM: usize = 140 << 20;
@@ -19,15 +18,12 @@ const SHARE: usize = 85;
 /// Maps alive at once beside those kept for the backward pass, in the largest of them: gradients and copies in passing.
 const IN_PASSING: usize = 6;
 
-/// Bytes that a program adapting a network of that configuration on the CPU in f32 takes at most, weights included,
-/// with so many `threads`: an upper estimate from what is alive at once, fitted to measured peaks (docs/memory.md).
-///
-/// # Errors
-/// As [`UNetConfig::check`].
-pub fn adaptation_memory(network: &UNetConfig, config: &AdaptConfig, threads: usize) -> Result<u64> {
-    let (_, layout) = UNet::new(network)?;
+/// Bytes that a program adapting that network on the CPU in f32 takes at most, weights included, with so many `threads`:
+/// an upper estimate from what is alive at once, fitted to measured peaks (docs/memory.md).
+pub fn adaptation_memory(network: &dyn Network, config: &AdaptConfig, threads: usize) -> u64 {
+    let layout = network.layout();
     let weights = layout.element_count();
-    let blocks = network.kept_by_blocks(config.crop, config.crop);
+    let blocks = network.memory_of_blocks(config.crop, config.crop);
     let largest = network.largest_map(config.crop, config.crop);
     let packed = (PACKED * 4 * weights).min(MOST_PACKED);
     let part = config.micro_batch.min(config.batch);
@@ -36,10 +32,10 @@ pub fn adaptation_memory(network: &UNetConfig, config: &AdaptConfig, threads: us
     let at_once = if config.recompute { 1 } else { threads.clamp(1, parts) };
     let trained = match config.trained {
         Trained::Full => 0,
-        Trained::Lora { rank, .. } => layout
+        Trained::Lora { rank, layers, .. } => layout
             .specs()
             .iter()
-            .filter(|s| s.shape.len() == 4)
+            .filter(|s| layers.include(s.role))
             .map(|s| rank * (s.shape[0] + s.shape[1..].iter().product::<usize>()))
             .sum(),
     };
@@ -54,11 +50,11 @@ pub fn adaptation_memory(network: &UNetConfig, config: &AdaptConfig, threads: us
     };
     let state = copies * weights + 6 * trained;
     let activations = if config.recompute {
-        let entering: usize = blocks.iter().map(|b| b.1).sum();
-        2 * entering + blocks.iter().map(|b| b.0).max().unwrap_or(0)
+        let entering: usize = blocks.iter().map(|b| b.entering).sum();
+        2 * entering + blocks.iter().map(|b| b.kept).max().unwrap_or(0)
     } else {
-        blocks.iter().map(|b| b.0).sum()
+        blocks.iter().map(|b| b.kept).sum()
     };
     let maps = part * at_once * (activations + IN_PASSING * largest) / 100 * SHARE;
-    Ok((PROGRAM + extra + packed + 4 * (state + maps)) as u64)
+    (PROGRAM + extra + packed + 4 * (state + maps)) as u64
 }

@@ -21,7 +21,9 @@ pub use adapter::{Adapter, AdapterInfo, save_params};
 pub use config::{AdaptConfig, CropScale, RateSchedule, Timesteps, Trained};
 pub use crops::CropSource;
 pub use ema::Ema;
-pub use lora::Lora;
-pub use loss::{Batch, LevelWeights, LossGradients, Objective, add_noise, batch_loss, simple_loss, simple_losses};
+pub use lora::{AdaptedLayers, Lora};
+pub use loss::{
+    Batch, LevelWeights, LossGradients, Objective, add_noise, batch_loss, loss_by_blocks, simple_loss, simple_losses,
+};
 pub use memory::adaptation_memory;
 pub use run::{AdaptStep, Adaptation, HeldOut};

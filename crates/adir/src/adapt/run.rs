@@ -7,11 +7,10 @@ use super::crops::CropSource;
 use super::lora::Lora;
 use super::{
     Adam, AdamConfig, Batch, Ema, LossGradients, Objective, Workers, accumulate, batch_loss, gradient_norm,
-    simple_losses,
+    loss_by_blocks, simple_losses,
 };
-use crate::models::Denoiser;
-use crate::models::guided_diffusion::GuidedDiffusion;
-use crate::models::params::Params;
+use crate::models::params::{ParamId, Params};
+use crate::models::{Denoiser, Prior};
 use crate::noise::{Noise, Stream};
 use crate::schedule::Timestep;
 use crate::tensor::{self, DType, Tensor};
@@ -60,7 +59,7 @@ impl HeldOut {
 /// An adaptation of one model to a few images (Eq. 6): iterate to advance it, then take its result.
 #[derive(Debug)]
 pub struct Adaptation {
-    model: GuidedDiffusion,
+    model: Prior,
     config: AdaptConfig,
     crops: CropSource,
     held_out: Option<CropSource>,
@@ -87,9 +86,9 @@ impl Adaptation {
     /// # Errors
     /// [`Error::Config`] for settings that do not suit the network, no images, or a network in f16, in which most
     /// gradients are zero.
-    pub fn new(model: &GuidedDiffusion, images: Vec<Tensor<4>>, config: AdaptConfig) -> Result<Self> {
-        config.check(model.size_multiple())?;
-        if model.config().num_classes.is_some() || model.config().in_channels != 3 {
+    pub fn new(model: &Prior, images: Vec<Tensor<4>>, config: AdaptConfig) -> Result<Self> {
+        config.check(model.info().size_multiple)?;
+        if model.network().classes().is_some() || model.info().channels != 3 {
             return Err(Error::config(
                 "a network with classes, or not of RGB images, cannot be adapted to images alone",
             ));
@@ -108,11 +107,11 @@ impl Adaptation {
         let held_out = if out.is_empty() { None } else { Some(CropSource::new(out, &config)?) };
         let (trained, params) = match config.trained {
             Trained::Full => {
-                let params = model.params().in_precision(precision_of_training(model));
+                let params = model.params().in_precision(precision_of_training(model.params()));
                 (State::Full(params.clone()), params)
             }
-            Trained::Lora { rank, alpha } => {
-                let lora = Lora::new(model.params(), rank, alpha, config.seed)?;
+            Trained::Lora { rank, alpha, layers } => {
+                let lora = Lora::new(model.params(), rank, alpha, layers, config.seed)?;
                 let factors = lora.factors().clone();
                 (State::Lora(lora), factors)
             }
@@ -149,9 +148,9 @@ impl Adaptation {
     /// # Errors
     /// As [`CropSource::draw`].
     pub fn draw(&self) -> Result<Batch> {
-        let (n, side, device) = (self.config.batch, self.config.crop, self.model.params().device());
-        let dtype = precision_of_training(&self.model);
-        let all = self.model.schedule().len();
+        let (n, device) = (self.config.batch, self.model.params().device());
+        let dtype = precision_of_training(self.model.params());
+        let all = self.model.info().schedule.len();
         // The first numbers of a step are the crops'.
         let timesteps = match self.config.timesteps {
             Timesteps::Shared => vec![Timestep(self.noise.below(self.step, 3 * n as u32, all) as u16); n],
@@ -160,11 +159,9 @@ impl Adaptation {
                 (0..n).map(|i| Timestep(((i as f64 + offset) / n as f64 * all as f64) as u16)).collect()
             }
         };
-        Ok(Batch {
-            x0: self.crops.draw(&self.noise, self.step, n, &device)?.cast(dtype),
-            eps: self.noise.normal_tensor(self.step, [n, 3, side, side], &device, dtype),
-            timesteps,
-        })
+        let crops = self.crops.draw(&self.noise, self.step, n, &device)?.cast(dtype);
+        let x0 = self.model.space().encode(&crops)?;
+        Ok(Batch { eps: self.noise.normal_tensor(self.step, x0.dims(), &device, dtype), x0, timesteps })
     }
 
     /// One step on `batch`.
@@ -198,18 +195,18 @@ impl Adaptation {
             State::Full(params) => params.clone(),
             State::Lora(lora) => lora.merged(model.params()),
         };
-        let (net, schedule, dtype) = (model.net(), model.schedule(), model.params().dtype());
+        let dtype = model.params().dtype();
         let objective = Objective::Simple(self.config.level_weights);
         if !self.config.recompute {
+            let model = model.with_params(weights);
             let found = accumulate(batch.len(), parts, self.workers.as_ref(), |first, n, share| {
-                batch_loss(net, &weights, schedule, &batch.part(first, n), objective, dtype, share)
+                batch_loss(&model, &batch.part(first, n), objective, dtype, share)
             })?;
             return Ok(match &self.trained {
                 State::Full(_) => found,
                 State::Lora(lora) => {
                     let mut sum = Sum::new(lora.factors());
-                    let layout = weights.layout().clone();
-                    for (id, gradient) in layout.ids().zip(found.gradients) {
+                    for (id, gradient) in model.layout().ids().zip(found.gradients) {
                         gradient
                             .and_then(|g| lora.chain(id, g))
                             .into_iter()
@@ -220,7 +217,7 @@ impl Adaptation {
                 }
             });
         }
-        let weights = weights.in_precision(dtype);
+        let model = model.with_params(weights.in_precision(dtype));
         let mut sum = match &self.trained {
             State::Full(params) => Sum::new(params),
             State::Lora(lora) => Sum::new(lora.factors()),
@@ -228,18 +225,14 @@ impl Adaptation {
         let mut loss = 0.0;
         for first in (0..batch.len()).step_by(parts) {
             let n = parts.min(batch.len() - first);
-            let part = batch.part(first, n);
             let share = n as f64 / batch.len() as f64;
-            let x_t = part.noisy(schedule).cast(dtype);
-            let eps = part.eps.clone().cast(dtype);
-            let roots = self.config.level_weights.roots(schedule, &part).map(|roots| roots.cast(dtype));
             let mut take = |id, g: Tensor<1>| match &self.trained {
                 State::Full(params) => sum.add(id, g.cast(params.dtype())),
                 State::Lora(lora) => {
                     lora.chain(id, g).into_iter().flatten().for_each(|(id, g)| sum.add(id, g));
                 }
             };
-            loss += net.loss_by_blocks(&weights, &x_t, &eps, &part.timesteps, roots.as_ref(), share, &mut take)?;
+            loss += loss_by_blocks(&model, &batch.part(first, n), self.config.level_weights, share, &mut take)?;
         }
         Ok(LossGradients { loss, gradients: sum.0 })
     }
@@ -265,26 +258,27 @@ impl Adaptation {
     pub fn held_out(&self) -> Result<Option<HeldOut>> {
         let Some(source) = &self.held_out else { return Ok(None) };
         let noise = Noise::new(self.config.seed, Stream::Evaluation);
-        let (model, side) = (&self.model, self.config.crop);
-        let (device, all) = (model.params().device(), model.schedule().len());
-        let adapted = self.adapter().apply(model.params())?;
-        let weight = self.config.level_weights.of(model.schedule());
+        let model = &self.model;
+        let (device, all) = (model.params().device(), model.info().schedule.len());
+        let adapted = model.with_params(self.adapter().apply(model.params())?);
+        let weight = self.config.level_weights.of(&model.info().schedule);
         let mut differences = Vec::new();
         let (mut before, mut after) = (0.0, 0.0);
         for k in 0..HELD_OUT_CROPS / DRAWN {
             let place = |i: usize| ((k * DRAWN + i) as f64 + 0.5) / HELD_OUT_CROPS as f64;
-            let dtype = precision_of_training(model);
+            let dtype = precision_of_training(model.params());
+            let x0 = model.space().encode(&source.draw(&noise, k as u32, DRAWN, &device)?.cast(dtype))?;
             let batch = Batch {
-                x0: source.draw(&noise, k as u32, DRAWN, &device)?.cast(dtype),
-                eps: noise.normal_tensor(k as u32, [DRAWN, 3, side, side], &device, dtype),
+                eps: noise.normal_tensor(k as u32, x0.dims(), &device, dtype),
+                x0,
                 timesteps: (0..DRAWN).map(|i| Timestep((place(i) * all as f64) as u16)).collect(),
             };
-            let losses = |params: &Params| -> Result<Vec<f64>> {
+            let losses = |model: &Prior| -> Result<Vec<f64>> {
                 let parts = (0..DRAWN).step_by(AT_ONCE).map(|first| batch.part(first, AT_ONCE));
-                let found = parts.map(|part| simple_losses(model.net(), params, model.schedule(), &part));
+                let found = parts.map(|part| simple_losses(model, &part));
                 Ok(found.collect::<Result<Vec<_>>>()?.concat())
             };
-            let losses = losses(model.params())?.into_iter().zip(losses(&adapted)?);
+            let losses = losses(model)?.into_iter().zip(losses(&adapted)?);
             for ((a, b), weight) in losses.zip(batch.timesteps.iter().map(|&t| weight(t))) {
                 let (a, b) = (a * weight, b * weight);
                 before += a / HELD_OUT_CROPS as f64;
@@ -320,8 +314,8 @@ impl Iterator for Adaptation {
 }
 
 /// That of the trained weights, of the batches and of the loss.
-fn precision_of_training(model: &GuidedDiffusion) -> DType {
-    match model.params().dtype() {
+fn precision_of_training(params: &Params) -> DType {
+    match params.dtype() {
         DType::F64 => DType::F64,
         _ => DType::F32,
     }
@@ -335,7 +329,7 @@ impl Sum {
         Self(params.layout().ids().map(|_| None).collect())
     }
 
-    fn add(&mut self, id: crate::models::params::ParamId, gradient: Tensor<1>) {
+    fn add(&mut self, id: ParamId, gradient: Tensor<1>) {
         let held = &mut self.0[id.index()];
         *held = add(held.take(), Some(gradient));
     }

@@ -7,9 +7,11 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
+use adir_kernels::Kernel;
 use burn::tensor::DType;
 
-use crate::tensor::{self, Device, Tensor};
+use crate::noise::{Noise, Stream};
+use crate::tensor::{self, Compute, Device, Tensor};
 use crate::{Error, Result};
 
 /// Position of a parameter in its [`ParamLayout`].
@@ -23,13 +25,48 @@ impl ParamId {
     }
 }
 
-/// Name and shape of one parameter.
+/// What a parameter is to its network, whatever its name and rank.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum Role {
+    /// Weight of a convolution of one or two dimensions, `[out, in, k..]`.
+    Convolution,
+    /// Weight of a linear layer, `[out, in]`.
+    Linear,
+    /// Factor of a normalised channel, `[channels]`.
+    Norm,
+    /// Table of vectors, `[entries, width]`.
+    Embedding,
+    /// What is added by a layer of any kind, `[out]`.
+    Bias,
+}
+
+/// How a parameter begins in an untrained network.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Init {
+    /// Uniform within 1 / sqrt(`fan_in`), as PyTorch's convolutions and linear layers, weights and biases alike.
+    Uniform {
+        /// Numbers that one output of the layer is summed from.
+        fan_in: usize,
+    },
+    /// 1.
+    Ones,
+    /// 0.
+    Zeros,
+}
+
+/// Name, shape and meaning of one parameter.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ParamSpec {
     /// The name in checkpoints.
     pub name: String,
     /// Its shape, row-major, output channels first.
     pub shape: Vec<usize>,
+    /// What it is.
+    pub role: Role,
+    /// How it begins.
+    pub init: Init,
 }
 
 impl ParamSpec {
@@ -52,12 +89,16 @@ pub struct ParamLayout {
 }
 
 impl ParamLayout {
-    /// Adds a parameter; names are unique by construction of the networks.
-    pub fn add(&mut self, name: impl Into<String>, shape: &[usize]) -> ParamId {
+    /// Adds a parameter.
+    ///
+    /// # Panics
+    /// When there is one of that name: a mistake in the network's code.
+    pub fn add(&mut self, name: impl Into<String>, shape: &[usize], role: Role, init: Init) -> ParamId {
         let id = ParamId(self.specs.len());
         let name = name.into();
-        self.by_name.insert(name.clone(), id);
-        self.specs.push(ParamSpec { name, shape: shape.to_vec() });
+        let before = self.by_name.insert(name.clone(), id);
+        assert!(before.is_none(), "the network has two parameters {name}");
+        self.specs.push(ParamSpec { name, shape: shape.to_vec(), role, init });
         id
     }
 
@@ -92,18 +133,18 @@ impl ParamLayout {
 pub struct Params {
     layout: Arc<ParamLayout>,
     values: Vec<Tensor<1>>,
+    bf16_products: bool,
 }
 
 impl Params {
-    /// Reads every parameter through `read`, one after the other, and moves each to `device` in precision `dtype` at once, so
-    /// that no more than one of them exists twice.
+    /// Reads every parameter through `read`, one after the other, and puts each at once where and in what precision
+    /// `compute` says, so that no more than one of them exists twice.
     ///
     /// # Errors
     /// Whatever `read` returns, and [`Error::Config`] when it gives the wrong number of elements.
     pub fn load(
         layout: Arc<ParamLayout>,
-        device: &Device,
-        dtype: DType,
+        compute: &Compute,
         mut read: impl FnMut(&ParamSpec) -> Result<Vec<f32>>,
     ) -> Result<Self> {
         let values = layout
@@ -119,10 +160,31 @@ impl Params {
                         spec.shape
                     )));
                 }
-                Ok(tensor::from_f32(values, [spec.len()], device).cast(dtype))
+                Ok(tensor::from_f32(values, [spec.len()], &compute.device).cast(compute.dtype))
             })
             .collect::<Result<_>>()?;
-        Ok(Self { layout, values })
+        Ok(Self { layout, values, bf16_products: compute.bf16_products })
+    }
+
+    /// The parameters of an untrained network, as each [`Init`] says: a function of `seed`.
+    ///
+    /// # Errors
+    /// None is expected.
+    pub fn initial(layout: Arc<ParamLayout>, seed: u64, compute: &Compute) -> Result<Self> {
+        let noise = Noise::new(seed, Stream::Initialization);
+        let mut step = 0;
+        Self::load(layout, compute, |spec| {
+            step += 1;
+            Ok(match spec.init {
+                Init::Zeros => vec![0.0; spec.len()],
+                Init::Ones => vec![1.0; spec.len()],
+                Init::Uniform { fan_in } => {
+                    let bound = (fan_in as f64).sqrt().recip();
+                    let value = |i: usize| (bound * (2.0 * noise.uniform(step, i as u32) - 1.0)) as f32;
+                    (0..spec.len()).map(value).collect()
+                }
+            })
+        })
     }
 
     /// The layout these values belong to.
@@ -145,11 +207,28 @@ impl Params {
         self.values[id.0].clone().reshape(shape)
     }
 
+    /// One weight of a convolution; that of a 1-d one of kernel 1 as the 1x1 it is over the positions of an image.
+    ///
+    /// # Panics
+    /// As [`Params::get`].
+    pub fn kernel(&self, id: ParamId) -> Kernel {
+        let weight = match self.layout.spec(id).shape[..] {
+            [out, inputs, 1] => self.flat(id).reshape([out, inputs, 1, 1]),
+            _ => self.get::<4>(id),
+        };
+        Kernel { weight, bf16_products: self.bf16_products }
+    }
+
+    /// Whether convolutions with these weights multiply in bfloat16; see [`Compute::bf16_products`].
+    pub fn bf16_products(&self) -> bool {
+        self.bf16_products
+    }
+
     /// New values from old ones, parameter by parameter.
     #[must_use]
     pub fn map(&self, mut f: impl FnMut(ParamId, Tensor<1>) -> Tensor<1>) -> Self {
         let values = self.layout.ids().map(|id| f(id, self.flat(id))).collect();
-        Self { layout: self.layout.clone(), values }
+        Self { layout: self.layout.clone(), values, bf16_products: self.bf16_products }
     }
 
     /// Replaces every value by what `f` makes of it; `f` gets the only reference where nothing else holds one.
@@ -164,6 +243,12 @@ impl Params {
         if dtype == self.dtype() { self.clone() } else { self.map(|_, value| value.cast(dtype)) }
     }
 
+    /// The same values, to be computed with as `other` is.
+    #[must_use]
+    pub fn like(&self, other: &Self) -> Self {
+        Self { bf16_products: other.bf16_products, ..self.in_precision(other.dtype()) }
+    }
+
     /// The precision of the values.
     pub fn dtype(&self) -> DType {
         self.values.first().map_or(DType::F32, |v| v.dtype())
@@ -172,5 +257,54 @@ impl Params {
     /// The device the values live on.
     pub fn device(&self) -> Device {
         self.values.first().map_or_else(tensor::cpu, |v| v.device())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::models::Network;
+    use crate::models::guided_diffusion::{UNet, UNetConfig};
+    use crate::tensor::to_f64;
+
+    #[test]
+    #[should_panic(expected = "two parameters a.weight")]
+    fn a_second_parameter_of_a_name_is_refused() {
+        let mut layout = ParamLayout::default();
+        layout.add("a.weight", &[2], Role::Norm, Init::Ones);
+        layout.add("a.weight", &[3], Role::Norm, Init::Ones);
+    }
+
+    /// Convolutions and linear layers are uniform within 1 / sqrt(fan in), weights and biases alike; normalisations are 1
+    /// and 0; the last layer of each residual and attention branch, and of the network, is zero.
+    #[test]
+    fn initial_weights_match_pytorch() {
+        let config = UNetConfig::from_json(
+            r#"{"in_channels":3,"out_channels":6,"model_channels":32,"num_res_blocks":1,"channel_mult":[1,2],
+                "attention_resolutions":[2],"num_head_channels":32,"resblock_updown":true,"use_scale_shift_norm":true}"#,
+        )
+        .unwrap();
+        let net = UNet::new(&config).unwrap();
+        let params = Params::initial(net.layout().clone(), 3, &Compute::default()).unwrap();
+        let values = |name: &str| to_f64(&params.flat(params.layout().find(name).unwrap())).unwrap();
+        assert!(values("input_blocks.1.0.in_layers.0.weight").iter().all(|v| *v == 1.0));
+        for zero in
+            ["input_blocks.1.0.in_layers.0.bias", "out.2.weight", "out.2.bias", "middle_block.1.proj_out.weight"]
+        {
+            assert!(values(zero).iter().all(|v| *v == 0.0), "{zero}");
+        }
+        for (name, fan_in) in [
+            ("input_blocks.1.0.in_layers.2.weight", 32 * 9),
+            ("input_blocks.1.0.in_layers.2.bias", 32 * 9),
+            ("time_embed.0.weight", 32),
+            ("middle_block.1.qkv.weight", 64),
+        ] {
+            let (values, bound) = (values(name), f64::from(fan_in).sqrt().recip());
+            let largest = values.iter().fold(0.0_f64, |m, v| m.max(v.abs()));
+            assert!(largest <= bound * 1.000001 && largest > 0.8 * bound, "{name}: {largest} of {bound}");
+            let variance = values.iter().map(|v| v * v).sum::<f64>() / values.len() as f64;
+            // Uniform: a third of the square of the bound; loosely for the 32 numbers of a bias.
+            assert!((variance * 3.0 / bound / bound - 1.0).abs() < 0.5, "{name}: {variance}");
+        }
     }
 }

@@ -2,11 +2,9 @@
 //!
 //! The reader is Apache's, without Arrow. It panics on some damaged files; that ends here, as an error like any other.
 
-use std::cell::Cell;
 use std::fs::File;
-use std::panic::{AssertUnwindSafe, catch_unwind, set_hook, take_hook};
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
-use std::sync::Once;
 
 use parquet::file::reader::{FileReader, SerializedFileReader};
 use parquet::record::Field;
@@ -65,28 +63,7 @@ pub fn read_parquet_vectors(path: &Path, column: &str) -> Result<(usize, usize, 
 /// Calls `take` with the number of every row and what it has in `column`.
 fn each(path: &Path, column: &str, take: impl FnMut(usize, Field) -> Result<(), String>) -> Result<()> {
     let read = AssertUnwindSafe(|| each_unguarded(path, column, take));
-    silently(|| catch_unwind(read)).unwrap_or_else(|_| Err(Error::input(path, "is a damaged Parquet file")))
-}
-
-thread_local! {
-    static SILENT: Cell<bool> = const { Cell::new(false) };
-}
-
-/// Runs `f`, whose panics on this thread print nothing.
-fn silently<T>(f: impl FnOnce() -> T) -> T {
-    static HOOK: Once = Once::new();
-    HOOK.call_once(|| {
-        let before = take_hook();
-        set_hook(Box::new(move |panic| {
-            if !SILENT.get() {
-                before(panic);
-            }
-        }));
-    });
-    SILENT.set(true);
-    let result = f();
-    SILENT.set(false);
-    result
+    catch_unwind(read).unwrap_or_else(|_| Err(Error::input(path, "is a damaged Parquet file")))
 }
 
 fn each_unguarded(path: &Path, column: &str, mut take: impl FnMut(usize, Field) -> Result<(), String>) -> Result<()> {

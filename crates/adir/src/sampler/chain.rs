@@ -45,13 +45,13 @@ pub(super) struct Chain<'a> {
 impl<'a> Chain<'a> {
     pub fn new(inputs: Inputs<'a>, x_t: Tensor<4>) -> Result<Self> {
         let [_, _, height, width] = x_t.dims();
-        let multiple = inputs.denoiser.size_multiple().max(1);
+        let multiple = inputs.denoiser.info().size_multiple.max(1);
         if height == 0 || width == 0 || height % multiple != 0 || width % multiple != 0 {
             return Err(Error::config(format!(
                 "the network takes multiples of {multiple} pixels, not {width}x{height}"
             )));
         }
-        if !inputs.schedule.is_from(inputs.denoiser.schedule()) {
+        if !inputs.schedule.is_from(&inputs.denoiser.info().schedule) {
             return Err(Error::config("the sampling schedule is not made from the one the network was trained with"));
         }
         if inputs.resume_at > inputs.schedule.len() {
@@ -100,7 +100,7 @@ impl<'a> Chain<'a> {
         let timestep = schedule.timestep(position.index);
         let name = |what: &str| format!("sampling step {} of {total} (t = {}): {what}", self.next + 1, timestep.0);
 
-        let prediction = denoiser.predict(&self.x_t, timestep, class)?;
+        let prediction = denoiser.predict(&self.x_t, timestep, &class.into())?;
         // Here and not only at the end: clipping could make a number of a NaN.
         for (tensor, what) in
             [(Some(&prediction.eps), "predicted noise"), (prediction.variance.as_ref(), "predicted variance")]

@@ -5,12 +5,12 @@ use std::path::Path;
 use std::sync::Arc;
 
 use super::config::TrainConfig;
-use super::trainer::{Trainer, adam_config};
+use super::trainer::{Trainer, adam_config, weights_of};
 use crate::adapt::{Adam, Ema, save_params};
 use crate::io::weights::{Dtype, TensorToWrite, WeightFile, write_safetensors};
-use crate::models::guided_diffusion::{GuidedDiffusion, UNet};
 use crate::models::params::{ParamLayout, Params};
-use crate::tensor::{self, DType, Device, Tensor};
+use crate::models::{Prior, PriorHeader};
+use crate::tensor::{self, Compute, Device, Tensor};
 use crate::{Error, Result};
 
 /// What stands before a parameter's name: the last weights, their average and both moments.
@@ -47,7 +47,7 @@ impl Trainer {
     ///
     /// # Errors
     /// As [`write_safetensors`].
-    pub fn save_model(&self, model: &GuidedDiffusion, path: &Path, notes: &BTreeMap<String, String>) -> Result<()> {
+    pub fn save_model(&self, model: &Prior, path: &Path, notes: &BTreeMap<String, String>) -> Result<()> {
         let mut metadata = model.metadata();
         metadata.extend(notes.clone());
         metadata.insert("steps".into(), self.step.to_string());
@@ -59,9 +59,9 @@ impl Trainer {
     /// # Errors
     /// As [`write_safetensors`].
     pub fn save(&self, path: &Path) -> Result<()> {
-        let mut tensors = named(KINDS[0], &self.params)?;
+        let mut tensors = named(KINDS[0], self.params())?;
         tensors.extend(named(KINDS[1], self.ema.params())?);
-        let layout = self.params.layout();
+        let layout = self.params().layout();
         for (id, moments) in layout.ids().zip(self.adam.moments()) {
             let spec = layout.spec(id);
             for (kind, moment) in KINDS[2..].iter().zip(moments.iter().flatten()) {
@@ -86,7 +86,7 @@ impl Trainer {
     ///
     /// # Errors
     /// [`Error::Model`] when the file is no checkpoint, or damaged.
-    pub fn resume(file: &WeightFile, device: &Device, dtype: DType) -> Result<Self> {
+    pub fn resume(file: &WeightFile, compute: &Compute) -> Result<Self> {
         let fault = |message: String| Error::model(file.path(), message);
         let entry = |key: &str| {
             let found = file.metadata().get(key);
@@ -103,14 +103,13 @@ impl Trainer {
         if !(seconds.is_finite() && seconds >= 0.0) {
             return Err(fault(format!("{seconds} seconds of training")));
         }
-        let (_, layout) = UNet::new(&config.network)?;
-        let layout = Arc::new(layout);
-        let read = |kind: &str| load(file, layout.clone(), kind, device);
+        let layout = PriorHeader::new(config.network.clone())?.network().layout().clone();
+        let read = |kind: &str| load(file, layout.clone(), kind, compute);
         let moments: Vec<_> = layout
             .specs()
             .iter()
             .map(|spec| {
-                let read = |kind: &str| tensor_of(file, &format!("{kind}{}", spec.name), &spec.shape, device);
+                let read = |kind: &str| tensor_of(file, &format!("{kind}{}", spec.name), &spec.shape, &compute.device);
                 match file.info(&format!("{}{}", KINDS[2], spec.name)) {
                     Some(_) => Ok(Some([read(KINDS[2])?, read(KINDS[3])?])),
                     None => Ok(None),
@@ -119,12 +118,12 @@ impl Trainer {
             .collect::<Result<_>>()?;
         let adam = Adam::resume(adam_config(&config), step, moments);
         let ema = Ema::new(read(KINDS[1])?, 0.0);
-        Self::from_state(config, read(KINDS[0])?, adam, ema, (step, seconds), device, dtype)
+        Self::from_state(config, read(KINDS[0])?, adam, ema, (step, seconds), compute)
     }
 }
 
-fn load(file: &WeightFile, layout: Arc<ParamLayout>, kind: &str, device: &Device) -> Result<Params> {
-    Params::load(layout, device, DType::F32, |spec| {
+fn load(file: &WeightFile, layout: Arc<ParamLayout>, kind: &str, compute: &Compute) -> Result<Params> {
+    Params::load(layout, &weights_of(compute), |spec| {
         let name = format!("{kind}{}", spec.name);
         check_shape(file, &name, &spec.shape)?;
         Ok(file.read_f32(&name)?)

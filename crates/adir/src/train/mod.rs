@@ -7,7 +7,6 @@
 
 mod checkpoint;
 mod config;
-mod initial;
 mod photographs;
 mod trainer;
 mod validation;

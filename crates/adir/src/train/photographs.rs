@@ -12,7 +12,7 @@ use rayon::prelude::*;
 use crate::io::folder::image_files;
 use crate::io::image::read_image;
 use crate::io::limits::Limits;
-use crate::models::guided_diffusion::ImageMean;
+use crate::models::ImageMean;
 use crate::noise::{Noise, Stream};
 use crate::tensor::{self, Device, Tensor};
 use crate::{Error, Result};

@@ -1,17 +1,15 @@
 //! The training itself: one step at a time, driven by the caller.
 
-use std::sync::Arc;
 use std::time::Instant;
 
 use super::config::{Length, TrainConfig};
-use super::initial::initial;
 use super::photographs::Photographs;
 use crate::adapt::{Adam, AdamConfig, Batch, Ema, Objective, Workers, accumulate, batch_loss, clip_gradients};
-use crate::models::guided_diffusion::{GuidedDiffusion, UNet};
 use crate::models::params::Params;
+use crate::models::{Denoiser, Prior, PriorHeader};
 use crate::noise::{Noise, Stream};
-use crate::schedule::{Schedule, Timestep};
-use crate::tensor::{DType, Device};
+use crate::schedule::Timestep;
+use crate::tensor::{Compute, DType, Device};
 use crate::{Error, Result};
 
 /// What one step did.
@@ -33,39 +31,38 @@ pub struct StepReport {
 #[derive(Debug)]
 pub struct Trainer {
     pub(super) config: TrainConfig,
-    pub(super) net: UNet,
-    pub(super) params: Params,
+    /// With the weights of the last step.
+    prior: Prior,
     pub(super) adam: Adam,
     pub(super) ema: Ema,
     /// Steps taken.
     pub(super) step: u32,
     /// Time spent in steps.
     pub(super) seconds: f64,
-    schedule: Schedule,
-    device: Device,
+    /// The network computes in it.
     dtype: DType,
     workers: Option<Workers>,
 }
 
 impl Trainer {
-    /// A training from new weights, or from `start` (weights of the same network). The network computes in
-    /// `dtype`; its weights are kept in f32.
+    /// A training from new weights, or from `start` (weights of the same network). The network computes where and as
+    /// `compute` says; its weights are kept in f32.
     ///
     /// # Errors
     /// [`Error::Config`] for settings no training can have, or weights of another network.
-    pub fn new(config: TrainConfig, start: Option<Params>, device: &Device, dtype: DType) -> Result<Self> {
+    pub fn new(config: TrainConfig, start: Option<Params>, compute: &Compute) -> Result<Self> {
         config.check()?;
-        let (_, layout) = UNet::new(&config.network)?;
+        let layout = PriorHeader::new(config.network.clone())?.network().layout().clone();
         let params = match start {
-            Some(params) if **params.layout() != layout => {
+            Some(params) if *params.layout() != layout => {
                 return Err(Error::config("the weights to start from belong to another network"));
             }
             Some(params) => params,
-            None => initial(Arc::new(layout), config.seed, device)?,
+            None => Params::initial(layout, config.seed, &weights_of(compute))?,
         };
         let adam = Adam::new(adam_config(&config));
         let ema = Ema::new(params.clone(), 0.0);
-        Self::from_state(config, params, adam, ema, (0, 0.0), device, dtype)
+        Self::from_state(config, params, adam, ema, (0, 0.0), compute)
     }
 
     /// From the state of a checkpoint.
@@ -75,14 +72,12 @@ impl Trainer {
         adam: Adam,
         ema: Ema,
         (step, seconds): (u32, f64),
-        device: &Device,
-        dtype: DType,
+        compute: &Compute,
     ) -> Result<Self> {
-        let (net, _) = UNet::new(&config.network)?;
-        let schedule = config.network.schedule()?;
-        let on_cpu = crate::tensor::is_cpu(device);
+        let prior = Prior::from_config(config.network.clone(), params)?;
+        let on_cpu = crate::tensor::is_cpu(&compute.device);
         let workers = if on_cpu && config.micro_batch < config.batch { Some(Workers::new()?) } else { None };
-        Ok(Self { config, net, params, adam, ema, step, seconds, schedule, device: device.clone(), dtype, workers })
+        Ok(Self { config, prior, adam, ema, step, seconds, dtype: compute.dtype, workers })
     }
 
     /// The settings.
@@ -121,21 +116,19 @@ impl Trainer {
 
     /// The weights of the last step.
     pub fn params(&self) -> &Params {
-        &self.params
+        self.prior.params()
     }
 
     /// The network with the average of the weights, which is what a training is for.
-    ///
-    /// # Errors
-    /// None that the settings have not been checked for.
-    pub fn averaged(&self) -> Result<GuidedDiffusion> {
-        GuidedDiffusion::from_parts(self.config.network.clone(), self.net.clone(), self.ema.params().clone())
+    pub fn averaged(&self) -> Prior {
+        self.prior.with_params(self.ema.params().clone())
     }
 
     /// The batch of the next step: crops, timesteps (one an image, uniform) and noise, a function of seed and step.
     pub fn draw(&self, photographs: &Photographs) -> Batch {
         let noise = Noise::new(self.config.seed, Stream::Training);
-        draw(&noise, self.step, photographs, self.config.batch, self.config.crop, self.schedule.len(), &self.device)
+        let (all, device) = (self.prior.info().schedule.len(), self.params().device());
+        draw(&noise, self.step, photographs, self.config.batch, self.config.crop, all, &device)
     }
 
     /// One step of the training on `batch`: gradients of the hybrid loss, cut to their largest norm, AdamW, average.
@@ -145,20 +138,25 @@ impl Trainer {
     pub fn step(&mut self, batch: &Batch) -> Result<StepReport> {
         let started = Instant::now();
         let rate = self.config.rate(self.step, self.share());
-        let (net, params, schedule, dtype) = (&self.net, &self.params, &self.schedule, self.dtype);
+        let (prior, dtype) = (&self.prior, self.dtype);
         let objective = Objective::Hybrid(self.config.level_weights);
         let mut found = accumulate(batch.len(), self.config.micro_batch, self.workers.as_ref(), |first, n, share| {
-            batch_loss(net, params, schedule, &batch.part(first, n), objective, dtype, share)
+            batch_loss(prior, &batch.part(first, n), objective, dtype, share)
         })?;
         let gradient_norm = clip_gradients(&mut found.gradients, self.config.gradient_norm)?;
-        self.params = self.adam.step(&self.params, found.gradients, rate);
+        self.prior = self.prior.with_params(self.adam.step(self.prior.params(), found.gradients, rate));
         self.step += 1;
         let count = f64::from(self.step);
         self.ema.set_decay(self.config.ema.min((1.0 + count) / (10.0 + count)));
-        self.ema.update(&self.params);
+        self.ema.update(self.prior.params());
         self.seconds += started.elapsed().as_secs_f64();
         Ok(StepReport { step: self.step, loss: found.loss, rate, gradient_norm, share: self.share() })
     }
+}
+
+/// Where the weights of a training lie: in f32, whatever the network computes in.
+pub(super) fn weights_of(compute: &Compute) -> Compute {
+    Compute { dtype: DType::F32, ..compute.clone() }
 }
 
 /// AdamW's settings of a training.

@@ -4,8 +4,7 @@ use super::photographs::Photographs;
 use super::trainer::draw;
 use crate::Result;
 use crate::adapt::{Batch, simple_losses};
-use crate::models::Denoiser;
-use crate::models::guided_diffusion::GuidedDiffusion;
+use crate::models::{Denoiser, Prior};
 use crate::noise::{Noise, Stream};
 use crate::schedule::Timestep;
 
@@ -33,13 +32,13 @@ impl Validation {
     /// evenly over the schedule. Crops, timesteps and noise are the same for every network, so that losses of two
     /// networks compare much more closely than each is known. Yields once every few crops.
     pub fn run<'a>(
-        model: &'a GuidedDiffusion,
+        model: &'a Prior,
         photographs: &'a Photographs,
         crops: usize,
         side: usize,
     ) -> impl Iterator<Item = Result<Vec<(Timestep, f64)>>> + 'a {
         let noise = Noise::new(0, Stream::Evaluation);
-        let (all, device) = (model.schedule().len(), model.params().device());
+        let (all, device) = (model.info().schedule.len(), model.params().device());
         (0..crops.div_ceil(Self::AT_ONCE)).map(move |k| {
             let first = k * Self::AT_ONCE;
             let count = Self::AT_ONCE.min(crops - first);
@@ -48,7 +47,7 @@ impl Validation {
             let place = |i: usize| ((i as f64 + 0.5) * 0.618_033_988_749_894_9).fract();
             let timesteps = (first..first + count).map(|i| Timestep((place(i) * all as f64) as u16)).collect();
             let batch = Batch { timesteps, ..drawn };
-            let losses = simple_losses(model.net(), model.params(), model.schedule(), &batch)?;
+            let losses = simple_losses(model, &batch)?;
             Ok(batch.timesteps.into_iter().zip(losses).collect())
         })
     }

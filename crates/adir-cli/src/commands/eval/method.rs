@@ -8,7 +8,7 @@ use adir::adapt::{AdaptConfig, Adapter, HeldOut};
 use adir::io::folder::image_files;
 use adir::io::hash::hash_file;
 use adir::io::limits::Limits;
-use adir::models::guided_diffusion::GuidedDiffusion;
+use adir::models::{Denoiser, Prior};
 use adir::noise::{Noise, Stream};
 use adir::operator::{Degradation, ImageShape, bicubic_upsample, wiener};
 use adir::restore::{RestorePlan, SamplingConfig};
@@ -77,12 +77,12 @@ pub struct Bench<'a> {
     pub gallery: &'a OnceCell<Gallery>,
     /// Observations that share an adaptation, and their adapters so far; found when they are needed.
     pub shared: RefCell<Vec<(Group, Option<Adapter>)>>,
-    pub model: &'a GuidedDiffusion,
+    pub model: &'a Prior,
     pub model_sha256: &'a str,
     pub preset: Preset,
     pub steps: Option<String>,
     /// The file of the method adapter, and the model with it.
-    pub adapter: Option<(PathBuf, GuidedDiffusion)>,
+    pub adapter: Option<(PathBuf, Prior)>,
     /// What the distance of features is measured with.
     pub features: &'a dyn Encoder,
     /// Where the task is a blur.
@@ -232,7 +232,7 @@ impl Bench<'_> {
         };
         let mut problem = task.problem.clone();
         problem.mask = task.mask(ImageShape::of(&truth.x))?.map(Into::into);
-        let facts = facts(self.model.config())?;
+        let facts = facts(self.model.info());
         let measurement = problem.measure(y, NoiseLevel(0.0), facts.channels, &Limits::default())?;
         let sampling = SamplingConfig {
             preset: self.preset,

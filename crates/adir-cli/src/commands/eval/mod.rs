@@ -115,7 +115,7 @@ pub fn run(args: &EvalArgs, log: &Log) -> Result<u8> {
     let cells = args.output.join("cells");
     std::fs::create_dir_all(&cells).map_err(|e| Error::io(&cells, e))?;
     let (model, model_sha256) = args.model.load()?;
-    if model.config().in_channels != 3 {
+    if model.info().channels != 3 {
         return Err(Error::config("eval compares methods on RGB images; the network is for others"));
     }
     let adapter = match &args.adapter {
@@ -133,7 +133,7 @@ pub fn run(args: &EvalArgs, log: &Log) -> Result<u8> {
     let mut report = Report::new(args.show);
     let gallery = OnceCell::new();
     for (set, files) in sets {
-        let images = args.images(set, files, model.size_multiple(), log)?;
+        let images = args.images(set, files, model.info().size_multiple, log)?;
         let name = set.canonicalize().ok().and_then(|p| Some(p.file_name()?.to_string_lossy().into_owned()));
         let name = name.unwrap_or_else(|| set.display().to_string());
         for task in &args.tasks {

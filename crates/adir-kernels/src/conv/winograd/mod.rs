@@ -4,14 +4,12 @@
 //! points becomes a product of matrices (tiles by channels). The input gradient is the same convolution with
 //! turned weights; the weight gradient is the transposed algorithm. Lanes are channels throughout, so the
 //! transforms shuffle nothing, and the products of a group of tiles are transformed back while they are in the
-//! cache. Rounding errors are larger than in the direct sum (about 1e-6 relative instead of 2e-7), which is what
-//! the switch is for.
+//! cache. Rounding errors are larger than in the direct sum (about 1e-6 relative instead of 2e-7).
 
 mod gradient;
 mod transform;
 
 use std::marker::PhantomData;
-use std::sync::atomic::{AtomicBool, Ordering};
 
 pub(super) use gradient::weight_gradient;
 
@@ -19,6 +17,7 @@ use self::transform::{IN, Input, Matrix, OUT, Output, POINTS, Weight, two_sided}
 use super::Geometry;
 use super::pack::{Packed, Purpose};
 use crate::layout::{ChannelsLast, Padding, Planes, Transpose, transpose};
+use crate::machine;
 use crate::parallel::{Shared, SharedMut, filled, for_each};
 use crate::scratch::Scratch;
 use crate::simd::{Kernel, Simd, dispatch};
@@ -37,19 +36,10 @@ const LEAST_CHANNELS: usize = 16;
 /// Tiles below which the direct sum, with a quarter of the weights to read, is faster.
 const LEAST_TILES: usize = 8;
 
-static ENABLED: AtomicBool = AtomicBool::new(true);
-
-/// Whether convolutions may use Winograd's algorithm; they may unless told otherwise.
-///
-/// Off, every sum is taken directly, which is slower and rounds less.
-pub fn set_winograd(enabled: bool) {
-    ENABLED.store(enabled, Ordering::Relaxed);
-}
-
 /// Whether this convolution goes this way.
 pub(super) fn applies(g: &Geometry) -> bool {
     let tiles = g.batch * g.out_height().div_ceil(OUT) * g.out_width().div_ceil(OUT);
-    ENABLED.load(Ordering::Relaxed)
+    machine::current().winograd
         && (g.kernel, g.stride) == (3, 1)
         && g.padding <= 2
         && g.inputs.min(g.outputs) >= LEAST_CHANNELS

@@ -2,6 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::models::{DenoiserInfo, PredictionKind};
 use crate::schedule::{BetaSchedule, Schedule, VarianceKind};
 use crate::{Error, Result};
 
@@ -186,7 +187,7 @@ impl UNetConfig {
     }
 
     /// Whether the normalisation before the last convolution has one channel a group, which hides an image's mean
-    /// colour from the prediction; see [`super::ImageMean`].
+    /// colour from the prediction; see [`crate::models::ImageMean`].
     pub fn is_blind_to_means(&self) -> bool {
         self.width(0) == NORM_GROUPS
     }
@@ -201,91 +202,23 @@ impl UNetConfig {
         1 << (self.channel_mult.len() - 1)
     }
 
-    /// Bytes of memory that a program sampling `[n, c, height, width]` on the CPU in f32 takes, weights included: an
-    /// upper estimate, from the sizes of what is alive at once, fitted to measured peaks (docs/memory.md).
+    /// Width of the embedding of timesteps and classes.
+    pub(super) fn embedding(&self) -> usize {
+        4 * self.model_channels
+    }
+
+    /// What samplers must know of the network.
     ///
     /// # Errors
-    /// As [`UNetConfig::check`].
-    pub fn forward_memory(&self, height: usize, width: usize, n: usize) -> Result<u64> {
-        /// The program, its embedded weights and the threads' scratch space.
-        const PROGRAM: usize = 96 << 20;
-        /// Convolution weights are also kept as the kernels read them, up to this.
-        const MOST_PACKED: usize = 1 << 30;
-        /// The widest map itself, its normalisation, its transformed copy, the layer's output and what is in passing.
-        const MAPS_ALIVE: usize = 7;
-        let (_, layout) = super::UNet::new(self)?;
-        let of_level = |level| (self.num_res_blocks + 1) * self.width(level) * (height >> level) * (width >> level);
-        let skips: usize = (0..self.channel_mult.len()).map(of_level).sum();
-        let widest = self.largest_map(height, width);
-        let weights = 4 * layout.element_count();
-        let activations = 4 * n * (skips + MAPS_ALIVE * widest);
-        Ok((PROGRAM + weights + weights.min(MOST_PACKED) + activations) as u64)
-    }
-
-    /// Elements of the largest map of a forward pass: a decoder's, joined with its skip.
-    pub(crate) fn largest_map(&self, height: usize, width: usize) -> usize {
-        let all = 0..self.channel_mult.len();
-        all.map(|level| {
-            let deeper = self.width((level + 1).min(self.channel_mult.len() - 1));
-            (deeper.max(self.width(level)) + self.width(level)) * (height >> level) * (width >> level)
+    /// As [`UNetConfig::schedule`].
+    pub fn info(&self) -> Result<DenoiserInfo> {
+        Ok(DenoiserInfo {
+            channels: self.in_channels,
+            size_multiple: self.size_multiple(),
+            schedule: self.schedule()?,
+            variance: self.variance_kind(),
+            prediction: PredictionKind::Epsilon,
         })
-        .max()
-        .unwrap_or(0)
-    }
-
-    /// For each block, elements that a tracked forward pass of one image keeps for the backward pass, and elements of
-    /// what enters it.
-    pub(crate) fn kept_by_blocks(&self, height: usize, width: usize) -> Vec<(usize, usize)> {
-        let levels = self.channel_mult.len();
-        let positions = |level: usize| (height >> level) * (width >> level);
-        let mut blocks = Vec::new();
-        // Input, its convolution, the sum; the skip where it is a convolution, and where the size changes the
-        // normalised input, and both at their new size. Convolutions normalise their input in passing.
-        let res = |from: usize, to: usize, before: usize, after: usize| {
-            let resampled = if before == after { 0 } else { from * before + 2 * from * after };
-            let skip = if from == to { 0 } else { to * after };
-            (from * before + resampled + 2 * to * after + skip, from * before)
-        };
-        // Input, queries, keys and values, what was attended to, the sum.
-        let attention = |c: usize, positions: usize| (6 * c * positions, 0);
-        let add = |a: (usize, usize), b: (usize, usize)| (a.0 + b.0, a.1 + b.1);
-        let mut c = self.width(0);
-        blocks.push((2 * c * positions(0), self.in_channels * positions(0)));
-        let mut skips = vec![c];
-        for level in 0..levels {
-            for _ in 0..self.num_res_blocks {
-                let mut block = res(c, self.width(level), positions(level), positions(level));
-                c = self.width(level);
-                if self.attends(level) {
-                    block = add(block, attention(c, positions(level)));
-                }
-                blocks.push(block);
-                skips.push(c);
-            }
-            if level + 1 < levels {
-                blocks.push(res(c, c, positions(level), positions(level + 1)));
-                skips.push(c);
-            }
-        }
-        let deepest = positions(levels - 1);
-        let middle = res(c, c, deepest, deepest);
-        blocks.push(add(add(middle, attention(c, deepest)), middle));
-        for level in (0..levels).rev() {
-            for i in 0..=self.num_res_blocks {
-                let joined = c + skips.pop().unwrap_or(0);
-                let mut block = res(joined, self.width(level), positions(level), positions(level));
-                c = self.width(level);
-                if self.attends(level) {
-                    block = add(block, attention(c, positions(level)));
-                }
-                if level > 0 && i == self.num_res_blocks {
-                    block = add(block, res(c, c, positions(level), positions(level - 1)));
-                }
-                blocks.push(block);
-            }
-        }
-        blocks.push((2 * c * positions(0), c * positions(0)));
-        blocks
     }
 
     /// The schedule the network was trained with.

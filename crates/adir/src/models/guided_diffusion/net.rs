@@ -1,213 +1,32 @@
 //! The U-Net of guided-diffusion: blocks in the order, and with the parameter names, of the reference.
 
-use adir_kernels::{GroupNorm, QkvOrder, attention, avg_pool2, conv2d, group_norm_conv2d, upsample_nearest2};
+use std::sync::Arc;
+
+use adir_kernels::QkvOrder;
 use burn::tensor::activation::silu;
 
 use super::config::{NORM_GROUPS, UNetConfig};
 use crate::Result;
-use crate::models::params::{ParamId, ParamLayout, Params};
+use crate::models::blocks::{
+    Affine, AttentionBlock, Block, Context, Conv, Down, Layer, NormSettings, ResBlock, Resample, ResidualSettings, Up,
+};
+use crate::models::params::{Init, ParamId, ParamLayout, Params, Role};
+use crate::models::{Conditioning, Network};
 use crate::schedule::Timestep;
 use crate::tensor::{self, Tensor};
 
-const NORM_EPS: f64 = 1e-5;
+const NORM: NormSettings = NormSettings { groups: NORM_GROUPS, eps: 1e-5 };
 
-/// Weight and bias of one layer.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct Affine {
-    weight: ParamId,
-    bias: ParamId,
-}
-
-impl Affine {
-    fn add(layout: &mut ParamLayout, name: &str, weight: &[usize]) -> Self {
-        Self {
-            weight: layout.add(format!("{name}.weight"), weight),
-            bias: layout.add(format!("{name}.bias"), &weight[..1]),
-        }
-    }
-
-    fn linear(self, p: &Params, x: Tensor<2>) -> Tensor<2> {
-        x.matmul(p.get::<2>(self.weight).transpose()) + p.get::<1>(self.bias).unsqueeze()
-    }
-
-    /// The weight of a convolution; that of a 1-d one of kernel 1 as the 1x1 it is over the positions of an image.
-    fn kernel(self, p: &Params) -> Tensor<4> {
-        match p.layout().spec(self.weight).shape[..] {
-            [out, inputs, 1] => p.flat(self.weight).reshape([out, inputs, 1, 1]),
-            _ => p.get::<4>(self.weight),
-        }
-    }
-
-    /// Same-size convolution (or half-size with `stride` 2), kernel 1 or 3.
-    fn conv(self, p: &Params, x: Tensor<4>, stride: usize) -> Tensor<4> {
-        let weight = self.kernel(p);
-        let padding = weight.dims()[2] / 2;
-        conv2d(x, weight, Some(p.get::<1>(self.bias)), stride, padding)
-    }
-
-    /// Same-size convolution, kernel 1 or 3, of the normalised x.
-    fn conv_of_norm(self, p: &Params, x: Tensor<4>, norm: GroupNorm) -> Tensor<4> {
-        let weight = self.kernel(p);
-        let padding = weight.dims()[2] / 2;
-        group_norm_conv2d(x, norm, weight, p.get::<1>(self.bias), 1, padding)
-    }
-
-    fn norm(self, p: &Params, scale_shift: Option<(Tensor<2>, Tensor<2>)>, silu: bool) -> GroupNorm {
-        let (gamma, beta) = (p.get::<1>(self.weight), p.get::<1>(self.bias));
-        GroupNorm { groups: NORM_GROUPS, gamma, beta, eps: NORM_EPS, scale_shift, silu }
-    }
-}
-
-/// What a residual block does to the size of its input, on both branches.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Resample {
-    Keep,
-    Up,
-    Down,
-}
-
-impl Resample {
-    fn apply(self, x: Tensor<4>) -> Tensor<4> {
-        match self {
-            Self::Keep => x,
-            Self::Up => upsample_nearest2(x),
-            Self::Down => avg_pool2(x),
-        }
-    }
-}
-
-#[derive(Debug, Clone)]
-pub(super) struct ResBlock {
-    in_norm: Affine,
-    in_conv: Affine,
-    emb: Affine,
-    out_norm: Affine,
-    out_conv: Affine,
-    skip: Option<Affine>,
-    resample: Resample,
-    scale_shift: bool,
-}
-
-impl ResBlock {
-    fn new(
-        layout: &mut ParamLayout,
-        name: &str,
-        inputs: usize,
-        outputs: usize,
-        resample: Resample,
-        net: &Widths,
-    ) -> Self {
-        let emb_width = if net.scale_shift { 2 * outputs } else { outputs };
-        Self {
-            in_norm: Affine::add(layout, &format!("{name}.in_layers.0"), &[inputs]),
-            in_conv: Affine::add(layout, &format!("{name}.in_layers.2"), &[outputs, inputs, 3, 3]),
-            emb: Affine::add(layout, &format!("{name}.emb_layers.1"), &[emb_width, net.embedding]),
-            out_norm: Affine::add(layout, &format!("{name}.out_layers.0"), &[outputs]),
-            out_conv: Affine::add(layout, &format!("{name}.out_layers.3"), &[outputs, outputs, 3, 3]),
-            skip: (inputs != outputs)
-                .then(|| Affine::add(layout, &format!("{name}.skip_connection"), &[outputs, inputs, 1, 1])),
-            resample,
-            scale_shift: net.scale_shift,
-        }
-    }
-
-    fn forward(&self, p: &Params, x: Tensor<4>, silu_emb: &Tensor<2>) -> Tensor<4> {
-        let in_norm = self.in_norm.norm(p, None, true);
-        let h = match self.resample {
-            Resample::Keep => self.in_conv.conv_of_norm(p, x.clone(), in_norm),
-            resample => self.in_conv.conv(p, resample.apply(in_norm.apply(x.clone())), 1),
-        };
-        let x = self.resample.apply(x);
-        let emb = self.emb.linear(p, silu_emb.clone());
-        let (h, scale_shift) = if self.scale_shift {
-            let parts = emb.chunk(2, 1);
-            (h, Some((parts[0].clone(), parts[1].clone())))
-        } else {
-            let [n, c] = emb.dims();
-            (h + emb.reshape([n, c, 1, 1]), None)
-        };
-        let h = self.out_conv.conv_of_norm(p, h, self.out_norm.norm(p, scale_shift, true));
-        match self.skip {
-            Some(skip) => skip.conv(p, x, 1) + h,
-            None => x + h,
-        }
-    }
-}
-
-#[derive(Debug, Clone)]
-pub(super) struct AttentionBlock {
-    norm: Affine,
-    qkv: Affine,
-    proj: Affine,
-    heads: usize,
-    order: QkvOrder,
-}
-
-impl AttentionBlock {
-    fn new(layout: &mut ParamLayout, name: &str, channels: usize, config: &UNetConfig) -> Result<Self> {
-        Ok(Self {
-            norm: Affine::add(layout, &format!("{name}.norm"), &[channels]),
-            qkv: Affine::add(layout, &format!("{name}.qkv"), &[3 * channels, channels, 1]),
-            proj: Affine::add(layout, &format!("{name}.proj_out"), &[channels, channels, 1]),
-            heads: config.heads(channels)?,
-            order: if config.use_new_attention_order { QkvOrder::QkvFirst } else { QkvOrder::HeadsFirst },
-        })
-    }
-
-    fn forward(&self, p: &Params, x: Tensor<4>) -> Tensor<4> {
-        let [n, c, h, w] = x.dims();
-        let qkv = self.qkv.conv_of_norm(p, x.clone(), self.norm.norm(p, None, false));
-        let mixed = attention(qkv.reshape([n, 3 * c, h * w]), self.heads, self.order).reshape([n, c, h, w]);
-        x + self.proj.conv(p, mixed, 1)
-    }
-}
-
-#[derive(Debug, Clone)]
-pub(super) enum Layer {
-    Conv(Affine),
-    Res(ResBlock),
-    Attention(AttentionBlock),
-    /// 3x3 convolution of stride 2, or 2x2 average.
-    Down(Option<Affine>),
-    /// Nearest up-sampling, then a 3x3 convolution if there is one.
-    Up(Option<Affine>),
-}
-
-impl Layer {
-    fn forward(&self, p: &Params, x: Tensor<4>, silu_emb: &Tensor<2>) -> Tensor<4> {
-        match self {
-            Self::Conv(conv) => conv.conv(p, x, 1),
-            Self::Res(block) => block.forward(p, x, silu_emb),
-            Self::Attention(block) => block.forward(p, x),
-            Self::Down(Some(conv)) => conv.conv(p, x, 2),
-            Self::Down(None) => avg_pool2(x),
-            Self::Up(Some(conv)) => conv.conv(p, upsample_nearest2(x), 1),
-            Self::Up(None) => upsample_nearest2(x),
-        }
-    }
-}
-
-pub(super) fn run(layers: &[Layer], p: &Params, x: Tensor<4>, silu_emb: &Tensor<2>) -> Tensor<4> {
-    layers.iter().fold(x, |x, layer| layer.forward(p, x, silu_emb))
-}
-
-/// What every block needs to know of the whole.
-struct Widths {
-    embedding: usize,
-    scale_shift: bool,
-}
-
-/// The network: blocks that look their parameters up in the [`Params`] of the same layout.
-#[derive(Debug, Clone)]
+/// The network of a configuration.
+#[derive(Debug)]
 pub struct UNet {
+    layout: Arc<ParamLayout>,
+    blocks: Vec<Block>,
+    input_channels: usize,
+    classes: Option<usize>,
     model_channels: usize,
     time: [Affine; 2],
     label: Option<ParamId>,
-    pub(super) input_blocks: Vec<Vec<Layer>>,
-    pub(super) middle_block: Vec<Layer>,
-    pub(super) output_blocks: Vec<Vec<Layer>>,
-    out_norm: Affine,
-    out_conv: Affine,
 }
 
 impl UNet {
@@ -215,139 +34,162 @@ impl UNet {
     ///
     /// # Errors
     /// [`crate::Error::Config`] when the configuration is not valid.
-    pub fn new(config: &UNetConfig) -> Result<(Self, ParamLayout)> {
+    pub fn new(config: &UNetConfig) -> Result<Self> {
         config.check()?;
-        let mut layout = ParamLayout::default();
-        let l = &mut layout;
+        let mut builder = Builder { layout: ParamLayout::default(), config, blocks: Vec::new() };
+        let l = &mut builder.layout;
         let mc = config.model_channels;
-        let net = Widths { embedding: 4 * mc, scale_shift: config.use_scale_shift_norm };
+        let embedding = builder.config.embedding();
         let time = [
-            Affine::add(l, "time_embed.0", &[net.embedding, mc]),
-            Affine::add(l, "time_embed.2", &[net.embedding, net.embedding]),
+            Affine::linear_layer(l, "time_embed.0", &[embedding, mc]),
+            Affine::linear_layer(l, "time_embed.2", &[embedding, embedding]),
         ];
-        let label = config.num_classes.map(|classes| l.add("label_emb.weight", &[classes, net.embedding]));
+        let label = config.num_classes.map(|classes| {
+            l.add("label_emb.weight", &[classes, embedding], Role::Embedding, Init::Uniform { fan_in: embedding })
+        });
+        builder.add_blocks()?;
+        let Builder { layout, blocks, .. } = builder;
+        Ok(Self {
+            layout: Arc::new(layout),
+            blocks,
+            input_channels: config.in_channels,
+            classes: config.num_classes,
+            model_channels: mc,
+            time,
+            label,
+        })
+    }
+}
 
+/// Adds blocks and their parameters, level by level.
+struct Builder<'a> {
+    layout: ParamLayout,
+    config: &'a UNetConfig,
+    blocks: Vec<Block>,
+}
+
+impl Builder<'_> {
+    fn add_blocks(&mut self) -> Result<()> {
+        let config = self.config;
         let mut channels = config.width(0);
-        let stem = Affine::add(l, "input_blocks.0.0", &[channels, config.in_channels, 3, 3]);
-        let mut input_blocks = vec![vec![Layer::Conv(stem)]];
+        let stem = Conv::new(&mut self.layout, "input_blocks.0.0", config.in_channels, channels);
+        self.blocks.push(Block::new(vec![Box::new(stem)]).saving_skip());
         let mut skips = vec![channels];
         let levels = config.channel_mult.len();
         for level in 0..levels {
             for _ in 0..config.num_res_blocks {
-                let name = format!("input_blocks.{}", input_blocks.len());
-                let width = config.width(level);
-                let mut layers =
-                    vec![Layer::Res(ResBlock::new(l, &format!("{name}.0"), channels, width, Resample::Keep, &net))];
-                channels = width;
-                if config.attends(level) {
-                    layers.push(Layer::Attention(AttentionBlock::new(l, &format!("{name}.1"), channels, config)?));
-                }
-                input_blocks.push(layers);
+                let name = format!("input_blocks.{}", self.blocks.len());
+                let layers = self.level(&name, level, channels)?;
+                channels = config.width(level);
+                self.blocks.push(Block::new(layers).saving_skip());
                 skips.push(channels);
             }
             if level + 1 < levels {
-                let name = format!("input_blocks.{}.0", input_blocks.len());
-                input_blocks.push(vec![if config.resblock_updown {
-                    Layer::Res(ResBlock::new(l, &name, channels, channels, Resample::Down, &net))
-                } else {
-                    Layer::Down(
-                        config
-                            .conv_resample
-                            .then(|| Affine::add(l, &format!("{name}.op"), &[channels, channels, 3, 3])),
-                    )
-                }]);
+                let name = format!("input_blocks.{}.0", self.blocks.len());
+                let down = self.resampling(&name, channels, Resample::Down);
+                self.blocks.push(Block::new(vec![down]).saving_skip());
                 skips.push(channels);
             }
         }
 
-        let middle_block = vec![
-            Layer::Res(ResBlock::new(l, "middle_block.0", channels, channels, Resample::Keep, &net)),
-            Layer::Attention(AttentionBlock::new(l, "middle_block.1", channels, config)?),
-            Layer::Res(ResBlock::new(l, "middle_block.2", channels, channels, Resample::Keep, &net)),
+        let middle: Vec<Box<dyn Layer>> = vec![
+            self.residual("middle_block.0", channels, channels, Resample::Keep),
+            self.attention("middle_block.1", channels)?,
+            self.residual("middle_block.2", channels, channels, Resample::Keep),
         ];
+        self.blocks.push(Block::new(middle));
 
-        let mut output_blocks: Vec<Vec<Layer>> = Vec::new();
+        let first = self.blocks.len();
         for level in (0..levels).rev() {
             for i in 0..=config.num_res_blocks {
-                let name = format!("output_blocks.{}", output_blocks.len());
+                let name = format!("output_blocks.{}", self.blocks.len() - first);
                 let skip = skips.pop().expect("as many skips as output blocks");
-                let width = config.width(level);
-                let mut layers = vec![Layer::Res(ResBlock::new(
-                    l,
-                    &format!("{name}.0"),
-                    channels + skip,
-                    width,
-                    Resample::Keep,
-                    &net,
-                ))];
-                channels = width;
-                if config.attends(level) {
-                    layers.push(Layer::Attention(AttentionBlock::new(l, &format!("{name}.1"), channels, config)?));
-                }
+                let mut layers = self.level(&name, level, channels + skip)?;
+                channels = config.width(level);
                 if level > 0 && i == config.num_res_blocks {
                     let name = format!("{name}.{}", layers.len());
-                    layers.push(if config.resblock_updown {
-                        Layer::Res(ResBlock::new(l, &name, channels, channels, Resample::Up, &net))
-                    } else {
-                        Layer::Up(
-                            config
-                                .conv_resample
-                                .then(|| Affine::add(l, &format!("{name}.conv"), &[channels, channels, 3, 3])),
-                        )
-                    });
+                    layers.push(self.resampling(&name, channels, Resample::Up));
                 }
-                output_blocks.push(layers);
+                self.blocks.push(Block::new(layers).joining_skip());
             }
         }
-        let out_norm = Affine::add(l, "out.0", &[channels]);
-        let out_conv = Affine::add(l, "out.2", &[config.out_channels, channels, 3, 3]);
-        let unet =
-            Self { model_channels: mc, time, label, input_blocks, middle_block, output_blocks, out_norm, out_conv };
-        Ok((unet, layout))
+        let last = Conv::last(&mut self.layout, ["out.0", "out.2"], channels, config.out_channels, NORM);
+        self.blocks.push(Block::new(vec![Box::new(last)]));
+        Ok(())
     }
 
-    /// The network's output `[n, out_channels, h, w]` for noisy images `[n, in_channels, h, w]`, one
-    /// timestep (and one class, where the network is conditional) each.
-    ///
-    /// # Shapes
-    /// h and w are multiples of [`UNetConfig::size_multiple`]; `timesteps` and `classes` have n entries.
-    pub fn forward(&self, p: &Params, x: Tensor<4>, timesteps: &[Timestep], classes: Option<&[usize]>) -> Tensor<4> {
-        let emb = self.embed(p, &x, timesteps, classes);
-        let mut skips = Vec::with_capacity(self.input_blocks.len());
-        let mut h = x;
-        for layers in &self.input_blocks {
-            h = run(layers, p, h, &emb);
-            skips.push(h.clone());
+    /// A residual block to the width of a level, and attention where the level has it.
+    fn level(&mut self, name: &str, level: usize, inputs: usize) -> Result<Vec<Box<dyn Layer>>> {
+        let width = self.config.width(level);
+        let mut layers = vec![self.residual(&format!("{name}.0"), inputs, width, Resample::Keep)];
+        if self.config.attends(level) {
+            layers.push(self.attention(&format!("{name}.1"), width)?);
         }
-        h = run(&self.middle_block, p, h, &emb);
-        for layers in &self.output_blocks {
-            let skip = skips.pop().expect("one skip for each output block");
-            h = run(layers, p, Tensor::cat(vec![h, skip], 1), &emb);
-        }
-        self.finish(p, h)
+        Ok(layers)
     }
 
-    /// What every block is told of the timesteps and classes, after the SiLU with which each begins its use of it.
-    pub(super) fn embed(
-        &self,
-        p: &Params,
-        like: &Tensor<4>,
-        timesteps: &[Timestep],
-        classes: Option<&[usize]>,
-    ) -> Tensor<2> {
-        let embedding = timestep_embedding(timesteps, self.model_channels, like);
+    fn residual(&mut self, name: &str, inputs: usize, outputs: usize, resample: Resample) -> Box<dyn Layer> {
+        let settings = ResidualSettings {
+            embedding: self.config.embedding(),
+            scale_shift: self.config.use_scale_shift_norm,
+            norm: NORM,
+        };
+        Box::new(ResBlock::new(&mut self.layout, name, inputs, outputs, resample, settings))
+    }
+
+    fn attention(&mut self, name: &str, channels: usize) -> Result<Box<dyn Layer>> {
+        let order = if self.config.use_new_attention_order { QkvOrder::QkvFirst } else { QkvOrder::HeadsFirst };
+        let heads = self.config.heads(channels)?;
+        Ok(Box::new(AttentionBlock::new(&mut self.layout, name, channels, heads, order, NORM)))
+    }
+
+    /// Another size: a residual block, a convolution, or neither.
+    fn resampling(&mut self, name: &str, channels: usize, resample: Resample) -> Box<dyn Layer> {
+        if self.config.resblock_updown {
+            return self.residual(name, channels, channels, resample);
+        }
+        let mut conv = |part: &str| {
+            let weight = [channels, channels, 3, 3];
+            let wanted = self.config.conv_resample;
+            wanted.then(|| Affine::convolution(&mut self.layout, &format!("{name}.{part}"), &weight))
+        };
+        match resample {
+            Resample::Up => Box::new(Up(conv("conv"))),
+            _ => Box::new(Down(conv("op"))),
+        }
+    }
+}
+
+impl Network for UNet {
+    fn layout(&self) -> &Arc<ParamLayout> {
+        &self.layout
+    }
+
+    fn blocks(&self) -> &[Block] {
+        &self.blocks
+    }
+
+    fn input_channels(&self) -> usize {
+        self.input_channels
+    }
+
+    fn classes(&self) -> Option<usize> {
+        self.classes
+    }
+
+    fn context(&self, p: &Params, x: &Tensor<4>, timesteps: &[Timestep], conditioning: &[Conditioning]) -> Context {
+        let embedding = timestep_embedding(timesteps, self.model_channels, x);
         let mut emb = self.time[1].linear(p, silu(self.time[0].linear(p, embedding)));
-        if let (Some(label), Some(classes)) = (self.label, classes) {
+        if let (Some(label), false) = (self.label, conditioning.is_empty()) {
             let table = p.get::<2>(label);
-            let rows = classes.iter().map(|&c| table.clone().narrow(0, c, 1)).collect();
-            emb = emb + Tensor::cat(rows, 0);
+            let row = |class: usize| table.clone().narrow(0, class, 1);
+            let rows = conditioning.iter().map(|conditioning| match conditioning {
+                Conditioning::Class(class) => row(*class),
+                Conditioning::None => row(0).zeros_like(),
+            });
+            emb = emb + Tensor::cat(rows.collect(), 0);
         }
-        silu(emb)
-    }
-
-    /// What follows the last block.
-    pub(super) fn finish(&self, p: &Params, h: Tensor<4>) -> Tensor<4> {
-        self.out_conv.conv_of_norm(p, h, self.out_norm.norm(p, None, true))
+        Context { embedding: silu(emb) }
     }
 }
 
@@ -363,4 +205,107 @@ fn timestep_embedding(timesteps: &[Timestep], width: usize, like: &Tensor<4>) ->
         .flat_map(|&t| (0..half).map(move |k| angle(t, k).cos()).chain((0..half).map(move |k| angle(t, k).sin())))
         .collect();
     tensor::from_f32(values, [timesteps.len(), width], &like.device()).cast(like.dtype())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::models::{BlockMemory, Network};
+    use crate::tensor::{Compute, cpu, from_f32};
+
+    const CONFIGS: [&str; 3] = [
+        r#"{"in_channels":3,"out_channels":6,"model_channels":32,"num_res_blocks":1,"channel_mult":[1,2,4,4],
+            "attention_resolutions":[8],"num_head_channels":32,"resblock_updown":true,"use_scale_shift_norm":true}"#,
+        r#"{"in_channels":3,"out_channels":3,"model_channels":64,"num_res_blocks":2,"channel_mult":[0.5,1,1],
+            "attention_resolutions":[2,4],"num_head_channels":32,"resblock_updown":true}"#,
+        r#"{"in_channels":1,"out_channels":2,"model_channels":32,"num_res_blocks":3,"channel_mult":[1,1,2],
+            "attention_resolutions":[1],"num_heads":2,"num_head_channels":-1}"#,
+    ];
+
+    /// Worked out from the configuration alone, level by level, as the estimates were before they came from the blocks.
+    fn by_hand(config: &UNetConfig, side: usize) -> Vec<BlockMemory> {
+        let levels = config.channel_mult.len();
+        let positions = |level: usize| (side >> level) * (side >> level);
+        let mut blocks = Vec::new();
+        let res = |from: usize, to: usize, before: usize, after: usize| {
+            let resampled = if before == after { 0 } else { from * before + 2 * from * after };
+            from * before + resampled + 2 * to * after + if from == to { 0 } else { to * after }
+        };
+        let size = |c: usize, from: usize, to: usize, up: bool| match (config.resblock_updown, up) {
+            (true, _) => res(c, c, positions(from), positions(to)),
+            (false, true) => 2 * c * positions(to),
+            (false, false) => c * positions(from) + c * positions(to),
+        };
+        let attention = |c: usize, level: usize| if config.attends(level) { 6 * c * positions(level) } else { 0 };
+        let mut c = config.width(0);
+        let mut skips = vec![c];
+        let stem = c * positions(0);
+        blocks.push(BlockMemory { entering: config.in_channels * positions(0), kept: 2 * stem, saved: stem });
+        for level in 0..levels {
+            for _ in 0..config.num_res_blocks {
+                let (entering, p) = (c * positions(level), positions(level));
+                let kept = res(c, config.width(level), p, p) + attention(config.width(level), level);
+                c = config.width(level);
+                blocks.push(BlockMemory { entering, kept, saved: c * p });
+                skips.push(c);
+            }
+            if level + 1 < levels {
+                let (entering, saved) = (c * positions(level), c * positions(level + 1));
+                blocks.push(BlockMemory { entering, kept: size(c, level, level + 1, false), saved });
+                skips.push(c);
+            }
+        }
+        let p = positions(levels - 1);
+        blocks.push(BlockMemory { entering: c * p, kept: 2 * res(c, c, p, p) + 6 * c * p, saved: 0 });
+        for level in (0..levels).rev() {
+            for i in 0..=config.num_res_blocks {
+                let (joined, p) = (c + skips.pop().unwrap(), positions(level));
+                c = config.width(level);
+                let mut kept = res(joined, c, p, p) + attention(c, level);
+                if level > 0 && i == config.num_res_blocks {
+                    kept += size(c, level, level - 1, true);
+                }
+                blocks.push(BlockMemory { entering: joined * p, kept, saved: 0 });
+            }
+        }
+        blocks.push(BlockMemory { entering: c * positions(0), kept: 2 * c * positions(0), saved: 0 });
+        blocks
+    }
+
+    #[test]
+    fn memory_of_blocks_is_that_of_the_configuration() {
+        for (config, largest) in CONFIGS.into_iter().zip([96, 96, 64]) {
+            let config = UNetConfig::from_json(config).unwrap();
+            let net = UNet::new(&config).unwrap();
+            assert_eq!(net.memory_of_blocks(64, 64), by_hand(&config, 64));
+            assert_eq!(net.largest_map(64, 64), largest * 64 * 64, "channels of the decoder's last level");
+        }
+    }
+
+    /// What the list says of shapes is what its layers make.
+    #[test]
+    fn shapes_of_blocks_are_those_computed() {
+        for config in CONFIGS {
+            let config = UNetConfig::from_json(config).unwrap();
+            let net = UNet::new(&config).unwrap();
+            let params = Params::initial(net.layout().clone(), 1, &Compute::default()).unwrap();
+            let (side, c) = (2 * config.size_multiple(), config.in_channels);
+            let mut x = from_f32(vec![0.1; c * side * side], [1, c, side, side], &cpu());
+            let context = net.context(&params, &x, &[Timestep(7)], &[]);
+            let mut skips = Vec::new();
+            for (block, memory) in net.blocks().iter().zip(net.memory_of_blocks(side, side)) {
+                if block.joins_skip() {
+                    x = Tensor::cat(vec![x, skips.pop().unwrap()], 1);
+                }
+                assert_eq!(x.shape().num_elements(), memory.entering);
+                x = block.forward(&params, x, &context);
+                if block.saves_skip() {
+                    assert_eq!(x.shape().num_elements(), memory.saved);
+                    skips.push(x.clone());
+                }
+            }
+            assert_eq!(x.dims(), [1, config.out_channels, side, side]);
+            assert!(skips.is_empty());
+        }
+    }
 }

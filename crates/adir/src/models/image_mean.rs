@@ -94,6 +94,38 @@ impl ImageMean {
         Ok(eps.clone() + (wanted - means(&eps)))
     }
 
+    /// The way back through [`ImageMean::correct`]: from the cotangent of its result those of the `eps` it was given and,
+    /// `[n, 3, 1, 1]`, of every pixel of x_t by the mean alone. With D the Jacobian of the mean of eps by that of x_t,
+    /// a cotangent g of N pixels leaves g - mean(g) for eps and D^T mean(g) for x_t.
+    ///
+    /// # Errors
+    /// As [`ImageMean::correct`].
+    pub(super) fn pull_back(
+        &self,
+        schedule: &Schedule,
+        t: Timestep,
+        cotangent: Tensor<4>,
+    ) -> Result<(Tensor<4>, Tensor<4>)> {
+        let [n, _, h, w] = cotangent.dims();
+        let alpha_bar = schedule.original_alpha_bar(t);
+        let centre = self.mean.map(|mean| alpha_bar.sqrt() * mean);
+        // The posterior is linear in what is seen beyond its centre.
+        let columns: [[f64; 3]; 3] = std::array::from_fn(|j| {
+            let seen = std::array::from_fn(|i| centre[i] + if i == j { 1.0 } else { 0.0 });
+            let x0 = self.posterior(seen, alpha_bar, (1.0 - alpha_bar) / (h * w) as f64);
+            let identity = |i: usize| if i == j { 1.0 } else { 0.0 };
+            std::array::from_fn(|i| {
+                (identity(i) - alpha_bar.sqrt() * (x0[i] - self.mean[i])) / (1.0 - alpha_bar).sqrt()
+            })
+        });
+        let means = cotangent.clone().mean_dim(3).mean_dim(2);
+        let of_images = tensor::to_f64(&means)?;
+        let of_x_t =
+            of_images.as_chunks::<3>().0.iter().flat_map(|g| columns.map(|d| (0..3).map(|i| d[i] * g[i]).sum::<f64>()));
+        let of_x_t = tensor::from_f64(of_x_t.collect(), [n, 3, 1, 1], &cotangent.device()).cast(cotangent.dtype());
+        Ok((cotangent - means, of_x_t))
+    }
+
     /// The mean of x0 given `seen`, that of x_t whose noise has variance `noise`.
     fn posterior(&self, seen: [f64; 3], alpha_bar: f64, noise: f64) -> [f64; 3] {
         let c = &self.covariance;
@@ -119,12 +151,13 @@ fn determinant(m: &[[f64; 3]; 3]) -> f64 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::models::guided_diffusion::{GuidedDiffusion, UNet, UNetConfig};
+    use crate::models::guided_diffusion::UNetConfig;
     use crate::models::params::Params;
+    use crate::models::{Denoiser, Prior, PriorHeader};
     use crate::noise::{Noise, Stream};
     use crate::sampler::{Ddim, DdimConfig, Inputs, initial_noise};
     use crate::schedule::Respacing;
-    use crate::tensor::{DType, cpu};
+    use crate::tensor::{Compute, DType, cpu};
 
     /// Colours of a Gaussian with a strong common part, as photographs have.
     fn gaussian() -> ImageMean {
@@ -133,20 +166,20 @@ mod tests {
     }
 
     /// A blind network (all weights zero: it always predicts no noise) with the mean in it.
-    fn blind() -> GuidedDiffusion {
+    fn blind() -> Prior {
         let config = r#"{"in_channels":3,"out_channels":6,"model_channels":32,"num_res_blocks":1,"channel_mult":[1],
             "attention_resolutions":[],"resblock_updown":true,"use_scale_shift_norm":true}"#;
         let config = UNetConfig::from_json(config).unwrap();
-        let (net, layout) = UNet::new(&config).unwrap();
-        let zeros = Params::load(layout.into(), &cpu(), DType::F32, |spec| Ok(vec![0.0; spec.len()])).unwrap();
-        GuidedDiffusion::from_parts(config, net, zeros).unwrap().with_image_mean(Some(gaussian()))
+        let layout = PriorHeader::new(config.clone()).unwrap().network().layout().clone();
+        let zeros = Params::load(layout, &Compute::default(), |spec| Ok(vec![0.0; spec.len()])).unwrap();
+        Prior::from_config(config, zeros).unwrap().with_image_mean(Some(gaussian()))
     }
 
     /// The mean colours of 200 images drawn with it have the mean and covariance asked for.
     #[test]
     fn images_of_a_blind_network_get_the_colours_of_the_training_images() {
         let model = blind();
-        let schedule = crate::models::Denoiser::schedule(&model).respaced(&Respacing::Sections(vec![100])).unwrap();
+        let schedule = model.info().schedule.respaced(&Respacing::Sections(vec![100])).unwrap();
         let noise = Noise::new(3, Stream::Sampling);
         let x = initial_noise(&noise, [200, 3, 4, 4], &cpu(), DType::F32);
         let config = DdimConfig { eta: 0.0, clip_x0: false, ..DdimConfig::default() };

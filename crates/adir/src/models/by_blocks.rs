@@ -1,0 +1,135 @@
+//! Gradients with the memory of one block at a time, of any network.
+//!
+//! The forward pass runs without gradients and keeps only what enters each block; the backward pass runs each
+//! block once more, tracked, from that. One more forward pass in time, and instead of every intermediate map
+//! only one a block.
+
+use super::blocks::{Block, Context};
+use super::params::{ParamId, Params};
+use super::{Conditioning, Network};
+use crate::schedule::Timestep;
+use crate::tensor::{self, Tensor};
+use crate::{Error, Result};
+
+/// The value that `loss` reports, and the gradients of what it returns to be differentiated, for the output of the network
+/// for `x_t`, `[n, c, h, w]`. `loss` gets the output tracked. The gradient by each parameter goes to `take` as soon as it
+/// is known, and nowhere else; every parameter comes at most once.
+///
+/// # Errors
+/// What `loss` returns; [`Error::Backend`] when a block's output does not depend on its input.
+pub fn gradients_by_blocks(
+    net: &dyn Network,
+    p: &Params,
+    x_t: &Tensor<4>,
+    timesteps: &[Timestep],
+    conditioning: &[Conditioning],
+    loss: &mut dyn FnMut(Tensor<4>) -> Result<(Tensor<1>, f64)>,
+    take: &mut dyn FnMut(ParamId, Tensor<1>),
+) -> Result<f64> {
+    let Some((last, before)) = net.blocks().split_last() else {
+        return Err(Error::config("a network without blocks"));
+    };
+    // Forward: what enters each block, and what it is joined with.
+    let context = net.context(p, x_t, timesteps, conditioning);
+    let mut entered: Vec<Vec<Tensor<4>>> = Vec::new();
+    let mut skips = Vec::new();
+    let mut h = x_t.clone();
+    for block in before {
+        let inputs = inputs_of(block, h, &mut skips);
+        h = block.forward(p, joined(&inputs), &context);
+        entered.push(inputs);
+        if block.saves_skip() {
+            skips.push(h.clone());
+        }
+    }
+    let inputs = inputs_of(last, h, &mut skips);
+
+    // Backward: the loss and the last block, then each block from what entered it.
+    let tracked = p.map(|_, value| value.autodiff().require_grad());
+    let mut pass = Pass { tracked: &tracked, context: &context, embedding: None, take, skips: Vec::new() };
+    let mut value = f64::NAN;
+    let mut upstream = pass.block(last, inputs, |out| {
+        let (differentiated, reported) = loss(out)?;
+        value = reported;
+        Ok(differentiated)
+    })?;
+    for block in before.iter().rev() {
+        // What leaves a block goes to the next one and to a skip.
+        if block.saves_skip()
+            && let Some(of_skip) = pass.skips.pop()
+        {
+            upstream = upstream + of_skip;
+        }
+        let inputs = entered.pop().expect("one for every block");
+        upstream = pass.block(block, inputs, |out| Ok((out * upstream.autodiff()).sum()))?;
+    }
+
+    if let Some(gradient) = pass.embedding.take() {
+        let context = net.context(&tracked, &x_t.clone().autodiff(), timesteps, conditioning);
+        let mut gradients = (context.embedding * gradient.autodiff()).sum().backward();
+        pass.hand_over(&mut gradients);
+    }
+    Ok(value)
+}
+
+/// What a block is computed from: the map, and the skip it joins.
+fn inputs_of(block: &Block, h: Tensor<4>, skips: &mut Vec<Tensor<4>>) -> Vec<Tensor<4>> {
+    let skip = if block.joins_skip() { skips.pop() } else { None };
+    std::iter::once(h).chain(skip).collect()
+}
+
+fn joined(inputs: &[Tensor<4>]) -> Tensor<4> {
+    if inputs.len() == 1 { inputs[0].clone() } else { Tensor::cat(inputs.to_vec(), 1) }
+}
+
+/// The backward pass.
+struct Pass<'a> {
+    tracked: &'a Params,
+    context: &'a Context,
+    /// The embedding serves every block: the sum of what they ask of it.
+    embedding: Option<Tensor<2>>,
+    /// Gradients of skips, that of the block that saves next to be visited last.
+    skips: Vec<Tensor<4>>,
+    take: &'a mut dyn FnMut(ParamId, Tensor<1>),
+}
+
+impl Pass<'_> {
+    /// The gradient of a block's map from that of what `differentiated` makes of its result; those of its parameters are
+    /// handed over, that of a skip is kept.
+    fn block(
+        &mut self,
+        block: &Block,
+        inputs: Vec<Tensor<4>>,
+        differentiated: impl FnOnce(Tensor<4>) -> Result<Tensor<1>>,
+    ) -> Result<Tensor<4>> {
+        let inputs: Vec<_> = inputs.into_iter().map(|x| x.autodiff().require_grad()).collect();
+        let embedding = self.context.embedding.clone().autodiff().require_grad();
+        let out = block.forward(self.tracked, joined(&inputs), &Context { embedding: embedding.clone() });
+        let mut gradients = differentiated(out)?.backward();
+        self.hand_over(&mut gradients);
+        if let Some(found) = embedding.grad_remove(&mut gradients) {
+            self.embedding = Some(match self.embedding.take() {
+                Some(sum) => sum + found,
+                None => found,
+            });
+        }
+        let mut found = inputs.iter().map(|x| gradient_of(x, &mut gradients));
+        let map = found.next().unwrap_or_else(|| Err(Error::Backend("a block without an input".into())))?;
+        for skip in found {
+            self.skips.push(skip?);
+        }
+        Ok(map)
+    }
+
+    fn hand_over(&mut self, gradients: &mut tensor::Gradients) {
+        for id in self.tracked.layout().ids() {
+            if let Some(gradient) = self.tracked.flat(id).grad_remove(gradients) {
+                (self.take)(id, gradient);
+            }
+        }
+    }
+}
+
+fn gradient_of(x: &Tensor<4>, gradients: &mut tensor::Gradients) -> Result<Tensor<4>> {
+    x.grad_remove(gradients).ok_or_else(|| Error::Backend("a block's output does not depend on its input".into()))
+}

@@ -1,0 +1,177 @@
+//! What samplers and guidance see of a network.
+
+use std::fmt::Debug;
+
+use serde::{Deserialize, Serialize};
+
+use crate::schedule::{Schedule, Timestep, VarianceKind};
+use crate::tensor::{self, Tensor};
+use crate::{Error, Result};
+
+/// What a network is told besides x_t and t.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Conditioning {
+    /// Nothing.
+    #[default]
+    None,
+    /// The label of a class-conditional network, counted from 0.
+    Class(usize),
+}
+
+impl From<Option<usize>> for Conditioning {
+    fn from(class: Option<usize>) -> Self {
+        class.map_or(Self::None, Self::Class)
+    }
+}
+
+/// What a network was trained to predict.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+#[non_exhaustive]
+pub enum PredictionKind {
+    /// The noise eps.
+    #[default]
+    Epsilon,
+    /// v = sqrt(alpha_bar) eps - sqrt(1 - alpha_bar) x0 (Salimans and Ho 2022).
+    V,
+    /// The clean image x0.
+    Sample,
+}
+
+impl PredictionKind {
+    /// eps as the network's `output` tells it for `x_t`, by Eq. 3: x_t = sqrt(alpha_bar) x0 + sqrt(1 - alpha_bar) eps.
+    ///
+    /// # Shapes
+    /// `output` and `x_t` `[n, c, h, w]`; one entry of `timesteps` (indices of the original schedule) an image.
+    pub fn eps(self, output: Tensor<4>, x_t: &Tensor<4>, schedule: &Schedule, timesteps: &[Timestep]) -> Tensor<4> {
+        let (device, dtype) = (output.device(), output.dtype());
+        let of_image = |f: &dyn Fn(f64) -> f64| {
+            let values = timesteps.iter().map(|&t| f(schedule.original_alpha_bar(t))).collect();
+            tensor::from_f64(values, [timesteps.len(), 1, 1, 1], &device).cast(dtype)
+        };
+        match self {
+            Self::Epsilon => output,
+            // Eq. 3 solved for x0 in the definition of v.
+            Self::V => {
+                let (own, of_x_t) = (of_image(&|bar| bar.sqrt()), of_image(&|bar| (1.0 - bar).sqrt()));
+                output * own + x_t.clone() * of_x_t
+            }
+            Self::Sample => {
+                let own = of_image(&|bar| -(bar / (1.0 - bar)).sqrt());
+                output * own + x_t.clone() * of_image(&|bar| (1.0 - bar).sqrt().recip())
+            }
+        }
+    }
+}
+
+/// What must be known of a network to sample with it, known before its weights are read.
+#[derive(Debug, Clone, PartialEq)]
+pub struct DenoiserInfo {
+    /// Channels of x_t.
+    pub channels: usize,
+    /// Height and width of x_t must be multiples of this.
+    pub size_multiple: usize,
+    /// The schedule the network was trained with.
+    pub schedule: Schedule,
+    /// The variance of a reverse step that suits the network; learned where it predicts one.
+    pub variance: VarianceKind,
+    /// What the network predicts; [`Denoiser::predict`] makes eps of it.
+    pub prediction: PredictionKind,
+}
+
+impl DenoiserInfo {
+    /// Refuses an x_t that the network cannot take.
+    ///
+    /// # Errors
+    /// [`Error::Config`] naming channels or sides.
+    pub fn check(&self, x_t: &Tensor<4>) -> Result<()> {
+        let ([_, c, h, w], multiple) = (x_t.dims(), self.size_multiple.max(1));
+        if c != self.channels {
+            return Err(Error::config(format!("the network takes {} channels, not {c}", self.channels)));
+        }
+        if !h.is_multiple_of(multiple) || !w.is_multiple_of(multiple) || h == 0 || w == 0 {
+            return Err(Error::config(format!(
+                "the network takes sides that are multiples of {multiple}, not {w}x{h}"
+            )));
+        }
+        Ok(())
+    }
+}
+
+/// What a network says about x_t.
+#[derive(Debug, Clone)]
+pub struct Prediction {
+    /// Predicted noise, the shape of x_t.
+    pub eps: Tensor<4>,
+    /// The learned-range variance channels v in about [-1, 1] (log Sigma interpolates between
+    /// beta-tilde at -1 and beta at 1), the shape of x_t; absent for networks without learned sigma.
+    pub variance: Option<Tensor<4>>,
+}
+
+/// The way back through a function of a state, at the state it was computed for.
+pub trait Pullback: Send {
+    /// The product of `cotangent` (of the function's result: eps of [`Denoiser::predict_back`], or the image of
+    /// [`super::Space::decode_back`]) with the Jacobian: the gradient of `sum(cotangent * result)` by the state.
+    ///
+    /// # Shapes
+    /// The cotangent has the shape of the result, what is returned that of the state.
+    ///
+    /// # Errors
+    /// [`Error::Config`] for a cotangent of another shape; [`Error::Backend`] when the device fails.
+    fn x_t(&self, cotangent: &Tensor<4>) -> Result<Tensor<4>>;
+}
+
+/// A network and its schedule. Networks that predict x0 or v are converted to eps on this side.
+pub trait Denoiser: Send + Sync {
+    /// What is known of it.
+    fn info(&self) -> &DenoiserInfo;
+
+    /// Predicts the noise in `x_t` (`[n, c, h, w]`, pixel range [-1, 1] plus noise) at `t`, the index into the original
+    /// schedule, the same for the whole batch, as is `conditioning`.
+    ///
+    /// # Errors
+    /// [`Error::Config`] for an x_t or a conditioning that the network cannot take.
+    fn predict(&self, x_t: &Tensor<4>, t: Timestep, conditioning: &Conditioning) -> Result<Prediction>;
+
+    /// As [`Denoiser::predict`], with the way back from eps to x_t. The variance has none.
+    ///
+    /// # Errors
+    /// As [`Denoiser::predict`]; [`Error::Config`] where the denoiser has no way back, as by default.
+    fn predict_back(
+        &self,
+        x_t: &Tensor<4>,
+        t: Timestep,
+        conditioning: &Conditioning,
+    ) -> Result<(Prediction, Box<dyn Pullback>)> {
+        let _ = (x_t, t, conditioning);
+        Err(Error::config("this denoiser has no gradient of its prediction with respect to x_t"))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::schedule::BetaSchedule;
+    use crate::tensor::{cpu, from_f64, to_f64};
+    use crate::testing::assert_close;
+
+    /// Every kind leads to the same eps, from outputs made of x0 and eps by their definitions, one t an image.
+    #[test]
+    fn outputs_of_every_kind_lead_to_the_same_eps() {
+        let schedule = Schedule::new(BetaSchedule::Cosine, 1000).unwrap();
+        let timesteps = [Timestep(3), Timestep(400), Timestep(990)];
+        let bars = timesteps.map(|t| schedule.original_alpha_bar(t));
+        let (x0, eps) = ([0.3, -0.8, 0.5], [1.2, 0.4, -0.7]);
+        let tensor = |f: &dyn Fn(usize) -> f64| from_f64((0..3).map(f).collect(), [3, 1, 1, 1], &cpu());
+        let x_t = tensor(&|i| bars[i].sqrt() * x0[i] + (1.0 - bars[i]).sqrt() * eps[i]);
+        let outputs = [
+            (PredictionKind::Epsilon, tensor(&|i| eps[i])),
+            (PredictionKind::V, tensor(&|i| bars[i].sqrt() * eps[i] - (1.0 - bars[i]).sqrt() * x0[i])),
+            (PredictionKind::Sample, tensor(&|i| x0[i])),
+        ];
+        for (kind, output) in outputs {
+            assert_close(&to_f64(&kind.eps(output, &x_t, &schedule, &timesteps)).unwrap(), &eps, 1e-12);
+        }
+    }
+}

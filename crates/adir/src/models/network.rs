@@ -1,0 +1,106 @@
+//! A network as a description.
+
+use std::fmt::Debug;
+use std::sync::Arc;
+
+use super::Conditioning;
+use super::blocks::{Block, Context};
+use super::params::{ParamLayout, Params};
+use crate::operator::ImageShape;
+use crate::schedule::Timestep;
+use crate::tensor::Tensor;
+
+/// What one block takes of memory for one image, in elements of maps.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct BlockMemory {
+    /// What enters it, joined with a saved map where it joins one.
+    pub entering: usize,
+    /// What a tracked forward pass keeps for the backward pass.
+    pub kept: usize,
+    /// What it saves for a later block.
+    pub saved: usize,
+}
+
+/// A network: one list of blocks that look their parameters up in the [`Params`] of its layout. Weights come with every
+/// call.
+pub trait Network: Debug + Send + Sync {
+    /// Names, shapes and meanings of the parameters.
+    fn layout(&self) -> &Arc<ParamLayout>;
+
+    /// What is computed, in order.
+    fn blocks(&self) -> &[Block];
+
+    /// Channels of what it takes.
+    fn input_channels(&self) -> usize;
+
+    /// Number of classes of a class-conditional network.
+    fn classes(&self) -> Option<usize> {
+        None
+    }
+
+    /// What every block is told: an entry of `timesteps` for each of the n images of `x`, and one of `conditioning`,
+    /// which is empty for a network without.
+    fn context(&self, p: &Params, x: &Tensor<4>, timesteps: &[Timestep], conditioning: &[Conditioning]) -> Context;
+
+    /// The network's output `[n, outputs, h, w]` for noisy images `[n, inputs, h, w]`.
+    ///
+    /// # Shapes
+    /// As of [`Network::context`].
+    fn forward(&self, p: &Params, x: Tensor<4>, timesteps: &[Timestep], conditioning: &[Conditioning]) -> Tensor<4> {
+        let context = self.context(p, &x, timesteps, conditioning);
+        let mut skips = Vec::new();
+        self.blocks().iter().fold(x, |x, block| {
+            let x = if block.joins_skip() {
+                Tensor::cat(vec![x, skips.pop().expect("a skip saved for every one joined")], 1)
+            } else {
+                x
+            };
+            let x = block.forward(p, x, &context);
+            if block.saves_skip() {
+                skips.push(x.clone());
+            }
+            x
+        })
+    }
+
+    /// What each block takes for one image of that height and width.
+    fn memory_of_blocks(&self, height: usize, width: usize) -> Vec<BlockMemory> {
+        let mut skips = Vec::new();
+        let mut map = ImageShape { channels: self.input_channels(), height, width };
+        let size = |block: &Block| {
+            if block.joins_skip() {
+                map.channels += skips.pop().unwrap_or(0);
+            }
+            let entering = map.channels * map.height * map.width;
+            let (after, kept) = block.size(map);
+            map = after;
+            let mut saved = 0;
+            if block.saves_skip() {
+                skips.push(map.channels);
+                saved = map.channels * map.height * map.width;
+            }
+            BlockMemory { entering, kept, saved }
+        };
+        self.blocks().iter().map(size).collect()
+    }
+
+    /// Elements of the largest map that enters a block: a decoder's, joined with its skip.
+    fn largest_map(&self, height: usize, width: usize) -> usize {
+        self.memory_of_blocks(height, width).iter().map(|block| block.entering).max().unwrap_or(0)
+    }
+
+    /// Bytes of memory that a program sampling `[n, c, height, width]` on the CPU in f32 takes, weights included: an
+    /// upper estimate, from the sizes of what is alive at once, fitted to measured peaks (docs/memory.md).
+    fn forward_memory(&self, height: usize, width: usize, n: usize) -> u64 {
+        /// The program, its embedded weights and the threads' scratch space.
+        const PROGRAM: usize = 96 << 20;
+        /// Convolution weights are also kept as the kernels read them, up to this.
+        const MOST_PACKED: usize = 1 << 30;
+        /// The widest map itself, its normalisation, its transformed copy, the layer's output and what is in passing.
+        const MAPS_ALIVE: usize = 7;
+        let skips: usize = self.memory_of_blocks(height, width).iter().map(|block| block.saved).sum();
+        let weights = 4 * self.layout().element_count();
+        let activations = 4 * n * (skips + MAPS_ALIVE * self.largest_map(height, width));
+        (PROGRAM + weights + weights.min(MOST_PACKED) + activations) as u64
+    }
+}
