@@ -11,6 +11,8 @@ use adir::task::{Preset, Task};
 use adir::tensor::Tensor;
 use adir::{Error, Result};
 use clap::Args;
+use clap::builder::{PossibleValuesParser, TypedValueParser};
+use serde::de::DeserializeOwned;
 
 /// How y was made from x.
 #[derive(Debug, Clone, Args)]
@@ -82,25 +84,18 @@ pub fn agreement_psnr(problem: &Problem, x: &Tensor<4>, y: &Tensor<4>, limits: &
     )))
 }
 
-/// A clap spelling of a library enum: names and values side by side.
-macro_rules! names {
-    ($name:ident for $of:ty { $($variant:ident => $value:expr, $doc:literal;)+ }) => {
-        #[derive(Debug, Clone, Copy, ::clap::ValueEnum)]
-        pub enum $name { $(#[doc = $doc] $variant,)+ }
-        impl From<$name> for $of {
-            fn from(name: $name) -> Self {
-                match name { $($name::$variant => $value,)+ }
-            }
-        }
-    };
+/// Words for a library enum, for clap: its names in records, with hyphens.
+pub fn words<T: Clone + Send + Sync + DeserializeOwned + 'static>(
+    names: &'static [&'static str],
+) -> impl TypedValueParser<Value = T> {
+    PossibleValuesParser::new(names)
+        .try_map(|name: String| serde_json::from_value::<T>(serde_json::Value::String(name.replace('-', "_"))))
 }
-pub(crate) use names;
 
-names!(PresetName for Preset {
-    Fast => Preset::Fast, "Few steps";
-    Balanced => Preset::Balanced, "Twice as many, and twice the change of the weights where the model is adapted";
-    Paper => Preset::Paper, "Table 4 of the paper: 1000 ancestral steps";
-});
+/// A preset, for clap.
+pub fn preset() -> impl TypedValueParser<Value = Preset> {
+    words(&["fast", "balanced", "paper"])
+}
 
 /// A spherical distance of Eq. 19, for clap.
 pub fn distance(text: &str) -> Result<f64, String> {

@@ -2,11 +2,14 @@
 
 use std::fmt::Arguments;
 use std::io::{Write, stderr};
+use std::ops::ControlFlow;
 use std::time::Duration;
 
 use clap::ValueEnum;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use serde_json::{Value, json};
+
+use crate::stop::Stop;
 
 /// A line on stderr; whoever closed it does not want to know.
 fn put(text: Arguments<'_>) {
@@ -23,17 +26,28 @@ pub enum Format {
     Json,
 }
 
-/// The log.
-#[derive(Debug, Clone, Copy)]
+/// The log, and whether the user has asked to stop.
+#[derive(Debug, Clone)]
 pub struct Log {
     format: Format,
     quiet: bool,
+    stop: Stop,
 }
 
 impl Log {
-    /// A log of that form; a quiet one tells errors and warnings only.
-    pub fn new(format: Format, quiet: bool) -> Self {
-        Self { format, quiet }
+    /// A log of that form; a quiet one prints only errors and warnings.
+    pub fn new(format: Format, quiet: bool, stop: Stop) -> Self {
+        Self { format, quiet, stop }
+    }
+
+    /// What a watcher answers.
+    pub fn flow(&self) -> ControlFlow<()> {
+        self.stop.flow()
+    }
+
+    /// Errors with [`adir::Error::Interrupted`] once the user has asked to stop.
+    pub fn check(&self) -> adir::Result<()> {
+        self.stop.check()
     }
 
     /// Something worth knowing.
@@ -83,7 +97,7 @@ impl Log {
         bar.set_style(style.progress_chars("=> "));
         bar.set_prefix(what.to_owned());
         bar.enable_steady_tick(Duration::from_millis(500));
-        Progress { log: *self, bar, what: what.to_owned() }
+        Progress { log: self.clone(), bar, what: what.to_owned() }
     }
 }
 

@@ -10,10 +10,9 @@ mod exit;
 mod log;
 mod memory;
 mod model;
-mod record;
-mod samples;
 mod stop;
 mod store;
+mod watch;
 
 use std::process::ExitCode;
 
@@ -31,7 +30,7 @@ struct Cli {
     /// Form of the log on stderr
     #[arg(long, global = true, value_enum, default_value_t)]
     log_format: log::Format,
-    /// Tell errors and warnings only
+    /// Print only errors and warnings
     #[arg(short, long, global = true)]
     quiet: bool,
 }
@@ -52,8 +51,12 @@ enum Command {
 fn main() -> ExitCode {
     adir::tensor::keep_freed_memory();
     let cli = Cli::parse();
-    let log = log::Log::new(cli.log_format, cli.quiet);
-    let done = stop::listen().and_then(|()| match &cli.command {
+    let (stop, listening) = match stop::Stop::listen() {
+        Ok(stop) => (stop, Ok(())),
+        Err(error) => (stop::Stop::default(), Err(error)),
+    };
+    let log = log::Log::new(cli.log_format, cli.quiet, stop);
+    let done = listening.and_then(|()| match &cli.command {
         Command::Restore(args) => commands::restore::run(args, &log),
         Command::Degrade(args) => commands::degrade::run(args, &log),
         Command::Eval(args) => commands::eval::run(args, &log),

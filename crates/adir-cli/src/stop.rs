@@ -1,25 +1,39 @@
 //! Ctrl-C and SIGTERM: the first asks the running step to be the last, the second ends the program at once.
 
+use std::ops::ControlFlow;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use adir::{Error, Result};
 
-static ASKED: AtomicBool = AtomicBool::new(false);
+/// Whether the user has asked to stop.
+#[derive(Debug, Clone, Default)]
+pub struct Stop(Arc<AtomicBool>);
 
-/// Listens from now on.
-///
-/// # Errors
-/// [`Error::Config`] when the system does not let the program listen.
-pub fn listen() -> Result<()> {
-    ctrlc::set_handler(|| {
-        if ASKED.swap(true, Ordering::SeqCst) {
-            std::process::exit(i32::from(crate::exit::INTERRUPTED));
-        }
-    })
-    .map_err(|e| Error::Config(format!("cannot listen for signals: {e}")))
-}
+impl Stop {
+    /// Listens from now on.
+    ///
+    /// # Errors
+    /// [`Error::Config`] when the system does not let the program listen.
+    pub fn listen() -> Result<Self> {
+        let stop = Self::default();
+        let asked = stop.0.clone();
+        ctrlc::set_handler(move || {
+            if asked.swap(true, Ordering::SeqCst) {
+                std::process::exit(i32::from(crate::exit::INTERRUPTED));
+            }
+        })
+        .map_err(|e| Error::Config(format!("cannot listen for signals: {e}")))?;
+        Ok(stop)
+    }
 
-/// Errors with [`Error::Interrupted`] once the user has asked to stop.
-pub fn check() -> Result<()> {
-    if ASKED.load(Ordering::SeqCst) { Err(Error::Interrupted) } else { Ok(()) }
+    /// What a watcher answers.
+    pub fn flow(&self) -> ControlFlow<()> {
+        if self.0.load(Ordering::SeqCst) { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+    }
+
+    /// Errors with [`Error::Interrupted`] once the user has asked to stop.
+    pub fn check(&self) -> Result<()> {
+        if self.flow().is_break() { Err(Error::Interrupted) } else { Ok(()) }
+    }
 }

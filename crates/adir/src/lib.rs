@@ -13,6 +13,8 @@
 #![deny(missing_docs)]
 
 pub mod adapt;
+pub mod compute;
+pub mod engine;
 pub mod error;
 pub mod guidance;
 pub mod io;
@@ -20,6 +22,7 @@ pub mod metric;
 pub mod models;
 pub mod noise;
 pub mod operator;
+pub mod prelude;
 pub mod problem;
 pub mod restore;
 pub mod retrieve;

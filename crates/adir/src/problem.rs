@@ -302,11 +302,11 @@ impl Problem {
         let (boundary, source) = match self.boundary {
             Some(boundary) => (boundary, Source::Given),
             None if wraps_around(y)? => {
-                (Boundary::Circular, Source::Rule("opposite borders of the observation continue each other"))
+                (Boundary::Circular, Source::Rule("opposite borders of the observation continue each other".into()))
             }
-            None => (Boundary::Valid, Source::Rule("the observation is a window of a larger scene")),
+            None => (Boundary::Valid, Source::Rule("the observation is a window of a larger scene".into())),
         };
-        notes.push(Choice { name: "boundary", value: boundary.to_string(), source });
+        notes.push(Choice { name: "boundary".into(), value: boundary.to_string(), source });
         Ok(boundary)
     }
 }

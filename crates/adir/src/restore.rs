@@ -10,14 +10,14 @@ use std::sync::Arc;
 use burn::tensor::DType;
 
 use crate::Result;
-use crate::guidance::{AdirConfig, AdirGuidance, GreyGuidance, Guidance};
-use crate::models::Denoiser;
+use crate::guidance::{AdirGuidance, GreyGuidance, Guidance};
+use crate::models::{Denoiser, DenoiserInfo, Space};
 use crate::noise::{Noise, Stream};
 use crate::operator::{Compose, Crop, ImageShape, LinearOperator};
 use crate::problem::Measurement;
-use crate::sampler::{Ancestral, AncestralConfig, Ddim, DdimConfig, Inputs, Step, initial_noise};
+use crate::sampler::{AncestralConfig, Chain, DdimConfig, Inputs, initial_noise};
 use crate::schedule::{Schedule, VarianceKind};
-use crate::task::{Choice, Method, Overrides, Preset, Settings, resolve};
+use crate::task::{Choice, GuidanceSettings, Overrides, Preset, SamplerSettings, Settings, resolve};
 use crate::tensor::{self, Tensor};
 
 /// How to sample.
@@ -33,18 +33,8 @@ pub struct SamplingConfig {
     pub class: Option<usize>,
 }
 
-/// What a plan needs to know of a network, known before its weights are loaded.
-#[derive(Debug, Clone)]
-pub struct ModelFacts {
-    /// Image channels.
-    pub channels: usize,
-    /// Sides must be multiples of this.
-    pub size_multiple: usize,
-    /// Schedule of the training.
-    pub schedule: Schedule,
-    /// Variance of a reverse step.
-    pub variance: VarianceKind,
-}
+/// Makes a guidance from the operator, on images of the size that is sampled, and the observation.
+pub type MakeGuidance = dyn Fn(Arc<dyn LinearOperator>, &Tensor<4>) -> Result<Box<dyn Guidance>> + Send + Sync;
 
 /// A checked restoration of one observation.
 #[derive(Debug)]
@@ -65,7 +55,20 @@ impl RestorePlan {
     ///
     /// # Errors
     /// [`Error::Config`] when they do not fit together.
-    pub fn new(measurement: Measurement, sampling: &SamplingConfig, model: &ModelFacts) -> Result<Self> {
+    pub fn new(measurement: Measurement, sampling: &SamplingConfig, model: &DenoiserInfo) -> Result<Self> {
+        Self::guided_by(measurement, sampling, model, None)
+    }
+
+    /// The same, by a guidance of the caller's in place of ADIR's.
+    ///
+    /// # Errors
+    /// As [`RestorePlan::new`], and those of `make`.
+    pub fn guided_by(
+        measurement: Measurement,
+        sampling: &SamplingConfig,
+        model: &DenoiserInfo,
+        make: Option<&MakeGuidance>,
+    ) -> Result<Self> {
         let operator = measurement.operator();
         let domain = operator.domain();
         let up = |side: usize| side.next_multiple_of(model.size_multiple.max(1));
@@ -81,16 +84,13 @@ impl RestorePlan {
             resolve(sampling.preset, measurement.hint(), sigma, rounding, lambda, &sampling.overrides)?;
         choices.splice(0..0, measurement.notes().iter().cloned());
         let schedule = model.schedule.respaced(&settings.steps.parse()?)?;
-        let config = AdirConfig {
-            strength: settings.strength,
-            residual: settings.residual,
-            adjoint: settings.adjoint,
-            cap: settings.cap,
-            data_step: settings.data_step,
+        let GuidanceSettings::Adir(config) = settings.guidance;
+        let guidance: Box<dyn Guidance> = match make {
+            Some(make) => make(on_canvas, measurement.y())?,
+            None => Box::new(AdirGuidance::new(on_canvas, measurement.y().clone(), config)?),
         };
-        let guidance = AdirGuidance::new(on_canvas, measurement.y().clone(), config)?;
         Ok(Self {
-            guidance: if measurement.is_grey() { Box::new(GreyGuidance::new(guidance)) } else { Box::new(guidance) },
+            guidance: if measurement.is_grey() { Box::new(GreyGuidance::new(guidance)) } else { guidance },
             measurement,
             settings,
             choices,
@@ -140,9 +140,10 @@ impl RestorePlan {
     pub fn sampler<'a>(
         &'a self,
         denoiser: &'a dyn Denoiser,
+        space: &dyn Space,
         noise: &'a Noise,
-    ) -> Result<Box<dyn Iterator<Item = Result<Step>> + 'a>> {
-        let ImageShape { channels, height, width } = self.canvas;
+    ) -> Result<Chain<'a>> {
+        let ImageShape { channels, height, width } = space.state_shape(self.canvas);
         let x_t = initial_noise(noise, [1, channels, height, width], &tensor::cpu(), DType::F32);
         let inputs = Inputs {
             guidance: Some(self.guidance.as_ref()),
@@ -150,24 +151,23 @@ impl RestorePlan {
             ..Inputs::new(denoiser, &self.schedule, noise)
         };
         let clip_x0 = self.settings.clip_x0;
-        Ok(match self.settings.method {
-            Method::Ancestral => {
-                Box::new(Ancestral::new(inputs, AncestralConfig { variance: self.variance, clip_x0 }, x_t)?)
+        match self.settings.sampler {
+            SamplerSettings::Ancestral => {
+                Chain::new(inputs, AncestralConfig { variance: self.variance, clip_x0 }, x_t)
             }
-            Method::FewStep => {
-                let config = DdimConfig {
-                    eta: self.settings.eta,
-                    clip_x0,
-                    eps_after_guidance: self.settings.eps_after_guidance,
-                };
-                Box::new(Ddim::new(inputs, config, x_t)?)
+            SamplerSettings::FewStep { eta, eps_after_guidance } => {
+                Chain::new(inputs, DdimConfig { eta, clip_x0, eps_after_guidance }, x_t)
             }
-        })
+        }
     }
 
-    /// The result `[1, c, h, w]` in about [-1, 1] from a sampler's last state: cut to size, grey if y is.
-    pub fn finish(&self, x: Tensor<4>) -> Tensor<4> {
+    /// The result `[1, c, h, w]` in about [-1, 1] from a sampler's last state: decoded, cut to size, grey if y is.
+    ///
+    /// # Errors
+    /// Those of the space.
+    pub fn finish(&self, space: &dyn Space, state: &Tensor<4>) -> Result<Tensor<4>> {
         let ImageShape { height, width, .. } = self.measurement.operator().domain();
-        self.measurement.finish(&x.narrow(2, 0, height).narrow(3, 0, width))
+        let x = space.decode(state)?;
+        Ok(self.measurement.finish(&x.narrow(2, 0, height).narrow(3, 0, width)))
     }
 }

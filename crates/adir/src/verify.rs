@@ -11,7 +11,7 @@ use crate::adapt::{Adam, AdamConfig, Ema, add_noise, simple_loss};
 use crate::io::weights::WeightFile;
 use crate::models::params::{ParamId, Params};
 use crate::models::{Conditioning, Denoiser, Prediction, Prior};
-use crate::sampler::{Ancestral, AncestralConfig, Ddim, DdimConfig, EpsAfterGuidance, Inputs, NoiseSource, posterior};
+use crate::sampler::{AncestralConfig, Chain, DdimConfig, EpsAfterGuidance, Inputs, NoiseSource, posterior};
 use crate::schedule::Timestep;
 use crate::tensor::{self, Device, Tensor};
 use crate::{Error, Result};
@@ -302,7 +302,7 @@ fn sampling(
     let inputs = Inputs { class, ..Inputs::new(model, &schedule, &noise as &dyn NoiseSource) };
     let mut state = x_t.clone();
     let mut quantities = [Worst::default(), Worst::default(), Worst::default()];
-    for step in Ancestral::new(inputs, config, x_t.clone())? {
+    for step in Chain::new(inputs, config, x_t.clone())? {
         let step = step?;
         let name = |quantity: &str| format!("sample.step{}.{quantity}", step.index);
         if cases.has(&name("mean")) {
@@ -329,7 +329,7 @@ fn sampling(
     let config = DdimConfig { eta: 0.0, clip_x0: true, eps_after_guidance: EpsAfterGuidance::Keep };
     let inputs = Inputs { class, ..Inputs::new(model, &schedule, &noise as &dyn NoiseSource) };
     let mut state = x_t.clone();
-    for step in Ddim::new(inputs, config, x_t)? {
+    for step in Chain::new(inputs, config, x_t)? {
         state = step?.x_t;
     }
     let error = relative(&to_f64(&state)?, &cases.values("ddim.x_0")?);

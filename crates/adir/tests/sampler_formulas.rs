@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex};
 use adir::guidance::{AdirConfig, AdirGuidance, Adjoint, Guidance, Residual, Strength};
 use adir::models::{Conditioning, Denoiser, DenoiserInfo, Prediction, PredictionKind};
 use adir::noise::{Noise, Stream};
-use adir::sampler::{Ancestral, AncestralConfig, Ddim, DdimConfig, EpsAfterGuidance, Inputs, Step, initial_noise};
+use adir::sampler::{AncestralConfig, Chain, DdimConfig, EpsAfterGuidance, Inputs, Step, initial_noise};
 use adir::schedule::{BetaSchedule, Respacing, Schedule, Timestep, VarianceKind};
 use adir::tensor::{Tensor, cpu, from_f32, from_f64, to_f32, to_f64};
 use adir::testing::{DenseOperator, assert_close};
@@ -222,7 +222,7 @@ fn ancestral_sampling_is_algorithm_1() {
         for clip_x0 in [true, false] {
             let config = AncestralConfig { variance, clip_x0 };
             let plain = Inputs::new(&toy, &schedule, &recording);
-            let steps = Ancestral::new(plain, config, row(&x_initial())).expect("a sampler");
+            let steps = Chain::new(plain, config, row(&x_initial())).expect("a sampler");
             follow(steps, &schedule, |k, x| algorithm_1(&schedule, k, x, config, None));
             for residual in [Residual::Paper, Residual::Consistent] {
                 for (adjoint, cap) in [(Adjoint::Normalized, true), (Adjoint::Strict, true), (Adjoint::Strict, false)] {
@@ -230,7 +230,7 @@ fn ancestral_sampling_is_algorithm_1() {
                         AdirConfig { strength: Strength::Scale(7.0), residual, adjoint, cap, ..AdirConfig::default() };
                     let guidance = guidance(guided);
                     let inputs = Inputs { guidance: Some(&guidance), ..plain };
-                    let steps = Ancestral::new(inputs, config, row(&x_initial())).expect("a sampler");
+                    let steps = Chain::new(inputs, config, row(&x_initial())).expect("a sampler");
                     follow(steps, &schedule, |k, x| algorithm_1(&schedule, k, x, config, Some((7.0, guided))));
                 }
             }
@@ -271,13 +271,13 @@ fn ddim_sampling_is_its_formula() {
             for eps_after_guidance in [EpsAfterGuidance::Keep, EpsAfterGuidance::Rederive] {
                 let config = DdimConfig { eta, clip_x0, eps_after_guidance };
                 let plain = Inputs::new(&toy, &schedule, &recording);
-                let steps = Ddim::new(plain, config, row(&x_initial())).expect("a sampler");
+                let steps = Chain::new(plain, config, row(&x_initial())).expect("a sampler");
                 follow(steps, &schedule, |k, x| ddim(&schedule, k, x, config, None));
                 for adjoint in [Adjoint::Normalized, Adjoint::Strict] {
                     for (strength, s) in [(Strength::Scale(3.0), 3.0), (Strength::Projection, f64::INFINITY)] {
                         let guidance = guidance(AdirConfig { strength, adjoint, ..AdirConfig::default() });
                         let inputs = Inputs { guidance: Some(&guidance), ..plain };
-                        let steps = Ddim::new(inputs, config, row(&x_initial())).expect("a sampler");
+                        let steps = Chain::new(inputs, config, row(&x_initial())).expect("a sampler");
                         follow(steps, &schedule, |k, x| ddim(&schedule, k, x, config, Some((s, adjoint))));
                     }
                 }
@@ -298,8 +298,8 @@ fn run(kind: &str, guidance: Option<&dyn Guidance>, dtype: DType, resume: Option
         x_t = from;
     }
     let steps: Result<Vec<Step>> = match kind {
-        "ancestral" => Ancestral::new(inputs, AncestralConfig::default(), x_t).expect("a sampler").collect(),
-        _ => Ddim::new(inputs, DdimConfig::default(), x_t).expect("a sampler").collect(),
+        "ancestral" => Chain::new(inputs, AncestralConfig::default(), x_t).expect("a sampler").collect(),
+        _ => Chain::new(inputs, DdimConfig::default(), x_t).expect("a sampler").collect(),
     };
     steps.expect("no step fails")
 }
@@ -360,7 +360,7 @@ fn the_network_is_asked_for_original_timesteps_and_the_class() {
     let toy = Toy::new();
     let schedule = respaced(4);
     let inputs = Inputs { class: Some(17), ..Inputs::new(&toy, &schedule, &recording) };
-    let mut sampler = Ddim::new(inputs, DdimConfig::default(), row(&x_initial())).expect("a sampler");
+    let mut sampler = Chain::new(inputs, DdimConfig::default(), row(&x_initial())).expect("a sampler");
     assert_eq!(sampler.size_hint(), (1, Some(4)));
     assert!(toy.asked.lock().unwrap().is_empty(), "nothing runs before the first next()");
     assert_eq!(sampler.by_ref().count(), 4);
@@ -376,7 +376,7 @@ fn a_nan_is_caught_in_the_step_that_makes_it() {
         for in_variance in [false, true] {
             let toy = Toy { poison: Some((t, in_variance)), ..Toy::new() };
             let inputs = Inputs::new(&toy, &schedule, &recording);
-            let mut sampler = Ancestral::new(inputs, AncestralConfig::default(), row(&x_initial())).expect("a sampler");
+            let mut sampler = Chain::new(inputs, AncestralConfig::default(), row(&x_initial())).expect("a sampler");
             assert!(sampler.by_ref().take(at).all(|step| step.is_ok()));
             match sampler.next() {
                 Some(Err(Error::Numerical(message))) => {
@@ -390,7 +390,7 @@ fn a_nan_is_caught_in_the_step_that_makes_it() {
     let nan_noise = |_: usize, like: &Tensor<4>| Ok(like.clone() * f64::NAN);
     let toy = Toy::new();
     let inputs = Inputs::new(&toy, &schedule, &nan_noise);
-    let mut sampler = Ddim::new(inputs, DdimConfig::default(), row(&x_initial())).expect("a sampler");
+    let mut sampler = Chain::new(inputs, DdimConfig::default(), row(&x_initial())).expect("a sampler");
     assert!(matches!(sampler.next(), Some(Err(Error::Numerical(_)))));
 }
 
@@ -419,22 +419,22 @@ fn what_does_not_fit_is_refused() {
     let (toy, wrong) = (Toy { learned_variance: false, ..Toy::new() }, Wrong(info(4)));
     let (schedule, other) = (respaced(5), Schedule::new(BetaSchedule::Cosine, 1000).expect("a schedule"));
     let x = || row(&x_initial());
-    let start = |inputs| Ddim::new(inputs, DdimConfig::default(), x());
+    let start = |inputs| Chain::new(inputs, DdimConfig::default(), x());
     config_error(start(Inputs::new(&toy, &other, &recording)), "schedule");
     config_error(start(Inputs { resume_at: 6, ..Inputs::new(&toy, &schedule, &recording) }), "resume");
     config_error(start(Inputs::new(&wrong, &schedule, &recording)), "multiples of 4");
     let inputs = Inputs::new(&toy, &schedule, &recording);
     for eta in [-0.1, 1.1, f64::NAN] {
-        config_error(Ddim::new(inputs, DdimConfig { eta, ..DdimConfig::default() }, x()), "eta");
+        config_error(Chain::new(inputs, DdimConfig { eta, ..DdimConfig::default() }, x()), "eta");
     }
-    let mut no_variance = Ancestral::new(inputs, AncestralConfig::default(), x()).expect("a sampler");
+    let mut no_variance = Chain::new(inputs, AncestralConfig::default(), x()).expect("a sampler");
     config_error(no_variance.next().expect("a step"), "fixed_large");
     let square = from_f32(vec![0.1; 16], [1, 1, 4, 4], &cpu());
     let misshapen = Inputs::new(&wrong, &schedule, &recording);
-    let mut sampler = Ddim::new(misshapen, DdimConfig::default(), square).expect("a sampler");
+    let mut sampler = Chain::new(misshapen, DdimConfig::default(), square).expect("a sampler");
     config_error(sampler.next().expect("a step"), "shape");
     let infinite = from_f32(vec![f32::INFINITY; 4], [1, 1, 1, 4], &cpu());
-    assert!(matches!(Ddim::new(inputs, DdimConfig::default(), infinite), Err(Error::Numerical(_))));
+    assert!(matches!(Chain::new(inputs, DdimConfig::default(), infinite), Err(Error::Numerical(_))));
 }
 
 #[test]

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use adir::Result;
 use adir::guidance::{AdirConfig, AdirGuidance, Adjoint, Guidance, Residual, Strength};
 use adir::noise::{Noise, Stream};
-use adir::sampler::{Ancestral, AncestralConfig, Ddim, DdimConfig, EpsAfterGuidance, Inputs, Step, initial_noise};
+use adir::sampler::{AncestralConfig, Chain, DdimConfig, EpsAfterGuidance, Inputs, Step, initial_noise};
 use adir::schedule::{BetaSchedule, Respacing, Schedule, VarianceKind};
 use adir::tensor::{Tensor, cpu, from_f64, to_f64};
 use adir::testing::{DenseOperator, FiniteSetDenoiser, GaussianDenoiser};
@@ -66,10 +66,10 @@ impl Toy {
             ..Inputs::new(&denoiser, schedule, &noise)
         };
         let steps: Box<dyn Iterator<Item = Result<Step>>> = match sampler {
-            Sampler::Ancestral => Box::new(Ancestral::new(inputs, VARIANCE, x_t).expect("a sampler")),
+            Sampler::Ancestral => Box::new(Chain::new(inputs, VARIANCE, x_t).expect("a sampler")),
             Sampler::Ddim { eta, eps_after_guidance } => {
                 let config = DdimConfig { eta, clip_x0: false, eps_after_guidance };
-                Box::new(Ddim::new(inputs, config, x_t).expect("a sampler"))
+                Box::new(Chain::new(inputs, config, x_t).expect("a sampler"))
             }
         };
         let (mut last, mut largest) = (Vec::new(), 0.0_f64);
@@ -166,7 +166,7 @@ fn unguided_samples_have_the_moments_of_the_prior() {
     for steps in [20, 1000] {
         let schedule = respaced(steps);
         let x_t = initial_noise(&noise, [SAMPLES, 1, 1, 1], &cpu(), DType::F64);
-        let last = Ancestral::new(Inputs::new(&denoiser, &schedule, &noise), VARIANCE, x_t)
+        let last = Chain::new(Inputs::new(&denoiser, &schedule, &noise), VARIANCE, x_t)
             .expect("a sampler")
             .last()
             .expect("steps")
@@ -288,7 +288,7 @@ fn samples_of_a_finite_prior_are_its_images() {
     let count = |guidance: Option<&dyn Guidance>| {
         let x_t = initial_noise(&noise, [chains, 1, 1, 2], &cpu(), DType::F64);
         let inputs = Inputs { guidance, ..Inputs::new(&denoiser, &schedule, &noise) };
-        let last = Ancestral::new(inputs, VARIANCE, x_t).expect("a sampler").last().expect("steps").expect("no error");
+        let last = Chain::new(inputs, VARIANCE, x_t).expect("a sampler").last().expect("steps").expect("no error");
         let mut counts = [0_u32; 4];
         for pixels in to_f64(&last.x_t).expect("readable").chunks(2) {
             let near = |image: &[f64; 2]| image.iter().zip(pixels).all(|(a, b)| (a - b).abs() < 0.1);

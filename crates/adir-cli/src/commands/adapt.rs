@@ -2,24 +2,24 @@
 
 use std::path::{Path, PathBuf};
 
-use adir::adapt::{AdaptConfig, Adapter, AdapterInfo, save_params};
+use adir::adapt::{Adapter, AdapterInfo, save_params};
+use adir::engine::{AdaptPlan, AdapterFound, Cache, Engine, Label, Observed, Target};
 use adir::io::folder::image_files;
 use adir::io::image::read_image;
-use adir::io::limits::Limits;
 use adir::io::weights::{Dtype, WeightFile};
 use adir::models::Prior;
-use adir::retrieve::{ContentHash, group_by_neighbours};
+use adir::retrieve::ContentHash;
 use adir::task::Preset;
+use adir::tensor::Tensor;
 use adir::{Error, Result};
 use clap::{Args, Subcommand};
 use serde_json::{Value, json};
 
-use crate::adaptation::{AdaptArgs, Base, Found, Label, Mode, Observed, in_words, verdict_of};
-use crate::args::PresetName;
+use crate::adaptation::AdaptArgs;
+use crate::args::preset;
 use crate::log::Log;
 use crate::model::ModelArgs;
 use crate::out::check_output;
-use crate::stop;
 use crate::store::Store;
 
 /// Adapt the model ahead of a restoration, and manage what adaptations left behind.
@@ -98,11 +98,11 @@ struct Writing {
 }
 
 impl Writing {
-    /// The model, the adapter and what it says, once the file may be written.
-    fn read(&self) -> Result<(Prior, Adapter, AdapterInfo)> {
-        let path = self.store.resolve(&self.adapter)?;
+    /// The prior, the adapter and what it says of itself, once the file may be written.
+    fn read(&self, log: &Log) -> Result<(Prior, Adapter, AdapterInfo)> {
+        let path = self.store.open()?.find_adapter(&self.adapter, None)?;
         check_output(&path, &self.output, self.overwrite)?;
-        load(&self.model, &path)
+        load(&self.model, &path, log)
     }
 }
 
@@ -117,19 +117,15 @@ struct CreateArgs {
     /// Also write it to this file (.safetensors); for several observations, to files in this folder
     #[arg(short, long)]
     output: Option<PathBuf>,
-    /// Of several observations, those share an adaptation that on average have so much of their nearest images in
-    /// common, 0 to 1
+    /// Group observations whose nearest images overlap by at least this share on average, 0 to 1
     #[arg(long, default_value_t = 0.25, value_name = "SHARE", value_parser = crate::args::share)]
     overlap: f64,
     /// Replace an existing file
     #[arg(long)]
     overwrite: bool,
-    /// Named settings
-    #[arg(long, value_enum, default_value = "fast")]
-    preset: PresetName,
-    /// Seed of crops, timesteps and noise
-    #[arg(long, default_value_t = 0)]
-    seed: u64,
+    /// Named settings: fast, balanced (twice the change of the weights), paper (400 steps on all weights)
+    #[arg(long, default_value = "fast", value_parser = preset())]
+    preset: Preset,
     #[command(flatten)]
     adaptation: AdaptArgs,
     #[command(flatten)]
@@ -140,54 +136,73 @@ pub fn run(args: &AdaptCommandArgs, log: &Log) -> Result<u8> {
     match &args.command {
         AdaptCommand::Create(args) => create(args, log)?,
         AdaptCommand::List { store, json } => {
-            let (kept, broken) = store.adapters()?;
+            let (kept, broken) = store.open()?.adapters()?;
             for k in &kept {
                 match json {
-                    true => say!("{}", described(&k.key, &k.path, &k.info))?,
-                    false => say!("{}", line(&k.key, &k.info))?,
+                    true => say!("{}", describe(&k.key, &k.path, &k.info))?,
+                    false => say!("{}", summary(&k.key, &k.info))?,
                 }
             }
             broken.iter().for_each(|e| log.warn(&e.to_string()));
         }
         AdaptCommand::Info { adapter, store } => {
-            let path = store.resolve(adapter)?;
+            let path = store.open()?.find_adapter(adapter, None)?;
             let info = Adapter::info(&WeightFile::open(&path)?)?;
             let key = path.file_stem().unwrap_or_default().to_string_lossy();
-            say!("{:#}", described(&key, &path, &info))?;
+            say!("{:#}", describe(&key, &path, &info))?;
         }
         AdaptCommand::Rename { adapter, name, store, model } => {
-            let path = store.resolve(adapter)?;
-            let (model, found, info) = load(model, &path)?;
-            found.save(&path, &AdapterInfo { name: checked_name(name)?, ..info }, &model)?;
+            let path = store.open()?.find_adapter(adapter, None)?;
+            let (prior, found, info) = load(model, &path, log)?;
+            found.save(&path, &AdapterInfo { name: checked_name(name)?, ..info }, &prior)?;
         }
         AdaptCommand::Export(writing) => {
-            let (model, found, info) = writing.read()?;
-            found.save(&writing.output, &info, &model)?;
+            let (prior, found, info) = writing.read(log)?;
+            found.save(&writing.output, &info, &prior)?;
         }
         AdaptCommand::Merge { writing, f16 } => {
-            let (model, found, info) = writing.read()?;
+            let (prior, found, info) = writing.read(log)?;
             let merged = format!("adapter {:?} into the weights {}", info.name, info.base);
-            let mut metadata = model.metadata();
+            let mut metadata = prior.metadata();
             metadata.insert("merged".to_owned(), merged);
             let dtype = if *f16 { Dtype::F16 } else { Dtype::F32 };
-            save_params(&writing.output, &found.apply(model.params())?, dtype, &metadata)?;
+            save_params(&writing.output, &found.apply(prior.params())?, dtype, &metadata)?;
         }
         AdaptCommand::Remove { adapter, store } => {
             if adapter.is_file() {
                 return Err(Error::config("expected the name or key of an adapter in the cache, not a file"));
             }
-            let path = store.resolve(adapter)?;
+            let path = store.open()?.find_adapter(adapter, None)?;
             std::fs::remove_file(&path).map_err(|e| Error::io(path, e))?;
         }
     }
     Ok(crate::exit::DONE)
 }
 
-/// An adapter, and the model it belongs to.
-fn load(args: &ModelArgs, path: &Path) -> Result<(Prior, Adapter, AdapterInfo)> {
-    let (model, sha256) = args.load()?;
-    let (adapter, info) = Base { model: &model, sha256: &sha256 }.read_adapter(path)?;
-    Ok((model, adapter, info))
+/// An adapter, and the prior it belongs to.
+fn load(args: &ModelArgs, path: &Path, log: &Log) -> Result<(Prior, Adapter, AdapterInfo)> {
+    let engine = args.engine().build()?;
+    let prior = engine.prior(&|_| log.flow())?;
+    let file = WeightFile::open(path)?;
+    Ok(((*prior).clone(), Adapter::load(&file, &prior)?, Adapter::info(&file)?))
+}
+
+/// An observation of `adapt create`.
+struct Image {
+    file: PathBuf,
+    y: Tensor<4>,
+    content: ContentHash,
+}
+
+impl Image {
+    fn read(file: &Path, engine: &Engine) -> Result<Self> {
+        let y = read_image(file, engine.limits())?.tensor;
+        Ok(Self { file: file.to_owned(), y, content: ContentHash::of_file(file)? })
+    }
+
+    fn observed(&self) -> Observed<'_> {
+        Observed { y: &self.y, file: Some(&self.file), content: self.content }
+    }
 }
 
 fn create(args: &CreateArgs, log: &Log) -> Result<()> {
@@ -195,66 +210,56 @@ fn create(args: &CreateArgs, log: &Log) -> Result<()> {
         return Err(Error::config("with --no-cache the adapter needs a file: give one with -o"));
     }
     let name = args.name.as_deref().map(checked_name).transpose()?;
-    let preset: Preset = args.preset.into();
-    let mode = args.adaptation.mode(preset)?;
     // What is asked for is made, whatever held-out images say of it.
-    if mode == Mode::None {
-        return Err(Error::config("nothing to adapt to: give --gallery FOLDER, or --adapt self"));
-    }
-    let config = args.adaptation.config(mode, preset, args.seed);
+    let request = args.adaptation.request(args.preset)?;
+    let request = request
+        .ok_or_else(|| Error::config("nothing to adapt to: give --gallery FOLDER, or --adapt self"))?;
+    let engine = args.adaptation.engine(args.model.engine()).build()?;
+    let plan = engine.plan_adaptation(&request, args.preset)?;
     match args.images.as_slice() {
-        [image] if !image.is_dir() => create_one(args, image, name, mode, config, log),
-        _ => create_shared(args, name, mode, config, log),
+        [image] if !image.is_dir() => create_one(args, &engine, &plan, image, name, log),
+        _ => create_shared(args, &engine, &plan, name, log),
     }
 }
 
 fn create_one(
     args: &CreateArgs,
-    image: &Path,
+    engine: &Engine,
+    plan: &AdaptPlan,
+    file: &Path,
     name: Option<String>,
-    mode: Mode,
-    config: AdaptConfig,
     log: &Log,
 ) -> Result<()> {
     if let Some(output) = &args.output {
-        check_output(image, output, args.overwrite)?;
+        check_output(file, output, args.overwrite)?;
     }
-    let y = read_image(image, &Limits::default())?.tensor;
-    let (model, sha256) = args.model.load()?;
-    let base = Base { model: &model, sha256: &sha256 };
-    let gallery = args.adaptation.open_gallery(mode, log)?;
-    let mut found = args.adaptation.find(&base, gallery.as_ref(), &Observed { file: image, y: &y }, config, log)?;
-    let label = Label {
-        name: name.unwrap_or_else(|| found.info.name.clone()),
-        serves: vec![ContentHash::of_file(image)?.to_string()],
-    };
-    relabel(args, &mut found, label, &model)?;
-    if let Some(output) = &args.output {
-        found.adapter.save(output, &found.info, &model)?;
-    }
-    told(&found, log)
+    let image = Image::read(file, engine)?;
+    let watcher = log.watcher();
+    let found = engine.adapt(plan, &image.observed(), &|event| watcher.see(event))?;
+    watcher.finish();
+    let name = name.unwrap_or_else(|| found.info.name.clone());
+    finish(args, engine, found, Label { name, serves: vec![image.content.to_string()] }, args.output.as_deref(), log)
 }
 
 /// One adapter for every group of observations that have much of their nearest images in common.
-fn create_shared(args: &CreateArgs, name: Option<String>, mode: Mode, config: AdaptConfig, log: &Log) -> Result<()> {
-    let observations = observations(&args.images)?;
+fn create_shared(
+    args: &CreateArgs,
+    engine: &Engine,
+    plan: &AdaptPlan,
+    name: Option<String>,
+    log: &Log,
+) -> Result<()> {
+    if plan.request().target == Target::Itself {
+        return Err(Error::config("--adapt self adapts to one observation: give one, or --gallery"));
+    }
+    let files = observations(&args.images)?;
     let first = args.images[0].canonicalize().map_err(|e| Error::input(&args.images[0], e.to_string()))?;
     let own = if first.is_dir() { first.file_name() } else { first.file_stem() };
     let name = name.unwrap_or_else(|| own.unwrap_or_default().to_string_lossy().into_owned());
-    let Some(gallery) = args.adaptation.open_gallery(mode, log)? else {
-        return Err(Error::config("--adapt self adapts to one observation: give one, or --gallery"));
-    };
-    let progress = log.progress("finding neighbours", observations.len());
-    let nearest = observations.iter().map(|file| {
-        let y = read_image(file, &Limits::default())?.tensor;
-        let nearest = gallery.nearest(&Observed { file, y: &y }, &args.adaptation)?;
-        progress.step("", json!({"path": file}));
-        stop::check()?;
-        Ok(nearest)
-    });
-    let nearest = nearest.collect::<Result<Vec<_>>>()?;
-    drop(progress);
-    let groups = group_by_neighbours(&nearest, args.overlap);
+    let images = files.iter().map(|file| Image::read(file, engine)).collect::<Result<Vec<_>>>()?;
+    let observed: Vec<_> = images.iter().map(Image::observed).collect();
+    let watcher = log.watcher();
+    let groups = engine.group(plan, &observed, args.overlap, &|event| watcher.see(event))?;
     let output = |number: usize| args.output.as_ref().map(|folder| folder.join(format!("{name}-{number}.safetensors")));
     if let Some(folder) = &args.output {
         std::fs::create_dir_all(folder).map_err(|e| Error::io(folder, e))?;
@@ -262,21 +267,15 @@ fn create_shared(args: &CreateArgs, name: Option<String>, mode: Mode, config: Ad
     for file in (1..=groups.len()).filter_map(output) {
         check_output(&args.images[0], &file, args.overwrite)?;
     }
-    let (model, sha256) = args.model.load()?;
-    let base = Base { model: &model, sha256: &sha256 };
-    for (number, group) in (1..).zip(&groups) {
-        let members: Vec<&PathBuf> = group.members.iter().map(|&m| &observations[m]).collect();
-        let serves = members.iter().map(|file| Ok(ContentHash::of_file(file)?.to_string()));
-        let label = Label { name: name.clone(), serves: serves.collect::<Result<_>>()? };
-        let files = gallery.files(&group.neighbours);
-        let mut found = args.adaptation.adapted_to(&base, &files, label.clone(), config.clone(), log)?;
-        relabel(args, &mut found, label, &model)?;
-        if let Some(file) = output(number) {
-            found.adapter.save(&file, &found.info, &model)?;
-        }
-        told(&found, log)?;
-        for file in members {
-            say!("              for {}", file.display())?;
+    for (number, (group, neighbours)) in (1..).zip(&groups) {
+        let members: Vec<&Image> = group.members.iter().map(|&m| &images[m]).collect();
+        let serves = members.iter().map(|image| image.content.to_string()).collect();
+        let label = Label { name: name.clone(), serves };
+        let found = engine.adapt_to_files(plan, neighbours, label.clone(), &|event| watcher.see(event))?;
+        watcher.finish();
+        finish(args, engine, found, label, output(number).as_deref(), log)?;
+        for image in members {
+            say!("              for {}", image.file.display())?;
         }
     }
     Ok(())
@@ -299,26 +298,24 @@ fn observations(paths: &[PathBuf]) -> Result<Vec<PathBuf>> {
     Ok(all)
 }
 
-/// Gives an adapter another name, and adds the observations it serves, in the cache too.
-fn relabel(args: &CreateArgs, found: &mut Found, label: Label, model: &Prior) -> Result<()> {
-    let mut info = AdapterInfo { name: label.name, ..found.info.clone() };
-    info.serves.extend(label.serves);
-    info.serves.sort();
-    info.serves.dedup();
-    if info != found.info {
-        found.info = info;
-        if !args.adaptation.no_cache {
-            args.adaptation.store.keep(&found.key, &found.adapter, &found.info, model)?;
-        }
+/// Labels an adapter, writes it where that was asked for, and prints its line.
+fn finish(
+    args: &CreateArgs,
+    engine: &Engine,
+    mut found: AdapterFound,
+    label: Label,
+    output: Option<&Path>,
+    log: &Log,
+) -> Result<()> {
+    let watch = |_: &adir::engine::Event| log.flow();
+    engine.relabel(&mut found, label, !args.adaptation.no_cache, &watch)?;
+    if let Some(output) = output {
+        found.adapter.save(output, &found.info, &*engine.prior(&watch)?)?;
     }
-    Ok(())
-}
-
-fn told(found: &Found, log: &Log) -> Result<()> {
     if found.from_cache {
         log.info("found in the cache: nothing was trained");
     }
-    say!("{}", line(&found.key, &found.info))
+    say!("{}", summary(&found.key, &found.info))
 }
 
 /// Names are shown in lines of a list and given on command lines.
@@ -333,17 +330,17 @@ fn checked_name(name: &str) -> Result<String> {
 }
 
 /// Key, name, kind, images and verdict of an adapter.
-fn line(key: &str, info: &AdapterInfo) -> String {
+fn summary(key: &str, info: &AdapterInfo) -> String {
     let kind = info.lora.map_or_else(|| "all weights".into(), |(rank, alpha)| format!("LoRA {rank}, alpha {alpha}"));
-    let images = info.made_from["images"].as_array().map_or(0, Vec::len);
-    let steps = &info.made_from["settings"]["iterations"];
-    let verdict = verdict_of(info).map_or_else(String::new, |v| format!("; {}", in_words(&v)));
-    format!("{key:.12}  {}  {kind}; {images} images, {steps} steps{verdict}", info.name)
+    let (images, steps) = (info.provenance.images.len(), info.provenance.settings.iterations);
+    let outcome = info.outcome.map_or_else(String::new, |outcome| format!("; {outcome}"));
+    format!("{key:.12}  {}  {kind}; {images} images, {steps} steps{outcome}", info.name)
 }
 
-fn described(key: &str, path: &Path, info: &AdapterInfo) -> Value {
+fn describe(key: &str, path: &Path, info: &AdapterInfo) -> Value {
     json!({
-        "key": key, "file": path, "name": info.name, "base": info.base, "made_from": info.made_from,
-        "serves": info.serves, "lora": info.lora.map(|(rank, alpha)| json!({"rank": rank, "alpha": alpha})),
+        "key": key, "file": path, "name": info.name, "base": info.base, "provenance": info.provenance,
+        "outcome": info.outcome, "serves": info.serves,
+        "lora": info.lora.map(|(rank, alpha)| json!({"rank": rank, "alpha": alpha})),
     })
 }

@@ -3,6 +3,7 @@
 use std::cell::RefCell;
 use std::path::{Path, PathBuf};
 
+use adir::engine::{build_index, open_encoder};
 use adir::io::image::read_image;
 use adir::io::limits::Limits;
 use adir::retrieve::{ContentHash, Exclude, Index, Precision, read_npy, read_parquet_texts, read_parquet_vectors};
@@ -10,10 +11,8 @@ use adir::{Error, Result};
 use clap::{Args, Subcommand};
 use serde_json::json;
 
-use crate::adaptation::{build_index, open_encoder, root_of};
 use crate::log::Log;
 use crate::out::check_output;
-use crate::stop;
 
 /// Index the images of a folder, and find those most like an image or a text.
 #[derive(Debug, Args)]
@@ -118,14 +117,15 @@ impl Import {
         for input in self.vectors.iter().chain(names) {
             check_output(input, &self.output, self.overwrite)?;
         }
-        let root = root_of(&self.folder)?;
+        let root = self.folder.canonicalize();
+        let root = root.map_err(|e| Error::input(&self.folder, format!("cannot be opened: {e}")))?;
         let encoder = open_encoder(self.encoder.as_deref())?;
         let precision = if self.f32 { Precision::F32 } else { Precision::F16 };
         let progress = log.progress("importing", names.len());
         // One file after the other is in memory; the first that cannot be read ends the rows.
         let failed = RefCell::new(None);
         let rows = self.vectors.iter().zip(names).map_while(|(vectors, names)| {
-            let read = stop::check().and_then(|()| self.rows(vectors, names, &root, encoder.id().dimension));
+            let read = log.check().and_then(|()| self.rows(vectors, names, &root, encoder.id().dimension));
             progress.step("", json!({"path": vectors}));
             read.map_err(|e| failed.replace(Some(e))).ok()
         });
@@ -197,10 +197,13 @@ pub fn run(args: &IndexArgs, log: &Log) -> Result<u8> {
                 name.push(".index");
                 name.into()
             });
-            let root = root_of(folder)?;
             let precision = if *f32 { Precision::F32 } else { Precision::F16 };
             let encoder = open_encoder(encoder.as_deref())?;
-            let index = build_index(&root, encoder.as_ref(), precision, &path, log)?;
+            let watcher = log.watcher();
+            let index = build_index(folder, encoder.as_ref(), precision, &path, &Limits::default(), &|event| {
+                watcher.see(event)
+            })?;
+            watcher.finish();
             log.info(&format!("{}: {} images", path.display(), index.entries().len()));
         }
         IndexCommand::Search { index, image, text, encoder, neighbours, closer_than, json } => {

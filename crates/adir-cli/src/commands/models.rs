@@ -2,6 +2,8 @@
 
 use std::path::{Path, PathBuf};
 
+use adir::adapt::Adapter;
+use adir::engine::{Cache, Engine};
 use adir::io::limits::Limits;
 use adir::io::weights::WeightFile;
 use adir::models::{Conditioning, Denoiser, DenoiserInfo, Prior, PriorHeader};
@@ -13,11 +15,9 @@ use adir::{Error, Result};
 use clap::{Args, Subcommand};
 use serde_json::json;
 
-use crate::adaptation::Base;
 use crate::commands::train::validate;
 use crate::log::Log;
 use crate::model::ModelArgs;
-use crate::stop;
 use crate::store::Store;
 
 /// List the networks the program knows, or tell what a weights file holds.
@@ -77,16 +77,17 @@ struct Measure<'a> {
 
 /// Prints the l_simple of a network on a folder of photographs, in all and by timestep.
 fn measure(args: &Measure, log: &Log) -> Result<u8> {
-    let (mut model, sha256) = args.model.load()?;
+    let prior = args.model.engine().build()?.prior(&|_| log.flow())?;
+    let mut model = (*prior).clone();
     if let Some(path) = &args.adapter {
-        let base = Base { model: &model, sha256: &sha256 };
-        model = base.with(&base.read_adapter(path)?.0)?;
+        let adapter = Adapter::load(&WeightFile::open(path)?, &prior)?;
+        model = prior.with_params(adapter.apply(prior.params())?);
     }
     let multiple = model.info().size_multiple;
     if args.side == 0 || !args.side.is_multiple_of(multiple) {
         return Err(Error::config(format!("--crop {}: expected a multiple of {multiple}", args.side)));
     }
-    let photographs = Collection::read(args.folder, args.side, 4 << 30, &Limits::default(), |_, _| stop::check())?;
+    let photographs = Collection::read(args.folder, args.side, 4 << 30, &Limits::default(), |_, _| log.check())?;
     let part = if args.used { &photographs.training } else { &photographs.held_out };
     if part.is_empty() {
         let other = if args.used { "without --used" } else { "with --used" };
@@ -114,7 +115,8 @@ pub fn run(args: &ModelsArgs, log: &Log) -> Result<u8> {
         }
         ModelsCommand::Info { model, json, test } => info(model, *json, *test, log),
         ModelsCommand::Measure { folder, model, crop, crops, used, adapter, store } => {
-            let adapter = adapter.as_ref().map(|a| store.resolve(a)).transpose()?;
+            let find = |adapter: &PathBuf| store.open()?.find_adapter(adapter, None);
+            let adapter = adapter.as_ref().map(find).transpose()?;
             measure(&Measure { folder, model, side: *crop, crops: *crops, used: *used, adapter }, log)
         }
     }
@@ -136,25 +138,26 @@ fn list() -> Result<()> {
 }
 
 fn info(args: &ModelArgs, as_json: bool, test: bool, log: &Log) -> Result<u8> {
-    let file = args.open()?;
-    let header = Prior::describe(&file, args.config(&file)?)?;
+    let engine = args.engine().build()?;
+    let (file, config) = engine.weights()?;
+    let header = Prior::describe(&file, config)?;
     let (config, layout) = (header.config(), header.network().layout());
-    let loss = if test { Some(denoise(args, &file, &header, log)?) } else { None };
+    let loss = if test { Some(denoise(&engine, &file, &header, log)?) } else { None };
     let sha256 = file.sha256()?;
     if as_json {
         say!(
             "{}",
             json!({
-                "model": args.name(), "kind": "guided_diffusion", "sha256": sha256, "config": config,
+                "model": engine.model_name(), "kind": "guided_diffusion", "sha256": sha256, "config": config,
                 "parameters": layout.element_count(), "tensors": layout.specs().len(), "denoising_loss": loss,
                 "metadata": file.metadata(),
             })
         )?;
     } else {
-        say!("{}: guided-diffusion U-Net", args.name())?;
+        say!("{}: guided-diffusion U-Net", engine.model_name())?;
         say!("  {} parameters in {} tensors", layout.element_count(), layout.specs().len())?;
         say!("  sha256 {sha256}")?;
-        say!("  {}", config.to_json())?;
+        say!("  {}", config.map_or_else(String::new, UNetConfig::to_json))?;
         for (key, value) in file.metadata().iter().filter(|(key, _)| *key != "config") {
             say!("  {key}: {value}")?;
         }
@@ -167,10 +170,10 @@ fn info(args: &ModelArgs, as_json: bool, test: bool, log: &Log) -> Result<u8> {
 }
 
 /// Mean squared error of the predicted noise on a soft test pattern half-way through the noise levels.
-fn denoise(args: &ModelArgs, file: &WeightFile, header: &PriorHeader, log: &Log) -> Result<f64> {
+fn denoise(engine: &Engine, file: &WeightFile, header: &PriorHeader, log: &Log) -> Result<f64> {
     const SIDE: usize = 64;
     log.info("denoising a test pattern");
-    let model = Prior::load(file, Some(header.config().clone()), &args.place()?)?;
+    let model = Prior::load(file, header.config().cloned(), engine.compute())?;
     let DenoiserInfo { channels, schedule, .. } = model.info();
     let side = SIDE.next_multiple_of(model.info().size_multiple);
     let pattern: Vec<f32> = (0..channels * side * side)

@@ -1,30 +1,18 @@
 //! `adir restore`: x from y.
 
-use std::path::{Path, PathBuf};
-use std::time::Instant;
+use std::path::PathBuf;
 
-use adir::adapt::{Workers, adaptation_memory};
+use adir::engine::{Keep, OutputRequest, Request, Target};
 use adir::guidance::{Adjoint, DataStep, Residual, Strength};
-use adir::io::hash::hash_file;
-use adir::io::image::{BitDepth, ImageFormat, Picture, WriteOptions, read_image, write_image};
-use adir::io::limits::Limits;
-use adir::models::Prior;
-use adir::operator::{ImageShape, bicubic_resize};
-use adir::restore::{RestorePlan, SamplingConfig};
 use adir::sampler::EpsAfterGuidance;
 use adir::task::{Method, Overrides, Preset};
-use adir::tensor::{self, Tensor};
 use adir::{Error, Result};
 use clap::Args;
-use serde_json::{Value, json};
 
-use crate::adaptation::{AdaptArgs, Adapted, Base, Mode, Observed};
-use crate::args::{DegradationArgs, PresetName, names};
+use crate::adaptation::AdaptArgs;
+use crate::args::{DegradationArgs, preset, words};
 use crate::log::Log;
 use crate::model::ModelArgs;
-use crate::out::check_output;
-use crate::samples::{at_once, draw, facts};
-use crate::{memory, record};
 
 /// Restore an image x from its degraded observation y = A x + e.
 #[derive(Debug, Args)]
@@ -64,9 +52,10 @@ pub struct RestoreArgs {
 
 #[derive(Debug, Clone, Args)]
 struct SamplingArgs {
-    /// Named settings
-    #[arg(long, value_enum, default_value = "fast")]
-    preset: PresetName,
+    /// Named settings: fast (50 steps), balanced (100 steps, and twice the change of the weights if the model is
+    /// adapted), paper (Table 4 of the paper: 1000 ancestral steps)
+    #[arg(long, default_value = "fast", value_parser = preset())]
+    preset: Preset,
     /// Sampling steps: N, sections a,b,c or ddimN
     #[arg(long, value_name = "N")]
     steps: Option<String>,
@@ -75,60 +64,41 @@ struct SamplingArgs {
     seed: u64,
     /// Number of samples. With more than one, the output is their mean, and x.1.png, x.2.png ... beside it are
     /// the samples themselves
-    #[arg(short = 'n', long, default_value_t = 1, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1000))]
-    samples: u16,
+    #[arg(short = 'n', long, default_value_t = 1, value_name = "N")]
+    samples: usize,
     /// Class, for a class-conditional network
     #[arg(long)]
     class: Option<usize>,
     /// Guidance strength s, or "projection" (s = infinity, noise-free observations)
     #[arg(short = 's', long = "scale", value_name = "S", value_parser = strength)]
     strength: Option<Strength>,
-    /// Sampler: the paper's ancestral form or the few-step form
-    #[arg(long, value_enum)]
-    method: Option<MethodName>,
+    /// Sampler: ancestral (Algorithm 1), or few-step (DDIM with guidance of the x0 estimate)
+    #[arg(long, value_parser = words::<Method>(&["ancestral", "few-step"]))]
+    method: Option<Method>,
     /// Fresh noise of the few-step form, 0 to 1
     #[arg(long)]
     eta: Option<f64>,
-    /// Residual of the ancestral form
-    #[arg(long, value_enum)]
-    residual: Option<ResidualName>,
-    /// A*: the transpose over the largest eigenvalue of A^T A, or the transpose itself
-    #[arg(long, value_enum)]
-    adjoint: Option<AdjointName>,
+    /// Residual of the ancestral form: paper (A mu - y_t, Eq. 16-17), or consistent (without its bias, for fewer steps)
+    #[arg(long, value_parser = words::<Residual>(&["paper", "consistent"]))]
+    residual: Option<Residual>,
+    /// A*: normalized (A^T over the largest eigenvalue of A^T A), or strict (A^T)
+    #[arg(long, value_parser = words::<Adjoint>(&["normalized", "strict"]))]
+    adjoint: Option<Adjoint>,
     /// Limit the gain of each ancestral step to that of a projection
     #[arg(long)]
     cap: Option<bool>,
-    /// How the few-step form moves estimates of x0 towards A x = y
-    #[arg(long, value_enum)]
-    data_step: Option<DataStepName>,
+    /// How the few-step form moves estimates of x0 towards A x = y: gradient (a step along the gradient of the misfit,
+    /// Eq. 17), or proximal (to the minimum of misfit and distance, by conjugate gradients: for blurs)
+    #[arg(long, value_parser = words::<DataStep>(&["gradient", "proximal"]))]
+    data_step: Option<DataStep>,
     /// Limit estimates of x0 to black and white
     #[arg(long)]
     clip: Option<bool>,
-    /// Which eps the few-step form goes on with after guidance
-    #[arg(long, value_enum)]
-    eps_after_guidance: Option<EpsName>,
+    /// The eps that the few-step form continues with after guidance: keep (the predicted one), or rederive (the one that
+    /// fits the corrected x0)
+    #[arg(long, value_parser = words::<EpsAfterGuidance>(&["keep", "rederive"]))]
+    eps_after_guidance: Option<EpsAfterGuidance>,
 }
-
-names!(MethodName for Method {
-    Ancestral => Method::Ancestral, "Algorithm 1";
-    FewStep => Method::FewStep, "DDIM with guidance of the x0 estimate";
-});
-names!(ResidualName for Residual {
-    Paper => Residual::Paper, "A mu - y_t, Eq. 16-17";
-    Consistent => Residual::Consistent, "The same without its bias, for fewer steps";
-});
-names!(AdjointName for Adjoint {
-    Normalized => Adjoint::Normalized, "A^T / lambda";
-    Strict => Adjoint::Strict, "A^T";
-});
-names!(DataStepName for DataStep {
-    Gradient => DataStep::Gradient, "A step along the gradient of the misfit (Eq. 17)";
-    Proximal => DataStep::Proximal, "To the minimum of misfit and distance, by conjugate gradients: for blurs";
-});
-names!(EpsName for EpsAfterGuidance {
-    Keep => EpsAfterGuidance::Keep, "The predicted one";
-    Rederive => EpsAfterGuidance::Rederive, "The one that fits the corrected x0";
-});
 
 fn strength(text: &str) -> Result<Strength, String> {
     match text {
@@ -140,189 +110,60 @@ fn strength(text: &str) -> Result<Strength, String> {
 impl SamplingArgs {
     fn overrides(&self) -> Overrides {
         Overrides {
-            method: self.method.map(Into::into),
+            method: self.method,
             steps: self.steps.clone(),
             strength: self.strength,
-            residual: self.residual.map(Into::into),
-            adjoint: self.adjoint.map(Into::into),
+            residual: self.residual,
+            adjoint: self.adjoint,
             cap: self.cap,
-            data_step: self.data_step.map(Into::into),
+            data_step: self.data_step,
             clip_x0: self.clip,
             eta: self.eta,
-            eps_after_guidance: self.eps_after_guidance.map(Into::into),
+            eps_after_guidance: self.eps_after_guidance,
         }
+    }
+}
+
+impl RestoreArgs {
+    /// The request that the arguments make.
+    fn request(&self) -> Result<Request> {
+        let input = self.input.as_ref().or(self.input_option.as_ref()).ok_or_else(|| Error::config("no input"))?;
+        let mut problem = self.degradation.problem()?;
+        problem.keep_margin = self.keep_margin;
+        let sampling = &self.sampling;
+        let mut request = Request::new(input.as_path(), problem).preset(sampling.preset).seed(sampling.seed);
+        request.sampling.samples = sampling.samples;
+        request.sampling.class = sampling.class;
+        request.sampling.overrides = sampling.overrides();
+        request.adapt = match &self.adapter {
+            Some(adapter) => {
+                let target = Target::Adapter(adapter.clone());
+                Some(self.adaptation.settings.request(target, Keep::Always, None))
+            }
+            None => self.adaptation.request(sampling.preset)?,
+        };
+        request.output = Some(OutputRequest::new(&self.output, self.overwrite));
+        Ok(request)
     }
 }
 
 pub fn run(args: &RestoreArgs, log: &Log) -> Result<u8> {
-    let started = Instant::now();
-    let limits = Limits::default();
-    let input = args.input.as_ref().or(args.input_option.as_ref()).ok_or_else(|| Error::config("no input"))?;
-    let samples = usize::from(args.sampling.samples);
-    let outputs = Outputs::new(&args.output, samples);
-    let format = ImageFormat::from_path(&args.output)?;
-    for path in outputs.all() {
-        check_output(input, path, args.overwrite)?;
-    }
-    let picture = read_image(input, &limits)?;
-    let mut problem = args.degradation.problem()?;
-    problem.keep_margin = args.keep_margin;
-    let file = args.model.open()?;
-    let header = Prior::describe(&file, args.model.config(&file)?)?;
-    let compute = args.model.place()?;
-    let preset: Preset = args.sampling.preset.into();
-    let mode = args.adaptation.mode(preset)?;
-    let facts = facts(header.info());
-    let measurement = problem.measure(&picture.tensor, picture.bit_depth.rounding(), facts.channels, &limits)?;
-    let sampling = SamplingConfig {
-        preset,
-        overrides: args.sampling.overrides(),
-        seed: args.sampling.seed,
-        class: args.sampling.class,
-    };
-    let plan = RestorePlan::new(measurement, &sampling, &facts)?;
-    check_size(args, &plan, &picture, depth(&picture, format), &limits)?;
-    let at_once = at_once(samples, &compute.device);
-    let need = header.network().forward_memory(plan.canvas().height, plan.canvas().width, at_once);
-    let adapt_config = args.adaptation.config(mode, preset, args.sampling.seed);
-    let adapt_need = match mode {
-        Mode::None => None,
-        _ => Some(adaptation_memory(header.network().as_ref(), &adapt_config, Workers::available())),
-    };
+    let started = std::time::Instant::now();
+    let engine = args.adaptation.engine(args.model.engine()).build()?;
+    let plan = engine.plan(&args.request()?)?;
     if args.explain {
-        explain(args, &plan, &picture, need)?;
-        if let Some(need) = adapt_need {
-            say!("adaptation memory    at most about {:.2} GB", need as f64 / 1e9)?;
-            say!("adaptation           {}", serde_json::to_string(&adapt_config).unwrap_or_default())?;
-        }
+        say!("{plan}")?;
         return Ok(crate::exit::DONE);
     }
-    memory::check(need.max(adapt_need.unwrap_or(0)), &args.model.device)?;
-
-    let model = Prior::load(&file, Some(header.config().clone()), &compute)?;
-    let model_sha256 = model.id()?.to_string();
-    let base = Base { model: &model, sha256: &model_sha256 };
-    let adapted = match &args.adapter {
-        Some(reference) => with_adapter(&args.adaptation.store.resolve_for(reference, input)?, &base)?,
-        None => {
-            let observed = Observed { file: input, y: &picture.tensor };
-            args.adaptation.run(&base, &observed, mode, adapt_config, log)?
-        }
-    };
-    let model = adapted.model;
-    let loaded = Instant::now();
-    let (results, mean) = draw(&plan, &model, samples, log)?;
-    let sampled = Instant::now();
-
-    let options = write_options(&picture, &mean, format)?;
-    for (path, x) in outputs.samples.iter().zip(&results) {
-        write_image(path, x, &options)?;
-    }
-    write_image(&args.output, &mean, &options)?;
-    // What was saved is what is judged.
-    let saved = read_image(&args.output, &limits)?.tensor;
-    let agreement = plan.measurement().agreement(&saved)?;
-    let record = json!({
-        "program": concat!("adir ", env!("CARGO_PKG_VERSION")),
-        "input": {"path": input, "sha256": hash_file(input)?.1},
-        "model": {"name": args.model.name(), "sha256": model_sha256, "config": header.config()},
-        "device": args.model.device, "dtype": args.model.dtype.name(),
-        "task": args.degradation.task, "degradation": plan.measurement().degradation(), "sigma": args.degradation.sigma,
-        "mask": match &args.degradation.mask { Some(path) => json!({"path": path, "sha256": hash_file(path)?.1}), None => Value::Null },
-        "seed": args.sampling.seed, "samples": samples, "class": args.sampling.class,
-        "settings": plan.settings(), "sources": plan.choices(), "adaptation": adapted.record,
-        "seconds": {
-            "load_and_adapt": (loaded - started).as_secs_f64(), "sample": (sampled - loaded).as_secs_f64(),
-        },
-        "agreement_psnr": record::number(agreement),
-    });
-    record::write(&outputs.record, &record)?;
+    let watcher = log.watcher();
+    let mut restored = engine.run(&plan, &|event| watcher.see(event))?;
+    watcher.finish();
+    restored.save(&engine)?;
     log.info(&format!(
-        "{}: {:.1} s, agrees with the observation to {agreement:.1} dB",
+        "{}: {:.1} s, agrees with the observation to {}",
         args.output.display(),
-        started.elapsed().as_secs_f64()
+        started.elapsed().as_secs_f64(),
+        restored.record.agreement_psnr
     ));
     Ok(crate::exit::DONE)
-}
-
-/// The model with an adapter that is there already.
-fn with_adapter(path: &Path, base: &Base) -> Result<Adapted> {
-    let (adapter, info) = base.read_adapter(path)?;
-    let record = json!({"mode": "adapter", "path": path, "sha256": hash_file(path)?.1, "name": info.name, "made_from": info.made_from});
-    Ok(Adapted { model: base.with(&adapter)?, record })
-}
-
-struct Outputs {
-    main: PathBuf,
-    samples: Vec<PathBuf>,
-    record: PathBuf,
-}
-
-impl Outputs {
-    fn new(main: &Path, samples: usize) -> Self {
-        let extension = main.extension().unwrap_or_default().to_string_lossy().into_owned();
-        let name = |k: usize| main.with_extension(format!("{k}.{extension}"));
-        Self {
-            main: main.to_owned(),
-            samples: if samples > 1 { (1..=samples).map(name).collect() } else { Vec::new() },
-            record: record::path_for(main),
-        }
-    }
-
-    fn all(&self) -> impl Iterator<Item = &PathBuf> {
-        [&self.main, &self.record].into_iter().chain(&self.samples)
-    }
-}
-
-/// As deep as the input where the format can hold it.
-fn depth(picture: &Picture, format: ImageFormat) -> BitDepth {
-    if format.supports(picture.bit_depth) { picture.bit_depth } else { BitDepth::Eight }
-}
-
-/// What is written must not be larger than what is read again, by this program too.
-fn check_size(
-    args: &RestoreArgs,
-    plan: &RestorePlan,
-    picture: &Picture,
-    depth: BitDepth,
-    limits: &Limits,
-) -> Result<()> {
-    let ImageShape { channels, height, width } = plan.measurement().result();
-    let side = |pixels: usize| u32::try_from(pixels).unwrap_or(u32::MAX);
-    let samples = channels as u64 + u64::from(picture.alpha.is_some());
-    limits.check(&args.output, (side(width), side(height)), samples * depth.bytes()).map(drop)
-}
-
-/// The input's depth where the format can hold it, its profile, and its alpha brought to size.
-fn write_options(picture: &Picture, x: &Tensor<4>, format: ImageFormat) -> Result<WriteOptions> {
-    let bit_depth = depth(picture, format);
-    let [_, _, h, w] = picture.tensor.dims();
-    let [_, _, height, width] = x.dims();
-    let alpha = match &picture.alpha {
-        Some(alpha) => {
-            let plane = tensor::from_f32(alpha.clone(), [1, 1, h, w], &tensor::cpu());
-            let plane = bicubic_resize(&plane, height, width)?;
-            Some(tensor::to_f32(&plane)?.into_iter().map(|v| v.clamp(0.0, 1.0)).collect())
-        }
-        None => None,
-    };
-    Ok(WriteOptions { bit_depth, alpha, icc: picture.icc.clone(), exif: picture.exif.clone() })
-}
-
-fn explain(args: &RestoreArgs, plan: &RestorePlan, picture: &Picture, need: u64) -> Result<()> {
-    let (canvas, result) = (plan.canvas(), plan.measurement().result());
-    say!("task                 {}", args.degradation.task)?;
-    say!("model                {}", args.model.name())?;
-    say!("observation          {} (channels x height x width)", ImageShape::of(&picture.tensor))?;
-    say!("result               {result}")?;
-    if (canvas.height, canvas.width) != (result.height, result.width) {
-        say!("sampled as           {canvas}, of which the result is a window")?;
-    }
-    say!("network evaluations  {} x {} samples", plan.steps(), args.sampling.samples)?;
-    say!("memory               about {:.1} GB", need as f64 / 1e9)?;
-    say!("seed                 {}", args.sampling.seed)?;
-    for choice in plan.choices() {
-        say!("{:<20} {:<28} {}", choice.name, choice.value, choice.source)?;
-    }
-    Ok(())
 }

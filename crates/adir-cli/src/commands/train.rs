@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use adir::adapt::LevelWeights;
+use adir::compute::Precision;
 use adir::io::atomic;
 use adir::io::image::{WriteOptions, write_image};
 use adir::io::limits::Limits;
@@ -14,7 +15,7 @@ use adir::io::weights::WeightFile;
 use adir::models::guided_diffusion::UNetConfig;
 use adir::models::{Denoiser, Prior};
 use adir::noise::{Noise, Stream};
-use adir::sampler::{Ancestral, AncestralConfig, Inputs, initial_noise};
+use adir::sampler::{AncestralConfig, Chain, Inputs, initial_noise};
 use adir::schedule::Respacing;
 use adir::tensor::{self, Compute, DType, Tensor};
 use adir::train::{Collection, LEVELS, Length, Photographs, TrainConfig, Trainer, Validation};
@@ -23,9 +24,8 @@ use clap::Args;
 use serde_json::json;
 
 use crate::log::Log;
-use crate::model::{Precision, place};
+use crate::model::precision;
 use crate::out::check_output;
-use crate::stop;
 
 /// The network trained unless another is asked for.
 const NETWORK: &str = r#"{"in_channels":3,"out_channels":6,"model_channels":32,"num_res_blocks":1,
@@ -102,7 +102,7 @@ pub struct TrainArgs {
     #[arg(long, default_value = "cpu")]
     device: String,
     /// Precision the network computes in; the weights are kept in f32
-    #[arg(long, value_enum, default_value_t)]
+    #[arg(long, default_value = "f32", value_parser = precision())]
     dtype: Precision,
     /// Replace existing outputs
     #[arg(long)]
@@ -122,7 +122,7 @@ pub fn run(args: &TrainArgs, log: &Log) -> Result<u8> {
     if args.dtype == Precision::F64 {
         return Err(Error::config("--dtype f64: weights are trained in f32"));
     }
-    let compute = place(&args.device, args.dtype)?;
+    let compute = Compute::named(&args.device, args.dtype)?;
     let mut trainer = match args.resume {
         true => {
             let mut trainer = Trainer::resume(&WeightFile::open(&checkpoint)?, &compute)?;
@@ -139,7 +139,7 @@ pub fn run(args: &TrainArgs, log: &Log) -> Result<u8> {
     let bytes = args.memory_bytes()?;
     let photographs = Collection::read(&args.folder, config.crop, bytes, &Limits::default(), |done, all| {
         reading.at(done, all);
-        stop::check()
+        log.check()
     })?;
     drop(reading);
     for error in photographs.skipped.iter().take(20) {
@@ -270,7 +270,7 @@ fn train(
             );
             (losses, images, count, begun) = (0.0, 0, 0, Instant::now());
         }
-        let stopped = stop::check();
+        let stopped = log.check();
         if stopped.is_err() || saved.elapsed() > every {
             trainer.save(checkpoint)?;
             saved = Instant::now();
@@ -295,7 +295,7 @@ pub fn validate(model: &Prior, held_out: &Photographs, crops: usize, side: usize
     for some in Validation::run(model, held_out, crops.max(LEVELS), side) {
         losses.extend(some?);
         progress.at(losses.len(), crops);
-        stop::check()?;
+        log.check()?;
     }
     Ok(Validation::of(&losses, side, model.info().schedule.len()))
 }
@@ -313,10 +313,10 @@ fn sheet(model: &Prior, side: usize, log: &Log) -> Result<Tensor<4>> {
         for column in 0..ROWS {
             let noise = Noise::new((row * ROWS + column) as u64, Stream::Sampling);
             let mut x = initial_noise(&noise, [1, 3, side, side], &tensor::cpu(), DType::F32);
-            for step in Ancestral::new(Inputs::new(model, &schedule, &noise), config, x.clone())? {
+            for step in Chain::new(Inputs::new(model, &schedule, &noise), config, x.clone())? {
                 x = step?.x_t;
                 progress.step("", json!(null));
-                stop::check()?;
+                log.check()?;
             }
             images.push(x);
         }
@@ -362,7 +362,7 @@ fn card_text(args: &TrainArgs, trainer: &Trainer, photographs: &Collection, vali
         seed = config.seed,
         minutes = trainer.seconds() / 60.0,
         device = args.device,
-        dtype = args.dtype.name(),
+        dtype = args.dtype,
         network = config.network.to_json(),
         crops = validation.crops,
         side = validation.side,

@@ -28,14 +28,15 @@ pub struct VerifyArgs {
 
 pub fn run(args: &VerifyArgs, log: &Log) -> Result<u8> {
     let cases = WeightFile::open(&args.cases)?;
-    let file = args.model.open()?;
+    let engine = args.model.engine().build()?;
+    let (file, config) = engine.weights()?;
     // The recordings name the configuration they were made with, for weights that come without one.
-    let config = match (args.model.config(&file)?, cases.metadata().get("config")) {
+    let config = match (config, cases.metadata().get("config")) {
         (Some(config), _) => Some(config),
         (None, Some(text)) if !file.metadata().contains_key("config") => Some(UNetConfig::from_json(text)?),
         (None, _) => None,
     };
-    let model = Prior::load(&file, config, &args.model.place()?)?;
+    let model = Prior::load(&file, config, engine.compute())?;
     let limits = if args.model.dtype.is_half() { Limits::BF16 } else { Limits::F32 };
     let checks = verify(&model, &cases, limits, |check| log.info(&format!("{}: {:.1e}", check.name, check.error)))?;
     if checks.is_empty() {
@@ -47,7 +48,7 @@ pub fn run(args: &VerifyArgs, log: &Log) -> Result<u8> {
             .iter()
             .map(|c| json!({"name": c.name, "tensors": c.tensors, "error": c.error, "limit": c.limit, "holds": c.holds()}))
             .collect();
-        say!("{}", json!({"model": args.model.name(), "checks": rows, "holds": holds}))?;
+        say!("{}", json!({"model": engine.model_name(), "checks": rows, "holds": holds}))?;
     } else {
         say!("{:<46} {:>7} {:>10} {:>10}", "check", "tensors", "error", "at most")?;
         for c in &checks {

@@ -6,6 +6,10 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
+use super::config::AdaptConfig;
+use super::run::HeldOut;
+use crate::io::hash::sha256;
+use crate::retrieve::ContentHash;
 use super::lora::{AdaptedLayers, Lora, name_of_a};
 use crate::io::weights::{Dtype, TensorToWrite, WeightFile, write_safetensors};
 use crate::models::Prior;
@@ -24,18 +28,53 @@ pub enum Adapter {
 
 /// What an adapter says of itself.
 #[derive(Debug, Clone, PartialEq, serde::Serialize, serde::Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct AdapterInfo {
     /// Its name; free.
     pub name: String,
-    /// SHA-256 of the base weights' file.
+    /// Identity of the base weights, see [`crate::models::WeightsId`].
     pub base: String,
-    /// Settings, images and whatever else determined it.
-    pub made_from: serde_json::Value,
+    /// What determined it.
+    pub provenance: Provenance,
+    /// What held-out images say of it, where any were held out.
+    #[serde(default)]
+    pub outcome: Option<HeldOut>,
     /// Rank and alpha of LoRA factors.
     pub lora: Option<(usize, f64)>,
     /// SHA-256 of the files of the observations it was made for, in hexadecimal.
     #[serde(default)]
     pub serves: Vec<String>,
+}
+
+/// Everything that determines an adapter: equal provenances make equal adapters, on the same device.
+#[derive(Debug, Clone, PartialEq, serde::Serialize, serde::Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Provenance {
+    /// [`Provenance::VERSION`] of the program that made it.
+    pub version: u32,
+    /// Identity of the base weights.
+    pub base: String,
+    /// Contents of the images, in the order of the training.
+    pub images: Vec<ContentHash>,
+    /// Settings of the training.
+    pub settings: AdaptConfig,
+    /// The precision of the network, where it is not f32 throughout.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub computed_in: Option<String>,
+}
+
+impl Provenance {
+    /// Version of the training. Raise it when the same settings make other weights than before.
+    pub const VERSION: u32 = 2;
+
+    /// The key under which caches keep the adapter: the SHA-256 of the JSON form, in hexadecimal.
+    ///
+    /// # Errors
+    /// [`Error::Config`] when a number has no JSON form.
+    pub fn key(&self) -> Result<String> {
+        let text = serde_json::to_string(self).map_err(|e| Error::config(format!("a provenance: {e}")))?;
+        Ok(sha256(text.as_bytes()))
+    }
 }
 
 /// The key of [`AdapterInfo`] in the metadata.

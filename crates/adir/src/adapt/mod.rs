@@ -17,7 +17,7 @@ mod run;
 
 pub use accumulate::{Workers, accumulate};
 pub use adam::{Adam, AdamConfig, clip_gradients, gradient_norm};
-pub use adapter::{Adapter, AdapterInfo, save_params};
+pub use adapter::{Adapter, AdapterInfo, Provenance, save_params};
 pub use config::{AdaptConfig, CropScale, RateSchedule, Timesteps, Trained};
 pub use crops::CropSource;
 pub use ema::Ema;

@@ -1,5 +1,7 @@
 //! An adaptation under way: an iterator of its steps, driven by the caller.
 
+use std::fmt;
+
 use super::accumulate::add;
 use super::adapter::Adapter;
 use super::config::{AdaptConfig, Timesteps, Trained};
@@ -53,6 +55,12 @@ impl HeldOut {
     /// worse as better (docs/adaptation.md).
     pub fn helped(&self) -> bool {
         self.significance > 1.0
+    }
+}
+
+impl fmt::Display for HeldOut {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "held-out loss {:.5} -> {:.5}", self.before, self.after)
     }
 }
 

@@ -8,10 +8,10 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
-use super::{Correction, Guidance, StepState};
-use crate::operator::{ImageShape, LinearOperator};
+use super::{Correction, Guidance, StepState, Target};
+use crate::operator::{ImageShape, LinearOperator, Solve, solve};
 use crate::schedule::Schedule;
-use crate::tensor::{DType, Tensor, cpu, to_f64};
+use crate::tensor::{Tensor, to_f64};
 use crate::{Error, Result};
 
 /// Steps of conjugate gradients at most in [`DataStep::Proximal`].
@@ -168,31 +168,13 @@ impl AdirGuidance {
         })
     }
 
-    /// (A A* + damping)^-1 r by conjugate gradients, in f64 on the host, where operators compute. For several
-    /// samples their sum of squares is what goes down.
+    /// (A A* + damping)^-1 r.
     fn solve(&self, residual: &Tensor<4>, damping: f64) -> Result<Tensor<4>> {
-        let inner = |a: &Tensor<4>, b: &Tensor<4>| -> Result<f64> {
-            Ok(to_f64(&(a.clone() * b.clone()).sum())?.iter().sum::<f64>())
+        let scale = match self.config.adjoint {
+            Adjoint::Normalized => 1.0 / self.lambda,
+            Adjoint::Strict => 1.0,
         };
-        let (device, dtype) = (residual.device(), residual.dtype());
-        let mut left = residual.clone().to_device(&cpu()).cast(DType::F64);
-        let mut solution = left.zeros_like();
-        let mut direction = left.clone();
-        let mut square = inner(&left, &left)?;
-        let enough = square * SOLVED * SOLVED;
-        for _ in 0..SOLVE_STEPS {
-            if square <= enough {
-                break;
-            }
-            let image = self.operator.apply(&self.adjoint(&direction)?)? + direction.clone() * damping;
-            let length = square / inner(&direction, &image)?;
-            solution = solution + direction.clone() * length;
-            left = left - image * length;
-            let next = inner(&left, &left)?;
-            direction = left.clone() + direction * (next / square);
-            square = next;
-        }
-        Ok(solution.cast(dtype).to_device(&device))
+        solve(self.operator.as_ref(), scale, damping, residual, &Solve { steps: SOLVE_STEPS, tolerance: SOLVED })
     }
 
     /// 1/lambda_max(A* A): the gain of an exact projection in the best-observed direction.
@@ -211,13 +193,13 @@ impl AdirGuidance {
     }
 }
 
-impl Guidance for AdirGuidance {
+impl AdirGuidance {
     /// -k A* r with the residual r of [`AdirConfig::residual`] and the gain k = min(2 s Sigma, 1/lambda_max(A* A))
     /// per element: s Sigma g of Algorithm 1 line 7, with g = -2 A* r of Eq. 17.
     ///
     /// # Errors
     /// [`Error::Config`] for [`Strength::Projection`], and when the shapes of state and observation do not agree.
-    fn correct_mean(&self, state: &StepState<'_>, mean: &Tensor<4>, variance: &Tensor<4>) -> Result<Correction> {
+    pub fn correct_mean(&self, state: &StepState<'_>, mean: &Tensor<4>, variance: &Tensor<4>) -> Result<Correction> {
         let Strength::Scale(s) = self.config.strength else {
             return Err(Error::config("projection (s = infinity) needs the DDIM sampler: its guidance corrects x0"));
         };
@@ -239,7 +221,7 @@ impl Guidance for AdirGuidance {
     ///
     /// # Errors
     /// [`Error::Config`] when the shapes of state and observation do not agree.
-    fn correct_x0(&self, state: &StepState<'_>) -> Result<Correction> {
+    pub fn correct_x0(&self, state: &StepState<'_>) -> Result<Correction> {
         let (residual, residual_rms) = self.residual(state.x0)?;
         let gain = match self.config.strength {
             Strength::Scale(s) => 2.0 * s * (1.0 - state.schedule.alpha_bar(state.index)),
@@ -256,5 +238,14 @@ impl Guidance for AdirGuidance {
             }
         };
         Ok(Correction { shift: Some(shift), residual_rms })
+    }
+}
+
+impl Guidance for AdirGuidance {
+    fn correct(&self, state: &StepState<'_>, target: Target<'_>) -> Result<Correction> {
+        match target {
+            Target::X0 => self.correct_x0(state),
+            Target::Mean { mean, variance } => self.correct_mean(state, mean, variance),
+        }
     }
 }

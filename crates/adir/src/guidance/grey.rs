@@ -1,8 +1,7 @@
 //! Guidance of images that are known to be grey.
 
-use super::{Correction, Guidance, StepState};
+use super::{Correction, Guidance, StepState, Target};
 use crate::Result;
-use crate::tensor::Tensor;
 
 /// Another guidance, after which every x0 estimate is made grey: the mean of its channels in each of them. The noise
 /// of x_t keeps its colours, for which the network was trained.
@@ -19,13 +18,17 @@ impl<G: Guidance> GreyGuidance<G> {
 }
 
 impl<G: Guidance> Guidance for GreyGuidance<G> {
-    /// As the inner guidance: the mean of an ancestral step contains the noise of x_t.
-    fn correct_mean(&self, state: &StepState<'_>, mean: &Tensor<4>, variance: &Tensor<4>) -> Result<Correction> {
-        self.inner.correct_mean(state, mean, variance)
+    fn needs_gradient(&self) -> bool {
+        self.inner.needs_gradient()
     }
 
-    fn correct_x0(&self, state: &StepState<'_>) -> Result<Correction> {
-        let Correction { shift, residual_rms } = self.inner.correct_x0(state)?;
+    /// As the inner guidance where the mean of an ancestral step is corrected, since that contains the noise of x_t.
+    fn correct(&self, state: &StepState<'_>, target: Target<'_>) -> Result<Correction> {
+        let correction = self.inner.correct(state, target)?;
+        if let Target::Mean { .. } = target {
+            return Ok(correction);
+        }
+        let Correction { shift, residual_rms } = correction;
         let x0 = match shift {
             Some(shift) => state.x0.clone() + shift,
             None => state.x0.clone(),

@@ -15,6 +15,7 @@ pub use adir::{AdirConfig, AdirGuidance, Adjoint, DataStep, Residual, Strength};
 pub use grey::GreyGuidance;
 
 use crate::Result;
+use crate::models::Pullback;
 use crate::schedule::Schedule;
 use crate::tensor::Tensor;
 
@@ -22,16 +23,35 @@ use crate::tensor::Tensor;
 ///
 /// # Shapes
 /// All tensors `[n, c, h, w]`.
-#[derive(Debug, Clone, Copy)]
+#[derive(Clone, Copy)]
 pub struct StepState<'a> {
     /// The schedule being sampled.
     pub schedule: &'a Schedule,
     /// The step of that schedule, counting down to 0.
     pub index: usize,
+    /// The state the network was given.
+    pub x_t: &'a Tensor<4>,
     /// The estimate of x0 (Eq. 14), clipped if the sampler clips.
     pub x0: &'a Tensor<4>,
     /// The predicted noise, that which belongs to `x0`.
     pub eps: &'a Tensor<4>,
+    /// The way back from the network's eps to x_t, for a guidance that [needs it](Guidance::needs_gradient).
+    pub back: Option<&'a dyn Pullback>,
+}
+
+/// What a sampler lets a guidance correct.
+#[derive(Debug, Clone, Copy)]
+#[non_exhaustive]
+pub enum Target<'a> {
+    /// The x0 estimate of a DDIM step.
+    X0,
+    /// The mean of an ancestral step.
+    Mean {
+        /// The mean mu (Eq. 5), `[n, c, h, w]`.
+        mean: &'a Tensor<4>,
+        /// The variance of the step per element, the shape of the mean or `[1, 1, 1, 1]`.
+        variance: &'a Tensor<4>,
+    },
 }
 
 /// What a guidance answers.
@@ -45,16 +65,24 @@ pub struct Correction {
 
 /// A rule that pulls samples towards an observation.
 pub trait Guidance: Debug + Send + Sync {
-    /// The shift of the mean of an ancestral step, whose variance per element is `variance` (the shape of the
-    /// mean, or `[1, 1, 1, 1]`).
-    ///
-    /// # Errors
-    /// [`crate::Error::Config`] when the state does not fit the observation, or the rule has no such form.
-    fn correct_mean(&self, state: &StepState<'_>, mean: &Tensor<4>, variance: &Tensor<4>) -> Result<Correction>;
+    /// Whether [`StepState::back`] is needed. It costs a backward pass through the network.
+    fn needs_gradient(&self) -> bool {
+        false
+    }
 
-    /// The shift of the x0 estimate of a DDIM step.
+    /// The shift of `target`.
     ///
     /// # Errors
-    /// As [`Guidance::correct_mean`].
-    fn correct_x0(&self, state: &StepState<'_>) -> Result<Correction>;
+    /// [`crate::Error::Config`] when the state does not fit the observation, or the rule cannot correct such a target.
+    fn correct(&self, state: &StepState<'_>, target: Target<'_>) -> Result<Correction>;
+}
+
+impl<G: Guidance + ?Sized> Guidance for Box<G> {
+    fn needs_gradient(&self) -> bool {
+        (**self).needs_gradient()
+    }
+
+    fn correct(&self, state: &StepState<'_>, target: Target<'_>) -> Result<Correction> {
+        (**self).correct(state, target)
+    }
 }

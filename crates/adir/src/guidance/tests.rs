@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::{AdirConfig, AdirGuidance, Adjoint, Correction, DataStep, Guidance, Residual, StepState, Strength};
+use super::{AdirConfig, AdirGuidance, Adjoint, Correction, DataStep, Residual, StepState, Strength};
 use crate::operator::LinearOperator;
 use crate::schedule::{BetaSchedule, Respacing, Schedule};
 use crate::tensor::{Tensor, cpu, from_f64, to_f64};
@@ -59,7 +59,14 @@ fn moment(steps: usize, index: usize) -> Moment {
 
 impl Moment {
     fn state(&self) -> StepState<'_> {
-        StepState { schedule: &self.schedule, index: self.index, x0: &self.x0, eps: &self.eps }
+        StepState {
+            schedule: &self.schedule,
+            index: self.index,
+            x_t: &self.x0,
+            x0: &self.x0,
+            eps: &self.eps,
+            back: None,
+        }
     }
 
     fn correct_mean(&self, config: AdirConfig, variance: &Tensor<4>) -> Result<Correction> {

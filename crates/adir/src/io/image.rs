@@ -37,6 +37,31 @@ pub struct Picture {
     pub format: ImageFormat,
 }
 
+impl Picture {
+    /// The image of a file, within the default limits; see [`read_image`].
+    ///
+    /// # Errors
+    /// As [`read_image`].
+    pub fn read(path: impl AsRef<Path>) -> Result<Self> {
+        read_image(path.as_ref(), &Limits::default())
+    }
+
+    /// Writes it in the format that the extension names, as deep as that can hold; see [`write_image`].
+    ///
+    /// # Errors
+    /// As [`write_image`].
+    pub fn write(&self, path: impl AsRef<Path>) -> Result<()> {
+        let path = path.as_ref();
+        let options = WriteOptions {
+            bit_depth: ImageFormat::from_path(path)?.depth_for(self.bit_depth),
+            alpha: self.alpha.clone(),
+            icc: self.icc.clone(),
+            exif: self.exif.clone(),
+        };
+        write_image(path, &self.tensor, &options)
+    }
+}
+
 /// How to write an image.
 #[derive(Debug, Clone)]
 pub struct WriteOptions {

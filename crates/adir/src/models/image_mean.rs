@@ -155,7 +155,7 @@ mod tests {
     use crate::models::params::Params;
     use crate::models::{Denoiser, Prior, PriorHeader};
     use crate::noise::{Noise, Stream};
-    use crate::sampler::{Ddim, DdimConfig, Inputs, initial_noise};
+    use crate::sampler::{Chain, DdimConfig, Inputs, initial_noise};
     use crate::schedule::Respacing;
     use crate::tensor::{Compute, DType, cpu};
 
@@ -183,7 +183,7 @@ mod tests {
         let noise = Noise::new(3, Stream::Sampling);
         let x = initial_noise(&noise, [200, 3, 4, 4], &cpu(), DType::F32);
         let config = DdimConfig { eta: 0.0, clip_x0: false, ..DdimConfig::default() };
-        let last = Ddim::new(Inputs::new(&model, &schedule, &noise), config, x).unwrap().last().unwrap().unwrap().x_t;
+        let last = Chain::new(Inputs::new(&model, &schedule, &noise), config, x).unwrap().last().unwrap().unwrap().x_t;
         let means = tensor::to_f64(&last.mean_dim(3).mean_dim(2)).unwrap();
         let found = ImageMean::of(means.as_chunks::<3>().0).unwrap();
         let asked = gaussian();

@@ -249,6 +249,11 @@ impl Params {
         Self { bf16_products: other.bf16_products, ..self.in_precision(other.dtype()) }
     }
 
+    /// Where and how they are computed with.
+    pub fn compute(&self) -> Compute {
+        Compute { device: self.device(), dtype: self.dtype(), bf16_products: self.bf16_products }
+    }
+
     /// The precision of the values.
     pub fn dtype(&self) -> DType {
         self.values.first().map_or(DType::F32, |v| v.dtype())

@@ -52,7 +52,7 @@ impl fmt::Display for WeightsId {
 /// What names and shapes of a weight file tell of a prior, before any weights are read.
 #[derive(Debug, Clone)]
 pub struct PriorHeader {
-    config: UNetConfig,
+    config: Option<UNetConfig>,
     net: Arc<dyn Network>,
     info: Arc<DenoiserInfo>,
     image_mean: Option<ImageMean>,
@@ -65,7 +65,7 @@ impl PriorHeader {
     /// As [`UNetConfig::check`].
     pub fn new(config: UNetConfig) -> Result<Self> {
         let (net, info) = (Arc::new(UNet::new(&config)?), Arc::new(config.info()?));
-        Ok(Self { config, net, info, image_mean: None })
+        Ok(Self { config: Some(config), net, info, image_mean: None })
     }
 
     /// What samplers must know.
@@ -73,14 +73,22 @@ impl PriorHeader {
         &self.info
     }
 
-    /// The configuration of the network.
-    pub fn config(&self) -> &UNetConfig {
-        &self.config
+    /// The configuration of a guided-diffusion network.
+    pub fn config(&self) -> Option<&UNetConfig> {
+        self.config.as_ref()
     }
 
     /// The network without its weights; it knows what sampling takes of memory.
     pub fn network(&self) -> &Arc<dyn Network> {
         &self.net
+    }
+
+    /// Refuses a class that the network does not have, and the lack of one that it needs.
+    ///
+    /// # Errors
+    /// [`Error::Config`] naming the classes.
+    pub fn check_class(&self, class: Option<usize>) -> Result<()> {
+        check_class(self.net.classes(), class)
     }
 
     /// Number of scalar parameters.
@@ -197,7 +205,7 @@ impl Prior {
     fn with_header(header: PriorHeader, params: Params) -> Self {
         let PriorHeader { config, net, info, image_mean } = header;
         let (id, space) = (Arc::default(), Arc::new(Pixels));
-        Self { net, params, info, id, space, image_mean, config: Some(config) }
+        Self { net, params, info, id, space, image_mean, config }
     }
 
     /// The same network with other weights (adapted, averaged), which have an id of their own.
@@ -235,6 +243,12 @@ impl Prior {
         &self.net
     }
 
+    /// What is known of it before its weights are read.
+    pub fn header(&self) -> PriorHeader {
+        let Self { net, info, image_mean, config, .. } = self.clone();
+        PriorHeader { config, net, info, image_mean }
+    }
+
     /// The weights.
     pub fn params(&self) -> &Params {
         &self.params
@@ -264,18 +278,12 @@ impl Prior {
 
     /// An entry for each of `n` images, none for a network without classes.
     fn conditioning(&self, n: usize, given: &Conditioning) -> Result<Vec<Conditioning>> {
-        match (self.net.classes(), given) {
-            (None, Conditioning::None) => Ok(Vec::new()),
-            (None, Conditioning::Class(_)) => Err(Error::config("this network has no classes, but one was asked for")),
-            (Some(count), Conditioning::Class(class)) if *class < count => Ok(vec![given.clone(); n]),
-            (Some(count), given) => Err(Error::config(format!(
-                "this network needs a class in 0..{count}, {}",
-                match given {
-                    Conditioning::None => "none was given".to_owned(),
-                    Conditioning::Class(class) => format!("not {class}"),
-                }
-            ))),
-        }
+        let class = match given {
+            Conditioning::None => None,
+            Conditioning::Class(class) => Some(*class),
+        };
+        check_class(self.net.classes(), class)?;
+        Ok(if class.is_some() { vec![given.clone(); n] } else { Vec::new() })
     }
 
     /// eps, not corrected for the image mean, and the variance, by `params` of the network: differentiable where `params`
@@ -315,6 +323,19 @@ impl Prior {
         let x_t = x_t.clone().autodiff().require_grad();
         let (eps, variance) = self.evaluate(&params, &x_t, t, conditioning);
         (Graph { x_t, eps }, variance.map(Tensor::inner))
+    }
+}
+
+/// Refuses a class that a network of `classes` does not have, and the lack of one that it needs.
+fn check_class(classes: Option<usize>, class: Option<usize>) -> Result<()> {
+    match (classes, class) {
+        (None, None) => Ok(()),
+        (None, Some(_)) => Err(Error::config("this network has no classes, but one was asked for")),
+        (Some(count), Some(class)) if class < count => Ok(()),
+        (Some(count), given) => Err(Error::config(format!(
+            "this network needs a class in 0..{count}, {}",
+            given.map_or("none was given".into(), |class| format!("not {class}"))
+        ))),
     }
 }
 

@@ -26,6 +26,7 @@ mod mask;
 mod norm;
 mod resample;
 mod resize;
+mod solve;
 #[cfg(test)]
 mod tests;
 mod wiener;
@@ -47,6 +48,7 @@ pub use mask::{Mask, PixelMask};
 pub use norm::normalized_adjoint;
 pub(crate) use resample::cubic;
 pub use resize::{BicubicDownsample, MAX_FACTOR, bicubic_resize, bicubic_upsample};
+pub use solve::{Solve, solve};
 pub use wiener::wiener;
 pub use wraps::wraps_around;
 

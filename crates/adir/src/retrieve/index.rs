@@ -25,8 +25,23 @@ pub enum Precision {
 }
 
 /// SHA-256 of a file.
-#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
 pub struct ContentHash(pub [u8; 32]);
+
+impl From<ContentHash> for String {
+    fn from(hash: ContentHash) -> Self {
+        hash.to_string()
+    }
+}
+
+impl TryFrom<String> for ContentHash {
+    type Error = Error;
+
+    fn try_from(hex: String) -> Result<Self> {
+        Self::from_hex(&hex).ok_or_else(|| Error::config(format!("{hex:?} is no SHA-256 in hexadecimal")))
+    }
+}
 
 impl ContentHash {
     /// Reads 64 hexadecimal digits.

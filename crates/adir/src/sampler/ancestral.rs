@@ -6,14 +6,14 @@
 use serde::{Deserialize, Serialize};
 
 use super::Inputs;
-use super::chain::{Chain, Outcome, Position, Step, predict_x0};
-use crate::guidance::StepState;
+use super::chain::{Evaluation, Outcome, Rule, predict_x0};
+use crate::guidance::{StepState, Target};
 use crate::models::Prediction;
 use crate::schedule::{Schedule, VarianceKind};
 use crate::tensor::Tensor;
 use crate::{Error, Result};
 
-/// Settings of [`Ancestral`].
+/// Ancestral sampling (DDPM) and, with guidance, Algorithm 1.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct AncestralConfig {
@@ -73,57 +73,26 @@ fn learned_log_variance(schedule: &Schedule, index: usize, v: Option<Tensor<4>>)
     Ok(v.mul_scalar((high - low) / 2.0).add_scalar((high + low) / 2.0))
 }
 
-/// Ancestral sampling as an iterator of steps. After an error it yields nothing more.
-pub struct Ancestral<'a> {
-    chain: Chain<'a>,
-    config: AncestralConfig,
-}
-
-impl<'a> Ancestral<'a> {
-    /// Sampling from `x_t`, `[n, c, h, w]`: standard normal noise (or, with [`Inputs::resume_at`], where an earlier
-    /// run stopped). Its precision and device are those of the whole run.
-    ///
-    /// # Errors
-    /// [`Error::Config`] when the size does not suit the network, the schedule is not the network's, or `resume_at`
-    /// is beyond the end; [`Error::Numerical`] when `x_t` is not finite.
-    pub fn new(inputs: Inputs<'a>, config: AncestralConfig, x_t: Tensor<4>) -> Result<Self> {
-        Ok(Self { chain: Chain::new(inputs, x_t)?, config })
-    }
-}
-
-impl Iterator for Ancestral<'_> {
-    type Item = Result<Step>;
-
-    fn next(&mut self) -> Option<Self::Item> {
-        let config = self.config;
-        self.chain.advance(|inputs, at, x_t, prediction| update(inputs, config, at, x_t, prediction))
-    }
-
-    fn size_hint(&self) -> (usize, Option<usize>) {
-        (usize::from(self.chain.remaining() > 0), Some(self.chain.remaining()))
-    }
-}
-
-/// Lines 3-7 of Algorithm 1.
-fn update(
-    inputs: &Inputs<'_>,
-    config: AncestralConfig,
-    at: Position,
-    x_t: &Tensor<4>,
-    prediction: Prediction,
-) -> Result<Outcome> {
-    let Posterior { x0, eps, mut mean, log_variance } = posterior(inputs.schedule, at.index, x_t, prediction, config)?;
-    let mut residual_rms = None;
-    if let Some(guidance) = inputs.guidance {
-        let state = StepState { schedule: inputs.schedule, index: at.index, x0: &x0, eps: &eps };
-        let correction = guidance.correct_mean(&state, &mean, &log_variance.clone().exp())?;
-        residual_rms = Some(correction.residual_rms);
-        if let Some(shift) = correction.shift {
-            mean = mean + shift;
+impl Rule for AncestralConfig {
+    /// Lines 3-7 of Algorithm 1.
+    fn update(&self, inputs: &Inputs<'_>, evaluation: Evaluation<'_>) -> Result<Outcome> {
+        let Evaluation { at, x_t, prediction, back } = evaluation;
+        let config = *self;
+        let Posterior { x0, eps, mut mean, log_variance } =
+            posterior(inputs.schedule, at.index, x_t, prediction.clone(), config)?;
+        let mut residual_rms = None;
+        if let Some(guidance) = inputs.guidance {
+            let state = StepState { schedule: inputs.schedule, index: at.index, x_t, x0: &x0, eps: &eps, back };
+            let correction =
+                guidance.correct(&state, Target::Mean { mean: &mean, variance: &log_variance.clone().exp() })?;
+            residual_rms = Some(correction.residual_rms);
+            if let Some(shift) = correction.shift {
+                mean = mean + shift;
+            }
         }
+        if at.index > 0 {
+            mean = mean + inputs.noise.noise(at.step, x_t)? * log_variance.mul_scalar(0.5).exp();
+        }
+        Ok(Outcome { x_t: mean, x0, residual_rms })
     }
-    if at.index > 0 {
-        mean = mean + inputs.noise.noise(at.step, x_t)? * log_variance.mul_scalar(0.5).exp();
-    }
-    Ok(Outcome { x_t: mean, x0, residual_rms })
 }

@@ -1,7 +1,7 @@
 //! What the samplers share: counting down, asking the network, checking what comes back, and the x0 estimate.
 
 use super::Inputs;
-use crate::models::Prediction;
+use crate::models::{Prediction, Pullback};
 use crate::schedule::{Schedule, Timestep};
 use crate::tensor::{Tensor, check_finite};
 use crate::{Error, Result};
@@ -28,22 +28,64 @@ pub struct Step {
 }
 
 /// What one step of a particular sampler computes.
-pub(super) struct Outcome {
+#[derive(Debug, Clone)]
+pub struct Outcome {
+    /// The state after the step.
     pub x_t: Tensor<4>,
+    /// The estimate of the clean image, after the correction where guidance corrects it.
     pub x0: Tensor<4>,
+    /// See [`Step::residual_rms`].
     pub residual_rms: Option<f64>,
 }
 
-/// A position within a sampling loop.
-pub(super) struct Chain<'a> {
-    pub inputs: Inputs<'a>,
+/// A state, and what the network says about it.
+#[derive(Clone, Copy)]
+pub struct Evaluation<'a> {
+    /// Where in the loop.
+    pub at: Position,
+    /// The state.
+    pub x_t: &'a Tensor<4>,
+    /// What the network says.
+    pub prediction: &'a Prediction,
+    /// The way back from its eps to x_t, where the guidance needs it.
+    pub back: Option<&'a dyn Pullback>,
+}
+
+/// A sampler: how one step follows from what the network says. [`Chain`] does the rest.
+pub trait Rule: Send + Sync {
+    /// Refuses settings that no step can have.
+    ///
+    /// # Errors
+    /// [`Error::Config`] naming the setting.
+    fn check(&self) -> Result<()> {
+        Ok(())
+    }
+
+    /// One step.
+    ///
+    /// # Errors
+    /// Those of the guidance and of the noise.
+    fn update(&self, inputs: &Inputs<'_>, evaluation: Evaluation<'_>) -> Result<Outcome>;
+}
+
+/// A sampling loop as an iterator of steps. After an error it yields nothing more.
+pub struct Chain<'a> {
+    inputs: Inputs<'a>,
+    rule: Box<dyn Rule + 'a>,
     x_t: Tensor<4>,
     /// The next loop step; `schedule.len()` when finished or failed.
     next: usize,
 }
 
 impl<'a> Chain<'a> {
-    pub fn new(inputs: Inputs<'a>, x_t: Tensor<4>) -> Result<Self> {
+    /// Sampling by `rule` from `x_t`, `[n, c, h, w]`: standard normal noise (or, with [`Inputs::resume_at`], where an
+    /// earlier run stopped). Its precision and device are those of the whole run.
+    ///
+    /// # Errors
+    /// [`Error::Config`] when a setting of the rule is out of range, the size does not suit the network, the schedule is
+    /// not the network's, or `resume_at` is beyond the end; [`Error::Numerical`] when `x_t` is not finite.
+    pub fn new(inputs: Inputs<'a>, rule: impl Rule + 'a, x_t: Tensor<4>) -> Result<Self> {
+        rule.check()?;
         let [_, _, height, width] = x_t.dims();
         let multiple = inputs.denoiser.info().size_multiple.max(1);
         if height == 0 || width == 0 || height % multiple != 0 || width % multiple != 0 {
@@ -62,45 +104,23 @@ impl<'a> Chain<'a> {
             )));
         }
         check_finite(&x_t, "initial noise")?;
-        Ok(Self { next: inputs.resume_at, inputs, x_t })
+        Ok(Self { next: inputs.resume_at, rule: Box::new(rule), inputs, x_t })
     }
 
-    pub fn remaining(&self) -> usize {
-        self.inputs.schedule.len() - self.next
-    }
-
-    /// Takes one step: `update` turns (loop step, schedule index, x_t, prediction) into the outcome. After an error
-    /// the loop is over.
-    pub fn advance(
-        &mut self,
-        update: impl FnOnce(&Inputs<'a>, Position, &Tensor<4>, Prediction) -> Result<Outcome>,
-    ) -> Option<Result<Step>> {
-        let total = self.inputs.schedule.len();
-        if self.next >= total {
-            return None;
-        }
-        let step = self.step(update);
-        match &step {
-            Ok(done) => {
-                self.x_t = done.x_t.clone();
-                self.next += 1;
-            }
-            Err(_) => self.next = total,
-        }
-        Some(step)
-    }
-
-    fn step(
-        &self,
-        update: impl FnOnce(&Inputs<'a>, Position, &Tensor<4>, Prediction) -> Result<Outcome>,
-    ) -> Result<Step> {
+    fn step(&self) -> Result<Step> {
         let Inputs { denoiser, schedule, class, .. } = self.inputs;
         let total = schedule.len();
         let position = Position { step: self.next, index: total - 1 - self.next };
         let timestep = schedule.timestep(position.index);
         let name = |what: &str| format!("sampling step {} of {total} (t = {}): {what}", self.next + 1, timestep.0);
 
-        let prediction = denoiser.predict(&self.x_t, timestep, &class.into())?;
+        let (prediction, back) = match self.inputs.guidance {
+            Some(guidance) if guidance.needs_gradient() => {
+                let (prediction, back) = denoiser.predict_back(&self.x_t, timestep, &class.into())?;
+                (prediction, Some(back))
+            }
+            _ => (denoiser.predict(&self.x_t, timestep, &class.into())?, None),
+        };
         // Here and not only at the end: clipping could make a number of a NaN.
         for (tensor, what) in
             [(Some(&prediction.eps), "predicted noise"), (prediction.variance.as_ref(), "predicted variance")]
@@ -115,15 +135,41 @@ impl<'a> Chain<'a> {
             }
             check_finite(tensor, &name(what))?;
         }
-        let Outcome { x_t, x0, residual_rms } = update(&self.inputs, position, &self.x_t, prediction)?;
+        let evaluation = Evaluation { at: position, x_t: &self.x_t, prediction: &prediction, back: back.as_deref() };
+        let Outcome { x_t, x0, residual_rms } = self.rule.update(&self.inputs, evaluation)?;
         check_finite(&x_t, &name("x_(t-1)"))?;
         Ok(Step { index: self.next, total, timestep, x_t, x0, residual_rms })
     }
 }
 
+impl Iterator for Chain<'_> {
+    type Item = Result<Step>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        let total = self.inputs.schedule.len();
+        if self.next >= total {
+            return None;
+        }
+        let step = self.step();
+        match &step {
+            Ok(done) => {
+                self.x_t = done.x_t.clone();
+                self.next += 1;
+            }
+            Err(_) => self.next = total,
+        }
+        Some(step)
+    }
+
+    fn size_hint(&self) -> (usize, Option<usize>) {
+        let remaining = self.inputs.schedule.len() - self.next;
+        (usize::from(remaining > 0), Some(remaining))
+    }
+}
+
 /// The same step counted both ways.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct Position {
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Position {
     /// Upwards from 0: which noise it takes.
     pub step: usize,
     /// Downwards to 0: which entry of the schedule it is.
@@ -153,7 +199,7 @@ pub fn predict_x0(
 }
 
 /// The eps that leads from `x0` to `x_t`: Eq. 3 solved for it.
-pub(super) fn eps_from_x0(schedule: &Schedule, index: usize, x_t: &Tensor<4>, x0: &Tensor<4>) -> Tensor<4> {
+pub fn eps_from_x0(schedule: &Schedule, index: usize, x_t: &Tensor<4>, x0: &Tensor<4>) -> Tensor<4> {
     let (scale, spread) = x0_coefficients(schedule, index);
     (x_t.clone().mul_scalar(scale) - x0.clone()).div_scalar(spread)
 }

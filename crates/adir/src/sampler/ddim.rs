@@ -7,10 +7,8 @@
 use serde::{Deserialize, Serialize};
 
 use super::Inputs;
-use super::chain::{Chain, Outcome, Position, Step, eps_from_x0, predict_x0};
-use crate::guidance::StepState;
-use crate::models::Prediction;
-use crate::tensor::Tensor;
+use super::chain::{Evaluation, Outcome, Rule, eps_from_x0, predict_x0};
+use crate::guidance::{StepState, Target};
 use crate::{Error, Result};
 
 /// Which eps belongs to an x0 that guidance has moved.
@@ -23,7 +21,7 @@ pub enum EpsAfterGuidance {
     Rederive,
 }
 
-/// Settings of [`Ddim`].
+/// DDIM sampling with guidance of the x0 estimate.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct DdimConfig {
@@ -42,69 +40,42 @@ impl Default for DdimConfig {
     }
 }
 
-/// DDIM sampling as an iterator of steps. After an error it yields nothing more.
-pub struct Ddim<'a> {
-    chain: Chain<'a>,
-    config: DdimConfig,
-}
-
-impl<'a> Ddim<'a> {
-    /// Sampling from `x_t`, `[n, c, h, w]`: standard normal noise (or, with [`Inputs::resume_at`], where an earlier
-    /// run stopped). Its precision and device are those of the whole run.
-    ///
-    /// # Errors
-    /// [`Error::Config`] when eta is outside [0, 1], the size does not suit the network, the schedule is not the
-    /// network's, or `resume_at` is beyond the end; [`Error::Numerical`] when `x_t` is not finite.
-    pub fn new(inputs: Inputs<'a>, config: DdimConfig, x_t: Tensor<4>) -> Result<Self> {
-        if !(0.0..=1.0).contains(&config.eta) {
-            return Err(Error::config(format!("eta = {}: expected 0 to 1", config.eta)));
+impl Rule for DdimConfig {
+    fn check(&self) -> Result<()> {
+        if (0.0..=1.0).contains(&self.eta) {
+            Ok(())
+        } else {
+            Err(Error::config(format!("eta = {}: expected 0 to 1", self.eta)))
         }
-        Ok(Self { chain: Chain::new(inputs, x_t)?, config })
-    }
-}
-
-impl Iterator for Ddim<'_> {
-    type Item = Result<Step>;
-
-    fn next(&mut self) -> Option<Self::Item> {
-        let config = self.config;
-        self.chain.advance(|inputs, at, x_t, prediction| update(inputs, config, at, x_t, prediction))
     }
 
-    fn size_hint(&self) -> (usize, Option<usize>) {
-        (usize::from(self.chain.remaining() > 0), Some(self.chain.remaining()))
-    }
-}
-
-/// x_(t-1) = sqrt(alpha_bar') x0 + sqrt(1 - alpha_bar' - sigma^2) eps + sigma z, alpha_bar' being that of the step
-/// before and sigma = eta sqrt((1 - alpha_bar')/(1 - alpha_bar)) sqrt(1 - alpha_bar/alpha_bar').
-fn update(
-    inputs: &Inputs<'_>,
-    config: DdimConfig,
-    at: Position,
-    x_t: &Tensor<4>,
-    prediction: Prediction,
-) -> Result<Outcome> {
-    let schedule = inputs.schedule;
-    let (mut x0, mut eps) = predict_x0(schedule, at.index, x_t, prediction.eps, config.clip_x0);
-    let mut residual_rms = None;
-    if let Some(guidance) = inputs.guidance {
-        let correction = guidance.correct_x0(&StepState { schedule, index: at.index, x0: &x0, eps: &eps })?;
-        residual_rms = Some(correction.residual_rms);
-        if let Some(shift) = correction.shift {
-            x0 = x0 + shift;
-            if config.eps_after_guidance == EpsAfterGuidance::Rederive {
-                eps = eps_from_x0(schedule, at.index, x_t, &x0);
+    /// x_(t-1) = sqrt(alpha_bar') x0 + sqrt(1 - alpha_bar' - sigma^2) eps + sigma z, alpha_bar' being that of the step
+    /// before and sigma = eta sqrt((1 - alpha_bar')/(1 - alpha_bar)) sqrt(1 - alpha_bar/alpha_bar').
+    fn update(&self, inputs: &Inputs<'_>, evaluation: Evaluation<'_>) -> Result<Outcome> {
+        let Evaluation { at, x_t, prediction, back } = evaluation;
+        let config = *self;
+        let schedule = inputs.schedule;
+        let (mut x0, mut eps) = predict_x0(schedule, at.index, x_t, prediction.eps.clone(), config.clip_x0);
+        let mut residual_rms = None;
+        if let Some(guidance) = inputs.guidance {
+            let state = StepState { schedule, index: at.index, x_t, x0: &x0, eps: &eps, back };
+            let correction = guidance.correct(&state, Target::X0)?;
+            residual_rms = Some(correction.residual_rms);
+            if let Some(shift) = correction.shift {
+                x0 = x0 + shift;
+                if config.eps_after_guidance == EpsAfterGuidance::Rederive {
+                    eps = eps_from_x0(schedule, at.index, x_t, &x0);
+                }
             }
         }
+        let (alpha_bar, next_alpha_bar) = (schedule.alpha_bar(at.index), schedule.alpha_bar_prev(at.index));
+        let variance =
+            config.eta * config.eta * (1.0 - next_alpha_bar) / (1.0 - alpha_bar) * (1.0 - alpha_bar / next_alpha_bar);
+        let kept = (1.0 - next_alpha_bar - variance).max(0.0).sqrt();
+        let mut next = x0.clone().mul_scalar(next_alpha_bar.sqrt()) + eps.mul_scalar(kept);
+        if variance > 0.0 {
+            next = next + inputs.noise.noise(at.step, x_t)?.mul_scalar(variance.sqrt());
+        }
+        Ok(Outcome { x_t: next, x0, residual_rms })
     }
-    let (alpha_bar, next_alpha_bar) = (schedule.alpha_bar(at.index), schedule.alpha_bar_prev(at.index));
-    let variance =
-        config.eta * config.eta * (1.0 - next_alpha_bar) / (1.0 - alpha_bar) * (1.0 - alpha_bar / next_alpha_bar);
-    let kept = (1.0 - next_alpha_bar - variance).max(0.0).sqrt();
-    let mut next = x0.clone().mul_scalar(next_alpha_bar.sqrt()) + eps.mul_scalar(kept);
-    if variance > 0.0 {
-        next = next + inputs.noise.noise(at.step, x_t)?.mul_scalar(variance.sqrt());
-    }
-    Ok(Outcome { x_t: next, x0, residual_rms })
 }

@@ -1,17 +1,17 @@
 //! Samplers: iterators of steps, driven by the caller.
 //!
-//! [`Ancestral`] is Algorithm 1, [`Ddim`] its form for few steps. The surprising decision: a sampler never runs
-//! by itself. Each `next()` evaluates the network once and yields a [`Step`], so that progress, previews,
-//! checkpoints and stopping belong to the caller, and a sampler is resumed by [`Inputs::resume_at`] with the
-//! x_t of the last step.
+//! A sampler is a [`Rule`]: how one step follows from what the network says. [`AncestralConfig`] is Algorithm 1,
+//! [`DdimConfig`] its form for few steps. The surprising decision: a sampler never runs by itself. Each `next()` of a
+//! [`Chain`] evaluates the network once and yields a [`Step`], so that progress, previews, checkpoints and stopping
+//! belong to the caller, and a sampler is resumed by [`Inputs::resume_at`] with the x_t of the last step.
 
 mod ancestral;
 mod chain;
 mod ddim;
 
-pub use ancestral::{Ancestral, AncestralConfig, Posterior, posterior};
-pub use chain::{Step, predict_x0};
-pub use ddim::{Ddim, DdimConfig, EpsAfterGuidance};
+pub use ancestral::{AncestralConfig, Posterior, posterior};
+pub use chain::{Chain, Evaluation, Outcome, Position, Rule, Step, eps_from_x0, predict_x0};
+pub use ddim::{DdimConfig, EpsAfterGuidance};
 
 use burn::tensor::DType;
 

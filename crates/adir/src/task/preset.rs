@@ -1,13 +1,14 @@
 //! Presets, and how a value on the command line overrides one: every setting remembers where it came from.
 
+use std::borrow::Cow;
 use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
 use super::Hint;
-use crate::guidance::{Adjoint, DataStep, Residual, Strength};
+use crate::guidance::{AdirConfig, Adjoint, DataStep, Residual, Strength};
 use crate::sampler::EpsAfterGuidance;
-use crate::schedule::NoiseLevel;
+use crate::schedule::{NoiseLevel, Respacing};
 use crate::{Error, Result};
 
 /// A named set of sampling settings.
@@ -35,56 +36,94 @@ pub enum Method {
 /// Complete settings of a sampling run.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
+#[non_exhaustive]
 pub struct Settings {
-    /// Sampler.
-    pub method: Method,
     /// Steps, in guided-diffusion's respacing words: `N`, `a,b,c` or `ddimN`.
     pub steps: String,
-    /// s.
-    pub strength: Strength,
-    /// Residual of the ancestral form.
-    pub residual: Residual,
-    /// A*.
-    pub adjoint: Adjoint,
-    /// Gain cap of the ancestral form.
-    pub cap: bool,
-    /// How the few-step form corrects x0 estimates.
-    pub data_step: DataStep,
-    /// Limit x0 estimates to [-1, 1].
+    /// Whether x0 estimates are limited to [-1, 1].
     pub clip_x0: bool,
-    /// Fresh noise of the few-step form, 0 to 1.
-    pub eta: f64,
-    /// Which eps the few-step form continues with.
-    pub eps_after_guidance: EpsAfterGuidance,
+    /// The sampler.
+    pub sampler: SamplerSettings,
+    /// The guidance.
+    pub guidance: GuidanceSettings,
+}
+
+/// A sampler with its settings.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+#[non_exhaustive]
+pub enum SamplerSettings {
+    /// [`Method::Ancestral`].
+    Ancestral,
+    /// [`Method::FewStep`].
+    FewStep {
+        /// Share of fresh noise in each step, 0 to 1.
+        eta: f64,
+        /// The eps that belongs to an x0 estimate that guidance has moved.
+        eps_after_guidance: EpsAfterGuidance,
+    },
+}
+
+/// A guidance with its settings.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+#[non_exhaustive]
+pub enum GuidanceSettings {
+    /// ADIR's.
+    Adir(AdirConfig),
 }
 
 /// Settings given explicitly; `None` leaves the preset's.
-#[derive(Debug, Clone, Default, PartialEq)]
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
 pub struct Overrides {
-    /// See [`Settings::method`].
+    /// Sampler.
     pub method: Option<Method>,
     /// See [`Settings::steps`].
     pub steps: Option<String>,
-    /// See [`Settings::strength`].
+    /// s, see [`AdirConfig::strength`].
     pub strength: Option<Strength>,
-    /// See [`Settings::residual`].
+    /// See [`AdirConfig::residual`].
     pub residual: Option<Residual>,
-    /// See [`Settings::adjoint`].
+    /// See [`AdirConfig::adjoint`].
     pub adjoint: Option<Adjoint>,
-    /// See [`Settings::cap`].
+    /// See [`AdirConfig::cap`].
     pub cap: Option<bool>,
-    /// See [`Settings::data_step`].
+    /// See [`AdirConfig::data_step`].
     pub data_step: Option<DataStep>,
     /// See [`Settings::clip_x0`].
     pub clip_x0: Option<bool>,
-    /// See [`Settings::eta`].
+    /// See [`SamplerSettings::FewStep`].
     pub eta: Option<f64>,
-    /// See [`Settings::eps_after_guidance`].
+    /// See [`SamplerSettings::FewStep`].
     pub eps_after_guidance: Option<EpsAfterGuidance>,
 }
 
+impl Overrides {
+    /// Refuses values that no setting can have.
+    ///
+    /// # Errors
+    /// [`Error::Config`] naming the setting.
+    pub fn check(&self) -> Result<()> {
+        if let Some(steps) = &self.steps {
+            steps.parse::<Respacing>()?;
+        }
+        if let Some(eta) = self.eta
+            && !(0.0..=1.0).contains(&eta)
+        {
+            return Err(Error::config(format!("eta = {eta}: expected 0 to 1")));
+        }
+        if let Some(Strength::Scale(s)) = self.strength
+            && !(s.is_finite() && s >= 0.0)
+        {
+            return Err(Error::config(format!("guidance strength s = {s}: expected a finite number, 0 or more")));
+        }
+        Ok(())
+    }
+}
+
 /// Where a value came from.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Source {
     /// Given explicitly.
@@ -92,7 +131,14 @@ pub enum Source {
     /// The preset's.
     Preset,
     /// Follows from other values, as the text says.
-    Rule(&'static str),
+    Rule(Cow<'static, str>),
+}
+
+impl Source {
+    /// A rule in words.
+    const fn rule(words: &'static str) -> Self {
+        Self::Rule(Cow::Borrowed(words))
+    }
 }
 
 impl fmt::Display for Source {
@@ -106,10 +152,11 @@ impl fmt::Display for Source {
 }
 
 /// One setting, its value in words and its source.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct Choice {
     /// Name of the setting.
-    pub name: &'static str,
+    pub name: Cow<'static, str>,
     /// Its value.
     pub value: String,
     /// Where it came from.
@@ -119,7 +166,7 @@ pub struct Choice {
 impl Choice {
     /// A value that follows from others.
     pub(crate) fn rule(name: &'static str, value: impl Into<String>, rule: &'static str) -> Self {
-        Self { name, value: value.into(), source: Source::Rule(rule) }
+        Self { name: Cow::Borrowed(name), value: value.into(), source: Source::rule(rule) }
     }
 }
 
@@ -167,7 +214,7 @@ pub fn resolve(
     let adjoint = pick(&mut choices, "adjoint", given.adjoint, Adjoint::Normalized, Source::Preset, word);
     let (data_step, source) = match (preset, hint, method) {
         (Preset::Fast | Preset::Balanced, Hint::Blurs, Method::FewStep) => {
-            (DataStep::Proximal, Source::Rule("measured better in deblurring, docs/sampling.md"))
+            (DataStep::Proximal, Source::rule("measured better in deblurring, docs/sampling.md"))
         }
         _ => (DataStep::Gradient, Source::Preset),
     };
@@ -182,9 +229,9 @@ pub fn resolve(
             (Strength::Scale(s), Source::Preset)
         }
         Preset::Fast | Preset::Balanced if sigma.0 == 0.0 => match method {
-            Method::FewStep => (Strength::Projection, Source::Rule("no noise: A x = y holds exactly")),
+            Method::FewStep => (Strength::Projection, Source::rule("no noise: A x = y holds exactly")),
             Method::Ancestral => {
-                (Strength::Scale(10.0), Source::Rule("the paper's s: the ancestral form cannot project"))
+                (Strength::Scale(10.0), Source::rule("the paper's s: the ancestral form cannot project"))
             }
         },
         Preset::Fast | Preset::Balanced => {
@@ -195,7 +242,7 @@ pub fn resolve(
                 }
                 _ => (16.0, "lambda/(16 sigma^2), or 1/(16 sigma^2) with the strict adjoint"),
             };
-            (Strength::Scale(of_adjoint / (divisor * sigma.0 * sigma.0)), Source::Rule(rule))
+            (Strength::Scale(of_adjoint / (divisor * sigma.0 * sigma.0)), Source::rule(rule))
         }
     };
     let strength = pick(&mut choices, "strength", given.strength, strength, source, |s| match s {
@@ -212,10 +259,10 @@ pub fn resolve(
     let eta = pick(&mut choices, "eta", given.eta, 1.0, Source::Preset, f64::to_string);
     let (eps, source) = match hint {
         Hint::ShrinksBy(_) | Hint::Identity => {
-            (EpsAfterGuidance::Rederive, Source::Rule("measured better in sr and denoise, docs/sampling.md"))
+            (EpsAfterGuidance::Rederive, Source::rule("measured better in sr and denoise, docs/sampling.md"))
         }
         Hint::Blurs if data_step == DataStep::Proximal && sigma.to_255() >= 1.0 => {
-            (EpsAfterGuidance::Rederive, Source::Rule("measured better with proximal steps, docs/sampling.md"))
+            (EpsAfterGuidance::Rederive, Source::rule("measured better with proximal steps, docs/sampling.md"))
         }
         Hint::Blurs | Hint::Hides | Hint::DropsColour | Hint::Unknown => (EpsAfterGuidance::Keep, Source::Preset),
     };
@@ -225,9 +272,12 @@ pub fn resolve(
             "the ancestral form cannot project: give a finite guidance strength, or use the few-step form",
         ));
     }
-    let settings =
-        Settings { method, steps, strength, residual, adjoint, cap, data_step, clip_x0, eta, eps_after_guidance };
-    Ok((settings, choices))
+    let sampler = match method {
+        Method::Ancestral => SamplerSettings::Ancestral,
+        Method::FewStep => SamplerSettings::FewStep { eta, eps_after_guidance },
+    };
+    let guidance = GuidanceSettings::Adir(AdirConfig { strength, residual, adjoint, cap, data_step });
+    Ok((Settings { steps, clip_x0, sampler, guidance }, choices))
 }
 
 /// What was given, or else the default, noted with its source.
@@ -243,7 +293,7 @@ fn pick<T>(
         Some(value) => (value, Source::Given),
         None => (default, source),
     };
-    choices.push(Choice { name, value: text(&value), source });
+    choices.push(Choice { name: Cow::Borrowed(name), value: text(&value), source });
     value
 }
 
@@ -261,9 +311,20 @@ mod tests {
     use super::super::Task;
     use super::*;
 
-    fn settings(task: Task, levels: f64, rounding: f64, given: &Overrides) -> Settings {
+    /// What the tests below look at.
+    #[derive(Debug)]
+    struct Resolved {
+        data_step: DataStep,
+        strength: Strength,
+        eps_after_guidance: EpsAfterGuidance,
+    }
+
+    fn settings(task: Task, levels: f64, rounding: f64, given: &Overrides) -> Resolved {
         let (sigma, rounding) = (NoiseLevel::from_255(levels), NoiseLevel::from_255(rounding));
-        resolve(Preset::Fast, task.hint(), sigma, rounding, 1.0, given).unwrap().0
+        let settings = resolve(Preset::Fast, task.hint(), sigma, rounding, 1.0, given).unwrap().0;
+        let GuidanceSettings::Adir(AdirConfig { data_step, strength, .. }) = settings.guidance;
+        let SamplerSettings::FewStep { eps_after_guidance, .. } = settings.sampler else { panic!("{settings:?}") };
+        Resolved { data_step, strength, eps_after_guidance }
     }
 
     /// Rounding to 8 bits is noise of 1/sqrt(12) levels to a solver, and nothing to a gradient step.

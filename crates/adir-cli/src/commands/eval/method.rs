@@ -4,27 +4,25 @@ use std::cell::{OnceCell, RefCell};
 use std::path::PathBuf;
 use std::time::Instant;
 
-use adir::adapt::{AdaptConfig, Adapter, HeldOut};
+use adir::adapt::{HeldOut, Trained};
+use adir::engine::{Adapt, Engine, Keep, Observed, Plan, Request, Target};
 use adir::io::folder::image_files;
 use adir::io::hash::hash_file;
-use adir::io::limits::Limits;
-use adir::models::{Denoiser, Prior};
+use adir::io::image::{BitDepth, ImageFormat, Picture};
+use adir::metric::Metric;
 use adir::noise::{Noise, Stream};
 use adir::operator::{Degradation, ImageShape, bicubic_upsample, wiener};
-use adir::restore::{RestorePlan, SamplingConfig};
-use adir::retrieve::{Encoder, Group, group_by_neighbours};
-use adir::schedule::NoiseLevel;
-use adir::task::{Overrides, Preset, Task};
+use adir::retrieve::ContentHash;
+use adir::task::Task;
 use adir::tensor::Tensor;
 use adir::{Error, Result};
 use clap::ValueEnum;
 use serde_json::{Value, json};
 
 use super::task::EvalTask;
-use super::{EvalArgs, Truth};
-use crate::adaptation::{AdaptArgs, Base, Gallery, Label, Mode, Observed, verdict_of};
-use crate::log::Log;
-use crate::samples::{draw, facts};
+use super::{EvalArgs, Truth, key};
+use crate::adaptation::low_rank;
+use crate::watch::Watcher;
 
 /// A way to restore.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -68,25 +66,20 @@ pub struct Made {
 /// What all cells of a set, task and seed have in common.
 pub struct Bench<'a> {
     pub args: &'a EvalArgs,
+    pub engine: &'a Engine,
     pub task: &'a EvalTask,
     pub seed: u64,
     pub images: &'a [Truth],
     /// Of every image.
     pub observations: Vec<Tensor<4>>,
-    /// Opened when it is needed.
-    pub gallery: &'a OnceCell<Gallery>,
-    /// Observations that share an adaptation, and their adapters so far; found when they are needed.
-    pub shared: RefCell<Vec<(Group, Option<Adapter>)>>,
-    pub model: &'a Prior,
-    pub model_sha256: &'a str,
-    pub preset: Preset,
-    pub steps: Option<String>,
-    /// The file of the method adapter, and the model with it.
-    pub adapter: Option<(PathBuf, Prior)>,
-    /// What the distance of features is measured with.
-    pub features: &'a dyn Encoder,
+    /// What stands for the gallery in keys.
+    pub gallery_key: &'a OnceCell<Value>,
+    /// For every observation, the images that its group shares; found when they are needed.
+    pub shared: RefCell<Vec<Vec<PathBuf>>>,
+    pub metrics: &'a [Box<dyn Metric>],
     /// Where the task is a blur.
     pub wiener_ratio: Option<f64>,
+    pub watcher: &'a Watcher,
 }
 
 impl Method {
@@ -120,72 +113,100 @@ impl Method {
         }
     }
 
-    /// How the prior is adapted; `None` for methods without it.
-    fn mode(self) -> Option<Mode> {
-        match self {
-            Self::Observed | Self::Bicubic | Self::Wiener => None,
-            Self::None | Self::Adapter => Some(Mode::None),
-            Self::Itself => Some(Mode::Itself),
-            Self::Random | Self::Knn | Self::Lora | Self::Shared => Some(Mode::Gallery),
-            Self::Auto => Some(Mode::Auto),
-        }
+    /// Whether it restores with the prior.
+    fn uses_prior(self) -> bool {
+        !matches!(self, Self::Observed | Self::Bicubic | Self::Wiener)
     }
 }
 
 impl Bench<'_> {
-    /// Everything but image and task that determines what the method makes.
-    pub fn describe(&self, method: Method) -> Result<Value> {
+    /// Everything but image, task and noise that determines what the method makes of image `i`.
+    pub fn describe(&self, method: Method, i: usize) -> Result<Value> {
         let name = method.name();
-        let Some(mode) = method.mode() else {
+        if !method.uses_prior() {
             return Ok(match method {
                 Method::Wiener => json!({"name": name, "ratio": self.wiener_ratio}),
                 _ => json!({"name": name}),
             });
-        };
+        }
+        let plan = self.plan(method, i)?;
+        let (device, dtype) = self.engine.placement();
+        let model = self.engine.prior(&|event| self.watcher.see(event))?.id()?.to_string();
         let mut all = json!({
-            "name": name, "model": self.model_sha256, "preset": format!("{:?}", self.preset), "steps": self.steps,
-            "samples": self.args.samples, "seed": self.seed, "device": self.args.model.device, "dtype": self.args.model.dtype.name(),
+            "name": name, "model": model, "settings": key::settings(plan.restore())?, "samples": self.args.samples,
+            "seed": self.seed, "device": device, "dtype": dtype,
         });
-        if let (Method::Adapter, Some((path, _))) = (method, &self.adapter) {
-            all["adapter"] = json!(hash_file(path)?.1.to_string());
+        let Some(adapt) = plan.adaptation() else { return Ok(all) };
+        match &adapt.request().target {
+            Target::Adapter(reference) => {
+                all["adapter"] = json!(hash_file(&self.engine.cache().find_adapter(reference, None)?)?.1);
+                return Ok(all);
+            }
+            Target::Images(files) => all["images"] = json!(key::contents(files)?),
+            Target::Itself => {}
+            _ => {
+                let settings = &self.args.settings;
+                all["gallery"] = self.gallery_key()?;
+                all["nearest"] = json!({"neighbours": settings.neighbours, "closer_than": settings.closer_than});
+            }
         }
-        if mode != Mode::None {
-            all["adaptation"] = json!(self.adaptation(method).1);
-        }
-        if let Mode::Gallery | Mode::Auto = mode {
-            let folder = if method == Method::Random { &self.args.random_from } else { &self.args.gallery };
-            let settings = &self.args.settings;
-            all["gallery"] = json!({
-                "folder": folder, "neighbours": settings.neighbours, "closer_than": settings.closer_than,
-                "encoder": settings.encoder,
-            });
-        }
-        if method == Method::Shared {
-            let images: Vec<_> = self.images.iter().map(|truth| &truth.sha256).collect();
-            all["together"] = json!({"images": images, "overlap": self.args.overlap});
-        }
+        all["adaptation"] = json!(adapt.config());
         Ok(all)
     }
 
-    fn adaptation(&self, method: Method) -> (AdaptArgs, AdaptConfig) {
-        let mode = method.mode().unwrap_or(Mode::None);
-        let args = AdaptArgs {
-            gallery: self.args.gallery.clone(),
-            adapt: Some(mode),
-            prompt: None,
-            settings: self.args.settings.clone(),
-            lora: (method == Method::Lora).then_some(self.args.lora),
-            full: method == Method::Knn,
-            store: self.args.store.clone(),
-            // A cell is kept itself; keeping tens of megabytes of weights for each would fill the disk.
-            no_cache: true,
+    /// What the prior is adapted to for image `i`.
+    fn adaptation(&self, method: Method, i: usize) -> Result<Option<Adapt>> {
+        let gallery = || {
+            let gallery = self.args.gallery.clone();
+            gallery.map(Target::Gallery).ok_or_else(|| Error::config("the nearest images need --gallery FOLDER"))
         };
-        let config = args.config(mode, self.preset, self.seed);
-        (args, config)
+        let (target, keep, trained) = match method {
+            Method::Observed | Method::Bicubic | Method::Wiener | Method::None => return Ok(None),
+            Method::Itself => (Target::Itself, Keep::Always, None),
+            Method::Random => (Target::Images(self.random_images(&self.images[i])?), Keep::Always, None),
+            Method::Knn => (gallery()?, Keep::Always, Some(Trained::Full)),
+            Method::Lora => (gallery()?, Keep::Always, Some(low_rank(self.args.lora))),
+            Method::Shared => (Target::Images(self.shared_images(i)?), Keep::Always, None),
+            Method::Auto => (gallery()?, Keep::IfHeldOutImproves, None),
+            Method::Adapter => {
+                let adapter = self.args.adapter.clone();
+                let adapter = adapter.ok_or_else(|| Error::config("the method adapter needs --adapter ADAPTER"))?;
+                (Target::Adapter(adapter), Keep::Always, None)
+            }
+        };
+        let mut adapt = self.args.settings.request(target, keep, trained);
+        // Each seed repeats everything that is random.
+        adapt.seed = adapt.seed.wrapping_add(self.seed);
+        // The truth is not to be found in the gallery.
+        adapt.exclude = vec![self.images[i].content()?];
+        // A cell is kept itself; keeping tens of megabytes of weights for each would fill the disk. Groups share theirs.
+        adapt.use_cache = method == Method::Shared;
+        Ok(Some(adapt))
+    }
+
+    /// The checked restoration of the observation of image `i`.
+    fn plan(&self, method: Method, i: usize) -> Result<Plan> {
+        let (task, truth, y) = (self.task, &self.images[i], &self.observations[i]);
+        let mut problem = task.problem.clone();
+        problem.mask = task.mask(ImageShape::of(&truth.x))?.map(Into::into);
+        let picture = Picture {
+            tensor: y.clone(),
+            alpha: None,
+            icc: None,
+            exif: None,
+            // The observation is not rounded.
+            bit_depth: BitDepth::Float,
+            format: ImageFormat::Tiff,
+        };
+        let mut request = Request::new(picture, problem).preset(self.args.preset).seed(self.seed);
+        request.sampling.samples = self.args.samples;
+        request.sampling.overrides.steps = self.args.steps();
+        request.adapt = self.adaptation(method, i)?;
+        self.engine.plan(&request)
     }
 
     /// Restores the observation of image `i`.
-    pub fn make(&self, method: Method, i: usize, log: &Log) -> Result<Made> {
+    pub fn make(&self, method: Method, i: usize) -> Result<Made> {
         let (task, truth, y) = (self.task, &self.images[i], &self.observations[i]);
         let start = Instant::now();
         let single = |x: Tensor<4>| Made {
@@ -204,88 +225,51 @@ impl Bench<'_> {
             (Method::Observed, ..) => return Ok(single(y.clone())),
             _ => {}
         }
-        let (args, config) = self.adaptation(method);
-        let base = Base { model: self.model, sha256: self.model_sha256 };
-        let mut held_out = None;
-        let model = match (method, &self.adapter) {
-            (Method::Adapter, Some((_, model))) => model.clone(),
-            (Method::Random, _) => {
-                let label = Label { name: truth.name.clone(), serves: Vec::new() };
-                let found = args.adapted_to(&base, &self.random_images(truth)?, label, config, log)?;
-                base.with(&found.adapter)?
-            }
-            (Method::Shared, _) => base.with(&self.shared_adapter(i, &base, &args, config, log)?)?,
-            _ => match method.mode() {
-                None | Some(Mode::None) => self.model.clone(),
-                Some(mode) => {
-                    // The truth is not to be found in the gallery: its file is known by its content.
-                    let observed = Observed { file: &truth.path, y };
-                    let gallery = if mode == Mode::Itself { None } else { Some(self.gallery(&args, log)?) };
-                    let found = args.find(&base, gallery, &observed, config, log)?;
-                    held_out = verdict_of(&found.info);
-                    match held_out {
-                        Some(verdict) if !verdict.helped() => self.model.clone(),
-                        _ => base.with(&found.adapter)?,
-                    }
-                }
-            },
-        };
-        let mut problem = task.problem.clone();
-        problem.mask = task.mask(ImageShape::of(&truth.x))?.map(Into::into);
-        let facts = facts(self.model.info());
-        let measurement = problem.measure(y, NoiseLevel(0.0), facts.channels, &Limits::default())?;
-        let sampling = SamplingConfig {
-            preset: self.preset,
-            overrides: Overrides { steps: self.steps.clone(), ..Overrides::default() },
-            seed: self.seed,
-            class: None,
-        };
-        let plan = RestorePlan::new(measurement, &sampling, &facts)?;
-        let (samples, mean) = draw(&plan, &model, usize::from(self.args.samples), log)?;
+        let restored = self.engine.run(&self.plan(method, i)?, &|event| self.watcher.see(event))?;
+        self.watcher.finish();
+        let mean = restored.mean.tensor;
+        let samples: Vec<_> = restored.samples.into_iter().map(|picture| picture.tensor).collect();
+        let samples = if samples.is_empty() { vec![mean.clone()] } else { samples };
+        let held_out = restored.record.adaptation.and_then(|adaptation| adaptation.outcome);
         Ok(Made { samples, mean, seconds: start.elapsed().as_secs_f64(), held_out })
     }
 
-    fn gallery(&self, args: &AdaptArgs, log: &Log) -> Result<&Gallery> {
-        if self.gallery.get().is_none() {
-            let opened = args.open_gallery(Mode::Gallery, log)?;
-            let opened = opened.ok_or_else(|| Error::config("the nearest images need --gallery FOLDER"))?;
-            let _ = self.gallery.set(opened);
+    /// What stands for the gallery in keys.
+    fn gallery_key(&self) -> Result<Value> {
+        if let Some(known) = self.gallery_key.get() {
+            return Ok(known.clone());
         }
-        self.gallery.get().ok_or_else(|| Error::config("no gallery"))
+        let path = self.args.gallery.as_ref().ok_or_else(|| Error::config("no gallery"))?;
+        let gallery = self.engine.gallery(path, &|event| self.watcher.see(event))?;
+        let found = key::gallery(gallery.index())?;
+        Ok(self.gallery_key.get_or_init(|| found).clone())
     }
 
-    /// The adapter of the group that observation `i` belongs to.
-    fn shared_adapter(
-        &self,
-        i: usize,
-        base: &Base,
-        args: &AdaptArgs,
-        config: AdaptConfig,
-        log: &Log,
-    ) -> Result<Adapter> {
-        let gallery = self.gallery(args, log)?;
+    /// The images that the group of observation `i` shares.
+    fn shared_images(&self, i: usize) -> Result<Vec<PathBuf>> {
         let mut shared = self.shared.borrow_mut();
         if shared.is_empty() {
-            let nearest = self
-                .images
+            let gallery = self.args.gallery.clone().ok_or_else(|| Error::config("no gallery"))?;
+            let request = self.args.settings.request(Target::Gallery(gallery), Keep::Always, None);
+            let plan = self.engine.plan_adaptation(&request, self.args.preset)?;
+            let contents = self.images.iter().map(Truth::content).collect::<Result<Vec<ContentHash>>>()?;
+            let observed: Vec<_> = self
+                .observations
                 .iter()
-                .zip(&self.observations)
-                .map(|(truth, y)| gallery.nearest(&Observed { file: &truth.path, y }, args));
-            let groups = group_by_neighbours(&nearest.collect::<Result<Vec<_>>>()?, self.args.overlap);
-            log.info(&format!("{} observations in {} groups", self.images.len(), groups.len()));
-            shared.extend(groups.into_iter().map(|group| (group, None)));
+                .zip(&contents)
+                .map(|(y, &content)| Observed { y, file: None, content })
+                .collect();
+            let groups = self.engine.group(&plan, &observed, self.args.overlap, &|event| self.watcher.see(event))?;
+            *shared = vec![Vec::new(); self.images.len()];
+            for (group, files) in groups {
+                for member in group.members {
+                    shared[member].clone_from(&files);
+                }
+            }
         }
-        let own = shared.iter_mut().find(|(group, _)| group.members.contains(&i));
-        let (group, adapter) = own.ok_or_else(|| Error::config("an observation is in no group"))?;
-        if let Some(adapter) = adapter {
-            return Ok(adapter.clone());
-        }
-        let label = Label { name: "group".into(), serves: Vec::new() };
-        let found = args.adapted_to(base, &gallery.files(&group.neighbours), label, config, log)?;
-        Ok(adapter.insert(found.adapter).clone())
+        Ok(shared[i].clone())
     }
 
-    /// As many random images as there would be neighbours, others for every image and seed.
     fn random_images(&self, truth: &Truth) -> Result<Vec<PathBuf>> {
         let folder = self.args.random_from.clone().unwrap_or_default();
         let mut names = image_files(&folder)?;

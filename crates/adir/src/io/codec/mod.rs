@@ -71,6 +71,16 @@ impl ImageFormat {
             Self::Tiff => true,
         }
     }
+
+    /// Whether the format can hold an alpha channel.
+    pub fn holds_alpha(self) -> bool {
+        self != Self::Jpeg
+    }
+
+    /// That depth where the format can hold it, else 8 bits.
+    pub fn depth_for(self, depth: BitDepth) -> BitDepth {
+        if self.supports(depth) { depth } else { BitDepth::Eight }
+    }
 }
 
 /// How a sample is stored in a file.

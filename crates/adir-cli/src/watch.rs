@@ -1,0 +1,75 @@
+//! Events of the engine, as progress bars and lines of the log.
+
+use std::ops::ControlFlow;
+use std::sync::{Mutex, PoisonError};
+
+use adir::engine::Event;
+use serde_json::json;
+
+use crate::log::{Log, Progress};
+
+/// Shows what an engine reports, and tells it to stop once the user has asked to.
+pub struct Watcher {
+    log: Log,
+    bar: Mutex<Option<(String, Progress)>>,
+}
+
+impl Log {
+    /// A watcher that shows events in this log.
+    pub fn watcher(&self) -> Watcher {
+        Watcher { log: self.clone(), bar: Mutex::new(None) }
+    }
+}
+
+impl Watcher {
+    /// Shows an event.
+    pub fn see(&self, event: &Event) -> ControlFlow<()> {
+        match event {
+            Event::Warning { message } => self.log.warn(message),
+            Event::Indexing { done, total, path } => {
+                self.step("indexing".into(), (*done, *total), "", json!({"path": path}));
+            }
+            Event::Searching { done, total } => {
+                self.step("finding neighbours".into(), (*done, *total), "", json!(null));
+            }
+            Event::Adapting { step, total, timestep, loss } => {
+                let detail = json!({"t": timestep, "loss": loss});
+                self.step("adapting".into(), (*step as usize, *total as usize), &format!("loss {loss:.4}"), detail);
+            }
+            Event::Adapted { .. } => {
+                self.finish();
+                self.log.info(&event.to_string());
+            }
+            Event::Sampling { sample, samples, steps, timestep, residual_255, .. } => {
+                let what = if *samples == 1 { "restoring".into() } else { format!("{samples} samples") };
+                let residual = residual_255.unwrap_or(f64::NAN);
+                let detail = json!({"sample": sample + 1, "t": timestep, "residual_255": residual});
+                // Samples that are computed at the same time report in turns: the bar counts their steps together.
+                self.step(what, (0, samples * steps), &format!("residual {residual:.2}"), detail);
+            }
+            _ => {}
+        }
+        self.log.flow()
+    }
+
+    /// One more step of `what`; `done` of `total`, or 0 to count them here.
+    fn step(&self, what: String, (done, total): (usize, usize), text: &str, detail: serde_json::Value) {
+        let mut bar = self.bar.lock().unwrap_or_else(PoisonError::into_inner);
+        if bar.as_ref().is_none_or(|(shown, _)| *shown != what) {
+            // The old bar goes before the new one comes.
+            *bar = None;
+            *bar = Some((what.clone(), self.log.progress(&what, total)));
+        }
+        if let Some((_, progress)) = bar.as_ref() {
+            progress.step(text, detail);
+            if done > 0 {
+                progress.at(done, total);
+            }
+        }
+    }
+
+    /// Takes the bar away.
+    pub fn finish(&self) {
+        *self.bar.lock().unwrap_or_else(PoisonError::into_inner) = None;
+    }
+}

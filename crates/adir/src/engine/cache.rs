@@ -1,0 +1,217 @@
+//! What is kept between runs: adapters, and the indexes of galleries.
+
+use std::fmt::Debug;
+use std::io::ErrorKind;
+use std::path::{Path, PathBuf};
+
+use crate::adapt::{Adapter, AdapterInfo};
+use crate::io::hash::sha256;
+use crate::io::weights::WeightFile;
+use crate::models::Prior;
+use crate::retrieve::{EncoderId, Index};
+use crate::{Error, Result};
+
+/// An adapter may be named by the first digits of its key, at least this many, if no other starts with them.
+const SHORTEST_KEY: usize = 6;
+
+/// Keeps what was expensive to make.
+///
+/// Whatever is wrong with an entry, the run goes on without it: a [`Cache`] reports the fault, and the engine makes the
+/// entry anew.
+pub trait Cache: Debug + Send + Sync {
+    /// The adapter kept under `key`, for `prior`.
+    ///
+    /// # Errors
+    /// [`Error::Model`] when the entry is damaged or belongs to other weights.
+    fn adapter(&self, key: &str, prior: &Prior) -> Result<Option<(Adapter, AdapterInfo)>>;
+
+    /// Keeps an adapter under `key`, in place of one that is there.
+    ///
+    /// # Errors
+    /// [`Error::Io`] where the system refuses.
+    fn keep_adapter(&self, key: &str, adapter: &Adapter, info: &AdapterInfo, prior: &Prior) -> Result<()>;
+
+    /// The index of the folder `gallery` by an encoder, finished or not.
+    ///
+    /// # Errors
+    /// [`Error::Input`] when the entry is damaged.
+    fn index(&self, gallery: &Path, encoder: &EncoderId) -> Result<Option<Index>>;
+
+    /// Keeps the index of a folder, in place of one that is there.
+    ///
+    /// # Errors
+    /// [`Error::Io`] where the system refuses.
+    fn keep_index(&self, gallery: &Path, index: &Index) -> Result<()>;
+
+    /// The file of the adapter that `reference` means: the path of a file, the name or the first digits of the key of
+    /// an adapter that is kept, or a folder of adapters. Of several it is the one that was made for the observation with
+    /// the SHA-256 `observation`, in hexadecimal.
+    ///
+    /// # Errors
+    /// [`Error::Config`] when there is none, or none can be chosen.
+    fn find_adapter(&self, reference: &Path, observation: Option<&str>) -> Result<PathBuf> {
+        let _ = observation;
+        if reference.is_file() { Ok(reference.to_owned()) } else { Err(no_adapter(reference)) }
+    }
+}
+
+/// Keeps nothing.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct NoCache;
+
+impl Cache for NoCache {
+    fn adapter(&self, _: &str, _: &Prior) -> Result<Option<(Adapter, AdapterInfo)>> {
+        Ok(None)
+    }
+
+    fn keep_adapter(&self, _: &str, _: &Adapter, _: &AdapterInfo, _: &Prior) -> Result<()> {
+        Ok(())
+    }
+
+    fn index(&self, _: &Path, _: &EncoderId) -> Result<Option<Index>> {
+        Ok(None)
+    }
+
+    fn keep_index(&self, _: &Path, _: &Index) -> Result<()> {
+        Ok(())
+    }
+}
+
+/// Keeps everything in a folder: `adapters/KEY.safetensors` and `indexes/HASH.index`.
+#[derive(Debug, Clone)]
+pub struct FolderCache {
+    folder: PathBuf,
+}
+
+/// An adapter in a [`FolderCache`].
+#[derive(Debug, Clone, PartialEq)]
+pub struct KeptAdapter {
+    /// Its key.
+    pub key: String,
+    /// Its file.
+    pub path: PathBuf,
+    /// What it says of itself.
+    pub info: AdapterInfo,
+}
+
+impl FolderCache {
+    /// A cache in `folder`, which is made when something is kept.
+    pub fn new(folder: impl Into<PathBuf>) -> Self {
+        Self { folder: folder.into() }
+    }
+
+    /// The folder.
+    pub fn folder(&self) -> &Path {
+        &self.folder
+    }
+
+    /// The adapters kept, by name and key, and the files that cannot be read as such.
+    ///
+    /// # Errors
+    /// [`Error::Io`] when the folder cannot be listed.
+    pub fn adapters(&self) -> Result<(Vec<KeptAdapter>, Vec<Error>)> {
+        adapters_in(&self.folder.join("adapters"))
+    }
+
+    fn adapter_path(&self, key: &str) -> PathBuf {
+        self.folder.join("adapters").join(format!("{key}.safetensors"))
+    }
+
+    fn index_path(&self, gallery: &Path, encoder: &EncoderId) -> PathBuf {
+        let name = sha256(format!("{} {encoder}", gallery.display()).as_bytes());
+        self.folder.join("indexes").join(format!("{name}.index"))
+    }
+}
+
+impl Cache for FolderCache {
+    fn adapter(&self, key: &str, prior: &Prior) -> Result<Option<(Adapter, AdapterInfo)>> {
+        let path = self.adapter_path(key);
+        if !path.is_file() {
+            return Ok(None);
+        }
+        let file = WeightFile::open(&path)?;
+        Ok(Some((Adapter::load(&file, prior)?, Adapter::info(&file)?)))
+    }
+
+    fn keep_adapter(&self, key: &str, adapter: &Adapter, info: &AdapterInfo, prior: &Prior) -> Result<()> {
+        let path = self.adapter_path(key);
+        make_folder_of(&path)?;
+        adapter.save(&path, info, prior)
+    }
+
+    fn index(&self, gallery: &Path, encoder: &EncoderId) -> Result<Option<Index>> {
+        let path = self.index_path(gallery, encoder);
+        if path.is_file() { Index::open(&path).map(Some) } else { Ok(None) }
+    }
+
+    fn keep_index(&self, gallery: &Path, index: &Index) -> Result<()> {
+        let path = self.index_path(gallery, index.encoder());
+        make_folder_of(&path)?;
+        index.save(&path)
+    }
+
+    fn find_adapter(&self, reference: &Path, observation: Option<&str>) -> Result<PathBuf> {
+        if reference.is_file() {
+            return Ok(reference.to_owned());
+        }
+        let text = reference.to_string_lossy();
+        let is_meant = |k: &KeptAdapter| k.info.name == text || text.len() >= SHORTEST_KEY && k.key.starts_with(&*text);
+        let mut found: Vec<KeptAdapter> = self.adapters()?.0.into_iter().filter(is_meant).collect();
+        // Names come first: a folder of observations gave its own to their adapters.
+        let in_folder = found.is_empty() && reference.is_dir();
+        if in_folder {
+            found = adapters_in(reference)?.0;
+        }
+        if found.is_empty() {
+            return Err(no_adapter(reference));
+        }
+        let keys = found.iter().map(|k| format!("{:.12}", k.key)).collect::<Vec<_>>();
+        if in_folder || found.len() > 1 {
+            found.retain(|k| observation.is_some_and(|hash| k.info.serves.iter().any(|served| served == hash)));
+        }
+        let (count, keys) = (keys.len(), keys.join(", "));
+        match (found.len(), observation) {
+            (1, _) => Ok(found.remove(0).path),
+            (0, Some(hash)) => Err(Error::config(format!(
+                "of {count} adapters in {text:?} none was made for this observation (SHA-256 {hash:.12}...): make one \
+                 with `adir adapt create`, or choose one by its file or key: {keys}"
+            ))),
+            _ => Err(Error::config(format!(
+                "{count} adapters are called {text:?}; choose one by its file or key: {keys}"
+            ))),
+        }
+    }
+}
+
+fn no_adapter(reference: &Path) -> Error {
+    let text = reference.to_string_lossy();
+    Error::config(format!(
+        "no adapter {text:?}: expected a file, a folder of such files, or a name or key of `adir adapt list`"
+    ))
+}
+
+fn make_folder_of(path: &Path) -> Result<()> {
+    let folder = path.parent().unwrap_or(Path::new("."));
+    std::fs::create_dir_all(folder).map_err(|e| Error::io(folder, e))
+}
+
+/// The adapters in a folder, by name and key, and the files that cannot be read as such; none if there is no folder.
+fn adapters_in(folder: &Path) -> Result<(Vec<KeptAdapter>, Vec<Error>)> {
+    let (mut kept, mut broken) = (Vec::new(), Vec::new());
+    let files = match std::fs::read_dir(folder) {
+        Ok(files) => files,
+        Err(e) if e.kind() == ErrorKind::NotFound => return Ok((kept, broken)),
+        Err(e) => return Err(Error::io(folder, e)),
+    };
+    for file in files {
+        let path = file.map_err(|e| Error::io(folder, e))?.path();
+        let Some(key) = path.file_name().and_then(|n| n.to_str()?.strip_suffix(".safetensors")) else { continue };
+        let info = WeightFile::open(&path).map_err(Error::from).and_then(|file| Adapter::info(&file));
+        match info {
+            Ok(info) => kept.push(KeptAdapter { key: key.to_owned(), path: path.clone(), info }),
+            Err(e) => broken.push(e),
+        }
+    }
+    kept.sort_by(|a, b| (&a.info.name, &a.key).cmp(&(&b.info.name, &b.key)));
+    Ok((kept, broken))
+}

@@ -1,0 +1,124 @@
+//! What a run reports while it works.
+
+use std::fmt;
+use std::ops::ControlFlow;
+
+use serde::Serialize;
+
+use crate::adapt::HeldOut;
+use crate::{Error, Result};
+
+/// Takes events, on any of the threads that compute, and answers whether to go on.
+///
+/// After [`ControlFlow::Break`] the run ends with [`Error::Interrupted`] as soon as its current step is done.
+pub type Watch<'a> = dyn Fn(&Event) -> ControlFlow<()> + Sync + 'a;
+
+/// Something that happened in a run.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+#[serde(tag = "event", rename_all = "snake_case")]
+#[non_exhaustive]
+pub enum Event {
+    /// Weights are about to be read.
+    Loading {
+        /// Their file, or `embedded prior`.
+        name: String,
+    },
+    /// A file of a gallery was looked at.
+    Indexing {
+        /// Files looked at so far.
+        done: usize,
+        /// Files in all.
+        total: usize,
+        /// The file's path below the gallery's folder.
+        path: String,
+    },
+    /// The nearest images of an observation were found.
+    Searching {
+        /// Observations so far.
+        done: usize,
+        /// Observations in all.
+        total: usize,
+    },
+    /// Something was left out or done another way than asked; the run goes on.
+    Warning {
+        /// What, and why.
+        message: String,
+    },
+    /// A training step of an adaptation was taken.
+    Adapting {
+        /// Steps taken so far.
+        step: u32,
+        /// Steps in all.
+        total: u32,
+        /// Timestep of the first image of the batch.
+        timestep: u16,
+        /// l_simple (Eq. 6).
+        loss: f64,
+    },
+    /// An adaptation is at hand.
+    Adapted {
+        /// Whether it was in the cache.
+        from_cache: bool,
+        /// What held-out images say of it.
+        outcome: Option<HeldOut>,
+        /// Whether its weights are used.
+        used: bool,
+    },
+    /// A sampling step was taken.
+    Sampling {
+        /// Which sample, counted from 0.
+        sample: usize,
+        /// Samples in all.
+        samples: usize,
+        /// Steps of this sample taken so far.
+        step: usize,
+        /// Steps per sample.
+        steps: usize,
+        /// What the network was given.
+        timestep: u16,
+        /// Root mean square of A x0 - y before the correction, in grey levels of 0..255; absent without guidance.
+        residual_255: Option<f64>,
+    },
+}
+
+impl fmt::Display for Event {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Loading { name } => write!(f, "loading {name}"),
+            Self::Indexing { done, total, path } => write!(f, "indexing {done}/{total}: {path}"),
+            Self::Searching { done, total } => write!(f, "finding neighbours {done}/{total}"),
+            Self::Warning { message } => write!(f, "warning: {message}"),
+            Self::Adapting { step, total, loss, .. } => write!(f, "adapting {step}/{total}: loss {loss:.4}"),
+            Self::Adapted { from_cache, outcome, used } => {
+                f.write_str("adaptation: ")?;
+                if *from_cache {
+                    f.write_str("found in the cache, nothing was trained: ")?;
+                }
+                if let Some(outcome) = outcome {
+                    write!(f, "{outcome}: ")?;
+                }
+                f.write_str(if *used { "used" } else { "not used" })
+            }
+            Self::Sampling { sample, samples, step, steps, residual_255, .. } => {
+                write!(f, "sample {}/{samples}, step {step}/{steps}", sample + 1)?;
+                residual_255.map_or(Ok(()), |residual| write!(f, ": residual {residual:.2}"))
+            }
+        }
+    }
+}
+
+/// Reports an event.
+///
+/// # Errors
+/// [`Error::Interrupted`] when the watcher breaks.
+pub(super) fn report(watch: &Watch<'_>, event: &Event) -> Result<()> {
+    match watch(event) {
+        ControlFlow::Continue(()) => Ok(()),
+        ControlFlow::Break(()) => Err(Error::Interrupted),
+    }
+}
+
+/// Reports a warning.
+pub(super) fn warn(watch: &Watch<'_>, message: impl Into<String>) -> Result<()> {
+    report(watch, &Event::Warning { message: message.into() })
+}

@@ -1,0 +1,41 @@
+//! One restoration from a request to its record: what every face of the program (command line, server, Python) calls.
+//!
+//! An [`Engine`] holds what is opened once: a prior, an encoder, a cache, limits. A [`Request`] is data.
+//! [`Engine::plan`] checks all of it before any weights are read, [`Engine::run`] carries the [`Plan`] out and reports
+//! [`Event`]s to a watcher that may stop it, and what comes back holds the images and the [`Record`] of the run.
+//!
+//! ```no_run
+//! use std::ops::ControlFlow;
+//! use adir::prelude::*;
+//!
+//! # fn main() -> adir::Result<()> {
+//! let engine = Engine::builder().build()?;
+//! let request = Request::new("y.png", Problem::super_resolution(4)).adapt(Adapt::to_gallery("scans")).samples(4);
+//! let plan = engine.plan(&request)?;
+//! let restored = engine.run(&plan, &|_| ControlFlow::Continue(()))?;
+//! restored.mean.write("x.png")?;
+//! # Ok(())
+//! # }
+//! ```
+
+mod adapt;
+mod cache;
+mod event;
+mod gallery;
+mod open;
+mod plan;
+mod record;
+mod request;
+mod run;
+#[cfg(test)]
+mod tests;
+
+pub use adapt::{AdaptPlan, AdapterFound, Label, Observed};
+pub use cache::{Cache, FolderCache, KeptAdapter, NoCache};
+pub use event::{Event, Watch};
+pub use gallery::{Gallery, build_index};
+pub use open::{Engine, EngineBuilder, open_encoder};
+pub use plan::{Memory, Outputs, Plan};
+pub use record::{AdaptationRecord, Decibel, FileRecord, ImageRecord, ModelRecord, Record, Seconds};
+pub use request::{Adapt, AdaptOverrides, Keep, Observation, OutputRequest, Request, SamplingRequest, Target};
+pub use run::Restored;

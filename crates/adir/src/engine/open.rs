@@ -1,0 +1,309 @@
+//! The engine: what is opened once and serves every request.
+
+use std::collections::HashMap;
+use std::fmt;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use super::cache::{Cache, NoCache};
+use super::event::{Event, Watch, report};
+use super::gallery::Gallery;
+use crate::io::limits::Limits;
+use crate::io::sidecar::{beside, sidecar_config};
+use crate::io::weights::WeightFile;
+use crate::models::clip::Clip;
+use crate::models::efficientnet_lite::EfficientNetLite0;
+use crate::models::guided_diffusion::UNetConfig;
+use crate::models::{Prior, PriorHeader};
+use crate::retrieve::Encoder;
+use crate::compute::Precision;
+use crate::tensor::{Compute, cpu};
+use crate::{Error, Result};
+
+/// A prior, an encoder, a cache and limits, each opened when it is first needed and then kept.
+///
+/// An engine is shared between threads: several requests may run at the same time, and each computes what it computes
+/// alone.
+pub struct Engine {
+    model: ModelSource,
+    device: String,
+    precision: Precision,
+    compute: Compute,
+    encoder: EncoderSource,
+    pub(super) cache: Arc<dyn Cache>,
+    pub(super) limits: Limits,
+    pub(super) memory: Option<u64>,
+    opened: Mutex<Opened>,
+}
+
+/// What has been opened so far.
+#[derive(Default)]
+struct Opened {
+    prior: Option<Arc<Prior>>,
+    encoder: Option<Arc<dyn Encoder>>,
+    galleries: HashMap<PathBuf, Arc<Gallery>>,
+}
+
+#[derive(Debug, Clone)]
+enum ModelSource {
+    Embedded,
+    File { weights: PathBuf, config: Option<PathBuf> },
+    Loaded(Arc<Prior>),
+}
+
+#[derive(Clone)]
+enum EncoderSource {
+    Embedded,
+    File(PathBuf),
+    Loaded(Arc<dyn Encoder>),
+}
+
+/// Puts an [`Engine`] together.
+pub struct EngineBuilder {
+    model: ModelSource,
+    device: String,
+    precision: Precision,
+    encoder: EncoderSource,
+    cache: Arc<dyn Cache>,
+    limits: Limits,
+    memory: Option<u64>,
+}
+
+impl fmt::Debug for Engine {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Engine")
+            .field("model", &self.model)
+            .field("device", &self.device)
+            .field("precision", &self.precision)
+            .field("cache", &self.cache)
+            .finish_non_exhaustive()
+    }
+}
+
+impl EngineBuilder {
+    /// With a prior that is loaded already, where and in what precision it is.
+    #[must_use]
+    pub fn prior(self, prior: impl Into<Arc<Prior>>) -> Self {
+        Self { model: ModelSource::Loaded(prior.into()), ..self }
+    }
+
+    /// With the prior in a weight file, and its configuration in `config` where neither the file nor a .json file beside
+    /// it holds one. By default it is the embedded prior.
+    #[must_use]
+    pub fn model(self, weights: impl Into<PathBuf>, config: Option<PathBuf>) -> Self {
+        Self { model: ModelSource::File { weights: weights.into(), config }, ..self }
+    }
+
+    /// Computing on that device, see [`crate::tensor::device`]; by default `cpu`.
+    #[must_use]
+    pub fn device(self, name: impl Into<String>) -> Self {
+        Self { device: name.into(), ..self }
+    }
+
+    /// Computing in that precision; by default f32.
+    #[must_use]
+    pub fn precision(self, precision: Precision) -> Self {
+        Self { precision, ..self }
+    }
+
+    /// With an encoder that is loaded already.
+    #[must_use]
+    pub fn encoder(self, encoder: Arc<dyn Encoder>) -> Self {
+        Self { encoder: EncoderSource::Loaded(encoder), ..self }
+    }
+
+    /// With the CLIP model in a file or folder; by default it is the embedded EfficientNet-Lite0.
+    #[must_use]
+    pub fn clip(self, path: impl Into<PathBuf>) -> Self {
+        Self { encoder: EncoderSource::File(path.into()), ..self }
+    }
+
+    /// Keeping adapters and indexes in `cache`; by default nothing is kept.
+    #[must_use]
+    pub fn cache(self, cache: impl Cache + 'static) -> Self {
+        Self { cache: Arc::new(cache), ..self }
+    }
+
+    /// With those limits of images.
+    #[must_use]
+    pub fn limits(self, limits: Limits) -> Self {
+        Self { limits, ..self }
+    }
+
+    /// Refusing what needs more than that number of bytes on the CPU; by default nothing is refused.
+    #[must_use]
+    pub fn memory(self, bytes: Option<u64>) -> Self {
+        Self { memory: bytes, ..self }
+    }
+
+    /// The engine. Opens no file.
+    ///
+    /// # Errors
+    /// [`Error::Config`] for a device this build was made without, or a precision that the device lacks;
+    /// [`Error::Backend`] where the machine has no such device.
+    pub fn build(self) -> Result<Engine> {
+        let Self { model, device, precision, encoder, cache, limits, memory } = self;
+        let compute = match &model {
+            ModelSource::Loaded(prior) => prior.params().compute(),
+            _ => Compute::named(&device, precision)?,
+        };
+        let opened = Mutex::default();
+        Ok(Engine { model, device, precision, compute, encoder, cache, limits, memory, opened })
+    }
+}
+
+impl Engine {
+    /// An engine with the embedded prior and encoder, on the CPU, that keeps nothing.
+    pub fn builder() -> EngineBuilder {
+        EngineBuilder {
+            model: ModelSource::Embedded,
+            device: "cpu".into(),
+            precision: Precision::F32,
+            encoder: EncoderSource::Embedded,
+            cache: Arc::new(NoCache),
+            limits: Limits::default(),
+            memory: None,
+        }
+    }
+
+    /// How the prior is called in messages and records.
+    pub fn model_name(&self) -> String {
+        match &self.model {
+            ModelSource::Embedded => "embedded prior".into(),
+            ModelSource::File { weights, .. } => weights.display().to_string(),
+            ModelSource::Loaded(_) => "a prior of the caller's".into(),
+        }
+    }
+
+    /// The device and precision, by name.
+    pub fn placement(&self) -> (&str, Precision) {
+        (&self.device, self.precision)
+    }
+
+    /// Where and how networks compute.
+    pub fn compute(&self) -> &Compute {
+        &self.compute
+    }
+
+    /// Limits of images.
+    pub fn limits(&self) -> &Limits {
+        &self.limits
+    }
+
+    /// What is kept between runs.
+    pub fn cache(&self) -> &dyn Cache {
+        self.cache.as_ref()
+    }
+
+    fn open_model(&self) -> Result<(WeightFile, Option<UNetConfig>)> {
+        match &self.model {
+            ModelSource::Loaded(_) => Err(Error::config("the prior of this engine comes from no file")),
+            ModelSource::Embedded => Ok((Prior::embedded_file()?, None)),
+            ModelSource::File { weights, config } => {
+                let file = WeightFile::open(weights)?;
+                let path = match config {
+                    Some(path) => Some(path.clone()),
+                    None if file.metadata().contains_key("config") => None,
+                    None => beside(weights),
+                };
+                let read = |path: PathBuf| {
+                    let text = sidecar_config(&path)?;
+                    UNetConfig::from_json(&text).map_err(|e| Error::model(path, e.to_string()))
+                };
+                let config = path.map(read).transpose()?;
+                Ok((file, config))
+            }
+        }
+    }
+
+    /// The weight file of the prior and its configuration, opened but not read.
+    ///
+    /// # Errors
+    /// [`Error::Model`] when the file or its configuration is missing or malformed; [`Error::Config`] when the prior
+    /// comes from no file.
+    pub fn weights(&self) -> Result<(WeightFile, Option<UNetConfig>)> {
+        self.open_model()
+    }
+
+    /// What is known of the prior before its weights are read.
+    ///
+    /// # Errors
+    /// As [`Prior::describe`].
+    pub fn header(&self) -> Result<PriorHeader> {
+        match &self.model {
+            ModelSource::Loaded(prior) => Ok(prior.header()),
+            _ => {
+                let (file, config) = self.open_model()?;
+                Prior::describe(&file, config)
+            }
+        }
+    }
+
+    /// The prior, loaded at the first call.
+    ///
+    /// # Errors
+    /// As [`Prior::load`].
+    pub fn prior(&self, watch: &Watch<'_>) -> Result<Arc<Prior>> {
+        if let ModelSource::Loaded(prior) = &self.model {
+            return Ok(prior.clone());
+        }
+        let mut opened = self.lock();
+        if let Some(prior) = &opened.prior {
+            return Ok(prior.clone());
+        }
+        report(watch, &Event::Loading { name: self.model_name() })?;
+        let (file, config) = self.open_model()?;
+        let prior = Arc::new(Prior::load(&file, config, &self.compute)?);
+        opened.prior = Some(prior.clone());
+        Ok(prior)
+    }
+
+    /// The encoder, loaded at the first call.
+    ///
+    /// # Errors
+    /// [`Error::Model`] when its files are missing or malformed.
+    pub fn encoder(&self) -> Result<Arc<dyn Encoder>> {
+        let path = match &self.encoder {
+            EncoderSource::Loaded(encoder) => return Ok(encoder.clone()),
+            EncoderSource::Embedded => None,
+            EncoderSource::File(path) => Some(path.as_path()),
+        };
+        let mut opened = self.lock();
+        if let Some(encoder) = &opened.encoder {
+            return Ok(encoder.clone());
+        }
+        let encoder = open_encoder(path)?;
+        opened.encoder = Some(encoder.clone());
+        Ok(encoder)
+    }
+
+    /// The gallery of a folder or index file, brought up to date at the first call.
+    ///
+    /// # Errors
+    /// As [`Gallery::open`].
+    pub fn gallery(&self, path: &Path, watch: &Watch<'_>) -> Result<Arc<Gallery>> {
+        if let Some(gallery) = self.lock().galleries.get(path) {
+            return Ok(gallery.clone());
+        }
+        let encoder = self.encoder()?;
+        let gallery = Arc::new(Gallery::open(path, encoder, self.cache.as_ref(), &self.limits, watch)?);
+        self.lock().galleries.insert(path.to_owned(), gallery.clone());
+        Ok(gallery)
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, Opened> {
+        // Every change is one assignment: a panic elsewhere leaves nothing half done.
+        self.opened.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// CLIP from a file or folder, or the embedded encoder.
+///
+/// # Errors
+/// [`Error::Model`] when its files are missing or malformed.
+pub fn open_encoder(path: Option<&Path>) -> Result<Arc<dyn Encoder>> {
+    Ok(match path {
+        Some(path) => Arc::new(Clip::open(path, None, &cpu())?),
+        None => Arc::new(EfficientNetLite0::embedded(&cpu())?),
+    })
+}

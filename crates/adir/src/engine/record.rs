@@ -1,0 +1,208 @@
+//! The record of a run: every value used and where it came from, enough to repeat it.
+
+use std::fmt;
+use std::io::Write;
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+use super::request::{Request, Target};
+use crate::adapt::{AdaptConfig, HeldOut};
+use crate::io::atomic;
+use crate::models::guided_diffusion::UNetConfig;
+use crate::operator::Degradation;
+use crate::retrieve::{ContentHash, EncoderId};
+use crate::task::{Choice, Settings, Task};
+use crate::{Error, Result};
+
+/// What was done, and how well the result agrees with what was measured.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+#[non_exhaustive]
+pub struct Record {
+    /// Version of this form, [`Record::SCHEMA`].
+    pub schema: u32,
+    /// Program and version.
+    pub program: String,
+    /// What was asked for; absent where the observation came from memory or the operator from a caller.
+    #[serde(default)]
+    pub request: Option<Request>,
+    /// The observation.
+    pub input: FileRecord,
+    /// The prior.
+    pub model: ModelRecord,
+    /// The device that computed.
+    pub device: String,
+    /// The precision it computed in.
+    pub dtype: String,
+    /// The task.
+    pub task: Task,
+    /// The degradation with all of its numbers; absent for an operator of a caller.
+    pub degradation: Option<Degradation>,
+    /// Standard deviation of the noise in y, in grey levels of 0..255.
+    pub sigma: f64,
+    /// The file of the mask.
+    pub mask: Option<FileRecord>,
+    /// Seed of the noise of sampling.
+    pub seed: u64,
+    /// Number of samples.
+    pub samples: usize,
+    /// Class, for a class-conditional network.
+    pub class: Option<usize>,
+    /// Every setting of the sampling.
+    pub settings: Settings,
+    /// The same in words, with the source of each.
+    pub sources: Vec<Choice>,
+    /// The adaptation, if there was one.
+    pub adaptation: Option<AdaptationRecord>,
+    /// Times.
+    pub seconds: Seconds,
+    /// PSNR of A x against y.
+    pub agreement_psnr: Decibel,
+}
+
+/// A file, by place and content.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct FileRecord {
+    /// Its path; absent for what came from memory.
+    pub path: Option<PathBuf>,
+    /// SHA-256 of its bytes; of what came from memory, that of sizes and values.
+    pub sha256: ContentHash,
+}
+
+/// The prior of a run.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ModelRecord {
+    /// Its file, or `embedded prior`.
+    pub name: String,
+    /// SHA-256 of the weights.
+    pub sha256: String,
+    /// Configuration of the network.
+    pub config: Option<UNetConfig>,
+}
+
+/// The adaptation of a run.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct AdaptationRecord {
+    /// What was adapted to.
+    pub target: Target,
+    /// The folder of the gallery.
+    pub gallery: Option<PathBuf>,
+    /// What told the likeness of images.
+    pub encoder: Option<EncoderId>,
+    /// Number of nearest images that was asked for.
+    pub neighbours: Option<usize>,
+    /// Images closer than this were left out, in radians.
+    pub closer_than: Option<f64>,
+    /// The images, nearest first.
+    pub images: Vec<ImageRecord>,
+    /// Settings of the training.
+    pub settings: AdaptConfig,
+    /// What held-out images say of it.
+    pub outcome: Option<HeldOut>,
+    /// Whether the adapted weights were used.
+    pub used: bool,
+    /// Whether the adapter was there already.
+    pub from_cache: bool,
+    /// Its key in the cache.
+    pub key: String,
+    /// Its name.
+    pub name: String,
+}
+
+/// An image that was adapted to.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ImageRecord {
+    /// Its file, below the gallery's folder where it comes from a gallery; absent for an image from memory.
+    pub path: Option<PathBuf>,
+    /// SHA-256 of the file, or of sizes and values.
+    pub sha256: ContentHash,
+    /// Its distance from the query in radians (Eq. 19), where it comes from a gallery.
+    pub distance: Option<f64>,
+}
+
+/// How long a run took.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Seconds {
+    /// Reading weights, and adapting them.
+    pub load_and_adapt: f64,
+    /// Sampling.
+    pub sample: f64,
+}
+
+/// A ratio in decibel. JSON has no infinity: perfect agreement is the text `inf`.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Decibel(pub f64);
+
+impl fmt::Display for Decibel {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let digits = f.precision().unwrap_or(1);
+        write!(f, "{:.digits$} dB", self.0)
+    }
+}
+
+impl Serialize for Decibel {
+    fn serialize<S: Serializer>(&self, serializer: S) -> std::result::Result<S::Ok, S::Error> {
+        if self.0.is_finite() { serializer.serialize_f64(self.0) } else { serializer.serialize_str(&self.0.to_string()) }
+    }
+}
+
+impl<'de> Deserialize<'de> for Decibel {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> std::result::Result<Self, D::Error> {
+        #[derive(Deserialize)]
+        #[serde(untagged)]
+        enum Written {
+            Number(f64),
+            Text(String),
+        }
+        match Written::deserialize(deserializer)? {
+            Written::Number(value) => Ok(Self(value)),
+            Written::Text(text) => text.parse().map(Self).map_err(serde::de::Error::custom),
+        }
+    }
+}
+
+impl Record {
+    /// The version of the form that this program writes. Raise it when a field changes its meaning or goes away.
+    pub const SCHEMA: u32 = 2;
+
+    /// Writes the JSON form to `path`, whole or not at all.
+    ///
+    /// # Errors
+    /// [`Error::Io`] where the system refuses.
+    pub fn write(&self, path: impl AsRef<Path>) -> Result<()> {
+        write_json(path.as_ref(), self)
+    }
+
+    /// Reads the record in `path`.
+    ///
+    /// # Errors
+    /// [`Error::Input`] when the file is missing, no record, or of another version.
+    pub fn read(path: impl AsRef<Path>) -> Result<Self> {
+        let path = path.as_ref();
+        let text = std::fs::read_to_string(path).map_err(|e| Error::input(path, format!("cannot be read: {e}")))?;
+        let record: Self =
+            serde_json::from_str(&text).map_err(|e| Error::input(path, format!("is no record of a restoration: {e}")))?;
+        if record.schema != Self::SCHEMA {
+            let message = format!("is a record of version {}, expected {}", record.schema, Self::SCHEMA);
+            return Err(Error::input(path, message));
+        }
+        Ok(record)
+    }
+}
+
+/// Writes a value as JSON, whole or not at all.
+///
+/// # Errors
+/// [`Error::Io`] where the system refuses.
+pub fn write_json(path: &Path, value: &impl Serialize) -> Result<()> {
+    let text = serde_json::to_string_pretty(value).map_err(|e| Error::config(format!("{}: {e}", path.display())))?;
+    atomic::write(path, |file| {
+        file.write_all(text.as_bytes()).and_then(|()| file.write_all(b"\n")).map_err(|e| Error::io(path, e))
+    })
+}

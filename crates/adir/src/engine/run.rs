@@ -1,0 +1,183 @@
+//! Carrying out a plan.
+
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Instant;
+
+use super::event::{Event, Watch, report};
+use super::open::Engine;
+use super::plan::{Outputs, Plan};
+use super::record::{Decibel, FileRecord, ModelRecord, Record, Seconds};
+use super::request::Observation;
+use crate::io::image::{Picture, read_image};
+use crate::models::Prior;
+use crate::operator::bicubic_resize;
+use crate::adapt::Workers;
+use crate::problem::MaskSource;
+use crate::restore::RestorePlan;
+use crate::retrieve::ContentHash;
+use crate::tensor::{self, Tensor};
+use crate::{Error, Result};
+
+/// What a run made.
+#[derive(Debug, Clone)]
+pub struct Restored {
+    /// The result: the mean of the samples.
+    pub mean: Picture,
+    /// The samples, where there are several.
+    pub samples: Vec<Picture>,
+    /// What was done.
+    pub record: Record,
+    restore: Arc<RestorePlan>,
+    outputs: Option<Outputs>,
+}
+
+impl Engine {
+    /// Carries out a plan: adapts the prior if asked to, and samples. Writes no result; see [`Restored::save`].
+    ///
+    /// # Errors
+    /// [`Error::Interrupted`] when the watcher breaks; [`Error::Numerical`] when a value is not finite; as
+    /// [`Engine::prior`] and [`Engine::adapt`].
+    pub fn run(&self, plan: &Plan, watch: &Watch<'_>) -> Result<Restored> {
+        let started = Instant::now();
+        let base = self.prior(watch)?;
+        let (prior, adaptation) = match &plan.adapt {
+            None => (base.clone(), None),
+            Some(adapt) => {
+                let (prior, record) = self.adapted(&base, adapt, &plan.observed(), watch)?;
+                (prior, Some(record))
+            }
+        };
+        let loaded = Instant::now();
+        let (samples, mean) = self.sample(plan, &prior, watch)?;
+        let sampled = Instant::now();
+        let agreement = plan.restore.measurement().agreement(&mean)?;
+        let samples = if samples.len() > 1 { samples } else { Vec::new() };
+        let samples = samples.into_iter().map(|x| picture(plan, x)).collect::<Result<_>>()?;
+        let (request, sampling) = (&plan.request, &plan.request.sampling);
+        let measurement = plan.restore.measurement();
+        let can_be_written = matches!(request.input, Observation::File(_))
+            && measurement.degradation().is_some()
+            && request.guidance.is_none()
+            && !has_pixels(plan);
+        let record = Record {
+            schema: Record::SCHEMA,
+            program: concat!("adir ", env!("CARGO_PKG_VERSION")).into(),
+            request: can_be_written.then(|| request.clone()),
+            input: FileRecord { path: plan.file.clone(), sha256: plan.content },
+            model: ModelRecord {
+                name: self.model_name(),
+                sha256: base.id()?.to_string(),
+                config: base.config().cloned(),
+            },
+            device: self.placement().0.to_owned(),
+            dtype: self.placement().1.to_string(),
+            task: measurement.task(),
+            degradation: measurement.degradation().cloned(),
+            sigma: request.problem.sigma,
+            mask: match &request.problem.mask {
+                Some(MaskSource::File(path)) => {
+                    Some(FileRecord { path: Some(path.clone()), sha256: ContentHash::of_file(path)? })
+                }
+                _ => None,
+            },
+            seed: sampling.seed,
+            samples: sampling.samples,
+            class: sampling.class,
+            settings: plan.restore.settings().clone(),
+            sources: plan.restore.choices().to_vec(),
+            adaptation,
+            seconds: Seconds {
+                load_and_adapt: (loaded - started).as_secs_f64(),
+                sample: (sampled - loaded).as_secs_f64(),
+            },
+            agreement_psnr: Decibel(agreement),
+        };
+        let (restore, outputs) = (plan.restore.clone(), plan.outputs.clone());
+        Ok(Restored { mean: picture(plan, mean)?, samples, record, restore, outputs })
+    }
+
+    /// The samples and their mean, `[1, c, h, w]` in about [-1, 1].
+    fn sample(&self, plan: &Plan, prior: &Prior, watch: &Watch<'_>) -> Result<(Vec<Tensor<4>>, Tensor<4>)> {
+        let count = plan.request.sampling.samples;
+        let task = |sample: usize| sample_one(&plan.restore, prior, sample, count, watch);
+        let results = match self.samples_at_once(count) {
+            0 | 1 => (0..count).map(task).collect::<Result<Vec<_>>>()?,
+            _ => Workers::new()?.map(count, task)?,
+        };
+        let mean = results.iter().skip(1).fold(results[0].clone(), |sum, x| sum + x.clone()) / count as f64;
+        Ok((results, mean))
+    }
+}
+
+fn has_pixels(plan: &Plan) -> bool {
+    matches!(plan.request.problem.mask, Some(MaskSource::Pixels(_)))
+}
+
+fn sample_one(
+    plan: &RestorePlan,
+    prior: &Prior,
+    sample: usize,
+    samples: usize,
+    watch: &Watch<'_>,
+) -> Result<Tensor<4>> {
+    let noise = plan.noise(sample);
+    let mut last = None;
+    for step in plan.sampler(prior, prior.space().as_ref(), &noise)? {
+        let step = step?;
+        let event = Event::Sampling {
+            sample,
+            samples,
+            step: step.index + 1,
+            steps: step.total,
+            timestep: step.timestep.0,
+            residual_255: step.residual_rms.map(|rms| rms * 127.5),
+        };
+        report(watch, &event)?;
+        last = Some(step.x_t);
+    }
+    let last = last.ok_or_else(|| Error::config("no sampling steps"))?;
+    plan.finish(prior.space().as_ref(), &last)
+}
+
+/// A result as a picture: stored like the observation, with its profile, and its alpha brought to size.
+fn picture(plan: &Plan, x: Tensor<4>) -> Result<Picture> {
+    let source = &plan.picture;
+    let [_, _, h, w] = source.tensor.dims();
+    let [_, _, height, width] = x.dims();
+    let alpha = match &source.alpha {
+        Some(alpha) => {
+            let plane = tensor::from_f32(alpha.clone(), [1, 1, h, w], &tensor::cpu());
+            let plane = bicubic_resize(&plane, height, width)?;
+            Some(tensor::to_f32(&plane)?.into_iter().map(|v| v.clamp(0.0, 1.0)).collect())
+        }
+        None => None,
+    };
+    let (icc, exif) = (source.icc.clone(), source.exif.clone());
+    Ok(Picture { tensor: x, alpha, icc, exif, bit_depth: plan.depth(), format: source.format })
+}
+
+impl Restored {
+    /// Writes the files that the request asked for. What was saved is what is judged: the agreement in the record is that
+    /// of the image as it is read again.
+    ///
+    /// # Errors
+    /// [`Error::Config`] when the request named no output; [`Error::Io`] where the system refuses.
+    pub fn save(&mut self, engine: &Engine) -> Result<()> {
+        let Some(outputs) = self.outputs.clone() else {
+            return Err(Error::config("the request names no output"));
+        };
+        for (path, sample) in outputs.samples.iter().zip(&self.samples) {
+            sample.write(path)?;
+        }
+        self.mean.write(&outputs.image)?;
+        self.judge(&outputs.image, engine)?;
+        self.record.write(&outputs.record)
+    }
+
+    fn judge(&mut self, image: &Path, engine: &Engine) -> Result<()> {
+        let saved = read_image(image, engine.limits())?.tensor;
+        self.record.agreement_psnr = Decibel(self.restore.measurement().agreement(&saved)?);
+        Ok(())
+    }
+}
