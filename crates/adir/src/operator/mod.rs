@@ -125,4 +125,10 @@ pub trait LinearOperator: Debug + Send + Sync {
     fn adjoint(&self, y: &Tensor<4>) -> Result<Tensor<4>>;
     /// Largest eigenvalue of A^T A.
     fn norm_squared(&self) -> f64;
+    /// Which pixels of y carry information: row-major flags, one for each pixel of the range, the same for every
+    /// channel. `None`, the default, means all of them. Where a flag is false the row of A is zero, and what y holds
+    /// there was not measured.
+    fn observed(&self) -> Option<&[bool]> {
+        None
+    }
 }
