@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use adir::adapt::Trained;
+use adir::adapt::{AdaptedLayers, Trained};
 use adir::engine::{Adapt, AdaptOverrides, EngineBuilder, Keep, Target};
 use adir::task::Preset;
 use adir::{Error, Result};
@@ -118,6 +118,14 @@ impl AdaptSettings {
         }
     }
 
+    /// An engine with the encoder.
+    pub fn engine(&self, builder: EngineBuilder) -> EngineBuilder {
+        match &self.encoder {
+            Some(clip) => builder.clip(clip),
+            None => builder,
+        }
+    }
+
     /// An adaptation to `target`.
     pub fn request(&self, target: Target, keep: Keep, trained: Option<Trained>) -> Adapt {
         let mut adapt = Adapt::new(target).neighbours(self.neighbours).keep(keep).seed(self.adapt_seed);
@@ -129,7 +137,7 @@ impl AdaptSettings {
 
 /// Low-rank factors of that rank, with alpha half of it.
 pub fn low_rank(rank: usize) -> Trained {
-    Trained::Lora { rank, alpha: rank as f64 / 2.0 }
+    Trained::Lora { rank, alpha: rank as f64 / 2.0, layers: AdaptedLayers::default() }
 }
 
 impl AdaptArgs {
@@ -169,10 +177,7 @@ impl AdaptArgs {
 
     /// An engine that keeps adapters and indexes where the user wants them.
     pub fn engine(&self, builder: EngineBuilder) -> EngineBuilder {
-        let builder = match &self.settings.encoder {
-            Some(clip) => builder.clip(clip),
-            None => builder,
-        };
+        let builder = self.settings.engine(builder);
         match self.store.find() {
             Some(cache) => builder.cache(cache),
             None => builder,

@@ -60,9 +60,9 @@ pub fn observe(a: &dyn LinearOperator, x: &Tensor<4>, sigma: NoiseLevel, seed: u
     Ok(y + noise * sigma.0)
 }
 
-/// PSNR of A x against y, in dB over the range of the images. Where a blur saw more than y shows, x may have the size
-/// of y or that of all that the blur saw.
-pub fn agreement_psnr(problem: &Problem, x: &Tensor<4>, y: &Tensor<4>, limits: &Limits) -> Result<f64> {
+/// The problem of y for a result of the shape of `x`. Where a blur saw more than y shows, x may have the size of y or that
+/// of all that the blur saw.
+pub fn measure_for(problem: &Problem, x: &Tensor<4>, y: &Tensor<4>, limits: &Limits) -> Result<Measurement> {
     let found = ImageShape::of(x);
     let measure = |keep_margin: bool| -> Result<Measurement> {
         let mut problem = problem.clone();
@@ -71,11 +71,11 @@ pub fn agreement_psnr(problem: &Problem, x: &Tensor<4>, y: &Tensor<4>, limits: &
     };
     let cut = measure(false)?;
     if cut.result() == found {
-        return cut.agreement(x);
+        return Ok(cut);
     }
     let whole = measure(true)?;
     if whole.result() == found {
-        return whole.agreement(x);
+        return Ok(whole);
     }
     Err(Error::config(format!(
         "an observation of {} belongs to a result of {}, not of {found} (channels x height x width)",

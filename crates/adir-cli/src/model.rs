@@ -41,8 +41,7 @@ pub struct ModelArgs {
 impl ModelArgs {
     /// An engine with this network, refusing what does not fit into the memory that is free.
     pub fn engine(&self) -> EngineBuilder {
-        let builder =
-            Engine::builder().device(&self.device).precision(self.dtype).memory(memory::available());
+        let builder = Engine::builder().device(&self.device).precision(self.dtype).memory(memory::available());
         match &self.model {
             Some(weights) => builder.model(weights, self.model_config.clone()),
             None => builder,

@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 use crate::io::limits::Limits;
 use crate::io::side_inputs::{read_kernel_values, read_mask};
 use crate::operator::{
-    Boundary, Compose, Degradation, Grayscale, ImageShape, Kernel, KernelSpec, LinearOperator, Mask, Window,
+    Boundary, Compose, Degradation, Grayscale, ImageShape, InWindow, Kernel, KernelSpec, LinearOperator, Mask, Window,
     wraps_around,
 };
 use crate::schedule::NoiseLevel;
@@ -254,14 +254,15 @@ impl Problem {
             3 if keeps_colours && channels == 3 && channels_are_equal(y, known)? => Some(Grey::EqualChannels),
             _ => None,
         };
-        let (y, operator) = match grey {
-            None => (y.clone(), build(ImageShape::of(y))?),
+        let (y, operator, of_grey) = match grey {
+            None => (y.clone(), build(ImageShape::of(y))?, None),
             Some(_) => {
                 let y = y.clone().narrow(1, 0, 1);
                 let of_grey = build(ImageShape::of(&y))?;
                 let mean = Grayscale::new(ImageShape { channels, ..of_grey.domain() })?;
                 notes.push(Choice::rule("grey", "one measurement", "the observation is grey, and so is the result"));
-                (y, Arc::new(Compose::new(vec![Arc::new(mean), of_grey])?) as Arc<dyn LinearOperator>)
+                let operator: Arc<dyn LinearOperator> = Arc::new(Compose::new(vec![Arc::new(mean), of_grey.clone()])?);
+                (y, operator, Some(of_grey))
             }
         };
         let domain = operator.domain();
@@ -279,9 +280,16 @@ impl Problem {
             )));
         }
         let window = if self.keep_margin { Window::whole(domain) } else { window };
+        let on_stored = match (grey, of_grey) {
+            (Some(Grey::OneChannel), Some(of_grey)) => of_grey,
+            _ => operator.clone(),
+        };
+        let on_result: Arc<dyn LinearOperator> =
+            if window == Window::whole(domain) { on_stored } else { Arc::new(InWindow::new(on_stored, window)?) };
         Ok(Measurement {
             y,
             operator,
+            on_result,
             window,
             grey,
             hint: self.task.hint(),
@@ -352,9 +360,6 @@ impl MaskSource {
     }
 }
 
-/// What rounding may leave of a zero, in images of [-1, 1].
-const NOTHING: f64 = 1e-9;
-
 /// How a grey observation was stored, and so how its result is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Grey {
@@ -376,6 +381,7 @@ fn channels_are_equal(y: &Tensor<4>, known: Option<&[bool]>) -> Result<bool> {
 pub struct Measurement {
     y: Tensor<4>,
     operator: Arc<dyn LinearOperator>,
+    on_result: Arc<dyn LinearOperator>,
     window: Window,
     grey: Option<Grey>,
     hint: Hint,
@@ -465,52 +471,17 @@ impl Measurement {
         }
     }
 
+    /// A on results, with the values of y that depend on nothing else as those that it observes.
+    pub fn on_result(&self) -> &Arc<dyn LinearOperator> {
+        &self.on_result
+    }
+
     /// PSNR of A x against y in dB over the range of the images, x being a result `[1, c, h, w]`. Values of y that
-    /// depend on what was cut off around the window do not count.
+    /// depend on what was cut off around the window do not count, nor do those of missing pixels.
     ///
     /// # Errors
-    /// [`Error::Config`] when x has another shape than the result, or nothing of y depends on the window alone; those
-    /// of the operator.
+    /// [`Error::Config`] when x has another shape than the result; those of the operator.
     pub fn agreement(&self, x: &Tensor<4>) -> Result<f64> {
-        if ImageShape::of(x) != self.result() {
-            return Err(Error::config(format!(
-                "the result is {}, expected {} (channels x height x width)",
-                ImageShape::of(x),
-                self.result()
-            )));
-        }
-        let domain = self.operator.domain();
-        let x = if x.dims()[1] == domain.channels { x.clone() } else { x.clone().repeat_dim(1, domain.channels) };
-        agreement_in_window(self.operator.as_ref(), self.window, &x, &self.y)
+        Ok(crate::metric::agreement(self.on_result.as_ref(), x, &self.y)?.first().copied().unwrap_or(f64::NAN))
     }
-}
-
-/// PSNR of A x against y, x being the part `window` of A's domain: over the values of y that depend on no other part.
-pub(crate) fn agreement_in_window(
-    operator: &dyn LinearOperator,
-    window: Window,
-    x: &Tensor<4>,
-    y: &Tensor<4>,
-) -> Result<f64> {
-    let domain = operator.domain();
-    if window == Window::whole(domain) {
-        return Ok(crate::metric::agreement(operator, x, y)?.first().copied().unwrap_or(f64::NAN));
-    }
-    let x = x.clone().to_device(&tensor::cpu()).cast(tensor::DType::F64);
-    let place = |inside: Tensor<4>, around: f64| {
-        let [n, c, h, w] = inside.dims();
-        let shape = [n, domain.channels, domain.height, domain.width];
-        let whole = Tensor::full(shape, around, (&inside.device(), inside.dtype()));
-        whole.slice_assign([0..n, 0..c, window.top..window.top + h, window.left..window.left + w], inside)
-    };
-    let ax = tensor::to_f64(&operator.apply(&place(x.clone(), 0.0))?)?;
-    let outside = tensor::to_f64(&operator.apply(&place(x.zeros_like(), 1.0))?)?;
-    let y = tensor::to_f64(y)?;
-    let inner: Vec<f64> =
-        (0..y.len()).filter(|&i| outside[i].abs() < NOTHING).map(|i| (ax[i] - y[i]).powi(2)).collect();
-    if inner.is_empty() {
-        return Err(Error::config("every value of the observation depends on pixels that the result does not hold"));
-    }
-    let mean_square = inner.iter().sum::<f64>() / inner.len() as f64;
-    Ok(10.0 * (4.0 / mean_square).log10())
 }

@@ -137,12 +137,7 @@ impl RestorePlan {
     ///
     /// # Errors
     /// As the samplers' constructors.
-    pub fn sampler<'a>(
-        &'a self,
-        denoiser: &'a dyn Denoiser,
-        space: &dyn Space,
-        noise: &'a Noise,
-    ) -> Result<Chain<'a>> {
+    pub fn sampler<'a>(&'a self, denoiser: &'a dyn Denoiser, space: &dyn Space, noise: &'a Noise) -> Result<Chain<'a>> {
         let ImageShape { channels, height, width } = space.state_shape(self.canvas);
         let x_t = initial_noise(noise, [1, channels, height, width], &tensor::cpu(), DType::F32);
         let inputs = Inputs {
@@ -152,9 +147,7 @@ impl RestorePlan {
         };
         let clip_x0 = self.settings.clip_x0;
         match self.settings.sampler {
-            SamplerSettings::Ancestral => {
-                Chain::new(inputs, AncestralConfig { variance: self.variance, clip_x0 }, x_t)
-            }
+            SamplerSettings::Ancestral => Chain::new(inputs, AncestralConfig { variance: self.variance, clip_x0 }, x_t),
             SamplerSettings::FewStep { eta, eps_after_guidance } => {
                 Chain::new(inputs, DdimConfig { eta, clip_x0, eps_after_guidance }, x_t)
             }

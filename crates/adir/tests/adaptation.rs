@@ -4,8 +4,8 @@
 use std::path::{Path, PathBuf};
 
 use adir::adapt::{
-    AdaptConfig, Adaptation, AdaptedLayers, Adapter, AdapterInfo, Batch, CropScale, LevelWeights, RateSchedule,
-    Timesteps, Trained, loss_by_blocks,
+    AdaptConfig, Adaptation, AdaptedLayers, Adapter, AdapterInfo, Batch, CropScale, LevelWeights, Provenance,
+    RateSchedule, Timesteps, Trained, loss_by_blocks,
 };
 use adir::io::weights::WeightFile;
 use adir::models::Prior;
@@ -219,7 +219,14 @@ fn an_adapter_comes_back_from_its_file_to_the_bit() {
         let info = AdapterInfo {
             name: "test".into(),
             base: model.id().unwrap().to_string(),
-            made_from: serde_json::json!({"images": 2}),
+            provenance: Provenance {
+                version: Provenance::VERSION,
+                base: model.id().unwrap().to_string(),
+                images: Vec::new(),
+                settings: config(trained),
+                computed_in: None,
+            },
+            outcome: None,
             lora: None,
             serves: vec!["cd".repeat(32)],
         };

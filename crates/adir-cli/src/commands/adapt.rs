@@ -212,8 +212,8 @@ fn create(args: &CreateArgs, log: &Log) -> Result<()> {
     let name = args.name.as_deref().map(checked_name).transpose()?;
     // What is asked for is made, whatever held-out images say of it.
     let request = args.adaptation.request(args.preset)?;
-    let request = request
-        .ok_or_else(|| Error::config("nothing to adapt to: give --gallery FOLDER, or --adapt self"))?;
+    let request =
+        request.ok_or_else(|| Error::config("nothing to adapt to: give --gallery FOLDER, or --adapt self"))?;
     let engine = args.adaptation.engine(args.model.engine()).build()?;
     let plan = engine.plan_adaptation(&request, args.preset)?;
     match args.images.as_slice() {
@@ -242,13 +242,7 @@ fn create_one(
 }
 
 /// One adapter for every group of observations that have much of their nearest images in common.
-fn create_shared(
-    args: &CreateArgs,
-    engine: &Engine,
-    plan: &AdaptPlan,
-    name: Option<String>,
-    log: &Log,
-) -> Result<()> {
+fn create_shared(args: &CreateArgs, engine: &Engine, plan: &AdaptPlan, name: Option<String>, log: &Log) -> Result<()> {
     if plan.request().target == Target::Itself {
         return Err(Error::config("--adapt self adapts to one observation: give one, or --gallery"));
     }

@@ -157,7 +157,7 @@ fn info(args: &ModelArgs, as_json: bool, test: bool, log: &Log) -> Result<u8> {
         say!("{}: guided-diffusion U-Net", engine.model_name())?;
         say!("  {} parameters in {} tensors", layout.element_count(), layout.specs().len())?;
         say!("  sha256 {sha256}")?;
-        say!("  {}", config.map_or_else(String::new, UNetConfig::to_json))?;
+        say!("  {}", config.map_or_else(String::new, adir::models::guided_diffusion::UNetConfig::to_json))?;
         for (key, value) in file.metadata().iter().filter(|(key, _)| *key != "config") {
             say!("  {key}: {value}")?;
         }

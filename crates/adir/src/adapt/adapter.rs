@@ -7,13 +7,13 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use super::config::AdaptConfig;
+use super::lora::{AdaptedLayers, Lora, name_of_a};
 use super::run::HeldOut;
 use crate::io::hash::sha256;
-use crate::retrieve::ContentHash;
-use super::lora::{AdaptedLayers, Lora, name_of_a};
 use crate::io::weights::{Dtype, TensorToWrite, WeightFile, write_safetensors};
 use crate::models::Prior;
 use crate::models::params::{ParamSpec, Params, Role};
+use crate::retrieve::ContentHash;
 use crate::tensor::{self, Compute, DType};
 use crate::{Error, Result};
 

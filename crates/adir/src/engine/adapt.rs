@@ -8,11 +8,11 @@ use super::gallery::{Found, Gallery};
 use super::open::Engine;
 use super::record::{AdaptationRecord, ImageRecord};
 use super::request::{Adapt, Keep, Target};
+use crate::adapt::Workers;
 use crate::adapt::{AdaptConfig, Adaptation, Adapter, AdapterInfo, CropScale, Provenance, adaptation_memory};
 use crate::io::image::read_image;
 use crate::io::weights::WeightFile;
 use crate::models::{Denoiser, Prior};
-use crate::adapt::Workers;
 use crate::retrieve::{ContentHash, Embedding, Group, Neighbour, group_by_neighbours};
 use crate::task::Preset;
 use crate::tensor::{DType, Tensor};
@@ -239,10 +239,14 @@ impl Engine {
             _ => self.adapt(plan, observed, watch)?,
         };
         let used = found.is_used(request.keep);
-        report(watch, &Event::Adapted { from_cache: found.from_cache, outcome: found.info.outcome, used })?;
+        let given = matches!(request.target, Target::Adapter(_));
+        if !given {
+            report(watch, &Event::Adapted { from_cache: found.from_cache, outcome: found.info.outcome, used })?;
+        }
         let from_gallery = request.target.gallery().map(|path| self.gallery(path, watch)).transpose()?;
         let record = AdaptationRecord {
             target: request.target.clone(),
+            keep: request.keep,
             gallery: from_gallery.as_ref().map(|gallery| gallery.index().root().to_owned()),
             encoder: from_gallery.as_ref().map(|gallery| (**gallery.encoder().id()).clone()),
             neighbours: from_gallery.as_ref().map(|_| request.neighbours),
@@ -255,7 +259,8 @@ impl Engine {
             key: found.key.clone(),
             name: found.info.name.clone(),
         };
-        let prior = if used { Arc::new(prior.with_params(found.adapter.apply(prior.params())?)) } else { prior.clone() };
+        let prior =
+            if used { Arc::new(prior.with_params(found.adapter.apply(prior.params())?)) } else { prior.clone() };
         Ok((prior, record))
     }
 
@@ -270,8 +275,7 @@ impl Engine {
     }
 
     fn source(&self, file: &Path) -> Result<Source> {
-        let record =
-            ImageRecord { path: Some(file.to_owned()), sha256: ContentHash::of_file(file)?, distance: None };
+        let record = ImageRecord { path: Some(file.to_owned()), sha256: ContentHash::of_file(file)?, distance: None };
         Ok(Source { path: Some(file.to_owned()), record, pixels: None })
     }
 
@@ -311,7 +315,7 @@ impl Engine {
         let pictures = sources.into_iter().map(pixels).collect::<Result<Vec<_>>>()?;
         let mut run = Adaptation::new(prior, pictures, config)?;
         let total = run.total();
-        while let Some(step) = run.next() {
+        for step in run.by_ref() {
             let step = step?;
             let (timestep, loss) = (step.timestep.0, step.loss);
             report(watch, &Event::Adapting { step: step.step, total, timestep, loss })?;

@@ -149,7 +149,7 @@ fn update(
     watch: &Watch<'_>,
 ) -> Result<Index> {
     let before = previous.as_ref().filter(|index| index.is_complete()).map(|index| index.entries().to_vec());
-    let mut build = Build::new(root, encoder, precision, limits.clone(), previous)?;
+    let mut build = Build::new(root, encoder, precision, *limits, previous)?;
     let total = build.total();
     let (mut done, mut skipped) = (0, 0);
     while let Some(event) = build.next() {

@@ -36,6 +36,6 @@ pub use event::{Event, Watch};
 pub use gallery::{Gallery, build_index};
 pub use open::{Engine, EngineBuilder, open_encoder};
 pub use plan::{Memory, Outputs, Plan};
-pub use record::{AdaptationRecord, Decibel, FileRecord, ImageRecord, ModelRecord, Record, Seconds};
+pub use record::{AdaptationRecord, Decibel, FileRecord, ImageRecord, ModelRecord, Record, Seconds, write_json};
 pub use request::{Adapt, AdaptOverrides, Keep, Observation, OutputRequest, Request, SamplingRequest, Target};
 pub use run::Restored;

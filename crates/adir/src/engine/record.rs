@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
-use super::request::{Request, Target};
+use super::request::{Keep, Request, Target};
 use crate::adapt::{AdaptConfig, HeldOut};
 use crate::io::atomic;
 use crate::models::guided_diffusion::UNetConfig;
@@ -89,6 +89,8 @@ pub struct ModelRecord {
 pub struct AdaptationRecord {
     /// What was adapted to.
     pub target: Target,
+    /// When the adapted weights are used.
+    pub keep: Keep,
     /// The folder of the gallery.
     pub gallery: Option<PathBuf>,
     /// What told the likeness of images.
@@ -148,7 +150,11 @@ impl fmt::Display for Decibel {
 
 impl Serialize for Decibel {
     fn serialize<S: Serializer>(&self, serializer: S) -> std::result::Result<S::Ok, S::Error> {
-        if self.0.is_finite() { serializer.serialize_f64(self.0) } else { serializer.serialize_str(&self.0.to_string()) }
+        if self.0.is_finite() {
+            serializer.serialize_f64(self.0)
+        } else {
+            serializer.serialize_str(&self.0.to_string())
+        }
     }
 }
 
@@ -186,8 +192,8 @@ impl Record {
     pub fn read(path: impl AsRef<Path>) -> Result<Self> {
         let path = path.as_ref();
         let text = std::fs::read_to_string(path).map_err(|e| Error::input(path, format!("cannot be read: {e}")))?;
-        let record: Self =
-            serde_json::from_str(&text).map_err(|e| Error::input(path, format!("is no record of a restoration: {e}")))?;
+        let record: Self = serde_json::from_str(&text)
+            .map_err(|e| Error::input(path, format!("is no record of a restoration: {e}")))?;
         if record.schema != Self::SCHEMA {
             let message = format!("is a record of version {}, expected {}", record.schema, Self::SCHEMA);
             return Err(Error::input(path, message));

@@ -347,7 +347,14 @@ impl Adapt {
 impl Request {
     /// A restoration of `input` with the default settings, that writes no file.
     pub fn new(input: impl Into<Observation>, problem: Problem) -> Self {
-        Self { input: input.into(), problem, sampling: SamplingRequest::default(), adapt: None, output: None, guidance: None }
+        Self {
+            input: input.into(),
+            problem,
+            sampling: SamplingRequest::default(),
+            adapt: None,
+            output: None,
+            guidance: None,
+        }
     }
 
     /// Adapting the prior first.

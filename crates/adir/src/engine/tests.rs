@@ -1,0 +1,175 @@
+//! Requests, plans and records.
+
+use std::ops::ControlFlow;
+use std::path::PathBuf;
+use std::sync::Mutex;
+
+use super::*;
+use crate::Error;
+use crate::compute::Precision;
+use crate::io::image::{BitDepth, ImageFormat, Picture};
+use crate::noise::{Noise, Stream};
+use crate::problem::Problem;
+use crate::tensor::{DType, cpu, to_f32};
+
+fn folder(name: &str) -> PathBuf {
+    let folder = std::env::temp_dir().join(format!("adir-engine-{}-{name}", std::process::id()));
+    let _ = std::fs::remove_dir_all(&folder);
+    std::fs::create_dir_all(&folder).unwrap();
+    folder
+}
+
+/// A smooth picture of 16x16 pixels.
+fn picture(seed: u64) -> Picture {
+    let noise = Noise::new(seed, Stream::Evaluation).normal_tensor(0, [1, 3, 4, 4], &cpu(), DType::F32);
+    let tensor = crate::operator::bicubic_upsample(&(noise * 0.3), 4).unwrap();
+    Picture { tensor, alpha: None, icc: None, exif: None, bit_depth: BitDepth::Eight, format: ImageFormat::Png }
+}
+
+fn go(_: &Event) -> ControlFlow<()> {
+    ControlFlow::Continue(())
+}
+
+fn config_error(found: crate::Result<Plan>) -> String {
+    match found {
+        Err(Error::Config(message)) => message,
+        other => panic!("expected a configuration error, found {other:?}"),
+    }
+}
+
+/// What can be refused without the weights is refused although their file is missing.
+#[test]
+fn a_plan_refuses_before_the_weights_are_read() {
+    let f = folder("refuse");
+    picture(1).write(f.join("y.png")).unwrap();
+    let with_alpha = Picture { alpha: Some(vec![0.5; 256]), ..picture(1) };
+    with_alpha.write(f.join("rgba.png")).unwrap();
+    let engine = Engine::builder().model(f.join("missing.safetensors"), None).build().unwrap();
+    let request = || Request::new(f.join("y.png"), Problem::super_resolution(2));
+    let mut adapt = Adapt::to_itself();
+    adapt.overrides.learning_rate = Some(7.0);
+    assert!(config_error(engine.plan(&request().adapt(adapt))).contains("learning rate 7"));
+    let alpha = Request::new(f.join("rgba.png"), Problem::super_resolution(2)).output(f.join("x.jpg"));
+    assert!(config_error(engine.plan(&alpha)).contains("alpha"));
+    let long = f.join(format!("{}.png", "n".repeat(300)));
+    assert!(config_error(engine.plan(&request().output(long))).contains("304 bytes"));
+    // The record's name is longer by a byte than the image's.
+    let just = f.join(format!("{}.png", "n".repeat(251)));
+    assert!(config_error(engine.plan(&request().output(just))).contains("256 bytes"));
+    assert!(config_error(engine.plan(&request().samples(0))).contains("0 samples"));
+    let mut eta = request();
+    eta.sampling.overrides.eta = Some(2.0);
+    assert!(config_error(engine.plan(&eta)).contains("eta = 2"));
+    assert!(config_error(engine.plan(&Request::new(f.join("y.png"), Problem::denoise(0.0)))).contains("noise level"));
+    // With nothing else wrong, the missing file is.
+    assert!(matches!(engine.plan(&request()), Err(Error::Model { .. })));
+    std::fs::remove_dir_all(f).unwrap();
+}
+
+#[test]
+fn unknown_keys_of_a_request_are_refused() {
+    let text = r#"{"input": "y.png", "problem": {"task": "deblur", "kernel": "box:5", "sigma": 2}, "sampling": {"seed": 3},
+        "adapt": {"target": {"gallery": "scans"}, "keep": "always", "overrides": {"iterations": 4}}}"#;
+    let request = Request::from_json(text).unwrap();
+    let again = Request::from_json(&serde_json::to_string(&request).unwrap()).unwrap();
+    assert_eq!(serde_json::to_value(&request).unwrap(), serde_json::to_value(&again).unwrap());
+    assert_eq!((again.sampling.seed, again.problem.sigma, again.adapt.unwrap().neighbours), (3, 2.0, 20));
+    for (good, bad) in [("\"seed\"", "\"sead\""), ("\"sigma\"", "\"sigmas\""), ("\"iterations\"", "\"steps\"")] {
+        let message = Request::from_json(&text.replace(good, bad)).unwrap_err().to_string();
+        assert!(message.contains("unknown field"), "{bad}: {message}");
+    }
+}
+
+/// The record of a run is enough to repeat it.
+#[test]
+fn a_run_is_repeated_from_its_record() {
+    let f = folder("record");
+    picture(2).write(f.join("y.png")).unwrap();
+    let engine = Engine::builder().cache(FolderCache::new(f.join("cache"))).build().unwrap();
+    let mut adapt = Adapt::to_itself().iterations(2).seed(5);
+    adapt.overrides.batch = Some(1);
+    let request = Request::new(f.join("y.png"), Problem::super_resolution(2))
+        .adapt(adapt)
+        .steps(3)
+        .samples(2)
+        .seed(4)
+        .output(f.join("x.png"));
+    let mut first = engine.run(&engine.plan(&request).unwrap(), &go).unwrap();
+    first.save(&engine).unwrap();
+    let record = Record::read(f.join("x.json")).unwrap();
+    let adaptation = record.adaptation.as_ref().unwrap();
+    assert!(adaptation.used && !adaptation.from_cache && adaptation.settings.seed == 5);
+    assert_eq!(record.agreement_psnr, first.record.agreement_psnr);
+    let mut again = record.request.unwrap();
+    again.output = None;
+    let other = Engine::builder().build().unwrap();
+    let second = other.run(&other.plan(&again).unwrap(), &go).unwrap();
+    assert!(!second.record.adaptation.unwrap().from_cache, "an engine without a cache trains again");
+    assert_eq!(to_f32(&first.mean.tensor).unwrap(), to_f32(&second.mean.tensor).unwrap());
+    std::fs::remove_dir_all(f).unwrap();
+}
+
+/// Requests that run at the same time in one process compute what each computes alone: no switch is shared.
+#[test]
+fn requests_run_side_by_side() {
+    let bf16 = crate::tensor::Isa::has_bf16_products();
+    let engine = |precision| Engine::builder().precision(precision).build().unwrap();
+    let full = engine(Precision::F32);
+    let half = engine(if bf16 { Precision::Bf16 } else { Precision::F32 });
+    let request = |seed| Request::new(picture(seed), Problem::super_resolution(4)).steps(6).seed(seed);
+    let run = |engine: &Engine, seed| {
+        let restored = engine.run(&engine.plan(&request(seed)).unwrap(), &go).unwrap();
+        to_f32(&restored.mean.tensor).unwrap()
+    };
+    let alone = (run(&full, 1), run(&half, 1));
+    assert_eq!(alone.0 != alone.1, bf16, "bf16 products change the numbers");
+    let stopped = Mutex::new(0);
+    let cancelled = || {
+        let plan = full.plan(&request(2)).unwrap();
+        full.run(&plan, &|event| match event {
+            Event::Sampling { step, .. } => {
+                *stopped.lock().unwrap() = *step;
+                if *step == 3 { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+            }
+            _ => ControlFlow::Continue(()),
+        })
+    };
+    let together = std::thread::scope(|scope| {
+        let a = scope.spawn(|| run(&full, 1));
+        let b = scope.spawn(|| run(&half, 1));
+        let c = scope.spawn(cancelled);
+        assert!(matches!(c.join().unwrap(), Err(Error::Interrupted)));
+        (a.join().unwrap(), b.join().unwrap())
+    });
+    assert_eq!(*stopped.lock().unwrap(), 3, "nothing follows a break");
+    assert!(together == alone, "side by side, the numbers changed");
+    let after = run(&full, 2);
+    assert!(after == run(&engine(Precision::F32), 2), "a cancelled run leaves nothing behind");
+}
+
+/// A damaged entry of the cache is made anew, with a warning.
+#[test]
+fn a_damaged_adapter_is_made_anew() {
+    let f = folder("damaged");
+    let engine = Engine::builder().cache(FolderCache::new(f.join("cache"))).build().unwrap();
+    let mut adapt = Adapt::to_itself().iterations(1);
+    adapt.overrides.batch = Some(1);
+    let plan = engine.plan(&Request::new(picture(3), Problem::super_resolution(2)).adapt(adapt).steps(1)).unwrap();
+    let first = engine.run(&plan, &go).unwrap();
+    let entry = std::fs::read_dir(f.join("cache/adapters")).unwrap().next().unwrap().unwrap().path();
+    std::fs::write(&entry, "damaged").unwrap();
+    let warnings = Mutex::new(Vec::new());
+    let second = engine
+        .run(&plan, &|event| {
+            if let Event::Warning { message } = event {
+                warnings.lock().unwrap().push(message.clone());
+            }
+            ControlFlow::Continue(())
+        })
+        .unwrap();
+    assert!(warnings.lock().unwrap().iter().any(|w| w.contains("made anew")), "{warnings:?}");
+    assert_eq!(to_f32(&first.mean.tensor).unwrap(), to_f32(&second.mean.tensor).unwrap());
+    let third = engine.run(&plan, &go).unwrap();
+    assert!(third.record.adaptation.unwrap().from_cache, "the new entry is whole");
+    std::fs::remove_dir_all(f).unwrap();
+}

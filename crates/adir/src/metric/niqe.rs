@@ -7,6 +7,7 @@ use libm::tgamma;
 
 use super::luma::luma;
 use super::pixels::{Plane, eight_bit};
+use super::{Better, Case, Metric, Needs, Over, single};
 use crate::operator::{BicubicDownsample, ImageShape, LinearOperator};
 use crate::tensor::{self, Tensor, cpu};
 use crate::{Error, Result};
@@ -33,6 +34,51 @@ const PRISTINE: &[u8; (ALL + ALL * (ALL + 1) / 2) * 8] = include_bytes!("../../.
 /// value is not finite, or fewer than two blocks have any structure.
 pub fn niqe(image: &Tensor<4>) -> Result<Vec<f64>> {
     eight_bit(image, "the image")?.iter().map(|planes| of_plane(&luma(planes)?)).collect()
+}
+
+/// [`niqe()`] of the image, of several samples of each; where there is room for two blocks, two of which have structure.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Niqe;
+
+impl Metric for Niqe {
+    fn name(&self) -> &str {
+        "niqe"
+    }
+
+    fn describe(&self) -> &str {
+        "about 2 to 10; distance of the statistics from those of pristine photographs (Mittal et al. 2013), from 192x96 pixels on"
+    }
+
+    fn better(&self) -> Better {
+        Better::Lower
+    }
+
+    fn needs(&self) -> Needs {
+        Needs::Nothing
+    }
+
+    fn digits(&self) -> usize {
+        2
+    }
+
+    fn over(&self) -> Over {
+        Over::Samples
+    }
+
+    fn value(&self, case: &Case<'_>) -> Result<Option<f64>> {
+        let [height, width] = case.inner(0);
+        if !case.has_luma() || (height / BLOCK) * (width / BLOCK) < 2 {
+            return Ok(None);
+        }
+        let images = eight_bit(case.restored, "the image")?;
+        let values = images.iter().map(|planes| of_plane(&luma(planes)?)).collect::<Result<Vec<_>>>();
+        match values {
+            Ok(values) => single(&values),
+            // The image is finite, so this is one without structure.
+            Err(Error::Numerical(_)) => Ok(None),
+            Err(other) => Err(other),
+        }
+    }
 }
 
 fn of_plane(luma: &Plane) -> Result<f64> {

@@ -1,47 +1,19 @@
 //! Structural similarity of Wang et al. (2004): luminance, contrast and structure in a Gaussian
 //! window of 11x11 (standard deviation 1.5), only where the window lies wholly inside.
 
-use super::luma::luma;
-use super::pixels::{Plane, for_each_pair};
-use crate::tensor::Tensor;
+use super::pixels::Plane;
 use crate::{Error, Result};
 
-const WINDOW: usize = 11;
+/// Side of the window, and so the smallest side of an image.
+pub(super) const WINDOW: usize = 11;
 const SIGMA: f64 = 1.5;
 /// (K1 L)^2 and (K2 L)^2 with K1 = 0.01, K2 = 0.03 and the range L = 255.
 const C1: f64 = 6.5025;
 const C2: f64 = 58.5225;
 
-/// SSIM of the images rounded to 8 bit, the mean over the channels, no crop; 1 for equal images.
-///
-/// # Shapes
-/// Both `[n, c, h, w]` in [-1, 1], h and w at least 11; one value for each image.
-///
-/// # Errors
-/// [`Error::Config`] when the shapes differ or a side is below 11, [`Error::Numerical`] when a value
-/// is not finite.
-pub fn ssim_rgb(a: &Tensor<4>, b: &Tensor<4>) -> Result<Vec<f64>> {
-    for_each_pair(a, b, |a, b| {
-        let channels = a.iter().zip(b).map(|(a, b)| ssim(a, b)).collect::<Result<Vec<f64>>>()?;
-        Ok(channels.iter().sum::<f64>() / channels.len() as f64)
-    })
-}
-
-/// SSIM of the BT.601 luma (studio range) of the images rounded to 8 bit, without `border` pixels at
-/// each side. Grey images are compared as they are.
-///
-/// # Shapes
-/// Both `[n, 1 or 3, h, w]` in [-1, 1], at least 11 a side after the crop; one value for each image.
-///
-/// # Errors
-/// As [`ssim_rgb`], and [`Error::Config`] when there are neither 1 nor 3 channels.
-pub fn ssim_y(a: &Tensor<4>, b: &Tensor<4>, border: usize) -> Result<Vec<f64>> {
-    for_each_pair(a, b, |a, b| ssim(&luma(a)?.cropped(border)?, &luma(b)?.cropped(border)?))
-}
-
 /// Mean over all positions of the window of
 /// (2 ma mb + C1) (2 cov + C2) / ((ma^2 + mb^2 + C1) (va + vb + C2)).
-fn ssim(a: &Plane, b: &Plane) -> Result<f64> {
+pub(super) fn ssim(a: &Plane, b: &Plane) -> Result<f64> {
     if a.height < WINDOW || a.width < WINDOW {
         return Err(Error::config(format!(
             "SSIM needs images of at least {WINDOW}x{WINDOW} pixels, found {}x{} (height x width)",

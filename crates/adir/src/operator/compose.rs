@@ -82,4 +82,9 @@ impl LinearOperator for Compose {
                 .unwrap_or_else(|_| self.stages.iter().map(|stage| stage.norm_squared()).product())
         })
     }
+
+    /// Those of the last stage. Values that a later stage makes from pixels missing to an earlier one all count.
+    fn observed(&self) -> Option<&[bool]> {
+        self.stages.last().and_then(|stage| stage.observed())
+    }
 }

@@ -96,4 +96,8 @@ impl LinearOperator for PixelMask {
     fn norm_squared(&self) -> f64 {
         1.0
     }
+
+    fn observed(&self) -> Option<&[bool]> {
+        Some(&self.mask.known)
+    }
 }

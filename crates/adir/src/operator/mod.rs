@@ -20,6 +20,7 @@ mod fft;
 mod grayscale;
 mod host;
 mod identity;
+mod in_window;
 mod kernel;
 mod kernel_spec;
 mod mask;
@@ -42,6 +43,7 @@ pub use degradation::Degradation;
 pub use dot_test::{dot_test, dot_test_f32};
 pub use grayscale::Grayscale;
 pub use identity::Identity;
+pub use in_window::InWindow;
 pub use kernel::Kernel;
 pub use kernel_spec::KernelSpec;
 pub use mask::{Mask, PixelMask};
@@ -132,6 +134,12 @@ pub trait LinearOperator: Debug + Send + Sync {
     /// The c with A A^T = c I, for operators whose rows are orthogonal and of equal length; `None` for all others,
     /// and where it is not known. Then A^T / c is the pseudo-inverse.
     fn row_gram(&self) -> Option<f64> {
+        None
+    }
+    /// Which pixels of y carry information: row-major flags, one for each pixel of the range, the same for every
+    /// channel. `None`, the default, means all of them. Where a flag is false the row of A is zero, and what y holds
+    /// there was not measured.
+    fn observed(&self) -> Option<&[bool]> {
         None
     }
 }

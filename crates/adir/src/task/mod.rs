@@ -8,9 +8,7 @@ use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 
-pub use preset::{
-    Choice, GuidanceSettings, Method, Overrides, Preset, SamplerSettings, Settings, Source, resolve,
-};
+pub use preset::{Choice, GuidanceSettings, Method, Overrides, Preset, SamplerSettings, Settings, Source, resolve};
 
 use crate::{Error, Result};
 

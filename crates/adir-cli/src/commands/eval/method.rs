@@ -275,7 +275,7 @@ impl Bench<'_> {
         let mut names = image_files(&folder)?;
         let own = truth.sha256.bytes().take(4).fold(0u32, |all, byte| all << 8 | u32::from(byte));
         let noise = Noise::new(self.seed, Stream::Evaluation);
-        let count = usize::from(self.args.settings.neighbours).min(names.len());
+        let count = self.args.settings.neighbours.min(names.len());
         Ok((0..count).map(|k| folder.join(names.swap_remove(noise.below(own, k as u32, names.len())))).collect())
     }
 }

@@ -4,6 +4,7 @@
 //! determines it: an interrupted run goes on where it stopped, a longer one uses what a shorter one found.
 
 mod cell;
+mod key;
 mod method;
 mod report;
 mod task;
@@ -12,26 +13,25 @@ use std::cell::{OnceCell, RefCell};
 use std::path::{Path, PathBuf};
 
 use adir::io::folder::image_files;
-use adir::io::hash::{hash_file, sha256};
+use adir::io::hash::hash_file;
 use adir::io::image::{WriteOptions, read_image, write_image};
 use adir::io::limits::Limits;
-use adir::models::Denoiser;
-use adir::models::efficientnet_lite::EfficientNetLite0;
+use adir::metric::evaluation;
+use adir::operator::ImageShape;
+use adir::retrieve::ContentHash;
 use adir::task::Preset;
-use adir::tensor::{Tensor, cpu};
+use adir::tensor::Tensor;
 use adir::{Error, Result};
 use clap::Args;
-use serde_json::json;
 
 use self::cell::{Cell, measure};
 use self::method::{Bench, Method};
 use self::report::Report;
 use self::task::EvalTask;
-use crate::adaptation::{AdaptSettings, Base};
-use crate::args::PresetName;
+use crate::adaptation::AdaptSettings;
+use crate::args::preset;
 use crate::log::Log;
 use crate::model::ModelArgs;
-use crate::stop;
 use crate::store::Store;
 
 /// Compare methods on images whose truth is known: degraded, restored, measured.
@@ -39,6 +39,8 @@ use crate::store::Store;
 /// Writes OUTPUT/table.md, OUTPUT/cells.csv and OUTPUT/sheet.png. Every result is kept in OUTPUT/cells, so that the
 /// same command goes on after an interruption, and one with more images, tasks or methods computes what is new.
 /// Unless --full is given, the middle 128x128 pixels of ten images a set, 4 samples of 20 steps.
+/// Sides are cut to what the network's size multiple and the factor both divide: 120 of 128 pixels for sr3 where the
+/// network takes multiples of 8. Images below that are left out.
 #[derive(Debug, Args)]
 pub struct EvalArgs {
     /// Folders of images (each is a set)
@@ -65,21 +67,21 @@ pub struct EvalArgs {
     /// Images of each set, spread evenly over it
     #[arg(long, default_value_t = 10, value_name = "N")]
     count: usize,
-    /// Side of the part in the middle that is used
+    /// Side of the part in the middle that is used, at most: cut to what the network and the factor divide
     #[arg(long, default_value_t = 128, value_name = "PIXELS")]
     crop: usize,
-    /// Samples an image
-    #[arg(short = 'n', long, default_value_t = 4, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1000))]
-    samples: u16,
+    /// Samples per image
+    #[arg(short = 'n', long, default_value_t = 4, value_name = "N")]
+    samples: usize,
     /// Seeds: each repeats everything that is random
     #[arg(long, default_value_t = 1, value_name = "N")]
     seeds: u64,
-    /// All images, whole, with the preset's steps
+    /// All images, whole (but for what is cut as above), with the preset's steps
     #[arg(long, conflicts_with_all = ["count", "crop"])]
     full: bool,
-    /// Named settings
-    #[arg(long, value_enum, default_value = "fast")]
-    preset: PresetName,
+    /// Named settings: fast, balanced or paper, as of `adir restore`
+    #[arg(long, default_value = "fast", value_parser = preset())]
+    preset: Preset,
     /// Sampling steps [default: 20, with --full the preset's]
     #[arg(long, value_name = "N")]
     steps: Option<String>,
@@ -104,7 +106,6 @@ pub struct EvalArgs {
 /// An image of a set.
 struct Truth {
     name: String,
-    path: PathBuf,
     sha256: String,
     x: Tensor<4>,
 }
@@ -114,55 +115,48 @@ pub fn run(args: &EvalArgs, log: &Log) -> Result<u8> {
     let sets = args.sets.iter().map(|set| Ok((set, args.files(set)?))).collect::<Result<Vec<_>>>()?;
     let cells = args.output.join("cells");
     std::fs::create_dir_all(&cells).map_err(|e| Error::io(&cells, e))?;
-    let (model, model_sha256) = args.model.load()?;
-    if model.info().channels != 3 {
+    let builder = args.settings.engine(args.model.engine());
+    let builder = match args.store.find() {
+        Some(cache) => builder.cache(cache),
+        None => builder,
+    };
+    let engine = builder.build()?;
+    let header = engine.header()?;
+    if header.info().channels != 3 {
         return Err(Error::config("eval compares methods on RGB images; the network is for others"));
     }
-    let adapter = match &args.adapter {
-        Some(reference) => {
-            let path = args.store.resolve(reference)?;
-            let base = Base { model: &model, sha256: &model_sha256 };
-            let with = base.with(&base.read_adapter(&path)?.0)?;
-            Some((path, with))
-        }
-        None => None,
-    };
-    let features = EfficientNetLite0::embedded(&cpu())?;
-    let preset: Preset = args.preset.into();
-    let steps = args.steps.clone().or((!args.full).then(|| "20".to_owned()));
-    let mut report = Report::new(args.show);
-    let gallery = OnceCell::new();
+    let metrics = evaluation()?;
+    let mut report = Report::new(&metrics, args.show);
+    let gallery_key = OnceCell::new();
+    let watcher = log.watcher();
     for (set, files) in sets {
-        let images = args.images(set, files, model.info().size_multiple, log)?;
         let name = set.canonicalize().ok().and_then(|p| Some(p.file_name()?.to_string_lossy().into_owned()));
         let name = name.unwrap_or_else(|| set.display().to_string());
         for task in &args.tasks {
+            let images = args.images(set, &files, task.unit(header.info().size_multiple), log)?;
             let wiener_ratio = task.tuned_wiener(&images)?;
             let mine: Vec<Method> = methods.iter().copied().filter(|m| m.suits(task)).collect();
             for seed in 0..args.seeds {
                 let observe = |truth: &Truth| task.observe(&truth.x, truth.noise(seed));
                 let bench = Bench {
                     args,
+                    engine: &engine,
                     task,
                     seed,
                     images: &images,
                     observations: images.iter().map(observe).collect::<Result<_>>()?,
-                    gallery: &gallery,
+                    gallery_key: &gallery_key,
                     shared: RefCell::default(),
-                    model: &model,
-                    model_sha256: &model_sha256,
-                    preset,
-                    steps: steps.clone(),
-                    adapter: adapter.clone(),
-                    features: &features,
+                    metrics: &metrics,
                     wiener_ratio,
+                    watcher: &watcher,
                 };
                 for (i, truth) in images.iter().enumerate() {
                     let mut pictures = Vec::new();
                     for &method in &mine {
-                        stop::check()?;
-                        let (cell, shown) = kept_or_measured(&bench, &cells, &name, method, i, log)?;
-                        log.info(&cell.line());
+                        log.check()?;
+                        let (cell, shown) = kept_or_measured(&bench, &cells, &name, method, i)?;
+                        log.info(&cell.line(&metrics));
                         pictures.push(shown);
                         report.add(cell);
                     }
@@ -173,31 +167,24 @@ pub fn run(args: &EvalArgs, log: &Log) -> Result<u8> {
             }
         }
     }
-    report.write(&args.output, &model_sha256)?;
+    let model = engine.prior(&|event| watcher.see(event))?;
+    report.write(&args.output, &model.id()?.to_string())?;
     log.info(&format!("{}: table.md, cells.csv, sheet.png", args.output.display()));
     Ok(crate::exit::DONE)
 }
 
 /// The result of one cell, that of image `i`, and the picture of its first sample: as kept in the folder `cells`, or made now and kept.
-fn kept_or_measured(
-    bench: &Bench,
-    cells: &Path,
-    set: &str,
-    method: Method,
-    i: usize,
-    log: &Log,
-) -> Result<(Cell, PathBuf)> {
+fn kept_or_measured(bench: &Bench, cells: &Path, set: &str, method: Method, i: usize) -> Result<(Cell, PathBuf)> {
     let (task, seed, truth) = (bench.task, bench.seed, &bench.images[i]);
-    let made_from = json!({
-        "version": 1, "image": truth.sha256, "crop": truth.x.dims(), "task": task.text, "noise": truth.noise(seed),
-        "method": bench.describe(method)?,
-    });
-    let key = sha256(made_from.to_string().as_bytes());
+    let (shape, method_key) = (ImageShape::of(&truth.x), bench.describe(method, i)?);
+    let made_from = key::made_from(&truth.sha256, shape, task, truth.noise(seed), bench.metrics, method_key)?;
+    let key = key::name(&made_from);
     let (file, shown) = (cells.join(format!("{key}.json")), cells.join(format!("{key}.png")));
     if let Some(cell) = Cell::read(&file)?.filter(|_| shown.is_file()) {
-        return Ok((cell, shown));
+        // The key knows contents only: set and image may have had other names.
+        return Ok((Cell { set: set.to_owned(), image: truth.name.clone(), ..cell }, shown));
     }
-    let made = bench.make(method, i, log)?;
+    let made = bench.make(method, i)?;
     let cell = Cell {
         set: set.to_owned(),
         task: task.text.clone(),
@@ -206,7 +193,7 @@ fn kept_or_measured(
         seed,
         seconds: made.seconds,
         held_out: made.held_out,
-        measured: measure(&made, task, &truth.x, &bench.observations[i], bench.features)?,
+        measured: measure(bench.metrics, &made, task, &truth.x, &bench.observations[i])?,
         made_from,
     };
     write_image(&shown, &made.samples[0], &WriteOptions::default())?;
@@ -215,6 +202,11 @@ fn kept_or_measured(
 }
 
 impl Truth {
+    /// The content of its file.
+    fn content(&self) -> Result<ContentHash> {
+        ContentHash::try_from(self.sha256.clone())
+    }
+
     /// Every image and seed has noise of its own, the same for all methods and tasks, whatever other images there are.
     fn noise(&self, seed: u64) -> u64 {
         let own = self.sha256.bytes().take(8).fold(0, |all: u64, byte| all << 8 | u64::from(byte));
@@ -246,6 +238,11 @@ impl EvalArgs {
         }
     }
 
+    /// The sampling steps, where they are not the preset's.
+    fn steps(&self) -> Option<String> {
+        self.steps.clone().or((!self.full).then(|| "20".to_owned()))
+    }
+
     /// The files of a set that are asked for.
     fn files(&self, set: &Path) -> Result<Vec<String>> {
         let names = image_files(set)?;
@@ -259,14 +256,12 @@ impl EvalArgs {
         Ok((0..count).map(|i| names[i * all / count].clone()).collect())
     }
 
-    /// The images of these files of a set, cut to size.
-    fn images(&self, set: &Path, names: Vec<String>, multiple: usize, log: &Log) -> Result<Vec<Truth>> {
-        // Every super-resolution factor up to 16 that is a power of 2 divides such sides.
-        let unit = multiple.max(16);
+    /// The images of these files of a set, cut to sides that are multiples of `unit`.
+    fn images(&self, set: &Path, names: &[String], unit: usize, log: &Log) -> Result<Vec<Truth>> {
         let mut images = Vec::new();
         for name in names {
-            stop::check()?;
-            let path = set.join(&name);
+            log.check()?;
+            let path = set.join(name);
             let x = read_image(&path, &Limits::default())?.tensor;
             let x = if x.dims()[1] == 1 { x.repeat_dim(1, 3) } else { x };
             let [_, _, h, w] = x.dims();
@@ -277,7 +272,7 @@ impl EvalArgs {
                 continue;
             }
             let x = x.narrow(2, (h - height) / 2, height).narrow(3, (w - width) / 2, width);
-            images.push(Truth { name, sha256: hash_file(&path)?.1.to_string(), path, x });
+            images.push(Truth { name: name.clone(), sha256: hash_file(&path)?.1, x });
         }
         if images.is_empty() {
             return Err(Error::input(set, "holds no image that is large enough"));

@@ -69,6 +69,11 @@ fn registry(domain: ImageShape) -> Vec<Arc<dyn LinearOperator>> {
             }
         }
     }
+    if domain.height >= 6 && domain.width >= 6 {
+        let valid = Arc::new(Blur::new(domain, Kernel::boxed(3).unwrap(), Boundary::Valid).unwrap());
+        let inner = Window { top: 1, left: 1, height: domain.height - 2, width: domain.width - 2 };
+        all.push(Arc::new(InWindow::new(valid, inner).unwrap()));
+    }
     let blur = Arc::new(Blur::new(domain, Kernel::boxed(3).unwrap(), Boundary::Reflect).unwrap());
     let gray = Arc::new(Grayscale::new(domain).unwrap());
     let shrink = Arc::new(BicubicDownsample::new(gray.range(), 2).unwrap());
