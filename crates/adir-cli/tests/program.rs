@@ -4,10 +4,10 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
+use adir::encode::Encoder;
 use adir::io::image::{WriteOptions, read_image, write_image};
 use adir::io::limits::Limits;
 use adir::models::efficientnet_lite::EfficientNetLite0;
-use adir::retrieve::Encoder;
 
 fn adir(folder: &Path, args: &[&str]) -> Output {
     Command::new(env!("CARGO_BIN_EXE_adir")).args(args).current_dir(folder).output().unwrap()

@@ -8,7 +8,8 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use adir::retrieve::{Embedding, EncoderId, Exclude, Index, Precision};
+use adir::encode::{Embedding, EncoderId};
+use adir::retrieve::{Exclude, Index, Precision};
 use rayon::prelude::*;
 
 /// The shortest of seven runs.

@@ -14,6 +14,7 @@
 
 pub mod adapt;
 pub mod compute;
+pub mod encode;
 pub mod engine;
 pub mod error;
 pub mod guidance;
@@ -24,6 +25,7 @@ pub mod noise;
 pub mod operator;
 pub mod prelude;
 pub mod problem;
+mod resample;
 pub mod restore;
 pub mod retrieve;
 pub mod sampler;
@@ -32,6 +34,7 @@ pub mod task;
 pub mod tensor;
 pub mod testing;
 pub mod train;
+pub mod units;
 pub mod verify;
 
 pub use error::{Error, Result};

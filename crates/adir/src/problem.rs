@@ -15,9 +15,9 @@ use crate::operator::{
     Boundary, Compose, Degradation, Grayscale, ImageShape, InWindow, Kernel, KernelSpec, LinearOperator, Mask, Window,
     wraps_around,
 };
-use crate::schedule::NoiseLevel;
 use crate::task::{Choice, Hint, Source, Task};
 use crate::tensor::{self, Tensor};
+use crate::units::NoiseLevel;
 use crate::{Error, Result};
 
 /// A degradation by name or as an operator, and the noise after it.

@@ -4,10 +4,11 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use adir::Error;
+use adir::encode::{Embedding, Encoder, EncoderId};
 use adir::io::image::{WriteOptions, write_image};
 use adir::io::limits::Limits;
 use adir::models::efficientnet_lite::EfficientNetLite0;
-use adir::retrieve::{Build, BuildOutcome, ContentHash, Embedding, Encoder, EncoderId, Exclude, Index, Precision};
+use adir::retrieve::{Build, BuildOutcome, ContentHash, Exclude, Index, Precision};
 use adir::tensor::{Tensor, cpu, from_f32};
 
 /// A folder that is removed in the end.

@@ -3,9 +3,9 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use adir::encode::Encoder;
 use adir::io::weights::WeightFile;
 use adir::models::clip::{Activation, Clip};
-use adir::retrieve::Encoder;
 use adir::tensor::{cpu, from_f32};
 
 fn fixture(name: &str) -> PathBuf {

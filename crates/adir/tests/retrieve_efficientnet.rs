@@ -2,9 +2,9 @@
 
 use std::path::Path;
 
+use adir::encode::{Encoder, spherical_distance};
 use adir::io::weights::WeightFile;
 use adir::models::efficientnet_lite::EfficientNetLite0;
-use adir::retrieve::{Encoder, spherical_distance};
 use adir::tensor::{cpu, from_f32};
 
 #[test]

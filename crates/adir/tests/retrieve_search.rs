@@ -3,7 +3,8 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use adir::retrieve::{Embedding, EncoderId, Exclude, Index, Neighbour, Precision, spherical_distance};
+use adir::encode::{Embedding, EncoderId, spherical_distance};
+use adir::retrieve::{Exclude, Index, Neighbour, Precision};
 use rayon::prelude::*;
 
 fn encoder(dimension: usize) -> Arc<EncoderId> {

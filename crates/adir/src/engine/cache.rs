@@ -5,10 +5,11 @@ use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
 use crate::adapt::{Adapter, AdapterInfo};
+use crate::encode::EncoderId;
 use crate::io::hash::sha256;
 use crate::io::weights::WeightFile;
 use crate::models::Prior;
-use crate::retrieve::{EncoderId, Index};
+use crate::retrieve::Index;
 use crate::{Error, Result};
 
 /// An adapter may be named by the first digits of its key, at least this many, if no other starts with them.

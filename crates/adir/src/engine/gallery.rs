@@ -6,8 +6,9 @@ use std::sync::Arc;
 use super::cache::Cache;
 use super::event::{Event, Watch, report, warn};
 use super::record::ImageRecord;
+use crate::encode::{Embedding, Encoder};
 use crate::io::limits::Limits;
-use crate::retrieve::{Build, BuildOutcome, ContentHash, Embedding, Encoder, Exclude, Index, Neighbour, Precision};
+use crate::retrieve::{Build, BuildOutcome, ContentHash, Exclude, Index, Neighbour, Precision};
 use crate::{Error, Result};
 
 /// Warnings about files of a gallery that are shown one by one; the rest is counted.

@@ -9,6 +9,7 @@ use super::cache::{Cache, NoCache};
 use super::event::{Event, Watch, report};
 use super::gallery::Gallery;
 use crate::compute::Precision;
+use crate::encode::Encoder;
 use crate::io::limits::Limits;
 use crate::io::sidecar::{beside, sidecar_config};
 use crate::io::weights::WeightFile;
@@ -16,7 +17,6 @@ use crate::models::clip::Clip;
 use crate::models::efficientnet_lite::EfficientNetLite0;
 use crate::models::guided_diffusion::UNetConfig;
 use crate::models::{Prior, PriorHeader};
-use crate::retrieve::Encoder;
 use crate::tensor::{Compute, cpu};
 use crate::{Error, Result};
 

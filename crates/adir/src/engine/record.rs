@@ -8,10 +8,11 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use super::request::{Keep, Request, Target};
 use crate::adapt::{AdaptConfig, HeldOut};
+use crate::encode::EncoderId;
 use crate::io::atomic;
 use crate::models::guided_diffusion::UNetConfig;
 use crate::operator::Degradation;
-use crate::retrieve::{ContentHash, EncoderId};
+use crate::retrieve::ContentHash;
 use crate::task::{Choice, Settings, Task};
 use crate::{Error, Result};
 

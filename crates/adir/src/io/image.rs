@@ -38,6 +38,12 @@ pub struct Picture {
 }
 
 impl Picture {
+    /// A picture from memory, `[1, c, h, w]` with c = 1 or 3 in [-1, 1], whose values are not rounded.
+    pub fn from_tensor(tensor: Tensor<4>) -> Self {
+        let (bit_depth, format) = (BitDepth::Float, ImageFormat::Tiff);
+        Self { tensor, alpha: None, icc: None, exif: None, bit_depth, format }
+    }
+
     /// The image of a file, within the default limits; see [`read_image`].
     ///
     /// # Errors

@@ -5,8 +5,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use super::pixels::check_same_shape;
 use super::{Better, Case, Metric, Needs, Over};
+use crate::encode::{Embedding, Encoder};
 use crate::models::efficientnet_lite::EfficientNetLite0;
-use crate::retrieve::{Embedding, Encoder};
 use crate::tensor::{self, Tensor, cpu};
 use crate::{Error, Result};
 

@@ -28,8 +28,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use super::*;
+use crate::encode::{Embedding, Encoder, EncoderId};
 use crate::operator::{BicubicDownsample, Compose, Degradation, ImageShape, LinearOperator, Mask, PixelMask};
-use crate::retrieve::{Embedding, Encoder, EncoderId};
 use crate::tensor::{self, Tensor};
 use crate::{Error, Result};
 

@@ -48,7 +48,6 @@ pub use kernel::Kernel;
 pub use kernel_spec::KernelSpec;
 pub use mask::{Mask, PixelMask};
 pub use norm::normalized_adjoint;
-pub(crate) use resample::cubic;
 pub use resize::{BicubicDownsample, MAX_FACTOR, bicubic_resize, bicubic_upsample};
 pub use solve::{Solve, solve};
 pub use wiener::wiener;

@@ -4,6 +4,7 @@
 //! the transpose of a resize is the transpose of its two matrices, exact at the border too.
 
 use super::norm;
+use crate::resample::cubic;
 
 /// A sparse matrix by rows: row i holds the entries `starts[i]..starts[i + 1]`.
 #[derive(Debug, Clone)]
@@ -128,20 +129,6 @@ impl Separable {
             h.times_columns(x, &mut columns);
             v.times_lines(&columns, h.rows(), y);
         }
-    }
-}
-
-/// The cubic convolution kernel of Keys with a = -1/2, in the order of operations of Pillow, whose resampling
-/// `retrieve` reproduces to the last bit.
-pub(crate) fn cubic(x: f64) -> f64 {
-    const A: f64 = -0.5;
-    let x = x.abs();
-    if x < 1.0 {
-        ((A + 2.0) * x - (A + 3.0)) * x * x + 1.0
-    } else if x < 2.0 {
-        (((x - 5.0) * x + 8.0) * x - 4.0) * A
-    } else {
-        0.0
     }
 }
 

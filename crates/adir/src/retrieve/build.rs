@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use rayon::prelude::*;
 
 use super::index::{ContentHash, Entry, Index, Precision, Vectors};
-use super::{Embedding, Encoder};
+use crate::encode::{Embedding, Encoder};
 use crate::io::folder::image_files;
 use crate::io::hash::hash_file;
 use crate::io::image::read_image;

@@ -9,8 +9,8 @@ use half::slice::HalfFloatSliceExt;
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
-use super::distance::norm;
-use super::{Embedding, EncoderId};
+use crate::encode::norm;
+use crate::encode::{Embedding, EncoderId};
 use crate::{Error, Result};
 
 /// How an index stores a number. f16 halves the memory and the time of a search; what it rounds away is far

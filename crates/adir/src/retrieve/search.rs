@@ -7,10 +7,10 @@
 use adir_kernels::scan;
 use rayon::prelude::*;
 
-use super::Embedding;
-use super::distance::spherical_distance;
+use crate::encode::Embedding;
 use super::index::{ContentHash, Index, Vectors};
 use crate::Result;
+use crate::encode::spherical_distance;
 
 /// Rows that one thread scans at a time.
 const BLOCK: usize = 1024;

@@ -3,6 +3,7 @@
 use super::*;
 use crate::io::weights::{Dtype, WeightFile};
 use crate::testing::assert_close;
+use crate::units::NoiseLevel;
 
 /// Tables of openai/guided-diffusion 22e0df8 in float64: `GaussianDiffusion(betas=get_named_beta_schedule(..))` and
 /// `SpacedDiffusion(use_timesteps=space_timesteps(1000, ..))` on the linear schedule.

@@ -8,7 +8,8 @@ use serde::{Deserialize, Serialize};
 use super::Hint;
 use crate::guidance::{AdirConfig, Adjoint, DataStep, Residual, Strength};
 use crate::sampler::EpsAfterGuidance;
-use crate::schedule::{NoiseLevel, Respacing};
+use crate::schedule::Respacing;
+use crate::units::NoiseLevel;
 use crate::{Error, Result};
 
 /// A named set of sampling settings.

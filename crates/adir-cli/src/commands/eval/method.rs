@@ -8,7 +8,7 @@ use adir::adapt::{HeldOut, Trained};
 use adir::engine::{Adapt, Engine, Keep, Observed, Plan, Request, Target};
 use adir::io::folder::image_files;
 use adir::io::hash::hash_file;
-use adir::io::image::{BitDepth, ImageFormat, Picture};
+use adir::io::image::Picture;
 use adir::metric::Metric;
 use adir::noise::{Noise, Stream};
 use adir::operator::{Degradation, ImageShape, bicubic_upsample, wiener};
@@ -189,15 +189,7 @@ impl Bench<'_> {
         let (task, truth, y) = (self.task, &self.images[i], &self.observations[i]);
         let mut problem = task.problem.clone();
         problem.mask = task.mask(ImageShape::of(&truth.x))?.map(Into::into);
-        let picture = Picture {
-            tensor: y.clone(),
-            alpha: None,
-            icc: None,
-            exif: None,
-            // The observation is not rounded.
-            bit_depth: BitDepth::Float,
-            format: ImageFormat::Tiff,
-        };
+        let picture = Picture::from_tensor(y.clone());
         let mut request = Request::new(picture, problem).preset(self.args.preset).seed(self.seed);
         request.sampling.samples = self.args.samples;
         request.sampling.overrides.steps = self.args.steps();

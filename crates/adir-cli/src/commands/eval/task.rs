@@ -6,9 +6,9 @@ use adir::io::limits::Limits;
 use adir::metric::psnr_rgb;
 use adir::operator::{Boundary, Degradation, ImageShape, LinearOperator, Mask, wiener};
 use adir::problem::Problem;
-use adir::schedule::NoiseLevel;
 use adir::task::Task;
 use adir::tensor::{Tensor, from_f32};
+use adir::units::NoiseLevel;
 use adir::{Error, Result};
 
 use super::Truth;

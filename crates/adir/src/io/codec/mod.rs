@@ -12,7 +12,7 @@ use image::metadata::Orientation;
 
 use super::atomic::AtomicFile;
 use super::limits::Limits;
-use crate::schedule::NoiseLevel;
+use crate::units::NoiseLevel;
 use crate::{Error, Result};
 
 mod jpeg;

@@ -15,8 +15,8 @@ use std::sync::Arc;
 use self::config::Config;
 use self::keys::{Scheme, Source};
 use self::net::{Text, Vision};
+use crate::encode::{Embedding, Encoder, EncoderId, Preprocess};
 use crate::io::weights::WeightFile;
-use crate::retrieve::{Embedding, Encoder, EncoderId, Preprocess};
 use crate::tensor::{Device, Tensor, to_f32};
 use crate::{Error, Result};
 

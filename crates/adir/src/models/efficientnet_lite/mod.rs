@@ -11,8 +11,8 @@ use std::sync::Arc;
 use self::net::Net;
 use crate::Error;
 use crate::Result;
+use crate::encode::{Embedding, Encoder, EncoderId, Preprocess};
 use crate::io::weights::WeightFile;
-use crate::retrieve::{Embedding, Encoder, EncoderId, Preprocess};
 use crate::tensor::{Device, Tensor, to_f32};
 
 static WEIGHTS: &[u8] = include_bytes!("../../../../../assets/efficientnet_lite0.safetensors");

@@ -1,9 +1,9 @@
 //! What is done to a picture before an encoder sees it.
 //!
 //! The surprising decision: the picture is first rounded to 8 bits, since the encoders were trained behind
-//! Pillow, which works on bytes ([`resample`](super::resample)).
+//! Pillow, which works on bytes ([`pillow`](super::pillow)).
 
-use super::resample::{Pixels, bicubic};
+use super::pillow::{Pixels, bicubic};
 use crate::io::hash::sha256;
 use crate::tensor::{Tensor, from_f32, to_f32};
 use crate::{Error, Result};

@@ -12,7 +12,7 @@ pub fn spherical_distance(a: &[f32], b: &[f32]) -> f64 {
 }
 
 /// Euclidean length, in f64.
-pub(super) fn norm(values: &[f32]) -> f64 {
+pub(crate) fn norm(values: &[f32]) -> f64 {
     values.iter().map(|&v| f64::from(v).powi(2)).sum::<f64>().sqrt()
 }
 

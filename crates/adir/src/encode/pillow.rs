@@ -4,7 +4,7 @@
 //! arithmetic: weights rounded to multiples of 2^-22, and pixels rounded to 8 bits between the horizontal
 //! and the vertical pass. Doing it more precisely would be doing it differently.
 
-use crate::operator::cubic;
+use crate::resample::cubic;
 
 /// Fractional bits of a weight: 32 bits hold 8 bits of pixel, 2 of overshoot and these.
 const WEIGHT_BITS: u32 = 22;
