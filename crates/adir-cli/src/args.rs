@@ -3,8 +3,7 @@
 use std::path::PathBuf;
 
 use adir::io::limits::Limits;
-use adir::noise::{Noise, Stream};
-use adir::operator::{Boundary, ImageShape, LinearOperator};
+use adir::operator::{Boundary, ImageShape};
 use adir::problem::{Measurement, Problem};
 use adir::task::{Preset, Task};
 use adir::tensor::Tensor;
@@ -48,16 +47,6 @@ impl DegradationArgs {
         problem.check()?;
         Ok(problem)
     }
-}
-
-/// y = A x + e, the noise drawn from `seed`.
-pub fn observe(a: &dyn LinearOperator, x: &Tensor<4>, sigma: NoiseLevel, seed: u64) -> Result<Tensor<4>> {
-    let y = a.apply(x)?;
-    if sigma.0 == 0.0 {
-        return Ok(y);
-    }
-    let noise = Noise::new(seed, Stream::Degradation).normal_tensor(0, y.dims(), &y.device(), y.dtype());
-    Ok(y + noise * sigma.0)
 }
 
 /// The problem of y for a result of the shape of `x`. Where a blur saw more than y shows, x may have the size of y or that

@@ -17,6 +17,7 @@ pub mod compute;
 pub mod encode;
 pub mod engine;
 pub mod error;
+pub mod evaluate;
 pub mod guidance;
 pub mod io;
 pub mod metric;

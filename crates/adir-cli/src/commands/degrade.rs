@@ -3,13 +3,14 @@
 use std::path::PathBuf;
 
 use adir::Result;
+use adir::evaluate::observe;
 use adir::io::image::{BitDepth, ImageFormat, WriteOptions, read_image, write_image};
 use adir::io::limits::Limits;
 use adir::operator::{Boundary, Degradation, ImageShape, Mask};
 use adir::tensor::Tensor;
 use clap::Args;
 
-use crate::args::{DegradationArgs, observe};
+use crate::args::DegradationArgs;
 use crate::log::Log;
 use crate::out::check_output;
 

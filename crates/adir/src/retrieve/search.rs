@@ -7,9 +7,9 @@
 use adir_kernels::scan;
 use rayon::prelude::*;
 
-use crate::encode::Embedding;
 use super::index::{ContentHash, Index, Vectors};
 use crate::Result;
+use crate::encode::Embedding;
 use crate::encode::spherical_distance;
 
 /// Rows that one thread scans at a time.

@@ -1,37 +1,22 @@
 //! `adir eval`: methods compared on folders of images whose truth is known.
-//!
-//! Every cell (set, task, image, method, seed) is measured once and kept in a file of its own, named by all that
-//! determines it: an interrupted run goes on where it stopped, a longer one uses what a shorter one found.
 
-mod cell;
-mod key;
-mod method;
 mod report;
-mod task;
 
-use std::cell::{OnceCell, RefCell};
 use std::path::{Path, PathBuf};
 
+use adir::engine::{Event, Keep, Target};
+use adir::evaluate::{Bench, EvalConfig, EvalTask, Method, Truth};
 use adir::io::folder::image_files;
-use adir::io::hash::hash_file;
-use adir::io::image::{WriteOptions, read_image, write_image};
-use adir::io::limits::Limits;
 use adir::metric::evaluation;
-use adir::operator::ImageShape;
-use adir::retrieve::ContentHash;
 use adir::task::Preset;
-use adir::tensor::Tensor;
 use adir::{Error, Result};
 use clap::Args;
 
-use self::cell::{Cell, measure};
-use self::method::{Bench, Method};
 use self::report::Report;
-use self::task::EvalTask;
-use crate::adaptation::AdaptSettings;
+use crate::adaptation::{AdaptSettings, low_rank};
 use crate::args::preset;
 use crate::log::Log;
-use crate::model::ModelArgs;
+use crate::model::{ModelArgs, named};
 use crate::store::Store;
 
 /// Compare methods on images whose truth is known: degraded, restored, measured.
@@ -52,8 +37,13 @@ pub struct EvalArgs {
     /// Tasks, TASK[:KERNEL][+SIGMA], as sr4, deblur:box:5+10 or denoise+25 (inpaint: a hole of a quarter of the sides)
     #[arg(long, value_delimiter = ',', default_value = "sr4,deblur:box:5+10")]
     tasks: Vec<EvalTask>,
-    /// Methods [default: all for which there is what they need, but for shared and auto]
-    #[arg(long, value_enum, value_delimiter = ',')]
+    /// Methods [default: every method whose inputs are given, except shared and auto]
+    ///
+    /// observed: the observation itself; bicubic: interpolation; wiener: a Wiener filter tuned on these images; none: the
+    /// prior as it is; self, random, knn, lora: the prior adapted to the observation, to random images, to the nearest
+    /// images with all weights, and with low-rank factors; shared: one adaptation per group of observations with the same
+    /// nearest images; auto: adapted weights only if held-out images are denoised better; adapter: the one of --adapter
+    #[arg(long, value_delimiter = ',', value_parser = named::<Method>(Method::ALL.map(|(_, name)| name)))]
     methods: Vec<Method>,
     /// Gallery (a folder, or an index) of the methods knn, lora, shared and auto
     #[arg(long, value_name = "FOLDER")]
@@ -103,15 +93,9 @@ pub struct EvalArgs {
     model: ModelArgs,
 }
 
-/// An image of a set.
-struct Truth {
-    name: String,
-    sha256: String,
-    x: Tensor<4>,
-}
-
 pub fn run(args: &EvalArgs, log: &Log) -> Result<u8> {
-    let methods = args.methods()?;
+    let config = args.config();
+    let methods = args.methods(&config)?;
     let sets = args.sets.iter().map(|set| Ok((set, args.files(set)?))).collect::<Result<Vec<_>>>()?;
     let cells = args.output.join("cells");
     std::fs::create_dir_all(&cells).map_err(|e| Error::io(&cells, e))?;
@@ -127,120 +111,65 @@ pub fn run(args: &EvalArgs, log: &Log) -> Result<u8> {
     }
     let metrics = evaluation()?;
     let mut report = Report::new(&metrics, args.show);
-    let gallery_key = OnceCell::new();
     let watcher = log.watcher();
+    let watch = |event: &Event| watcher.see(event);
     for (set, files) in sets {
         let name = set.canonicalize().ok().and_then(|p| Some(p.file_name()?.to_string_lossy().into_owned()));
         let name = name.unwrap_or_else(|| set.display().to_string());
         for task in &args.tasks {
             let images = args.images(set, &files, task.unit(header.info().size_multiple), log)?;
-            let wiener_ratio = task.tuned_wiener(&images)?;
             let mine: Vec<Method> = methods.iter().copied().filter(|m| m.suits(task)).collect();
             for seed in 0..args.seeds {
-                let observe = |truth: &Truth| task.observe(&truth.x, truth.noise(seed));
-                let bench = Bench {
-                    args,
-                    engine: &engine,
-                    task,
-                    seed,
-                    images: &images,
-                    observations: images.iter().map(observe).collect::<Result<_>>()?,
-                    gallery_key: &gallery_key,
-                    shared: RefCell::default(),
-                    metrics: &metrics,
-                    wiener_ratio,
-                    watcher: &watcher,
-                };
+                let bench = Bench::new((&config, &engine), task, seed, &images, &metrics, &watch)?;
                 for (i, truth) in images.iter().enumerate() {
                     let mut pictures = Vec::new();
                     for &method in &mine {
                         log.check()?;
-                        let (cell, shown) = kept_or_measured(&bench, &cells, &name, method, i)?;
-                        log.info(&cell.line(&metrics));
+                        let (cell, shown) = bench.kept_or_measured(&cells, &name, method, i)?;
+                        watcher.finish();
+                        log.info(&cell.summary(&metrics));
                         pictures.push(shown);
                         report.add(cell);
                     }
                     if seed == 0 {
-                        report.show(&name, task, i, &bench.observations[i], &truth.x, &mine, &pictures)?;
+                        report.show(&name, task, i, bench.observation(i), &truth.x, &mine, &pictures)?;
                     }
                 }
             }
         }
     }
-    let model = engine.prior(&|event| watcher.see(event))?;
-    report.write(&args.output, &model.id()?.to_string())?;
+    report.write(&args.output, engine.prior(&watch)?.id()?.as_str())?;
     log.info(&format!("{}: table.md, cells.csv, sheet.png", args.output.display()));
     Ok(crate::exit::DONE)
 }
 
-/// The result of one cell, that of image `i`, and the picture of its first sample: as kept in the folder `cells`, or made now and kept.
-fn kept_or_measured(bench: &Bench, cells: &Path, set: &str, method: Method, i: usize) -> Result<(Cell, PathBuf)> {
-    let (task, seed, truth) = (bench.task, bench.seed, &bench.images[i]);
-    let (shape, method_key) = (ImageShape::of(&truth.x), bench.describe(method, i)?);
-    let made_from = key::made_from(&truth.sha256, shape, task, truth.noise(seed), bench.metrics, method_key)?;
-    let key = key::name(&made_from);
-    let (file, shown) = (cells.join(format!("{key}.json")), cells.join(format!("{key}.png")));
-    if let Some(cell) = Cell::read(&file)?.filter(|_| shown.is_file()) {
-        // The key knows contents only: set and image may have had other names.
-        return Ok((Cell { set: set.to_owned(), image: truth.name.clone(), ..cell }, shown));
-    }
-    let made = bench.make(method, i)?;
-    let cell = Cell {
-        set: set.to_owned(),
-        task: task.text.clone(),
-        image: truth.name.clone(),
-        method: method.name(),
-        seed,
-        seconds: made.seconds,
-        held_out: made.held_out,
-        measured: measure(bench.metrics, &made, task, &truth.x, &bench.observations[i])?,
-        made_from,
-    };
-    write_image(&shown, &made.samples[0], &WriteOptions::default())?;
-    cell.write(&file)?;
-    Ok((cell, shown))
-}
-
-impl Truth {
-    /// The content of its file.
-    fn content(&self) -> Result<ContentHash> {
-        ContentHash::try_from(self.sha256.clone())
-    }
-
-    /// Every image and seed has noise of its own, the same for all methods and tasks, whatever other images there are.
-    fn noise(&self, seed: u64) -> u64 {
-        let own = self.sha256.bytes().take(8).fold(0, |all: u64, byte| all << 8 | u64::from(byte));
-        own.wrapping_add(seed)
-    }
-}
-
 impl EvalArgs {
-    /// The methods asked for, or all that have what they need.
-    fn methods(&self) -> Result<Vec<Method>> {
-        let lacks = |m: &Method| match m {
-            Method::Knn | Method::Lora | Method::Shared | Method::Auto if self.gallery.is_none() => {
-                Some("--gallery FOLDER")
-            }
-            Method::Adapter if self.adapter.is_none() => Some("--adapter ADAPTER"),
-            Method::Random if self.random_from.is_none() => Some("--random-from FOLDER"),
-            _ => None,
-        };
+    /// What all methods have in common.
+    fn config(&self) -> EvalConfig {
+        let mut config = EvalConfig::new();
+        config.gallery.clone_from(&self.gallery);
+        config.random_from.clone_from(&self.random_from);
+        config.adapter.clone_from(&self.adapter);
+        config.samples = self.samples;
+        config.steps = self.steps.clone().or((!self.full).then(|| "20".to_owned()));
+        config.preset = self.preset;
+        config.lora = low_rank(self.lora);
+        config.overlap = self.overlap;
+        config.adapt = self.settings.request(Target::Itself, Keep::Always, None);
+        config
+    }
+
+    /// The methods asked for, or all whose inputs are given.
+    fn methods(&self, config: &EvalConfig) -> Result<Vec<Method>> {
         if self.methods.is_empty() {
-            return Ok(Method::ALL
-                .iter()
-                .copied()
-                .filter(|m| !matches!(m, Method::Shared | Method::Auto) && lacks(m).is_none())
-                .collect());
+            let all = Method::ALL.iter().map(|(method, _)| *method);
+            let suits = |m: &Method| !matches!(m, Method::Shared | Method::Auto) && config.lacks(*m).is_none();
+            return Ok(all.filter(suits).collect());
         }
-        match self.methods.iter().find_map(|m| Some((m, lacks(m)?))) {
+        match self.methods.iter().find_map(|m| Some((m, config.lacks(*m)?))) {
             Some((method, what)) => Err(Error::config(format!("the method {} needs {what}", method.name()))),
             None => Ok(self.methods.clone()),
         }
-    }
-
-    /// The sampling steps, where they are not the preset's.
-    fn steps(&self) -> Option<String> {
-        self.steps.clone().or((!self.full).then(|| "20".to_owned()))
     }
 
     /// The files of a set that are asked for.
@@ -258,21 +187,15 @@ impl EvalArgs {
 
     /// The images of these files of a set, cut to sides that are multiples of `unit`.
     fn images(&self, set: &Path, names: &[String], unit: usize, log: &Log) -> Result<Vec<Truth>> {
+        let most = if self.full { None } else { Some(self.crop) };
         let mut images = Vec::new();
         for name in names {
             log.check()?;
             let path = set.join(name);
-            let x = read_image(&path, &Limits::default())?.tensor;
-            let x = if x.dims()[1] == 1 { x.repeat_dim(1, 3) } else { x };
-            let [_, _, h, w] = x.dims();
-            let side = |s: usize| if self.full { s / unit * unit } else { s.min(self.crop) / unit * unit };
-            let (height, width) = (side(h), side(w));
-            if height == 0 || width == 0 {
-                log.warn(&format!("left out: {}: {w}x{h} is below {unit} pixels a side", path.display()));
-                continue;
+            match Truth::read(&path, name, most, unit)? {
+                Some(truth) => images.push(truth),
+                None => log.warn(&format!("left out: {}: a side is below {unit} pixels", path.display())),
             }
-            let x = x.narrow(2, (h - height) / 2, height).narrow(3, (w - width) / 2, width);
-            images.push(Truth { name: name.clone(), sha256: hash_file(&path)?.1, x });
         }
         if images.is_empty() {
             return Err(Error::input(set, "holds no image that is large enough"));

@@ -4,16 +4,13 @@ use std::fmt::Write as _;
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
 
+use adir::evaluate::{Cell, EvalTask, Method};
 use adir::io::atomic;
 use adir::io::image::{WriteOptions, read_image, write_image};
 use adir::io::limits::Limits;
 use adir::metric::{Better, Metric};
 use adir::tensor::{Tensor, cpu};
 use adir::{Error, Result};
-
-use super::cell::Cell;
-use super::method::Method;
-use super::task::EvalTask;
 
 /// White pixels between pictures of a sheet.
 const GAP: usize = 4;
@@ -187,15 +184,15 @@ impl<'a> Report<'a> {
                 self.cells.iter().filter(|c| c.set == set && c.task == task && c.method == method).collect()
             };
             let plain = of("none");
-            let count = Method::ALL.iter().map(|m| of(&m.name()).len()).max().unwrap_or(0);
+            let count = Method::ALL.iter().map(|(_, name)| of(name).len()).max().unwrap_or(0);
             let _ = write!(
                 text,
                 "\n### {set}, {task} ({count} images)\n\n| method | {} | better than none | seconds |\n|---|{}---|---|\n",
                 headings.join(" | "),
                 "---|".repeat(headings.len()),
             );
-            for method in Method::ALL.iter().map(|m| m.name()) {
-                let cells = of(&method);
+            for (_, method) in Method::ALL {
+                let cells = of(method);
                 if cells.is_empty() {
                     continue;
                 }

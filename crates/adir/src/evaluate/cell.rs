@@ -3,11 +3,11 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
-use adir::adapt::HeldOut;
-use adir::engine::write_json;
-use adir::metric::{Case, Metric};
-use adir::tensor::Tensor;
-use adir::{Error, Result};
+use crate::adapt::HeldOut;
+use crate::engine::write_json;
+use crate::metric::{Case, Metric};
+use crate::tensor::Tensor;
+use crate::{Error, Result};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
@@ -17,15 +17,23 @@ use super::task::EvalTask;
 /// A measured result.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Cell {
+    /// The folder of the image.
     pub set: String,
+    /// The task, as it was written.
     pub task: String,
+    /// The image.
     pub image: String,
+    /// The method.
     pub method: String,
+    /// The seed.
     pub seed: u64,
+    /// How long it took.
     pub seconds: f64,
+    /// What held-out images say of the adaptation, if there was one and any were held out.
     pub held_out: Option<HeldOut>,
     /// By the name of the metric.
     pub measured: BTreeMap<String, Measurement>,
+    /// What determined it.
     pub made_from: Value,
 }
 
@@ -41,7 +49,10 @@ pub struct Measurement {
     pub mean: Option<f64>,
 }
 
-/// Measures what was made against the truth `x` and the observation `y`.
+/// Measures what was made against the truth `x` and the observation `y`, `[1, c, h, w]` both.
+///
+/// # Errors
+/// Those of the metrics.
 pub fn measure(
     metrics: &[Box<dyn Metric>],
     made: &Made,
@@ -71,6 +82,9 @@ pub fn measure(
 
 impl Cell {
     /// The cell kept in that file, if there is one.
+    ///
+    /// # Errors
+    /// [`Error::Input`] when the file is no cell; [`Error::Io`] when it cannot be read.
     pub fn read(path: &Path) -> Result<Option<Self>> {
         match std::fs::read_to_string(path) {
             Ok(text) => {
@@ -85,12 +99,15 @@ impl Cell {
     }
 
     /// Keeps it.
+    ///
+    /// # Errors
+    /// [`Error::Io`] where the system refuses.
     pub fn write(&self, path: &Path) -> Result<()> {
         write_json(path, self)
     }
 
-    /// In one line.
-    pub fn line(&self, metrics: &[Box<dyn Metric>]) -> String {
+    /// Set, task, image, method and numbers in one line.
+    pub fn summary(&self, metrics: &[Box<dyn Metric>]) -> String {
         let numbers = metrics.iter().filter_map(|metric| {
             let (found, digits) = (self.measured.get(metric.name())?, metric.digits());
             let one = found.one.map(|v| format!(" {v:.digits$}"));
@@ -105,7 +122,7 @@ impl Cell {
 
 /// Numbers that may be infinite, which JSON has no word for: then as text.
 mod number {
-    use adir::engine::Decibel;
+    use crate::engine::Decibel;
     use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
     #[allow(clippy::ref_option)] // as serde calls it

@@ -5,12 +5,12 @@
 
 use std::path::PathBuf;
 
-use adir::io::hash::{Hasher, hash_file, sha256};
-use adir::metric::Metric;
-use adir::operator::ImageShape;
-use adir::restore::RestorePlan;
-use adir::retrieve::Index;
-use adir::{Error, Result};
+use crate::io::hash::{Hasher, hash_file, sha256};
+use crate::metric::Metric;
+use crate::operator::ImageShape;
+use crate::restore::RestorePlan;
+use crate::retrieve::Index;
+use crate::{Error, Result};
 use serde::Serialize;
 use serde_json::{Value, json};
 
@@ -23,11 +23,11 @@ use super::task::EvalTask;
 ///
 /// 1: until 2026-11-26, with the names of presets and folders. 2: with what they stand for; the agreement of an
 /// inpainting counts known pixels only; sides are cut to what network and factor divide.
-pub const BEHAVIOUR: u32 = 2;
+pub(super) const BEHAVIOUR: u32 = 2;
 
 /// What determines a result: `image` is the hash of the file whose middle of that shape is the truth, `noise` the seed
 /// of the noise in y, `method` everything that [`super::method::Bench::describe`] tells.
-pub fn made_from(
+pub(super) fn made_from(
     image: &str,
     shape: ImageShape,
     task: &EvalTask,
@@ -44,18 +44,18 @@ pub fn made_from(
 }
 
 /// The name of the result with that origin.
-pub fn name(made_from: &Value) -> String {
+pub(super) fn name(made_from: &Value) -> String {
     sha256(made_from.to_string().as_bytes())
 }
 
 /// The settings of a restoration as they were resolved.
-pub fn settings(plan: &RestorePlan) -> Result<Value> {
+pub(super) fn settings(plan: &RestorePlan) -> Result<Value> {
     to_value(plan.settings())
 }
 
 /// A gallery by its content: the encoder, and the hashes of the files in whatever order. Of images whose vectors were
 /// imported the files are not known: their paths and vectors stand for them.
-pub fn gallery(index: &Index) -> Result<Value> {
+pub(super) fn gallery(index: &Index) -> Result<Value> {
     let mut images: Vec<String> = (0..index.entries().len())
         .map(|id| {
             let entry = &index.entries()[id];
@@ -78,7 +78,7 @@ pub fn gallery(index: &Index) -> Result<Value> {
 }
 
 /// The hashes of files, in their order.
-pub fn contents(files: &[PathBuf]) -> Result<Vec<String>> {
+pub(super) fn contents(files: &[PathBuf]) -> Result<Vec<String>> {
     files.iter().map(|path| Ok(hash_file(path)?.1)).collect()
 }
 

@@ -2,25 +2,28 @@
 
 use std::str::FromStr;
 
-use adir::io::limits::Limits;
-use adir::metric::psnr_rgb;
-use adir::operator::{Boundary, Degradation, ImageShape, LinearOperator, Mask, wiener};
-use adir::problem::Problem;
-use adir::task::Task;
-use adir::tensor::{Tensor, from_f32};
-use adir::units::NoiseLevel;
-use adir::{Error, Result};
+use crate::io::limits::Limits;
+use crate::metric::psnr_rgb;
+use crate::noise::{Noise, Stream};
+use crate::operator::{Boundary, Degradation, ImageShape, LinearOperator, Mask, wiener};
+use crate::problem::Problem;
+use crate::task::Task;
+use crate::tensor::{Tensor, from_f32};
+use crate::units::NoiseLevel;
+use crate::{Error, Result};
 
 use super::Truth;
-use crate::args::observe;
 
 /// A degradation and the noise after it.
 #[derive(Debug, Clone)]
 pub struct EvalTask {
     /// As it was written.
     pub text: String,
+    /// The task.
     pub task: Task,
+    /// What is done to the truth.
     pub degradation: Degradation,
+    /// Standard deviation of the noise.
     pub sigma: NoiseLevel,
     /// The same as a restoration is told, without the mask.
     pub problem: Problem,
@@ -77,6 +80,9 @@ impl EvalTask {
     }
 
     /// The missing pixels of an inpainting: a hole in the middle, a quarter of the sides.
+    ///
+    /// # Errors
+    /// [`Error::Config`] when the image has no other pixels.
     pub fn mask(&self, shape: ImageShape) -> Result<Option<Mask>> {
         if !self.degradation.needs_mask() {
             return Ok(None);
@@ -88,18 +94,27 @@ impl EvalTask {
     }
 
     /// A for images of the shape of x.
+    ///
+    /// # Errors
+    /// As [`Degradation::build`].
     pub fn operator(&self, x: &Tensor<4>) -> Result<std::sync::Arc<dyn LinearOperator>> {
         let shape = ImageShape::of(x);
         self.degradation.build(shape, self.mask(shape)?.as_ref())
     }
 
     /// y = A x + e, in full precision.
+    ///
+    /// # Errors
+    /// Those of the operator.
     pub fn observe(&self, x: &Tensor<4>, seed: u64) -> Result<Tensor<4>> {
         observe(self.operator(x)?.as_ref(), x, self.sigma, seed)
     }
 
     /// For a blur, the ratio of noise to signal with which a Wiener filter has the best mean PSNR on these very
     /// images: no honest user reaches more with it.
+    ///
+    /// # Errors
+    /// Those of the operator.
     pub fn tuned_wiener(&self, images: &[Truth]) -> Result<Option<f64>> {
         if !matches!(self.degradation, Degradation::Blur { .. }) {
             return Ok(None);
@@ -121,6 +136,9 @@ impl EvalTask {
     }
 
     /// The observation as a picture of the size of x: missing pixels grey, small ones enlarged.
+    ///
+    /// # Errors
+    /// As [`EvalTask::mask`].
     pub fn picture(&self, y: &Tensor<4>, x: &Tensor<4>) -> Result<Tensor<4>> {
         let [_, _, height, width] = x.dims();
         let [_, channels, h, w] = y.dims();
@@ -135,6 +153,19 @@ impl EvalTask {
             None => Ok(y),
         }
     }
+}
+
+/// y = A x + e, the noise drawn from `seed`.
+///
+/// # Errors
+/// Those of the operator.
+pub fn observe(a: &dyn LinearOperator, x: &Tensor<4>, sigma: NoiseLevel, seed: u64) -> Result<Tensor<4>> {
+    let y = a.apply(x)?;
+    if sigma.0 == 0.0 {
+        return Ok(y);
+    }
+    let noise = Noise::new(seed, Stream::Degradation).normal_tensor(0, y.dims(), &y.device(), y.dtype());
+    Ok(y + noise * sigma.0)
 }
 
 #[cfg(test)]
