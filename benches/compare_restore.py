@@ -33,7 +33,7 @@ run([a.adir, "degrade", truth, "-o", y, "--task", "sr4", "-q"], a.threads)
 ours = [a.adir, "restore", y, "-o", tmp / "ours.png", "--task", "sr4", "--gallery", gallery, "--adapt", "gallery", "--full", "--iterations", "50",
         "--steps", "20", "--cache", tmp / "cache", "--no-cache", "--overwrite", "-q"]
 torch = [sys.executable, HERE / "torch_restore.py", y, "-o", tmp / "torch.png", "--gallery", gallery, "--network", a.network,
-         "--prior", ROOT / "assets/prior.safetensors", "--threads", a.threads]
+         "--prior", ROOT / "crates/adir-assets/assets/prior.safetensors", "--threads", a.threads]
 run(ours, a.threads)  # makes the index
 found = {"adir": [], "PyTorch": []}
 for _ in range(a.rounds):

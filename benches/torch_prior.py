@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """PyTorch running the embedded prior's network as often as a restoration does, for comparison of time and memory.
 
-  python3 benches/torch_prior.py --network train_prior.py --weights assets/prior.safetensors --side 256 --steps 50
+  python3 benches/torch_prior.py --network train_prior.py --weights crates/adir-assets/assets/prior.safetensors --side 256 --steps 50
 
 `--network` is the training script that defines `UNet` (shared/tools/train_prior.py). Compare with
 `/usr/bin/time -v target/release/adir restore examples/cat_small.png -o cat.png --task sr4`.

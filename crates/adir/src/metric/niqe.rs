@@ -18,7 +18,7 @@ const BLOCK: usize = 96;
 const FEATURES: usize = 18;
 const ALL: usize = 2 * FEATURES;
 /// Mean and covariance (upper triangle) of the features of pristine photographs, as published.
-const PRISTINE: &[u8; (ALL + ALL * (ALL + 1) / 2) * 8] = include_bytes!("../../../../assets/niqe_pristine.bin");
+static PRISTINE: &[u8; (ALL + ALL * (ALL + 1) / 2) * 8] = adir_assets::NIQE_PRISTINE;
 
 /// NIQE of the images rounded to 8 bit, on their luma (BT.601, studio range); about 2 to 10, less is better.
 ///

@@ -15,8 +15,6 @@ use crate::schedule::{Timestep, VarianceKind};
 use crate::tensor::{self, Compute, Tensor};
 use crate::{Error, Result};
 
-static EMBEDDED: &[u8] = include_bytes!("../../../../assets/prior.safetensors");
-
 /// By what weights are told apart: the SHA-256 of their file, or a digest of their values where they come from none.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct WeightsId(String);
@@ -124,7 +122,7 @@ impl Prior {
     /// # Errors
     /// Never in a correct build.
     pub fn embedded_file() -> Result<WeightFile> {
-        Ok(WeightFile::from_bytes("<embedded prior>", EMBEDDED)?)
+        Ok(WeightFile::from_bytes("<embedded prior>", adir_assets::PRIOR)?)
     }
 
     /// The prior of a weight file, with the configuration in a .json file beside it where there is one and the weights

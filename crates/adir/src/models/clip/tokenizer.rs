@@ -9,7 +9,6 @@ use std::collections::HashMap;
 use unicode_normalization::UnicodeNormalization;
 use unicode_properties::{GeneralCategoryGroup, UnicodeGeneralCategory};
 
-static MERGES: &str = include_str!("../../../../../assets/clip_merges.txt");
 
 /// Endings that are tokens' beginnings wherever an apostrophe stands.
 const CONTRACTIONS: [&str; 7] = ["'s", "'t", "'re", "'ve", "'m", "'ll", "'d"];
@@ -27,7 +26,7 @@ pub struct Tokenizer {
 impl Tokenizer {
     /// The vocabulary of the published models, 49,408 tokens.
     pub fn published() -> Self {
-        Self::from_merges(MERGES)
+        Self::from_merges(adir_assets::CLIP_MERGES)
     }
 
     /// A vocabulary from its merges: two tokens a line, `</w>` marking a word's end. A line whose tokens are

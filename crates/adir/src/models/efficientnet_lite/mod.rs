@@ -15,7 +15,6 @@ use crate::encode::{Embedding, Encoder, EncoderId, Preprocess};
 use crate::io::weights::WeightFile;
 use crate::tensor::{Device, Tensor, to_f32};
 
-static WEIGHTS: &[u8] = include_bytes!("../../../../../assets/efficientnet_lite0.safetensors");
 
 /// The published input: 224 x 224, `(v - 127) / 128` of bytes.
 const PREPROCESS: Preprocess = Preprocess { size: 224, mean: [127.0 / 255.0; 3], std: [128.0 / 255.0; 3] };
@@ -34,7 +33,7 @@ impl EfficientNetLite0 {
     /// # Errors
     /// None in a program that was built whole.
     pub fn embedded(device: &Device) -> Result<Self> {
-        Self::load(&WeightFile::from_bytes("embedded efficientnet-lite0", WEIGHTS)?, device)
+        Self::load(&WeightFile::from_bytes("embedded efficientnet-lite0", adir_assets::EFFICIENTNET_LITE0)?, device)
     }
 
     /// The network from a file like the embedded one.
