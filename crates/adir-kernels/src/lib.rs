@@ -1,6 +1,6 @@
 //! The hot operations of diffusion U-Nets.
 //!
-//! Every operation here has a definition in stock framework operations ([`reference`]), which is what
+//! Every operation here has a definition in stock framework operations ([`mod@reference`]), which is what
 //! runs on devices without a kernel of ours and what the fast paths are tested against.
 //!
 //! The kernels run single-precision tensors of the CPU device; see `ops` for how they meet the framework,

@@ -6,10 +6,31 @@
 //! the crate is in `ARCHITECTURE.md`; the invariants that hold everywhere:
 //!
 //! * images inside the library are tensors `[n, c, h, w]` in [-1, 1]; pixels exist only in [`io`];
-//! * only [`noise`] draws random numbers, only [`io`] touches paths;
+//! * only [`noise`] draws random numbers;
+//! * nothing that a request computes depends on a process-wide switch;
 //! * every long loop is an iterator that the caller drives: the library never prints, never exits
 //!   and never reads the environment.
+//!
+//! ```no_run
+//! use std::ops::ControlFlow;
+//! use adir::prelude::*;
+//!
+//! fn main() -> Result<()> {
+//!     let engine = Engine::builder().build()?; // the embedded prior, on the CPU
+//!     let request = Request::new("y.png", Problem::deblur("box:5").sigma(5.0)).output("x.png");
+//!     let plan = engine.plan(&request)?; // every check, every setting with its source
+//!     println!("{plan}");
+//!     let mut restored = engine.run(&plan, &|_| ControlFlow::Continue(()))?;
+//!     restored.save(&engine)?;
+//!     println!("agrees with y to {}", restored.record.agreement_psnr);
+//!     Ok(())
+//! }
+//! ```
+//!
+//! Tensors are those of [burn](https://docs.rs/burn), re-exported by [`tensor`]: a program that depends on burn itself
+//! must use the same version.
 #![forbid(unsafe_code)]
+#![cfg_attr(not(test), deny(clippy::print_stdout, clippy::print_stderr))]
 #![deny(missing_docs)]
 
 pub mod adapt;

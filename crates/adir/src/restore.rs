@@ -54,7 +54,7 @@ impl RestorePlan {
     /// Checks settings against a measurement and the network.
     ///
     /// # Errors
-    /// [`Error::Config`] when they do not fit together.
+    /// [`crate::Error::Config`] when they do not fit together.
     pub fn new(measurement: Measurement, sampling: &SamplingConfig, model: &DenoiserInfo) -> Result<Self> {
         Self::guided_by(measurement, sampling, model, None)
     }

@@ -182,9 +182,9 @@ impl Kernel for Moments<'_> {
         let centre = s.splat(mean as f32);
         let (mut deviations, mut squares) = (0.0, 0.0);
         for part in x.chunks(4096) {
-            // SAFETY: the whole part is readable. A zero from a partial vector would count as a deviation, so
-            // the remainder is left to the scalar loop.
+            // A zero from a partial vector would count as a deviation, so the remainder is left to the scalar loop.
             let whole = part.len() / S::LANES * S::LANES;
+            // SAFETY: the whole part is readable.
             let [d, d2] = unsafe { reduce(s, [part.as_ptr()], whole, &Deviations { centre }) };
             deviations += f64::from(d);
             squares += f64::from(d2);
