@@ -1,24 +1,28 @@
 //! `adir compare`: how near a result is to the truth, and how well it agrees with what was measured.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use adir::io::image::read_image;
 use adir::io::limits::Limits;
-use adir::metric::{psnr_rgb, psnr_y, ssim_rgb, ssim_y};
+use adir::metric::{Case, Metric, Needs, all, named, standard};
+use adir::operator::ImageShape;
 use adir::task::Task;
 use adir::{Error, Result};
 use clap::Args;
 use serde_json::{Map, Value, json};
 
-use crate::args::{DegradationArgs, agreement_psnr};
+use crate::args::DegradationArgs;
 
 /// Compare a result with its reference, and with the observation it was made from.
 #[derive(Debug, Args)]
+#[command(mut_arg("task", |task| task.required(false)))]
 pub struct CompareArgs {
     /// The true image x
-    reference: PathBuf,
+    #[arg(required_unless_present = "list_metrics")]
+    reference: Option<PathBuf>,
     /// The restored image
-    result: PathBuf,
+    #[arg(required_unless_present = "list_metrics")]
+    result: Option<PathBuf>,
     /// The observation y: also tells how well A x agrees with it (needs --task)
     #[arg(long, value_name = "IMAGE", requires = "task")]
     observed: Option<PathBuf>,
@@ -27,46 +31,94 @@ pub struct CompareArgs {
     /// Pixels left out at each border of the luma metrics; by default the factor of srN, else 0
     #[arg(long, value_name = "PIXELS")]
     border: Option<usize>,
+    /// Metrics to print, in this order [default: PSNR and SSIM of RGB and luma, with --observed agreement_psnr]
+    #[arg(long = "metric", value_name = "NAME", value_delimiter = ',')]
+    metrics: Vec<String>,
+    /// List the metrics: name, which values are better, range and source
+    #[arg(long)]
+    list_metrics: bool,
     /// Print one JSON object
     #[arg(long)]
     json: bool,
 }
 
 pub fn run(args: &CompareArgs) -> Result<u8> {
-    let limits = Limits::default();
-    let reference = read_image(&args.reference, &limits)?.tensor;
-    let result = read_image(&args.result, &limits)?.tensor;
-    let factor = match args.degradation.as_ref().map(|d| d.task) {
-        Some(Task::SuperResolution { factor }) => factor,
-        _ => 0,
-    };
-    let border = args.border.unwrap_or(factor);
-    let sizes = || format!("{} against {}", args.reference.display(), args.result.display());
-    let one = |values: Result<Vec<f64>>| -> Result<f64> {
-        match values {
-            Ok(values) => values.first().copied().ok_or_else(|| Error::config(sizes())),
-            Err(Error::Config(message)) => Err(Error::config(format!("{}: {message}", sizes()))),
-            Err(other) => Err(other),
-        }
-    };
-    let mut values = vec![
-        ("psnr_rgb", one(psnr_rgb(&reference, &result))?),
-        ("psnr_y", one(psnr_y(&reference, &result, border))?),
-        ("ssim_rgb", one(ssim_rgb(&reference, &result))?),
-        ("ssim_y", one(ssim_y(&reference, &result, border))?),
-    ];
-    if let (Some(observed), Some(degradation)) = (&args.observed, &args.degradation) {
-        let y = read_image(observed, &limits)?.tensor;
-        let (kind, mask) = degradation.build(&limits)?;
-        values.push(("agreement_psnr", agreement_psnr(&kind, mask.as_ref(), &result, &y)?));
+    if args.list_metrics {
+        return list(args.json);
     }
+    let (Some(reference), Some(result)) = (&args.reference, &args.result) else {
+        return Err(Error::config("compare needs a reference and a result"));
+    };
+    let values = args.values(reference, result)?;
     if args.json {
-        let object: Map<String, Value> =
-            values.iter().map(|(name, value)| ((*name).to_owned(), crate::record::number(*value))).collect();
+        let number = |value: Option<f64>| value.map_or(Value::Null, crate::record::number);
+        let object: Map<String, Value> = values.into_iter().map(|(name, value)| (name, number(value))).collect();
         say!("{}", json!(object))?;
     } else {
         for (name, value) in values {
-            say!("{name:<16} {value:.4}")?;
+            match value {
+                Some(value) => say!("{name:<16} {value:.4}")?,
+                None => say!("{name:<16} does not apply")?,
+            }
+        }
+    }
+    Ok(crate::exit::DONE)
+}
+
+impl CompareArgs {
+    /// The metrics asked for, or the standard ones for which there is what they need.
+    fn metrics(&self) -> Result<Vec<Box<dyn Metric>>> {
+        let lacks = |metric: &dyn Metric| metric.needs() == Needs::Observation && self.observed.is_none();
+        if self.metrics.is_empty() {
+            return Ok(standard().into_iter().filter(|metric| !lacks(metric.as_ref())).collect());
+        }
+        let metrics = self.metrics.iter().map(|name| named(name)).collect::<Result<Vec<_>>>()?;
+        match metrics.iter().find(|metric| lacks(metric.as_ref())) {
+            Some(metric) => Err(Error::config(format!("the metric {} needs --observed and --task", metric.name()))),
+            None => Ok(metrics),
+        }
+    }
+
+    /// Names and values, in order.
+    fn values(&self, reference: &Path, result: &Path) -> Result<Vec<(String, Option<f64>)>> {
+        let (metrics, limits) = (self.metrics()?, Limits::default());
+        let truth = read_image(reference, &limits)?.tensor;
+        let restored = read_image(result, &limits)?.tensor;
+        let observed = match (&self.observed, &self.degradation) {
+            (Some(observed), Some(degradation)) => {
+                let y = read_image(observed, &limits)?.tensor;
+                let (kind, mask) = degradation.build(&limits)?;
+                Some((kind.build(ImageShape::of(&restored), mask.as_ref())?, y))
+            }
+            _ => None,
+        };
+        let factor = match self.degradation.as_ref().map(|d| d.task) {
+            Some(Task::SuperResolution { factor }) => factor,
+            _ => 0,
+        };
+        let mut case = Case::new(&restored).with_truth(&truth).with_border(self.border.unwrap_or(factor));
+        if let Some((operator, y)) = &observed {
+            case = case.with_observation(operator.as_ref(), y);
+        }
+        let value = |metric: &Box<dyn Metric>| match (metric.value(&case), metric.needs()) {
+            (Err(Error::Config(message)), Needs::Truth) => {
+                Err(Error::config(format!("{} against {}: {message}", reference.display(), result.display())))
+            }
+            (value, _) => Ok((metric.name().to_owned(), value?)),
+        };
+        metrics.iter().map(value).collect()
+    }
+}
+
+/// Prints every metric.
+fn list(json: bool) -> Result<u8> {
+    let metrics = all()?;
+    if json {
+        let entry = |m: &Box<dyn Metric>| json!({"name": m.name(), "better": m.better().to_string(), "unit": m.unit(), "describe": m.describe()});
+        say!("{}", json!(metrics.iter().map(entry).collect::<Vec<_>>()))?;
+    } else {
+        for metric in metrics {
+            say!("{:<16} {:<6} is better; {}", metric.name(), metric.better(), metric.describe())?;
         }
     }
     Ok(crate::exit::DONE)
