@@ -331,6 +331,11 @@ impl AdaptArgs {
 }
 
 impl Gallery {
+    /// The index of its images.
+    pub fn index(&self) -> &Index {
+        &self.index
+    }
+
     /// The images nearest to `observed`, or to the prompt, nearest first.
     pub fn nearest(&self, observed: &Observed, args: &AdaptArgs) -> Result<Vec<Neighbour>> {
         let query = match &args.prompt {

@@ -1,10 +1,10 @@
 //! One result: what was made and how good it is.
 
+use std::collections::BTreeMap;
 use std::path::Path;
 
 use adir::adapt::HeldOut;
-use adir::metric::{agreement, niqe, psnr_rgb, ssim_rgb};
-use adir::retrieve::Encoder;
+use adir::metric::{Case, Metric};
 use adir::tensor::Tensor;
 use adir::{Error, Result};
 use serde::{Deserialize, Serialize};
@@ -24,45 +24,49 @@ pub struct Cell {
     pub seed: u64,
     pub seconds: f64,
     pub held_out: Option<HeldOut>,
-    #[serde(flatten)]
-    pub measured: Measured,
+    /// By the name of the metric.
+    pub measured: BTreeMap<String, Measurement>,
     pub made_from: Value,
 }
 
-/// Its numbers. "One": the mean over the samples of the number of each.
-#[derive(Debug, Clone, Copy, Serialize, Deserialize)]
-pub struct Measured {
-    /// dB, RGB, of one sample and of the mean of the samples.
-    pub psnr_one: f64,
-    pub psnr_mean: f64,
-    pub ssim_one: f64,
-    pub ssim_mean: f64,
-    /// Angle between EfficientNet-Lite0 features of one sample and of the truth, in radians.
-    pub features: f64,
-    /// NIQE of one sample, where there is room for it.
-    pub niqe: Option<f64>,
-    /// PSNR of A x against y, in dB, of the mean; absent where it is perfect.
-    pub agreement: Option<f64>,
+/// What a metric says of the samples; absent where it says nothing, or is not asked ([`Metric::over`]).
+#[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Measurement {
+    /// The mean over the samples of the number of each.
+    #[serde(default, with = "number", skip_serializing_if = "Option::is_none")]
+    pub one: Option<f64>,
+    /// The number of the mean of the samples.
+    #[serde(default, with = "number", skip_serializing_if = "Option::is_none")]
+    pub mean: Option<f64>,
 }
 
 /// Measures what was made against the truth `x` and the observation `y`.
-pub fn measure(made: &Made, task: &EvalTask, x: &Tensor<4>, y: &Tensor<4>, features: &dyn Encoder) -> Result<Measured> {
-    let of_truth = features.image(x)?;
-    let over_samples = |f: &dyn Fn(&Tensor<4>) -> Result<f64>| -> Result<f64> {
-        let values = made.samples.iter().map(f).collect::<Result<Vec<_>>>()?;
-        Ok(values.iter().sum::<f64>() / values.len() as f64)
+pub fn measure(
+    metrics: &[Box<dyn Metric>],
+    made: &Made,
+    task: &EvalTask,
+    x: &Tensor<4>,
+    y: &Tensor<4>,
+) -> Result<BTreeMap<String, Measurement>> {
+    let operator = task.operator(x)?;
+    let case = |restored| {
+        Case::new(restored).with_truth(x).with_observation(operator.as_ref(), y).with_border(task.factor().unwrap_or(0))
     };
-    let first = |values: Vec<f64>| values.first().copied().unwrap_or(f64::NAN);
-    let agreement = first(agreement(task.operator(x)?.as_ref(), &made.mean, y)?);
-    Ok(Measured {
-        psnr_one: over_samples(&|s| Ok(first(psnr_rgb(s, x)?)))?,
-        psnr_mean: first(psnr_rgb(&made.mean, x)?),
-        ssim_one: over_samples(&|s| Ok(first(ssim_rgb(s, x)?)))?,
-        ssim_mean: first(ssim_rgb(&made.mean, x)?),
-        features: over_samples(&|s| of_truth.distance(&features.image(&s.clone().clamp(-1.0, 1.0))?))?,
-        niqe: over_samples(&|s| Ok(first(niqe(s)?))).ok(),
-        agreement: Some(agreement).filter(|a| a.is_finite()),
-    })
+    let mut measured = BTreeMap::new();
+    for metric in metrics {
+        let mut found = Measurement::default();
+        if metric.over().samples() {
+            let values = made.samples.iter().map(|sample| metric.value(&case(sample)));
+            let values: Option<Vec<f64>> = values.collect::<Result<_>>()?;
+            found.one = values.map(|values| values.iter().sum::<f64>() / values.len() as f64);
+        }
+        if metric.over().mean() {
+            found.mean = metric.value(&case(&made.mean))?;
+        }
+        measured.insert(metric.name().to_owned(), found);
+    }
+    Ok(measured)
 }
 
 impl Cell {
@@ -86,11 +90,57 @@ impl Cell {
     }
 
     /// In one line.
-    pub fn line(&self) -> String {
-        let m = &self.measured;
-        format!(
-            "{} {} {} {}: {:.2} dB, mean {:.2} dB, features {:.3}",
-            self.set, self.task, self.image, self.method, m.psnr_one, m.psnr_mean, m.features
-        )
+    pub fn line(&self, metrics: &[Box<dyn Metric>]) -> String {
+        let numbers = metrics.iter().filter_map(|metric| {
+            let (found, digits) = (self.measured.get(metric.name())?, metric.digits());
+            let one = found.one.map(|v| format!(" {v:.digits$}"));
+            let mean = found.mean.map(|v| format!(" mean {v:.digits$}"));
+            (one.is_some() || mean.is_some())
+                .then(|| format!("{}{}{}", metric.name(), one.unwrap_or_default(), mean.unwrap_or_default()))
+        });
+        let numbers = numbers.collect::<Vec<_>>().join(", ");
+        format!("{} {} {} {}: {numbers}", self.set, self.task, self.image, self.method)
+    }
+}
+
+/// Numbers that may be infinite, which JSON has no word for: then as text.
+mod number {
+    use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+    #[derive(Deserialize)]
+    #[serde(untagged)]
+    enum Stored {
+        Number(f64),
+        Text(String),
+    }
+
+    #[allow(clippy::ref_option)] // as serde calls it
+    pub fn serialize<S: Serializer>(value: &Option<f64>, to: S) -> Result<S::Ok, S::Error> {
+        value.map(crate::record::number).serialize(to)
+    }
+
+    pub fn deserialize<'a, D: Deserializer<'a>>(from: D) -> Result<Option<f64>, D::Error> {
+        match Stored::deserialize(from)? {
+            Stored::Number(value) => Ok(Some(value)),
+            Stored::Text(text) => text.parse().map(Some).map_err(serde::de::Error::custom),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_measurement_survives_being_kept_where_it_is_perfect_and_where_it_is_missing() {
+        for (one, mean, text) in
+            [(Some(0.1), None, r#"{"one":0.1}"#), (None, Some(f64::INFINITY), r#"{"mean":"inf"}"#), (None, None, "{}")]
+        {
+            let kept = Measurement { one, mean };
+            assert_eq!(serde_json::to_string(&kept).unwrap(), text);
+            assert_eq!(serde_json::from_str::<Measurement>(text).unwrap(), kept);
+        }
+        assert!(serde_json::from_str::<Measurement>(r#"{"one":"much"}"#).is_err());
+        assert!(serde_json::from_str::<Measurement>("21.5").is_err(), "as results before behaviour 2 have them");
     }
 }

@@ -7,11 +7,12 @@ use std::time::Instant;
 use adir::adapt::{AdaptConfig, Adapter, HeldOut};
 use adir::io::folder::image_files;
 use adir::io::hash::hash_file;
+use adir::metric::Metric;
 use adir::models::guided_diffusion::GuidedDiffusion;
 use adir::noise::{Noise, Stream};
 use adir::operator::{Degradation, ImageShape, bicubic_upsample, wiener};
-use adir::restore::RestoreConfig;
-use adir::retrieve::{Encoder, Group, group_by_neighbours};
+use adir::restore::{RestoreConfig, RestorePlan};
+use adir::retrieve::{Group, group_by_neighbours};
 use adir::schedule::NoiseLevel;
 use adir::task::{Overrides, Preset, Task};
 use adir::tensor::Tensor;
@@ -20,7 +21,7 @@ use clap::ValueEnum;
 use serde_json::{Value, json};
 
 use super::task::EvalTask;
-use super::{EvalArgs, Truth};
+use super::{EvalArgs, Truth, key};
 use crate::adaptation::{AdaptArgs, Base, Gallery, Label, Mode, Observed, verdict_of};
 use crate::log::Log;
 use crate::samples::{draw, facts};
@@ -74,6 +75,10 @@ pub struct Bench<'a> {
     pub observations: Vec<Tensor<4>>,
     /// Opened when it is needed.
     pub gallery: &'a OnceCell<Gallery>,
+    /// What stands for it in keys.
+    pub gallery_key: &'a OnceCell<Value>,
+    /// The restoration of every image, without what the model is adapted to; made when it is needed.
+    pub plans: Vec<OnceCell<RestorePlan>>,
     /// Observations that share an adaptation, and their adapters so far; found when they are needed.
     pub shared: RefCell<Vec<(Group, Option<Adapter>)>>,
     pub model: &'a GuidedDiffusion,
@@ -82,8 +87,7 @@ pub struct Bench<'a> {
     pub steps: Option<String>,
     /// The file of the method adapter, and the model with it.
     pub adapter: Option<(PathBuf, GuidedDiffusion)>,
-    /// What the distance of features is measured with.
-    pub features: &'a dyn Encoder,
+    pub metrics: &'a [Box<dyn Metric>],
     /// Where the task is a blur.
     pub wiener_ratio: Option<f64>,
 }
@@ -132,8 +136,8 @@ impl Method {
 }
 
 impl Bench<'_> {
-    /// Everything but image and task that determines what the method makes.
-    pub fn describe(&self, method: Method) -> Result<Value> {
+    /// Everything but image, task and noise that determines what the method makes of image `i`.
+    pub fn describe(&self, method: Method, i: usize, log: &Log) -> Result<Value> {
         let name = method.name();
         let Some(mode) = method.mode() else {
             return Ok(match method {
@@ -142,8 +146,8 @@ impl Bench<'_> {
             });
         };
         let mut all = json!({
-            "name": name, "model": self.model_sha256, "preset": format!("{:?}", self.preset), "steps": self.steps,
-            "samples": self.args.samples, "seed": self.seed, "device": self.args.model.device, "dtype": self.args.model.dtype.name(),
+            "name": name, "model": self.model_sha256, "settings": key::settings(self.plan(i)?)?, "samples": self.args.samples,
+            "seed": self.seed, "device": self.args.model.device, "dtype": self.args.model.dtype.name(),
         });
         if let (Method::Adapter, Some((path, _))) = (method, &self.adapter) {
             all["adapter"] = json!(hash_file(path)?.1.to_string());
@@ -151,13 +155,12 @@ impl Bench<'_> {
         if mode != Mode::None {
             all["adaptation"] = json!(self.adaptation(method).1);
         }
-        if let Mode::Gallery | Mode::Auto = mode {
-            let folder = if method == Method::Random { &self.args.random_from } else { &self.args.gallery };
+        if method == Method::Random {
+            all["images"] = json!(key::contents(&self.random_images(&self.images[i])?)?);
+        } else if let Mode::Gallery | Mode::Auto = mode {
             let settings = &self.args.settings;
-            all["gallery"] = json!({
-                "folder": folder, "neighbours": settings.neighbours, "closer_than": settings.closer_than,
-                "encoder": settings.encoder,
-            });
+            all["gallery"] = self.gallery_key(&self.adaptation(method).0, log)?;
+            all["nearest"] = json!({"neighbours": settings.neighbours, "closer_than": settings.closer_than});
         }
         if method == Method::Shared {
             let images: Vec<_> = self.images.iter().map(|truth| &truth.sha256).collect();
@@ -229,6 +232,16 @@ impl Bench<'_> {
                 }
             },
         };
+        let (samples, mean) = draw(self.plan(i)?, &model, usize::from(self.args.samples), log)?;
+        Ok(Made { samples, mean, seconds: start.elapsed().as_secs_f64(), held_out })
+    }
+
+    /// The checked restoration of the observation of image `i`.
+    fn plan(&self, i: usize) -> Result<&RestorePlan> {
+        if let Some(plan) = self.plans[i].get() {
+            return Ok(plan);
+        }
+        let (task, truth) = (self.task, &self.images[i]);
         let request = RestoreConfig {
             task: task.task,
             degradation: task.degradation.clone(),
@@ -240,9 +253,17 @@ impl Bench<'_> {
             seed: self.seed,
             class: None,
         };
-        let plan = request.plan(y.clone(), &facts(self.model.config())?)?;
-        let (samples, mean) = draw(&plan, &model, usize::from(self.args.samples), log)?;
-        Ok(Made { samples, mean, seconds: start.elapsed().as_secs_f64(), held_out })
+        let plan = request.plan(self.observations[i].clone(), &facts(self.model.config())?)?;
+        Ok(self.plans[i].get_or_init(|| plan))
+    }
+
+    /// What stands for the gallery in keys.
+    fn gallery_key(&self, args: &AdaptArgs, log: &Log) -> Result<Value> {
+        if let Some(known) = self.gallery_key.get() {
+            return Ok(known.clone());
+        }
+        let found = key::gallery(self.gallery(args, log)?.index())?;
+        Ok(self.gallery_key.get_or_init(|| found).clone())
     }
 
     fn gallery(&self, args: &AdaptArgs, log: &Log) -> Result<&Gallery> {

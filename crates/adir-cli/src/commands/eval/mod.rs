@@ -4,6 +4,7 @@
 //! determines it: an interrupted run goes on where it stopped, a longer one uses what a shorter one found.
 
 mod cell;
+mod key;
 mod method;
 mod report;
 mod task;
@@ -12,16 +13,16 @@ use std::cell::{OnceCell, RefCell};
 use std::path::{Path, PathBuf};
 
 use adir::io::folder::image_files;
-use adir::io::hash::{hash_file, sha256};
+use adir::io::hash::hash_file;
 use adir::io::image::{WriteOptions, read_image, write_image};
 use adir::io::limits::Limits;
+use adir::metric::evaluation;
 use adir::models::Denoiser;
-use adir::models::efficientnet_lite::EfficientNetLite0;
+use adir::operator::ImageShape;
 use adir::task::Preset;
-use adir::tensor::{Tensor, cpu};
+use adir::tensor::Tensor;
 use adir::{Error, Result};
 use clap::Args;
-use serde_json::json;
 
 use self::cell::{Cell, measure};
 use self::method::{Bench, Method};
@@ -39,6 +40,8 @@ use crate::store::Store;
 /// Writes OUTPUT/table.md, OUTPUT/cells.csv and OUTPUT/sheet.png. Every result is kept in OUTPUT/cells, so that the
 /// same command goes on after an interruption, and one with more images, tasks or methods computes what is new.
 /// Unless --full is given, the middle 128x128 pixels of ten images a set, 4 samples of 20 steps.
+/// Sides are cut to what the network's size multiple and the factor both divide: 120 of 128 pixels for sr3 where the
+/// network takes multiples of 8. Images below that are left out.
 #[derive(Debug, Args)]
 pub struct EvalArgs {
     /// Folders of images (each is a set)
@@ -65,7 +68,7 @@ pub struct EvalArgs {
     /// Images of each set, spread evenly over it
     #[arg(long, default_value_t = 10, value_name = "N")]
     count: usize,
-    /// Side of the part in the middle that is used
+    /// Side of the part in the middle that is used, at most: cut to what the network and the factor divide
     #[arg(long, default_value_t = 128, value_name = "PIXELS")]
     crop: usize,
     /// Samples an image
@@ -74,7 +77,7 @@ pub struct EvalArgs {
     /// Seeds: each repeats everything that is random
     #[arg(long, default_value_t = 1, value_name = "N")]
     seeds: u64,
-    /// All images, whole, with the preset's steps
+    /// All images, whole (but for what is cut as above), with the preset's steps
     #[arg(long, conflicts_with_all = ["count", "crop"])]
     full: bool,
     /// Named settings
@@ -127,16 +130,16 @@ pub fn run(args: &EvalArgs, log: &Log) -> Result<u8> {
         }
         None => None,
     };
-    let features = EfficientNetLite0::embedded(&cpu())?;
+    let metrics = evaluation()?;
     let preset: Preset = args.preset.into();
     let steps = args.steps.clone().or((!args.full).then(|| "20".to_owned()));
-    let mut report = Report::new(args.show);
-    let gallery = OnceCell::new();
+    let mut report = Report::new(&metrics, args.show);
+    let (gallery, gallery_key) = (OnceCell::new(), OnceCell::new());
     for (set, files) in sets {
-        let images = args.images(set, files, model.size_multiple(), log)?;
         let name = set.canonicalize().ok().and_then(|p| Some(p.file_name()?.to_string_lossy().into_owned()));
         let name = name.unwrap_or_else(|| set.display().to_string());
         for task in &args.tasks {
+            let images = args.images(set, &files, task.unit(model.size_multiple()), log)?;
             let wiener_ratio = task.tuned_wiener(&images)?;
             let mine: Vec<Method> = methods.iter().copied().filter(|m| m.suits(task)).collect();
             for seed in 0..args.seeds {
@@ -148,13 +151,15 @@ pub fn run(args: &EvalArgs, log: &Log) -> Result<u8> {
                     images: &images,
                     observations: images.iter().map(observe).collect::<Result<_>>()?,
                     gallery: &gallery,
+                    gallery_key: &gallery_key,
+                    plans: images.iter().map(|_| OnceCell::new()).collect(),
                     shared: RefCell::default(),
                     model: &model,
                     model_sha256: &model_sha256,
                     preset,
                     steps: steps.clone(),
                     adapter: adapter.clone(),
-                    features: &features,
+                    metrics: &metrics,
                     wiener_ratio,
                 };
                 for (i, truth) in images.iter().enumerate() {
@@ -162,7 +167,7 @@ pub fn run(args: &EvalArgs, log: &Log) -> Result<u8> {
                     for &method in &mine {
                         stop::check()?;
                         let (cell, shown) = kept_or_measured(&bench, &cells, &name, method, i, log)?;
-                        log.info(&cell.line());
+                        log.info(&cell.line(&metrics));
                         pictures.push(shown);
                         report.add(cell);
                     }
@@ -188,14 +193,13 @@ fn kept_or_measured(
     log: &Log,
 ) -> Result<(Cell, PathBuf)> {
     let (task, seed, truth) = (bench.task, bench.seed, &bench.images[i]);
-    let made_from = json!({
-        "version": 1, "image": truth.sha256, "crop": truth.x.dims(), "task": task.text, "noise": truth.noise(seed),
-        "method": bench.describe(method)?,
-    });
-    let key = sha256(made_from.to_string().as_bytes());
+    let (shape, method_key) = (ImageShape::of(&truth.x), bench.describe(method, i, log)?);
+    let made_from = key::made_from(&truth.sha256, shape, task, truth.noise(seed), bench.metrics, method_key)?;
+    let key = key::name(&made_from);
     let (file, shown) = (cells.join(format!("{key}.json")), cells.join(format!("{key}.png")));
     if let Some(cell) = Cell::read(&file)?.filter(|_| shown.is_file()) {
-        return Ok((cell, shown));
+        // The key knows contents only: set and image may have had other names.
+        return Ok((Cell { set: set.to_owned(), image: truth.name.clone(), ..cell }, shown));
     }
     let made = bench.make(method, i, log)?;
     let cell = Cell {
@@ -206,7 +210,7 @@ fn kept_or_measured(
         seed,
         seconds: made.seconds,
         held_out: made.held_out,
-        measured: measure(&made, task, &truth.x, &bench.observations[i], bench.features)?,
+        measured: measure(bench.metrics, &made, task, &truth.x, &bench.observations[i])?,
         made_from,
     };
     write_image(&shown, &made.samples[0], &WriteOptions::default())?;
@@ -259,14 +263,12 @@ impl EvalArgs {
         Ok((0..count).map(|i| names[i * all / count].clone()).collect())
     }
 
-    /// The images of these files of a set, cut to size.
-    fn images(&self, set: &Path, names: Vec<String>, multiple: usize, log: &Log) -> Result<Vec<Truth>> {
-        // Every super-resolution factor up to 16 that is a power of 2 divides such sides.
-        let unit = multiple.max(16);
+    /// The images of these files of a set, cut to sides that are multiples of `unit`.
+    fn images(&self, set: &Path, names: &[String], unit: usize, log: &Log) -> Result<Vec<Truth>> {
         let mut images = Vec::new();
         for name in names {
             stop::check()?;
-            let path = set.join(&name);
+            let path = set.join(name);
             let x = read_image(&path, &Limits::default())?.tensor;
             let x = if x.dims()[1] == 1 { x.repeat_dim(1, 3) } else { x };
             let [_, _, h, w] = x.dims();
@@ -277,7 +279,7 @@ impl EvalArgs {
                 continue;
             }
             let x = x.narrow(2, (h - height) / 2, height).narrow(3, (w - width) / 2, width);
-            images.push(Truth { name, sha256: hash_file(&path)?.1.to_string(), path, x });
+            images.push(Truth { name: name.clone(), sha256: hash_file(&path)?.1.to_string(), path, x });
         }
         if images.is_empty() {
             return Err(Error::input(set, "holds no image that is large enough"));

@@ -7,31 +7,92 @@ use std::path::{Path, PathBuf};
 use adir::io::atomic;
 use adir::io::image::{WriteOptions, read_image, write_image};
 use adir::io::limits::Limits;
+use adir::metric::{Better, Metric};
 use adir::tensor::{Tensor, cpu};
 use adir::{Error, Result};
 
-use super::cell::{Cell, Measured};
+use super::cell::Cell;
 use super::method::Method;
 use super::task::EvalTask;
 
 /// White pixels between pictures of a sheet.
 const GAP: usize = 4;
 
-/// An agreement of so many dB is one up to rounding.
+/// So many dB are equality up to rounding.
 const EXACT: f64 = 120.0;
 
+/// The columns by which a method counts as better than the prior as it is.
+const JUDGES: [&str; 2] = ["psnr_rgb_mean", "feature_angle_one"];
+
 /// Everything measured so far.
-pub struct Report {
+pub struct Report<'a> {
+    columns: Vec<Column<'a>>,
     cells: Vec<Cell>,
     shown: usize,
     rows: Vec<Vec<Tensor<4>>>,
     captions: Vec<String>,
 }
 
-impl Report {
-    /// `shown` images of each set and task go into the sheet.
-    pub fn new(shown: usize) -> Self {
-        Self { cells: Vec::new(), shown, rows: Vec::new(), captions: Vec::new() }
+/// A number that tables have of every result.
+#[derive(Clone, Copy)]
+struct Column<'a> {
+    metric: &'a dyn Metric,
+    of: Of,
+}
+
+/// What it is the number of.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Of {
+    /// The mean over the samples of the number of each.
+    One,
+    /// The mean of the samples.
+    Mean,
+}
+
+impl<'a> Column<'a> {
+    /// The one or two columns of a metric.
+    fn all_of(metric: &'a dyn Metric) -> impl Iterator<Item = Self> {
+        let one = metric.over().samples().then_some(Of::One);
+        let mean = metric.over().mean().then_some(Of::Mean);
+        one.into_iter().chain(mean).map(move |of| Self { metric, of })
+    }
+
+    /// Its name, the words joined by `between`.
+    fn name(&self, between: &str) -> String {
+        let of = match self.of {
+            Of::One => "one",
+            Of::Mean => "mean",
+        };
+        format!("{}{between}{of}", self.metric.name())
+    }
+
+    fn value(&self, cell: &Cell) -> Option<f64> {
+        let found = cell.measured.get(self.metric.name())?;
+        match self.of {
+            Of::One => found.one,
+            Of::Mean => found.mean,
+        }
+    }
+
+    /// The mean over the cells that have a finite number, as it is printed.
+    fn mean(&self, cells: &[&Cell]) -> String {
+        let values: Vec<f64> = cells.iter().filter_map(|cell| self.value(cell)).collect();
+        let finite: Vec<f64> = values.iter().copied().filter(|v| v.is_finite()).collect();
+        let (mean, digits) = (finite.iter().sum::<f64>() / finite.len() as f64, self.metric.digits());
+        match (values.is_empty(), finite.is_empty(), self.metric.unit()) {
+            (true, ..) => String::new(),
+            (_, true, _) => "exact".into(),
+            (.., "dB") if mean >= EXACT => "exact".into(),
+            _ => format!("{mean:.digits$}"),
+        }
+    }
+}
+
+impl<'a> Report<'a> {
+    /// Tables of these metrics; `shown` images of each set and task go into the sheet.
+    pub fn new(metrics: &'a [Box<dyn Metric>], shown: usize) -> Self {
+        let columns = metrics.iter().flat_map(|metric| Column::all_of(metric.as_ref())).collect();
+        Self { columns, cells: Vec::new(), shown, rows: Vec::new(), captions: Vec::new() }
     }
 
     pub fn add(&mut self, cell: Cell) {
@@ -85,33 +146,17 @@ impl Report {
     fn csv(&self) -> Result<String> {
         let fault = |e: csv::Error| Error::config(format!("cells.csv: {e}"));
         let mut out = csv::Writer::from_writer(Vec::new());
-        out.write_record([
-            "set",
-            "task",
-            "image",
-            "method",
-            "seed",
-            "psnr_one",
-            "psnr_mean",
-            "ssim_one",
-            "ssim_mean",
-            "feature_angle",
-            "niqe",
-            "agreement_db",
-            "held_out_before",
-            "held_out_after",
-            "seconds",
-        ])
-        .map_err(fault)?;
+        let names = self.columns.iter().map(|column| column.name("_"));
+        let before = ["set", "task", "image", "method", "seed"].map(str::to_owned);
+        let after = ["held_out_before", "held_out_after", "seconds"].map(str::to_owned);
+        out.write_record(before.into_iter().chain(names).chain(after)).map_err(fault)?;
         for c in &self.cells {
-            let m = &c.measured;
             let maybe = |v: Option<f64>| v.map_or_else(String::new, |v| format!("{v:.6}"));
-            let numbers = [m.psnr_one, m.psnr_mean, m.ssim_one, m.ssim_mean, m.features].map(|v| format!("{v:.6}"));
-            let seconds = format!("{:.2}", c.seconds);
-            let (before, after) = (maybe(c.held_out.map(|h| h.before)), maybe(c.held_out.map(|h| h.after)));
-            let names = [c.set.clone(), c.task.clone(), c.image.clone(), c.method.clone(), c.seed.to_string()];
-            let rest = [maybe(m.niqe), maybe(m.agreement), before, after, seconds];
-            out.write_record(names.iter().chain(&numbers).chain(&rest)).map_err(fault)?;
+            let numbers = self.columns.iter().map(|column| maybe(column.value(c)));
+            let before = [c.set.clone(), c.task.clone(), c.image.clone(), c.method.clone(), c.seed.to_string()];
+            let held_out = [c.held_out.map(|h| h.before), c.held_out.map(|h| h.after)].map(maybe);
+            let seconds = [format!("{:.2}", c.seconds)];
+            out.write_record(before.into_iter().chain(numbers).chain(held_out).chain(seconds)).map_err(fault)?;
         }
         let bytes = out.into_inner().map_err(|e| Error::config(format!("cells.csv: {e}")))?;
         String::from_utf8(bytes).map_err(|e| Error::config(format!("cells.csv: {e}")))
@@ -119,17 +164,24 @@ impl Report {
 
     fn table(&self, model: &str) -> String {
         let mut text = format!(
-            "Model {model:.12}. \"One\" is one sample (the mean of the numbers of all), \"mean\" the mean of the samples. \
-            PSNR and SSIM on RGB, agreement is the PSNR of A x against y, features the angle in radians between EfficientNet-Lite0 \
-            features of a sample and of the truth (not a published quality metric), NIQE only from 192x96 pixels on. In brackets: \
-            better than none in so many images, by PSNR of the mean and by features.\n"
+            "Model {model:.12}. \"One\" is one sample (the mean of the numbers of all), \"mean\" the mean of the samples; \
+            over images numbers are averaged as they are, perfect ones left out (\"exact\" where all are). In brackets: better \
+            than none in so many images, by {}.\n\n",
+            JUDGES.join(" and by ")
         );
+        for (i, column) in self.columns.iter().enumerate() {
+            let metric = column.metric;
+            if i == 0 || self.columns[i - 1].metric.name() != metric.name() {
+                let _ = writeln!(text, "- {}: {} is better; {}", metric.name(), metric.better(), metric.describe());
+            }
+        }
         let mut groups: Vec<(&str, &str)> = Vec::new();
         for c in &self.cells {
             if !groups.contains(&(&c.set, &c.task)) {
                 groups.push((&c.set, &c.task));
             }
         }
+        let headings: Vec<String> = self.columns.iter().map(|column| column.name(" ")).collect();
         for (set, task) in groups {
             let of = |method: &str| -> Vec<&Cell> {
                 self.cells.iter().filter(|c| c.set == set && c.task == task && c.method == method).collect()
@@ -138,40 +190,23 @@ impl Report {
             let count = Method::ALL.iter().map(|m| of(&m.name()).len()).max().unwrap_or(0);
             let _ = write!(
                 text,
-                "\n### {set}, {task} ({count} images)\n\n| method | PSNR one | PSNR mean | SSIM one | SSIM mean | features | NIQE \
-                 | agreement | better than none | seconds |\n|---|---|---|---|---|---|---|---|---|---|\n"
+                "\n### {set}, {task} ({count} images)\n\n| method | {} | better than none | seconds |\n|---|{}---|---|\n",
+                headings.join(" | "),
+                "---|".repeat(headings.len()),
             );
             for method in Method::ALL.iter().map(|m| m.name()) {
                 let cells = of(&method);
                 if cells.is_empty() {
                     continue;
                 }
-                let mean = |f: &dyn Fn(&Measured) -> Option<f64>| -> Option<f64> {
-                    let values: Vec<f64> = cells.iter().filter_map(|c| f(&c.measured)).collect();
-                    (!values.is_empty()).then(|| values.iter().sum::<f64>() / values.len() as f64)
-                };
-                let shown = |v: Option<f64>, digits: usize| v.map_or_else(String::new, |v| format!("{v:.digits$}"));
                 let better = if plain.len() == cells.len() && method != "none" {
-                    let pairs = || cells.iter().zip(&plain).map(|(a, b)| (a.measured, b.measured));
-                    let by_psnr = pairs().filter(|(a, b)| a.psnr_mean > b.psnr_mean).count();
-                    let by_features = pairs().filter(|(a, b)| a.features < b.features).count();
-                    let gain = pairs().map(|(a, b)| a.psnr_mean - b.psnr_mean).sum::<f64>() / cells.len() as f64;
-                    format!("{gain:+.3} dB [{by_psnr}, {by_features} of {}]", cells.len())
+                    self.better_than(&cells, &plain)
                 } else {
                     String::new()
                 };
+                let numbers: Vec<String> = self.columns.iter().map(|column| column.mean(&cells)).collect();
                 let seconds = cells.iter().map(|c| c.seconds).sum::<f64>() / cells.len() as f64;
-                let _ = writeln!(
-                    text,
-                    "| {method} | {} | {} | {} | {} | {} | {} | {} | {better} | {seconds:.1} |",
-                    shown(mean(&|m| Some(m.psnr_one)), 2),
-                    shown(mean(&|m| Some(m.psnr_mean)), 2),
-                    shown(mean(&|m| Some(m.ssim_one)), 3),
-                    shown(mean(&|m| Some(m.ssim_mean)), 3),
-                    shown(mean(&|m| Some(m.features)), 3),
-                    shown(mean(&|m| m.niqe), 2),
-                    mean(&|m| m.agreement).filter(|a| *a < EXACT).map_or("exact".into(), |a| format!("{a:.1}")),
-                );
+                let _ = writeln!(text, "| {method} | {} | {better} | {seconds:.1} |", numbers.join(" | "));
             }
         }
         if !self.captions.is_empty() {
@@ -181,6 +216,25 @@ impl Report {
             }
         }
         text
+    }
+
+    /// The mean gain over other cells of the same images by the first judge, and in how many images each judge says so.
+    fn better_than(&self, cells: &[&Cell], others: &[&Cell]) -> String {
+        let judges = JUDGES.map(|name| self.columns.iter().find(|column| column.name("_") == name));
+        let pairs = |column: &'_ Column<'a>| -> Vec<(f64, f64)> {
+            let both = cells.iter().zip(others).map(|(a, b)| column.value(a).zip(column.value(b)));
+            both.flatten().collect()
+        };
+        let wins = judges.iter().flatten().map(|column| {
+            let better: Better = column.metric.better();
+            pairs(column).iter().filter(|(a, b)| better.prefers(*a, *b)).count().to_string()
+        });
+        let wins = wins.collect::<Vec<_>>().join(", ");
+        let gain = judges[0].map(|column| {
+            let gain = pairs(column).iter().map(|(a, b)| a - b).sum::<f64>() / cells.len() as f64;
+            format!("{gain:+.3} {} ", column.metric.unit())
+        });
+        format!("{}[{wins} of {}]", gain.unwrap_or_default(), cells.len())
     }
 }
 

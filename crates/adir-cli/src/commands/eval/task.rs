@@ -50,6 +50,25 @@ impl FromStr for EvalTask {
 }
 
 impl EvalTask {
+    /// The factor of a super-resolution.
+    pub fn factor(&self) -> Option<usize> {
+        match self.task {
+            Task::SuperResolution { factor } => Some(factor),
+            _ => None,
+        }
+    }
+
+    /// What sides must be multiples of: the least common multiple of what the network takes and of the factor. They are
+    /// cut down to such a side, as much at either end as at the other (one more pixel at the right and the bottom).
+    pub fn unit(&self, multiple: usize) -> usize {
+        let (multiple, factor) = (multiple.max(1), self.factor().unwrap_or(1));
+        let (mut a, mut b) = (multiple, factor);
+        while b != 0 {
+            (a, b) = (b, a % b);
+        }
+        multiple / a * factor
+    }
+
     /// The missing pixels of an inpainting: a hole in the middle, a quarter of the sides.
     pub fn mask(&self, shape: ImageShape) -> Result<Option<Mask>> {
         if !self.degradation.needs_mask() {
@@ -108,5 +127,17 @@ impl EvalTask {
             }
             None => Ok(y),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sides_are_cut_to_what_network_and_factor_divide() {
+        let unit = |text: &str, multiple: usize| text.parse::<EvalTask>().unwrap().unit(multiple);
+        assert_eq!((unit("sr3", 8), unit("sr4", 8), unit("sr16", 8), unit("sr6", 4)), (24, 8, 16, 12));
+        assert_eq!((unit("denoise+25", 32), unit("sr3:box:3+2", 1), unit("inpaint", 0)), (32, 3, 1));
     }
 }

@@ -1,0 +1,134 @@
+//! Metrics as scripts see them: `adir compare`, and the cells and tables of `adir eval`.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+/// Runs, checks the exit code, and returns what went to stdout and stderr.
+#[track_caller]
+fn expect(code: i32, folder: &Path, args: &[&str]) -> (String, String) {
+    let output = Command::new(env!("CARGO_BIN_EXE_adir")).args(args).current_dir(folder).output().unwrap();
+    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+    let (out, err) = (text(&output.stdout), text(&output.stderr));
+    assert_eq!(output.status.code(), Some(code), "{args:?}\n{out}{err}");
+    (out, err)
+}
+
+/// A folder of its own with the sample photo, 64x64 pixels, and its observation at a quarter of the size.
+fn folder(name: &str) -> PathBuf {
+    let folder = std::env::temp_dir().join(format!("adir-metrics-{}-{name}", std::process::id()));
+    let _ = fs::remove_dir_all(&folder);
+    fs::create_dir_all(&folder).unwrap();
+    let small = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../examples/cat_small.png");
+    fs::copy(small, folder.join("x.png")).unwrap();
+    expect(0, &folder, &["degrade", "x.png", "-o", "y.png", "--task", "sr4"]);
+    expect(0, &folder, &["degrade", "x.png", "-o", "soft.png", "--task", "deblur", "--kernel", "box:3"]);
+    folder
+}
+
+fn names(text: &str) -> Vec<&str> {
+    text.lines().filter_map(|line| line.split_whitespace().next()).collect()
+}
+
+#[test]
+fn compare_prints_the_metrics_that_are_asked_for() {
+    let f = folder("compare");
+    let compare = |more: &[&str]| expect(0, &f, &[&["compare", "x.png", "soft.png"], more].concat()).0;
+    let standard = ["psnr_rgb", "psnr_y", "ssim_rgb", "ssim_y"];
+    assert_eq!(names(&compare(&[])), standard, "a task is not needed");
+    assert_eq!(names(&compare(&["--task", "sr4"])), standard);
+    let observed = compare(&["--task", "sr4", "--observed", "y.png"]);
+    assert_eq!(names(&observed), [&standard[..], &["agreement_psnr"]].concat());
+    let value = observed.lines().next().unwrap().rsplit(' ').next().unwrap();
+    assert_eq!(value.split_once('.').map(|(_, digits)| digits.len()), Some(4), "{observed}");
+    let chosen = compare(&["--metric", "niqe,ssim_y", "--metric", "feature_angle"]);
+    assert_eq!(names(&chosen), ["niqe", "ssim_y", "feature_angle"]);
+    assert!(chosen.starts_with("niqe             does not apply\n"), "{chosen}");
+    let json: serde_json::Value = serde_json::from_str(&compare(&["--metric", "niqe,psnr_y", "--json"])).unwrap();
+    assert!(json["niqe"].is_null() && json["psnr_y"].as_f64().unwrap() > 20.0, "{json}");
+
+    let (_, err) = expect(2, &f, &["compare", "x.png", "soft.png", "--metric", "lpips"]);
+    assert!(err.contains("lpips") && err.contains("feature_angle"), "{err}");
+    let (_, err) = expect(2, &f, &["compare", "x.png", "soft.png", "--metric", "agreement_psnr"]);
+    assert!(err.contains("--observed"), "{err}");
+    expect(2, &f, &["compare", "x.png"]);
+    let (_, err) = expect(2, &f, &["compare", "x.png", "y.png"]);
+    assert!(err.contains("x.png against y.png"), "{err}");
+    let (list, _) = expect(0, &f, &["compare", "--list-metrics"]);
+    let of = |name: &str| list.lines().find(|line| line.starts_with(name)).unwrap_or_default().to_owned();
+    assert_eq!(names(&list).len(), 7);
+    assert!(of("niqe").contains("lower") && of("psnr_y").contains("higher"), "{list}");
+    fs::remove_dir_all(f).unwrap();
+}
+
+#[test]
+fn factors_that_do_not_divide_the_crop_cut_it_further() {
+    let f = folder("crop");
+    fs::create_dir(f.join("set")).unwrap();
+    fs::copy(f.join("x.png"), f.join("set/x.png")).unwrap();
+    let args = ["eval", "set", "-o", "ev", "--tasks", "sr3,sr4", "--methods", "bicubic", "--crop", "64"];
+    expect(0, &f, &args);
+    let shapes = cells(&f.join("ev")).into_iter().map(|path| {
+        let cell: serde_json::Value = serde_json::from_slice(&fs::read(path).unwrap()).unwrap();
+        format!("{} {}", cell["task"].as_str().unwrap(), cell["made_from"]["shape"].as_str().unwrap())
+    });
+    let mut shapes: Vec<String> = shapes.collect();
+    shapes.sort();
+    assert_eq!(shapes, ["sr3 3x48x48", "sr4 3x64x64"], "the network takes multiples of 8");
+    // Too small for one task: told by the name of the image, and refused where no image is left.
+    let (_, err) = expect(3, &f, &["eval", "set", "-o", "ev", "--tasks", "sr13", "--methods", "bicubic"]);
+    assert!(err.contains("x.png") && err.contains("104"), "{err}");
+    fs::remove_dir_all(f).unwrap();
+}
+
+/// A result is found again as long as contents are the same, and under no other circumstances.
+#[test]
+fn a_result_is_known_by_contents_not_by_names() {
+    let f = folder("key");
+    for folder in ["set", "photos"] {
+        fs::create_dir(f.join(folder)).unwrap();
+    }
+    fs::copy(f.join("x.png"), f.join("set/x.png")).unwrap();
+    for (k, blur) in ["box:3", "box:5", "gaussian:7:1"].iter().enumerate() {
+        let output = format!("photos/{k}.png");
+        expect(0, &f, &["degrade", "x.png", "-o", &output, "--task", "deblur", "--kernel", blur]);
+    }
+    let eval = |set: &str, gallery: &str, more: &[&str]| {
+        let args =
+            ["eval", set, "-o", "ev", "--crop", "32", "--tasks", "sr4", "--methods", "none,knn,random", "-n", "1"];
+        let adapt = ["-k", "1", "--iterations", "1", "--adapt-crop", "16", "--cache", "cache", "--gallery", gallery];
+        let steps: &[&str] = if more.contains(&"--steps") { &[] } else { &["--steps", "2"] };
+        expect(0, &f, &[&args[..], &adapt, &["--random-from", gallery], steps, more].concat());
+        let csv = fs::read_to_string(f.join("ev/cells.csv")).unwrap();
+        (cells(&f.join("ev")).len(), csv)
+    };
+    let (count, csv) = eval("set", "photos", &[]);
+    assert_eq!(count, 3);
+    let header = "set,task,image,method,seed,psnr_rgb_one,psnr_rgb_mean,ssim_rgb_one,ssim_rgb_mean,feature_angle_one,\
+                  niqe_one,agreement_psnr_mean,held_out_before,held_out_after,seconds\n";
+    assert!(csv.starts_with(header), "{csv}");
+    let table = fs::read_to_string(f.join("ev/table.md")).unwrap();
+    let head = "| method | psnr_rgb one | psnr_rgb mean | ssim_rgb one | ssim_rgb mean | feature_angle one | niqe one | \
+                agreement_psnr mean | better than none | seconds |";
+    assert!(table.contains(head) && table.contains("- niqe: lower is better; "), "{table}");
+
+    fs::rename(f.join("photos"), f.join("moved")).unwrap();
+    fs::rename(f.join("set"), f.join("renamed")).unwrap();
+    let (count, moved) = eval("renamed", "moved", &[]);
+    assert_eq!((count, moved), (3, csv.replace("\nset,", "\nrenamed,")), "moved");
+    // With the steps given, both presets restore alike; one adapts otherwise.
+    assert_eq!(eval("renamed", "moved", &["--preset", "balanced"]).0, 5);
+    assert_eq!(eval("renamed", "moved", &["--steps", "3"]).0, 8);
+    assert_eq!(eval("renamed", "moved", &[]).0, 8);
+    // Other images in the gallery concern what is adapted to them only.
+    fs::copy(f.join("soft.png"), f.join("moved/1.png")).unwrap();
+    fs::copy(f.join("y.png"), f.join("moved/0.png")).unwrap();
+    fs::copy(f.join("y.png"), f.join("moved/2.png")).unwrap();
+    assert_eq!(eval("renamed", "moved", &[]).0, 10, "changed under the same names");
+    fs::remove_dir_all(f).unwrap();
+}
+
+fn cells(output: &Path) -> Vec<PathBuf> {
+    let files = fs::read_dir(output.join("cells")).unwrap().map(|entry| entry.unwrap().path());
+    files.filter(|path| path.extension().is_some_and(|e| e == "json")).collect()
+}
