@@ -100,13 +100,13 @@ impl CompareArgs {
         if let Some((operator, y)) = &observed {
             case = case.with_observation(operator.as_ref(), y);
         }
-        let value = |metric: &Box<dyn Metric>| match (metric.value(&case), metric.needs()) {
+        let value = |metric: &dyn Metric| match (metric.value(&case), metric.needs()) {
             (Err(Error::Config(message)), Needs::Truth) => {
                 Err(Error::config(format!("{} against {}: {message}", reference.display(), result.display())))
             }
             (value, _) => Ok((metric.name().to_owned(), value?)),
         };
-        metrics.iter().map(value).collect()
+        metrics.iter().map(|metric| value(metric.as_ref())).collect()
     }
 }
 
@@ -114,8 +114,8 @@ impl CompareArgs {
 fn list(json: bool) -> Result<u8> {
     let metrics = all()?;
     if json {
-        let entry = |m: &Box<dyn Metric>| json!({"name": m.name(), "better": m.better().to_string(), "unit": m.unit(), "describe": m.describe()});
-        say!("{}", json!(metrics.iter().map(entry).collect::<Vec<_>>()))?;
+        let entry = |m: &dyn Metric| json!({"name": m.name(), "better": m.better().to_string(), "unit": m.unit(), "describe": m.describe()});
+        say!("{}", json!(metrics.iter().map(|metric| entry(metric.as_ref())).collect::<Vec<_>>()))?;
     } else {
         for metric in metrics {
             say!("{:<16} {:<6} is better; {}", metric.name(), metric.better(), metric.describe())?;
