@@ -116,11 +116,11 @@ fn a_result_is_known_by_contents_not_by_names() {
     fs::rename(f.join("set"), f.join("renamed")).unwrap();
     let (count, moved) = eval("renamed", "moved", &[]);
     assert_eq!((count, moved), (3, csv.replace("\nset,", "\nrenamed,")), "moved");
-    // The preset's own steps, written out, are the same settings; others are not.
-    assert_eq!(eval("renamed", "moved", &["--preset", "balanced", "--iterations", "1"]).0, 5, "adapts more strongly");
+    // With the steps given, both presets restore alike; one adapts otherwise.
+    assert_eq!(eval("renamed", "moved", &["--preset", "balanced"]).0, 5);
     assert_eq!(eval("renamed", "moved", &["--steps", "3"]).0, 8);
     assert_eq!(eval("renamed", "moved", &[]).0, 8);
-    // Another image in the gallery concerns what is adapted to it only: the nearest, and the random one.
+    // Other images in the gallery concern what is adapted to them only.
     fs::copy(f.join("soft.png"), f.join("moved/1.png")).unwrap();
     fs::copy(f.join("y.png"), f.join("moved/0.png")).unwrap();
     fs::copy(f.join("y.png"), f.join("moved/2.png")).unwrap();

@@ -85,3 +85,32 @@ pub(super) fn contents(files: &[PathBuf]) -> Result<Vec<String>> {
 fn to_value(of: &impl Serialize) -> Result<Value> {
     serde_json::to_value(of).map_err(|e| Error::config(format!("the key of a result: {e}")))
 }
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+    use std::sync::Arc;
+
+    use crate::encode::EncoderId;
+    use crate::retrieve::Precision;
+
+    use super::*;
+
+    #[test]
+    fn an_imported_gallery_is_its_encoder_paths_and_vectors_wherever_it_lies() {
+        let of = |weights: &str, root: &str, rows: [(&str, [f32; 2]); 2]| {
+            let (name, preprocessing) = ("test".to_owned(), "0".to_owned());
+            let encoder = Arc::new(EncoderId { name, weights: weights.into(), preprocessing, dimension: 2 });
+            let mut rows = rows.into_iter().map(|(path, row)| (path.to_owned(), row.to_vec()));
+            gallery(&Index::from_features(encoder, Precision::F32, Path::new(root), &mut rows).unwrap()).unwrap()
+        };
+        let (a, b) = (("a.png", [1.0, 0.0]), ("b.png", [0.6, 0.8]));
+        let first = of("0", "here", [a, b]);
+        assert_eq!(first, of("0", "there", [b, a]));
+        for other in
+            [of("1", "here", [a, b]), of("0", "here", [a, ("c.png", b.1)]), of("0", "here", [a, ("b.png", [0.8, 0.6])])]
+        {
+            assert_ne!(first, other);
+        }
+    }
+}

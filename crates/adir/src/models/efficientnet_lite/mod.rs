@@ -15,7 +15,6 @@ use crate::encode::{Embedding, Encoder, EncoderId, Preprocess};
 use crate::io::weights::WeightFile;
 use crate::tensor::{Device, Tensor, to_f32};
 
-
 /// The published input: 224 x 224, `(v - 127) / 128` of bytes.
 const PREPROCESS: Preprocess = Preprocess { size: 224, mean: [127.0 / 255.0; 3], std: [128.0 / 255.0; 3] };
 
