@@ -121,7 +121,7 @@ impl ModelArgs {
         let file = self.open()?;
         let (device, dtype) = self.place()?;
         let model = GuidedDiffusion::load(&file, self.config(&file)?, &device, dtype)?;
-        Ok((model, file.sha256()?))
+        Ok((model, file.sha256()?.to_string()))
     }
 
     /// See [`place`].

@@ -107,7 +107,7 @@ fn folder_of(path: &Path) -> &Path {
     }
 }
 
-/// Whether [`write`] could begin at `path`, tried with an empty scratch file: worth knowing before a long computation.
+/// Whether [`write()`] could begin at `path`, tried with an empty scratch file: worth knowing before a long computation.
 ///
 /// # Errors
 /// [`Error::Io`] where the folder is missing or takes no files; [`Error::Invalid`] where the path is a folder.

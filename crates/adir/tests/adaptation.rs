@@ -5,8 +5,10 @@ use std::path::{Path, PathBuf};
 
 use adir::adapt::{
     AdaptConfig, Adaptation, Adapter, AdapterInfo, Batch, CropScale, LevelWeights, RateSchedule, Timesteps, Trained,
+    save_params,
 };
-use adir::io::weights::WeightFile;
+use adir::io::weights::{Dtype, WeightFile};
+use adir::models::embedded_prior;
 use adir::models::guided_diffusion::{GuidedDiffusion, UNetConfig};
 use adir::models::params::Params;
 use adir::schedule::Timestep;
@@ -203,6 +205,19 @@ fn strength_scales_the_change_of_the_weights() {
         }
         assert!(moved > 1e-3, "{moved}");
     }
+}
+
+/// The embedded prior is a file that an earlier version saved.
+#[test]
+fn weights_are_saved_as_the_same_bytes_as_ever() {
+    let path = std::env::temp_dir().join(format!("adir-saved-{}.safetensors", std::process::id()));
+    let file = embedded_prior().unwrap();
+    let model = GuidedDiffusion::load(&file, None, &cpu(), DType::F32).unwrap();
+    save_params(&path, model.params(), Dtype::F16, file.metadata()).unwrap();
+    let saved = std::fs::read(&path).unwrap();
+    std::fs::remove_file(&path).unwrap();
+    let asset = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../assets/prior.safetensors");
+    assert!(saved == std::fs::read(asset).unwrap());
 }
 
 #[test]

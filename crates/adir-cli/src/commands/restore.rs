@@ -203,7 +203,7 @@ pub fn run(args: &RestoreArgs, log: &Log) -> Result<u8> {
     }
     memory::check(need.max(adapt_need.unwrap_or(0)), &args.model.device)?;
 
-    let model_sha256 = file.sha256()?;
+    let model_sha256 = file.sha256()?.to_string();
     let model = GuidedDiffusion::load(&file, Some(config.clone()), &device, dtype)?;
     let base = Base { model: &model, sha256: &model_sha256 };
     let adapted = match &args.adapter {

@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use super::lora::Lora;
-use crate::io::weights::{Dtype, TensorToWrite, WeightFile, write_safetensors};
+use crate::io::weights::{Dtype, TensorSpec, WeightFile, stream_safetensors};
 use crate::models::guided_diffusion::GuidedDiffusion;
 use crate::models::params::Params;
 use crate::tensor::{self, DType};
@@ -66,7 +66,7 @@ impl Adapter {
     /// adaptation also gets the network's configuration, and so loads as a model.
     ///
     /// # Errors
-    /// As [`write_safetensors`].
+    /// As [`stream_safetensors`].
     pub fn save(&self, path: &Path, info: &AdapterInfo, model: &GuidedDiffusion) -> Result<()> {
         let params = match self {
             Self::Full(params) => params,
@@ -138,18 +138,14 @@ impl Adapter {
     }
 }
 
-/// Writes weights as they are (f32), or rounded to a half-precision type.
+/// Writes weights as they are (f32), or rounded to a half-precision type. One of them is on the host at a time.
 ///
 /// # Errors
-/// As [`write_safetensors`].
+/// As [`stream_safetensors`].
 pub fn save_params(path: &Path, params: &Params, dtype: Dtype, metadata: &BTreeMap<String, String>) -> Result<()> {
     let layout = params.layout();
-    let values = layout.ids().map(|id| tensor::to_f32(&params.flat(id))).collect::<Result<Vec<_>>>()?;
-    let tensors: Vec<_> = layout
-        .specs()
-        .iter()
-        .zip(&values)
-        .map(|(spec, values)| TensorToWrite { name: &spec.name, shape: &spec.shape, dtype, values })
-        .collect();
-    Ok(write_safetensors(path, &tensors, metadata)?)
+    let ids: Vec<_> = layout.ids().collect();
+    let specs: Vec<_> =
+        layout.specs().iter().map(|spec| TensorSpec { name: &spec.name, shape: &spec.shape, dtype }).collect();
+    stream_safetensors(path, &specs, metadata, |index| tensor::to_f32(&params.flat(ids[index])))
 }

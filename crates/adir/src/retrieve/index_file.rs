@@ -23,8 +23,9 @@ use std::sync::Arc;
 use half::f16;
 use serde::{Deserialize, Serialize};
 
+use super::ContentHash;
 use super::EncoderId;
-use super::index::{ContentHash, Entry, Index, Precision, Vectors};
+use super::index::{Entry, Index, Precision, Vectors};
 use crate::io::atomic;
 use crate::{Error, Result};
 

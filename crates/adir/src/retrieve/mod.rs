@@ -28,10 +28,11 @@ use serde::{Deserialize, Serialize};
 use crate::tensor::Tensor;
 use crate::{Error, Result};
 
+pub use adir_weights::ContentHash;
 pub use build::{Build, BuildEvent, BuildOutcome};
 pub use distance::spherical_distance;
 pub use group::{Group, group_by_neighbours};
-pub use index::{ContentHash, Entry, Index, Precision};
+pub use index::{Entry, Index, Precision};
 pub use npy::read_npy;
 pub use parquet::{read_parquet_texts, read_parquet_vectors};
 pub use preprocess::Preprocess;

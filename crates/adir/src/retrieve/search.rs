@@ -7,9 +7,10 @@
 use adir_kernels::scan;
 use rayon::prelude::*;
 
+use super::ContentHash;
 use super::Embedding;
 use super::distance::spherical_distance;
-use super::index::{ContentHash, Index, Vectors};
+use super::index::{Index, Vectors};
 use crate::Result;
 
 /// Rows that one thread scans at a time.
