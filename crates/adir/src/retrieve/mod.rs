@@ -14,6 +14,7 @@ mod distance;
 mod group;
 mod index;
 mod index_file;
+mod names;
 mod npy;
 mod parquet;
 mod preprocess;
@@ -33,8 +34,9 @@ pub use build::{Build, BuildEvent, BuildOutcome};
 pub use distance::spherical_distance;
 pub use group::{Group, group_by_neighbours};
 pub use index::{Entry, Index, Precision};
+pub use names::read_names;
 pub use npy::read_npy;
-pub use parquet::{read_parquet_texts, read_parquet_vectors};
+pub use parquet::{read_parquet_names, read_parquet_vectors};
 pub use preprocess::Preprocess;
 pub use search::{Exclude, Neighbour};
 
