@@ -44,7 +44,7 @@ pub enum Error {
 
 impl Error {
     pub(crate) fn malformed(path: impl AsRef<Path>, message: impl Into<String>) -> Self {
-        Self::Malformed { path: path.as_ref().to_owned(), message: message.into() }
+        Self::Malformed { path: path.as_ref().to_owned(), message: abridged(message.into()) }
     }
 
     pub(crate) fn unreadable(path: impl AsRef<Path>, source: io::Error) -> Self {
@@ -56,6 +56,33 @@ impl Error {
     }
 
     pub(crate) fn invalid(message: impl Into<String>) -> Self {
-        Self::Invalid(message.into())
+        Self::Invalid(abridged(message.into()))
+    }
+}
+
+/// A message of a length that can be read: names and shapes in it come from the file, which may hold megabytes of them.
+fn abridged(message: String) -> String {
+    const START: usize = 160;
+    const END: usize = 120;
+    if message.len() <= START + END {
+        return message;
+    }
+    let (start, end) = (message.floor_char_boundary(START), message.ceil_char_boundary(message.len() - END));
+    format!("{} [...] {}", &message[..start], &message[end..])
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn long_messages_keep_their_start_and_their_end() {
+        let message = |name: &str| Error::malformed("f", format!("tensor {name:?}: is bad")).to_string();
+        assert_eq!(message("weight"), "f: tensor \"weight\": is bad");
+        // Characters of three bytes, so that the places of the cuts fall into some of them.
+        for extra in 0..3 {
+            let long = message(&("x".repeat(extra) + &"\u{65e5}".repeat(1 << 20)));
+            assert!(long.len() < 320 && long.starts_with("f: tensor") && long.ends_with(": is bad"), "{long}");
+        }
     }
 }

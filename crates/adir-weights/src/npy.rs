@@ -19,7 +19,15 @@ pub fn read_npy(path: &Path) -> Result<(usize, usize, Vec<f32>)> {
     let bad = |e| Error::unreadable(path, e);
     let file = File::open(path).map_err(bad)?;
     let length = file.metadata().map_err(bad)?.len();
-    read(BufReader::new(file), length).map_err(|message| Error::malformed(path, message))
+    from_reader(path, BufReader::new(file), length)
+}
+
+/// As [`read_npy`], from the `length` bytes of anything that can be read; `path` names it in messages.
+///
+/// # Errors
+/// [`Error::Malformed`] if they are damaged, cannot be read, or hold another kind of array.
+pub fn from_reader(path: &Path, reader: impl Read, length: u64) -> Result<(usize, usize, Vec<f32>)> {
+    read(reader, length).map_err(|message| Error::malformed(path, message))
 }
 
 /// The array in `length` bytes, or what is wrong with them.

@@ -4,18 +4,19 @@
 //! needs `unsafe`. Every read is checked against the length found when the file was opened.
 
 use std::borrow::Cow;
+use std::fmt;
 use std::fs::File;
-use std::io::{Read, Seek, SeekFrom};
+use std::io::{self, Read, Seek, SeekFrom};
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 
+use flate2::Crc;
 use flate2::read::DeflateDecoder;
 
-use crate::hash::Hasher;
 use crate::{Error, Result};
 
 /// Bytes handed over at a time; a multiple of every element size.
-const CHUNK: usize = 1 << 20;
+pub(crate) const CHUNK: usize = 1 << 20;
 
 /// Random access to the bytes of one model file.
 #[derive(Debug)]
@@ -25,39 +26,89 @@ pub(crate) struct Source {
     bytes: Bytes,
 }
 
-#[derive(Debug)]
 enum Bytes {
-    File(Mutex<File>),
+    Reader(Mutex<Box<dyn ReadSeek>>),
     Memory(Cow<'static, [u8]>),
 }
 
+impl fmt::Debug for Bytes {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Reader(_) => "Reader",
+            Self::Memory(_) => "Memory",
+        })
+    }
+}
+
+trait ReadSeek: Read + Seek + Send {}
+
+impl<R: Read + Seek + Send> ReadSeek for R {}
+
 /// A run of bytes inside a [`Source`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Region {
-    /// Stored as they are.
-    Raw { offset: u64, len: u64 },
-    /// Compressed by DEFLATE; `len` is the size after inflating.
-    Deflated { offset: u64, compressed: u64, len: u64 },
+pub(crate) struct Region {
+    /// Where it begins in the file.
+    pub offset: u64,
+    /// Bytes that it yields.
+    pub len: u64,
+    /// How they are kept.
+    pub packing: Packing,
+    /// The CRC-32 of what it yields, where one is recorded.
+    pub crc: Option<u32>,
+}
+
+/// How a [`Region`]'s bytes are kept.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Packing {
+    /// As they are.
+    Stored,
+    /// By DEFLATE, in this many bytes.
+    Deflated { compressed: u64 },
 }
 
 impl Region {
-    /// The number of bytes it yields.
-    pub fn len(self) -> u64 {
-        match self {
-            Self::Raw { len, .. } | Self::Deflated { len, .. } => len,
+    /// A run of bytes kept as they are, without a checksum.
+    pub fn plain(offset: u64, len: u64) -> Self {
+        Self { offset, len, packing: Packing::Stored, crc: None }
+    }
+
+    /// The first byte after it in the file.
+    pub fn end(&self) -> u64 {
+        self.offset.saturating_add(match self.packing {
+            Packing::Stored => self.len,
+            Packing::Deflated { compressed } => compressed,
+        })
+    }
+
+    /// Compares the CRC-32 of what it yielded with the one recorded.
+    pub fn check_crc(&self, found: &Crc) -> Result<(), String> {
+        match self.crc {
+            Some(crc) if crc != found.sum() => Err(format!(
+                "the {} bytes at offset {} have the CRC-32 {:08x}, recorded is {crc:08x}: the file is damaged",
+                self.len,
+                self.offset,
+                found.sum()
+            )),
+            _ => Ok(()),
         }
     }
 }
 
 impl Source {
     pub fn open(path: &Path) -> Result<Self> {
-        let cannot = |e: std::io::Error| Error::malformed(path, format!("cannot be opened: {e}"));
+        let cannot = |e: io::Error| Error::malformed(path, format!("cannot be opened: {e}"));
         let file = File::open(path).map_err(cannot)?;
         let metadata = file.metadata().map_err(cannot)?;
         if !metadata.is_file() {
             return Err(Error::malformed(path, "is not a regular file"));
         }
-        Ok(Self { path: path.to_owned(), len: metadata.len(), bytes: Bytes::File(Mutex::new(file)) })
+        Ok(Self { path: path.to_owned(), len: metadata.len(), bytes: Bytes::Reader(Mutex::new(Box::new(file))) })
+    }
+
+    pub fn from_reader(path: &Path, mut reader: impl Read + Seek + Send + 'static) -> Result<Self> {
+        let len = reader.seek(SeekFrom::End(0));
+        let len = len.map_err(|e| Error::malformed(path, format!("its length cannot be found: {e}")))?;
+        Ok(Self { path: path.to_owned(), len, bytes: Bytes::Reader(Mutex::new(Box::new(reader))) })
     }
 
     pub fn from_bytes(name: &str, bytes: Cow<'static, [u8]>) -> Self {
@@ -90,11 +141,12 @@ impl Source {
                 buffer.copy_from_slice(slice.ok_or_else(|| self.error("shorter than it was"))?);
                 Ok(())
             }
-            Bytes::File(file) => {
-                // A panic elsewhere cannot leave a file half changed: every read seeks first.
-                let mut file = file.lock().unwrap_or_else(PoisonError::into_inner);
-                file.seek(SeekFrom::Start(offset))
-                    .and_then(|_| file.read_exact(buffer))
+            Bytes::Reader(reader) => {
+                // A panic elsewhere cannot leave a reader half changed: every read seeks first.
+                let mut reader = reader.lock().unwrap_or_else(PoisonError::into_inner);
+                reader
+                    .seek(SeekFrom::Start(offset))
+                    .and_then(|_| reader.read_exact(buffer))
                     .map_err(|e| self.error(format!("reading {wanted} bytes at offset {offset}: {e}")))
             }
         }
@@ -111,8 +163,8 @@ impl Source {
         Ok(buffer)
     }
 
-    /// Hands bytes `start..start + len` of `region` to `take`, in pieces that are multiples of 8 bytes
-    /// (but the last).
+    /// Hands bytes `start..start + len` of `region` to `take`, in pieces that are multiples of 8 bytes (but the last).
+    /// Where that takes going through all of the region, its CRC-32 is checked at the end.
     pub fn for_each_chunk(
         &self,
         region: Region,
@@ -120,58 +172,69 @@ impl Source {
         len: u64,
         mut take: impl FnMut(&[u8]) -> Result<()>,
     ) -> Result<()> {
-        if start.checked_add(len).is_none_or(|end| end > region.len()) {
-            return Err(self.error(format!("bytes {start} to {start}+{len} lie beyond a run of {}", region.len())));
+        if start.checked_add(len).is_none_or(|end| end > region.len) {
+            return Err(self.error(format!("bytes {start} to {start}+{len} lie beyond a run of {}", region.len)));
         }
+        if let Packing::Deflated { .. } = region.packing {
+            let reader = RegionReader { source: self, position: region.offset, end: region.end() };
+            return self.inflate(reader, region, start, len, take);
+        }
+        let whole = len == region.len;
+        let mut crc = Crc::new();
         let mut buffer = vec![0; len.min(CHUNK as u64) as usize];
-        match region {
-            Region::Raw { offset, .. } => {
-                let mut done = 0;
-                while done < len {
-                    let piece = (len - done).min(CHUNK as u64) as usize;
-                    self.read_exact_at(offset + start + done, &mut buffer[..piece])?;
-                    take(&buffer[..piece])?;
-                    done += piece as u64;
-                }
+        let mut done = 0;
+        while done < len {
+            let piece = (len - done).min(CHUNK as u64) as usize;
+            self.read_exact_at(region.offset + start + done, &mut buffer[..piece])?;
+            if whole && region.crc.is_some() {
+                crc.update(&buffer[..piece]);
             }
-            Region::Deflated { offset, compressed, .. } => {
-                let reader = RegionReader { source: self, position: offset, end: offset.saturating_add(compressed) };
-                let mut inflated = DeflateDecoder::new(reader);
-                let damaged = |e: std::io::Error| self.error(format!("inflating data at offset {offset}: {e}"));
-                let skipped = std::io::copy(&mut (&mut inflated).take(start), &mut std::io::sink()).map_err(damaged)?;
-                if skipped != start {
-                    return Err(self.error(format!("compressed data at offset {offset} ends early")));
-                }
-                let mut done = 0;
-                while done < len {
-                    let piece = (len - done).min(CHUNK as u64) as usize;
-                    inflated.read_exact(&mut buffer[..piece]).map_err(damaged)?;
-                    take(&buffer[..piece])?;
-                    done += piece as u64;
-                }
-            }
+            take(&buffer[..piece])?;
+            done += piece as u64;
         }
-        Ok(())
+        if whole { region.check_crc(&crc).map_err(|message| self.error(message)) } else { Ok(()) }
     }
 
-    /// The bytes `start..start + len` of `region` in one piece.
-    pub fn read_region(&self, region: Region, start: u64, len: u64) -> Result<Vec<u8>> {
+    /// As [`for_each_chunk`](Self::for_each_chunk) for a deflated region, whose compressed bytes `reader` yields. All
+    /// of it is inflated, which tells whether it is whole.
+    pub fn inflate(
+        &self,
+        reader: impl Read,
+        region: Region,
+        start: u64,
+        len: u64,
+        mut take: impl FnMut(&[u8]) -> Result<()>,
+    ) -> Result<()> {
+        let damaged = |e: &dyn fmt::Display| self.error(format!("inflating data at offset {}: {e}", region.offset));
+        let mut inflated = DeflateDecoder::new(reader);
+        let mut crc = Crc::new();
+        let mut buffer = vec![0; region.len.min(CHUNK as u64) as usize];
+        for (wanted, len) in [(false, start), (true, len), (false, region.len - start - len)] {
+            let mut done = 0;
+            while done < len {
+                let piece = (len - done).min(CHUNK as u64) as usize;
+                inflated.read_exact(&mut buffer[..piece]).map_err(|e| damaged(&e))?;
+                crc.update(&buffer[..piece]);
+                if wanted {
+                    take(&buffer[..piece])?;
+                }
+                done += piece as u64;
+            }
+        }
+        if inflated.read(&mut [0]).map_err(|e| damaged(&e))? > 0 {
+            return Err(damaged(&format_args!("more than the {} bytes declared", region.len)));
+        }
+        region.check_crc(&crc).map_err(|message| self.error(message))
+    }
+
+    /// The bytes of `region` in one piece, checked as by [`for_each_chunk`](Self::for_each_chunk).
+    pub fn read_region(&self, region: Region) -> Result<Vec<u8>> {
         let mut all = Vec::new();
-        self.for_each_chunk(region, start, len, |piece| {
+        self.for_each_chunk(region, 0, region.len, |piece| {
             all.extend_from_slice(piece);
             Ok(())
         })?;
         Ok(all)
-    }
-
-    /// The SHA-256 of the whole file.
-    pub fn sha256(&self) -> Result<String> {
-        let mut hasher = Hasher::default();
-        self.for_each_chunk(Region::Raw { offset: 0, len: self.len }, 0, self.len, |piece| {
-            hasher.update(piece);
-            Ok(())
-        })?;
-        Ok(hasher.finish())
     }
 }
 
@@ -183,9 +246,9 @@ struct RegionReader<'a> {
 }
 
 impl Read for RegionReader<'_> {
-    fn read(&mut self, buffer: &mut [u8]) -> std::io::Result<usize> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         let piece = (buffer.len() as u64).min(self.end.saturating_sub(self.position)) as usize;
-        self.source.read_exact_at(self.position, &mut buffer[..piece]).map_err(std::io::Error::other)?;
+        self.source.read_exact_at(self.position, &mut buffer[..piece]).map_err(io::Error::other)?;
         self.position += piece as u64;
         Ok(piece)
     }

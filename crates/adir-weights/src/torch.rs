@@ -7,8 +7,8 @@ use std::collections::{BTreeMap, HashMap};
 
 use crate::Result;
 use crate::pickle::{Heap, Id, MAX_PICKLE, Node, Storage, Tensor};
-use crate::source::{Region, Source};
-use crate::weights::{Dtype, Stored, TensorInfo};
+use crate::source::{Packing, Region, Source};
+use crate::weights::{Dtype, MAX_TENSORS, Stored, TensorInfo};
 use crate::zip;
 
 /// The pickle of the number that the older format begins with.
@@ -21,6 +21,13 @@ const MAX_DEPTH: usize = 64;
 const MAX_VISITS: usize = 1_000_000;
 /// Longest key, in bytes, of a container that leads to a tensor.
 const MAX_KEY: usize = 256;
+/// Longest name of a tensor, and most bytes of all names together: a tensor that many paths lead to has many names.
+const MAX_NAME: usize = 1024;
+const MAX_NAMES: usize = 4 << 20;
+/// Most bytes to pass over for nothing when every tensor is read by itself: so many times what the tensors hold, and so
+/// many times the file.
+const MAX_WASTE_OF_TENSORS: u64 = 16;
+const MAX_WASTE_OF_FILE: u64 = 64;
 
 /// Whether a file that begins so is one of these.
 pub(crate) fn recognises(start: &[u8; 16]) -> bool {
@@ -29,12 +36,13 @@ pub(crate) fn recognises(start: &[u8; 16]) -> bool {
     (start.starts_with(&zip::SIGNATURE) && !safetensors) || start.starts_with(&LEGACY_MAGIC)
 }
 
-/// The tensors of a checkpoint.
-pub(crate) fn read(source: &Source) -> Result<BTreeMap<String, Stored>> {
+/// The tensors of a checkpoint, and every run of bytes in its file that has a checksum, in order.
+pub(crate) fn read(source: &Source) -> Result<(BTreeMap<String, Stored>, Vec<Region>)> {
     let mut start = [0; 4];
     source.read_exact_at(0, &mut start)?;
-    let (heap, root, regions) = if start == zip::SIGNATURE { read_zip(source) } else { read_legacy(source) }?;
-    let mut found = Search { heap: &heap, tensors: BTreeMap::new(), path: String::new(), visits: 0 };
+    let Content { heap, root, regions, checked } =
+        if start == zip::SIGNATURE { read_zip(source) } else { read_legacy(source) }?;
+    let mut found = Search { heap: &heap, tensors: BTreeMap::new(), path: String::new(), names: 0, visits: 0 };
     found.visit(root, 0).map_err(|message| source.error(message))?;
     if found.tensors.is_empty() {
         return Err(source.error("a pickle that describes no tensor"));
@@ -44,17 +52,26 @@ pub(crate) fn read(source: &Source) -> Result<BTreeMap<String, Stored>> {
         let stored = place(&heap, tensor, &regions).map_err(|m| source.error(format!("tensor {name:?}: {m}")))?;
         tensors.insert(name, stored);
     }
+    check_waste(&tensors, source.len()).map_err(|message| source.error(message))?;
     const WRAPPER: &str = "state_dict.";
     if tensors.keys().all(|name| name.starts_with(WRAPPER)) {
         tensors = tensors.into_iter().map(|(name, stored)| (name[WRAPPER.len()..].to_owned(), stored)).collect();
     }
-    Ok(tensors)
+    Ok((tensors, checked))
 }
 
 /// Where each storage's bytes lie, by its key.
 type Regions = HashMap<String, Region>;
 
-fn read_zip(source: &Source) -> Result<(Heap, Id, Regions)> {
+/// What a checkpoint holds, before the tensors in it are looked for.
+struct Content {
+    heap: Heap,
+    root: Id,
+    regions: Regions,
+    checked: Vec<Region>,
+}
+
+fn read_zip(source: &Source) -> Result<Content> {
     let entries = zip::entries(source)?;
     let mut pickles = entries.keys().filter_map(|name| name.strip_suffix("data.pkl"));
     let mut folders = pickles.by_ref().filter(|folder| folder.matches('/').count() <= 1);
@@ -62,17 +79,16 @@ fn read_zip(source: &Source) -> Result<(Heap, Id, Regions)> {
         return Err(source.error("a zip archive without exactly one data.pkl: not a PyTorch checkpoint"));
     };
     let entry = |name: &str| entries.get(&format!("{folder}{name}")).copied();
-    if let Some(order) = entry("byteorder") {
-        let order = source.read_region(order, 0, order.len().min(16))?;
-        if order != b"little" {
-            return Err(source.error("written on a big-endian machine"));
-        }
+    if let Some(order) = entry("byteorder")
+        && (order.len != 6 || source.read_region(order)? != b"little")
+    {
+        return Err(source.error("written on a big-endian machine"));
     }
-    let pickle = entry("data.pkl").unwrap_or(Region::Raw { offset: 0, len: 0 });
-    if pickle.len() > MAX_PICKLE {
-        return Err(source.error(format!("a pickle of {} bytes, at most {MAX_PICKLE}", pickle.len())));
+    let pickle = entry("data.pkl").unwrap_or(Region::plain(0, 0));
+    if pickle.len > MAX_PICKLE {
+        return Err(source.error(format!("a pickle of {} bytes, at most {MAX_PICKLE}", pickle.len)));
     }
-    let pickle = source.read_region(pickle, 0, pickle.len())?;
+    let pickle = source.read_region(pickle)?;
     let mut heap = Heap::default();
     let (root, _) = heap.load(&pickle).map_err(|message| source.error(message))?;
     let mut regions = Regions::new();
@@ -82,12 +98,16 @@ fn read_zip(source: &Source) -> Result<(Heap, Id, Regions)> {
             regions.insert(key.to_owned(), *region);
         }
     }
-    Ok((heap, root, regions))
+    let mut checked: Vec<_> = (entries.into_values())
+        .filter(|region| region.packing == Packing::Stored && region.len > 0 && region.crc.is_some())
+        .collect();
+    checked.sort_unstable_by_key(|region| region.offset);
+    Ok(Content { heap, root, regions, checked })
 }
 
 /// The older stream: pickles of a magic number, a version, the writing system, the content and the
 /// storages' keys, then each storage in that order as a count of elements and its bytes.
-fn read_legacy(source: &Source) -> Result<(Heap, Id, Regions)> {
+fn read_legacy(source: &Source) -> Result<Content> {
     let bytes = source.read_vec(0, source.len().min(MAX_PICKLE))?;
     let mut heap = Heap::default();
     let mut at = LEGACY_MAGIC.len();
@@ -108,7 +128,7 @@ fn read_legacy(source: &Source) -> Result<(Heap, Id, Regions)> {
     let (keys, mut offset) = next(&mut heap)?;
     let storages: HashMap<&str, &Storage> = (heap.nodes().iter())
         .filter_map(|node| match node {
-            Node::Storage(storage) => Some((&*storage.key, &**storage)),
+            Node::Storage(storage) => heap.text(storage.key).map(|key| (key, &**storage)),
             _ => None,
         })
         .collect();
@@ -117,23 +137,20 @@ fn read_legacy(source: &Source) -> Result<(Heap, Id, Regions)> {
     };
     let mut regions = Regions::new();
     for key in keys {
-        let known = match heap.get(*key) {
-            Node::Text(key) => storages.get(&**key),
-            _ => None,
-        };
-        let storage = known.ok_or_else(|| source.error("lists a storage of an unknown type"))?;
+        let known = heap.text(*key).and_then(|key| Some((key, storages.get(key)?)));
+        let (key, storage) = known.ok_or_else(|| source.error("lists a storage of an unknown type"))?;
         let mut count = [0; 8];
         source.read_exact_at(offset, &mut count)?;
         let len = byte_len(storage.dtype, storage.len).filter(|_| u64::from_le_bytes(count) == storage.len);
         let end = len.and_then(|len| offset.checked_add(8)?.checked_add(len)).filter(|&end| end <= source.len());
         let (Some(len), Some(end)) = (len, end) else {
-            let Storage { key, len, .. } = storage;
+            let len = storage.len;
             return Err(source.error(format!("storage {key:?} does not hold its {len} elements: the file is damaged")));
         };
-        regions.insert(storage.key.to_string(), Region::Raw { offset: offset + 8, len });
+        regions.insert(key.to_owned(), Region::plain(offset + 8, len));
         offset = end;
     }
-    Ok((heap, root, regions))
+    Ok(Content { heap, root, regions, checked: Vec::new() })
 }
 
 fn is_big_endian(heap: &Heap, system: Id) -> bool {
@@ -152,11 +169,11 @@ fn place(heap: &Heap, tensor: &Tensor, regions: &Regions) -> Result<Stored, Stri
     let Node::Storage(storage) = heap.get(tensor.storage) else {
         return Err("has no storage".to_owned());
     };
-    let region = regions.get(&*storage.key).copied();
-    let region = region.ok_or_else(|| format!("storage {:?} is not in the file", storage.key))?;
-    if byte_len(storage.dtype, storage.len).is_none_or(|len| len > region.len()) {
-        let (elements, bytes) = (storage.len, region.len());
-        return Err(format!("storage {:?} declares {elements} elements and has {bytes} bytes", storage.key));
+    let key = heap.text(storage.key).unwrap_or_default();
+    let region = regions.get(key).copied().ok_or_else(|| format!("storage {key:?} is not in the file"))?;
+    if byte_len(storage.dtype, storage.len).is_none_or(|len| len > region.len) {
+        let (elements, bytes) = (storage.len, region.len);
+        return Err(format!("storage {key:?} declares {elements} elements and has {bytes} bytes"));
     }
     let Tensor { first, shape, strides, .. } = tensor;
     // Also refuses a stride of zero that repeats elements: a small file could then fill any memory.
@@ -187,12 +204,44 @@ fn place(heap: &Heap, tensor: &Tensor, regions: &Regions) -> Result<Stored, Stri
     Ok(Stored { info, region, first: *first, strides })
 }
 
+/// Refuses files in which a little of what the tensors hold lies far apart in much that is none of theirs: each of a few
+/// values strided over a storage that inflates to a gigabyte takes a gigabyte of inflating to read.
+fn check_waste(tensors: &BTreeMap<String, Stored>, file: u64) -> Result<(), String> {
+    let mut wasted = 0_u64;
+    let mut held = HashMap::new();
+    for stored in tensors.values() {
+        let own = stored.count() as u64 * stored.info.dtype.size() as u64;
+        if own == 0 {
+            continue;
+        }
+        let passed = match stored.region.packing {
+            Packing::Stored => stored.span() * stored.info.dtype.size() as u64,
+            Packing::Deflated { .. } => stored.region.len,
+        };
+        wasted = wasted.saturating_add(passed.saturating_sub(own));
+        let bytes = held.entry(stored.region.offset).or_insert(0_u64);
+        *bytes = bytes.saturating_add(own).min(stored.region.len);
+    }
+    // What several tensors share counts once.
+    let held = held.into_values().fold(0, u64::saturating_add);
+    let most = held.saturating_mul(MAX_WASTE_OF_TENSORS).saturating_add(file.saturating_mul(MAX_WASTE_OF_FILE));
+    if wasted > most {
+        return Err(format!(
+            "to read its tensors one by one would mean to go through {wasted} bytes that belong to none of them, at most \
+             {most} for tensors of {held} bytes"
+        ));
+    }
+    Ok(())
+}
+
 /// The walk from the root to every tensor.
 struct Search<'a> {
     heap: &'a Heap,
     tensors: BTreeMap<String, &'a Tensor>,
     /// The name of the value being visited, without the leading dot.
     path: String,
+    /// Bytes of all names found.
+    names: usize,
     visits: usize,
 }
 
@@ -208,6 +257,13 @@ impl<'a> Search<'a> {
         match self.heap.get(id) {
             Node::Tensor(tensor) => {
                 let name = if self.path.is_empty() { "tensor" } else { &self.path };
+                self.names += name.len();
+                if name.len() > MAX_NAME {
+                    return Err(format!("tensor {name:?}: a name of {} bytes, at most {MAX_NAME}", name.len()));
+                }
+                if self.names > MAX_NAMES || self.tensors.len() == MAX_TENSORS {
+                    return Err(format!("more than {MAX_TENSORS} tensors, or names of more than {MAX_NAMES} bytes"));
+                }
                 if self.tensors.insert(name.to_owned(), tensor).is_some() {
                     return Err(format!("two tensors are called {:?}", self.path));
                 }

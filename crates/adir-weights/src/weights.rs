@@ -1,18 +1,23 @@
 //! Model weights: named tensors in a safetensors file or a PyTorch checkpoint, read one at a time.
 //!
-//! Opening reads the names, shapes and places; each `read_*` then reads one tensor, so that a large
-//! checkpoint is never in memory twice. Which of the two formats a file is, its content says, not its
+//! Opening reads the names, shapes and places; each `read_*` then reads one tensor, and `stream` one after the other, so
+//! that a large checkpoint is never in memory twice. Which of the two formats a file is, its content says, not its
 //! name. Floating-point values are checked to be finite on the way, since nothing after this would
 //! notice a poisoned weight before a whole image is spoilt.
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;
+use std::io::{Read, Seek};
 use std::path::Path;
 
-use half::{bf16, f16};
+use crate::collect::{Collector, Element};
+use crate::hash::ContentHash;
+use crate::pass::Pass;
+use crate::source::{CHUNK, Packing, Region, Source};
+use crate::{Error, Result, safetensors, torch};
 
-use crate::source::{Region, Source};
-use crate::{Result, safetensors, torch};
+/// Most tensors in a file.
+pub(crate) const MAX_TENSORS: usize = 20_000;
 
 /// The element type of a stored tensor.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -62,7 +67,8 @@ pub struct TensorInfo {
 }
 
 /// A tensor's description together with its place in the file. `first` and `strides` count elements;
-/// whoever fills this in has checked that every element lies inside `region`.
+/// whoever fills this in has checked that every element lies inside `region`, and that `shape` multiplies without
+/// overflow.
 #[derive(Debug, Clone)]
 pub(crate) struct Stored {
     pub info: TensorInfo,
@@ -72,12 +78,46 @@ pub(crate) struct Stored {
     pub strides: Option<Vec<u64>>,
 }
 
+impl Stored {
+    /// Number of elements.
+    pub fn count(&self) -> usize {
+        self.info.shape.iter().product()
+    }
+
+    /// Number of elements from the first to the last, with those between that are not its own.
+    pub fn span(&self) -> u64 {
+        match &self.strides {
+            Some(strides) if self.count() > 0 => {
+                let extents = self.info.shape.iter().zip(strides);
+                extents.map(|(&extent, stride)| (extent as u64 - 1) * stride).sum::<u64>() + 1
+            }
+            _ => self.count() as u64,
+        }
+    }
+
+    /// Where its bytes begin in its region, and how many there are up to the last.
+    pub fn bytes(&self) -> (u64, u64) {
+        let size = self.info.dtype.size() as u64;
+        (self.first * size, self.span() * size)
+    }
+
+    /// The first byte of the file that has to be read for it.
+    fn position(&self) -> u64 {
+        match self.region.packing {
+            Packing::Stored => self.region.offset + self.bytes().0,
+            Packing::Deflated { .. } => self.region.offset,
+        }
+    }
+}
+
 /// An open file of named tensors.
 #[derive(Debug)]
 pub struct WeightFile {
     source: Source,
     tensors: BTreeMap<String, Stored>,
     metadata: BTreeMap<String, String>,
+    /// The runs of bytes that have a checksum, in order.
+    checked: Vec<Region>,
 }
 
 impl WeightFile {
@@ -86,7 +126,7 @@ impl WeightFile {
     /// a leading `state_dict.` that all of them share is dropped.
     ///
     /// # Errors
-    /// [`Error::Malformed`](crate::Error::Malformed) if the file is missing, of another kind, or malformed.
+    /// [`Error::Malformed`] if the file is missing, of another kind, or malformed.
     pub fn open(path: &Path) -> Result<Self> {
         Self::from_source(Source::open(path)?)
     }
@@ -99,16 +139,24 @@ impl WeightFile {
         Self::from_source(Source::from_bytes(name, bytes.into()))
     }
 
+    /// The same for anything that can be read from any place; `path` names it in messages.
+    ///
+    /// # Errors
+    /// As [`open`](Self::open).
+    pub fn from_reader(path: &Path, reader: impl Read + Seek + Send + 'static) -> Result<Self> {
+        Self::from_source(Source::from_reader(path, reader)?)
+    }
+
     fn from_source(source: Source) -> Result<Self> {
         let mut start = [0; 16];
         let known = source.len().min(start.len() as u64) as usize;
         source.read_exact_at(0, &mut start[..known])?;
         if torch::recognises(&start) {
-            let tensors = torch::read(&source)?;
-            Ok(Self { source, tensors, metadata: BTreeMap::new() })
+            let (tensors, checked) = torch::read(&source)?;
+            Ok(Self { source, tensors, metadata: BTreeMap::new(), checked })
         } else {
             let (tensors, metadata) = safetensors::read(&source)?;
-            Ok(Self { source, tensors, metadata })
+            Ok(Self { source, tensors, metadata, checked: Vec::new() })
         }
     }
 
@@ -134,16 +182,15 @@ impl WeightFile {
 
     /// The values of a floating-point tensor in row-major order.
     ///
+    /// The entries of a PyTorch archive have checksums. One is compared where reading the tensor takes reading all of
+    /// its entry, as it does for all but views of a part of a storage; [`stream`](Self::stream) compares them all. A
+    /// checksum of zero counts as none: writers can be told to leave it out.
+    ///
     /// # Errors
-    /// [`Error::Malformed`](crate::Error::Malformed) if there is no such tensor, it holds integers, it cannot be
-    /// read, or a value is not finite (as f32).
+    /// [`Error::Malformed`] if there is no such tensor, it holds integers, it cannot be read, it is damaged, or a value
+    /// is not finite (as f32).
     pub fn read_f32(&self, name: &str) -> Result<Vec<f32>> {
-        self.read_floats(name, |dtype, bytes, out: &mut Vec<f32>| match dtype {
-            Dtype::F16 => extend(bytes, out, |b| f16::from_le_bytes(b).to_f32()),
-            Dtype::BF16 => extend(bytes, out, |b| bf16::from_le_bytes(b).to_f32()),
-            Dtype::F64 => extend(bytes, out, |b| f64::from_le_bytes(b) as f32),
-            _ => extend(bytes, out, f32::from_le_bytes),
-        })
+        self.read_floats(name)
     }
 
     /// As [`read_f32`](Self::read_f32), keeping the full precision of f64 tensors.
@@ -151,57 +198,92 @@ impl WeightFile {
     /// # Errors
     /// As [`read_f32`](Self::read_f32).
     pub fn read_f64(&self, name: &str) -> Result<Vec<f64>> {
-        self.read_floats(name, |dtype, bytes, out: &mut Vec<f64>| match dtype {
-            Dtype::F16 => extend(bytes, out, |b| f16::from_le_bytes(b).to_f64()),
-            Dtype::BF16 => extend(bytes, out, |b| bf16::from_le_bytes(b).to_f64()),
-            Dtype::F32 => extend(bytes, out, |b| f64::from(f32::from_le_bytes(b))),
-            _ => extend(bytes, out, f64::from_le_bytes),
-        })
+        self.read_floats(name)
     }
 
     /// The values of an integer or truth-value tensor in row-major order.
     ///
     /// # Errors
-    /// [`Error::Malformed`](crate::Error::Malformed) if there is no such tensor, it holds floating-point values,
-    /// or it cannot be read.
+    /// [`Error::Malformed`] if there is no such tensor, it holds floating-point values, it cannot be read, or it is
+    /// damaged.
     pub fn read_i64(&self, name: &str) -> Result<Vec<i64>> {
         let stored = self.stored(name)?;
         if stored.info.dtype.is_float() {
             return Err(self.wrong_kind(name, stored, "integers"));
         }
-        self.read(stored, |bytes, out| match stored.info.dtype {
-            Dtype::I32 => extend(bytes, out, |b| i64::from(i32::from_le_bytes(b))),
-            Dtype::I16 => extend(bytes, out, |b| i64::from(i16::from_le_bytes(b))),
-            Dtype::I8 => extend(bytes, out, |b| i64::from(i8::from_le_bytes(b))),
-            Dtype::U8 => extend(bytes, out, |b| i64::from(u8::from_le_bytes(b))),
-            Dtype::Bool => extend(bytes, out, |b| i64::from(u8::from_le_bytes(b) != 0)),
-            _ => extend(bytes, out, i64::from_le_bytes),
-        })
+        let mut values = self.collector(name, stored)?;
+        self.read(stored, &mut values)?;
+        Ok(values.finish())
     }
 
-    /// The SHA-256 of the file as 64 lower-case hexadecimal digits. Reads all of it.
+    /// Hands the values of every floating-point tensor for which `wanted` is true to `visit`, each once and as f32, in
+    /// the order in which they lie in the file; returns the SHA-256 of the whole file. `wanted` gets a tensor's name
+    /// and description.
+    ///
+    /// That takes one pass over the file, except for bytes that belong to several of the tensors: those are read once
+    /// for each. One tensor is in memory at a time. On an error, what was visited before is not to be used: the file
+    /// may be damaged.
     ///
     /// # Errors
-    /// [`Error::Malformed`](crate::Error::Malformed) if it cannot be read.
-    pub fn sha256(&self) -> Result<String> {
-        self.source.sha256()
+    /// As [`read_f32`](Self::read_f32), and what `visit` returns; also where a checksum anywhere in a PyTorch archive
+    /// is wrong, but for entries that are compressed and not wanted.
+    pub fn stream<E: From<Error>>(
+        &self,
+        mut wanted: impl FnMut(&str, &TensorInfo) -> bool,
+        mut visit: impl FnMut(&str, Vec<f32>) -> Result<(), E>,
+    ) -> Result<ContentHash, E> {
+        let mut tensors: Vec<_> = (self.tensors.iter()).filter(|(name, stored)| wanted(name, &stored.info)).collect();
+        // In a deflated storage by place inside it; by name where that is the same.
+        tensors.sort_by_key(|(_, stored)| (stored.position(), stored.first));
+        let mut pass = Pass::new(&self.source, &self.checked);
+        for (name, stored) in tensors {
+            let values = if stored.count() > 0 && stored.position() >= pass.at() {
+                let mut values = self.float_collector(name, stored)?;
+                pass.read(stored, |bytes| values.take(bytes))?;
+                self.finite(name, values.finish())?
+            } else {
+                self.read_f32(name)?
+            };
+            visit(name, values)?;
+        }
+        Ok(pass.finish()?)
+    }
+
+    /// The SHA-256 of the file. Reads all of it, and compares the checksums of what is not compressed.
+    ///
+    /// # Errors
+    /// [`Error::Malformed`] if it cannot be read, or a checksum is wrong.
+    pub fn sha256(&self) -> Result<ContentHash> {
+        Pass::new(&self.source, &self.checked).finish()
     }
 
     fn stored(&self, name: &str) -> Result<&Stored> {
         self.tensors.get(name).ok_or_else(|| self.source.error(format!("has no tensor {name:?}")))
     }
 
-    fn wrong_kind(&self, name: &str, stored: &Stored, expected: &str) -> crate::Error {
+    fn wrong_kind(&self, name: &str, stored: &Stored, expected: &str) -> Error {
         self.source.error(format!("tensor {name:?} holds {:?} values, expected {expected}", stored.info.dtype))
     }
 
-    fn read_floats<T: Finite>(&self, name: &str, decode: impl Fn(Dtype, &[u8], &mut Vec<T>)) -> Result<Vec<T>> {
+    fn read_floats<T: Element>(&self, name: &str) -> Result<Vec<T>> {
         let stored = self.stored(name)?;
-        let dtype = stored.info.dtype;
-        if !dtype.is_float() {
+        let mut values = self.float_collector(name, stored)?;
+        self.read(stored, &mut values)?;
+        self.finite(name, values.finish())
+    }
+
+    fn collector<T: Element>(&self, name: &str, stored: &Stored) -> Result<Collector<T>> {
+        Collector::new(stored).map_err(|message| self.source.error(format!("tensor {name:?}: {message}")))
+    }
+
+    fn float_collector<T: Element>(&self, name: &str, stored: &Stored) -> Result<Collector<T>> {
+        if !stored.info.dtype.is_float() {
             return Err(self.wrong_kind(name, stored, "floating-point numbers"));
         }
-        let values = self.read(stored, |bytes, out| decode(dtype, bytes, out))?;
+        self.collector(name, stored)
+    }
+
+    fn finite<T: Element>(&self, name: &str, values: Vec<T>) -> Result<Vec<T>> {
         let bad = values.iter().filter(|value| !value.finite()).count();
         if bad > 0 {
             let all = values.len();
@@ -210,40 +292,31 @@ impl WeightFile {
         Ok(values)
     }
 
-    /// Reads a tensor in row-major order; `decode` appends the values of whole elements.
-    fn read<T: Copy>(&self, stored: &Stored, decode: impl Fn(&[u8], &mut Vec<T>)) -> Result<Vec<T>> {
+    /// Reads the bytes of a tensor into `values`.
+    fn read<T: Element>(&self, stored: &Stored, values: &mut Collector<T>) -> Result<()> {
         let size = stored.info.dtype.size() as u64;
-        let count: usize = stored.info.shape.iter().product();
-        let mut values = Vec::new();
-        let Some(strides) = stored.strides.as_ref().filter(|_| count > 0) else {
-            values.reserve_exact(count);
-            self.source.for_each_chunk(stored.region, stored.first * size, count as u64 * size, |bytes| {
-                decode(bytes, &mut values);
+        let (count, span) = (stored.count() as u64, stored.span());
+        let (start, len) = stored.bytes();
+        if count == 0 {
+            return Ok(());
+        }
+        // Where little of much is wanted, what lies between is left out. An inflater cannot leave anything out.
+        let sparse = span / 4 > count && stored.region.packing == Packing::Stored;
+        if !sparse {
+            return self.source.for_each_chunk(stored.region, start, len, |bytes| {
+                values.take(bytes);
+                Ok(())
+            });
+        }
+        while let Some(next) = values.next() {
+            let piece = (span - next).min(CHUNK as u64 / size);
+            values.skip_to(next);
+            self.source.for_each_chunk(stored.region, start + next * size, piece * size, |bytes| {
+                values.take(bytes);
                 Ok(())
             })?;
-            return Ok(values);
-        };
-        let shape = &stored.info.shape;
-        let last: u64 = shape.iter().zip(strides).map(|(&extent, stride)| (extent as u64 - 1) * stride).sum();
-        let mut spanned = Vec::new();
-        self.source.for_each_chunk(stored.region, stored.first * size, (last + 1) * size, |bytes| {
-            decode(bytes, &mut spanned);
-            Ok(())
-        })?;
-        values.reserve_exact(count);
-        let mut index = vec![0_u64; shape.len()];
-        for _ in 0..count {
-            let at: u64 = index.iter().zip(strides).map(|(i, stride)| i * stride).sum();
-            values.extend(spanned.get(at as usize));
-            for (i, &extent) in index.iter_mut().zip(shape).rev() {
-                *i += 1;
-                if *i < extent as u64 {
-                    break;
-                }
-                *i = 0;
-            }
         }
-        Ok(values)
+        Ok(())
     }
 }
 
@@ -251,25 +324,4 @@ impl Dtype {
     fn is_float(self) -> bool {
         matches!(self, Self::F16 | Self::BF16 | Self::F32 | Self::F64)
     }
-}
-
-trait Finite: Copy {
-    fn finite(self) -> bool;
-}
-
-impl Finite for f32 {
-    fn finite(self) -> bool {
-        self.is_finite()
-    }
-}
-
-impl Finite for f64 {
-    fn finite(self) -> bool {
-        self.is_finite()
-    }
-}
-
-/// Appends the values of little-endian elements of N bytes.
-fn extend<const N: usize, T>(bytes: &[u8], out: &mut Vec<T>, decode: impl Fn([u8; N]) -> T) {
-    out.extend(bytes.as_chunks::<N>().0.iter().map(|element| decode(*element)));
 }

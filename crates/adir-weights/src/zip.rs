@@ -4,12 +4,14 @@
 use std::collections::BTreeMap;
 
 use crate::Result;
-use crate::source::{Region, Source};
+use crate::source::{Packing, Region, Source};
 
 /// Most bytes of central directory.
 const MAX_DIRECTORY: u64 = 32 << 20;
 /// DEFLATE cannot inflate by more than this factor.
 const MAX_INFLATION: u64 = 1032;
+/// Most entries. Each has a name and a place, which the table of contents need not make much larger than itself.
+const MAX_ENTRIES: usize = 100_000;
 /// Length of an end record without its comment, and of the longest comment.
 const END_LEN: usize = 22;
 const MAX_COMMENT: usize = 65535;
@@ -17,19 +19,28 @@ const MAX_COMMENT: usize = 65535;
 /// The first bytes of an archive that has an entry.
 pub(crate) const SIGNATURE: [u8; 4] = *b"PK\x03\x04";
 
-/// Every entry of the archive, by name.
+/// Every entry of the archive, by name. No byte of the file belongs to two of them.
 pub(crate) fn entries(source: &Source) -> Result<BTreeMap<String, Region>> {
     let (offset, len) = directory(source)?;
     let bytes = source.read_vec(offset, len)?;
     let mut entries = BTreeMap::new();
+    let mut places = Vec::new();
     let mut rest = bytes.as_slice();
     while !rest.is_empty() {
         let (entry, after) = Entry::parse(rest).map_err(|message| source.error(format!("zip archive: {message}")))?;
         rest = after;
         let region = locate(source, &entry, offset)?;
+        if places.len() == MAX_ENTRIES {
+            return Err(source.error(format!("zip archive: more than {MAX_ENTRIES} entries")));
+        }
+        places.push((entry.header, region.end()));
         if entries.insert(entry.name.clone(), region).is_some() {
             return Err(source.error(format!("zip archive: entry {:?} appears twice", entry.name)));
         }
+    }
+    places.sort_unstable();
+    if let Some([(_, end), (next, _)]) = places.array_windows().find(|[(_, end), (next, _)]| next < end) {
+        return Err(source.error(format!("zip archive: an entry begins at byte {next}, inside one that ends at {end}")));
     }
     Ok(entries)
 }
@@ -77,6 +88,7 @@ struct Entry {
     compressed: u64,
     len: u64,
     header: u64,
+    crc: u32,
 }
 
 impl Entry {
@@ -113,7 +125,8 @@ impl Entry {
             Ok(value)
         };
         let (len, compressed, header) = (field(24)?, field(20)?, field(42)?);
-        Ok((Self { name, deflated, compressed, len, header }, rest))
+        let crc = u32_at(bytes, 16).ok_or_else(short)?;
+        Ok((Self { name, deflated, compressed, len, header, crc }, rest))
     }
 }
 
@@ -143,13 +156,16 @@ fn locate(source: &Source, entry: &Entry, directory: u64) -> Result<Region> {
     if offset.checked_add(entry.compressed).is_none_or(|end| end > directory) {
         return Err(broken("lies beyond the archive's data"));
     }
+    // Writers that skip checksums leave a zero.
+    let crc = Some(entry.crc).filter(|&crc| crc != 0);
     if entry.deflated {
         if entry.len / MAX_INFLATION > entry.compressed {
             return Err(broken("declares more bytes than it can inflate to"));
         }
-        Ok(Region::Deflated { offset, compressed: entry.compressed, len: entry.len })
+        let packing = Packing::Deflated { compressed: entry.compressed };
+        Ok(Region { offset, len: entry.len, packing, crc })
     } else if entry.compressed == entry.len {
-        Ok(Region::Raw { offset, len: entry.len })
+        Ok(Region { offset, len: entry.len, packing: Packing::Stored, crc })
     } else {
         Err(broken("is stored uncompressed with two different sizes"))
     }

@@ -1,39 +1,13 @@
 //! Hostile checkpoints: nothing in them runs, and each ends in an error or in nothing but its tensors.
 
+mod common;
+
 use adir_weights::{Error, WeightFile};
+use common::{Entry, dictionary, open, stored, tensor, text};
 
 /// A zip archive of uncompressed entries.
 fn zip(entries: &[(&str, &[u8])]) -> Vec<u8> {
-    let (mut data, mut directory) = (Vec::new(), Vec::new());
-    for (name, content) in entries {
-        let offset = data.len() as u32;
-        let mut header = [0; 26];
-        header[14..18].copy_from_slice(&(content.len() as u32).to_le_bytes());
-        header[18..22].copy_from_slice(&(content.len() as u32).to_le_bytes());
-        header[22..24].copy_from_slice(&(name.len() as u16).to_le_bytes());
-        data.extend([b"PK\x03\x04", &header[..], name.as_bytes(), content].concat());
-        let offset = offset.to_le_bytes();
-        let central = [&header[..24], &[0; 12], &offset].concat();
-        directory.extend([b"PK\x01\x02\0\0", &central[..], name.as_bytes()].concat());
-    }
-    let mut end = [0; 18];
-    end[4..6].copy_from_slice(&(entries.len() as u16).to_le_bytes());
-    end[6..8].copy_from_slice(&(entries.len() as u16).to_le_bytes());
-    end[8..12].copy_from_slice(&(directory.len() as u32).to_le_bytes());
-    end[12..16].copy_from_slice(&(data.len() as u32).to_le_bytes());
-    [&data[..], &directory, b"PK\x05\x06", &end].concat()
-}
-
-/// Opens a checkpoint of this pickle and one storage "0" of six f32 values.
-fn open(pickle: &[u8]) -> Result<WeightFile, Error> {
-    let data: Vec<u8> = (0..6).flat_map(|v| (v as f32).to_le_bytes()).collect();
-    WeightFile::from_bytes("crafted", zip(&[("a/data.pkl", pickle), ("a/data/0", &data)]))
-}
-
-/// A tensor over storage "0", which declares `len` elements; `view` holds offset, shape and strides.
-fn tensor(len: &[u8], view: &[u8]) -> Vec<u8> {
-    let id = [b"(X\x07\0\0\0storagectorch\nFloatStorage\nX\x01\0\0\x000X\x03\0\0\0cpu", len, b"tQ"].concat();
-    [b"ctorch._utils\n_rebuild_tensor_v2\n(", &id[..], view, b"\x89ccollections\nOrderedDict\n)RtR"].concat()
+    common::zip(&entries.iter().map(|(name, content)| stored(name, content)).collect::<Vec<Entry>>())
 }
 
 /// A dictionary with the tensor as "w".
@@ -52,6 +26,30 @@ fn the_crafted_archive_is_a_valid_checkpoint() {
     assert_eq!(turned.read_f32("w").unwrap(), [0.0, 3.0, 1.0, 4.0, 2.0, 5.0]);
     let windows = open(&checkpoint(SIX, b"K\x00K\x02K\x03\x86K\x01K\x01\x86")).unwrap();
     assert_eq!(windows.read_f32("w").unwrap(), [0.0, 1.0, 2.0, 1.0, 2.0, 3.0]);
+}
+
+#[test]
+fn a_tensor_of_a_subclass_is_a_tensor() {
+    let plain = tensor(SIX, b"K\x01K\x02K\x02\x86K\x02K\x01\x86");
+    let arguments = plain.strip_prefix(b"ctorch._utils\n_rebuild_tensor_v2\n").and_then(|call| call.strip_suffix(b"R"));
+    let function = b"ctorch._tensor\n_rebuild_from_type_v2\n(ctorch._utils\n_rebuild_tensor_v2\ncmodule\nClass\n";
+    let call = [function, arguments.unwrap(), b"}tR"].concat();
+    let file = open(&dictionary(&[("w", call)])).unwrap();
+    assert_eq!(file.info("w").unwrap().shape, [2, 2]);
+    assert_eq!(file.read_f32("w").unwrap(), [1.0, 2.0, 3.0, 4.0]);
+}
+
+#[test]
+fn names_have_a_largest_length() {
+    let nested = |keys: &[usize]| {
+        let innermost = tensor(SIX, b"K\x00K\x06\x85K\x01\x85");
+        let wrap = |inner: Vec<u8>, len: &usize| [b"}", &text(&"k".repeat(*len))[..], &inner, b"s"].concat();
+        open(&[b"\x80\x02", &keys.iter().fold(innermost, wrap)[..], b"."].concat())
+    };
+    // With the dots between the keys.
+    assert_eq!(nested(&[256, 256, 256, 253]).unwrap().names().next().unwrap().len(), 1024);
+    assert!(nested(&[256, 256, 256, 254]).is_err());
+    assert!(nested(&[257]).is_err());
 }
 
 /// The ways in which pickles run code: by REDUCE, by building objects, by every way of naming a function.
@@ -225,6 +223,15 @@ fn malformed_archives_are_errors() {
         bytes[central + at] = value;
         assert!(open(bytes).is_err(), "byte {at}");
     }
+    // Two entries of the same bytes.
+    let shared = zip(&[("a/data.pkl", &pickle), ("a/data/0", &data), ("a/data/1", &data)]);
+    let place = |bytes: &[u8], n: usize| {
+        bytes.windows(4).enumerate().filter(|(_, w)| w == b"PK\x01\x02").nth(n).unwrap().0 + 42
+    };
+    assert!(open(shared.clone()).is_ok());
+    let mut overlapping = shared.clone();
+    overlapping.copy_within(place(&shared, 1)..place(&shared, 1) + 4, place(&shared, 2));
+    assert!(open(overlapping).unwrap_err().to_string().contains("inside one that ends"));
     // A storage said to inflate from 24 bytes to the gigabyte that a tensor claims.
     let huge = checkpoint(b"J\0\0\0\x10", b"K\x00J\0\0\0\x10\x85K\x01\x85");
     let mut inflated = zip(&[("a/data.pkl", &huge), ("a/data/0", &data)]);

@@ -1,13 +1,12 @@
 //! Weight files: what PyTorch wrote comes back, what is malformed is refused.
 
+mod common;
+
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-use adir_weights::{Dtype, Error, TensorToWrite, WeightFile, write_safetensors};
-
-fn fixture(name: &str) -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures").join(name)
-}
+use adir_weights::{Dtype, Error, TensorSpec, TensorToWrite, WeightFile, stream_safetensors, write_safetensors};
+use common::fixture;
 
 fn open(name: &str) -> WeightFile {
     WeightFile::open(&fixture(name)).unwrap()
@@ -135,6 +134,42 @@ fn what_is_written_is_read_back_sorted_and_rounded_to_the_nearest() {
     std::fs::remove_file(&path).unwrap();
 }
 
+/// The bytes that the first version of this writer made, to which files made since are compared by their hashes.
+#[test]
+fn what_is_written_stays_the_same_to_the_byte() {
+    let path = scratch("golden.safetensors");
+    let values = [1.0, -0.333_333_34, 6.1e-5, 65504.0, 0.0, -7.25];
+    let names = [("z", Dtype::F32), ("A", Dtype::F16), ("m", Dtype::BF16), ("é\"", Dtype::F64)];
+    let mut specs: Vec<_> = names.map(|(name, dtype)| TensorSpec { name, shape: &[2, 3], dtype }).to_vec();
+    specs.push(TensorSpec { name: "none", shape: &[0, 4], dtype: Dtype::F16 });
+    specs.push(TensorSpec { name: "one", shape: &[], dtype: Dtype::F32 });
+    let metadata = BTreeMap::from([("format".to_owned(), "pt".to_owned()), ("b\n".to_owned(), "{\"é\"}".to_owned())]);
+    let mut asked = Vec::new();
+    stream_safetensors(&path, &specs, &metadata, |index| {
+        asked.push(specs[index].name);
+        Ok::<_, Error>(match specs[index].name {
+            "none" => Vec::new(),
+            "one" => vec![5.0],
+            _ => values.to_vec(),
+        })
+    })
+    .unwrap();
+    assert_eq!(asked, ["A", "m", "none", "one", "z", "é\""], "each once, in the order of the file");
+    let hash = adir_weights::hash::sha256(&std::fs::read(&path).unwrap());
+    assert_eq!(hash.to_string(), "278c61ffd8bbd75f2f5a3bb2f88f8929b09af8023d6d80a19b0d6eaca271c131");
+
+    // An error while it is written leaves the file as it was.
+    let failed = stream_safetensors(&path, &specs, &metadata, |index| match specs[index].name {
+        "z" => Err(Error::Invalid("stop".to_owned())),
+        "none" => Ok(Vec::new()),
+        "one" => Ok(vec![6.0]),
+        _ => Ok(values.to_vec()),
+    });
+    assert_eq!(failed.unwrap_err().to_string(), "stop");
+    assert_eq!(adir_weights::hash::sha256(&std::fs::read(&path).unwrap()), hash);
+    std::fs::remove_file(&path).unwrap();
+}
+
 #[test]
 fn what_would_not_load_is_not_written() {
     let path = scratch("refused.safetensors");
@@ -153,6 +188,20 @@ fn what_would_not_load_is_not_written() {
         assert!(write_safetensors(&path, tensors, &BTreeMap::new()).is_err(), "case {case}");
         assert!(!path.exists());
     }
+    let shapes: [&[usize]; 2] = [&[usize::MAX, 2], &[1; 65]];
+    for shape in shapes {
+        let spec = TensorSpec { name: "a", shape, dtype: Dtype::F32 };
+        let written = stream_safetensors(&path, &[spec], &BTreeMap::new(), |_| Ok::<_, Error>([1.0]));
+        assert!(matches!(written, Err(Error::Invalid(_))), "{shape:?}");
+    }
+    let names: Vec<String> = (0..20_001).map(|n| n.to_string()).collect();
+    let specs: Vec<_> = names.iter().map(|name| TensorSpec { name, shape: &[0], dtype: Dtype::F32 }).collect();
+    let metadata = BTreeMap::from([("k".to_owned(), "v".to_owned())]);
+    let write = |specs: &[TensorSpec<'_>]| stream_safetensors(&path, specs, &metadata, |_| Ok::<_, Error>([]));
+    assert!(write(&specs).is_err());
+    write(&specs[1..]).unwrap();
+    assert_eq!(WeightFile::open(&path).unwrap().names().count(), 20_000);
+    std::fs::remove_file(&path).unwrap();
 }
 
 #[test]
@@ -207,6 +256,7 @@ fn malformed_safetensors_are_refused() {
         entry(r#""a":{"dtype":"F32","shape":[2],"data_offsets":[0,8,9]}"#),
         entry(r#""a":{"dtype":"F32","shape":[2],"data_offsets":[-8,0]}"#),
         entry(r#""a":{"dtype":"F32","shape":[-2],"data_offsets":[0,8]}"#),
+        entry(&format!(r#""a":{{"dtype":"F32","shape":[{}2],"data_offsets":[0,8]}}"#, "1,".repeat(64))), // 65 extents
         entry(r#""a":{"dtype":"F32","shape":[2.5],"data_offsets":[0,8]}"#),
         entry(r#""a":{"dtype":"F32","shape":[4611686018427387905,4],"data_offsets":[0,8]}"#), // product overflows
         entry(r#""a":{"dtype":"F32","shape":[2],"data_offsets":[18446744073709551608,8]}"#),
@@ -222,6 +272,8 @@ fn malformed_safetensors_are_refused() {
         "[".repeat(100_000),
         format!("{{\"__metadata__\":{}", "{\"a\":".repeat(100_000)),
     ];
+    let rank = entry(&format!(r#""a":{{"dtype":"F32","shape":[{}2],"data_offsets":[0,8]}}"#, "1,".repeat(63)));
+    assert!(WeightFile::from_bytes("64 extents", safetensors(&rank, &[0; 8])).is_ok());
     assert!(headers.len() >= 25);
     for header in &headers {
         let result = WeightFile::from_bytes("bad", safetensors(header, &[0; 8]));

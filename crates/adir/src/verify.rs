@@ -92,15 +92,19 @@ impl Cases<'_> {
     }
 
     fn values(&self, name: &str) -> Result<Vec<f32>> {
+        if !self.has(name) {
+            return Err(self.lacks(name));
+        }
         Ok(self.file.read_f32(name)?)
     }
 
     fn tensor(&self, name: &str) -> Result<Tensor<4>> {
-        let shape = self.file.info(name).map(|i| i.shape.clone()).unwrap_or_default();
-        let shape: [usize; 4] = shape
+        let info = self.file.info(name).ok_or_else(|| self.lacks(name))?;
+        let shape: [usize; 4] = info
+            .shape
             .as_slice()
             .try_into()
-            .map_err(|_| self.fault(format!("{name} has shape {shape:?}, expected 4 dimensions")))?;
+            .map_err(|_| self.fault(format!("{name} has shape {:?}, expected 4 dimensions", info.shape)))?;
         Ok(tensor::from_f32(self.values(name)?, shape, &self.device).cast(self.dtype))
     }
 
@@ -114,6 +118,9 @@ impl Cases<'_> {
     }
 
     fn integers(&self, name: &str) -> Result<Vec<i64>> {
+        if !self.has(name) {
+            return Err(self.lacks(name));
+        }
         Ok(self.file.read_i64(name)?)
     }
 
@@ -127,6 +134,13 @@ impl Cases<'_> {
     /// Names that begin with `prefix`, and what follows it.
     fn under<'b>(&'b self, prefix: &'b str) -> impl Iterator<Item = (&'b str, &'b str)> {
         self.file.names().filter_map(move |name| Some((name, name.strip_prefix(prefix)?)))
+    }
+
+    /// Names the recording that is missing: the first of them where the file is of another kind.
+    fn lacks(&self, name: &str) -> Error {
+        self.fault(format!(
+            "lacks the recorded case {name:?}: expected recordings of the reference (NAME.cases.safetensors)"
+        ))
     }
 
     fn fault(&self, message: String) -> Error {

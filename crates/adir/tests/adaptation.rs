@@ -5,9 +5,9 @@ use std::path::{Path, PathBuf};
 
 use adir::adapt::{
     AdaptConfig, Adaptation, AdaptedLayers, Adapter, AdapterInfo, Batch, CropScale, LevelWeights, Provenance,
-    RateSchedule, Timesteps, Trained, loss_by_blocks,
+    RateSchedule, Timesteps, Trained, loss_by_blocks, save_params,
 };
-use adir::io::weights::WeightFile;
+use adir::io::weights::{Dtype, WeightFile};
 use adir::models::Prior;
 use adir::models::guided_diffusion::UNetConfig;
 use adir::models::params::Params;
@@ -205,6 +205,17 @@ fn strength_scales_the_change_of_the_weights() {
         }
         assert!(moved > 1e-3, "{moved}");
     }
+}
+
+/// The embedded prior is a file that an earlier version saved.
+#[test]
+fn weights_are_saved_as_the_same_bytes_as_ever() {
+    let path = std::env::temp_dir().join(format!("adir-saved-{}.safetensors", std::process::id()));
+    let (file, model) = (Prior::embedded_file().unwrap(), Prior::embedded().unwrap());
+    save_params(&path, model.params(), Dtype::F16, file.metadata()).unwrap();
+    let saved = std::fs::read(&path).unwrap();
+    std::fs::remove_file(&path).unwrap();
+    assert!(saved == adir_assets::PRIOR);
 }
 
 #[test]

@@ -4,7 +4,7 @@
 use std::path::{Path, PathBuf};
 
 use adir::adapt::{Batch, LevelWeights};
-use adir::io::weights::WeightFile;
+use adir::io::weights::{TensorToWrite, WeightFile, write_safetensors};
 use adir::models::Prior;
 use adir::models::guided_diffusion::UNetConfig;
 use adir::noise::{Noise, Stream};
@@ -111,6 +111,20 @@ fn ten_steps_with_p2_weights_are_those_of_pytorch() {
     }
 }
 
+/// Tensors asked for one by one make the same file as all of them at once.
+fn assert_is_as_written_at_once(path: &Path) {
+    let file = WeightFile::open(path).unwrap();
+    let read = |name| (name, file.info(name).unwrap(), file.read_f32(name).unwrap());
+    let held: Vec<_> = file.names().map(read).collect();
+    let tensors: Vec<_> = (held.iter())
+        .map(|(name, info, values)| TensorToWrite { name, shape: &info.shape, dtype: info.dtype, values })
+        .collect();
+    let other = path.with_extension("at_once");
+    write_safetensors(&other, &tensors, file.metadata()).unwrap();
+    assert!(std::fs::read(&other).unwrap() == std::fs::read(path).unwrap());
+    std::fs::remove_file(other).unwrap();
+}
+
 /// A checkpoint holds everything: after it the training goes on as if it had not been interrupted.
 #[test]
 fn a_resumed_training_computes_the_same_bits() {
@@ -122,6 +136,7 @@ fn a_resumed_training_computes_the_same_bits() {
         for step in 0..6 {
             if interrupted && step == 3 {
                 trainer.save(&path).unwrap();
+                assert_is_as_written_at_once(&path);
                 trainer = Trainer::resume(&WeightFile::open(&path).unwrap(), &Compute::default()).unwrap();
             }
             trainer.step(&recording.batch(step)).unwrap();

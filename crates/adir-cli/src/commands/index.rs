@@ -6,7 +6,9 @@ use std::path::{Path, PathBuf};
 use adir::engine::{build_index, open_encoder};
 use adir::io::image::read_image;
 use adir::io::limits::Limits;
-use adir::retrieve::{ContentHash, Exclude, Index, Precision, read_npy, read_parquet_texts, read_parquet_vectors};
+use adir::retrieve::{
+    ContentHash, Exclude, Index, Precision, read_names, read_npy, read_parquet_names, read_parquet_vectors,
+};
 use adir::{Error, Result};
 use clap::{Args, Subcommand};
 use serde_json::json;
@@ -159,21 +161,16 @@ impl Import {
             let message = format!("holds {dimension} numbers a row; the encoder (see --encoder) makes {expected}");
             return Err(Error::input(vectors, message));
         }
-        let paths = self.paths(names, root)?;
-        if paths.len() != rows {
-            return Err(Error::input(names, format!("holds {} names for {rows} embeddings", paths.len())));
-        }
+        let paths = self.paths(names, root, rows)?;
         let row = move |i: usize| values[i * dimension..(i + 1) * dimension].to_vec();
         Ok(paths.into_iter().enumerate().map(move |(i, path)| (path, row(i))))
     }
 
-    /// The paths in that file, below the folder.
-    fn paths(&self, file: &Path, root: &Path) -> Result<Vec<String>> {
-        let paths = if is_parquet(file) {
-            read_parquet_texts(file, &self.path_column)?
-        } else {
-            let text = std::fs::read_to_string(file).map_err(|e| Error::input(file, format!("cannot be read: {e}")))?;
-            text.lines().map(str::to_owned).collect()
+    /// The `count` paths in that file, below the folder.
+    fn paths(&self, file: &Path, root: &Path, count: usize) -> Result<Vec<String>> {
+        let paths = match is_parquet(file) {
+            true => read_parquet_names(file, &self.path_column, count)?,
+            false => read_names(file, count)?,
         };
         let below = |path: String| {
             let given = Path::new(&path);

@@ -2,10 +2,12 @@
 
 use std::collections::HashMap;
 
-use super::{Heap, Id, MAX_NODES, Node, kind};
+use super::{ALLOCATION_BYTES, Global, Heap, Id, MAX_NODES, Node, kind};
 
 /// Most instructions in a pickle; each leaves at most one reference behind.
 const MAX_INSTRUCTIONS: usize = 4_000_000;
+/// Most values on the stack at once. Most are there to become the items of one list.
+const MAX_STACK: usize = 1_000_000;
 /// Most marks set at once: one for each level of nesting.
 const MAX_MARKS: usize = 10_000;
 /// Longest text in bytes.
@@ -53,7 +55,7 @@ impl<'a> Machine<'a> {
             b'1' => drop(self.pop_to_mark()?),
             b'2' => {
                 let top = self.top()?;
-                self.stack.push(top);
+                self.push_id(top)?;
             }
             b'p' => {
                 let index = self.line_number()?;
@@ -201,19 +203,19 @@ impl<'a> Machine<'a> {
             }
             0x93 => {
                 let names = self.pop_many(2)?;
-                let name = match names.as_slice() {
+                let global = match names.as_slice() {
                     [module, name] => {
-                        self.heap.text(*module).zip(self.heap.text(*name)).map(|(m, n)| format!("{m}.{n}"))
+                        self.heap.text(*module).zip(self.heap.text(*name)).map(|(m, n)| Global::named(m, n))
                     }
                     _ => None,
                 };
-                self.push(Node::Global(name.ok_or("a global that is not named by text")?.into()))?;
+                self.push(Node::Global(global.ok_or("a global that is not named by text")?))?;
             }
             b'R' => {
                 let arguments = self.pop()?;
                 let function = self.pop()?;
                 let value = self.heap.call(function, arguments)?;
-                self.stack.push(value);
+                self.push_id(value)?;
             }
             0x81 => {
                 self.pop_many(2)?;
@@ -285,11 +287,18 @@ impl<'a> Machine<'a> {
 
     fn global_lines(&mut self) -> Result<Node, String> {
         let (module, name) = (checked_text(self.line()?)?, checked_text(self.line()?)?);
-        Ok(Node::Global(format!("{module}.{name}").into()))
+        Ok(Node::Global(Global::named(module, name)))
     }
 
     fn push(&mut self, node: Node) -> Result<(), String> {
         let id = self.heap.add(node)?;
+        self.push_id(id)
+    }
+
+    fn push_id(&mut self, id: Id) -> Result<(), String> {
+        if self.stack.len() == MAX_STACK {
+            return Err(format!("more than {MAX_STACK} values on the stack"));
+        }
         self.stack.push(id);
         Ok(())
     }
@@ -326,7 +335,7 @@ impl<'a> Machine<'a> {
 
     fn top_node(&mut self) -> Result<&mut Node, String> {
         let top = self.top()?;
-        self.heap.0.get_mut(top as usize).ok_or_else(|| "takes a value that does not exist".to_owned())
+        self.heap.nodes.get_mut(top as usize).ok_or_else(|| "takes a value that does not exist".to_owned())
     }
 
     fn pop_to_mark(&mut self) -> Result<Vec<Id>, String> {
@@ -344,12 +353,12 @@ impl<'a> Machine<'a> {
     }
 
     fn get(&mut self, index: u32) -> Result<(), String> {
-        let value = self.memo.get(&index).ok_or_else(|| format!("value {index} was not remembered"))?;
-        self.stack.push(*value);
-        Ok(())
+        let value = *self.memo.get(&index).ok_or_else(|| format!("value {index} was not remembered"))?;
+        self.push_id(value)
     }
 
     fn extend_list(&mut self, items: Vec<Id>) -> Result<(), String> {
+        self.heap.spend(ALLOCATION_BYTES + size_of_val(items.as_slice()))?;
         match self.top_node()? {
             Node::List(list) => list.extend(items),
             // An object of a list-like class: nothing in it is of use.
@@ -360,6 +369,7 @@ impl<'a> Machine<'a> {
     }
 
     fn extend_map(&mut self, items: Vec<Id>) -> Result<(), String> {
+        self.heap.spend(ALLOCATION_BYTES + size_of_val(items.as_slice()))?;
         let (pairs, rest) = items.as_chunks::<2>();
         if !rest.is_empty() {
             return Err("a dictionary key without a value".to_owned());

@@ -18,6 +18,11 @@ mod tensors;
 pub(crate) const MAX_PICKLE: u64 = 16 << 20;
 /// Most values in an arena, and most remembered ones. A tensor takes about 25 of them.
 const MAX_NODES: usize = 400_000;
+/// Most bytes that the values of an arena take, about. Instructions of a few bytes each can make a value of hundreds.
+const MAX_BYTES: usize = 20 << 20;
+/// What a value costs in the arena, and what an allocation costs beside its content.
+const NODE_BYTES: usize = size_of::<Node>();
+const ALLOCATION_BYTES: usize = 24;
 
 /// A value's index in its [`Heap`].
 pub(crate) type Id = u32;
@@ -35,10 +40,25 @@ pub(crate) enum Node {
     List(Vec<Id>),
     /// A dictionary, or an object of any class.
     Map(Box<Map>),
-    /// A class or function, `module.name`.
-    Global(Box<str>),
+    Global(Global),
     Storage(Box<Storage>),
     Tensor(Box<Tensor>),
+}
+
+/// A class or function, as far as it matters here. Names are not kept: two remembered texts of 64 KiB make a name in
+/// five bytes of pickle.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Global {
+    /// `torch._utils._rebuild_tensor` and `_rebuild_tensor_v2`.
+    RebuildTensor,
+    /// `torch._utils._rebuild_parameter` and `_rebuild_parameter_with_state`.
+    RebuildParameter,
+    /// `torch._tensor._rebuild_from_type_v2`.
+    RebuildFromType,
+    /// The class of storages of this type.
+    Storage(Dtype),
+    /// Anything else.
+    Other,
 }
 
 /// The entries of a dictionary or dictionary-like object, and the attributes of an object.
@@ -51,7 +71,8 @@ pub(crate) struct Map {
 /// A run of elements that tensors are views of.
 #[derive(Debug)]
 pub(crate) struct Storage {
-    pub key: Box<str>,
+    /// A text.
+    pub key: Id,
     pub dtype: Dtype,
     /// Number of elements.
     pub len: u64,
@@ -68,17 +89,21 @@ pub(crate) struct Tensor {
 
 /// The arena that holds the values of one or more pickles.
 #[derive(Debug, Default)]
-pub(crate) struct Heap(Vec<Node>);
+pub(crate) struct Heap {
+    nodes: Vec<Node>,
+    /// Bytes that they take, about.
+    bytes: usize,
+}
 
 impl Heap {
     /// The value with this index.
     pub fn get(&self, id: Id) -> &Node {
-        self.0.get(id as usize).unwrap_or(&Node::Opaque)
+        self.nodes.get(id as usize).unwrap_or(&Node::Opaque)
     }
 
     /// All values, in order of creation.
     pub fn nodes(&self) -> &[Node] {
-        &self.0
+        &self.nodes
     }
 
     /// Runs the pickle at the start of `bytes`; returns its value and its length in bytes. Errors are
@@ -88,14 +113,37 @@ impl Heap {
     }
 
     fn add(&mut self, node: Node) -> Result<Id, String> {
-        if self.0.len() >= MAX_NODES {
+        if self.nodes.len() >= MAX_NODES {
             return Err(format!("more than {MAX_NODES} values"));
         }
-        self.0.push(node);
-        Ok((self.0.len() - 1) as Id)
+        let content = match &node {
+            Node::Opaque | Node::Bool(_) | Node::Int(_) | Node::Global(_) => 0,
+            Node::Text(text) => ALLOCATION_BYTES + text.len(),
+            Node::Tuple(items) => ALLOCATION_BYTES + size_of_val(&**items),
+            Node::List(items) => ALLOCATION_BYTES + size_of_val(items.as_slice()),
+            Node::Map(map) => ALLOCATION_BYTES + size_of_val(&**map),
+            Node::Storage(storage) => ALLOCATION_BYTES + size_of_val(&**storage),
+            Node::Tensor(tensor) => {
+                let views = size_of_val(tensor.shape.as_slice()) + size_of_val(tensor.strides.as_slice());
+                3 * ALLOCATION_BYTES + size_of_val(&**tensor) + views
+            }
+        };
+        self.spend(NODE_BYTES + content)?;
+        self.nodes.push(node);
+        Ok((self.nodes.len() - 1) as Id)
     }
 
-    fn text(&self, id: Id) -> Option<&str> {
+    /// Counts bytes that are about to be taken.
+    fn spend(&mut self, bytes: usize) -> Result<(), String> {
+        self.bytes = self.bytes.saturating_add(bytes);
+        if self.bytes > MAX_BYTES {
+            return Err(format!("values of more than {MAX_BYTES} bytes"));
+        }
+        Ok(())
+    }
+
+    /// The text with this index, if it is one.
+    pub fn text(&self, id: Id) -> Option<&str> {
         match self.get(id) {
             Node::Text(text) => Some(text),
             _ => None,

@@ -1,6 +1,6 @@
 //! The calls that are understood: those by which PyTorch describes tensors and their storages.
 
-use super::{Heap, Id, Node, Storage, Tensor, kind};
+use super::{Global, Heap, Id, Node, Storage, Tensor, kind};
 use crate::weights::Dtype;
 
 /// Most dimensions of a tensor.
@@ -9,23 +9,19 @@ const MAX_RANK: usize = 16;
 impl Heap {
     /// The value of a call: a tensor for PyTorch's own constructors, an empty object for anything else.
     pub(super) fn call(&mut self, function: Id, arguments: Id) -> Result<Id, String> {
-        let name = |id| match self.get(id) {
-            Node::Global(name) => Some(&**name),
+        let global = |id| match self.get(id) {
+            Node::Global(global) => Some(*global),
             _ => None,
         };
-        let (mut function, mut arguments) = (name(function), self.tuple(arguments)?);
+        let (mut function, mut arguments) = (global(function), self.tuple(arguments)?);
         // A tensor of a subclass is described by the call that makes the plain tensor: (function, class,
         // arguments, attributes).
-        if let (Some("torch._tensor._rebuild_from_type_v2"), [inner, _, values, ..]) = (function, arguments) {
-            (function, arguments) = (name(*inner), self.tuple(*values)?);
+        if let (Some(Global::RebuildFromType), [inner, _, values, ..]) = (function, arguments) {
+            (function, arguments) = (global(*inner), self.tuple(*values)?);
         }
         let node = match (function, arguments) {
-            (Some("torch._utils._rebuild_tensor_v2" | "torch._utils._rebuild_tensor"), arguments) => {
-                self.tensor(arguments)?
-            }
-            (Some("torch._utils._rebuild_parameter" | "torch._utils._rebuild_parameter_with_state"), [tensor, ..]) => {
-                return Ok(*tensor);
-            }
+            (Some(Global::RebuildTensor), arguments) => self.tensor(arguments)?,
+            (Some(Global::RebuildParameter), [tensor, ..]) => return Ok(*tensor),
             _ => Node::Map(Box::default()),
         };
         self.add(node)
@@ -69,7 +65,7 @@ impl Heap {
         let [label, class, key, _device, len, view @ ..] = fields else {
             return Err(format!("a persistent id of {} fields, expected at least 5", fields.len()));
         };
-        let (Some("storage"), Node::Global(class), Some(key), Node::Int(len)) =
+        let (Some("storage"), Node::Global(class), Some(_), Node::Int(len)) =
             (self.text(*label), self.get(*class), self.text(*key), self.get(*len))
         else {
             return Err("a persistent id that is not a storage's".to_owned());
@@ -78,10 +74,26 @@ impl Heap {
             return Err("a storage that is a view of another".to_owned());
         }
         let len = u64::try_from(*len).map_err(|_| format!("a storage of {len} elements"))?;
-        let Some(dtype) = class.strip_prefix("torch.").and_then(storage_dtype) else {
-            return Ok(Node::Opaque);
-        };
-        Ok(Node::Storage(Box::new(Storage { key: key.into(), dtype, len })))
+        match class {
+            Global::Storage(dtype) => Ok(Node::Storage(Box::new(Storage { key: *key, dtype: *dtype, len }))),
+            _ => Ok(Node::Opaque),
+        }
+    }
+}
+
+impl Global {
+    /// The class or function of this name in `module`.
+    pub(super) fn named(module: &str, name: &str) -> Self {
+        // Longer than all that are known.
+        if module.len() + name.len() > 64 {
+            return Self::Other;
+        }
+        match format!("{module}.{name}").as_str() {
+            "torch._utils._rebuild_tensor_v2" | "torch._utils._rebuild_tensor" => Self::RebuildTensor,
+            "torch._utils._rebuild_parameter" | "torch._utils._rebuild_parameter_with_state" => Self::RebuildParameter,
+            "torch._tensor._rebuild_from_type_v2" => Self::RebuildFromType,
+            full => full.strip_prefix("torch.").and_then(storage_dtype).map_or(Self::Other, Self::Storage),
+        }
     }
 }
 

@@ -9,11 +9,11 @@ use std::path::Path;
 use super::config::AdaptConfig;
 use super::lora::{AdaptedLayers, Lora, name_of_a};
 use super::run::HeldOut;
-use crate::io::hash::sha256;
-use crate::io::weights::{Dtype, TensorToWrite, WeightFile, write_safetensors};
+use crate::io::hash::{ContentHash, sha256};
+use crate::io::weights::{Dtype, TensorSpec, WeightFile, stream_safetensors};
 use crate::models::Prior;
 use crate::models::params::{ParamSpec, Params, Role};
-use crate::retrieve::ContentHash;
+
 use crate::tensor::{self, Compute, DType};
 use crate::{Error, Result};
 
@@ -73,7 +73,7 @@ impl Provenance {
     /// [`Error::Config`] when a number has no JSON form.
     pub fn key(&self) -> Result<String> {
         let text = serde_json::to_string(self).map_err(|e| Error::config(format!("a provenance: {e}")))?;
-        Ok(sha256(text.as_bytes()))
+        Ok(sha256(text.as_bytes()).to_string())
     }
 }
 
@@ -105,7 +105,7 @@ impl Adapter {
     /// adaptation also gets the network's configuration, and so loads as a model.
     ///
     /// # Errors
-    /// As [`write_safetensors`].
+    /// As [`stream_safetensors`].
     pub fn save(&self, path: &Path, info: &AdapterInfo, model: &Prior) -> Result<()> {
         let params = match self {
             Self::Full(params) => params,
@@ -185,18 +185,14 @@ impl Adapter {
     }
 }
 
-/// Writes weights as they are (f32), or rounded to a half-precision type.
+/// Writes weights as they are (f32), or rounded to a half-precision type. One of them is on the host at a time.
 ///
 /// # Errors
-/// As [`write_safetensors`].
+/// As [`stream_safetensors`].
 pub fn save_params(path: &Path, params: &Params, dtype: Dtype, metadata: &BTreeMap<String, String>) -> Result<()> {
     let layout = params.layout();
-    let values = layout.ids().map(|id| tensor::to_f32(&params.flat(id))).collect::<Result<Vec<_>>>()?;
-    let tensors: Vec<_> = layout
-        .specs()
-        .iter()
-        .zip(&values)
-        .map(|(spec, values)| TensorToWrite { name: &spec.name, shape: &spec.shape, dtype, values })
-        .collect();
-    Ok(write_safetensors(path, &tensors, metadata)?)
+    let ids: Vec<_> = layout.ids().collect();
+    let specs: Vec<_> =
+        layout.specs().iter().map(|spec| TensorSpec { name: &spec.name, shape: &spec.shape, dtype }).collect();
+    stream_safetensors(path, &specs, metadata, |index| tensor::to_f32(&params.flat(ids[index])))
 }

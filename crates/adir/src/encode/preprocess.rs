@@ -27,7 +27,7 @@ impl Preprocess {
     /// A name of everything that decides the result: 16 hexadecimal digits.
     pub fn hash(&self) -> String {
         let text = format!("pillow bicubic u8, crop half to even, {self:?}");
-        sha256(text.as_bytes()).chars().take(16).collect()
+        sha256(text.as_bytes()).to_string().chars().take(16).collect()
     }
 
     /// The network's input `[1, 3, size, size]` for a picture `[1, c, h, w]` in [-1, 1], c = 1 or 3, on the

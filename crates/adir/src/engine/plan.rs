@@ -193,8 +193,7 @@ fn content_of(picture: &Picture) -> Result<ContentHash> {
     for value in tensor::to_f32(&picture.tensor)? {
         bytes.extend(value.to_le_bytes());
     }
-    let hex = crate::io::hash::sha256(&bytes);
-    ContentHash::from_hex(&hex).ok_or_else(|| Error::config("a hash"))
+    Ok(crate::io::hash::sha256(&bytes))
 }
 
 impl Plan {

@@ -45,7 +45,7 @@ pub(super) fn made_from(
 
 /// The name of the result with that origin.
 pub(super) fn name(made_from: &Value) -> String {
-    sha256(made_from.to_string().as_bytes())
+    sha256(made_from.to_string().as_bytes()).to_string()
 }
 
 /// The settings of a restoration as they were resolved.
@@ -65,7 +65,7 @@ pub(super) fn gallery(index: &Index) -> Result<Value> {
                     hasher.update(entry.path.as_bytes());
                     let vector = index.vector(id).unwrap_or_default();
                     vector.iter().for_each(|v| hasher.update(&v.to_le_bytes()));
-                    hasher.finish()
+                    hasher.finish().to_string()
                 },
                 |hash| hash.to_string(),
             )
@@ -79,7 +79,7 @@ pub(super) fn gallery(index: &Index) -> Result<Value> {
 
 /// The hashes of files, in their order.
 pub(super) fn contents(files: &[PathBuf]) -> Result<Vec<String>> {
-    files.iter().map(|path| Ok(hash_file(path)?.1)).collect()
+    files.iter().map(|path| Ok(hash_file(path)?.1.to_string())).collect()
 }
 
 fn to_value(of: &impl Serialize) -> Result<Value> {

@@ -13,7 +13,6 @@ use crate::io::image::{Picture, WriteOptions, write_image};
 use crate::metric::Metric;
 use crate::noise::{Noise, Stream};
 use crate::operator::{Degradation, ImageShape, bicubic_upsample, wiener};
-use crate::retrieve::ContentHash;
 use crate::task::{Preset, Task};
 use crate::tensor::Tensor;
 use crate::{Error, Result};
@@ -247,7 +246,8 @@ impl<'a> Bench<'a> {
     pub fn kept_or_measured(&self, cells: &Path, set: &str, method: Method, i: usize) -> Result<(Cell, PathBuf)> {
         let (task, seed, truth) = (self.task, self.seed, &self.images[i]);
         let (shape, of_method) = (ImageShape::of(&truth.x), self.describe(method, i)?);
-        let made_from = key::made_from(&truth.sha256, shape, task, truth.noise(seed), self.metrics, of_method)?;
+        let made_from =
+            key::made_from(&truth.content.to_string(), shape, task, truth.noise(seed), self.metrics, of_method)?;
         let key = key::name(&made_from);
         let (file, shown) = (cells.join(format!("{key}.json")), cells.join(format!("{key}.png")));
         if let Some(cell) = Cell::read(&file)?.filter(|_| shown.is_file()) {
@@ -329,7 +329,7 @@ impl<'a> Bench<'a> {
         // Each seed repeats everything that is random.
         adapt.seed = adapt.seed.wrapping_add(self.seed);
         // The truth is not to be found in the gallery.
-        adapt.exclude = vec![self.images[i].content()?];
+        adapt.exclude = vec![self.images[i].content];
         // A cell is kept itself; keeping tens of megabytes of weights for each would fill the disk. Groups share theirs.
         adapt.use_cache = method == Method::Shared;
         Ok(Some(adapt))
@@ -397,13 +397,9 @@ impl<'a> Bench<'a> {
             let gallery = self.config.gallery.clone().ok_or_else(|| Error::config("no gallery"))?;
             let request = self.config.request(Target::Gallery(gallery), Keep::Always, None);
             let plan = self.engine.plan_adaptation(&request, self.config.preset)?;
-            let contents = self.images.iter().map(Truth::content).collect::<Result<Vec<ContentHash>>>()?;
-            let observed: Vec<_> = self
-                .observations
-                .iter()
-                .zip(&contents)
-                .map(|(y, &content)| Observed { y, file: None, content })
-                .collect();
+            let observed = self.observations.iter().zip(self.images);
+            let observed: Vec<_> =
+                observed.map(|(y, truth)| Observed { y, file: None, content: truth.content }).collect();
             let groups = self.engine.group(&plan, &observed, self.config.overlap, self.watch)?;
             *shared = vec![Vec::new(); self.images.len()];
             for (group, files) in groups {
@@ -418,7 +414,7 @@ impl<'a> Bench<'a> {
     fn random_images(&self, truth: &Truth) -> Result<Vec<PathBuf>> {
         let folder = self.config.random_from.clone().unwrap_or_default();
         let mut names = image_files(&folder)?;
-        let own = truth.sha256.bytes().take(4).fold(0u32, |all, byte| all << 8 | u32::from(byte));
+        let own = truth.content.to_string().bytes().take(4).fold(0u32, |all, byte| all << 8 | u32::from(byte));
         let noise = Noise::new(self.seed, Stream::Evaluation);
         let count = self.config.adapt.neighbours.min(names.len());
         Ok((0..count).map(|k| folder.join(names.swap_remove(noise.below(own, k as u32, names.len())))).collect())

@@ -15,7 +15,6 @@ pub use task::{EvalTask, observe};
 use std::path::Path;
 
 use crate::Result;
-use crate::io::hash::hash_file;
 use crate::io::image::read_image;
 use crate::io::limits::Limits;
 use crate::retrieve::ContentHash;
@@ -26,8 +25,8 @@ use crate::tensor::Tensor;
 pub struct Truth {
     /// Its name.
     pub name: String,
-    /// SHA-256 of its file, in hexadecimal.
-    pub sha256: String,
+    /// SHA-256 of its file.
+    pub content: ContentHash,
     /// The part that is used, `[1, 3, h, w]` in [-1, 1].
     pub x: Tensor<4>,
 }
@@ -48,20 +47,12 @@ impl Truth {
             return Ok(None);
         }
         let x = x.narrow(2, (h - height) / 2, height).narrow(3, (w - width) / 2, width);
-        Ok(Some(Self { name: name.to_owned(), sha256: hash_file(path)?.1, x }))
-    }
-
-    /// The content of its file.
-    ///
-    /// # Errors
-    /// [`crate::Error::Config`] when [`Truth::sha256`] is none.
-    pub fn content(&self) -> Result<ContentHash> {
-        ContentHash::try_from(self.sha256.clone())
+        Ok(Some(Self { name: name.to_owned(), content: ContentHash::of_file(path)?, x }))
     }
 
     /// Every image and seed has noise of its own, the same for all methods and tasks, whatever other images there are.
     pub fn noise(&self, seed: u64) -> u64 {
-        let own = self.sha256.bytes().take(8).fold(0, |all: u64, byte| all << 8 | u64::from(byte));
+        let own = self.content.to_string().bytes().take(8).fold(0, |all: u64, byte| all << 8 | u64::from(byte));
         own.wrapping_add(seed)
     }
 }

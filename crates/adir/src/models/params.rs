@@ -147,23 +147,32 @@ impl Params {
         compute: &Compute,
         mut read: impl FnMut(&ParamSpec) -> Result<Vec<f32>>,
     ) -> Result<Self> {
-        let values = layout
-            .specs()
-            .iter()
-            .map(|spec| {
-                let values = read(spec)?;
-                if values.len() != spec.len() {
-                    return Err(Error::config(format!(
-                        "{}: {} values for shape {:?}",
-                        spec.name,
-                        values.len(),
-                        spec.shape
-                    )));
-                }
-                Ok(tensor::from_f32(values, [spec.len()], &compute.device).cast(compute.dtype))
-            })
-            .collect::<Result<_>>()?;
+        let values = layout.specs().iter().map(|spec| place(spec, read(spec)?, compute)).collect::<Result<_>>()?;
         Ok(Self { layout, values, bf16_products: compute.bf16_products })
+    }
+
+    /// As [`Params::load`], from a source that hands over its tensors by name in an order of its own: `feed` gets a
+    /// function to call with each. Returns what `feed` returns, too.
+    ///
+    /// # Errors
+    /// What `feed` returns; [`Error::Config`] for a name that the layout has not, a wrong number of elements, and for
+    /// parameters that were not handed over.
+    pub fn stream<T>(
+        layout: Arc<ParamLayout>,
+        compute: &Compute,
+        feed: impl FnOnce(&mut dyn FnMut(&str, Vec<f32>) -> Result<()>) -> Result<T>,
+    ) -> Result<(Self, T)> {
+        let mut values: Vec<Option<Tensor<1>>> = vec![None; layout.specs().len()];
+        let fed = feed(&mut |name, found| {
+            let id = layout.find(name).ok_or_else(|| Error::config(format!("{name} is no parameter")))?;
+            values[id.0] = Some(place(layout.spec(id), found, compute)?);
+            Ok(())
+        })?;
+        let missing = |(value, spec): (Option<Tensor<1>>, &ParamSpec)| {
+            value.ok_or_else(|| Error::config(format!("{} was not read", spec.name)))
+        };
+        let values = values.into_iter().zip(layout.specs()).map(missing).collect::<Result<_>>()?;
+        Ok((Self { layout, values, bf16_products: compute.bf16_products }, fed))
     }
 
     /// The parameters of an untrained network, as each [`Init`] says: a function of `seed`.
@@ -312,4 +321,12 @@ mod tests {
             assert!((variance * 3.0 / bound / bound - 1.0).abs() < 0.5, "{name}: {variance}");
         }
     }
+}
+
+/// Values of a parameter, where and in what precision `compute` says.
+fn place(spec: &ParamSpec, values: Vec<f32>, compute: &Compute) -> Result<Tensor<1>> {
+    if values.len() != spec.len() {
+        return Err(Error::config(format!("{}: {} values for shape {:?}", spec.name, values.len(), spec.shape)));
+    }
+    Ok(tensor::from_f32(values, [spec.len()], &compute.device).cast(compute.dtype))
 }

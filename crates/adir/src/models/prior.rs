@@ -32,7 +32,7 @@ impl WeightsId {
                 hasher.update(&value.to_le_bytes());
             }
         }
-        Ok(Self(hasher.finish()))
+        Ok(Self(hasher.finish().to_string()))
     }
 
     /// 64 lower-case hexadecimal digits.
@@ -168,8 +168,10 @@ impl Prior {
     pub fn load(file: &WeightFile, config: Option<UNetConfig>, compute: &Compute) -> Result<Self> {
         let header = Self::describe(file, config)?;
         let layout = header.net.layout().clone();
-        let params = Params::load(layout, compute, |spec| Ok(file.read_f32(&spec.name)?)).map_err(fault_of(file))?;
-        let id = OnceLock::from(WeightsId(file.sha256()?));
+        // One pass over the file gives both the weights and their identity.
+        let read = |take: &mut dyn FnMut(&str, Vec<f32>) -> Result<()>| file.stream(|_, _| true, take);
+        let (params, id) = Params::stream(layout, compute, read).map_err(fault_of(file))?;
+        let id = OnceLock::from(WeightsId(id.to_string()));
         Ok(Self { id: Arc::new(id), ..Self::with_header(header, params) })
     }
 
@@ -500,7 +502,7 @@ mod tests {
         assert_eq!(prior.id().unwrap(), same.id().unwrap());
         assert_ne!(prior.id().unwrap(), other.id().unwrap());
         let file = Prior::embedded_file().unwrap();
-        assert_eq!(Prior::embedded().unwrap().id().unwrap().as_str(), file.sha256().unwrap());
+        assert_eq!(Prior::embedded().unwrap().id().unwrap().as_str(), file.sha256().unwrap().to_string());
     }
 
     #[test]

@@ -8,10 +8,10 @@ use std::path::{Path, PathBuf};
 
 use rayon::prelude::*;
 
-use super::index::{ContentHash, Entry, Index, Precision, Vectors};
+use super::index::{Entry, Index, Precision, Vectors};
 use crate::encode::{Embedding, Encoder};
 use crate::io::folder::image_files;
-use crate::io::hash::hash_file;
+use crate::io::hash::{ContentHash, hash_file};
 use crate::io::image::read_image;
 use crate::io::limits::Limits;
 use crate::{Error, Result};
@@ -141,7 +141,7 @@ impl<'a> Build<'a> {
 
     fn handle(&self, path: &str) -> Result<(Entry, Found)> {
         let file = self.root.join(path);
-        let (size, content) = content_hash(&file)?;
+        let (size, content) = hash_file(&file)?;
         let entry = Entry { path: path.to_owned(), size, content: Some(content) };
         if let (Some(previous), Some(&id)) = (&self.previous, self.known.get(&content)) {
             return Ok((entry, Found::Stored(previous.vectors.row(id, self.encoder.id().dimension))));
@@ -166,21 +166,4 @@ impl Iterator for Build<'_> {
 enum Found {
     Stored(Vec<f32>),
     New(Embedding),
-}
-
-impl ContentHash {
-    /// The SHA-256 of the file at `path`.
-    ///
-    /// # Errors
-    /// [`Error::Input`] if it cannot be read.
-    pub fn of_file(path: &Path) -> Result<Self> {
-        content_hash(path).map(|(_, content)| content)
-    }
-}
-
-/// The size and SHA-256 of a file.
-fn content_hash(path: &Path) -> Result<(u64, ContentHash)> {
-    let (size, hex) = hash_file(path)?;
-    let content = ContentHash::from_hex(&hex).ok_or_else(|| Error::input(path, format!("hashes to {hex}")))?;
-    Ok((size, content))
 }

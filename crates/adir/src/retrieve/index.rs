@@ -1,9 +1,9 @@
 //! The index: one embedding per image of an archive, ordered by path.
 
-use std::fmt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use adir_weights::ContentHash;
 use half::f16;
 use half::slice::HalfFloatSliceExt;
 use rayon::prelude::*;
@@ -22,53 +22,6 @@ pub enum Precision {
     F16,
     /// IEEE single precision.
     F32,
-}
-
-/// SHA-256 of a file.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
-#[serde(try_from = "String", into = "String")]
-pub struct ContentHash(pub [u8; 32]);
-
-impl From<ContentHash> for String {
-    fn from(hash: ContentHash) -> Self {
-        hash.to_string()
-    }
-}
-
-impl TryFrom<String> for ContentHash {
-    type Error = Error;
-
-    fn try_from(hex: String) -> Result<Self> {
-        Self::from_hex(&hex).ok_or_else(|| Error::config(format!("{hex:?} is no SHA-256 in hexadecimal")))
-    }
-}
-
-impl ContentHash {
-    /// Reads 64 hexadecimal digits.
-    pub fn from_hex(hex: &str) -> Option<Self> {
-        let mut bytes = [0; 32];
-        let digits = hex.as_bytes();
-        if digits.len() != 64 {
-            return None;
-        }
-        for (byte, pair) in bytes.iter_mut().zip(digits.chunks_exact(2)) {
-            let digit = |c: u8| char::from(c).to_digit(16);
-            *byte = (digit(pair[0])? * 16 + digit(pair[1])?) as u8;
-        }
-        Some(Self(bytes))
-    }
-}
-
-impl fmt::Display for ContentHash {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.0.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
-    }
-}
-
-impl fmt::Debug for ContentHash {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{self}")
-    }
 }
 
 /// An image of the archive.
@@ -328,13 +281,5 @@ mod tests {
         let other = EncoderId { weights: "22".repeat(32), ..(*encoder(2)).clone() };
         let message = index.check_encoder(&other).unwrap_err().to_string();
         assert!(message.contains("weights 00000000") && message.contains("weights 22222222"), "{message}");
-    }
-
-    #[test]
-    fn hashes_read_and_print_as_hexadecimal() {
-        let hex = "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad";
-        assert_eq!(ContentHash::from_hex(hex).unwrap().to_string(), hex);
-        assert!(ContentHash::from_hex(&hex[1..]).is_none());
-        assert!(ContentHash::from_hex(&hex.replace('b', "g")).is_none());
     }
 }

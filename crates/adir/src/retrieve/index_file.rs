@@ -23,7 +23,8 @@ use std::sync::Arc;
 use half::f16;
 use serde::{Deserialize, Serialize};
 
-use super::index::{ContentHash, Entry, Index, Precision, Vectors};
+use super::ContentHash;
+use super::index::{Entry, Index, Precision, Vectors};
 use crate::encode::EncoderId;
 use crate::io::atomic;
 use crate::{Error, Result};

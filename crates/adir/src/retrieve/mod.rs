@@ -8,13 +8,16 @@ mod build;
 mod group;
 mod index;
 mod index_file;
+mod names;
 mod npy;
 mod parquet;
 mod search;
 
+pub use adir_weights::ContentHash;
 pub use build::{Build, BuildEvent, BuildOutcome};
 pub use group::{Group, group_by_neighbours};
-pub use index::{ContentHash, Entry, Index, Precision};
+pub use index::{Entry, Index, Precision};
+pub use names::read_names;
 pub use npy::read_npy;
-pub use parquet::{read_parquet_texts, read_parquet_vectors};
+pub use parquet::{read_parquet_names, read_parquet_vectors};
 pub use search::{Exclude, Neighbour};

@@ -7,7 +7,8 @@
 use adir_kernels::scan;
 use rayon::prelude::*;
 
-use super::index::{ContentHash, Index, Vectors};
+use super::ContentHash;
+use super::index::{Index, Vectors};
 use crate::Result;
 use crate::encode::Embedding;
 use crate::encode::spherical_distance;

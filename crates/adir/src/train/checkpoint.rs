@@ -7,7 +7,7 @@ use std::sync::Arc;
 use super::config::TrainConfig;
 use super::trainer::{Trainer, adam_config, weights_of};
 use crate::adapt::{Adam, Ema, save_params};
-use crate::io::weights::{Dtype, TensorToWrite, WeightFile, write_safetensors};
+use crate::io::weights::{Dtype, TensorSpec, WeightFile, stream_safetensors};
 use crate::models::params::{ParamLayout, Params};
 use crate::models::{Prior, PriorHeader};
 use crate::tensor::{self, Compute, Device, Tensor};
@@ -16,37 +16,11 @@ use crate::{Error, Result};
 /// What stands before a parameter's name: the last weights, their average and both moments.
 const KINDS: [&str; 4] = ["weights.", "average.", "moment1.", "moment2."];
 
-/// A tensor's values on the host, with its name.
-struct Named<'a> {
-    name: String,
-    shape: &'a [usize],
-    values: Vec<f32>,
-}
-
-fn write(path: &Path, tensors: &[Named<'_>], dtype: Dtype, metadata: &BTreeMap<String, String>) -> Result<()> {
-    let borrowed: Vec<_> =
-        tensors.iter().map(|t| TensorToWrite { name: &t.name, shape: t.shape, dtype, values: &t.values }).collect();
-    Ok(write_safetensors(path, &borrowed, metadata)?)
-}
-
-fn named<'a>(prefix: &str, params: &'a Params) -> Result<Vec<Named<'a>>> {
-    let layout = params.layout();
-    let of = |id| {
-        let spec = layout.spec(id);
-        Ok(Named {
-            name: format!("{prefix}{}", spec.name),
-            shape: &spec.shape,
-            values: tensor::to_f32(&params.flat(id))?,
-        })
-    };
-    layout.ids().map(of).collect()
-}
-
 impl Trainer {
     /// Writes `model`, the average of the weights, in f16 as a model that `adir` loads, with `notes` in its metadata.
     ///
     /// # Errors
-    /// As [`write_safetensors`].
+    /// As [`stream_safetensors`].
     pub fn save_model(&self, model: &Prior, path: &Path, notes: &BTreeMap<String, String>) -> Result<()> {
         let mut metadata = model.metadata();
         metadata.extend(notes.clone());
@@ -57,19 +31,15 @@ impl Trainer {
     /// Writes all that [`Trainer::resume`] needs to go on as if nothing had happened.
     ///
     /// # Errors
-    /// As [`write_safetensors`].
+    /// As [`stream_safetensors`].
     pub fn save(&self, path: &Path) -> Result<()> {
-        let mut tensors = named(KINDS[0], self.params())?;
-        tensors.extend(named(KINDS[1], self.ema.params())?);
         let layout = self.params().layout();
-        for (id, moments) in layout.ids().zip(self.adam.moments()) {
-            let spec = layout.spec(id);
-            for (kind, moment) in KINDS[2..].iter().zip(moments.iter().flatten()) {
-                tensors.push(Named {
-                    name: format!("{kind}{}", spec.name),
-                    shape: &spec.shape,
-                    values: tensor::to_f32(moment)?,
-                });
+        let mut tensors = Vec::new();
+        for id in layout.ids() {
+            let weights = [self.params().flat(id), self.ema.params().flat(id)];
+            let moments = self.adam.moments().get(id.index()).cloned().flatten();
+            for (kind, tensor) in KINDS.iter().zip(weights.into_iter().chain(moments.into_iter().flatten())) {
+                tensors.push((format!("{kind}{}", layout.spec(id).name), layout.spec(id), tensor));
             }
         }
         let settings = serde_json::to_string(&self.config).map_err(|e| Error::config(format!("settings: {e}")))?;
@@ -79,7 +49,10 @@ impl Trainer {
             // As bits: a decimal number would have to be read back exactly.
             ("seconds".into(), self.seconds.to_bits().to_string()),
         ]);
-        write(path, &tensors, Dtype::F32, &metadata)
+        let specs: Vec<_> = (tensors.iter())
+            .map(|(name, spec, _)| TensorSpec { name, shape: &spec.shape, dtype: Dtype::F32 })
+            .collect();
+        stream_safetensors(path, &specs, &metadata, |index| tensor::to_f32(&tensors[index].2))
     }
 
     /// The training of a checkpoint.

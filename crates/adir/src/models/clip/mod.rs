@@ -94,7 +94,7 @@ impl Clip {
         let preprocess = Preprocess { size, mean: MEAN, std: STD };
         let id = EncoderId {
             name: name(width, vision.tower.blocks.len(), patch, size, activation),
-            weights: file.sha256()?,
+            weights: file.sha256()?.to_string(),
             preprocessing: preprocess.hash(),
             dimension,
         };

@@ -42,7 +42,7 @@ impl EfficientNetLite0 {
     fn load(file: &WeightFile, device: &Device) -> Result<Self> {
         let id = EncoderId {
             name: "efficientnet-lite0".to_owned(),
-            weights: file.sha256()?,
+            weights: file.sha256()?.to_string(),
             preprocessing: PREPROCESS.hash(),
             dimension: net::FEATURES,
         };
