@@ -188,3 +188,35 @@ fn a_previous_index_of_another_kind_is_refused() {
     assert!(refused.to_string().contains("F16"), "{refused}");
     assert!(Build::new(Path::new("no/such/folder"), &one, Precision::F16, limits, None).is_err());
 }
+
+/// A file with the path, size and time of the index is not read: here it no longer holds an image. Another time, or one
+/// too young to be trusted, makes it read.
+#[test]
+fn unchanged_files_are_not_read_again() {
+    let encoder = EfficientNetLite0::embedded(&cpu()).unwrap();
+    let folder = Folder::new("unread");
+    folder.picture("a.png", 1);
+    let set_time = |seconds_ago: u64| {
+        let time = std::time::SystemTime::now() - std::time::Duration::from_secs(seconds_ago);
+        fs::File::options().write(true).open(folder.path("a.png")).unwrap().set_modified(time).unwrap();
+        time
+    };
+    let time = set_time(3600);
+    let (index, _) = run(&folder, &encoder, None);
+    let saved = std::env::temp_dir().join(format!("adir-unread-{}.index", std::process::id()));
+    index.save(&saved).unwrap();
+    let reopened = || Index::open(&saved).unwrap();
+    let size = fs::metadata(folder.path("a.png")).unwrap().len() as usize;
+    fs::write(folder.path("a.png"), vec![7; size]).unwrap();
+    fs::File::options().write(true).open(folder.path("a.png")).unwrap().set_modified(time).unwrap();
+    let (again, events) = run(&folder, &encoder, Some(reopened()));
+    assert_eq!(events, ["r a.png"]);
+    assert_eq!(again.entries(), index.entries());
+    set_time(1800);
+    assert_eq!(run(&folder, &encoder, Some(reopened())).1, ["s a.png"], "another time");
+    // A file that has just been written gets no time that could be trusted.
+    folder.picture("a.png", 1);
+    let (young, _) = run(&folder, &encoder, None);
+    assert_eq!(young.entries()[0].modified, None);
+    fs::remove_file(saved).unwrap();
+}

@@ -274,6 +274,14 @@ impl Params {
     }
 }
 
+/// Values of a parameter, where and in what precision `compute` says.
+fn place(spec: &ParamSpec, values: Vec<f32>, compute: &Compute) -> Result<Tensor<1>> {
+    if values.len() != spec.len() {
+        return Err(Error::config(format!("{}: {} values for shape {:?}", spec.name, values.len(), spec.shape)));
+    }
+    Ok(tensor::from_f32(values, [spec.len()], &compute.device).cast(compute.dtype))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -321,12 +329,4 @@ mod tests {
             assert!((variance * 3.0 / bound / bound - 1.0).abs() < 0.5, "{name}: {variance}");
         }
     }
-}
-
-/// Values of a parameter, where and in what precision `compute` says.
-fn place(spec: &ParamSpec, values: Vec<f32>, compute: &Compute) -> Result<Tensor<1>> {
-    if values.len() != spec.len() {
-        return Err(Error::config(format!("{}: {} values for shape {:?}", spec.name, values.len(), spec.shape)));
-    }
-    Ok(tensor::from_f32(values, [spec.len()], &compute.device).cast(compute.dtype))
 }

@@ -1,10 +1,13 @@
 //! Building an index: an iterator of what became of each file, which the caller drives.
 //!
 //! A file is known by its content, so one that was renamed or copied is not embedded again, and one that
-//! was edited in place is. A build that stops early resumes from its own unfinished index in the same way.
+//! was edited in place is. A file whose path, size and time of the last change are those of the index is not
+//! even read. A build that stops early resumes from its own unfinished index in the same way.
 
 use std::collections::{HashMap, VecDeque};
+use std::fs;
 use std::path::{Path, PathBuf};
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use rayon::prelude::*;
 
@@ -139,15 +142,51 @@ impl<'a> Build<'a> {
         }
     }
 
+    /// The image of the previous index with this path, size and time.
+    fn unchanged(&self, path: &str, stat: Stat) -> Option<usize> {
+        let entries = self.previous.as_ref()?.entries();
+        let id = entries.binary_search_by(|entry| entry.path.as_str().cmp(path)).ok()?;
+        let entry = &entries[id];
+        let known = entry.content.is_some() && stat.modified.is_some();
+        (known && (entry.size, entry.modified) == (stat.size, stat.modified)).then_some(id)
+    }
+
     fn handle(&self, path: &str) -> Result<(Entry, Found)> {
         let file = self.root.join(path);
+        let stat = Stat::of(&file)?;
+        if let (Some(previous), Some(id)) = (&self.previous, self.unchanged(path, stat)) {
+            let stored = previous.vectors.row(id, self.encoder.id().dimension);
+            return Ok((previous.entries()[id].clone(), Found::Stored(stored)));
+        }
         let (size, content) = hash_file(&file)?;
-        let entry = Entry { path: path.to_owned(), size, content: Some(content) };
+        let entry = Entry { path: path.to_owned(), size, content: Some(content), modified: stat.modified };
         if let (Some(previous), Some(&id)) = (&self.previous, self.known.get(&content)) {
             return Ok((entry, Found::Stored(previous.vectors.row(id, self.encoder.id().dimension))));
         }
         let picture = read_image(&file, &self.limits)?;
         Ok((entry, Found::New(self.encoder.image(&picture.tensor)?)))
+    }
+}
+
+/// What a file's directory entry says.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Stat {
+    size: u64,
+    /// See [`Entry::modified`].
+    modified: Option<u64>,
+}
+
+/// A file that was changed less long ago, in nanoseconds, may change again without another time.
+const SETTLED: u64 = 2_000_000_000;
+
+impl Stat {
+    fn of(path: &Path) -> Result<Self> {
+        let metadata = fs::metadata(path).map_err(|e| Error::input(path, format!("cannot be read: {e}")))?;
+        let since =
+            |time: SystemTime| time.duration_since(UNIX_EPOCH).ok().and_then(|d| u64::try_from(d.as_nanos()).ok());
+        let (changed, now) = (metadata.modified().ok().and_then(since), since(SystemTime::now()));
+        let settled = |changed: &u64| now.is_some_and(|now| changed.saturating_add(SETTLED) < now);
+        Ok(Self { size: metadata.len(), modified: changed.filter(settled) })
     }
 }
 

@@ -33,6 +33,9 @@ pub struct Entry {
     pub size: u64,
     /// SHA-256 of the file; absent where the vector came from elsewhere.
     pub content: Option<ContentHash>,
+    /// When the file was last changed, in nanoseconds since 1970, if that had settled when it was hashed. With the same
+    /// path, size and time, the file need not be read again.
+    pub modified: Option<u64>,
 }
 
 /// The stored vectors, row after row.
@@ -152,7 +155,7 @@ impl Index {
         let mut entries = Vec::new();
         for (path, features) in rows {
             vectors.push(Embedding::new(encoder.clone(), features)?.values());
-            entries.push(Entry { path, size: 0, content: None });
+            entries.push(Entry { path, size: 0, content: None, modified: None });
         }
         if !entries.is_sorted_by(|a, b| a.path <= b.path) {
             let mut order: Vec<usize> = (0..entries.len()).collect();
@@ -231,7 +234,7 @@ mod tests {
     }
 
     fn entry(path: &str) -> Entry {
-        Entry { path: path.into(), size: 1, content: None }
+        Entry { path: path.into(), size: 1, content: None, modified: None }
     }
 
     fn made(paths: &[&str], values: &[f32]) -> Result<Index> {

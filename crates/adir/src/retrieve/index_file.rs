@@ -3,10 +3,10 @@
 //! | bytes | what |
 //! |---|---|
 //! | 8 | `ADIRINDX` |
-//! | 4 | format version, 1 |
+//! | 4 | format version, 2 |
 //! | 4 | length of the header, at most 64 KiB |
 //! | | header: JSON with the encoder, the precision, the number of images, whether the build was complete, and the archive's folder |
-//! | | for each image: length of the path (2), path, size (8), whether the hash is known (1), SHA-256 (32) |
+//! | | for each image: length of the path (2), path, size (8), time of its last change (8, not in version 1), whether the hash is known (1), SHA-256 (32) |
 //! | | the vectors, row after row |
 //! | 4 | CRC-32 of everything before |
 //!
@@ -30,9 +30,11 @@ use crate::io::atomic;
 use crate::{Error, Result};
 
 const MAGIC: &[u8; 8] = b"ADIRINDX";
-const VERSION: u32 = 1;
+const VERSION: u32 = 2;
+/// The oldest format that is read; its entries have no times.
+const OLDEST: u32 = 1;
 const MAX_HEADER: u32 = 64 << 10;
-/// Bytes of an entry besides its path.
+/// Bytes of an entry besides its path and its time.
 const ENTRY_BYTES: u64 = 2 + 8 + 1 + 32;
 /// Bytes read or written at a time; a multiple of every number's size.
 const CHUNK: usize = 1 << 20;
@@ -77,6 +79,7 @@ impl Index {
             writer.write_all(&length.to_le_bytes())?;
             writer.write_all(entry.path.as_bytes())?;
             writer.write_all(&entry.size.to_le_bytes())?;
+            writer.write_all(&entry.modified.unwrap_or(0).to_le_bytes())?;
             writer.write_all(&[u8::from(entry.content.is_some())])?;
             writer.write_all(&entry.content.map_or([0; 32], |hash| hash.0))?;
         }
@@ -101,7 +104,7 @@ impl Index {
             return Err(Error::input(path, "is not a regular file"));
         }
         let reader = BufReader::with_capacity(CHUNK, file);
-        Reader { path, reader, remaining: metadata.len(), crc: crc32fast::Hasher::new() }.index()
+        Reader { path, reader, remaining: metadata.len(), crc: crc32fast::Hasher::new(), version: VERSION }.index()
     }
 }
 
@@ -157,6 +160,7 @@ struct Reader<'a, R> {
     reader: R,
     remaining: u64,
     crc: crc32fast::Hasher,
+    version: u32,
 }
 
 impl<R: Read> Reader<'_, R> {
@@ -224,9 +228,10 @@ impl<R: Read> Reader<'_, R> {
             return Err(self.error("is not an index of images: make one with `adir index build`"));
         }
         let version = u32::from_le_bytes(self.array()?);
-        if version != VERSION {
-            return Err(self.error(format!("has the index format {version}, this program reads {VERSION}")));
+        if !(OLDEST..=VERSION).contains(&version) {
+            return Err(self.error(format!("has the index format {version}, this program reads {OLDEST} to {VERSION}")));
         }
+        self.version = version;
         let length = u32::from_le_bytes(self.array()?);
         if length > MAX_HEADER {
             return Err(self.error(format!("declares a header of {length} bytes, at most {MAX_HEADER} are read")));
@@ -241,11 +246,13 @@ impl<R: Read> Reader<'_, R> {
         self.fill(&mut path)?;
         let path = String::from_utf8(path).map_err(|_| self.error("holds a path that is not UTF-8"))?;
         let size = u64::from_le_bytes(self.array()?);
+        let modified = if self.version > OLDEST { u64::from_le_bytes(self.array()?) } else { 0 };
+        let modified = (modified > 0).then_some(modified);
         let [known] = self.array()?;
         let hash = ContentHash(self.array()?);
         match known {
-            0 => Ok(Entry { path, size, content: None }),
-            1 => Ok(Entry { path, size, content: Some(hash) }),
+            0 => Ok(Entry { path, size, content: None, modified }),
+            1 => Ok(Entry { path, size, content: Some(hash), modified }),
             other => Err(self.error(format!("marks the hash of {path:?} with {other}, expected 0 or 1"))),
         }
     }
@@ -279,8 +286,8 @@ mod tests {
         vectors.push(&[1.0, 0.0, 0.0]);
         vectors.push(&[0.0, -0.6, 0.8]);
         let entries = vec![
-            Entry { path: "a.png".into(), size: 7, content: Some(ContentHash([9; 32])) },
-            Entry { path: "b/ä.png".into(), size: 0, content: None },
+            Entry { path: "a.png".into(), size: 7, content: Some(ContentHash([9; 32])), modified: Some(77) },
+            Entry { path: "b/ä.png".into(), size: 0, content: None, modified: None },
         ];
         let index = Index::new(Arc::new(encoder), PathBuf::from("/archive"), false, entries, vectors).unwrap();
         let header = Header {
@@ -297,7 +304,8 @@ mod tests {
 
     fn read(bytes: &[u8]) -> Result<Index> {
         let path = Path::new("folder/x.index");
-        Reader { path, reader: bytes, remaining: bytes.len() as u64, crc: crc32fast::Hasher::new() }.index()
+        Reader { path, reader: bytes, remaining: bytes.len() as u64, crc: crc32fast::Hasher::new(), version: VERSION }
+            .index()
     }
 
     /// Puts a valid checksum under changed bytes.
@@ -324,10 +332,26 @@ mod tests {
             let index = read(&saved(precision)).unwrap();
             assert_eq!((index.entries().len(), index.precision(), index.is_complete()), (2, precision, false));
             assert_eq!(index.entries()[0].content, Some(ContentHash([9; 32])));
+            assert_eq!((index.entries()[0].modified, index.entries()[1].modified), (Some(77), None));
             assert_eq!((index.entries()[1].path.as_str(), index.entries()[1].content), ("b/ä.png", None));
             assert!((index.embedding(1).unwrap().values()[2] - 0.8).abs() < 1e-3);
             assert_eq!(index.root(), Path::new("/archive"));
         }
+    }
+
+    /// Version 1 had no times.
+    #[test]
+    fn an_index_of_the_first_version_is_read() {
+        let mut bytes = saved(Precision::F16);
+        bytes[8] = 1;
+        for (path, size) in [("b/ä.png", 0_u64), ("a.png", 7)] {
+            let at = bytes.windows(path.len()).position(|w| w == path.as_bytes()).unwrap() + path.len();
+            assert_eq!(bytes[at..at + 8], size.to_le_bytes());
+            bytes.drain(at + 8..at + 16);
+        }
+        let index = read(&resealed(bytes)).unwrap();
+        assert_eq!((index.entries().len(), index.entries()[0].modified), (2, None));
+        assert_eq!(index.entries()[0].content, Some(ContentHash([9; 32])));
     }
 
     #[test]
@@ -351,7 +375,7 @@ mod tests {
     fn sealed_nonsense_is_refused() {
         for (from, to, hint) in [
             ("ADIRINDX", "ADIRINDY", "not an index"),
-            ("INDX\x01", "INDX\x02", "format 2"),
+            ("INDX\x02", "INDX\x03", "format 3"),
             ("\"images\":2", "\"images\":9", "9 images"),
             ("\"dimension\":3", "\"dimension\":0", "0 numbers"),
             ("\"dimension\":3", "\"dimension\":2", "follow the paths"),
@@ -383,7 +407,7 @@ mod tests {
         let folder = std::env::temp_dir().join(format!("adir-index-{}", std::process::id()));
         let (before, after) = (folder.join("before"), folder.join("after"));
         std::fs::create_dir_all(before.join("photos")).unwrap();
-        let entries = vec![Entry { path: "a.png".into(), size: 0, content: None }];
+        let entries = vec![Entry { path: "a.png".into(), size: 0, content: None, modified: None }];
         let encoder = EncoderId { name: "t".into(), weights: "".into(), preprocessing: "".into(), dimension: 1 };
         let vectors = Vectors::F32(vec![1.0]);
         let index = Index::new(Arc::new(encoder), before.join("photos"), true, entries, vectors).unwrap();
