@@ -112,46 +112,9 @@ pub struct TrainArgs {
 pub fn run(args: &TrainArgs, log: &Log) -> Result<u8> {
     let checkpoint = args.output.with_extension("checkpoint");
     let card = args.output.with_extension("md");
-    for path in [&args.output, &card].into_iter().chain(&args.sheet) {
-        check_output(&args.folder, path, args.overwrite || args.resume)?;
-    }
-    if !args.resume {
-        check_output(&args.folder, &checkpoint, args.overwrite)
-            .map_err(|e| Error::config(format!("{e}, or go on with that training (--resume)")))?;
-    }
-    if args.dtype == Precision::F64 {
-        return Err(Error::config("--dtype f64: weights are trained in f32"));
-    }
-    let compute = Compute::named(&args.device, args.dtype)?;
-    let mut trainer = match args.resume {
-        true => {
-            let mut trainer = Trainer::resume(&WeightFile::open(&checkpoint)?, &compute)?;
-            if let Some(length) = args.length()? {
-                trainer.set_length(length)?;
-            }
-            trainer
-        }
-        false => Trainer::new(args.settings()?, args.initial(&compute)?, &compute)?,
-    };
+    let mut trainer = args.trainer(&checkpoint, &card)?;
     let config = trainer.config().clone();
-
-    let reading = log.progress("reading photographs", 0);
-    let bytes = args.memory_bytes()?;
-    let photographs = Collection::read(&args.folder, config.crop, bytes, &Limits::default(), |done, all| {
-        reading.at(done, all);
-        log.check()
-    })?;
-    drop(reading);
-    for error in photographs.skipped.iter().take(20) {
-        log.warn(&format!("left out: {error}"));
-    }
-    if photographs.skipped.len() > 20 {
-        log.warn(&format!("left out: {} more files", photographs.skipped.len() - 20));
-    }
-    photographs.check_trainable(&args.folder)?;
-    if photographs.share < 1.0 {
-        log.warn(&format!("memory holds {} of the photographs: see --memory", photographs.share));
-    }
+    let photographs = args.photographs(&config, log)?;
     log.info(&format!(
         "{} images to train on, {} held out; {} parameters",
         photographs.training.len(),
@@ -189,6 +152,50 @@ pub fn run(args: &TrainArgs, log: &Log) -> Result<u8> {
 }
 
 impl TrainArgs {
+    /// The training, new or continued, once its files may be written.
+    fn trainer(&self, checkpoint: &Path, card: &Path) -> Result<Trainer> {
+        for path in [self.output.as_path(), card].into_iter().chain(self.sheet.as_deref()) {
+            check_output(&self.folder, path, self.overwrite || self.resume)?;
+        }
+        if !self.resume {
+            check_output(&self.folder, checkpoint, self.overwrite)
+                .map_err(|e| Error::config(format!("{e}, or go on with that training (--resume)")))?;
+        }
+        if self.dtype == Precision::F64 {
+            return Err(Error::config("--dtype f64: weights are trained in f32"));
+        }
+        let compute = Compute::named(&self.device, self.dtype)?;
+        if !self.resume {
+            return Trainer::new(self.settings()?, self.initial(&compute)?, &compute);
+        }
+        let mut trainer = Trainer::resume(&WeightFile::open(checkpoint)?, &compute)?;
+        if let Some(length) = self.length()? {
+            trainer.set_length(length)?;
+        }
+        Ok(trainer)
+    }
+
+    fn photographs(&self, config: &TrainConfig, log: &Log) -> Result<Collection> {
+        let reading = log.progress("reading photographs", 0);
+        let bytes = self.memory_bytes()?;
+        let photographs = Collection::read(&self.folder, config.crop, bytes, &Limits::default(), |done, all| {
+            reading.at(done, all);
+            log.check()
+        })?;
+        drop(reading);
+        for error in photographs.skipped.iter().take(20) {
+            log.warn(&format!("left out: {error}"));
+        }
+        if photographs.skipped.len() > 20 {
+            log.warn(&format!("left out: {} more files", photographs.skipped.len() - 20));
+        }
+        photographs.check_trainable(&self.folder)?;
+        if photographs.share < 1.0 {
+            log.warn(&format!("memory holds {} of the photographs: see --memory", photographs.share));
+        }
+        Ok(photographs)
+    }
+
     fn length(&self) -> Result<Option<Length>> {
         Ok(match (self.minutes, self.steps) {
             (Some(minutes), _) if !(minutes.is_finite() && minutes > 0.0) => {
