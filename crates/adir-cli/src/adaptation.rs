@@ -13,13 +13,14 @@ use crate::store::Store;
 /// What the model is adapted to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum Mode {
-    /// The gallery's nearest images; the adapted weights are used only if they denoise held-out neighbours better
+    /// The nearest gallery images, without the held-out check; the adapted weights are used only if they denoise
+    /// held-out neighbours better
     Auto,
-    /// The gallery's nearest images
+    /// The nearest gallery images, without the held-out check
     Gallery,
-    /// The gallery's images nearest to --prompt (needs a CLIP --encoder)
+    /// The gallery images nearest to --prompt (needs a CLIP --encoder)
     Text,
-    /// The observation itself (IA)
+    /// The observation itself (the paper's IA)
     #[value(name = "self")]
     Itself,
     /// Nothing
@@ -35,7 +36,7 @@ pub struct AdaptSettings {
     /// Number of nearest images
     #[arg(short = 'k', long, default_value_t = 20, value_name = "K")]
     pub neighbours: usize,
-    /// Leave out images closer to the observation than this, in radians
+    /// Leave out images closer to the observation than this angle in radians, 0 to pi
     #[arg(long, default_value_t = 0.0, value_name = "RADIANS", value_parser = crate::args::distance)]
     pub closer_than: f64,
     /// Training steps
@@ -44,13 +45,13 @@ pub struct AdaptSettings {
     /// Learning rate
     #[arg(long, value_name = "RATE")]
     pub adapt_rate: Option<f64>,
-    /// Side of the crops, in pixels
+    /// Side of the crops in pixels, in pixels
     #[arg(long, value_name = "PIXELS")]
     pub adapt_crop: Option<usize>,
     /// Crops per step
     #[arg(long, value_name = "N")]
     pub adapt_batch: Option<usize>,
-    /// Decay of the average of the weights
+    /// Decay of the moving average of the weights, 0 to below 1
     #[arg(long, value_name = "DECAY")]
     pub adapt_ema: Option<f64>,
     /// Share of the trained change of the weights that is used: 1 as trained, 2 twice as much
@@ -59,7 +60,7 @@ pub struct AdaptSettings {
     /// Exponent of the weights by noise level, 1 / (K + SNR)^GAMMA; 0 weights all levels equally
     #[arg(long, value_name = "GAMMA")]
     pub adapt_p2_gamma: Option<f64>,
-    /// The K of these weights
+    /// K of the loss weight
     #[arg(long, value_name = "K")]
     pub adapt_p2_k: Option<f64>,
     /// Seed of the crops, timesteps and noise of the training; it does not follow --seed
@@ -77,6 +78,7 @@ pub struct AdaptSettings {
 #[derive(Debug, Clone, Args)]
 pub struct AdaptArgs {
     /// Folder of images like the one to restore, or an index made by `adir index`; the model is adapted to the nearest
+    /// of them
     #[arg(long, value_name = "FOLDER")]
     pub gallery: Option<PathBuf>,
     /// What the model is adapted to [default: auto with --gallery, otherwise none; with the preset paper: gallery]
@@ -87,10 +89,10 @@ pub struct AdaptArgs {
     pub prompt: Option<String>,
     #[command(flatten)]
     pub settings: AdaptSettings,
-    /// Train low-rank factors of this rank on the convolutions (alpha is half of it)
+    /// Train low-rank factors of this rank for all convolutions (alpha is half the rank)
     #[arg(long, value_name = "RANK", conflicts_with = "full")]
     pub lora: Option<usize>,
-    /// Train all weights
+    /// Train all weights instead of low-rank factors
     #[arg(long)]
     pub full: bool,
     #[command(flatten)]
@@ -149,11 +151,11 @@ impl AdaptArgs {
             (Some(_), _) => Mode::Auto,
         });
         if (mode == Mode::Text) != self.prompt.is_some() {
-            return Err(Error::config("--prompt and --adapt text go together"));
+            return Err(Error::config("--prompt and --adapt text need each other"));
         }
         let gallery = || {
             let gallery = self.gallery.clone();
-            gallery.ok_or_else(|| Error::config("--adapt auto, gallery and text need --gallery FOLDER"))
+            gallery.ok_or_else(|| Error::config("--adapt auto, gallery or text needs --gallery FOLDER"))
         };
         let (target, keep) = match mode {
             Mode::None => return Ok(None),

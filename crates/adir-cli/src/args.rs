@@ -1,4 +1,4 @@
-//! What every command's arguments have in common: the degradation, the model, the log.
+//! Arguments that several commands share.
 
 use std::path::PathBuf;
 
@@ -16,11 +16,11 @@ use serde::de::DeserializeOwned;
 /// How y was made from x.
 #[derive(Debug, Clone, Args)]
 pub struct DegradationArgs {
-    /// What was done to the image: sr2 to sr16 (down-sampled by that factor), deblur, inpaint, denoise, colourise
+    /// What happened to the image: sr2 to sr16 (scaled down by that factor), deblur, inpaint, denoise, colourise
     #[arg(short = 't', long)]
     pub task: Task,
-    /// Blur kernel: box:N, gaussian:N:SIGMA, motion:LENGTH:ANGLE, or a PNG or text file of weights. With srN the
-    /// image was blurred first, then down-sampled
+    /// Blur kernel: box:N, gaussian:N:SIGMA, motion:LENGTH:ANGLE, or an image or text file with the weights. With srN,
+    /// the image was blurred before it was scaled down
     #[arg(long, value_name = "KERNEL")]
     pub kernel: Option<String>,
     /// What the blur saw beyond the border of the observation. valid: the rest of a larger scene, of which the
@@ -29,10 +29,10 @@ pub struct DegradationArgs {
     /// in `adir degrade`]
     #[arg(long)]
     pub boundary: Option<Boundary>,
-    /// Mask of the missing pixels (white = unknown), for inpaint
+    /// Mask of the missing pixels, for inpaint (white = unknown)
     #[arg(long, value_name = "IMAGE")]
     pub mask: Option<PathBuf>,
-    /// Standard deviation of the noise, in grey levels of 0..255
+    /// Standard deviation of the noise in grey levels (0 to 255)
     #[arg(long, default_value_t = 0.0, value_name = "LEVELS")]
     pub sigma: f64,
 }

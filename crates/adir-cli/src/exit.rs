@@ -44,10 +44,11 @@ pub fn hint(error: &Error) -> Option<&'static str> {
     match error {
         Error::Model { .. } => Some("`adir models info --model FILE` shows what a weights file holds"),
         Error::Limits(_) => Some(
-            "use a smaller image, or fewer samples at a time; in an adaptation --recompute, --adapt-micro-batch 1 or --lora",
+            "use a smaller image or fewer samples at once; for adaptation, try --recompute, --adapt-micro-batch 1 or \
+             --lora 16",
         ),
         Error::Numerical(_) => {
-            Some("lower the guidance (--scale), keep --cap on, or check the weights with `adir verify`")
+            Some("lower the guidance strength (--scale), keep --cap true, or check the weights with `adir verify`")
         }
         Error::Backend(_) => Some("try --device cpu"),
         Error::Io { source, .. } => match source.kind() {

@@ -1,4 +1,4 @@
-//! What the program says while it works: text and a progress bar, or one JSON object an event, on stderr.
+//! Log on stderr: text with a progress bar, or one JSON object per event.
 
 use std::fmt::Arguments;
 use std::io::{Write, stderr};
@@ -11,18 +11,18 @@ use serde_json::{Value, json};
 
 use crate::stop::Stop;
 
-/// A line on stderr; whoever closed it does not want to know.
+/// Writes a line to stderr. Errors are ignored: stderr may be closed.
 fn put(text: Arguments<'_>) {
     let _ = writeln!(stderr().lock(), "{text}");
 }
 
-/// Form of the log on stderr.
+/// Format of the log on stderr.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, ValueEnum)]
 pub enum Format {
-    /// For people.
+    /// Text for people.
     #[default]
     Text,
-    /// One JSON object a line.
+    /// One JSON object per line.
     Json,
 }
 
@@ -50,19 +50,19 @@ impl Log {
         self.stop.check()
     }
 
-    /// Something worth knowing.
+    /// Logs a message.
     pub fn info(&self, text: &str) {
         if !self.quiet {
             self.line("info", text);
         }
     }
 
-    /// Something that may surprise.
+    /// Logs a warning.
     pub fn warn(&self, text: &str) {
         self.line("warning", text);
     }
 
-    /// A failure, with what to do about it.
+    /// Logs an error with a hint.
     pub fn error(&self, text: &str, hint: Option<&str>, code: u8) {
         match self.format {
             Format::Text => {
@@ -101,7 +101,7 @@ impl Log {
     }
 }
 
-/// A bar, or a line of JSON a step.
+/// A progress bar, or one JSON line per step.
 pub struct Progress {
     log: Log,
     bar: ProgressBar,
@@ -109,13 +109,13 @@ pub struct Progress {
 }
 
 impl Progress {
-    /// So many are done, of so many in all.
+    /// Sets the position to `done` of `all`.
     pub fn at(&self, done: usize, all: usize) {
         self.bar.set_length(all as u64);
         self.bar.set_position(done as u64);
     }
 
-    /// How it goes: beside the bar where it can be seen, else a line of the log.
+    /// Reports a status: beside the bar if it is visible, else as a log line.
     pub fn tell(&self, text: &str, detail: &Value) {
         self.bar.set_message(text.to_owned());
         match self.log.format {
@@ -129,7 +129,7 @@ impl Progress {
         }
     }
 
-    /// One more step is done; `detail` holds what is worth telling of it.
+    /// Advances by one step; `detail` goes into the JSON log.
     pub fn step(&self, text: &str, detail: Value) {
         self.bar.set_message(text.to_owned());
         self.bar.inc(1);

@@ -18,7 +18,7 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
-/// Restore images whose degradation is known, with a diffusion prior that keeps to what was measured.
+/// Restore images whose degradation is known, with a diffusion prior that agrees with the measurement.
 ///
 /// Exit codes: 0 done, 1 some images or checks failed, 2 usage or configuration, 3 input file, 4 model file,
 /// 5 limits (memory, disk, size), 6 numerical failure, 130 interrupted.
@@ -27,7 +27,7 @@ use clap::{Parser, Subcommand};
 struct Cli {
     #[command(subcommand)]
     command: Command,
-    /// Form of the log on stderr
+    /// Format of the log on stderr
     #[arg(long, global = true, value_enum, default_value_t)]
     log_format: log::Format,
     /// Print only errors and warnings

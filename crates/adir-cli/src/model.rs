@@ -33,7 +33,7 @@ pub struct ModelArgs {
     /// cpu or, in builds with that feature, cuda, vulkan, metal or rocm; :N picks the N-th GPU
     #[arg(long, default_value = "cpu")]
     pub device: String,
-    /// Precision of the network
+    /// Precision the network computes in
     #[arg(long, default_value = "f32", value_parser = precision())]
     pub dtype: Precision,
 }

@@ -1,4 +1,4 @@
-//! Ctrl-C and SIGTERM: the first asks the running step to be the last, the second ends the program at once.
+//! Ctrl-C and SIGTERM: the first stops after the running step, the second ends the program at once.
 
 use std::ops::ControlFlow;
 use std::sync::Arc;
@@ -11,10 +11,10 @@ use adir::{Error, Result};
 pub struct Stop(Arc<AtomicBool>);
 
 impl Stop {
-    /// Listens from now on.
+    /// Installs the signal handler.
     ///
     /// # Errors
-    /// [`Error::Config`] when the system does not let the program listen.
+    /// [`Error::Config`] when the handler cannot be installed.
     pub fn listen() -> Result<Self> {
         let stop = Self::default();
         let asked = stop.0.clone();
@@ -23,7 +23,7 @@ impl Stop {
                 std::process::exit(i32::from(crate::exit::INTERRUPTED));
             }
         })
-        .map_err(|e| Error::Config(format!("cannot listen for signals: {e}")))?;
+        .map_err(|e| Error::Config(format!("cannot install a signal handler: {e}")))?;
         Ok(stop)
     }
 

@@ -32,6 +32,6 @@ impl Store {
     /// # Errors
     /// [`Error::Config`] when no folder for it is known.
     pub fn open(&self) -> Result<FolderCache> {
-        self.find().ok_or_else(|| Error::config("no cache folder is known: give one with --cache"))
+        self.find().ok_or_else(|| Error::config("cannot determine the cache folder: give one with --cache FOLDER"))
     }
 }

@@ -94,9 +94,9 @@ fn faults_have_their_exit_codes_and_leave_no_output() {
         (2, &["restore", "y.png", "-o", "y.png", "--task", "sr4", "--overwrite"], "input"),
         (3, &["restore", "y.png", "-o", "y.png/o.png", "--task", "sr4"], "y.png"),
         (3, &["restore", "y.png", "-o", "missing/o.png", "--task", "sr4"], "missing: "),
-        (3, &["index", "build", "nothing", "-o", "o.png"], "holds no images"),
+        (3, &["index", "build", "nothing", "-o", "o.png"], "contains no images"),
         (3, &["index", "info", "text.png"], "adir index build"),
-        (3, &["eval", "nothing", "-o", "o.png"], "holds no images"),
+        (3, &["eval", "nothing", "-o", "o.png"], "contains no images"),
         (5, &["restore", "thin.png", "-o", "o.png", "--task", "sr4"], "4x16000"),
     ];
     for (code, args, said) in cases {
@@ -333,7 +333,7 @@ fn a_folder_of_observations_shares_adapters_by_its_neighbours() {
         |code: i32, more: &[&str]| expect(code, &f, &[&["adapt", "create", "scans"], &settings[..], more].concat());
     let (out, _) = create(0, &[]);
     let lines: Vec<&str> = out.lines().collect();
-    let for_whom = |n: usize| lines[n].trim().strip_prefix("for scans/");
+    let for_whom = |n: usize| lines[n].trim().strip_prefix("serves scans/");
     assert_eq!(
         (for_whom(1), for_whom(2), for_whom(4)),
         (Some("cat.png"), Some("cat2.png"), Some("rings.png")),
@@ -354,7 +354,7 @@ fn a_folder_of_observations_shares_adapters_by_its_neighbours() {
     assert!(cat.0 == cat2.0 && cat.0 != other.0);
     assert!(used("y.png", "scans") == cat, "y.png is scans/cat.png");
     let (_, err) = restore("rings.png", "g.png", "scans", 2);
-    assert!(err.contains("none was made for this observation"), "{err}");
+    assert!(err.contains("was made for this observation"), "{err}");
     // The same in a folder, without training again.
     create(0, &["-o", "adapters"]);
     assert!(used("scans/rings.png", "adapters") == other);
@@ -362,11 +362,11 @@ fn a_folder_of_observations_shares_adapters_by_its_neighbours() {
     let (_, err) = create(0, &["-o", "adapters", "--overwrite"]);
     assert_eq!(err.matches("nothing was trained").count(), 2, "{err}");
     let (all, _) = create(0, &["--overlap", "0"]);
-    assert_eq!(all.matches("  for scans/").count(), 3, "{all}");
+    assert_eq!(all.matches("  serves scans/").count(), 3, "{all}");
     assert_eq!(all.lines().count(), 4, "one group: {all}");
     // Most of that group are cats, whose images it is adapted to: the first adapter, which now serves the rings too.
     let (_, err) = restore("scans/rings.png", "g.png", "scans", 2);
-    assert!(err.contains("2 adapters are called"), "{err}");
+    assert!(err.contains("2 adapters are named"), "{err}");
     assert!(used("scans/cat.png", "scans").1 == cat.1);
     // A folder's name is the whole of it.
     fs::rename(f.join("scans"), f.join("scans.2")).unwrap();
@@ -462,9 +462,9 @@ fn embeddings_are_imported() {
     };
     let parquet = Path::new(env!("CARGO_MANIFEST_DIR")).join("../adir/tests/fixtures/retrieve/embeddings.parquet");
     let parquet = parquet.to_str().unwrap();
-    refused(2, &["0.npy", "4.npy", "--names", "0.txt"], "one for each");
+    refused(2, &["0.npy", "4.npy", "--names", "0.txt"], "one per embeddings file");
     refused(3, &["0.npy", "--names", "4.txt"], "2 names for 4");
-    refused(3, &[parquet], "3 numbers a row");
+    refused(3, &[parquet], "3 numbers per row");
     refused(3, &["0.npy", "--names", parquet], "7 names for 4");
     refused(3, &[parquet, "--vector-column", "vector"], "image_path, caption, embedding");
     let (_, err) = import(2, &["0.npy", "--names", "0.txt"]);

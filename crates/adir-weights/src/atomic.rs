@@ -113,7 +113,7 @@ fn folder_of(path: &Path) -> &Path {
 /// [`Error::Io`] where the folder is missing or takes no files; [`Error::Invalid`] where the path is a folder.
 pub fn check_writable(path: &Path) -> Result<()> {
     if path.is_dir() {
-        return Err(Error::invalid(format!("{}: is a folder, expected the name of a file", path.display())));
+        return Err(Error::invalid(format!("{} is a folder, expected a file name", path.display())));
     }
     let folder = folder_of(path);
     create_scratch(folder).map(drop).map_err(|e| Error::io(folder, e))

@@ -32,7 +32,7 @@ pub fn from_reader(path: &Path, reader: impl Read, length: u64) -> Result<(usize
 
 /// The array in `length` bytes, or what is wrong with them.
 fn read(mut reader: impl Read, length: u64) -> Result<(usize, usize, Vec<f32>), String> {
-    let cut = |e: std::io::Error| format!("ends early: {e}");
+    let cut = |e: std::io::Error| format!("is truncated: {e}");
     let mut start = [0; 8];
     reader.read_exact(&mut start).map_err(cut)?;
     let [magic @ .., major, _minor] = start;
@@ -44,7 +44,7 @@ fn read(mut reader: impl Read, length: u64) -> Result<(usize, usize, Vec<f32>), 
     reader.read_exact(&mut size[..size_bytes]).map_err(cut)?;
     let header_bytes = u32::from_le_bytes(size) as usize;
     if header_bytes > MAX_HEADER {
-        return Err(format!("declares a header of {header_bytes} bytes, at most {MAX_HEADER} are read"));
+        return Err(format!("declares a header of {header_bytes} bytes, but at most {MAX_HEADER} are allowed"));
     }
     let mut header = vec![0; header_bytes];
     reader.read_exact(&mut header).map_err(cut)?;
@@ -54,7 +54,7 @@ fn read(mut reader: impl Read, length: u64) -> Result<(usize, usize, Vec<f32>), 
     let bytes = (count as u64).checked_mul(kind.size() as u64);
     let found = length.saturating_sub((8 + size_bytes + header_bytes) as u64);
     if bytes != Some(found) {
-        return Err(format!("holds {found} bytes of numbers, which is not {rows} x {columns} x {}", kind.size()));
+        return Err(format!("has {found} bytes of data, expected {rows} x {columns} x {}", kind.size()));
     }
     let mut values = Vec::new();
     if count == 0 {
@@ -106,7 +106,9 @@ fn parse(header: &str) -> Result<(Kind, usize, usize), String> {
         Some("<f2") => Kind::F2,
         Some("<f4") => Kind::F4,
         Some("<f8") => Kind::F8,
-        other => return Err(format!("holds {}, expected '<f2', '<f4' or '<f8'", other.unwrap_or("a structure"))),
+        other => {
+            return Err(format!("has element type {}, expected '<f2', '<f4' or '<f8'", other.unwrap_or("a structure")));
+        }
     };
     if !after("fortran_order")?.starts_with("False") {
         return Err("is stored column by column, expected row by row".into());
@@ -117,7 +119,7 @@ fn parse(header: &str) -> Result<(Kind, usize, usize), String> {
         shape.split(',').map(str::trim).filter(|e| !e.is_empty()).map(|e| e.parse().ok()).collect();
     match extents.as_deref() {
         Some(&[rows, columns]) => Ok((kind, rows, columns)),
-        _ => Err(format!("has the shape ({shape}), expected (rows, columns)")),
+        _ => Err(format!("has shape ({shape}), expected (rows, columns)")),
     }
 }
 
@@ -166,7 +168,7 @@ mod tests {
             ("{'descr': '<f4', 'fortran_order': False, 'shape': (9223372036854775807, 4), }", "declares"),
             ("{'descr': '<f4', 'fortran_order': False, 'shape': (-1, 2), }", "(-1, 2)"),
             ("{'descr': '<f4', 'fortran_order': False, 'shape': ", "malformed"),
-            ("{'descr': [('a', '<f4')], 'fortran_order': False, 'shape': (1, 2), }", "holds a"),
+            ("{'descr': [('a', '<f4')], 'fortran_order': False, 'shape': (1, 2), }", "has element type a"),
             ("{}", "descr"),
         ] {
             let message = read_bytes(&npy(1, header, &numbers)).unwrap_err();

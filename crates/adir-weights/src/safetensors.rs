@@ -56,7 +56,7 @@ fn check(described: Vec<(String, Described)>, data: u64, end: u64) -> Result<BTr
     let mut tensors = BTreeMap::new();
     let mut places = Vec::with_capacity(described.len());
     for (name, Described { dtype, shape: Shape(shape), data_offsets: [from, to] }) in described {
-        let dtype = parse_dtype(&dtype).ok_or_else(|| format!("tensor {name:?}: element type {dtype:?} is unknown"))?;
+        let dtype = parse_dtype(&dtype).ok_or_else(|| format!("tensor {name:?}: unknown element type {dtype:?}"))?;
         let bytes = shape.iter().try_fold(dtype.size(), |bytes, &extent| bytes.checked_mul(extent));
         if bytes.is_none_or(|bytes| from.checked_add(bytes as u64) != Some(to)) {
             return Err(format!("tensor {name:?}: {dtype:?} {shape:?} does not fill bytes {from}..{to}"));
@@ -80,7 +80,7 @@ fn check(described: Vec<(String, Described)>, data: u64, end: u64) -> Result<BTr
         expected = to;
     }
     if expected != end - data {
-        return Err(format!("{} bytes of data, but its tensors take {expected}", end - data));
+        return Err(format!("{} bytes of data, but the tensors need {expected}", end - data));
     }
     Ok(tensors)
 }

@@ -15,7 +15,7 @@ use flate2::read::DeflateDecoder;
 
 use crate::{Error, Result};
 
-/// Bytes handed over at a time; a multiple of every element size.
+/// Chunk size in bytes; a multiple of every element size.
 pub(crate) const CHUNK: usize = 1 << 20;
 
 /// Random access to the bytes of one model file.
@@ -133,12 +133,15 @@ impl Source {
         let wanted = buffer.len();
         let end = offset.checked_add(wanted as u64).filter(|&end| end <= self.len);
         let Some(end) = end else {
-            return Err(self.error(format!("{wanted} bytes at offset {offset} lie beyond its {} bytes", self.len)));
+            return Err(self.error(format!(
+                "{wanted} bytes at offset {offset} are beyond the end of the file ({} bytes)",
+                self.len
+            )));
         };
         match &self.bytes {
             Bytes::Memory(bytes) => {
                 let slice = bytes.get(offset as usize..end as usize);
-                buffer.copy_from_slice(slice.ok_or_else(|| self.error("shorter than it was"))?);
+                buffer.copy_from_slice(slice.ok_or_else(|| self.error("the file became shorter while it was read"))?);
                 Ok(())
             }
             Bytes::Reader(reader) => {
@@ -155,9 +158,10 @@ impl Source {
     /// The bytes `offset..offset + len` in one piece; fails before allocating if the file is shorter.
     pub fn read_vec(&self, offset: u64, len: u64) -> Result<Vec<u8>> {
         if offset.checked_add(len).is_none_or(|end| end > self.len) {
-            return Err(self.error(format!("{len} bytes at offset {offset} lie beyond its {} bytes", self.len)));
+            return Err(self
+                .error(format!("{len} bytes at offset {offset} are beyond the end of the file ({} bytes)", self.len)));
         }
-        let len = usize::try_from(len).map_err(|_| self.error(format!("{len} bytes do not fit this machine")))?;
+        let len = usize::try_from(len).map_err(|_| self.error(format!("{len} bytes exceed the address space")))?;
         let mut buffer = vec![0; len];
         self.read_exact_at(offset, &mut buffer)?;
         Ok(buffer)
@@ -173,7 +177,9 @@ impl Source {
         mut take: impl FnMut(&[u8]) -> Result<()>,
     ) -> Result<()> {
         if start.checked_add(len).is_none_or(|end| end > region.len) {
-            return Err(self.error(format!("bytes {start} to {start}+{len} lie beyond a run of {}", region.len)));
+            return Err(
+                self.error(format!("bytes {start} to {start}+{len} are beyond the {} bytes of the entry", region.len))
+            );
         }
         if let Packing::Deflated { .. } = region.packing {
             let reader = RegionReader { source: self, position: region.offset, end: region.end() };

@@ -45,7 +45,7 @@ pub(crate) fn read(source: &Source) -> Result<(BTreeMap<String, Stored>, Vec<Reg
     let mut found = Search { heap: &heap, tensors: BTreeMap::new(), path: String::new(), names: 0, visits: 0 };
     found.visit(root, 0).map_err(|message| source.error(message))?;
     if found.tensors.is_empty() {
-        return Err(source.error("a pickle that describes no tensor"));
+        return Err(source.error("the pickle describes no tensor"));
     }
     let mut tensors = BTreeMap::new();
     for (name, tensor) in found.tensors {
@@ -76,7 +76,7 @@ fn read_zip(source: &Source) -> Result<Content> {
     let mut pickles = entries.keys().filter_map(|name| name.strip_suffix("data.pkl"));
     let mut folders = pickles.by_ref().filter(|folder| folder.matches('/').count() <= 1);
     let (Some(folder), None) = (folders.next(), folders.next()) else {
-        return Err(source.error("a zip archive without exactly one data.pkl: not a PyTorch checkpoint"));
+        return Err(source.error("not a PyTorch checkpoint: the zip archive must contain exactly one data.pkl"));
     };
     let entry = |name: &str| entries.get(&format!("{folder}{name}")).copied();
     if let Some(order) = entry("byteorder")
@@ -86,7 +86,7 @@ fn read_zip(source: &Source) -> Result<Content> {
     }
     let pickle = entry("data.pkl").unwrap_or(Region::plain(0, 0));
     if pickle.len > MAX_PICKLE {
-        return Err(source.error(format!("a pickle of {} bytes, at most {MAX_PICKLE}", pickle.len)));
+        return Err(source.error(format!("the pickle has {} bytes, but at most {MAX_PICKLE} are allowed", pickle.len)));
     }
     let pickle = source.read_region(pickle)?;
     let mut heap = Heap::default();
@@ -118,7 +118,7 @@ fn read_legacy(source: &Source) -> Result<Content> {
     };
     let (version, _) = next(&mut heap)?;
     if !matches!(heap.get(version), Node::Int(LEGACY_VERSION)) {
-        return Err(source.error(format!("a PyTorch stream of an unknown version, expected {LEGACY_VERSION}")));
+        return Err(source.error(format!("unknown version of the PyTorch stream, expected {LEGACY_VERSION}")));
     }
     let (system, _) = next(&mut heap)?;
     if is_big_endian(&heap, system) {
@@ -133,7 +133,7 @@ fn read_legacy(source: &Source) -> Result<Content> {
         })
         .collect();
     let Node::List(keys) = heap.get(keys) else {
-        return Err(source.error("a PyTorch stream without its list of storages"));
+        return Err(source.error("the PyTorch stream has no list of storages"));
     };
     let mut regions = Regions::new();
     for key in keys {
@@ -145,7 +145,7 @@ fn read_legacy(source: &Source) -> Result<Content> {
         let end = len.and_then(|len| offset.checked_add(8)?.checked_add(len)).filter(|&end| end <= source.len());
         let (Some(len), Some(end)) = (len, end) else {
             let len = storage.len;
-            return Err(source.error(format!("storage {key:?} does not hold its {len} elements: the file is damaged")));
+            return Err(source.error(format!("storage {key:?} has fewer than {len} elements: the file is damaged")));
         };
         regions.insert(key.to_owned(), Region::plain(offset + 8, len));
         offset = end;
@@ -249,7 +249,7 @@ impl<'a> Search<'a> {
     fn visit(&mut self, id: Id, depth: usize) -> Result<(), String> {
         self.visits += 1;
         if self.visits > MAX_VISITS {
-            return Err(format!("more than {MAX_VISITS} values to search for tensors"));
+            return Err(format!("more than {MAX_VISITS} values: the search for tensors stops"));
         }
         if depth > MAX_DEPTH {
             return Err(format!("containers nested more than {MAX_DEPTH} deep"));
@@ -265,7 +265,7 @@ impl<'a> Search<'a> {
                     return Err(format!("more than {MAX_TENSORS} tensors, or names of more than {MAX_NAMES} bytes"));
                 }
                 if self.tensors.insert(name.to_owned(), tensor).is_some() {
-                    return Err(format!("two tensors are called {:?}", self.path));
+                    return Err(format!("two tensors are named {:?}", self.path));
                 }
             }
             Node::List(items) => self.visit_numbered(items, depth)?,
@@ -297,7 +297,7 @@ impl<'a> Search<'a> {
             return Ok(());
         }
         if key.len() > MAX_KEY {
-            return Err(format!("a key of {} bytes, at most {MAX_KEY}", key.len()));
+            return Err(format!("a key has {} bytes, but at most {MAX_KEY} are allowed", key.len()));
         }
         let parent = self.path.len();
         if parent > 0 {

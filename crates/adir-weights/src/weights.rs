@@ -1,8 +1,8 @@
 //! Model weights: named tensors in a safetensors file or a PyTorch checkpoint, read one at a time.
 //!
 //! Opening reads the names, shapes and places; each `read_*` then reads one tensor, and `stream` one after the other, so
-//! that a large checkpoint is never in memory twice. Which of the two formats a file is, its content says, not its
-//! name. Floating-point values are checked to be finite on the way, since nothing after this would
+//! that a large checkpoint is never in memory twice. The format is recognised by content, not by file name.
+//! Floating-point values are checked to be finite on the way, since nothing after this would
 //! notice a poisoned weight before a whole image is spoilt.
 
 use std::borrow::Cow;
@@ -57,7 +57,7 @@ impl Dtype {
     }
 }
 
-/// What a stored tensor is.
+/// Type and shape of a stored tensor.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct TensorInfo {
     /// Element type.
@@ -262,7 +262,7 @@ impl WeightFile {
     }
 
     fn wrong_kind(&self, name: &str, stored: &Stored, expected: &str) -> Error {
-        self.source.error(format!("tensor {name:?} holds {:?} values, expected {expected}", stored.info.dtype))
+        self.source.error(format!("tensor {name:?} contains {:?}, expected {expected}", stored.info.dtype))
     }
 
     fn read_floats<T: Element>(&self, name: &str) -> Result<Vec<T>> {

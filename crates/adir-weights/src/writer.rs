@@ -101,7 +101,7 @@ fn header<'a>(
     let mut from = 0_usize;
     for &TensorSpec { name, shape, dtype } in sorted {
         if name.len() > MAX_NAME || name == METADATA {
-            return invalid(name, format!("names have at most {MAX_NAME} bytes and are not {METADATA}"));
+            return invalid(name, format!("a name must have at most {MAX_NAME} bytes and must not be {METADATA}"));
         }
         let dtype_name = match dtype {
             Dtype::F16 => "F16",

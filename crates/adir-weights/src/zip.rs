@@ -57,7 +57,7 @@ fn directory(source: &Source) -> Result<(u64, u64)> {
             && u16_at(record, 20).is_some_and(|comment| record.len() == END_LEN + usize::from(comment))
     };
     let end = (0..=tail.len().saturating_sub(END_LEN)).rev().find(is_end);
-    let end = end.ok_or_else(|| broken("no table of contents: the file is cut off"))?;
+    let end = end.ok_or_else(|| broken("no table of contents: the file is truncated"))?;
     let record = &tail[end..];
     let small = u32_at(record, 16).zip(u32_at(record, 12)).map(|(offset, len)| (u64::from(offset), u64::from(len)));
     let mut limit = tail_offset + end as u64;
@@ -154,7 +154,7 @@ fn locate(source: &Source, entry: &Entry, directory: u64) -> Result<Region> {
     // No overflow: the header was read at this offset.
     let offset = entry.header + 30 + u64::from(name) + u64::from(extra);
     if offset.checked_add(entry.compressed).is_none_or(|end| end > directory) {
-        return Err(broken("lies beyond the archive's data"));
+        return Err(broken("is beyond the data of the archive"));
     }
     // Writers that skip checksums leave a zero.
     let crc = Some(entry.crc).filter(|&crc| crc != 0);

@@ -11,13 +11,14 @@ use crate::{Error, Result};
 /// Precision that a network computes in.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
+#[non_exhaustive]
 pub enum Precision {
     /// 32-bit float.
     #[default]
     F32,
     /// 64-bit float, on the CPU.
     F64,
-    /// bfloat16 on GPUs; on CPUs with AVX-512 BF16, convolutions multiply in it.
+    /// bfloat16, on GPUs; on CPUs with AVX-512 BF16 only the products of convolutions.
     Bf16,
     /// 16-bit float, on GPUs.
     F16,
@@ -89,9 +90,7 @@ impl Compute {
             Precision::Bf16 if Isa::has_bf16_products() => {
                 Ok(Self { bf16_products: true, ..Self::new(&device, DType::F32) })
             }
-            Precision::Bf16 => {
-                Err(Error::config("--dtype bf16: this processor has no instructions for it (AVX-512 BF16); use f32"))
-            }
+            Precision::Bf16 => Err(Error::config("--dtype bf16: this processor lacks AVX-512 BF16; use f32")),
         }
     }
 }

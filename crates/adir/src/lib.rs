@@ -1,6 +1,6 @@
-//! Image restoration for a known degradation: given y = A x + e, sample x from a pretrained
-//! diffusion model with a closed-form guidance that keeps every step in agreement with y, after
-//! adapting the model at test time to images that resemble y.
+//! Image restoration for a known degradation. Given y = A x + e, sample x from a pretrained diffusion model.
+//! Closed-form guidance keeps every step in agreement with y, and the model can be adapted at test time to images that
+//! resemble y.
 //!
 //! The method is *ADIR: Adaptive Diffusion for Image Reconstruction* (arXiv 2212.03221). The map of
 //! the crate is in `ARCHITECTURE.md`; the invariants that hold everywhere:

@@ -12,9 +12,10 @@ use rayon::prelude::*;
 
 use crate::tensor::{Device, Tensor};
 
-/// What numbers are drawn for. Streams never share a number.
+/// Purpose of the random numbers. Streams never overlap.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[repr(u16)]
+#[non_exhaustive]
 pub enum Stream {
     /// The initial noise and the steps of a sampler.
     Sampling = 0,
@@ -30,7 +31,7 @@ pub enum Stream {
     Initialization = 5,
 }
 
-/// What is made of the bits; part of the counter, so that a uniform and a normal number are independent too.
+/// Distribution; part of the counter, so that uniform and normal numbers are independent too.
 #[derive(Debug, Clone, Copy)]
 #[repr(u16)]
 enum Kind {
@@ -120,7 +121,7 @@ impl Noise {
         values
     }
 
-    /// The two 64-bit words at one place of the counter.
+    /// The two 64-bit words of one counter value.
     fn words(&self, kind: Kind, index: u64, step: u32) -> [u64; 2] {
         let purpose = (kind as u32) << 16 | self.stream as u32;
         let [a, b, c, d] = philox4x32_10(

@@ -163,11 +163,11 @@ impl Problem {
         match (task, &self.kernel) {
             (Task::Deblur, None) => {
                 return Err(Error::config(
-                    "the task deblur needs a kernel, for example --kernel box:5 (among the tasks of eval: deblur:box:5)",
+                    "the task deblur needs a kernel, for example --kernel box:5 (in eval: deblur:box:5)",
                 ));
             }
             (Task::Deblur | Task::SuperResolution { .. }, _) | (_, None) => {}
-            (task, Some(_)) => return Err(Error::config(format!("a kernel has no meaning for the task {task}"))),
+            (task, Some(_)) => return Err(Error::config(format!("the task {task} takes no kernel"))),
         }
         match (task, &self.mask) {
             (Task::Inpaint, None) => {

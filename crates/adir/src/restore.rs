@@ -1,4 +1,4 @@
-//! One restoration: ties operator, guidance and sampler together, and nothing else does.
+//! One restoration: combines operator, guidance and sampler.
 //!
 //! [`RestorePlan::new`] checks everything against the observation and the facts of the network before any weights
 //! are loaded; the plan then yields a sampler for each sample. The surprising decision: where the
@@ -117,17 +117,17 @@ impl RestorePlan {
         &self.choices
     }
 
-    /// Network evaluations a sample.
+    /// Network evaluations per sample.
     pub fn steps(&self) -> usize {
         self.schedule.len()
     }
 
-    /// Shape of what is sampled: the result's, with sides rounded up to what the network takes.
+    /// Shape of the sampled canvas: the result's, with sides rounded up to multiples that the network accepts.
     pub fn canvas(&self) -> ImageShape {
         self.canvas
     }
 
-    /// The noise of one sample; samples of one seed differ, and each is the same whatever their number.
+    /// The noise of one sample. It depends on seed and sample index, not on the number of samples.
     pub fn noise(&self, sample: usize) -> Noise {
         Noise::new(self.seed.wrapping_add((sample as u64) << 32), Stream::Sampling)
     }

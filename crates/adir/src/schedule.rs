@@ -1,17 +1,18 @@
 //! Noise schedules and the posterior coefficients of Eq. 3-5, all in f64.
 //!
 //! A [`Schedule`] is either the one a network was trained with, or that one respaced to fewer steps;
-//! in both cases [`Schedule::timestep`] says which original index the network must be given at a step,
-//! which is the one surprise here: the step counts 0..len, the network sees 0..1000.
+//! in both cases [`Schedule::timestep`] is the original index that the network receives. Steps count 0..len; the
+//! network sees 0..1000.
 
 use crate::{Error, Result};
 
-/// 0-based index into the original schedule; the paper's t is this + 1, said once, here.
+/// 0-based index into the original schedule. The paper's t is this index plus 1.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Timestep(pub u16);
 
 /// Families of beta schedules.
 #[derive(Debug, Clone, Copy, PartialEq)]
+#[non_exhaustive]
 pub enum BetaSchedule {
     /// Linear from 1e-4 to 0.02 at 1000 steps, scaled by 1000/T (guided-diffusion's `linear`).
     Linear,
@@ -50,6 +51,7 @@ impl BetaSchedule {
 
 /// Which steps of the original schedule a sampler visits (guided-diffusion's `timestep_respacing`).
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum Respacing {
     /// Every step.
     All,
@@ -88,7 +90,7 @@ impl Respacing {
             Self::Stride(count) => (1..total.max(2))
                 .map(|stride| (0..total).step_by(stride).collect::<Vec<_>>())
                 .find(|kept| kept.len() == *count)
-                .ok_or_else(|| Error::config(format!("no integer stride gives {count} of {total} steps")))?,
+                .ok_or_else(|| Error::config(format!("no integer stride visits {count} of {total} steps")))?,
             Self::Sections(counts) => {
                 let sections = counts.len().max(1);
                 let (size_per, extra) = (total / sections, total % sections);
@@ -97,7 +99,7 @@ impl Respacing {
                 for (i, &count) in counts.iter().enumerate() {
                     let size = size_per + usize::from(i < extra);
                     if size < count {
-                        return Err(Error::config(format!("cannot divide a section of {size} steps into {count}")));
+                        return Err(Error::config(format!("a section of {size} steps has no {count} steps to visit")));
                     }
                     let stride = if count <= 1 { 1.0 } else { (size - 1) as f64 / (count - 1) as f64 };
                     let mut position = 0.0_f64;
@@ -121,6 +123,7 @@ impl Respacing {
 /// How the variance of a reverse step is chosen.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 #[serde(rename_all = "snake_case")]
+#[non_exhaustive]
 pub enum VarianceKind {
     /// The network interpolates between beta-tilde and beta in the logarithm (learned sigma).
     LearnedRange,
@@ -130,7 +133,7 @@ pub enum VarianceKind {
     FixedSmall,
 }
 
-/// One schedule: betas, and all that Eq. 3-5 need from them.
+/// A schedule: betas and the coefficients of Eq. 3-5.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Schedule {
     timesteps: Vec<Timestep>,
@@ -154,7 +157,7 @@ impl Schedule {
     /// As [`Schedule::new`].
     pub fn from_betas(beta: Vec<f64>) -> Result<Self> {
         if beta.is_empty() || beta.len() > 1 << 16 {
-            return Err(Error::config(format!("a schedule has 1 to 65536 steps, not {}", beta.len())));
+            return Err(Error::config(format!("a schedule must have 1 to 65536 steps, found {}", beta.len())));
         }
         if let Some(b) = beta.iter().find(|b| !(**b > 0.0 && **b < 1.0)) {
             return Err(Error::config(format!("beta {b} is not between 0 and 1")));
@@ -182,7 +185,7 @@ impl Schedule {
     /// [`Error::Config`] when `steps` is empty, not ascending, or beyond the end.
     pub fn at(&self, steps: &[usize]) -> Result<Self> {
         if steps.is_empty() || steps.windows(2).any(|w| w[0] >= w[1]) || steps[steps.len() - 1] >= self.len() {
-            return Err(Error::config(format!("steps must ascend within 0..{}", self.len())));
+            return Err(Error::config(format!("steps must be ascending and below {}", self.len())));
         }
         let mut previous = 1.0;
         let beta: Vec<f64> = steps
@@ -217,7 +220,7 @@ impl Schedule {
         self.original_alpha_bar == trained.alpha_bar
     }
 
-    /// What the network is given at step `i`: the index into the original schedule.
+    /// The index into the original schedule that the network receives at step `i`.
     pub fn timestep(&self, i: usize) -> Timestep {
         self.timesteps[i]
     }

@@ -1,4 +1,4 @@
-//! The one place with framework aliases and the helpers the framework lacks.
+//! Aliases of framework types, and helpers that the framework lacks.
 
 use burn::tensor::TensorData;
 
@@ -38,12 +38,12 @@ pub fn cpu() -> Device {
     Device::flex()
 }
 
-/// The device of that name: `cpu`, or `cuda`, `vulkan`, `metal`, `rocm` in builds with that feature; `:N`
-/// behind a GPU's name picks the N-th (from 0).
+/// Opens a device by name: `cpu`, or in builds with that feature `cuda`, `vulkan`, `metal` or `rocm`. `NAME:N` is the
+/// N-th GPU, counted from 0.
 ///
 /// # Errors
-/// [`Error::Config`] for an unknown name, or a device this build was made without; [`Error::Backend`] where the
-/// machine has no such device, or no driver for it.
+/// [`Error::Config`] for an unknown name or a device missing from this build; [`Error::Backend`] when the machine has
+/// no such device or driver.
 pub fn device(name: &str) -> Result<Device> {
     let (kind, index) = match name.split_once(':') {
         Some((kind, n)) => {
@@ -64,19 +64,19 @@ pub fn device(name: &str) -> Result<Device> {
         "metal" => answering(name, Device::metal(gpu(index))),
         #[allow(unreachable_patterns)] // of what this build was made with
         "cuda" | "rocm" | "vulkan" | "metal" => Err(Error::config(format!(
-            "this program was built without {kind}: build it again with `--features {kind}`, or use the device cpu"
+            "this program was built without {kind}: rebuild it with `--features {kind}`, or use --device cpu"
         ))),
         _ => Err(Error::config(format!("unknown device {name:?}: expected cpu, cuda, vulkan, metal or rocm"))),
     }
 }
 
-/// The device, once it has added two numbers.
+/// The device, after a test that it can add two numbers.
 #[cfg(any(feature = "cuda", feature = "rocm", feature = "vulkan", feature = "metal"))]
 fn answering(name: &str, device: Device) -> Result<Device> {
     let sum = catching(|| to_f32(&from_f32(vec![1.0, 2.0], [2], &device).sum()));
     let why = match sum {
         Ok(Ok(sum)) if sum == [3.0] => return Ok(device),
-        Ok(Ok(sum)) => format!("1 + 2 gives {sum:?} on it"),
+        Ok(Ok(sum)) => format!("it computes 1 + 2 = {sum:?}"),
         Ok(Err(error)) => error.to_string(),
         Err(message) => message,
     };
@@ -89,7 +89,7 @@ fn answering(name: &str, device: Device) -> Result<Device> {
 fn catching<T>(task: impl FnOnce() -> T) -> std::result::Result<T, String> {
     std::panic::catch_unwind(std::panic::AssertUnwindSafe(task)).map_err(|payload| {
         let text = payload.downcast_ref::<String>().map(String::as_str).or_else(|| payload.downcast_ref().copied());
-        let line = text.and_then(|text| text.lines().next()).unwrap_or("it gave no reason");
+        let line = text.and_then(|text| text.lines().next()).unwrap_or("no reason given");
         // Some list all names of all libraries that they looked for.
         line.chars().take(200).collect()
     })
@@ -118,12 +118,12 @@ pub fn from_f64<const D: usize>(values: Vec<f64>, shape: [usize; D], device: &De
 
 /// The values as f32, row-major, converted from whatever the tensor holds.
 pub fn to_f32<const D: usize>(tensor: &Tensor<D>) -> Result<Vec<f32>> {
-    tensor.try_to_vec_as::<f32>().map_err(|e| Error::Backend(format!("reading a tensor: {e:?}")))
+    tensor.try_to_vec_as::<f32>().map_err(|e| Error::Backend(format!("cannot read a tensor: {e:?}")))
 }
 
 /// The values as f64, row-major, converted from whatever the tensor holds.
 pub fn to_f64<const D: usize>(tensor: &Tensor<D>) -> Result<Vec<f64>> {
-    tensor.try_to_vec_as::<f64>().map_err(|e| Error::Backend(format!("reading a tensor: {e:?}")))
+    tensor.try_to_vec_as::<f64>().map_err(|e| Error::Backend(format!("cannot read a tensor: {e:?}")))
 }
 
 /// Errors with [`Error::Numerical`] naming `what` if any value is NaN or infinite.
@@ -145,6 +145,6 @@ mod tests {
         assert_eq!(catching(|| 3), Ok(3));
         assert_eq!(catching(|| panic!("no adapter found\nmore")), Err::<(), _>("no adapter found".into()));
         assert_eq!(catching(|| panic!("{} adapters\nmore", 0)), Err::<(), _>("0 adapters".into()));
-        assert_eq!(catching(|| std::panic::panic_any(7)), Err::<(), _>("it gave no reason".into()));
+        assert_eq!(catching(|| std::panic::panic_any(7)), Err::<(), _>("no reason given".into()));
     }
 }

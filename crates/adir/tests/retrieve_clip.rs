@@ -89,6 +89,6 @@ fn what_does_not_fit_is_refused() {
     let message = clip.text("a cat").unwrap_err().to_string();
     assert!(message.contains("99 tokens"), "{message}");
     let other = fixture("efficientnet_lite0.safetensors");
-    assert!(Clip::open(&other, None, &cpu()).unwrap_err().to_string().contains("no CLIP"));
+    assert!(Clip::open(&other, None, &cpu()).unwrap_err().to_string().contains("not a CLIP"));
     assert!(Clip::open(&fixture("."), None, &cpu()).unwrap_err().to_string().contains("model.safetensors"));
 }

@@ -30,5 +30,5 @@ fn features_are_those_of_the_published_network() {
 #[test]
 fn a_text_is_refused() {
     let message = EfficientNetLite0::embedded(&cpu()).unwrap().text("a cat").unwrap_err().to_string();
-    assert!(message.contains("pictures only"), "{message}");
+    assert!(message.contains("cannot embed text"), "{message}");
 }

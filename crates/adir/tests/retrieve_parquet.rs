@@ -35,7 +35,7 @@ fn refuses_what_it_does_not_read() {
         (texts("embeddings.parquet", "caption"), "nothing in row 0"),
         (texts("embeddings.parquet", "embedding"), "a list in row 0"),
         (vectors("embeddings.parquet", "image_path"), "a text in row 0"),
-        (vectors("embeddings_ragged.parquet", "embedding"), "1 numbers in row 1, 2 in"),
+        (vectors("embeddings_ragged.parquet", "embedding"), "1 numbers in row 1, but 2 in"),
         (texts("embeddings_zstd.parquet", "image_path"), "zstd"),
         (texts("parquet.py", "image_path"), "Parquet"),
         (texts("nowhere.parquet", "image_path"), "nowhere"),

@@ -1,4 +1,4 @@
-//! `adir adapt`: adapters made, listed, named, taken along, merged.
+//! `adir adapt`: creates and manages adapters.
 
 use std::path::{Path, PathBuf};
 
@@ -22,9 +22,9 @@ use crate::model::ModelArgs;
 use crate::out::check_output;
 use crate::store::Store;
 
-/// Adapt the model ahead of a restoration, and manage what adaptations left behind.
+/// Adapt the model ahead of a restoration, and manage adapters.
 ///
-/// An ADAPTER is a file, or the name or the first digits of the key of one in the cache; `restore --adapter`
+/// ADAPTER is a file, or the name or the first digits of the key of an adapter in the cache. `restore --adapter`
 /// samples with it.
 #[derive(Debug, Args)]
 pub struct AdaptCommandArgs {
@@ -34,27 +34,27 @@ pub struct AdaptCommandArgs {
 
 #[derive(Debug, Subcommand)]
 enum AdaptCommand {
-    /// Adapt the model to the images of a gallery that are nearest to an image, or to that image itself
+    /// Adapt the model to the gallery images nearest to an image, or to that image itself
     ///
-    /// Several observations (or a folder of them) are put into groups by what they have among their nearest images, and
-    /// each group shares one adaptation, to the images that most of it have among theirs. All adapters get the same name;
-    /// `restore --adapter NAME` takes the one that was made for its observation.
+    /// Several observations, or a folder of them, are grouped by their nearest images. Each group shares one adapter,
+    /// trained on the images that most of its members have in common. All adapters get the same name; `restore
+    /// --adapter NAME` picks the one made for its observation.
     Create(Box<CreateArgs>),
     /// List the adapters in the cache
     List {
         #[command(flatten)]
         store: Store,
-        /// One JSON object a line
+        /// Print one JSON object per line
         #[arg(long)]
         json: bool,
     },
-    /// Print all that an adapter says of itself, as JSON
+    /// Print the description of an adapter as JSON
     Info {
         adapter: PathBuf,
         #[command(flatten)]
         store: Store,
     },
-    /// Give an adapter another name
+    /// Rename an adapter
     Rename {
         adapter: PathBuf,
         name: String,
@@ -65,11 +65,11 @@ enum AdaptCommand {
     },
     /// Copy an adapter to a file: LoRA factors under diffusers' names, or all weights
     Export(Writing),
-    /// Write the model with the adapter in it, as weights of their own for --model
+    /// Write the model with the adapter merged in, as complete weights for --model
     Merge {
         #[command(flatten)]
         writing: Writing,
-        /// Half the size: numbers are rounded to f16
+        /// Store f16 instead of f32, half the size
         #[arg(long)]
         f16: bool,
     },
@@ -81,11 +81,11 @@ enum AdaptCommand {
     },
 }
 
-/// An adapter, and the file to write from it.
+/// An adapter and an output file.
 #[derive(Debug, Args)]
 struct Writing {
     adapter: PathBuf,
-    /// The file (.safetensors)
+    /// File to write (.safetensors)
     #[arg(short, long)]
     output: PathBuf,
     /// Replace an existing file
@@ -108,13 +108,13 @@ impl Writing {
 
 #[derive(Debug, Args)]
 struct CreateArgs {
-    /// The observation, or any image like those to restore; several of them, or folders
+    /// The observation, or any image like those to restore; several images or folders are allowed
     #[arg(required = true)]
     images: Vec<PathBuf>,
-    /// What to call the adapter [default: the name of the first image or folder]
+    /// Name of the adapter [default: the name of the first image or folder]
     #[arg(long)]
     name: Option<String>,
-    /// Also write it to this file (.safetensors); for several observations, to files in this folder
+    /// Also write the adapter to this file (.safetensors); for several observations, to files in this folder
     #[arg(short, long)]
     output: Option<PathBuf>,
     /// Group observations whose nearest images overlap by at least this share on average, 0 to 1
@@ -123,7 +123,7 @@ struct CreateArgs {
     /// Replace an existing file
     #[arg(long)]
     overwrite: bool,
-    /// Named settings: fast, balanced (twice the change of the weights), paper (400 steps on all weights)
+    /// Preset: fast, balanced (twice the change of the weights), paper (400 steps on all weights)
     #[arg(long, default_value = "fast", value_parser = preset())]
     preset: Preset,
     #[command(flatten)]
@@ -170,7 +170,7 @@ pub fn run(args: &AdaptCommandArgs, log: &Log) -> Result<u8> {
         }
         AdaptCommand::Remove { adapter, store } => {
             if adapter.is_file() {
-                return Err(Error::config("expected the name or key of an adapter in the cache, not a file"));
+                return Err(Error::config("remove takes the name or key of an adapter in the cache, not a file"));
             }
             let path = store.open()?.find_adapter(adapter, None)?;
             std::fs::remove_file(&path).map_err(|e| Error::io(path, e))?;
@@ -207,10 +207,10 @@ impl Image {
 
 fn create(args: &CreateArgs, log: &Log) -> Result<()> {
     if args.adaptation.no_cache && args.output.is_none() {
-        return Err(Error::config("with --no-cache the adapter needs a file: give one with -o"));
+        return Err(Error::config("--no-cache needs a file for the adapter: give one with -o"));
     }
     let name = args.name.as_deref().map(checked_name).transpose()?;
-    // What is asked for is made, whatever held-out images say of it.
+    // `create` keeps the adapter whatever the held-out images say.
     let request = args.adaptation.request(args.preset)?;
     let request =
         request.ok_or_else(|| Error::config("nothing to adapt to: give --gallery FOLDER, or --adapt self"))?;
@@ -241,10 +241,10 @@ fn create_one(
     finish(args, engine, found, Label { name, serves: vec![image.content.to_string()] }, args.output.as_deref(), log)
 }
 
-/// One adapter for every group of observations that have much of their nearest images in common.
+/// One adapter per group of observations with similar neighbours.
 fn create_shared(args: &CreateArgs, engine: &Engine, plan: &AdaptPlan, name: Option<String>, log: &Log) -> Result<()> {
     if plan.request().target == Target::Itself {
-        return Err(Error::config("--adapt self adapts to one observation: give one, or --gallery"));
+        return Err(Error::config("--adapt self takes a single observation: give only one, or use --gallery"));
     }
     let files = observations(&args.images)?;
     let first = args.images[0].canonicalize().map_err(|e| Error::input(&args.images[0], e.to_string()))?;
@@ -269,7 +269,7 @@ fn create_shared(args: &CreateArgs, engine: &Engine, plan: &AdaptPlan, name: Opt
         watcher.finish();
         finish(args, engine, found, label, output(number).as_deref(), log)?;
         for image in members {
-            say!("              for {}", image.file.display())?;
+            say!("              serves {}", image.file.display())?;
         }
     }
     Ok(())
@@ -282,7 +282,7 @@ fn observations(paths: &[PathBuf]) -> Result<Vec<PathBuf>> {
         if path.is_dir() {
             let names = image_files(path)?;
             if names.is_empty() {
-                return Err(Error::input(path, "holds no images"));
+                return Err(Error::input(path, "contains no images"));
             }
             all.extend(names.iter().map(|name| path.join(name)));
         } else {
@@ -307,17 +307,17 @@ fn finish(
         found.adapter.save(output, &found.info, &*engine.prior(&watch)?)?;
     }
     if found.from_cache {
-        log.info("found in the cache: nothing was trained");
+        log.info("found in the cache; nothing was trained");
     }
     say!("{}", summary(&found.key, &found.info))
 }
 
-/// Names are shown in lines of a list and given on command lines.
+/// Checks a name: it must fit in a list and on a command line.
 fn checked_name(name: &str) -> Result<String> {
     let good = !name.is_empty() && name.len() <= 128 && !name.starts_with('-') && !name.contains(char::is_control);
     if !good {
         return Err(Error::config(format!(
-            "the name {name:?}: expected 1 to 128 bytes without control characters, not starting with -"
+            "invalid name {name:?}: expected 1 to 128 bytes without control characters that do not start with -"
         )));
     }
     Ok(name.to_owned())

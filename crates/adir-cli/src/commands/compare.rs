@@ -1,4 +1,4 @@
-//! `adir compare`: how near a result is to the truth, and how well it agrees with what was measured.
+//! `adir compare`: how close a result is to the truth, and how well it agrees with the observation.
 
 use std::path::{Path, PathBuf};
 
@@ -13,7 +13,7 @@ use serde_json::{Map, Value, json};
 
 use crate::args::{DegradationArgs, measure_for};
 
-/// Compare a result with its reference, and with the observation it was made from.
+/// Compare a result with the true image, and with the observation it was restored from.
 #[derive(Debug, Args)]
 #[command(mut_arg("task", |task| task.required(false)))]
 pub struct CompareArgs {
@@ -23,12 +23,12 @@ pub struct CompareArgs {
     /// The restored image
     #[arg(required_unless_present = "list_metrics")]
     result: Option<PathBuf>,
-    /// The observation y: also tells how well A x agrees with it (needs --task)
+    /// The observation y; also prints how well A x agrees with it (needs --task)
     #[arg(long, value_name = "IMAGE", requires = "task")]
     observed: Option<PathBuf>,
     #[command(flatten)]
     degradation: Option<DegradationArgs>,
-    /// Pixels left out at each border of the luma metrics; by default the factor of srN, else 0
+    /// Pixels that luma metrics leave out at each border [default: the factor for srN, else 0]
     #[arg(long, value_name = "PIXELS")]
     border: Option<usize>,
     /// Metrics to print, in this order [default: PSNR and SSIM of RGB and luma, with --observed agreement_psnr]

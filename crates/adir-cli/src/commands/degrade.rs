@@ -14,12 +14,12 @@ use crate::args::DegradationArgs;
 use crate::log::Log;
 use crate::out::check_output;
 
-/// Make a degraded image y = A x + e from an image x.
+/// Degrade an image x to an observation y = A x + e.
 #[derive(Debug, Args)]
 pub struct DegradeArgs {
     /// The image x
     input: PathBuf,
-    /// Where to write y: 8 bit, or 32-bit float for .tif, which keeps noise beyond black and white
+    /// Where to write y: 8 bits, or 32-bit float for .tif, which keeps values beyond black and white
     #[arg(short, long)]
     output: PathBuf,
     #[command(flatten)]
@@ -49,7 +49,7 @@ pub fn run(args: &DegradeArgs, log: &Log) -> Result<u8> {
     Ok(crate::exit::DONE)
 }
 
-/// Cuts rows and columns off the end until the degradation loses none by rounding.
+/// Crops rows and columns at the end until the sides are multiples of the factor.
 fn cut_to_fit(x: Tensor<4>, degradation: &Degradation, mask: Option<&Mask>, log: &Log) -> Result<Tensor<4>> {
     let whole = ImageShape::of(&x);
     let fits = |shape: ImageShape| -> Result<ImageShape> {
@@ -65,7 +65,7 @@ fn cut_to_fit(x: Tensor<4>, degradation: &Degradation, mask: Option<&Mask>, log:
     }
     if shape != whole {
         log.warn(&format!(
-            "the image is cut from {}x{} to {}x{} (top left), which the factor divides",
+            "the image is cropped from {}x{} to {}x{} (top left), a multiple of the factor",
             whole.width, whole.height, shape.width, shape.height
         ));
     }

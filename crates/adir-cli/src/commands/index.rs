@@ -1,4 +1,4 @@
-//! `adir index`: embeddings of a folder's images, and what lies near.
+//! `adir index`: embeddings of the images in a folder, and search.
 
 use std::cell::RefCell;
 use std::path::{Path, PathBuf};
@@ -16,7 +16,7 @@ use serde_json::json;
 use crate::log::Log;
 use crate::out::check_output;
 
-/// Index the images of a folder, and find those most like an image or a text.
+/// Index the images of a folder, and find the ones most similar to an image or a text.
 #[derive(Debug, Args)]
 pub struct IndexArgs {
     #[command(subcommand)]
@@ -25,50 +25,50 @@ pub struct IndexArgs {
 
 #[derive(Debug, Subcommand)]
 enum IndexCommand {
-    /// Embed the images of a folder; files that have not changed are not embedded again
+    /// Embed the images of a folder; unchanged files are not embedded again
     Build {
         /// The folder
         folder: PathBuf,
         /// The index [default: FOLDER.index]
         #[arg(short, long)]
         output: Option<PathBuf>,
-        /// A CLIP model (file or folder); by default the embedded EfficientNet-Lite0
+        /// A CLIP model, file or folder [default: the embedded EfficientNet-Lite0]
         #[arg(long, value_name = "WEIGHTS")]
         encoder: Option<PathBuf>,
-        /// Keep f32 numbers instead of f16
+        /// Store f32 instead of f16
         #[arg(long)]
         f32: bool,
     },
-    /// List the images nearest to an image or a text, nearest first: distance in radians, path
+    /// List the images nearest to an image or a text: distance in radians and path, nearest first
     Search {
         /// The index
         index: PathBuf,
         /// The image
         #[arg(required_unless_present = "text", conflicts_with = "text")]
         image: Option<PathBuf>,
-        /// A text (needs the CLIP model that made the index)
+        /// The text (needs the CLIP model that made the index as --encoder)
         #[arg(long)]
         text: Option<String>,
-        /// The model that made the index, if it was not the embedded one
+        /// The CLIP model that made the index [default: the embedded EfficientNet-Lite0]
         #[arg(long, value_name = "WEIGHTS")]
         encoder: Option<PathBuf>,
-        /// How many
+        /// Number of images
         #[arg(short = 'k', long, default_value_t = 20)]
         neighbours: usize,
-        /// Leave out images closer than this, in radians
+        /// Leave out images closer than this angle in radians, 0 to pi
         #[arg(long, default_value_t = 0.0, value_name = "RADIANS", value_parser = crate::args::distance)]
         closer_than: f64,
-        /// One JSON object a line
+        /// Print one JSON object per line
         #[arg(long)]
         json: bool,
     },
-    /// Make an index of embeddings that were computed elsewhere, as by clip-retrieval
+    /// Make an index from embeddings computed elsewhere, for example by clip-retrieval
     ///
-    /// For clip-retrieval's folder: adir index import OUT/img_emb/*.npy --names OUT/metadata/*.parquet --folder IMAGES
-    /// --encoder CLIP -o FILE, with as many files of names as of embeddings, in the same order. FILE then serves as
+    /// For clip-retrieval's output: adir index import OUT/img_emb/*.npy --names OUT/metadata/*.parquet --folder IMAGES
+    /// --encoder CLIP -o FILE. There must be one names file per embeddings file, in the same order. Use FILE as
     /// --gallery.
     Import(Import),
-    /// Tell what an index holds
+    /// Show the contents of an index
     Info {
         /// The index
         index: PathBuf,
@@ -77,14 +77,14 @@ enum IndexCommand {
 
 #[derive(Debug, Args)]
 struct Import {
-    /// Embeddings, a row for each image: .npy arrays, or .parquet files with a column of lists
+    /// Embeddings, one row per image: .npy arrays, or .parquet files with a column of lists
     #[arg(required = true)]
     vectors: Vec<PathBuf>,
-    /// Paths of the images in the same order, a file for each of embeddings: .parquet, or text with one a line [default:
-    /// the .parquet files of the embeddings]
+    /// Paths of the images in the same order, one file per embeddings file: .parquet, or text with one path per line
+    /// [default: the .parquet files of the embeddings]
     #[arg(long, num_args = 1.., value_name = "FILE")]
     names: Vec<PathBuf>,
-    /// Folder below which the images are; names may begin with it
+    /// Folder that contains the images; paths may begin with it
     #[arg(long)]
     folder: PathBuf,
     /// The index to write
@@ -93,13 +93,13 @@ struct Import {
     /// The CLIP model that made the embeddings (file or folder); by default the embedded EfficientNet-Lite0
     #[arg(long, value_name = "WEIGHTS")]
     encoder: Option<PathBuf>,
-    /// Column of the paths in .parquet files
+    /// Column with the paths in .parquet files
     #[arg(long, default_value = "image_path", value_name = "COLUMN")]
     path_column: String,
-    /// Column of the embeddings in .parquet files
+    /// Column with the embeddings in .parquet files
     #[arg(long, default_value = "embedding", value_name = "COLUMN")]
     vector_column: String,
-    /// Keep f32 numbers instead of f16
+    /// Store f32 instead of f16
     #[arg(long)]
     f32: bool,
     /// Replace an existing index
@@ -113,7 +113,7 @@ impl Import {
         if names.len() != self.vectors.len() {
             let (files, vectors) = (names.len(), self.vectors.len());
             return Err(Error::config(format!(
-                "{files} files of --names for {vectors} of embeddings; give one for each"
+                "{files} --names files for {vectors} embeddings files; give one per embeddings file"
             )));
         }
         for input in self.vectors.iter().chain(names) {
@@ -124,7 +124,7 @@ impl Import {
         let encoder = open_encoder(self.encoder.as_deref())?;
         let precision = if self.f32 { Precision::F32 } else { Precision::F16 };
         let progress = log.progress("importing", names.len());
-        // One file after the other is in memory; the first that cannot be read ends the rows.
+        // Only one file is in memory at a time; the first unreadable file ends the rows.
         let failed = RefCell::new(None);
         let rows = self.vectors.iter().zip(names).map_while(|(vectors, names)| {
             let read = log.check().and_then(|()| self.rows(vectors, names, &root, encoder.id().dimension));
@@ -138,7 +138,7 @@ impl Import {
         }
         let index = index?;
         if index.entries().is_empty() {
-            return Err(Error::input(&self.vectors[0], "holds no embeddings"));
+            return Err(Error::input(&self.vectors[0], "contains no embeddings"));
         }
         index.save(&self.output)?;
         log.info(&format!("{}: {} images", self.output.display(), index.entries().len()));
@@ -158,7 +158,7 @@ impl Import {
             false => read_npy(vectors)?,
         };
         if dimension != expected && rows > 0 {
-            let message = format!("holds {dimension} numbers a row; the encoder (see --encoder) makes {expected}");
+            let message = format!("has {dimension} numbers per row; the encoder makes {expected} (see --encoder)");
             return Err(Error::input(vectors, message));
         }
         let paths = self.paths(names, root, rows)?;
@@ -212,7 +212,7 @@ pub fn run(args: &IndexArgs, log: &Log) -> Result<u8> {
                     (encoder.image(&picture.tensor)?, Some(ContentHash::of_file(path)?))
                 }
                 (None, Some(text)) => (encoder.text(text)?, None),
-                (None, None) => return Err(Error::config("an image or --text is needed")),
+                (None, None) => return Err(Error::config("give an image or --text")),
             };
             let exclude = Exclude { closer_than: *closer_than, content };
             for found in index.nearest(&query, *neighbours, &exclude)? {
@@ -229,7 +229,10 @@ pub fn run(args: &IndexArgs, log: &Log) -> Result<u8> {
             say!("images     {}", index.entries().len())?;
             say!("encoder    {}", index.encoder())?;
             say!("numbers    {:?}", index.precision())?;
-            say!("complete   {}", if index.is_complete() { "yes" } else { "no: build again to go on" })?;
+            say!(
+                "complete   {}",
+                if index.is_complete() { "yes" } else { "no: run `adir index build` again to continue" }
+            )?;
         }
     }
     Ok(crate::exit::DONE)

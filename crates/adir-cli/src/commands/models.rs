@@ -20,7 +20,7 @@ use crate::log::Log;
 use crate::model::ModelArgs;
 use crate::store::Store;
 
-/// List the networks the program knows, or tell what a weights file holds.
+/// List the known networks, show the contents of a weights file, or measure a network.
 #[derive(Debug, Args)]
 pub struct ModelsArgs {
     #[command(subcommand)]
@@ -31,9 +31,9 @@ pub struct ModelsArgs {
 enum ModelsCommand {
     /// List the networks that can be loaded
     List,
-    /// Measure l_simple on photographs of a folder, those that `train` holds out, in all and by timestep
+    /// Measure the loss l_simple on the held-out photographs of a folder, in total and by timestep
     Measure {
-        /// The folder given to `train`
+        /// Folder of photographs, split as by `adir train`
         folder: PathBuf,
         #[command(flatten)]
         model: ModelArgs,
@@ -43,29 +43,29 @@ enum ModelsCommand {
         /// Number of crops
         #[arg(long, default_value_t = 512)]
         crops: usize,
-        /// Measure on the photographs that `train` uses instead
+        /// Measure on the training photographs instead of the held-out ones
         #[arg(long)]
         used: bool,
-        /// Measure with this adapter: a file, or a name or key of `adir adapt list`
+        /// Measure with this adapter: a file, or a name or key shown by `adir adapt list`
         #[arg(long, value_name = "ADAPTER")]
         adapter: Option<PathBuf>,
         #[command(flatten)]
         store: Store,
     },
-    /// Tell what a weights file (or the embedded prior) holds, and whether it denoises
+    /// Show the contents of a weights file or of the embedded prior, and whether it denoises
     Info {
         #[command(flatten)]
         model: ModelArgs,
         /// Print one JSON object
         #[arg(long)]
         json: bool,
-        /// Also denoise a test pattern, which a wrong configuration cannot do
+        /// Also denoise a test pattern; fails with a wrong configuration
         #[arg(long)]
         test: bool,
     },
 }
 
-/// What `models measure` is asked.
+/// Arguments of `models measure`.
 struct Measure<'a> {
     folder: &'a Path,
     model: &'a ModelArgs,
@@ -75,7 +75,7 @@ struct Measure<'a> {
     adapter: Option<PathBuf>,
 }
 
-/// Prints the l_simple of a network on a folder of photographs, in all and by timestep.
+/// Prints the l_simple of a network on a folder of photographs, in total and by timestep.
 fn measure(args: &Measure, log: &Log) -> Result<u8> {
     let prior = args.model.engine().build()?.prior(&|_| log.flow())?;
     let mut model = (*prior).clone();
@@ -91,7 +91,7 @@ fn measure(args: &Measure, log: &Log) -> Result<u8> {
     let part = if args.used { &photographs.training } else { &photographs.held_out };
     if part.is_empty() {
         let other = if args.used { "without --used" } else { "with --used" };
-        let message = format!("all of its photographs belong to the other part; measure {other}");
+        let message = format!("contains no photographs of this part; measure {other}");
         return Err(Error::input(args.folder, message));
     }
     let found = validate(&model, part, args.crops, args.side, log)?;
@@ -125,7 +125,7 @@ pub fn run(args: &ModelsArgs, log: &Log) -> Result<u8> {
 fn list() -> Result<()> {
     let prior = Prior::describe(&Prior::embedded_file()?, None)?;
     say!("embedded prior: guided-diffusion U-Net, {:.1} M parameters", prior.parameter_count() as f64 / 1e6)?;
-    say!("from files (--model), recognised by names and shapes:")?;
+    say!("recognised by names and shapes (--model FILE):")?;
     for name in [
         "256x256_diffusion_uncond.pt, lsun_bedroom.pt, lsun_cat.pt, lsun_horse.pt",
         "256x256_diffusion.pt, 512x512_diffusion.pt, 128x128_diffusion.pt, 64x64_diffusion.pt (with --class)",
@@ -133,7 +133,7 @@ fn list() -> Result<()> {
     ] {
         say!("  {name}")?;
     }
-    say!("any other guided-diffusion U-Net with its configuration (metadata, or a .json file beside it)")?;
+    say!("any other guided-diffusion U-Net needs its configuration (metadata, or a .json file beside it)")?;
     Ok(())
 }
 

@@ -20,10 +20,10 @@ pub struct RestoreArgs {
     /// The observation y
     #[arg(required_unless_present = "input_option", conflicts_with = "input_option")]
     input: Option<PathBuf>,
-    /// The observation y (the same, as an option)
+    /// The observation y, given as an option
     #[arg(short = 'i', long = "input", value_name = "INPUT")]
     input_option: Option<PathBuf>,
-    /// Where to write x (.png, .tif, .jpg, .webp); settings and measurements go to a .json file beside it
+    /// Where to write x (.png, .tif, .jpg, .webp); a record of settings and measurements is written beside it (.json)
     #[arg(short, long)]
     output: PathBuf,
     #[command(flatten)]
@@ -34,8 +34,8 @@ pub struct RestoreArgs {
     sampling: SamplingArgs,
     #[command(flatten)]
     adaptation: AdaptArgs,
-    /// Sample with this adapter: a file, or a name or key of `adir adapt list`; of a folder or of several that have the
-    /// name, the one made for this observation
+    /// Sample with this adapter: a file, a folder, or a name or key shown by `adir adapt list`. If several match, the
+    /// one made for this observation is used
     #[arg(long, value_name = "ADAPTER", conflicts_with_all = ["gallery", "adapt", "prompt"])]
     adapter: Option<PathBuf>,
     /// Keep the margin around the observation that a blur with the boundary valid saw; by default the result has the
@@ -45,53 +45,55 @@ pub struct RestoreArgs {
     /// Replace existing outputs
     #[arg(long)]
     overwrite: bool,
-    /// Only check the request, and print every setting with its source, and the memory it takes
+    /// Check the request, print every setting with its source and the memory needed, and stop
     #[arg(long, visible_alias = "plan")]
     explain: bool,
 }
 
 #[derive(Debug, Clone, Args)]
 struct SamplingArgs {
-    /// Named settings: fast (50 steps), balanced (100 steps, and twice the change of the weights if the model is
-    /// adapted), paper (Table 4 of the paper: 1000 ancestral steps)
+    /// Preset: fast (50 steps), balanced (100 steps, and twice the change of the weights if the model is
+    /// adapted), paper (Settings of the paper's Table 4: 1000 ancestral steps)
     #[arg(long, default_value = "fast", value_parser = preset())]
     preset: Preset,
-    /// Sampling steps: N, sections a,b,c or ddimN
+    /// Sampling steps: N, a,b,c (steps per section) or ddimN (constant stride)
     #[arg(long, value_name = "N")]
     steps: Option<String>,
-    /// Seed of all noise
+    /// Random seed
     #[arg(long, default_value_t = 0)]
     seed: u64,
-    /// Number of samples. With more than one, the output is their mean, and x.1.png, x.2.png ... beside it are
-    /// the samples themselves
+    /// Number of samples. With more than one, the output is their mean, and the samples are written beside it as
+    /// x.1.png, x.2.png ...
     #[arg(short = 'n', long, default_value_t = 1, value_name = "N")]
     samples: usize,
-    /// Class, for a class-conditional network
+    /// Class label, for a class-conditional network
     #[arg(long)]
     class: Option<usize>,
-    /// Guidance strength s, or "projection" (s = infinity, noise-free observations)
+    /// Guidance strength s, or "projection" for noise-free observations (s = infinity)
     #[arg(short = 's', long = "scale", value_name = "S", value_parser = strength)]
     strength: Option<Strength>,
-    /// Sampler: ancestral (Algorithm 1), or few-step (DDIM with guidance of the x0 estimate)
+    /// Sampler: ancestral (Algorithm 1), or few-step (DDIM; guidance corrects the x0 estimate)
     #[arg(long, value_parser = words::<Method>(&["ancestral", "few-step"]))]
     method: Option<Method>,
-    /// Fresh noise of the few-step form, 0 to 1
+    /// Fresh noise per step of the few-step sampler, 0 to 1
     #[arg(long)]
     eta: Option<f64>,
-    /// Residual of the ancestral form: paper (A mu - y_t, Eq. 16-17), or consistent (without its bias, for fewer steps)
+    /// Residual used by the ancestral sampler: paper (A mu - y_t (Eq. 16-17)), or consistent (without its bias, for
+    /// fewer steps)
     #[arg(long, value_parser = words::<Residual>(&["paper", "consistent"]))]
     residual: Option<Residual>,
     /// A*: normalized (A^T over the largest eigenvalue of A^T A), or strict (A^T)
     #[arg(long, value_parser = words::<Adjoint>(&["normalized", "strict"]))]
     adjoint: Option<Adjoint>,
-    /// Limit the gain of each ancestral step to that of a projection
+    /// Limit each ancestral correction to that of a projection
     #[arg(long)]
     cap: Option<bool>,
-    /// How the few-step form moves estimates of x0 towards A x = y: gradient (a step along the gradient of the misfit,
+    /// How the few-step sampler moves the x0 estimate towards A x = y: gradient (a step along the gradient of the
+    /// misfit,
     /// Eq. 17), or proximal (to the minimum of misfit and distance, by conjugate gradients: for blurs)
     #[arg(long, value_parser = words::<DataStep>(&["gradient", "proximal"]))]
     data_step: Option<DataStep>,
-    /// Limit estimates of x0 to black and white
+    /// Clip the x0 estimate to the range from black to white
     #[arg(long)]
     clip: Option<bool>,
     /// The eps that the few-step form continues with after guidance: keep (the predicted one), or rederive (the one that

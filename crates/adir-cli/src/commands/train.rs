@@ -1,4 +1,4 @@
-//! `adir train`: a prior from one's own photographs.
+//! `adir train`: trains a prior on your own photographs.
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
@@ -27,81 +27,82 @@ use crate::log::Log;
 use crate::model::precision;
 use crate::out::check_output;
 
-/// The network trained unless another is asked for.
+/// The default network.
 const NETWORK: &str = r#"{"in_channels":3,"out_channels":6,"model_channels":32,"num_res_blocks":1,
     "channel_mult":[1,2,4,4],"attention_resolutions":[8],"num_head_channels":32,"resblock_updown":true,
     "use_scale_shift_norm":true,"noise_schedule":"linear","diffusion_steps":1000}"#;
 
 /// Train a prior on your own photographs.
 ///
-/// Writes the average of the weights (f16 safetensors, usable with `restore --model`), a model card (.md) beside
-/// it, and a checkpoint (.checkpoint) from which `--resume` goes on. Stop it at any time with Ctrl-C. One
-/// photograph in 25 is held out to measure by; files NAME_ROW_COLUMN.* are tiles of one photograph.
+/// Writes the averaged weights (f16 safetensors, for `restore --model`), a model card (.md) and a checkpoint
+/// (.checkpoint) from which `--resume` continues. Stop at any time with Ctrl-C. One photograph in 25 is held out for
+/// measuring; files NAME_ROW_COLUMN.* count as tiles of one photograph.
 #[derive(Debug, Args)]
 pub struct TrainArgs {
-    /// Folder of photographs (PNG, JPEG, WebP, TIFF; folders in it count too)
+    /// Folder of photographs (PNG, JPEG, WebP, TIFF), including subfolders
     folder: PathBuf,
     /// Where to write the prior (.safetensors)
     #[arg(short, long)]
     output: PathBuf,
-    /// Length of the training in minutes, over all its runs
+    /// Length of the training in minutes, over all runs
     #[arg(long, conflicts_with = "steps", value_name = "M")]
     minutes: Option<f64>,
-    /// Length of the training in steps, over all its runs (repeatable to the bit) [default: 20000]
+    /// Length of the training in steps, over all runs; repeatable to the bit [default: 20000]
     #[arg(long, value_name = "N")]
     steps: Option<u32>,
-    /// Go on from the checkpoint beside OUTPUT, with its settings; --minutes or --steps may change its length
+    /// Continue from the checkpoint beside OUTPUT with its settings; --minutes or --steps change the length
     #[arg(long, conflicts_with_all = ["init", "overwrite", "model_config", "crop", "batch", "micro_batch", "learning_rate", "warm_up", "ema", "p2_gamma", "p2_k", "seed"])]
     resume: bool,
-    /// Start from these weights instead of new ones
+    /// Start from these weights instead of random ones
     #[arg(long, value_name = "WEIGHTS")]
     init: Option<PathBuf>,
-    /// Network (JSON, the words of guided-diffusion); by default 5 million parameters, 32 channels
+    /// Network configuration (JSON, guided-diffusion's names) [default: 5 million parameters, 32 channels]
     #[arg(long, value_name = "JSON")]
     model_config: Option<PathBuf>,
     /// Side of the crops in pixels
     #[arg(long, default_value_t = 64, value_name = "PIXELS")]
     crop: usize,
-    /// Images a step
+    /// Crops per step
     #[arg(long, default_value_t = 32)]
     batch: usize,
-    /// Images computed at once; less takes less memory [default: 4 on the CPU, all elsewhere]
+    /// Crops computed at once; fewer need less memory [default: 4 on the CPU, all elsewhere]
     #[arg(long, value_name = "N")]
     micro_batch: Option<usize>,
     /// Highest learning rate
     #[arg(long, default_value_t = 4e-4, value_name = "RATE")]
     learning_rate: f64,
-    /// Steps until the learning rate is at its highest
+    /// Warm-up steps until the highest learning rate
     #[arg(long, default_value_t = 500, value_name = "STEPS")]
     warm_up: u32,
-    /// Decay of the average of the weights, which is what is written
+    /// Decay of the moving average of the weights, which is written
     #[arg(long, default_value_t = 0.9995, value_name = "DECAY")]
     ema: f64,
-    /// Exponent of the weights by noise level, 1 / (K + SNR)^GAMMA: above 0, strong noise counts for more (P2 weighting)
+    /// Exponent of the loss weight 1 / (K + SNR)^GAMMA per noise level (P2 weighting); above 0, strong noise counts
+    /// more
     #[arg(long, default_value_t = 0.0, value_name = "GAMMA")]
     p2_gamma: f64,
-    /// The K of these weights: it bounds those of the strongest noise
+    /// K of the loss weight; it bounds the weight of the strongest noise
     #[arg(long, default_value_t = 1.0, value_name = "K")]
     p2_k: f64,
-    /// Seed of initial weights, crops, timesteps and noise
+    /// Random seed of initial weights, crops, timesteps and noise
     #[arg(long, default_value_t = 0)]
     seed: u64,
-    /// Memory for photographs, in GB; of what does not fit a random part is used
+    /// Memory for photographs in GB; if they do not fit, a random part is used
     #[arg(long, default_value_t = 4.0, value_name = "GB")]
     memory: f64,
     /// Minutes between checkpoints
     #[arg(long, default_value_t = 5.0, value_name = "MINUTES")]
     checkpoint_every: f64,
-    /// Held-out crops to measure by at the end
+    /// Held-out crops for the final measurement
     #[arg(long, default_value_t = 512, value_name = "N")]
     validation_crops: usize,
-    /// Also write a sheet of 16 unconditional samples
+    /// Also write 16 unconditional samples to this image
     #[arg(long, value_name = "IMAGE")]
     sheet: Option<PathBuf>,
-    /// cpu, or (in builds with that feature) cuda, vulkan, metal or rocm, with :N for the N-th
+    /// Device: cpu, or in builds with that feature cuda, vulkan, metal or rocm; append :N for the N-th, counted from 0
     #[arg(long, default_value = "cpu")]
     device: String,
-    /// Precision the network computes in; the weights are kept in f32
+    /// Precision the network computes in; weights stay in f32
     #[arg(long, default_value = "f32", value_parser = precision())]
     dtype: Precision,
     /// Replace existing outputs
@@ -159,10 +160,10 @@ impl TrainArgs {
         }
         if !self.resume {
             check_output(&self.folder, checkpoint, self.overwrite)
-                .map_err(|e| Error::config(format!("{e}, or go on with that training (--resume)")))?;
+                .map_err(|e| Error::config(format!("{e}, or continue that training with --resume")))?;
         }
         if self.dtype == Precision::F64 {
-            return Err(Error::config("--dtype f64: weights are trained in f32"));
+            return Err(Error::config("--dtype f64: not supported in training; use f32"));
         }
         let compute = Compute::named(&self.device, self.dtype)?;
         if !self.resume {
@@ -184,14 +185,14 @@ impl TrainArgs {
         })?;
         drop(reading);
         for error in photographs.skipped.iter().take(20) {
-            log.warn(&format!("left out: {error}"));
+            log.warn(&format!("skipped: {error}"));
         }
         if photographs.skipped.len() > 20 {
-            log.warn(&format!("left out: {} more files", photographs.skipped.len() - 20));
+            log.warn(&format!("skipped: {} more files", photographs.skipped.len() - 20));
         }
         photographs.check_trainable(&self.folder)?;
         if photographs.share < 1.0 {
-            log.warn(&format!("memory holds {} of the photographs: see --memory", photographs.share));
+            log.warn(&format!("only {} of the photographs fit into memory: see --memory", photographs.share));
         }
         Ok(photographs)
     }
@@ -247,7 +248,7 @@ impl TrainArgs {
     }
 }
 
-/// Steps until the end, with a checkpoint every few minutes and when the user stops the program.
+/// Trains to the end, with a checkpoint every few minutes and when the user stops the program.
 fn train(
     trainer: &mut Trainer,
     photographs: &Collection,
@@ -284,7 +285,7 @@ fn train(
         }
         if stopped.is_err() {
             log.warn(&format!(
-                "stopped at step {}; go on with: adir train {} -o {} --resume",
+                "stopped at step {}; continue with: adir train {} -o {} --resume",
                 report.step,
                 args.folder.display(),
                 args.output.display()
@@ -336,7 +337,7 @@ fn write_card(path: &Path, text: &str) -> Result<()> {
     atomic::write(path, |file| file.write_all(text.as_bytes()).map_err(|e| Error::io(path, e)))
 }
 
-/// What the program knows of the prior it made; the user adds licences and limits.
+/// Model card with what the program knows; the user adds licences and limits.
 fn card_text(args: &TrainArgs, trainer: &Trainer, photographs: &Collection, validation: &Validation) -> String {
     let config = trainer.config();
     let mut text = String::new();
@@ -344,8 +345,7 @@ fn card_text(args: &TrainArgs, trainer: &Trainer, photographs: &Collection, vali
     let _ = write!(
         text,
         "# {name}\n\nA diffusion prior made by `adir train` {version}: guided-diffusion U-Net, {parameters} parameters in f16.\n\n\
-         - Data: {training} images or tiles of {folder}, {held_out} of other photographs held out. Licences: to be \
-         stated by whoever publishes this file.\n\
+         - Data: {training} images or tiles from {folder}; {held_out} of other photographs held out. Licences: to be added by the publisher of this file.\n\
          - Recipe: {steps} steps of {batch} crops of {crop}x{crop}, AdamW at {rate:e} with warm-up over {warm_up} steps and \
          cosine decay, hybrid loss{weights}, average of the weights with decay {ema}; seed {seed}.\n\
          - Time: {minutes:.1} minutes on {device}, {dtype}.\n\

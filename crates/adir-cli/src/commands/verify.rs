@@ -1,4 +1,4 @@
-//! `adir verify`: the user's proof that a checkpoint on a device computes what the reference computes.
+//! `adir verify`: checks that a checkpoint computes the same as the reference on this device.
 
 use std::path::PathBuf;
 
@@ -13,7 +13,7 @@ use serde_json::json;
 use crate::log::Log;
 use crate::model::ModelArgs;
 
-/// Run recorded inputs through a network and compare with what the reference computed.
+/// Run recorded inputs through a network and compare with the reference's outputs.
 #[derive(Debug, Args)]
 pub struct VerifyArgs {
     #[command(flatten)]
@@ -40,7 +40,7 @@ pub fn run(args: &VerifyArgs, log: &Log) -> Result<u8> {
     let limits = if args.model.dtype.is_half() { Limits::BF16 } else { Limits::F32 };
     let checks = verify(&model, &cases, limits, |check| log.info(&format!("{}: {:.1e}", check.name, check.error)))?;
     if checks.is_empty() {
-        return Err(Error::input(&args.cases, "holds no recordings"));
+        return Err(Error::input(&args.cases, "contains no recordings"));
     }
     let holds = checks.iter().all(Check::holds);
     if args.json {
@@ -55,7 +55,7 @@ pub fn run(args: &VerifyArgs, log: &Log) -> Result<u8> {
             let verdict = if c.holds() { "holds" } else { "FAILS" };
             say!("{:<46} {:>7} {:>10.2e} {:>10.0e}  {verdict}", c.name, c.tensors, c.error, c.limit)?;
         }
-        say!("{}", if holds { "all hold" } else { "NOT the reference's computation" })?;
+        say!("{}", if holds { "all hold" } else { "DIFFERS from the reference" })?;
     }
     Ok(if holds { crate::exit::DONE } else { crate::exit::SOME_FAILED })
 }

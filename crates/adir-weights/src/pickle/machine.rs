@@ -128,7 +128,7 @@ impl<'a> Machine<'a> {
             b'S' => {
                 let line = self.line()?;
                 let quoted = [b'\'', b'"'].iter().find_map(|q| line.strip_prefix(&[*q])?.strip_suffix(&[*q]));
-                self.push_text(quoted.ok_or("a string without quotes")?)?;
+                self.push_text(quoted.ok_or("a string has no quotes")?)?;
             }
             b'V' => {
                 let line = self.line()?;
@@ -209,7 +209,7 @@ impl<'a> Machine<'a> {
                     }
                     _ => None,
                 };
-                self.push(Node::Global(global.ok_or("a global that is not named by text")?))?;
+                self.push(Node::Global(global.ok_or("the name of a global is not a string")?))?;
             }
             b'R' => {
                 let arguments = self.pop()?;
@@ -274,7 +274,7 @@ impl<'a> Machine<'a> {
 
     fn line(&mut self) -> Result<&'a [u8], String> {
         let rest = self.bytes.get(self.at..).unwrap_or_default();
-        let len = rest.iter().position(|&byte| byte == b'\n').ok_or("a line without an end")?;
+        let len = rest.iter().position(|&byte| byte == b'\n').ok_or("a line does not end")?;
         let line = self.take(len)?;
         self.take(1)?;
         Ok(line)
@@ -319,7 +319,7 @@ impl<'a> Machine<'a> {
 
     fn pop_many(&mut self, count: usize) -> Result<Vec<Id>, String> {
         let from = self.stack.len().checked_sub(count).filter(|&from| from >= self.floor());
-        Ok(self.stack.split_off(from.ok_or("takes a value from an empty stack")?))
+        Ok(self.stack.split_off(from.ok_or("pops from an empty stack")?))
     }
 
     fn pop(&mut self) -> Result<Id, String> {
@@ -330,7 +330,7 @@ impl<'a> Machine<'a> {
 
     fn top(&self) -> Result<Id, String> {
         let above = self.stack.get(self.floor()..).unwrap_or_default();
-        above.last().copied().ok_or_else(|| "takes a value from an empty stack".to_owned())
+        above.last().copied().ok_or_else(|| "pops from an empty stack".to_owned())
     }
 
     fn top_node(&mut self) -> Result<&mut Node, String> {
@@ -339,13 +339,13 @@ impl<'a> Machine<'a> {
     }
 
     fn pop_to_mark(&mut self) -> Result<Vec<Id>, String> {
-        let mark = self.marks.pop().ok_or("takes values to a mark that was not set")?;
+        let mark = self.marks.pop().ok_or("pops to a mark that was not set")?;
         Ok(self.stack.split_off(mark.min(self.stack.len())))
     }
 
     fn put(&mut self, index: u32) -> Result<(), String> {
         if self.memo.len() >= MAX_NODES {
-            return Err(format!("more than {MAX_NODES} remembered values"));
+            return Err(format!("more than {MAX_NODES} memo entries"));
         }
         let top = self.top()?;
         self.memo.insert(index, top);
@@ -353,7 +353,7 @@ impl<'a> Machine<'a> {
     }
 
     fn get(&mut self, index: u32) -> Result<(), String> {
-        let value = *self.memo.get(&index).ok_or_else(|| format!("value {index} was not remembered"))?;
+        let value = *self.memo.get(&index).ok_or_else(|| format!("memo entry {index} does not exist"))?;
         self.push_id(value)
     }
 
@@ -384,9 +384,9 @@ impl<'a> Machine<'a> {
 
 fn checked_text(bytes: &[u8]) -> Result<&str, String> {
     if bytes.len() > MAX_TEXT {
-        return Err(format!("a text of {} bytes, at most {MAX_TEXT}", bytes.len()));
+        return Err(format!("a string has {} bytes, but at most {MAX_TEXT} are allowed", bytes.len()));
     }
-    std::str::from_utf8(bytes).map_err(|_| "a text that is not UTF-8".to_owned())
+    std::str::from_utf8(bytes).map_err(|_| "a string is not UTF-8".to_owned())
 }
 
 /// A little-endian two's complement integer of any length; beyond 64 bits it is of no use here.

@@ -30,18 +30,18 @@ impl Heap {
     /// A tensor from (storage, offset, shape, strides, ..).
     fn tensor(&self, arguments: &[Id]) -> Result<Node, String> {
         let [storage, offset, shape, strides, ..] = arguments else {
-            return Err(format!("a tensor of {} arguments, expected at least 4", arguments.len()));
+            return Err(format!("a tensor has {} arguments, expected at least 4", arguments.len()));
         };
         match self.get(*storage) {
             Node::Storage(_) => {}
             // Of a type that is not read here, such as complex numbers.
             Node::Opaque => return Ok(Node::Opaque),
-            other => return Err(format!("a tensor whose storage is {}", kind(other))),
+            other => return Err(format!("the storage of a tensor is {}", kind(other))),
         }
         let (shape, strides) = (self.tuple(*shape)?, self.tuple(*strides)?);
         if shape.len() != strides.len() || shape.len() > MAX_RANK {
             return Err(format!(
-                "a tensor of {} extents and {} strides, at most {MAX_RANK}",
+                "a tensor has {} dimensions and {} strides, but at most {MAX_RANK} are allowed",
                 shape.len(),
                 strides.len()
             ));
@@ -50,7 +50,7 @@ impl Heap {
             Node::Int(value) => u64::try_from(*value).map_err(|_| format!("{value} as an extent, stride or offset")),
             other => Err(format!("{} as an extent, stride or offset", kind(other))),
         };
-        let extent = |id| usize::try_from(number(id)?).map_err(|_| "an extent above this machine's range".to_owned());
+        let extent = |id| usize::try_from(number(id)?).map_err(|_| "an extent exceeds the address space".to_owned());
         Ok(Node::Tensor(Box::new(Tensor {
             storage: *storage,
             first: number(offset)?,
@@ -68,7 +68,7 @@ impl Heap {
         let (Some("storage"), Node::Global(class), Some(_), Node::Int(len)) =
             (self.text(*label), self.get(*class), self.text(*key), self.get(*len))
         else {
-            return Err("a persistent id that is not a storage's".to_owned());
+            return Err("a persistent id does not name a storage".to_owned());
         };
         if view.iter().any(|view| !matches!(self.get(*view), Node::Opaque)) {
             return Err("a storage that is a view of another".to_owned());

@@ -124,7 +124,7 @@ impl AdaptConfig {
     /// For the embedded prior: about 35 s on two AVX-512 cores, 95 s on two with AVX2 only. Low-rank factors change the
     /// prior less than all weights would, gain as much in the mean, and harm seldom. Crops are as large as those the
     /// prior was last trained on: with smaller ones it unlearns the high noise levels of larger images
-    /// (docs/adaptation.md).
+    /// (docs/results/adaptation.md).
     pub fn fast() -> Self {
         Self {
             iterations: 150,
@@ -142,7 +142,7 @@ impl AdaptConfig {
     }
 
     /// For the embedded prior: as [`AdaptConfig::fast`], of whose change twice as much is used. More steps and crops
-    /// gained less (docs/adaptation.md).
+    /// gained less (docs/results/adaptation.md).
     pub fn balanced() -> Self {
         Self { strength: 2.0, ..Self::fast() }
     }

@@ -19,7 +19,7 @@ const SHARE: usize = 85;
 const IN_PASSING: usize = 6;
 
 /// Bytes that a program adapting that network on the CPU in f32 takes at most, weights included, with so many `threads`:
-/// an upper estimate from what is alive at once, fitted to measured peaks (docs/memory.md).
+/// an upper estimate from what is alive at once, fitted to measured peaks (docs/results/memory.md).
 pub fn adaptation_memory(network: &dyn Network, config: &AdaptConfig, threads: usize) -> u64 {
     let layout = network.layout();
     let weights = layout.element_count();

@@ -52,7 +52,7 @@ pub struct HeldOut {
 
 impl HeldOut {
     /// Whether the adaptation lowered the loss by more than its standard error: with less, restorations were as often
-    /// worse as better (docs/adaptation.md).
+    /// worse as better (docs/results/adaptation.md).
     pub fn helped(&self) -> bool {
         self.significance > 1.0
     }

@@ -38,7 +38,7 @@ pub trait Encoder: Send + Sync {
     fn text(&self, text: &str) -> Result<Embedding>;
 }
 
-/// What an embedding depends on besides the picture.
+/// Identity of an encoder: everything an embedding depends on besides the image.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct EncoderId {
@@ -81,11 +81,11 @@ impl Embedding {
     /// finite or all are zero: then there is no direction.
     pub fn new(encoder: Arc<EncoderId>, mut features: Vec<f32>) -> Result<Self> {
         if features.len() != encoder.dimension {
-            return Err(Error::Config(format!("{} features for the encoder {encoder}", features.len())));
+            return Err(Error::Config(format!("{} features do not match the encoder {encoder}", features.len())));
         }
         let norm = distance::norm(&features);
         if !norm.is_finite() || norm == 0.0 {
-            return Err(Error::Numerical(format!("an embedding by {encoder} has length {norm}")));
+            return Err(Error::Numerical(format!("an embedding of {encoder} has length {norm}")));
         }
         for value in &mut features {
             *value = (f64::from(*value) / norm) as f32;
@@ -110,7 +110,7 @@ impl Embedding {
     pub fn distance(&self, other: &Embedding) -> Result<f64> {
         if self.encoder != other.encoder {
             return Err(Error::Config(format!(
-                "embeddings by {} and by {} do not compare",
+                "embeddings of {} and {} cannot be compared",
                 self.encoder, other.encoder
             )));
         }

@@ -1,4 +1,4 @@
-//! What is done to a picture before an encoder sees it.
+//! Preprocessing of images for encoders.
 //!
 //! The surprising decision: the picture is first rounded to 8 bits, since the encoders were trained behind
 //! Pillow, which works on bytes ([`pillow`](super::pillow)).
@@ -54,7 +54,7 @@ impl Preprocess {
         if pixels.width.max(pixels.height) / short > MAX_ASPECT {
             let (w, h) = (pixels.width, pixels.height);
             return Err(Error::Config(format!(
-                "a picture of {w}x{h} is too elongated to embed, at most {MAX_ASPECT}:1"
+                "an image of {w}x{h} is too elongated to embed; at most {MAX_ASPECT}:1 is allowed"
             )));
         }
         // torchvision's rules: the long side is rounded down, the crop's corner to the nearest, half to even.
@@ -72,11 +72,11 @@ fn pixels_from_picture(picture: &Tensor<4>) -> Result<Pixels> {
     let [n, channels, height, width] = picture.dims();
     if n != 1 || !matches!(channels, 1 | 3) || height == 0 || width == 0 {
         let shape = [n, channels, height, width];
-        return Err(Error::Config(format!("a picture to embed has the shape [1, 1 or 3, h, w], found {shape:?}")));
+        return Err(Error::Config(format!("an image to embed must have shape [1, 1 or 3, h, w], found {shape:?}")));
     }
     let values = to_f32(picture)?;
     if let Some(bad) = values.iter().find(|v| !v.is_finite()) {
-        return Err(Error::Numerical(format!("a picture to embed holds the value {bad}")));
+        return Err(Error::Numerical(format!("an image to embed has the value {bad}")));
     }
     let plane = height * width;
     let byte = |v: f32| ((v + 1.0) * 127.5).round().clamp(0.0, 255.0) as u8;

@@ -191,7 +191,7 @@ impl Engine {
             .collect())
     }
 
-    /// The adapter to the images in `files`: from the cache, or made now and kept there.
+    /// The adapter for the images in `files`, from the cache or newly trained.
     ///
     /// # Errors
     /// As [`Engine::adapt`].

@@ -106,7 +106,7 @@ impl FolderCache {
         &self.folder
     }
 
-    /// The adapters kept, by name and key, and the files that cannot be read as such.
+    /// The adapters in the cache, sorted by name and key, and errors for unreadable files.
     ///
     /// # Errors
     /// [`Error::Io`] when the folder cannot be listed.
@@ -187,7 +187,7 @@ impl Cache for FolderCache {
 fn no_adapter(reference: &Path) -> Error {
     let text = reference.to_string_lossy();
     Error::config(format!(
-        "no adapter {text:?}: expected a file, a folder of such files, or a name or key of `adir adapt list`"
+        "no adapter {text:?}: expected a file, a folder of adapters, or a name or key shown by `adir adapt list`"
     ))
 }
 
@@ -196,7 +196,8 @@ fn make_folder_of(path: &Path) -> Result<()> {
     std::fs::create_dir_all(folder).map_err(|e| Error::io(folder, e))
 }
 
-/// The adapters in a folder, by name and key, and the files that cannot be read as such; none if there is no folder.
+/// The adapters in a folder, sorted by name and key, and errors for unreadable files; empty if the folder does not
+/// exist.
 fn adapters_in(folder: &Path) -> Result<(Vec<KeptAdapter>, Vec<Error>)> {
     let (mut kept, mut broken) = (Vec::new(), Vec::new());
     let files = match std::fs::read_dir(folder) {

@@ -95,7 +95,7 @@ impl Gallery {
             if left.len() >= count || exhausted {
                 left.truncate(count);
                 return if left.is_empty() {
-                    Err(Error::input(self.index.root(), "holds no images to adapt to"))
+                    Err(Error::input(self.index.root(), "contains no images to adapt to"))
                 } else {
                     Ok(left)
                 };
@@ -173,7 +173,7 @@ fn update(
     }
     let index = build.index()?;
     if index.entries().is_empty() {
-        return Err(Error::input(root, "holds no images"));
+        return Err(Error::input(root, "contains no images"));
     }
     // Entries carry the hashes of their files: equal ones have equal embeddings.
     if before.as_deref() != Some(index.entries()) {

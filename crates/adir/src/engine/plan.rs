@@ -142,8 +142,8 @@ impl Engine {
         Ok(Plan { request, picture, file, content, restore, adapt, outputs, memory, model_name })
     }
 
-    /// How many of `samples` are computed at the same time: one on each thread of a CPU, which is faster than all threads
-    /// on one sample and gives the same numbers.
+    /// Number of samples computed at once: one per CPU thread. This is faster than all threads on one sample and gives
+    /// the same numbers.
     pub(super) fn samples_at_once(&self, samples: usize) -> usize {
         if is_cpu(&self.compute().device) { samples.min(Workers::available()) } else { 1 }
     }
@@ -152,7 +152,7 @@ impl Engine {
     pub(super) fn check_memory(&self, need: u64) -> Result<()> {
         match self.memory {
             Some(free) if is_cpu(&self.compute().device) && need > free => Err(Error::Limits(format!(
-                "this needs about {:.1} GB of memory, {:.1} GB are free",
+                "this needs about {:.1} GB of memory, but only {:.1} GB are free",
                 need as f64 / 1e9,
                 free as f64 / 1e9
             ))),
@@ -177,7 +177,7 @@ impl Engine {
         Ok(())
     }
 
-    /// What is written must not be larger than what is read again, by this program too.
+    /// Refuses a result that exceeds the limits for reading it back.
     fn check_size(&self, path: &Path, plan: &RestorePlan, picture: &Picture, format: ImageFormat) -> Result<()> {
         let ImageShape { channels, height, width } = plan.measurement().result();
         let side = |pixels: usize| u32::try_from(pixels).unwrap_or(u32::MAX);
@@ -249,7 +249,7 @@ impl fmt::Display for Plan {
         writeln!(f, "observation          {} (channels x height x width)", ImageShape::of(&self.picture.tensor))?;
         writeln!(f, "result               {result}")?;
         if (canvas.height, canvas.width) != (result.height, result.width) {
-            writeln!(f, "sampled as           {canvas}, of which the result is a window")?;
+            writeln!(f, "sampled as {canvas}, then cropped to the result")?;
         }
         writeln!(f, "network evaluations  {} x {} samples", plan.steps(), sampling.samples)?;
         writeln!(f, "memory               about {:.1} GB", self.memory.sampling as f64 / 1e9)?;

@@ -90,7 +90,7 @@ impl Cell {
             Ok(text) => {
                 let cell = serde_json::from_str(&text);
                 cell.map(Some).map_err(|e| {
-                    Error::input(path, format!("is no result of adir eval (delete it to measure again): {e}"))
+                    Error::input(path, format!("is not a result of adir eval (delete it to measure again): {e}"))
                 })
             }
             Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(None),

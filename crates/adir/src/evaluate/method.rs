@@ -1,4 +1,4 @@
-//! What is compared: simple methods, the unadapted prior, and its adaptations.
+//! The methods: simple references, the unadapted prior, and its adaptations.
 
 use std::cell::{OnceCell, RefCell};
 use std::path::{Path, PathBuf};
@@ -26,32 +26,31 @@ use super::{Truth, key};
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Method {
-    /// The observation itself, where it has the size of the image
+    /// The observation itself, if it has the size of the image
     Observed,
     /// Bicubic interpolation (super-resolution)
     Bicubic,
-    /// A Wiener filter, tuned on the images it is measured on (deblurring)
+    /// A Wiener filter tuned on the same images (deblurring)
     Wiener,
-    /// The prior as it is
+    /// The unadapted prior
     None,
-    /// The prior adapted to the observation as the preset says (IA)
+    /// The prior adapted to the observation itself (IA), with the preset's settings
     Itself,
-    /// The prior adapted to random images as the preset says
+    /// The prior adapted to random images, with the preset's settings
     Random,
-    /// The prior adapted to the nearest images, all weights
+    /// The prior adapted to the nearest images, training all weights
     Knn,
-    /// The prior adapted to the nearest images, low-rank factors
+    /// The prior adapted to the nearest images, training low-rank factors
     Lora,
-    /// The same as the preset says, one adaptation for all observations of the set that have much of their nearest images
-    /// in common
+    /// As lora or knn, whichever the preset uses, with one adapter per group of observations with similar neighbours
     Shared,
-    /// The prior adapted to the nearest images as the preset says, where held-out ones are then denoised better
+    /// The prior adapted to the nearest images with the preset's settings, if held-out images are then denoised better
     Auto,
-    /// The prior with the adapter given by --adapter
+    /// The prior with the adapter of --adapter
     Adapter,
 }
 
-/// What a method made.
+/// Result of a method.
 pub struct Made {
     /// One or several samples.
     pub samples: Vec<Tensor<4>>,
@@ -187,7 +186,7 @@ impl Method {
         Self::ALL.iter().find(|(method, _)| *method == self).map_or("", |(_, name)| name)
     }
 
-    /// Whether it has a meaning for that task.
+    /// Whether it applies to the task.
     pub fn suits(self, task: &EvalTask) -> bool {
         match self {
             Self::Observed => matches!(task.task, Task::Deblur | Task::Denoise),
@@ -309,7 +308,7 @@ impl<'a> Bench<'a> {
     fn adaptation(&self, method: Method, i: usize) -> Result<Option<Adapt>> {
         let gallery = || {
             let gallery = self.config.gallery.clone();
-            gallery.map(Target::Gallery).ok_or_else(|| Error::config("the nearest images need --gallery FOLDER"))
+            gallery.map(Target::Gallery).ok_or_else(|| Error::config("this method needs --gallery FOLDER"))
         };
         let (target, keep, trained) = match method {
             Method::Observed | Method::Bicubic | Method::Wiener | Method::None => return Ok(None),
@@ -330,7 +329,7 @@ impl<'a> Bench<'a> {
         adapt.seed = adapt.seed.wrapping_add(self.seed);
         // The truth is not to be found in the gallery.
         adapt.exclude = vec![self.images[i].content];
-        // A cell is kept itself; keeping tens of megabytes of weights for each would fill the disk. Groups share theirs.
+        // The cell itself is kept; tens of megabytes of weights per cell would fill the disk. Groups share theirs.
         adapt.use_cache = method == Method::Shared;
         Ok(Some(adapt))
     }

@@ -50,7 +50,7 @@ impl Truth {
         Ok(Some(Self { name: name.to_owned(), content: ContentHash::of_file(path)?, x }))
     }
 
-    /// Every image and seed has noise of its own, the same for all methods and tasks, whatever other images there are.
+    /// The noise depends on image and seed alone: it is the same for all methods and tasks.
     pub fn noise(&self, seed: u64) -> u64 {
         let own = self.content.to_string().bytes().take(8).fold(0, |all: u64, byte| all << 8 | u64::from(byte));
         own.wrapping_add(seed)

@@ -39,8 +39,9 @@ impl FromStr for EvalTask {
                 let sigma = sigma.parse().ok().filter(|s| (0.0..=1000.0).contains(s));
                 (
                     what,
-                    sigma
-                        .ok_or_else(|| Error::config(format!("{text}: expected a noise level of 0 to 1000 after +")))?,
+                    sigma.ok_or_else(|| {
+                        Error::config(format!("{text}: expected a noise level from 0 to 1000 after +"))
+                    })?,
                 )
             }
             None => (text, 0.0),
@@ -110,8 +111,8 @@ impl EvalTask {
         observe(self.operator(x)?.as_ref(), x, self.sigma, seed)
     }
 
-    /// For a blur, the ratio of noise to signal with which a Wiener filter has the best mean PSNR on these very
-    /// images: no honest user reaches more with it.
+    /// For a blur, the noise-to-signal ratio with which a Wiener filter has the best mean PSNR on these very images,
+    /// which favours it.
     ///
     /// # Errors
     /// Those of the operator.

@@ -14,26 +14,26 @@ use crate::schedule::Schedule;
 use crate::tensor::{Tensor, to_f64};
 use crate::{Error, Result};
 
-/// Steps of conjugate gradients at most in [`DataStep::Proximal`].
+/// Maximum number of conjugate-gradient steps in [`DataStep::Proximal`].
 const SOLVE_STEPS: usize = 30;
-/// Least 1/c, in units of the largest eigenvalue of A A*: below it rounding of y and of sums would be amplified, and
-/// what no image explains could not be told from what one does.
+/// Smallest 1/c, in units of the largest eigenvalue of A A*. Below it, rounding errors of y and of sums would be
+/// amplified.
 const LEAST_DAMPING: f64 = 1e-5;
-/// What of the residual may be left after them.
+/// Relative residual at which they stop.
 const SOLVED: f64 = 1e-3;
 
-/// How hard the guidance pulls.
+/// Strength of the guidance.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Strength {
     /// The paper's s >= 0: s = 1/(2 sigma^2) trusts y to a noise of standard deviation sigma in [-1, 1] units.
     Scale(f64),
-    /// s = infinity: each x0 estimate is moved onto A x = y as far as one step of length 1/lambda can. For
-    /// observations without noise, and only in the x0 form.
+    /// s = infinity: each x0 estimate takes a step of length 1/lambda towards A x = y. For noise-free observations, in
+    /// the x0 form only.
     Projection,
 }
 
-/// Which residual the mean of an ancestral step is corrected by. The x0 form knows only A x0 - y.
+/// Residual that corrects the mean of an ancestral step. The x0 form always uses A x0 - y.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Residual {
@@ -51,7 +51,7 @@ impl Residual {
     }
 }
 
-/// What A* stands for in the correction A* r.
+/// Meaning of A* in the correction A* r.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Adjoint {
@@ -65,8 +65,8 @@ pub enum Adjoint {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum DataStep {
-    /// One step along -A* (A x0 - y), of length c up to that of a projection: Eq. 17 carried over to x0. What A
-    /// weakens most is corrected least.
+    /// One step along -A* (A x0 - y) of length c, at most that of a projection: Eq. 17 for x0. Frequencies that A
+    /// weakens most are corrected least.
     Gradient,
     /// To the minimum of |x - x0|^2 + c |A x - y|^2 (the norm of y being that which makes A* the adjoint): x0 -
     /// A* (A A* + 1/c)^-1 (A x0 - y), by conjugate gradients. Long steps cannot over-shoot, and weak frequencies are
@@ -84,8 +84,8 @@ pub struct AdirConfig {
     pub residual: Residual,
     /// Default `Normalized`.
     pub adjoint: Adjoint,
-    /// Whether the gain of an ancestral step is limited per element to 1/lambda_max(A* A), beyond which it would
-    /// over-shoot A x = y. Default true; without effect over the paper's 1000 steps. The x0 form is always limited.
+    /// Whether the gain of an ancestral step is limited per element to 1/lambda_max(A* A), above which it overshoots A
+    /// x = y. Default true; no effect with the paper's 1000 steps. The x0 form is always limited.
     pub cap: bool,
     /// Default `Gradient`.
     pub data_step: DataStep,
@@ -127,18 +127,19 @@ impl AdirGuidance {
         if let Strength::Scale(s) = config.strength
             && !(s.is_finite() && s >= 0.0)
         {
-            return Err(Error::config(format!("guidance strength s = {s}: expected a finite number, 0 or more")));
+            return Err(Error::config(format!("guidance strength s = {s}: expected a finite number of at least 0")));
         }
         let ImageShape { channels, height, width } = operator.range();
         let [_, c, h, w] = y.dims();
         if [c, h, w] != [channels, height, width] {
             return Err(Error::config(format!(
-                "the observation is {c}x{h}x{w} (channels, height, width), the operator yields {channels}x{height}x{width}"
+                "the observation is {c}x{h}x{w}, but the operator yields {channels}x{height}x{width} (channels x \
+                 height x width)"
             )));
         }
         let lambda = operator.norm_squared();
         if !(lambda.is_finite() && lambda > 0.0) {
-            return Err(Error::config(format!("the operator's squared norm is {lambda}: nothing is observed")));
+            return Err(Error::config(format!("the operator's squared norm is {lambda}: it observes nothing")));
         }
         Ok(Self { operator, y, config, lambda })
     }
@@ -152,7 +153,10 @@ impl AdirGuidance {
     fn residual(&self, x0: &Tensor<4>) -> Result<(Tensor<4>, f64)> {
         let (samples, observations) = (x0.dims()[0], self.y.dims()[0]);
         if observations != 1 && observations != samples {
-            return Err(Error::config(format!("{samples} samples cannot be guided by {observations} observations")));
+            return Err(Error::config(format!(
+                "{observations} observations cannot guide {samples} samples: expected 1 \
+             observation or one per sample"
+            )));
         }
         let residual = self.operator.apply(x0)? - self.y.clone();
         let mean_square = to_f64(&residual.clone().square().mean())?.iter().sum::<f64>();
@@ -201,7 +205,7 @@ impl AdirGuidance {
     /// [`Error::Config`] for [`Strength::Projection`], and when the shapes of state and observation do not agree.
     pub fn correct_mean(&self, state: &StepState<'_>, mean: &Tensor<4>, variance: &Tensor<4>) -> Result<Correction> {
         let Strength::Scale(s) = self.config.strength else {
-            return Err(Error::config("projection (s = infinity) needs the DDIM sampler: its guidance corrects x0"));
+            return Err(Error::config("projection (s = infinity) needs the DDIM sampler, whose guidance corrects x0"));
         };
         let (residual, residual_rms) = self.residual(state.x0)?;
         if s == 0.0 {

@@ -1,8 +1,8 @@
 //! Guidance: what keeps each sampling step in agreement with the observation y.
 //!
 //! A sampler hands its state to a [`Guidance`] and adds the shift it gets back: to the mean of the ancestral
-//! step (Algorithm 1), or to the x0 estimate of a DDIM step. The surprising decision: "no shift" is `None` and
-//! not a tensor of zeros, so that a guidance of strength zero leaves the unguided sampler's bytes as they are.
+//! step (Algorithm 1), or to the x0 estimate of a DDIM step. "No shift" is `None` instead of a tensor of zeros, so that
+//! a guidance of strength zero reproduces the unguided sampler to the byte.
 
 mod adir;
 mod grey;
@@ -19,7 +19,7 @@ use crate::models::Pullback;
 use crate::schedule::Schedule;
 use crate::tensor::Tensor;
 
-/// What a sampler knows at one step, before guidance.
+/// State of a sampler at one step, before guidance.
 ///
 /// # Shapes
 /// All tensors `[n, c, h, w]`.
@@ -33,7 +33,7 @@ pub struct StepState<'a> {
     pub x_t: &'a Tensor<4>,
     /// The estimate of x0 (Eq. 14), clipped if the sampler clips.
     pub x0: &'a Tensor<4>,
-    /// The predicted noise, that which belongs to `x0`.
+    /// The predicted noise that belongs to `x0`.
     pub eps: &'a Tensor<4>,
     /// The way back from the network's eps to x_t, for a guidance that [needs it](Guidance::needs_gradient).
     pub back: Option<&'a dyn Pullback>,
@@ -54,10 +54,10 @@ pub enum Target<'a> {
     },
 }
 
-/// What a guidance answers.
+/// Result of a guidance.
 #[derive(Debug, Clone)]
 pub struct Correction {
-    /// To be added to what was corrected; `None` for nothing at all.
+    /// To be added to the corrected quantity; `None` for no change.
     pub shift: Option<Tensor<4>>,
     /// Root mean square of A x0 - y before the correction, in [-1, 1] units.
     pub residual_rms: f64,

@@ -19,7 +19,7 @@ pub fn refuse_overwrite(input: &Path, output: &Path, overwrite: bool) -> Result<
         return Err(Error::config(format!("{}: the output is the input file itself", output.display())));
     }
     if !overwrite {
-        return Err(Error::config(format!("{} exists: use --overwrite to replace it", output.display())));
+        return Err(Error::config(format!("{} already exists; use --overwrite to replace it", output.display())));
     }
     Ok(())
 }

@@ -32,11 +32,14 @@ fn list(folder: &Path, below: &str, depth: usize, files: &mut Vec<String>) -> Re
     let here = folder.join(below);
     let bad = |e: std::io::Error| Error::input(&here, format!("cannot be listed: {e}"));
     if depth > MAX_DEPTH {
-        return Err(Error::input(&here, format!("lies more than {MAX_DEPTH} folders deep")));
+        return Err(Error::input(&here, format!("is nested more than {MAX_DEPTH} folders deep")));
     }
     for item in fs::read_dir(&here).map_err(bad)? {
         let item = item.map_err(bad)?;
-        let name = item.file_name().into_string().map_err(|name| Error::input(here.join(name), "is not UTF-8"))?;
+        let name = item
+            .file_name()
+            .into_string()
+            .map_err(|name| Error::input(here.join(name), "has a name that is not UTF-8"))?;
         if name.starts_with('.') {
             continue;
         }

@@ -1,4 +1,4 @@
-//! Pictures: files to tensors and back. Outside this folder there are no pixels.
+//! Image files to tensors and back. Pixels exist only in this module.
 //!
 //! Samples map linearly to [-1, 1] and no colour management takes place: an ICC profile is carried from
 //! input to output as it is. 32-bit float TIFF keeps values beyond the range, since a noisy observation
@@ -112,7 +112,7 @@ pub fn read_image(path: &Path, limits: &Limits) -> Result<Picture> {
     });
     let bad = values.iter().chain(alpha.iter().flatten()).filter(|value| !value.is_finite()).count();
     if bad > 0 {
-        return Err(Error::input(path, format!("{bad} of its samples are not finite")));
+        return Err(Error::input(path, format!("{bad} samples are not finite")));
     }
     let tensor = from_f32(values, [1, color, turned.height, turned.width], &cpu());
     Ok(Picture { tensor, alpha, icc, exif, bit_depth, format })
@@ -128,7 +128,7 @@ pub(super) fn decode_file(path: &Path, limits: &Limits) -> Result<(ImageFormat, 
     }
     if metadata.len() > limits.max_decoded_bytes {
         let (found, most) = (metadata.len(), limits.max_decoded_bytes);
-        return Err(Error::Limits(format!("{}: a file of {found} bytes, at most {most} are allowed", path.display())));
+        return Err(Error::Limits(format!("{}: {found} bytes, but at most {most} are allowed", path.display())));
     }
     let mut start = Vec::new();
     (&file).take(12).read_to_end(&mut start).map_err(cannot)?;

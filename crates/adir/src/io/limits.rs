@@ -1,4 +1,4 @@
-//! Bounds on what an image file may ask for, checked on its header before a pixel is decoded.
+//! Limits for image files, checked on the header before any pixel is decoded.
 
 use std::path::Path;
 
@@ -30,11 +30,11 @@ impl Limits {
     /// [`Error::Limits`] for more than is allowed, [`Error::Input`] for an image without pixels.
     pub fn check(&self, path: &Path, (width, height): (u32, u32), bytes_per_pixel: u64) -> Result<usize> {
         if width == 0 || height == 0 {
-            return Err(Error::input(path, format!("an image of {width}x{height} pixels")));
+            return Err(Error::input(path, format!("the image has {width}x{height} pixels")));
         }
         if width > self.max_width || height > self.max_height {
             return Err(Error::Limits(format!(
-                "{}: {width}x{height} pixels, at most {}x{} are allowed",
+                "{}: {width}x{height} pixels, but at most {}x{} are allowed",
                 path.display(),
                 self.max_width,
                 self.max_height
@@ -44,7 +44,7 @@ impl Limits {
         match usize::try_from(bytes) {
             Ok(size) if bytes <= self.max_decoded_bytes => Ok(size),
             _ => Err(Error::Limits(format!(
-                "{}: {bytes} bytes of pixels, at most {} are allowed",
+                "{}: {bytes} bytes of pixels, but at most {} are allowed",
                 path.display(),
                 self.max_decoded_bytes
             ))),

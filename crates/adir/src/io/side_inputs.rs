@@ -58,9 +58,9 @@ pub fn read_kernel_values(path: &Path, limits: &Limits) -> Result<KernelValues> 
     file.take(MAX_KERNEL_TEXT).read_to_end(&mut start).map_err(cannot)?;
     if start.len() as u64 >= MAX_KERNEL_TEXT {
         let most = MAX_KERNEL_TEXT;
-        return Err(Error::Limits(format!("{}: a kernel of more than {most} bytes of text", path.display())));
+        return Err(Error::Limits(format!("{}: the kernel has more than {most} bytes of text", path.display())));
     }
-    let text = String::from_utf8(start).map_err(|_| Error::input(path, "is neither an image nor text"))?;
+    let text = String::from_utf8(start).map_err(|_| Error::input(path, "is neither an image nor a text file"))?;
     parse_kernel(&text).map_err(|message| Error::input(path, message))
 }
 
@@ -77,13 +77,13 @@ fn parse_kernel(text: &str) -> Result<KernelValues, String> {
             continue;
         }
         if kernel.height > 0 && width != kernel.width {
-            return Err(format!("line {}: {width} numbers, the rows before have {}", line + 1, kernel.width));
+            return Err(format!("line {}: {width} numbers, but the rows before have {}", line + 1, kernel.width));
         }
         kernel.width = width;
         kernel.height += 1;
     }
     if kernel.height == 0 {
-        return Err("holds no numbers".to_owned());
+        return Err("contains no numbers".to_owned());
     }
     Ok(kernel)
 }

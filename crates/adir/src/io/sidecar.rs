@@ -32,7 +32,7 @@ pub fn sidecar_config(path: &Path) -> Result<String> {
     let mut text = String::new();
     File::open(path).map_err(fault)?.take(MOST_BYTES + 1).read_to_string(&mut text).map_err(fault)?;
     if text.len() as u64 > MOST_BYTES {
-        return Err(Error::model(path, format!("a configuration of more than {MOST_BYTES} bytes")));
+        return Err(Error::model(path, format!("the configuration has more than {MOST_BYTES} bytes")));
     }
     Ok(text)
 }

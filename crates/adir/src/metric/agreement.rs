@@ -20,7 +20,7 @@ pub fn agreement(a: &dyn LinearOperator, x: &Tensor<4>, y: &Tensor<4>) -> Result
     let ax = a.apply(x)?;
     if ax.dims() != y.dims() {
         return Err(Error::config(format!(
-            "the result {} would be observed as {}, but the observation is {} (channels x height x width)",
+            "a result of {} has an observation of {}, but the observation is {} (channels x height x width)",
             ImageShape::of(x),
             ImageShape::of(&ax),
             ImageShape::of(y)

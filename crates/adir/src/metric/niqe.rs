@@ -24,7 +24,7 @@ static PRISTINE: &[u8; (ALL + ALL * (ALL + 1) / 2) * 8] = adir_assets::NIQE_PRIS
 ///
 /// The square root of (m - m')^T ((C + C') / 2)^-1 (m - m'), m and C the mean and covariance over blocks of 96x96
 /// pixels of 36 features: the asymmetric generalised Gaussians (AGGD) fitted to the locally normalised luma and to the
-/// products of its neighbours, at two scales. What is left of the sides by whole blocks is not looked at.
+/// products of its neighbours, at two scales. Pixels beyond the last whole block are ignored.
 ///
 /// # Shapes
 /// `[n, 1 or 3, h, w]` in [-1, 1], with room for two blocks; one value for each image. A grey image is taken as it is.
@@ -85,7 +85,7 @@ fn of_plane(luma: &Plane) -> Result<f64> {
     let (rows, columns) = (luma.height / BLOCK, luma.width / BLOCK);
     if rows * columns < 2 {
         return Err(Error::config(format!(
-            "NIQE needs room for two blocks of {BLOCK}x{BLOCK} pixels, found {}x{} (height x width)",
+            "NIQE needs at least two blocks of {BLOCK}x{BLOCK} pixels, found {}x{} (height x width)",
             luma.height, luma.width
         )));
     }
@@ -201,7 +201,7 @@ impl Aggd {
 fn distance(blocks: &[Vec<f64>]) -> Result<f64> {
     let whole: Vec<&Vec<f64>> = blocks.iter().filter(|b| b.iter().all(|v| v.is_finite())).collect();
     if whole.len() < 2 {
-        return Err(Error::Numerical("NIQE: fewer than two blocks of the image have any structure".into()));
+        return Err(Error::Numerical("NIQE: fewer than two blocks have any structure".into()));
     }
     let number = |i: usize| f64::from_le_bytes(std::array::from_fn(|b| PRISTINE[8 * i + b]));
     let mean_of = |rows: &mut dyn Iterator<Item = f64>| {

@@ -18,7 +18,7 @@ impl Plane {
         let crop = |side: usize| side.checked_sub(border.saturating_mul(2)).filter(|&side| side > 0);
         let (Some(height), Some(width)) = (crop(self.height), crop(self.width)) else {
             return Err(Error::config(format!(
-                "cropping {border} pixels at each side leaves nothing of {}x{} (height x width)",
+                "a border of {border} pixels leaves nothing of {}x{} (height x width)",
                 self.height, self.width
             )));
         };

@@ -90,7 +90,7 @@ pub trait Network: Debug + Send + Sync {
     }
 
     /// Bytes of memory that a program sampling `[n, c, height, width]` on the CPU in f32 takes, weights included: an
-    /// upper estimate, from the sizes of what is alive at once, fitted to measured peaks (docs/memory.md).
+    /// upper estimate, from the sizes of what is alive at once, fitted to measured peaks (docs/results/memory.md).
     fn forward_memory(&self, height: usize, width: usize, n: usize) -> u64 {
         /// The program, its embedded weights and the threads' scratch space.
         const PROGRAM: usize = 96 << 20;

@@ -1,4 +1,4 @@
-//! What a blur sees beyond the border of the image.
+//! Boundary conditions of a blur.
 
 use std::fmt::{Display, Formatter};
 use std::str::FromStr;
@@ -9,9 +9,10 @@ use super::ImageShape;
 use super::resample::symmetric;
 use crate::{Error, Result};
 
-/// How an image goes on beyond its border. (The letters are the pixels of a line.)
+/// How an image continues beyond its border. (Letters are the pixels of a line.)
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
+#[non_exhaustive]
 pub enum Boundary {
     /// `b c d | a b c d | a b c`: the image repeats itself.
     #[default]
@@ -19,7 +20,7 @@ pub enum Boundary {
     /// `c b a | a b c d | d c b`: half-sample symmetric, the edge pixel repeats (MATLAB's
     /// `symmetric`, scipy's `reflect`; not numpy's `reflect`, which does not repeat it).
     Reflect,
-    /// `a a a | a b c d | d d d`: the edge pixel goes on.
+    /// `a a a | a b c d | d d d`: the edge pixel is repeated.
     Replicate,
     /// `0 0 0 | a b c d | 0 0 0`: zero, which is mid-grey.
     Zero,
@@ -38,7 +39,7 @@ impl Boundary {
         (Self::Valid, "valid"),
     ];
 
-    /// Which of `n` pixels shows at index `i` of the extended line.
+    /// Index of the pixel, out of `n`, that appears at index `i` of the extended line.
     fn source(self, i: i64, n: usize) -> Option<usize> {
         match self {
             Self::Circular => Some(i.rem_euclid(n as i64) as usize),

@@ -1,4 +1,4 @@
-//! Cutting a window out of a larger image: how an operator is laid on an image whose sides suit a network.
+//! Crops a window from a larger image, so that an operator applies to a canvas with sides that a network accepts.
 
 use super::{ImageShape, LinearOperator, host};
 use crate::tensor::Tensor;
@@ -20,7 +20,7 @@ impl Crop {
         domain.check()?;
         range.check()?;
         if range.channels != domain.channels || range.height > domain.height || range.width > domain.width {
-            return Err(Error::config(format!("an image of {domain} has no window of {range}")));
+            return Err(Error::config(format!("a window of {range} does not fit into an image of {domain}")));
         }
         Ok(Self { domain, range })
     }

@@ -11,9 +11,10 @@ use super::{
 };
 use crate::{Error, Result};
 
-/// Which degradation an image has suffered. Builds the operator for an image of any size.
+/// A degradation. Builds the operator for an image of any size.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case", deny_unknown_fields)]
+#[non_exhaustive]
 pub enum Degradation {
     /// Noise alone: [`Identity`].
     Identity,
@@ -44,10 +45,10 @@ impl Degradation {
     ///
     /// # Errors
     /// [`Error::Config`] when a parameter is out of range or does not fit the image, a mask is
-    /// missing, or a mask is given that nothing uses.
+    /// missing, or a mask is given but not needed.
     pub fn build(&self, domain: ImageShape, mask: Option<&Mask>) -> Result<Arc<dyn LinearOperator>> {
         if mask.is_some() && !self.needs_mask() {
-            return Err(Error::config("a mask is given, but the degradation has no missing pixels"));
+            return Err(Error::config("this degradation takes no mask"));
         }
         self.build_stage(domain, mask)
     }
@@ -58,7 +59,7 @@ impl Degradation {
             Self::SuperResolution { factor } => Arc::new(BicubicDownsample::new(domain, *factor)?),
             Self::Blur { kernel, boundary } => Arc::new(Blur::new(domain, kernel.build()?, *boundary)?),
             Self::Inpaint => {
-                let mask = mask.ok_or_else(|| Error::config("restoring missing pixels needs a mask, found none"))?;
+                let mask = mask.ok_or_else(|| Error::config("inpainting needs a mask"))?;
                 Arc::new(PixelMask::new(domain, mask.clone())?)
             }
             Self::Grayscale => Arc::new(Grayscale::new(domain)?),
@@ -122,7 +123,7 @@ impl Degradation {
     /// Shape of the image x to restore from a degraded image y of shape `range`: larger by the
     /// factor, by the kernel's margins (valid boundary), or by the colour channels (3 from 1).
     ///
-    /// Of the several sizes that shrink to one y this is the one that the factor divides.
+    /// Among the sizes that shrink to the same y, this is the multiple of the factor.
     ///
     /// # Errors
     /// [`Error::Config`] when no x has such a y, or a parameter is out of range.
@@ -146,7 +147,10 @@ impl Degradation {
             Self::Blur { .. } => range,
             Self::Grayscale if range.channels == 1 => ImageShape { channels: 3, ..range },
             Self::Grayscale => {
-                return Err(Error::config(format!("a grey image has 1 channel, found {}", range.channels)));
+                return Err(Error::config(format!(
+                    "colourise needs a grey image with 1 channel, found {} channels",
+                    range.channels
+                )));
             }
             Self::Compose(stages) => {
                 stages.iter().rev().try_fold(range, |range, stage| stage.domain_for_range(range))?

@@ -1,4 +1,4 @@
-//! From tensors to slices and back: how every operator runs on the host.
+//! Runs operators on the host: from tensors to slices and back.
 //!
 //! Planes (or whole images) are independent, so they are spread over threads; each is computed by
 //! one closure in a fixed order, so the result does not depend on the number of threads.
@@ -17,7 +17,7 @@ pub(super) fn check_shape(batch: &Tensor<4>, expected: ImageShape) -> Result<usi
         Ok(batch.dims()[0])
     } else {
         Err(Error::config(format!(
-            "the operator expects images of {expected}, found {found} (channels x height x width)"
+            "the operator expects an image of {expected}, found {found} (channels x height x width)"
         )))
     }
 }

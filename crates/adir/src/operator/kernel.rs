@@ -32,7 +32,10 @@ impl Kernel {
             )));
         }
         if values.len() != height * width {
-            return Err(Error::config(format!("a kernel of {height}x{width} was given {} values", values.len())));
+            return Err(Error::config(format!(
+                "a kernel of {height}x{width} needs {height} * {width} values, found {}",
+                values.len()
+            )));
         }
         if let Some(i) = values.iter().position(|v| !v.is_finite()) {
             let (row, column) = (i / width + 1, i % width + 1);

@@ -12,6 +12,7 @@ use crate::{Error, Result};
 /// or explicit weights.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(try_from = "Written", into = "Written")]
+#[non_exhaustive]
 pub enum KernelSpec {
     /// [`Kernel::boxed`].
     Box {

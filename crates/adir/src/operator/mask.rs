@@ -22,10 +22,13 @@ impl Mask {
     /// [`Error::Config`] when the number of flags is not `height * width`, or when no pixel is known.
     pub fn new(height: usize, width: usize, known: Vec<bool>) -> Result<Self> {
         if height.checked_mul(width) != Some(known.len()) {
-            return Err(Error::config(format!("a mask of {height}x{width} pixels was given {} values", known.len())));
+            return Err(Error::config(format!(
+                "a mask of {height}x{width} pixels needs {height} * {width} values, found {}",
+                known.len()
+            )));
         }
         if !known.contains(&true) {
-            return Err(Error::config(format!("the mask of {height}x{width} pixels marks no pixel as known")));
+            return Err(Error::config(format!("the mask marks all {height}x{width} pixels as unknown")));
         }
         Ok(Self { height, width, known })
     }

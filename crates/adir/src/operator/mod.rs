@@ -1,10 +1,10 @@
 //! Degradations: a linear operator A and its exact transpose.
 //!
-//! An operator knows no diffusion; it maps images to images. The one surprising decision: operators
-//! compute on the host, in f64, whatever the tensor's precision and device, and round once at the
-//! end. An image is small beside a network pass, each operator is written once, the tests of the
+//! An operator maps images to images and knows no diffusion. Operators compute on the host in f64, whatever the
+//! tensor's precision and device, and round once at the end. An image is small beside a network pass, each operator is
+//! written once, the tests of the
 //! transpose are exact, and results depend on no device and no thread count. The price: a result
-//! carries no gradient. Where a gradient through A is wanted, the transpose gives it in closed form.
+//! carries no gradient. If a gradient through A is needed, the transpose gives it in closed form.
 //!
 //! [`Degradation`] is the data from which operators are built, [`dot_test`] checks that a transpose
 //! is one, and [`normalized_adjoint`] is the A* of the guidance.
@@ -89,14 +89,14 @@ impl ImageShape {
         self.channels * self.pixels()
     }
 
-    /// Whether every side is at least one and the number of values can be counted.
+    /// Checks that every side is at least 1 and that the number of values fits into a `usize`.
     ///
     /// # Errors
     /// [`Error::Config`] otherwise. Every operator's constructor asks this of its domain.
     pub fn check(&self) -> Result<()> {
         let elements = self.channels.checked_mul(self.height).and_then(|n| n.checked_mul(self.width));
         match elements {
-            None => Err(Error::config(format!("an image of {self} has more values than can be counted"))),
+            None => Err(Error::config(format!("an image of {self} is too large"))),
             Some(0) => Err(Error::config(format!("an image of {self} is empty: every side must be at least 1"))),
             Some(_) => Ok(()),
         }
@@ -112,7 +112,7 @@ impl Display for ImageShape {
 
 /// y = A x (Eq. 1): a linear degradation.
 ///
-/// Returns a tensor of the device and precision of the one it is given, for any batch size.
+/// Takes batches of any size; results have the device and precision of the argument.
 pub trait LinearOperator: Debug + Send + Sync {
     /// Shape of x.
     fn domain(&self) -> ImageShape;

@@ -19,10 +19,10 @@ use crate::{Error, Result};
 pub fn wiener(blur: &dyn LinearOperator, y: &Tensor<4>, ratio: f64) -> Result<Tensor<4>> {
     let (domain, [n, channels, height, width]) = (blur.domain(), y.dims());
     if blur.range() != domain || domain != ImageShape::of(y) {
-        return Err(Error::config(format!("a Wiener filter of {domain} cannot take {}", ImageShape::of(y))));
+        return Err(Error::config(format!("the Wiener filter is for images of {domain}, found {}", ImageShape::of(y))));
     }
     if !(ratio > 0.0 && ratio.is_finite()) {
-        return Err(Error::config(format!("a Wiener filter with the ratio {ratio}, expected above 0")));
+        return Err(Error::config(format!("the ratio of the Wiener filter is {ratio}, expected more than 0")));
     }
     let fft = Fft2d::new(height, width);
     let complex = |plane: &[f64]| plane.iter().map(|v| Complex64::new(*v, 0.0)).collect::<Vec<_>>();

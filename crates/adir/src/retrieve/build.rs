@@ -1,4 +1,4 @@
-//! Building an index: an iterator of what became of each file, which the caller drives.
+//! Builds an index: an iterator with one event per file, driven by the caller.
 //!
 //! A file is known by its content, so one that was renamed or copied is not embedded again, and one that
 //! was edited in place is. A file whose path, size and time of the last change are those of the index is not
@@ -19,7 +19,7 @@ use crate::io::image::read_image;
 use crate::io::limits::Limits;
 use crate::{Error, Result};
 
-/// What became of one file.
+/// Outcome for one file.
 #[derive(Debug)]
 pub struct BuildEvent {
     /// The file's path below the archive's folder.
@@ -39,7 +39,7 @@ pub enum BuildOutcome {
     Skipped(Error),
 }
 
-/// A build under way: iterate to advance it, one event a file, in the order of paths.
+/// A running build: an iterator with one event per file, in the order of paths.
 ///
 /// Files are read, decoded and embedded several at a time, on the threads of the current rayon pool.
 pub struct Build<'a> {
@@ -74,7 +74,7 @@ impl<'a> Build<'a> {
             previous.check_encoder(encoder.id())?;
             if previous.precision() != precision {
                 let held = previous.precision();
-                return Err(Error::Config(format!("the existing index holds {held:?} numbers, not {precision:?}")));
+                return Err(Error::Config(format!("the existing index stores {held:?}, not {precision:?}")));
             }
         }
         let files = image_files(folder)?;
@@ -103,7 +103,7 @@ impl<'a> Build<'a> {
     /// before, it keeps the previous index's images that are still to be visited.
     ///
     /// # Errors
-    /// As for any index that is put together; none is expected.
+    /// Never fails for a consistent build.
     pub fn index(&self) -> Result<Index> {
         let (mut entries, mut vectors) = (self.entries.clone(), self.vectors.clone());
         let complete = self.done == self.files.len();

@@ -1,4 +1,4 @@
-//! Observations whose nearest images are largely the same, so that one adaptation serves them all.
+//! Groups observations with similar neighbours, so that one adaptation serves a group.
 
 use std::collections::BTreeMap;
 
@@ -7,10 +7,10 @@ use super::Neighbour;
 /// Observations that share their neighbours.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Group {
-    /// Places of the observations, ascending.
+    /// Indices of the observations, ascending.
     pub members: Vec<usize>,
-    /// Their neighbours: those of most members first, then those nearest to any of them, then by id. The distance is
-    /// the smallest to a member.
+    /// Their neighbours: first those shared by most members, then those nearest to any member, then by id. The distance
+    /// is the smallest to a member.
     pub neighbours: Vec<Neighbour>,
 }
 

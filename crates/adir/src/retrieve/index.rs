@@ -60,13 +60,13 @@ impl Vectors {
         }
     }
 
-    /// Makes room for so many more numbers.
+    /// Reserves space for more numbers.
     pub fn reserve(&mut self, numbers: usize) -> Result<()> {
         let reserved = match self {
             Self::F16(all) => all.try_reserve_exact(numbers),
             Self::F32(all) => all.try_reserve_exact(numbers),
         };
-        reserved.map_err(|e| Error::Limits(format!("{numbers} numbers of embeddings: {e}")))
+        reserved.map_err(|e| Error::Limits(format!("cannot allocate {numbers} numbers: {e}")))
     }
 
     pub fn push(&mut self, values: &[f32]) {
@@ -86,7 +86,7 @@ impl Vectors {
     }
 }
 
-/// The embeddings of an archive's images. A place in the order of paths is an image's *id*.
+/// The embeddings of an archive's images. An image's *id* is its position in the order of paths.
 #[derive(Debug, Clone)]
 pub struct Index {
     encoder: Arc<EncoderId>,
@@ -99,7 +99,7 @@ pub struct Index {
 }
 
 impl Index {
-    /// Puts an index together and checks it.
+    /// Assembles and checks an index.
     ///
     /// # Errors
     /// [`Error::Config`] if counts differ, paths are unsafe or out of order, or a vector has no direction.
@@ -123,16 +123,19 @@ impl Index {
         }
         for pair in entries.windows(2) {
             if pair[0].path >= pair[1].path {
-                return Err(Error::Config(format!("{:?} and {:?} are out of order", pair[0].path, pair[1].path)));
+                return Err(Error::Config(format!(
+                    "{:?} and {:?} are not in ascending order",
+                    pair[0].path, pair[1].path
+                )));
             }
         }
         if let Some(bad) = entries.iter().find(|entry| !is_safe(&entry.path)) {
-            return Err(Error::Config(format!("{:?} is not a plain path below a folder", bad.path)));
+            return Err(Error::Config(format!("{:?} is not a path inside the folder", bad.path)));
         }
         let norms: Vec<f64> = (0..entries.len()).into_par_iter().map(|id| norm(&vectors.row(id, dimension))).collect();
         if let Some(id) = norms.iter().position(|norm| !norm.is_finite() || *norm < 1e-6) {
             let (path, norm) = (&entries[id].path, norms[id]);
-            return Err(Error::Config(format!("the vector of {path:?} has length {norm} and so no direction")));
+            return Err(Error::Config(format!("the embedding of {path:?} has length {norm}, which has no direction")));
         }
         let inverse_norms = norms.iter().map(|norm| (1.0 / norm) as f32).collect();
         Ok(Self { encoder, root, complete, entries, vectors, inverse_norms })

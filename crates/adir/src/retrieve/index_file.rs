@@ -11,9 +11,8 @@
 //! | 4 | CRC-32 of everything before |
 //!
 //! Numbers are little-endian. The folder is stored relative to the file where it lies at or below the
-//! file's own folder, so that an archive can be moved with its index. Nothing is believed before it is
-//! compared with the file's length, and the checksum finds damage, not malice: a forged file can only
-//! name other images of the archive.
+//! file's own folder, so that an archive can be moved with its index. Every size is checked against the length of the
+//! file. The checksum detects damage, not malice: a forged file can only name other images of the archive.
 
 use std::fs::File;
 use std::io::{BufReader, Read, Write};
@@ -62,7 +61,7 @@ impl Index {
             complete: self.is_complete(),
             root: stored_root(self.root(), path)?,
         };
-        let header = serde_json::to_vec(&header).map_err(|e| Error::config(format!("the index's header: {e}")))?;
+        let header = serde_json::to_vec(&header).map_err(|e| Error::config(format!("invalid index header: {e}")))?;
         atomic::write(path, |file| {
             let mut writer = Checked { inner: file, crc: crc32fast::Hasher::new() };
             self.write(&header, &mut writer).map_err(|e| Error::io(path, e))
@@ -115,7 +114,7 @@ fn stored_root(root: &Path, file: &Path) -> Result<String> {
     let absolute = || std::path::absolute(root).map_err(|e| Error::io(root, e));
     let stored = relative.map_or_else(absolute, |path| Ok(path.to_owned()))?;
     let text = stored.to_str().map(str::to_owned);
-    text.ok_or_else(|| Error::Config(format!("{}: an archive's folder must be named in UTF-8", root.display())))
+    text.ok_or_else(|| Error::Config(format!("{}: the path of the folder is not UTF-8", root.display())))
 }
 
 /// The folder that a file lies in.
@@ -171,7 +170,7 @@ impl<R: Read> Reader<'_, R> {
     fn fill(&mut self, buffer: &mut [u8]) -> Result<()> {
         let wanted = buffer.len() as u64;
         if wanted > self.remaining {
-            return Err(self.error(format!("ends early: {wanted} more bytes expected, {} left", self.remaining)));
+            return Err(self.error(format!("is truncated: {wanted} more bytes expected, {} left", self.remaining)));
         }
         self.reader.read_exact(buffer).map_err(|e| self.error(format!("cannot be read: {e}")))?;
         self.remaining -= wanted;
@@ -234,7 +233,9 @@ impl<R: Read> Reader<'_, R> {
         self.version = version;
         let length = u32::from_le_bytes(self.array()?);
         if length > MAX_HEADER {
-            return Err(self.error(format!("declares a header of {length} bytes, at most {MAX_HEADER} are read")));
+            return Err(
+                self.error(format!("declares a header of {length} bytes, but at most {MAX_HEADER} are allowed"))
+            );
         }
         let mut bytes = vec![0; length as usize];
         self.fill(&mut bytes)?;
@@ -381,7 +382,7 @@ mod tests {
             ("\"dimension\":3", "\"dimension\":2", "follow the paths"),
             ("\"f16\"", "\"f32\"", "follow"),
             ("complete", "complexe", "header"),
-            ("a.png", "../ng", "plain path"),
+            ("a.png", "../ng", "inside the folder"),
             ("a.png", "c.png", "order"),
             ("a.png", "\u{7f}.png", "order"),
         ] {

@@ -1,8 +1,8 @@
 //! Retrieval: which images of an archive look most like this one.
 //!
-//! An [`Index`] holds the embeddings of an archive (see [`crate::encode`]) and answers "the K nearest", exactly: a
-//! scan at the speed of memory needs about a second for ten million images, so there is nothing here to train, to
-//! tune or to get almost right. An index names its encoder and refuses queries of another.
+//! An [`Index`] holds the embeddings of an archive (see [`crate::encode`]) and answers "the K nearest", exactly: a scan
+//! at memory speed takes well under a second for ten million images, so nothing needs training or tuning. An index
+//! names its encoder and refuses queries of another.
 
 mod build;
 mod group;

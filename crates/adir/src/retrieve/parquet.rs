@@ -28,7 +28,7 @@ pub fn read_parquet_names(path: &Path, column: &str, count: usize) -> Result<Vec
     let mut names = Names::new(count);
     each(path, column, Some(count), |row, field| match field {
         Field::Str(text) => names.push(&text),
-        other => Err(format!("{column:?} holds {} in row {row}, expected a text", kind(&other))),
+        other => Err(format!("column {column:?} has {} in row {row}, expected text", kind(&other))),
     })?;
     names.finish().map_err(|message| Error::input(path, message))
 }
@@ -42,19 +42,21 @@ pub fn read_parquet_vectors(path: &Path, column: &str) -> Result<(usize, usize, 
     let (mut rows, mut values) = (0, Vec::new());
     each(path, column, None, |row, field| {
         let Field::ListInternal(list) = field else {
-            return Err(format!("{column:?} holds {} in row {row}, expected a list of floats", kind(&field)));
+            return Err(format!("column {column:?} has {} in row {row}, expected a list of floats", kind(&field)));
         };
         let length = list.elements().len();
         if rows > 0 && length * rows != values.len() {
             let others = values.len() / rows;
-            return Err(format!("{column:?} holds {length} numbers in row {row}, {others} in those before"));
+            return Err(format!(
+                "column {column:?} has {length} numbers in row {row}, but {others} in the rows before"
+            ));
         }
         for element in list.elements() {
             values.push(match element {
                 Field::Float16(value) => value.to_f32(),
                 Field::Float(value) => *value,
                 Field::Double(value) => *value as f32,
-                other => return Err(format!("{column:?} holds {} in row {row}, expected floats", kind(other))),
+                other => return Err(format!("column {column:?} has {} in row {row}, expected floats", kind(other))),
             });
         }
         rows += 1;

@@ -42,8 +42,8 @@ pub struct Posterior {
     pub log_variance: Tensor<4>,
 }
 
-/// The mean (Eq. 5) and variance of step `index` of `schedule` (counting down to 0) from what the network said of
-/// `x_t`, `[n, c, h, w]`.
+/// Mean (Eq. 5) and variance of step `index` of `schedule` (counting down to 0), from the prediction for `x_t`, `[n, c,
+/// h, w]`.
 ///
 /// # Errors
 /// [`Error::Config`] when the variance is to be the learned one and the network has none.
@@ -64,11 +64,9 @@ pub fn posterior(
     Ok(Posterior { x0, eps, mean, log_variance })
 }
 
-/// Between ln beta-tilde at v = -1 and ln beta at v = 1, in a straight line that does not end there.
+/// Linear interpolation between ln beta-tilde at v = -1 and ln beta at v = 1, extended beyond both.
 fn learned_log_variance(schedule: &Schedule, index: usize, v: Option<Tensor<4>>) -> Result<Tensor<4>> {
-    let v = v.ok_or_else(|| {
-        Error::config("the network predicts no variance: choose the variance fixed_large or fixed_small")
-    })?;
+    let v = v.ok_or_else(|| Error::config("the network predicts no variance: use fixed_large or fixed_small"))?;
     let (low, high) = (schedule.posterior_log_variance_clipped(index), schedule.beta(index).ln());
     Ok(v.mul_scalar((high - low) / 2.0).add_scalar((high + low) / 2.0))
 }

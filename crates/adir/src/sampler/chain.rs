@@ -1,4 +1,4 @@
-//! What the samplers share: counting down, asking the network, checking what comes back, and the x0 estimate.
+//! The loop that samplers share: counting down, calling the network, checking its output, estimating x0.
 
 use super::Inputs;
 use crate::models::{Prediction, Pullback};
@@ -14,7 +14,7 @@ use crate::{Error, Result};
 pub struct Step {
     /// Which step of the loop this was, from 0.
     pub index: usize,
-    /// How many the loop has.
+    /// Number of steps in the loop.
     pub total: usize,
     /// What the network was given.
     pub timestep: Timestep,
@@ -27,7 +27,7 @@ pub struct Step {
     pub residual_rms: Option<f64>,
 }
 
-/// What one step of a particular sampler computes.
+/// Result of one step of a sampler.
 #[derive(Debug, Clone)]
 pub struct Outcome {
     /// The state after the step.
@@ -90,11 +90,11 @@ impl<'a> Chain<'a> {
         let multiple = inputs.denoiser.info().size_multiple.max(1);
         if height == 0 || width == 0 || height % multiple != 0 || width % multiple != 0 {
             return Err(Error::config(format!(
-                "the network takes multiples of {multiple} pixels, not {width}x{height}"
+                "the network expects sides that are multiples of {multiple}, found {width}x{height}"
             )));
         }
         if !inputs.schedule.is_from(&inputs.denoiser.info().schedule) {
-            return Err(Error::config("the sampling schedule is not made from the one the network was trained with"));
+            return Err(Error::config("the sampling schedule does not belong to the network"));
         }
         if inputs.resume_at > inputs.schedule.len() {
             return Err(Error::config(format!(
@@ -121,7 +121,7 @@ impl<'a> Chain<'a> {
             }
             _ => (denoiser.predict(&self.x_t, timestep, &class.into())?, None),
         };
-        // Here and not only at the end: clipping could make a number of a NaN.
+        // Checked at every step, because clipping could turn a NaN into a number.
         for (tensor, what) in
             [(Some(&prediction.eps), "predicted noise"), (prediction.variance.as_ref(), "predicted variance")]
         {
@@ -167,12 +167,12 @@ impl Iterator for Chain<'_> {
     }
 }
 
-/// The same step counted both ways.
+/// A step, counted upwards and downwards.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Position {
-    /// Upwards from 0: which noise it takes.
+    /// Upwards from 0: the index of its noise.
     pub step: usize,
-    /// Downwards to 0: which entry of the schedule it is.
+    /// Downwards to 0: its index in the schedule.
     pub index: usize,
 }
 

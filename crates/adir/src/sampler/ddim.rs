@@ -11,11 +11,11 @@ use super::chain::{Evaluation, Outcome, Rule, eps_from_x0, predict_x0};
 use crate::guidance::{StepState, Target};
 use crate::{Error, Result};
 
-/// Which eps belongs to an x0 that guidance has moved.
+/// The eps used with an x0 that guidance has corrected.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum EpsAfterGuidance {
-    /// The one from before.
+    /// The eps from before the correction.
     Keep,
     /// The one that leads from the moved x0 to x_t: the guidance of Algorithm 1, carried over exactly.
     Rederive,

@@ -28,7 +28,7 @@ pub trait NoiseSource {
     /// precision and on the device of `like`.
     ///
     /// # Errors
-    /// Whatever keeps a recording from being read; [`Noise`] never fails.
+    /// Errors of reading a recording; [`Noise`] never fails.
     fn noise(&self, step: usize, like: &Tensor<4>) -> Result<Tensor<4>>;
 }
 
@@ -50,7 +50,7 @@ pub fn initial_noise(noise: &Noise, shape: [usize; 4], device: &Device, dtype: D
     noise.normal_tensor(0, shape, device, dtype)
 }
 
-/// What every sampler works with.
+/// Inputs of every sampler.
 #[derive(Clone, Copy)]
 pub struct Inputs<'a> {
     /// The network.
@@ -63,7 +63,7 @@ pub struct Inputs<'a> {
     pub guidance: Option<&'a dyn Guidance>,
     /// Label for a class-conditional network.
     pub class: Option<usize>,
-    /// Loop step to begin with: 0 for x_T; k to go on after k steps, from the x_t they led to.
+    /// First loop step: 0 starts from x_T; k continues after k steps from their x_t.
     pub resume_at: usize,
 }
 

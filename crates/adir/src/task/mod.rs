@@ -12,9 +12,10 @@ pub use preset::{Choice, GuidanceSettings, Method, Overrides, Preset, SamplerSet
 
 use crate::{Error, Result};
 
-/// What is to be undone.
+/// The degradation to undo.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
+#[non_exhaustive]
 pub enum Task {
     /// Bicubic down-sampling by a factor of 2 to 16: `sr2` ... `sr16`.
     SuperResolution {
@@ -25,7 +26,7 @@ pub enum Task {
     Deblur,
     /// Missing pixels.
     Inpaint,
-    /// Nothing but noise.
+    /// Noise only.
     Denoise,
     /// Lost colour: grey is the mean of the channels.
     Colourise,

@@ -15,10 +15,11 @@ use crate::{Error, Result};
 /// A named set of sampling settings.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
+#[non_exhaustive]
 pub enum Preset {
     /// Few steps of the x0 form; the default for the embedded prior.
     Fast,
-    /// Twice as many, and twice the change of the weights where the model is adapted.
+    /// 100 sampling steps; adapted weights change twice as much.
     Balanced,
     /// Table 4 of the paper to the letter: 1000 ancestral steps, s = 10 (20 for x8).
     Paper,
@@ -27,6 +28,7 @@ pub enum Preset {
 /// How the reverse process is sampled.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
+#[non_exhaustive]
 pub enum Method {
     /// Algorithm 1: ancestral sampling, guidance shifts the mean.
     Ancestral,
@@ -131,7 +133,7 @@ pub enum Source {
     Given,
     /// The preset's.
     Preset,
-    /// Follows from other values, as the text says.
+    /// Follows from other values by the named rule.
     Rule(Cow<'static, str>),
 }
 
@@ -171,18 +173,18 @@ impl Choice {
     }
 }
 
-/// From this much noise on, in grey levels, deblurring trusts y four times as far as below it (docs/sampling.md).
+/// Noise, in grey levels, from which on deblurring trusts y four times as much (docs/results/sampling.md).
 const MUCH_NOISE: f64 = 8.0;
 
 /// The settings of `preset` for an operator of that kind and measurement noise `sigma`, overridden by what was given.
 ///
-/// Values of y that were rounded to 8 or 16 bits are `rounding` (a standard deviation) off. That counts where the
-/// proximal step would otherwise blow it up.
+/// `rounding` is the standard deviation of y's quantisation error. It matters in proximal steps, which would amplify
+/// it.
 ///
 /// `lambda` is the largest eigenvalue of A^T A: with the normalised adjoint the strength for a noise level is
-/// s = lambda / (16 sigma^2), with the strict one 1 / (16 sigma^2). That is a quarter of what suits a Gaussian
-/// model (spec 1.4): with the embedded prior it gains 2.6 dB in denoising. Blurs with much noise, which are solved
-/// for, get the whole of it: s = lambda / (4 sigma^2) gains 0.2 to 1.4 dB there (docs/sampling.md).
+/// s = lambda / (16 sigma^2), with the strict one 1 / (16 sigma^2). That is a quarter of the value for a Gaussian
+/// model; with the embedded prior it gains 2.6 dB in denoising. Blurs with much noise use the full value: with proximal
+/// steps, s = lambda / (4 sigma^2) gains 0.2 to 1.4 dB (docs/results/sampling.md).
 ///
 /// # Errors
 /// [`Error::Config`] when a projection is asked of the ancestral form, or a number is out of range.
@@ -215,7 +217,7 @@ pub fn resolve(
     let adjoint = pick(&mut choices, "adjoint", given.adjoint, Adjoint::Normalized, Source::Preset, word);
     let (data_step, source) = match (preset, hint, method) {
         (Preset::Fast | Preset::Balanced, Hint::Blurs, Method::FewStep) => {
-            (DataStep::Proximal, Source::rule("measured better in deblurring, docs/sampling.md"))
+            (DataStep::Proximal, Source::rule("better in deblurring, see docs/results/sampling.md"))
         }
         _ => (DataStep::Gradient, Source::Preset),
     };
@@ -230,9 +232,9 @@ pub fn resolve(
             (Strength::Scale(s), Source::Preset)
         }
         Preset::Fast | Preset::Balanced if sigma.0 == 0.0 => match method {
-            Method::FewStep => (Strength::Projection, Source::rule("no noise: A x = y holds exactly")),
+            Method::FewStep => (Strength::Projection, Source::rule("no noise: A x = y must hold exactly")),
             Method::Ancestral => {
-                (Strength::Scale(10.0), Source::rule("the paper's s: the ancestral form cannot project"))
+                (Strength::Scale(10.0), Source::rule("the paper's s, because the ancestral sampler cannot project"))
             }
         },
         Preset::Fast | Preset::Balanced => {
@@ -260,17 +262,17 @@ pub fn resolve(
     let eta = pick(&mut choices, "eta", given.eta, 1.0, Source::Preset, f64::to_string);
     let (eps, source) = match hint {
         Hint::ShrinksBy(_) | Hint::Identity => {
-            (EpsAfterGuidance::Rederive, Source::rule("measured better in sr and denoise, docs/sampling.md"))
+            (EpsAfterGuidance::Rederive, Source::rule("better in sr and denoise, see docs/results/sampling.md"))
         }
         Hint::Blurs if data_step == DataStep::Proximal && sigma.to_255() >= 1.0 => {
-            (EpsAfterGuidance::Rederive, Source::rule("measured better with proximal steps, docs/sampling.md"))
+            (EpsAfterGuidance::Rederive, Source::rule("better with proximal steps, see docs/results/sampling.md"))
         }
         Hint::Blurs | Hint::Hides | Hint::DropsColour | Hint::Unknown => (EpsAfterGuidance::Keep, Source::Preset),
     };
     let eps_after_guidance = pick(&mut choices, "eps_after_guidance", given.eps_after_guidance, eps, source, word);
     if method == Method::Ancestral && strength == Strength::Projection {
         return Err(Error::config(
-            "the ancestral form cannot project: give a finite guidance strength, or use the few-step form",
+            "the ancestral sampler cannot project: give a finite --scale, or use --method few-step",
         ));
     }
     let sampler = match method {
@@ -281,7 +283,7 @@ pub fn resolve(
     Ok((Settings { steps, clip_x0, sampler, guidance }, choices))
 }
 
-/// What was given, or else the default, noted with its source.
+/// The given value or the default, recorded with its source.
 fn pick<T>(
     choices: &mut Vec<Choice>,
     name: &'static str,

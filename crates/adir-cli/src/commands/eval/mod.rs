@@ -1,4 +1,4 @@
-//! `adir eval`: methods compared on folders of images whose truth is known.
+//! `adir eval`: compares methods on folders of images whose truth is known.
 
 mod report;
 
@@ -19,22 +19,23 @@ use crate::log::Log;
 use crate::model::{ModelArgs, named};
 use crate::store::Store;
 
-/// Compare methods on images whose truth is known: degraded, restored, measured.
+/// Compare methods on images whose truth is known: degrade, restore, measure.
 ///
-/// Writes OUTPUT/table.md, OUTPUT/cells.csv and OUTPUT/sheet.png. Every result is kept in OUTPUT/cells, so that the
-/// same command goes on after an interruption, and one with more images, tasks or methods computes what is new.
-/// Unless --full is given, the middle 128x128 pixels of ten images a set, 4 samples of 20 steps.
+/// Writes OUTPUT/table.md, OUTPUT/cells.csv and OUTPUT/sheet.png. Every result is kept in OUTPUT/cells: the same
+/// command continues after an interruption, and a command with more images, tasks or methods computes only what is new.
+/// By default it uses the middle 128x128 pixels of ten images per set and 4 samples of 20 steps; see --full.
 /// Sides are cut to what the network's size multiple and the factor both divide: 120 of 128 pixels for sr3 where the
 /// network takes multiples of 8. Images below that are left out.
 #[derive(Debug, Args)]
 pub struct EvalArgs {
-    /// Folders of images (each is a set)
+    /// Folders of images; each folder is a set
     #[arg(required = true)]
     sets: Vec<PathBuf>,
-    /// Folder of the results
+    /// Folder for the results
     #[arg(short, long)]
     output: PathBuf,
-    /// Tasks, TASK[:KERNEL][+SIGMA], as sr4, deblur:box:5+10 or denoise+25 (inpaint: a hole of a quarter of the sides)
+    /// Tasks, TASK[:KERNEL][+SIGMA]: for example sr4, deblur:box:5+10, denoise+25, inpaint (a hole of a quarter of the
+    /// sides)
     #[arg(long, value_delimiter = ',', default_value = "sr4,deblur:box:5+10")]
     tasks: Vec<EvalTask>,
     /// Methods [default: every method whose inputs are given, except shared and auto]
@@ -45,44 +46,43 @@ pub struct EvalArgs {
     /// nearest images; auto: adapted weights only if held-out images are denoised better; adapter: the one of --adapter
     #[arg(long, value_delimiter = ',', value_parser = named::<Method>(Method::ALL.map(|(_, name)| name)))]
     methods: Vec<Method>,
-    /// Gallery (a folder, or an index) of the methods knn, lora, shared and auto
+    /// Gallery (folder or index) for the methods knn, lora, shared and auto
     #[arg(long, value_name = "FOLDER")]
     gallery: Option<PathBuf>,
-    /// Folder from which the method random takes its images
+    /// Folder of images for the method random
     #[arg(long, value_name = "FOLDER")]
     random_from: Option<PathBuf>,
-    /// Adapter of the method adapter: a file, or a name or key of `adir adapt list`
+    /// Adapter for the method adapter: a file, or a name or key shown by `adir adapt list`
     #[arg(long, value_name = "ADAPTER")]
     adapter: Option<PathBuf>,
-    /// Images of each set, spread evenly over it
+    /// Images per set, spread evenly over it
     #[arg(long, default_value_t = 10, value_name = "N")]
     count: usize,
-    /// Side of the part in the middle that is used, at most: cut to what the network and the factor divide
+    /// Side of the central crop in pixels, at most: cut to what the network and the factor divide
     #[arg(long, default_value_t = 128, value_name = "PIXELS")]
     crop: usize,
     /// Samples per image
     #[arg(short = 'n', long, default_value_t = 4, value_name = "N")]
     samples: usize,
-    /// Seeds: each repeats everything that is random
+    /// Number of seeds; each repeats everything random
     #[arg(long, default_value_t = 1, value_name = "N")]
     seeds: u64,
     /// All images, whole (but for what is cut as above), with the preset's steps
     #[arg(long, conflicts_with_all = ["count", "crop"])]
     full: bool,
-    /// Named settings: fast, balanced or paper, as of `adir restore`
+    /// Preset: fast, balanced or paper, as of `adir restore`
     #[arg(long, default_value = "fast", value_parser = preset())]
     preset: Preset,
-    /// Sampling steps [default: 20, with --full the preset's]
+    /// Sampling steps [default: 20; with --full those of the preset]
     #[arg(long, value_name = "N")]
     steps: Option<String>,
-    /// Rank of the factors of the method lora
+    /// Rank of the low-rank factors of the method lora
     #[arg(long, default_value_t = 16, value_name = "RANK")]
     lora: usize,
-    /// Of the method shared: observations share an adaptation that on average have so much of their nearest images in
-    /// common, 0 to 1
+    /// For the method shared: group observations whose nearest images overlap by at least this share on average, 0 to 1
     #[arg(long, default_value_t = 0.25, value_name = "SHARE", value_parser = crate::args::share)]
     overlap: f64,
-    /// Images of each set and task that are shown in the sheet
+    /// Images per set and task shown in the sheet
     #[arg(long, default_value_t = 4, value_name = "N")]
     show: usize,
     #[command(flatten)]
@@ -107,7 +107,7 @@ pub fn run(args: &EvalArgs, log: &Log) -> Result<u8> {
     let engine = builder.build()?;
     let header = engine.header()?;
     if header.info().channels != 3 {
-        return Err(Error::config("eval compares methods on RGB images; the network is for others"));
+        return Err(Error::config("eval needs a network for RGB images"));
     }
     let metrics = evaluation()?;
     let mut report = Report::new(&metrics, args.show);
@@ -172,11 +172,11 @@ impl EvalArgs {
         }
     }
 
-    /// The files of a set that are asked for.
+    /// The files of a set to use.
     fn files(&self, set: &Path) -> Result<Vec<String>> {
         let names = image_files(set)?;
         if names.is_empty() {
-            return Err(Error::input(set, "holds no images"));
+            return Err(Error::input(set, "contains no images"));
         }
         if self.full {
             return Ok(names);
@@ -198,7 +198,7 @@ impl EvalArgs {
             }
         }
         if images.is_empty() {
-            return Err(Error::input(set, "holds no image that is large enough"));
+            return Err(Error::input(set, "contains no image that is large enough"));
         }
         Ok(images)
     }

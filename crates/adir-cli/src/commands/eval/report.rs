@@ -112,7 +112,7 @@ impl<'a> Report<'a> {
             return Ok(());
         }
         let mut row = vec![task.picture(y, x)?];
-        // The observation stands there already.
+        // The row already starts with the observation.
         let others = || methods.iter().zip(pictures).filter(|(m, _)| **m != Method::Observed);
         for (_, path) in others() {
             row.push(read_image(path, &Limits::default())?.tensor);

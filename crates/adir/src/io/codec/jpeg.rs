@@ -19,7 +19,7 @@ pub fn decode(path: &Path, mut reader: impl BufRead, limits: &Limits) -> Result<
     let mut file = Vec::new();
     reader.read_to_end(&mut file).map_err(|e| Error::io(path, e))?;
     if !is_complete(&file) {
-        return Err(Error::input(path, "the JPEG data is cut off before its end marker"));
+        return Err(Error::input(path, "the JPEG data ends before its end marker"));
     }
     let decoder = JpegDecoder::new(Cursor::new(file)).map_err(|e| image_error(path, e))?;
     decode_eight_bit(path, decoder, limits)
@@ -48,7 +48,7 @@ pub fn encode(path: &Path, file: &mut AtomicFile<'_>, raster: &Raster, metadata:
         _ => return Err(refused(path, "JPEG has no alpha channel")),
     };
     let Samples::Eight(samples) = &raster.samples else {
-        return Err(refused(path, "JPEG has 8 bits a sample"));
+        return Err(refused(path, "JPEG has 8 bits per sample"));
     };
     let mut encoder = JpegEncoder::new_with_quality(file, QUALITY);
     if let Some(icc) = metadata.icc {

@@ -22,6 +22,7 @@ mod webp;
 
 /// An image file format.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[non_exhaustive]
 pub enum ImageFormat {
     /// Lossless; 8 or 16 bits a sample.
     Png,
@@ -46,7 +47,7 @@ impl ImageFormat {
             "webp" => Ok(Self::WebP),
             "tif" | "tiff" => Ok(Self::Tiff),
             other => Err(Error::config(format!(
-                "{}: cannot write {other:?} images, expected png, jpg, webp or tif",
+                "{}: unknown image format {other:?}, expected .png, .jpg, .webp or .tif",
                 path.display()
             ))),
         }
@@ -85,6 +86,7 @@ impl ImageFormat {
 
 /// How a sample is stored in a file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[non_exhaustive]
 pub enum BitDepth {
     /// 8-bit integers; 0 is black, 255 white.
     Eight,
@@ -104,7 +106,7 @@ impl BitDepth {
         }
     }
 
-    /// Standard deviation of what values are rounded by: 1/sqrt(12) of a step.
+    /// Standard deviation of the quantisation error: 1/sqrt(12) of a step.
     pub fn rounding(self) -> NoiseLevel {
         let steps = match self {
             Self::Eight => 255.0,
@@ -148,7 +150,7 @@ pub(super) struct Raster {
     pub samples: Samples,
 }
 
-/// What a decoder found.
+/// A decoded file.
 pub(super) struct Decoded {
     pub raster: Raster,
     pub icc: Option<Vec<u8>>,
@@ -158,7 +160,7 @@ pub(super) struct Decoded {
     pub orientation: Orientation,
 }
 
-/// The raw bytes that travel with the pixels.
+/// Raw metadata carried along with the pixels.
 pub(super) struct Metadata<'a> {
     pub icc: Option<&'a [u8]>,
     pub exif: Option<&'a [u8]>,

@@ -25,7 +25,7 @@ pub fn encode(path: &Path, file: &mut AtomicFile<'_>, raster: &Raster, metadata:
         _ => ExtendedColorType::Rgba8,
     };
     let Samples::Eight(samples) = &raster.samples else {
-        return Err(refused(path, "WebP has 8 bits a sample"));
+        return Err(refused(path, "WebP has 8 bits per sample"));
     };
     let mut encoder = WebPEncoder::new_lossless(file);
     if let Some(icc) = metadata.icc {

@@ -1,4 +1,4 @@
-//! What the configuration beside a CLIP's weights says that the weights do not: activation and heads.
+//! The parts of a CLIP configuration that the weights do not determine: activation and heads.
 
 use std::fs::File;
 use std::io::Read;
@@ -74,7 +74,8 @@ impl Config {
     }
 
     fn from_hugging_face(text: &str) -> Result<Self, String> {
-        let config: HuggingFace = serde_json::from_str(text).map_err(|e| format!("is no CLIP configuration: {e}"))?;
+        let config: HuggingFace =
+            serde_json::from_str(text).map_err(|e| format!("is not a CLIP configuration: {e}"))?;
         let activation = |tower: &HuggingFaceTower| match tower.hidden_act.as_deref() {
             None | Some("quick_gelu") => Ok(Activation::QuickGelu),
             Some("gelu") => Ok(Activation::Gelu),
@@ -82,7 +83,7 @@ impl Config {
         };
         let (vision, text) = (activation(&config.vision_config)?, activation(&config.text_config)?);
         if vision != text {
-            return Err(format!("has different activations in its towers, {vision:?} and {text:?}"));
+            return Err(format!("has different activations in its two towers: {vision:?} and {text:?}"));
         }
         Ok(Self {
             activation: vision,
@@ -92,7 +93,7 @@ impl Config {
     }
 
     fn from_open_clip(text: &str) -> Result<Self, String> {
-        let config: OpenClip = serde_json::from_str(text).map_err(|e| format!("is no CLIP configuration: {e}"))?;
+        let config: OpenClip = serde_json::from_str(text).map_err(|e| format!("is not a CLIP configuration: {e}"))?;
         let model = config.model_cfg;
         let vision_heads = model.vision_cfg.width.zip(model.vision_cfg.head_width).and_then(|(w, h)| w.checked_div(h));
         Ok(Self {

@@ -1,4 +1,4 @@
-//! Which CLIP a file holds, told from names and shapes, and the towers read from either naming scheme.
+//! Recognises a CLIP model by names and shapes, and reads its towers from either naming scheme.
 //!
 //! Names and shapes give every size but the number of heads, which is the width over 64 in every published
 //! model and otherwise stands in the configuration beside the weights. They do not give the activation.
@@ -57,7 +57,10 @@ impl<'a> Source<'a> {
             (Scheme::OpenAi, "module.")
         } else {
             let expected = "vision_model.embeddings.class_embedding or visual.class_embedding";
-            return Err(Error::model(file.path(), format!("is no CLIP with a vision transformer: has no {expected}")));
+            return Err(Error::model(
+                file.path(),
+                format!("is not a CLIP model with a vision transformer: {expected} is missing"),
+            ));
         };
         Ok(Self { file, device, scheme, prefix, used: RefCell::default() })
     }
@@ -75,7 +78,7 @@ impl<'a> Source<'a> {
         let name = format!("{}{name}", self.prefix);
         let info = self.file.info(&name).ok_or_else(|| self.error(format!("has no tensor {name:?}")))?;
         let shape = <[usize; D]>::try_from(info.shape.as_slice()).ok().filter(|shape| shape.iter().all(|&n| n > 0));
-        shape.ok_or_else(|| self.error(format!("tensor {name:?} has the shape {:?}, expected {D} extents", info.shape)))
+        shape.ok_or_else(|| self.error(format!("tensor {name:?} has shape {:?}, expected {D} dimensions", info.shape)))
     }
 
     fn tensor<const D: usize>(&self, name: &str, shape: [usize; D]) -> Result<Tensor<D>> {
@@ -86,7 +89,7 @@ impl<'a> Source<'a> {
     }
 
     /// # Errors
-    /// [`Error::Model`] naming tensors that no part of CLIP has asked for: then it is something else.
+    /// [`Error::Model`] naming tensors that are not part of CLIP.
     pub fn finish(self) -> Result<()> {
         let used = self.used.borrow();
         let known =
@@ -94,7 +97,9 @@ impl<'a> Source<'a> {
         let strange: Vec<&str> = self.file.names().filter(|name| !known(name)).collect();
         match strange.first() {
             None => Ok(()),
-            Some(first) => Err(self.error(format!("holds {} tensors that CLIP has not, as {first:?}", strange.len()))),
+            Some(first) => {
+                Err(self.error(format!("has {} tensors that CLIP does not have, for example {first:?}", strange.len())))
+            }
         }
     }
 
@@ -161,7 +166,7 @@ impl<'a> Source<'a> {
     fn tower(&self, layers: &str, width: usize, heads: Option<usize>, activation: Activation) -> Result<Tower> {
         let heads = heads.unwrap_or(width / HEAD);
         if heads == 0 || !width.is_multiple_of(heads) {
-            return Err(self.error(format!("{heads} attention heads do not divide a width of {width}")));
+            return Err(self.error(format!("a width of {width} cannot be split into {heads} attention heads")));
         }
         let layers = format!("{}{layers}", self.prefix);
         let mut blocks = Vec::new();
@@ -179,7 +184,7 @@ impl<'a> Source<'a> {
         let [width, _, side, _] = self.shape(patch)?;
         let [tokens, _] = self.shape(positions)?;
         if (tokens - 1).isqrt().pow(2) != tokens - 1 || tokens == 1 {
-            return Err(self.error(format!("{positions:?} has {tokens} rows, expected 1 more than a square")));
+            return Err(self.error(format!("{positions:?} has {tokens} rows, expected one more than a square number")));
         }
         let class = self.pick("vision_model.embeddings.class_embedding", "visual.class_embedding");
         let layers = self.pick("vision_model.encoder.layers", "visual.transformer.resblocks");

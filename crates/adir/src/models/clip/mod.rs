@@ -52,7 +52,7 @@ impl Clip {
     pub fn open(path: &Path, activation: Option<Activation>, device: &Device) -> Result<Self> {
         let file = if path.is_dir() {
             let found = FILES.iter().map(|name| path.join(name)).find(|file| file.is_file());
-            found.ok_or_else(|| Error::model(path, format!("holds none of {}", FILES.join(", "))))?
+            found.ok_or_else(|| Error::model(path, format!("contains none of {}", FILES.join(", "))))?
         } else {
             PathBuf::from(path)
         };
@@ -76,7 +76,7 @@ impl Clip {
             };
             let path = file.path().display();
             Error::Config(format!(
-                "{path}: without {beside} beside it, the activation (quick GELU or GELU) must be given"
+                "{path}: the activation (quick GELU or GELU) is unknown; put {beside} beside the weights"
             ))
         })?;
         let vision = source.vision(config.and_then(|c| c.vision_heads), activation)?;
@@ -88,7 +88,7 @@ impl Clip {
         let size = patch * (tokens - 1).isqrt();
         let ([_, dimension], [_, of_text]) = (vision.projection.dims(), text.projection.dims());
         if dimension != of_text {
-            let message = format!("embeds pictures by {dimension} numbers and texts by {of_text}");
+            let message = format!("has image embeddings of {dimension} numbers but text embeddings of {of_text}");
             return Err(Error::model(file.path(), message));
         }
         let preprocess = Preprocess { size, mean: MEAN, std: STD };
@@ -117,7 +117,7 @@ impl Clip {
     pub fn token_features(&self, tokens: &[u32]) -> Result<Vec<f32>> {
         let ([vocabulary, _], [context, _]) = (self.text.tokens.dims(), self.text.positions.dims());
         if tokens.is_empty() || tokens.len() > context {
-            return Err(Error::Config(format!("{} tokens, expected 1 to {context}", tokens.len())));
+            return Err(Error::Config(format!("the text has {} tokens, expected 1 to {context}", tokens.len())));
         }
         if let Some(bad) = tokens.iter().find(|&&token| token as usize >= vocabulary) {
             return Err(Error::Config(format!("token {bad} is not in a vocabulary of {vocabulary}")));
@@ -140,7 +140,7 @@ impl Encoder for Clip {
         let ([vocabulary, _], [context, _]) = (self.text.tokens.dims(), self.text.positions.dims());
         if vocabulary != self.tokenizer.size() {
             let known = self.tokenizer.size();
-            return Err(Error::Config(format!("{} has {vocabulary} tokens, the tokenizer {known}", self.id)));
+            return Err(Error::Config(format!("{} has {vocabulary} tokens, but the tokenizer has {known}", self.id)));
         }
         let tokens = self.tokenizer.encode(text, context);
         Embedding::new(self.id.clone(), self.token_features(&tokens)?)

@@ -8,7 +8,7 @@ use crate::tensor::{Device, Tensor, from_f32};
 
 /// Epsilon of every layer normalisation.
 const EPS: f64 = 1e-5;
-/// Added to the scores of what a token must not see.
+/// Added to the attention scores of masked positions.
 const HIDDEN: f32 = -1e30;
 
 /// The activation between a block's two linear layers. Weights trained with one give wrong features with

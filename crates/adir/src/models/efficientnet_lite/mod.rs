@@ -1,7 +1,7 @@
 //! EfficientNet-Lite0, the image encoder that ships with the program.
 //!
-//! Its classifier is dropped: what remains describes a picture by 1280 features, in which pictures of like
-//! things lie close. It knows no texts. The weights are embedded (`assets/efficientnet_lite0.md`), so that
+//! Without its classifier it maps an image to 1280 features; images of similar things have similar features. It cannot
+//! embed text. The weights are embedded (`assets/efficientnet_lite0.md`), so that
 //! retrieval works with no download.
 
 mod net;
@@ -30,7 +30,7 @@ impl EfficientNetLite0 {
     /// The embedded network with its ImageNet weights.
     ///
     /// # Errors
-    /// None in a program that was built whole.
+    /// Never fails in a correct build.
     pub fn embedded(device: &Device) -> Result<Self> {
         Self::load(&WeightFile::from_bytes("embedded efficientnet-lite0", adir_assets::EFFICIENTNET_LITE0)?, device)
     }
@@ -61,6 +61,6 @@ impl Encoder for EfficientNetLite0 {
     }
 
     fn text(&self, _text: &str) -> Result<Embedding> {
-        Err(Error::Config("the encoder efficientnet-lite0 knows pictures only; a text needs CLIP".to_owned()))
+        Err(Error::Config("the encoder efficientnet-lite0 cannot embed text; use a CLIP model".to_owned()))
     }
 }

@@ -62,7 +62,7 @@ fn impossible_kernels() {
     refused(Kernel::from_values(1, 3, vec![1.0, -2.0, 1.0]), "cannot be normalised");
     refused(Kernel::from_values(1, 2, vec![1.0, f64::NAN]), "row 1, column 2");
     refused(Kernel::from_values(1, 2, vec![1e308, 1e308]), "cannot be normalised");
-    refused(Kernel::from_values(2, 2, vec![1.0]), "given 1 values");
+    refused(Kernel::from_values(2, 2, vec![1.0]), "found 1");
     refused(Kernel::from_values(1, 1026, vec![1.0; 1026]), "1 to 1025");
     refused(Kernel::boxed(usize::MAX), "1 to 1025");
     for name in ["", "box", "box:", "box:-1", "box:3:3", "gaussian:5", "disk:3", "motion:5", "delta:1"] {
@@ -157,11 +157,11 @@ fn masks() {
     assert_eq!(y[..6], [1.0, 0.0, 0.0, 4.0, 5.0, 0.0]);
     assert_eq!(y[12..], [13.0, 0.0, 0.0, 16.0, 17.0, 0.0]);
 
-    refused(Mask::new(2, 3, vec![true; 5]), "given 5 values");
-    refused(Mask::new(2, 3, vec![false; 6]), "no pixel as known");
+    refused(Mask::new(2, 3, vec![true; 5]), "found 5");
+    refused(Mask::new(2, 3, vec![false; 6]), "pixels as unknown");
     refused(Degradation::Inpaint.build(domain, None), "needs a mask");
     refused(Degradation::Inpaint.build(ImageShape::new(3, 3, 2), Some(&mask)), "2x3");
-    refused(Degradation::Grayscale.build(domain, Some(&mask)), "a mask is given");
+    refused(Degradation::Grayscale.build(domain, Some(&mask)), "takes no mask");
 }
 
 #[test]
@@ -170,10 +170,13 @@ fn operators_that_cannot_be() {
     refused(Degradation::SuperResolution { factor: 1 }.build(domain, None), "must be 2 to 16, found 1");
     refused(Degradation::SuperResolution { factor: 17 }.build(domain, None), "found 17");
     refused(Degradation::Identity.build(ImageShape::new(3, 0, 8), None), "3x0x8 is empty");
-    refused(Degradation::Identity.build(ImageShape::new(usize::MAX, 2, 8), None), "more values than can be counted");
+    refused(Degradation::Identity.build(ImageShape::new(usize::MAX, 2, 8), None), "too large");
     refused(Degradation::Compose(vec![]).build(domain, None), "found none");
     refused(Degradation::Grayscale.domain_for_range(domain), "1 channel, found 3");
-    refused(Degradation::SuperResolution { factor: 16 }.domain_for_range(ImageShape::new(1, usize::MAX, 1)), "counted");
+    refused(
+        Degradation::SuperResolution { factor: 16 }.domain_for_range(ImageShape::new(1, usize::MAX, 1)),
+        "too large",
+    );
     let large = Degradation::Blur { kernel: "box:9".parse().unwrap(), boundary: Boundary::Valid };
     refused(large.build(domain, None), "9x9 does not fit into an image of 8x8");
     let other = Arc::new(Identity::new(ImageShape::new(1, 8, 8)).unwrap());
