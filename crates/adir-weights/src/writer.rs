@@ -4,12 +4,16 @@ use std::collections::BTreeMap;
 use std::io::Write;
 use std::path::Path;
 
+use half::slice::HalfFloatSliceExt;
 use half::{bf16, f16};
 use serde::Serialize;
 
 use crate::safetensors::{MAX_HEADER, MAX_NAME, MAX_RANK, METADATA};
 use crate::weights::{Dtype, MAX_TENSORS};
 use crate::{Error, Result, atomic};
+
+/// Values that are converted at a time.
+const PIECE: usize = 4096;
 
 /// The description of a tensor that [`stream_safetensors`] is to write.
 #[derive(Debug, Clone, Copy)]
@@ -138,21 +142,33 @@ fn write_values(tensor: &TensorSpec<'_>, values: &[f32], file: &mut impl Write, 
     if shape.iter().product::<usize>() != all {
         return Err(Error::invalid(format!("tensor {name:?}: {all} values do not fill {shape:?}")));
     }
-    let mut overflowed = 0_usize;
-    for &value in values {
-        let finite = match dtype {
-            Dtype::F16 => f16::from_f32(value).is_finite(),
-            Dtype::BF16 => bf16::from_f32(value).is_finite(),
-            _ => value.is_finite(),
+    let mut overflowed = 0;
+    let mut bytes = Vec::new();
+    for values in values.chunks(PIECE) {
+        bytes.clear();
+        overflowed += match dtype {
+            Dtype::F16 => {
+                let mut halves = [f16::ZERO; PIECE];
+                let halves = &mut halves[..values.len()];
+                halves.convert_from_f32_slice(values);
+                bytes.extend(halves.iter().flat_map(|value| value.to_le_bytes()));
+                halves.iter().filter(|value| !value.is_finite()).count()
+            }
+            Dtype::BF16 => {
+                let halves = values.iter().map(|&value| bf16::from_f32(value));
+                bytes.extend(halves.clone().flat_map(bf16::to_le_bytes));
+                halves.filter(|value| !value.is_finite()).count()
+            }
+            Dtype::F64 => {
+                bytes.extend(values.iter().flat_map(|&value| f64::from(value).to_le_bytes()));
+                values.iter().filter(|value| !value.is_finite()).count()
+            }
+            _ => {
+                bytes.extend(values.iter().flat_map(|value| value.to_le_bytes()));
+                values.iter().filter(|value| !value.is_finite()).count()
+            }
         };
-        overflowed += usize::from(!finite);
-        match dtype {
-            Dtype::F16 => file.write_all(&f16::from_f32(value).to_le_bytes()),
-            Dtype::BF16 => file.write_all(&bf16::from_f32(value).to_le_bytes()),
-            Dtype::F64 => file.write_all(&f64::from(value).to_le_bytes()),
-            _ => file.write_all(&value.to_le_bytes()),
-        }
-        .map_err(|e| Error::io(path, e))?;
+        file.write_all(&bytes).map_err(|e| Error::io(path, e))?;
     }
     if overflowed > 0 {
         return Err(Error::NotFinite(format!(
