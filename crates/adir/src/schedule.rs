@@ -123,7 +123,6 @@ impl Respacing {
 /// How the variance of a reverse step is chosen.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 #[serde(rename_all = "snake_case")]
-#[non_exhaustive]
 pub enum VarianceKind {
     /// The network interpolates between beta-tilde and beta in the logarithm (learned sigma).
     LearnedRange,
