@@ -178,7 +178,7 @@ impl Cache for FolderCache {
                  with `adir adapt create`, or choose one by its file or key: {keys}"
             ))),
             _ => Err(Error::config(format!(
-                "{count} adapters are called {text:?}; choose one by its file or key: {keys}"
+                "{count} adapters are named {text:?}; choose one by its file or key: {keys}"
             ))),
         }
     }
