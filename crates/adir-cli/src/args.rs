@@ -52,7 +52,7 @@ impl DegradationArgs {
 /// The problem of y for a result of the shape of `x`. Where a blur saw more than y shows, x may have the size of y or that
 /// of all that the blur saw.
 pub fn measure_for(problem: &Problem, x: &Tensor<4>, y: &Tensor<4>, limits: &Limits) -> Result<Measurement> {
-    let found = ImageShape::of(x);
+    let found = ImageShape::of_batch(x);
     let measure = |keep_margin: bool| -> Result<Measurement> {
         let mut problem = problem.clone();
         problem.keep_margin = keep_margin;
@@ -68,7 +68,7 @@ pub fn measure_for(problem: &Problem, x: &Tensor<4>, y: &Tensor<4>, limits: &Lim
     }
     Err(Error::config(format!(
         "an observation of {} belongs to a result of {}, not of {found} (channels x height x width)",
-        ImageShape::of(y),
+        ImageShape::of_batch(y),
         cut.result()
     )))
 }

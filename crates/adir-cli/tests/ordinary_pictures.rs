@@ -50,7 +50,7 @@ fn psnr(a: &Tensor<4>, b: &Tensor<4>) -> f64 {
 fn a_window_of_a_blurred_scene_is_deblurred_by_default() {
     let f = folder("window");
     let scene = photo(104);
-    let blur = Blur::new(ImageShape::of(&scene), Kernel::boxed(9).unwrap(), Boundary::Valid).unwrap();
+    let blur = Blur::new(ImageShape::of_batch(&scene), Kernel::boxed(9).unwrap(), Boundary::Valid).unwrap();
     let y = with_noise(blur.apply(&scene).unwrap(), 2.0);
     write_image(&f.join("y.png"), &y, &WriteOptions::default()).unwrap();
     let x = scene.narrow(2, 4, 96).narrow(3, 4, 96);
@@ -71,7 +71,7 @@ fn a_window_of_a_blurred_scene_is_deblurred_by_default() {
 fn a_circular_blur_is_recognised() {
     let f = folder("circular");
     let x = photo(64);
-    let blur = Blur::new(ImageShape::of(&x), Kernel::boxed(5).unwrap(), Boundary::Circular).unwrap();
+    let blur = Blur::new(ImageShape::of_batch(&x), Kernel::boxed(5).unwrap(), Boundary::Circular).unwrap();
     let y = with_noise(blur.apply(&x).unwrap(), 10.0);
     write_image(&f.join("y.png"), &y, &WriteOptions::default()).unwrap();
     let args =

@@ -69,7 +69,7 @@ fn picture() -> Tensor<4> {
 
 fn main() -> Result<()> {
     let truth = picture();
-    let operator = Degradation::SuperResolution { factor: 2 }.build(ImageShape::of(&truth), None)?;
+    let operator = Degradation::SuperResolution { factor: 2 }.build(ImageShape::of_batch(&truth), None)?;
     let y = operator.apply(&truth)?;
     let enlarged = bicubic_upsample(&y, 2)?;
     let brighter = truth.clone() + 0.1;

@@ -235,7 +235,7 @@ impl Problem {
             None => {
                 let boundary = self.boundary_of(y, &mut notes)?;
                 let (degradation, mask) = self.degradation(boundary, limits)?;
-                let window = degradation.window_for_range(ImageShape::of(y))?;
+                let window = degradation.window_for_range(ImageShape::of_batch(y))?;
                 (None, Some(degradation), mask, window)
             }
         };
@@ -255,10 +255,10 @@ impl Problem {
             _ => None,
         };
         let (y, operator, of_grey) = match grey {
-            None => (y.clone(), build(ImageShape::of(y))?, None),
+            None => (y.clone(), build(ImageShape::of_batch(y))?, None),
             Some(_) => {
                 let y = y.clone().narrow(1, 0, 1);
-                let of_grey = build(ImageShape::of(&y))?;
+                let of_grey = build(ImageShape::of_batch(&y))?;
                 let mean = Grayscale::new(ImageShape { channels, ..of_grey.domain() })?;
                 notes.push(Choice::rule("grey", "one measurement", "the observation is grey, and so is the result"));
                 let operator: Arc<dyn LinearOperator> = Arc::new(Compose::new(vec![Arc::new(mean), of_grey.clone()])?);
@@ -272,11 +272,11 @@ impl Problem {
                 domain.channels
             )));
         }
-        if operator.range() != ImageShape::of(&y) {
+        if operator.range() != ImageShape::of_batch(&y) {
             return Err(Error::config(format!(
                 "the operator observes images of {}, the observation is {} (channels x height x width)",
                 operator.range(),
-                ImageShape::of(&y)
+                ImageShape::of_batch(&y)
             )));
         }
         let window = if self.keep_margin { Window::whole(domain) } else { window };
@@ -370,7 +370,7 @@ enum Grey {
 /// Whether the known pixels of all channels are the same.
 fn channels_are_equal(y: &Tensor<4>, known: Option<&[bool]>) -> Result<bool> {
     let values = tensor::to_f32(y)?;
-    let plane = ImageShape::of(y).pixels();
+    let plane = ImageShape::of_batch(y).pixels();
     Ok((0..plane)
         .filter(|&i| known.is_none_or(|known| known.get(i).is_none_or(|known| *known)))
         .all(|i| values[i] == values[plane + i] && values[i] == values[2 * plane + i]))

@@ -50,13 +50,16 @@ enum AdaptCommand {
     },
     /// Print the description of an adapter as JSON
     Info {
+        /// Adapter: a file, or a name or key shown by `adir adapt list`
         adapter: PathBuf,
         #[command(flatten)]
         store: Store,
     },
     /// Rename an adapter
     Rename {
+        /// Adapter: a file, or a name or key shown by `adir adapt list`
         adapter: PathBuf,
+        /// New name
         name: String,
         #[command(flatten)]
         store: Store,
@@ -75,6 +78,7 @@ enum AdaptCommand {
     },
     /// Delete an adapter from the cache
     Remove {
+        /// Adapter: a file, or a name or key shown by `adir adapt list`
         adapter: PathBuf,
         #[command(flatten)]
         store: Store,
@@ -84,6 +88,7 @@ enum AdaptCommand {
 /// An adapter and an output file.
 #[derive(Debug, Args)]
 struct Writing {
+    /// Adapter: a file, or a name or key shown by `adir adapt list`
     adapter: PathBuf,
     /// File to write (.safetensors)
     #[arg(short, long)]

@@ -40,7 +40,7 @@ pub fn run(args: &DegradeArgs, log: &Log) -> Result<u8> {
     let (degradation, mask) = problem.degradation(problem.boundary.unwrap_or(Boundary::Circular), &limits)?;
     let picture = read_image(&args.input, &limits)?;
     let x = cut_to_fit(picture.tensor, &degradation, mask.as_ref(), log)?;
-    let a = degradation.build(ImageShape::of(&x), mask.as_ref())?;
+    let a = degradation.build(ImageShape::of_batch(&x), mask.as_ref())?;
     let y = observe(a.as_ref(), &x, problem.noise(), args.seed)?;
     let bit_depth = if float { BitDepth::Float } else { BitDepth::Eight };
     write_image(&args.output, &y, &WriteOptions { bit_depth, icc: picture.icc, ..WriteOptions::default() })?;
@@ -51,7 +51,7 @@ pub fn run(args: &DegradeArgs, log: &Log) -> Result<u8> {
 
 /// Crops rows and columns at the end until the sides are multiples of the factor.
 fn cut_to_fit(x: Tensor<4>, degradation: &Degradation, mask: Option<&Mask>, log: &Log) -> Result<Tensor<4>> {
-    let whole = ImageShape::of(&x);
+    let whole = ImageShape::of_batch(&x);
     let fits = |shape: ImageShape| -> Result<ImageShape> {
         degradation.domain_for_range(degradation.build(shape, mask)?.range())
     };

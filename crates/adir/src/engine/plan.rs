@@ -246,7 +246,7 @@ impl fmt::Display for Plan {
         let (canvas, result) = (plan.canvas(), plan.measurement().result());
         writeln!(f, "task                 {}", plan.measurement().task())?;
         writeln!(f, "model                {}", self.model_name)?;
-        writeln!(f, "observation          {} (channels x height x width)", ImageShape::of(&self.picture.tensor))?;
+        writeln!(f, "observation          {} (channels x height x width)", ImageShape::of_batch(&self.picture.tensor))?;
         writeln!(f, "result               {result}")?;
         if (canvas.height, canvas.width) != (result.height, result.width) {
             writeln!(f, "sampled as {canvas}, then cropped to the result")?;

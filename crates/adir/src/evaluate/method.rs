@@ -244,7 +244,7 @@ impl<'a> Bench<'a> {
     /// Those of the method and of the metrics.
     pub fn kept_or_measured(&self, cells: &Path, set: &str, method: Method, i: usize) -> Result<(Cell, PathBuf)> {
         let (task, seed, truth) = (self.task, self.seed, &self.images[i]);
-        let (shape, of_method) = (ImageShape::of(&truth.x), self.describe(method, i)?);
+        let (shape, of_method) = (ImageShape::of_batch(&truth.x), self.describe(method, i)?);
         let made_from =
             key::made_from(&truth.content.to_string(), shape, task, truth.noise(seed), self.metrics, of_method)?;
         let key = key::name(&made_from);
@@ -338,7 +338,7 @@ impl<'a> Bench<'a> {
     fn plan(&self, method: Method, i: usize) -> Result<Plan> {
         let (task, truth, y) = (self.task, &self.images[i], &self.observations[i]);
         let mut problem = task.problem.clone();
-        problem.mask = task.mask(ImageShape::of(&truth.x))?.map(Into::into);
+        problem.mask = task.mask(ImageShape::of_batch(&truth.x))?.map(Into::into);
         let picture = Picture::from_tensor(y.clone());
         let mut request = Request::new(picture, problem).preset(self.config.preset).seed(self.seed);
         request.sampling.samples = self.config.samples;

@@ -99,7 +99,7 @@ impl EvalTask {
     /// # Errors
     /// As [`Degradation::build`].
     pub fn operator(&self, x: &Tensor<4>) -> Result<std::sync::Arc<dyn LinearOperator>> {
-        let shape = ImageShape::of(x);
+        let shape = ImageShape::of_batch(x);
         self.degradation.build(shape, self.mask(shape)?.as_ref())
     }
 
@@ -146,7 +146,7 @@ impl EvalTask {
         let y = if channels == 1 { y.clone().repeat_dim(1, 3) } else { y.clone() };
         let y =
             y.reshape([1, 3, h, 1, w, 1]).repeat(&[1, 1, 1, height / h, 1, width / w]).reshape([1, 3, height, width]);
-        match self.mask(ImageShape::of(x))? {
+        match self.mask(ImageShape::of_batch(x))? {
             Some(mask) => {
                 let known = mask.known().iter().map(|k| f32::from(*k)).collect();
                 Ok(y * from_f32(known, [1, 1, height, width], &x.device()))

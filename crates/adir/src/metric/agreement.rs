@@ -21,14 +21,14 @@ pub fn agreement(a: &dyn LinearOperator, x: &Tensor<4>, y: &Tensor<4>) -> Result
     if ax.dims() != y.dims() {
         return Err(Error::config(format!(
             "a result of {} has an observation of {}, but the observation is {} (channels x height x width)",
-            ImageShape::of(x),
-            ImageShape::of(&ax),
-            ImageShape::of(y)
+            ImageShape::of_batch(x),
+            ImageShape::of_batch(&ax),
+            ImageShape::of_batch(y)
         )));
     }
     tensor::check_finite(&ax, "A x")?;
     tensor::check_finite(y, "y")?;
-    let shape = ImageShape::of(y);
+    let shape = ImageShape::of_batch(y);
     let (ax, y) = (tensor::to_f64(&ax)?, tensor::to_f64(y)?);
     let images = ax.chunks(shape.elements()).zip(y.chunks(shape.elements()));
     let Some(observed) = a.observed() else {

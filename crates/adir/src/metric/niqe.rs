@@ -118,8 +118,9 @@ fn of_plane(luma: &Plane) -> Result<f64> {
 fn normalised(plane: &[f64], width: usize) -> Vec<f64> {
     let squares: Vec<f64> = plane.iter().map(|v| v * v).collect();
     let (means, squares) = (windowed(plane, width), windowed(&squares, width));
-    let of = |((value, mean), square): ((&f64, f64), f64)| (value - mean) / ((square - mean * mean).abs().sqrt() + 1.0);
-    plane.iter().zip(means).zip(squares).map(of).collect()
+    let normalised =
+        |((value, mean), square): ((&f64, f64), f64)| (value - mean) / ((square - mean * mean).abs().sqrt() + 1.0);
+    plane.iter().zip(means).zip(squares).map(normalised).collect()
 }
 
 fn windowed(plane: &[f64], width: usize) -> Vec<f64> {

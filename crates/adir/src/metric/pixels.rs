@@ -31,7 +31,7 @@ impl Plane {
 /// The planes of each image of a batch in [-1, 1], clamped and rounded to the 256 levels of 8 bit.
 pub(super) fn eight_bit(batch: &Tensor<4>, what: &str) -> Result<Vec<Vec<Plane>>> {
     tensor::check_finite(batch, what)?;
-    let shape = ImageShape::of(batch);
+    let shape = ImageShape::of_batch(batch);
     shape.check()?;
     let values = tensor::to_f64(batch)?;
     let plane = |values: &[f64]| Plane {

@@ -169,7 +169,7 @@ fn metrics_have_the_values_of_the_script_and_of_the_published_package() {
 fn an_image_is_perfect_against_itself_and_the_worse_the_more_it_is_changed() {
     let cat = cat();
     let changed = [0.0, 0.02, 0.2].map(|by| cat.clone() + wave(&cat) * by);
-    let a = Degradation::SuperResolution { factor: 4 }.build(ImageShape::of(&cat), None).unwrap();
+    let a = Degradation::SuperResolution { factor: 4 }.build(ImageShape::of_batch(&cat), None).unwrap();
     let y = a.apply(&cat).unwrap();
     let case = |restored| Case::new(restored).with_truth(&cat).with_observation(a.as_ref(), &y).with_border(4);
     for metric in all().unwrap() {

@@ -12,7 +12,7 @@ use crate::{Error, Result};
 
 /// The batch size of `batch`, whose images must have the shape `expected`.
 pub(super) fn check_shape(batch: &Tensor<4>, expected: ImageShape) -> Result<usize> {
-    let found = ImageShape::of(batch);
+    let found = ImageShape::of_batch(batch);
     if found == expected {
         Ok(batch.dims()[0])
     } else {

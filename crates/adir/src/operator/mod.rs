@@ -74,7 +74,7 @@ impl ImageShape {
     }
 
     /// Shape of the images in a batch `[n, c, h, w]`.
-    pub fn of(batch: &Tensor<4>) -> Self {
+    pub fn of_batch(batch: &Tensor<4>) -> Self {
         let [_, channels, height, width] = batch.dims();
         Self { channels, height, width }
     }

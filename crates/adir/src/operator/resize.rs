@@ -80,7 +80,7 @@ impl LinearOperator for BicubicDownsample {
 /// [`Error::Config`] when the factor is out of range.
 pub fn bicubic_upsample(y: &Tensor<4>, factor: usize) -> Result<Tensor<4>> {
     check_factor(factor)?;
-    let from = ImageShape::of(y);
+    let from = ImageShape::of_batch(y);
     bicubic_resize(y, from.height.saturating_mul(factor), from.width.saturating_mul(factor))
 }
 
@@ -92,7 +92,7 @@ pub fn bicubic_upsample(y: &Tensor<4>, factor: usize) -> Result<Tensor<4>> {
 /// # Errors
 /// [`Error::Config`] when the result would be empty or too large to count.
 pub fn bicubic_resize(x: &Tensor<4>, height: usize, width: usize) -> Result<Tensor<4>> {
-    let from = ImageShape::of(x);
+    let from = ImageShape::of_batch(x);
     let to = ImageShape { height, width, ..from };
     from.check()?;
     to.check()?;

@@ -18,8 +18,11 @@ use crate::{Error, Result};
 /// [`Error::Config`] when the shapes do not fit or the ratio is not above 0; the operator's own.
 pub fn wiener(blur: &dyn LinearOperator, y: &Tensor<4>, ratio: f64) -> Result<Tensor<4>> {
     let (domain, [n, channels, height, width]) = (blur.domain(), y.dims());
-    if blur.range() != domain || domain != ImageShape::of(y) {
-        return Err(Error::config(format!("the Wiener filter is for images of {domain}, found {}", ImageShape::of(y))));
+    if blur.range() != domain || domain != ImageShape::of_batch(y) {
+        return Err(Error::config(format!(
+            "the Wiener filter is for images of {domain}, found {}",
+            ImageShape::of_batch(y)
+        )));
     }
     if !(ratio > 0.0 && ratio.is_finite()) {
         return Err(Error::config(format!("the ratio of the Wiener filter is {ratio}, expected more than 0")));

@@ -18,7 +18,7 @@ const AS_STRANGERS: f64 = 4.0;
 /// # Errors
 /// [`crate::Error::Backend`] when the tensor cannot be read.
 pub fn wraps_around(y: &Tensor<4>) -> Result<bool> {
-    let ImageShape { channels, height, width } = ImageShape::of(y);
+    let ImageShape { channels, height, width } = ImageShape::of_batch(y);
     if height < 8 || width < 8 {
         return Ok(false);
     }

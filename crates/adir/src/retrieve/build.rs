@@ -153,7 +153,7 @@ impl<'a> Build<'a> {
 
     fn handle(&self, path: &str) -> Result<(Entry, Found)> {
         let file = self.root.join(path);
-        let stat = Stat::of(&file)?;
+        let stat = Stat::of_file(&file)?;
         if let (Some(previous), Some(id)) = (&self.previous, self.unchanged(path, stat)) {
             let stored = previous.vectors.row(id, self.encoder.id().dimension);
             return Ok((previous.entries()[id].clone(), Found::Stored(stored)));
@@ -180,7 +180,7 @@ struct Stat {
 const SETTLED: u64 = 2_000_000_000;
 
 impl Stat {
-    fn of(path: &Path) -> Result<Self> {
+    fn of_file(path: &Path) -> Result<Self> {
         let metadata = fs::metadata(path).map_err(|e| Error::input(path, format!("cannot be read: {e}")))?;
         let since =
             |time: SystemTime| time.duration_since(UNIX_EPOCH).ok().and_then(|d| u64::try_from(d.as_nanos()).ok());

@@ -40,7 +40,7 @@ pub fn group_by_neighbours(found: &[Vec<Neighbour>], overlap: f64) -> Vec<Group>
         let members = groups.remove(j);
         groups[i].extend(members);
     }
-    groups.into_iter().map(|members| of(sorted(members.into_iter()), found)).collect()
+    groups.into_iter().map(|members| group_of(sorted(members.into_iter()), found)).collect()
 }
 
 /// The two groups (the later one second) with the highest likeness, if it is at least `overlap`.
@@ -62,7 +62,7 @@ fn in_common(a: &[usize], b: &[usize]) -> f64 {
     common as f64 / a.len().min(b.len()).max(1) as f64
 }
 
-fn of(members: Vec<usize>, found: &[Vec<Neighbour>]) -> Group {
+fn group_of(members: Vec<usize>, found: &[Vec<Neighbour>]) -> Group {
     let mut votes: BTreeMap<usize, (usize, f64)> = BTreeMap::new();
     for neighbour in members.iter().flat_map(|&m| &found[m]) {
         let (count, distance) = votes.entry(neighbour.id).or_insert((0, f64::INFINITY));

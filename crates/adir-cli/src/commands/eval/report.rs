@@ -180,11 +180,11 @@ impl<'a> Report<'a> {
         }
         let headings: Vec<String> = self.columns.iter().map(|column| column.name(" ")).collect();
         for (set, task) in groups {
-            let of = |method: &str| -> Vec<&Cell> {
+            let cells_of = |method: &str| -> Vec<&Cell> {
                 self.cells.iter().filter(|c| c.set == set && c.task == task && c.method == method).collect()
             };
-            let plain = of("none");
-            let count = Method::ALL.iter().map(|(_, name)| of(name).len()).max().unwrap_or(0);
+            let plain = cells_of("none");
+            let count = Method::ALL.iter().map(|(_, name)| cells_of(name).len()).max().unwrap_or(0);
             let _ = write!(
                 text,
                 "\n### {set}, {task} ({count} images)\n\n| method | {} | better than none | seconds |\n|---|{}---|---|\n",
@@ -192,7 +192,7 @@ impl<'a> Report<'a> {
                 "---|".repeat(headings.len()),
             );
             for (_, method) in Method::ALL {
-                let cells = of(method);
+                let cells = cells_of(method);
                 if cells.is_empty() {
                     continue;
                 }

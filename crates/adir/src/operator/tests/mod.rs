@@ -203,7 +203,7 @@ fn every_operator_is_linear_and_keeps_zero() {
         assert!(worst <= 1e-12, "{worst:e}: {a:?}");
 
         let nothing = a.apply(&(x * 0.0)).unwrap();
-        assert_eq!(ImageShape::of(&nothing), a.range());
+        assert_eq!(ImageShape::of_batch(&nothing), a.range());
         assert!(values(&nothing).iter().all(|v| *v == 0.0), "{a:?}");
     }
 }

@@ -41,7 +41,7 @@ fn check(set: &str, count: usize, published: f64) {
     assert_eq!(pairs.len(), count);
     let mut sum = 0.0;
     for (high, low) in &pairs {
-        let (shape, small) = (ImageShape::of(high), ImageShape::of(low));
+        let (shape, small) = (ImageShape::of_batch(high), ImageShape::of_batch(low));
         // In levels, not in [-1, 1]: the weights are multiples of 1/256, so that ties are exact.
         let shorter = rounded(&bicubic_resize(&levels(high), small.height, shape.width).unwrap());
         let made = rounded(&bicubic_resize(&shorter, small.height, small.width).unwrap());
@@ -66,7 +66,7 @@ fn levels(x: &Tensor<4>) -> Tensor<4> {
 
 /// To the nearest of the 256 levels, halves upwards.
 fn rounded(x: &Tensor<4>) -> Tensor<4> {
-    image_from(values(x).into_iter().map(|v| v.clamp(0.0, 255.0).round()).collect(), ImageShape::of(x))
+    image_from(values(x).into_iter().map(|v| v.clamp(0.0, 255.0).round()).collect(), ImageShape::of_batch(x))
 }
 
 #[test]
