@@ -40,7 +40,7 @@ fn main() {
         let name = format!("conv{kernel}x{kernel}s{stride}-{shape:?}-{outputs}").replace(' ', "");
         let padding = kernel / 2;
         let weight = |device: &Device| random([outputs, shape[1], kernel, kernel], device);
-        let given = |weight: &Tensor<4>| Kernel { weight: weight.clone(), bf16_products };
+        let given = |weight: &Tensor<4>| Kernel { bf16_products, ..Kernel::from(weight.clone()) };
         let (x, w) = (random(shape, &plain), weight(&plain));
         report(format!("{name}-forward"), &|| {
             black_box(conv2d(x.clone(), given(&w), None, stride, padding));

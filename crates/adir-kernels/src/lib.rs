@@ -26,8 +26,8 @@ mod tile;
 
 pub use memory::keep_freed_memory;
 pub use ops::{
-    AdamStep, GroupNorm, Kernel, adam_step, attention, avg_pool2, blend, conv2d, group_norm, group_norm_conv2d,
-    upsample_nearest2,
+    AdamStep, GroupNorm, Kernel, LowRank, adam_step, attention, avg_pool2, blend, conv2d, group_norm,
+    group_norm_conv2d, upsample_nearest2,
 };
 pub use simd::Isa;
 

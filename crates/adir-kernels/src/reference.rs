@@ -3,13 +3,30 @@
 use burn::tensor::ops::ConvOptions;
 use burn::tensor::{Tensor, activation, module};
 
-use crate::{AdamStep, QkvOrder};
+use crate::{AdamStep, LowRank, QkvOrder};
 
 /// 2-d convolution with square kernels (cross-correlation), `[n, in, h, w]` with `[out, in, k, k]`.
 ///
 /// `padding` zeros on every side; output side `(h + 2 padding - k) / stride + 1`, rounded down.
 pub fn conv2d(x: Tensor<4>, weight: Tensor<4>, bias: Option<Tensor<1>>, stride: usize, padding: usize) -> Tensor<4> {
     module::conv2d(x, weight, bias, ConvOptions::new([stride; 2], [padding; 2], [1; 2], 1))
+}
+
+/// [`conv2d`] by a weight that factors are part of: the gradients are the factors', not the weight's. The branch of the
+/// factors, of an image that is not tracked, is taken away again, and leaves its gradients.
+pub fn low_rank_conv2d(
+    x: Tensor<4>,
+    weight: Tensor<4>,
+    bias: Option<Tensor<1>>,
+    factors: LowRank,
+    stride: usize,
+    padding: usize,
+) -> Tensor<4> {
+    let LowRank { a, b, scale } = factors;
+    let [out, rank] = b.dims();
+    let branch = conv2d(conv2d(x.clone().detach(), a, None, stride, padding), b.reshape([out, rank, 1, 1]), None, 1, 0);
+    let branch = branch * scale;
+    conv2d(x, weight, bias, stride, padding) + (branch.clone() - branch.detach())
 }
 
 /// Group normalisation of `[n, c, ...]`, then optionally `h (1 + scale) + shift` with `[n, c]` each,

@@ -32,6 +32,13 @@ pub fn relative_error(width: usize) -> f32 {
     (width as f32 / 16.0 + 48.0) * f32::EPSILON / 2.0
 }
 
+/// `<a, b>`.
+pub(crate) fn dot(a: &[f32], b: &[f32]) -> f32 {
+    let mut out = [0.0];
+    dots_f32(a, b, &mut out);
+    out[0]
+}
+
 fn dots<T: Number>(query: &[f32], rows: &[T], out: &mut [f32]) {
     assert_eq!(rows.len(), out.len() * query.len(), "rows do not fit the query and the output");
     dispatch(Scan { query, rows, out });

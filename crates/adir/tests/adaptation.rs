@@ -160,8 +160,8 @@ fn gradients_by_blocks_are_the_reference_s() {
     let mut found = vec![None; model.layout().specs().len()];
     let x0 = images(&cases, "train.x0", 0);
     let batch = Batch { x0, eps, timesteps: t };
-    let loss = loss_by_blocks(&model, &batch, LevelWeights::EQUAL, 1.0, &mut |id, gradient| {
-        assert!(found[id.index()].replace(tensor::to_f64(&gradient).unwrap()).is_none(), "twice");
+    let loss = loss_by_blocks(&model, &batch, LevelWeights::EQUAL, 1.0, &mut |place, gradient| {
+        assert!(found[place].replace(tensor::to_f64(&gradient).unwrap()).is_none(), "twice");
     })
     .unwrap();
     assert!((loss / cases.read_f64("train.loss").unwrap()[0] - 1.0).abs() < 1e-5);

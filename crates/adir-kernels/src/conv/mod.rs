@@ -6,6 +6,7 @@
 //! each position modulo the stride, instead of one over an image with zeros in between.
 
 mod direct;
+mod low_rank;
 mod pack;
 mod winograd;
 
@@ -15,6 +16,7 @@ use crate::layout::{ChannelsLast, Padding, Planes};
 use crate::norm::Sum;
 use crate::simd::dispatch;
 
+pub(crate) use low_rank::{Factors, LowRankGradients, backward_low_rank};
 pub(crate) use pack::{Packed, Purpose};
 
 /// The shapes of one convolution.

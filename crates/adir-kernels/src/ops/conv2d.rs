@@ -12,7 +12,7 @@ use burn::backend::tensor::FloatTensor;
 use burn::backend::{Autodiff, Dispatch, Flex};
 use burn::tensor::Tensor;
 
-use super::{KernelOps, contiguous, has_kernel, pack_cache, shape4, tensor, values};
+use super::{KernelOps, LowRank, contiguous, has_kernel, pack_cache, shape4, tensor, values};
 use crate::conv::{self, Geometry, Method, Packed, Purpose};
 use crate::layout::Planes;
 use crate::reference;
@@ -34,15 +34,25 @@ pub fn conv2d(
     stride: usize,
     padding: usize,
 ) -> Tensor<4> {
-    let Kernel { weight, bf16_products } = kernel.into();
+    let Kernel { weight, bf16_products, low_rank } = kernel.into();
     let square = weight.dims()[2] == weight.dims()[3];
-    if !(has_kernel(&x) && has_kernel(&weight) && bias.as_ref().is_none_or(has_kernel) && square) {
-        return reference::conv2d(x, weight, bias, stride, padding);
+    let of_factors = low_rank.as_ref().is_none_or(|factors| has_kernel(&factors.a) && has_kernel(&factors.b));
+    if !(has_kernel(&x) && has_kernel(&weight) && bias.as_ref().is_none_or(has_kernel) && of_factors && square) {
+        return match low_rank {
+            None => reference::conv2d(x, weight, bias, stride, padding),
+            Some(factors) => reference::low_rank_conv2d(x, weight, bias, factors, stride, padding),
+        };
     }
     let bias = bias.unwrap_or_else(|| Tensor::zeros([weight.dims()[0]], &x.device()));
     let (x, weight, bias) = (x.into_dispatch(), weight.into_dispatch(), bias.into_dispatch());
     let settings = Settings { stride, padding, bf16_products };
-    Tensor::from_dispatch(<Dispatch as KernelOps>::conv2d_kernel(x, weight, bias, settings))
+    Tensor::from_dispatch(match low_rank {
+        None => <Dispatch as KernelOps>::conv2d_kernel(x, weight, bias, settings),
+        Some(LowRank { a, b, scale }) => {
+            let (a, b) = (a.into_dispatch(), b.into_dispatch());
+            <Dispatch as KernelOps>::low_rank_conv2d_kernel(x, weight, bias, a, b, scale, settings)
+        }
+    })
 }
 
 /// The weight of a convolution, and how products with it are taken.
@@ -57,12 +67,15 @@ pub struct Kernel {
     /// faster where [`crate::Isa::has_bf16_products`], and much slower elsewhere. Winograd's algorithm stays as it is: it
     /// multiplies a quarter as often, and its transforms would make 2 to 5 % of the rounding.
     pub bf16_products: bool,
+    /// Factors that are part of the weight already and get the gradients in its place: the weight itself must not be
+    /// tracked.
+    pub low_rank: Option<LowRank>,
 }
 
 /// With products in single precision.
 impl From<Tensor<4>> for Kernel {
     fn from(weight: Tensor<4>) -> Self {
-        Self { weight, bf16_products: false }
+        Self { weight, bf16_products: false, low_rank: None }
     }
 }
 
@@ -93,9 +106,29 @@ impl Convolution {
 
     /// The weight packed for `purpose`. Kept even while it is trained: a batch may be computed in parts, all with the
     /// same weights.
-    fn packed(&self, purpose: Purpose) -> Arc<Packed> {
-        let pack = || conv::pack(values(&self.weight), &self.geometry, purpose, self.method);
-        pack_cache::get(&self.weight, (purpose, self.method), pack)
+    pub(super) fn packed(&self, purpose: Purpose) -> Arc<Packed> {
+        self.packed_for(purpose, self.method)
+    }
+
+    /// The same for another method than its own.
+    pub(super) fn packed_for(&self, purpose: Purpose, method: Method) -> Arc<Packed> {
+        let pack = || conv::pack(values(&self.weight), &self.geometry, purpose, method);
+        pack_cache::get(&self.weight, (purpose, method), pack)
+    }
+
+    /// Contiguous.
+    pub(super) fn weight(&self) -> &FlexTensor {
+        &self.weight
+    }
+
+    /// Channels of the result.
+    pub(super) fn outputs(&self) -> usize {
+        self.geometry.outputs
+    }
+
+    /// Its shapes, and how it is computed.
+    pub(super) fn geometry(&self) -> (Geometry, Method) {
+        (self.geometry, self.method)
     }
 
     /// The result.
@@ -137,6 +170,16 @@ struct Conv2dBackward;
 pub(super) struct State {
     x: FlexTensor,
     convolution: Convolution,
+}
+
+impl State {
+    pub(super) fn x(&self) -> &FlexTensor {
+        &self.x
+    }
+
+    pub(super) fn convolution(&self) -> &Convolution {
+        &self.convolution
+    }
 }
 
 impl Backward<Flex, 3> for Conv2dBackward {

@@ -7,6 +7,7 @@
 mod attention;
 mod conv2d;
 mod group_norm;
+mod low_rank;
 mod norm_conv;
 mod pack_cache;
 mod resample;
@@ -23,6 +24,7 @@ use crate::QkvOrder;
 pub use attention::attention;
 pub use conv2d::{Kernel, conv2d};
 pub use group_norm::{GroupNorm, group_norm};
+pub use low_rank::LowRank;
 pub use norm_conv::group_norm_conv2d;
 pub use resample::{avg_pool2, upsample_nearest2};
 pub use update::{AdamStep, adam_step, blend};
@@ -38,6 +40,17 @@ pub trait KernelOps: Backend {
         x: FloatTensor<Self>,
         weight: FloatTensor<Self>,
         bias: FloatTensor<Self>,
+        settings: conv2d::Settings,
+    ) -> FloatTensor<Self>;
+
+    /// See [`conv2d()`], with factors `a` and `b` whose product counts `scale` times in the weight.
+    fn low_rank_conv2d_kernel(
+        x: FloatTensor<Self>,
+        weight: FloatTensor<Self>,
+        bias: FloatTensor<Self>,
+        a: FloatTensor<Self>,
+        b: FloatTensor<Self>,
+        scale: f64,
         settings: conv2d::Settings,
     ) -> FloatTensor<Self>;
 
@@ -61,6 +74,22 @@ pub trait KernelOps: Backend {
         shift: FloatTensor<Self>,
         weight: FloatTensor<Self>,
         bias: FloatTensor<Self>,
+        settings: NormConv,
+    ) -> FloatTensor<Self>;
+
+    /// See [`group_norm_conv2d()`], with factors `a` and `b` whose product counts `factor` times in the weight.
+    #[allow(clippy::too_many_arguments)] // the framework's dispatch takes tensors one by one
+    fn low_rank_group_norm_conv2d_kernel(
+        x: FloatTensor<Self>,
+        gamma: FloatTensor<Self>,
+        beta: FloatTensor<Self>,
+        scale: FloatTensor<Self>,
+        shift: FloatTensor<Self>,
+        weight: FloatTensor<Self>,
+        bias: FloatTensor<Self>,
+        a: FloatTensor<Self>,
+        b: FloatTensor<Self>,
+        factor: f64,
         settings: NormConv,
     ) -> FloatTensor<Self>;
 
@@ -98,6 +127,35 @@ impl KernelOps for Flex {
         shift: FlexTensor,
         weight: FlexTensor,
         bias: FlexTensor,
+        settings: NormConv,
+    ) -> FlexTensor {
+        norm_conv::forward([x, gamma, beta, scale, shift, weight, bias], settings).0
+    }
+
+    // Without gradients the factors are part of the weight and nothing else.
+    fn low_rank_conv2d_kernel(
+        x: FlexTensor,
+        weight: FlexTensor,
+        bias: FlexTensor,
+        _a: FlexTensor,
+        _b: FlexTensor,
+        _scale: f64,
+        settings: conv2d::Settings,
+    ) -> FlexTensor {
+        conv2d::forward(x, weight, bias, settings).0
+    }
+
+    fn low_rank_group_norm_conv2d_kernel(
+        x: FlexTensor,
+        gamma: FlexTensor,
+        beta: FlexTensor,
+        scale: FlexTensor,
+        shift: FlexTensor,
+        weight: FlexTensor,
+        bias: FlexTensor,
+        _a: FlexTensor,
+        _b: FlexTensor,
+        _factor: f64,
         settings: NormConv,
     ) -> FlexTensor {
         norm_conv::forward([x, gamma, beta, scale, shift, weight, bias], settings).0
@@ -148,6 +206,34 @@ impl<C: CheckpointStrategy> KernelOps for Autodiff<Flex, C> {
         settings: NormConv,
     ) -> FloatTensor<Self> {
         norm_conv::tracked::<C>([x, gamma, beta, scale, shift, weight, bias], settings)
+    }
+
+    fn low_rank_conv2d_kernel(
+        x: FloatTensor<Self>,
+        weight: FloatTensor<Self>,
+        bias: FloatTensor<Self>,
+        a: FloatTensor<Self>,
+        b: FloatTensor<Self>,
+        scale: f64,
+        settings: conv2d::Settings,
+    ) -> FloatTensor<Self> {
+        low_rank::conv2d_tracked::<C>([x, weight, bias, a, b], scale, settings)
+    }
+
+    fn low_rank_group_norm_conv2d_kernel(
+        x: FloatTensor<Self>,
+        gamma: FloatTensor<Self>,
+        beta: FloatTensor<Self>,
+        scale: FloatTensor<Self>,
+        shift: FloatTensor<Self>,
+        weight: FloatTensor<Self>,
+        bias: FloatTensor<Self>,
+        a: FloatTensor<Self>,
+        b: FloatTensor<Self>,
+        factor: f64,
+        settings: NormConv,
+    ) -> FloatTensor<Self> {
+        low_rank::norm_conv_tracked::<C>([x, gamma, beta, scale, shift, weight, bias, a, b], factor, settings)
     }
 
     fn attention_kernel(qkv: FloatTensor<Self>, heads: usize, order: QkvOrder) -> FloatTensor<Self> {

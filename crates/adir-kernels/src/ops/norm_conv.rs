@@ -11,7 +11,7 @@ use burn::tensor::Tensor;
 
 use super::conv2d::{self, Convolution, Kernel};
 use super::group_norm::{GroupNorm, Inputs, Settings};
-use super::{KernelOps, contiguous, has_kernel, values};
+use super::{KernelOps, LowRank, contiguous, has_kernel, values};
 use crate::layout::Planes;
 use crate::norm::Statistics;
 
@@ -34,27 +34,32 @@ pub fn group_norm_conv2d(
     let kernel = kernel.into();
     let weight = &kernel.weight;
     let square = weight.dims()[2] == weight.dims()[3];
-    if !(norm.has_kernel(&x) && has_kernel(weight) && has_kernel(&bias) && square) {
+    let of_factors = kernel.low_rank.as_ref().is_none_or(|factors| has_kernel(&factors.a) && has_kernel(&factors.b));
+    if !(norm.has_kernel(&x) && has_kernel(weight) && has_kernel(&bias) && of_factors && square) {
         return super::conv2d(norm.apply(x), kernel, Some(bias), stride, padding);
     }
     let ([gamma, beta], [scale, shift], norm) = norm.into_parts(&x);
-    Tensor::from_dispatch(<Dispatch as KernelOps>::group_norm_conv2d_kernel(
-        x.into_dispatch(),
-        gamma.into_dispatch(),
-        beta.into_dispatch(),
-        scale.into_dispatch(),
-        shift.into_dispatch(),
-        kernel.weight.into_dispatch(),
-        bias.into_dispatch(),
-        NormConv { norm, convolution: conv2d::Settings { stride, padding, bf16_products: kernel.bf16_products } },
-    ))
+    let Kernel { weight, bf16_products, low_rank } = kernel;
+    let settings = NormConv { norm, convolution: conv2d::Settings { stride, padding, bf16_products } };
+    let (x, weight, bias) = (x.into_dispatch(), weight.into_dispatch(), bias.into_dispatch());
+    let (gamma, beta) = (gamma.into_dispatch(), beta.into_dispatch());
+    let (scale, shift) = (scale.into_dispatch(), shift.into_dispatch());
+    Tensor::from_dispatch(match low_rank {
+        None => <Dispatch as KernelOps>::group_norm_conv2d_kernel(x, gamma, beta, scale, shift, weight, bias, settings),
+        Some(LowRank { a, b, scale: factor }) => {
+            let (a, b) = (a.into_dispatch(), b.into_dispatch());
+            <Dispatch as KernelOps>::low_rank_group_norm_conv2d_kernel(
+                x, gamma, beta, scale, shift, weight, bias, a, b, factor, settings,
+            )
+        }
+    })
 }
 
 /// What is not a tensor.
 #[derive(Debug, Clone, Copy)]
 pub struct NormConv {
     norm: Settings,
-    convolution: conv2d::Settings,
+    pub(super) convolution: conv2d::Settings,
 }
 
 /// What the backward pass needs.
@@ -67,9 +72,22 @@ pub(super) struct State {
 
 impl State {
     /// What `with` makes of x, normalised on the way in.
-    fn with_planes<T>(&self, with: impl FnOnce(Planes<'_>) -> T) -> T {
+    pub(super) fn with_planes<T>(&self, with: impl FnOnce(Planes<'_>) -> T) -> T {
         let modulation = self.inputs.modulation(&self.statistics);
         with(Planes { numbers: values(self.inputs.x()), modulation: Some(&modulation) })
+    }
+
+    pub(super) fn x(&self) -> &FlexTensor {
+        self.inputs.x()
+    }
+
+    pub(super) fn convolution(&self) -> &Convolution {
+        &self.convolution
+    }
+
+    /// Gradients of x, gamma, beta, scale and shift from that of the normalised image.
+    pub(super) fn gradients(&self, normal: &[f32]) -> [FlexTensor; 5] {
+        self.inputs.gradients(normal, &self.statistics)
     }
 }
 
@@ -102,7 +120,7 @@ impl Backward<Flex, 7> for NormConvBackward {
         let parents = [x, gamma, beta, scale, shift];
         if parents.iter().any(Option::is_some) {
             let normal = state.convolution.input_gradient(&dy);
-            for (parent, gradient) in parents.into_iter().zip(state.inputs.gradients(&normal, &state.statistics)) {
+            for (parent, gradient) in parents.into_iter().zip(state.gradients(&normal)) {
                 if let Some(node) = parent {
                     grads.register::<Flex>(node.id, gradient);
                 }

@@ -133,7 +133,7 @@ fn rounded<const D: usize>(tensor: &Tensor<D>) -> Tensor<D> {
 #[test]
 fn bf16_products_round_the_factors_and_nothing_else() {
     fn with_bf16(x: Tensor<4>, w: Tensor<4>, bias: Option<Tensor<1>>, stride: usize, padding: usize) -> Tensor<4> {
-        conv2d(x, Kernel { weight: w, bf16_products: true }, bias, stride, padding)
+        conv2d(x, Kernel { bf16_products: true, ..Kernel::from(w) }, bias, stride, padding)
     }
     for isa in Isa::available() {
         for (shape, outputs, kernel, stride, direct) in [

@@ -5,6 +5,7 @@ mod common;
 mod conv2d;
 mod finite_differences;
 mod group_norm;
+mod low_rank;
 mod machine;
 mod norm_conv;
 mod resample;

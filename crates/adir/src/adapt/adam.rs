@@ -85,12 +85,10 @@ impl Adam {
 /// # Errors
 /// [`Error::Numerical`] when it is not finite.
 pub fn gradient_norm(gradients: &[Option<Tensor<1>>]) -> Result<f64> {
-    let mut square = 0.0;
-    for g in gradients.iter().flatten() {
-        let sum = (g.clone() * g.clone()).sum();
-        square += tensor::to_f64(&sum)?.first().copied().unwrap_or(f64::NAN);
-    }
-    let norm = square.sqrt();
+    let sums: Vec<_> = gradients.iter().flatten().map(|g| (g.clone() * g.clone()).sum()).collect();
+    // Read together: on a GPU every reading waits for the device.
+    let squares = if sums.is_empty() { Vec::new() } else { tensor::to_f64(&Tensor::cat(sums, 0))? };
+    let norm = squares.iter().sum::<f64>().sqrt();
     if !norm.is_finite() {
         return Err(Error::Numerical(format!("the norm of the gradients is {norm}")));
     }

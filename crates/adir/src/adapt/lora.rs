@@ -2,17 +2,17 @@
 //!
 //! A convolution's weight W gains (alpha / rank) B A, where A is a convolution of the same kernel to `rank`
 //! channels and B a 1x1 convolution of those. The surprising decision: the sum is formed before the network
-//! runs, and the factors' gradients follow from that of W, which is exact, since two linear maps in a row are
-//! one. An adapted network so costs nothing more to sample from, and every network that looks its parameters
-//! up can be adapted without knowing.
+//! runs, once a step, and the factors travel with it only to get their gradients, which are taken in the rank. An
+//! adapted network so costs nothing more to sample from, and every network that looks its parameters up can be adapted
+//! without knowing.
 
 use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
 use crate::Result;
-use crate::models::params::{Init, ParamId, ParamLayout, ParamSpec, Params, Role};
-use crate::tensor::{Compute, DType, Tensor};
+use crate::models::params::{FactorIds, Init, ParamLayout, ParamSpec, Params, Role};
+use crate::tensor::{Compute, DType};
 
 /// What stands before the names of adapted layers, as in diffusers' files.
 pub(super) const PREFIX: &str = "unet.";
@@ -49,17 +49,8 @@ pub struct Lora {
     rank: usize,
     alpha: f64,
     /// Base parameter, and its factors within `factors`.
-    layers: Vec<Layer>,
+    layers: Arc<[FactorIds]>,
     factors: Params,
-}
-
-#[derive(Debug, Clone, Copy)]
-struct Layer {
-    base: ParamId,
-    a: ParamId,
-    b: ParamId,
-    /// Output channels, and inputs times kernel.
-    sides: [usize; 2],
 }
 
 /// Name of the first factor of a parameter.
@@ -69,7 +60,7 @@ pub(super) fn name_of_a(base: &ParamSpec) -> String {
 
 /// Names and shapes of the factors: `unet.LAYER.lora_A.weight` `[rank, in, k..]` and
 /// `unet.LAYER.lora_B.weight` `[out, rank, 1..]` for every adapted layer.
-fn factors_of(base: &ParamLayout, rank: usize, adapted: AdaptedLayers) -> (ParamLayout, Vec<Layer>) {
+fn factors_of(base: &ParamLayout, rank: usize, adapted: AdaptedLayers) -> (ParamLayout, Arc<[FactorIds]>) {
     let mut layout = ParamLayout::default();
     let mut layers = Vec::new();
     for (id, spec) in base.ids().zip(base.specs()).filter(|(_, spec)| adapted.include(spec.role)) {
@@ -78,14 +69,13 @@ fn factors_of(base: &ParamLayout, rank: usize, adapted: AdaptedLayers) -> (Param
         let fan_in = shape[1..].iter().product();
         let of_a: Vec<usize> = std::iter::once(rank).chain(shape[1..].iter().copied()).collect();
         let of_b: Vec<usize> = [shape[0], rank].into_iter().chain(shape[2..].iter().map(|_| 1)).collect();
-        layers.push(Layer {
+        layers.push(FactorIds {
             base: id,
             a: layout.add(name_of_a(spec), &of_a, *role, Init::Uniform { fan_in }),
             b: layout.add(format!("{PREFIX}{layer}.lora_B.weight"), &of_b, *role, Init::Zeros),
-            sides: [shape[0], fan_in],
         });
     }
-    (layout, layers)
+    (layout, layers.into())
 }
 
 impl Lora {
@@ -146,36 +136,25 @@ impl Lora {
         self.alpha / self.rank as f64
     }
 
-    /// Both factors of a layer as matrices `[rank, in k..]` and `[out, rank]`.
-    fn matrices(&self, layer: &Layer) -> (Tensor<2>, Tensor<2>) {
-        let [out, inputs] = layer.sides;
-        (self.factors.flat(layer.a).reshape([self.rank, inputs]), self.factors.flat(layer.b).reshape([out, self.rank]))
-    }
-
     /// `base` plus the products of the factors.
     #[must_use]
     pub fn merged(&self, base: &Params) -> Params {
         let mut layers = self.layers.iter().peekable();
         base.map(|id, value| match layers.next_if(|layer| layer.base == id) {
             Some(layer) => {
-                let (a, b) = self.matrices(layer);
-                let [out, inputs] = layer.sides;
-                let change = b.matmul(a) * self.scale();
-                (value.cast(DType::F32) + change.reshape([out * inputs])).cast(base.dtype())
+                let (a, b) = (self.factors.flat(layer.a), self.factors.flat(layer.b));
+                let inputs = self.factors.layout().spec(layer.a).len() / self.rank;
+                let outputs = self.factors.layout().spec(layer.b).len() / self.rank;
+                let change = b.reshape([outputs, self.rank]).matmul(a.reshape([self.rank, inputs])) * self.scale();
+                (value.cast(DType::F32) + change.reshape([outputs * inputs])).cast(base.dtype())
             }
             None => value,
         })
     }
 
-    /// The factors' gradients, by their place in [`Lora::factors`], from the gradient of the merged weight `id`;
-    /// none where that parameter is not adapted. `d(B A) = W'`: dB = s W' A^T, dA = s B^T W'.
-    pub fn chain(&self, id: ParamId, gradient: Tensor<1>) -> Option<[(ParamId, Tensor<1>); 2]> {
-        let layer = &self.layers[self.layers.binary_search_by_key(&id, |layer| layer.base).ok()?];
-        let (a, b) = self.matrices(layer);
-        let [out, inputs] = layer.sides;
-        let gradient = gradient.cast(DType::F32).reshape([out, inputs]) * self.scale();
-        let of_b = gradient.clone().matmul(a.transpose());
-        let of_a = b.transpose().matmul(gradient);
-        Some([(layer.a, of_a.reshape([self.rank * inputs])), (layer.b, of_b.reshape([out * self.rank]))])
+    /// [`Lora::merged`] with the factors as what is trained.
+    #[must_use]
+    pub fn attached(&self, base: &Params) -> Params {
+        self.merged(base).with_factors(self.layers.clone(), self.factors.clone(), self.scale())
     }
 }

@@ -4,7 +4,7 @@ use std::f64::consts::LN_2;
 
 use burn::tensor::DType;
 
-use crate::models::params::{ParamId, Params};
+use crate::models::params::Tracked;
 use crate::models::{Conditioning, Denoiser, PredictionKind, Prior, gradients_by_blocks};
 use crate::schedule::{Schedule, Timestep};
 use crate::tensor::{self, Tensor};
@@ -132,7 +132,8 @@ pub enum Objective {
     Hybrid(LevelWeights),
 }
 
-/// A loss and its gradient by every parameter, in the layout's order.
+/// A loss and its gradient by all that is trained: every parameter, or the factors the weights came with, in the order of
+/// their layout.
 #[derive(Debug)]
 pub struct LossGradients {
     /// l_simple, whatever was minimised.
@@ -158,8 +159,8 @@ pub fn simple_loss(
     timesteps: &[Timestep],
     conditioning: &[Conditioning],
 ) -> Result<LossGradients> {
-    let tracked = prior.params().map(|_, value| value.autodiff().require_grad());
-    let out = prior.network().forward(&tracked, x_t.clone().autodiff(), timesteps, conditioning);
+    let tracked = prior.params().tracked();
+    let out = prior.network().forward(&tracked.params, x_t.clone().autodiff(), timesteps, conditioning);
     let loss = mean_square(predicted_eps(prior, out, x_t, timesteps) - eps.clone().autodiff());
     differentiate(&tracked, loss.clone(), &loss, timesteps)
 }
@@ -179,8 +180,8 @@ pub fn batch_loss(
     share: f64,
 ) -> Result<LossGradients> {
     let (params, schedule) = (prior.params(), &prior.info().schedule);
-    let tracked = params.map(|_, value| value.autodiff().require_grad());
-    let computed = tracked.in_precision(dtype);
+    let tracked = params.tracked();
+    let computed = tracked.params.in_precision(dtype);
     let x_t = batch.noisy(schedule);
     let out = prior.network().forward(&computed, x_t.clone().cast(dtype).autodiff(), &batch.timesteps, &[]);
     let out = out.cast(params.dtype());
@@ -236,7 +237,8 @@ fn variance_bound(schedule: &Schedule, batch: &Batch, x_t: &Tensor<4>, eps: &Ten
 }
 
 /// `share` times l_simple of `batch` with the weights of `prior`, with the memory of one block at a time. The gradient by
-/// each parameter goes to `take` as soon as it is known, and nowhere else; it is that of l_simple weighted by noise level.
+/// each of what is trained goes to `take` with its place as soon as it is known, and nowhere else; it is that of l_simple
+/// weighted by noise level.
 ///
 /// # Errors
 /// [`Error::Numerical`] when the loss is not finite.
@@ -245,7 +247,7 @@ pub fn loss_by_blocks(
     batch: &Batch,
     weights: LevelWeights,
     share: f64,
-    take: &mut dyn FnMut(ParamId, Tensor<1>),
+    take: &mut dyn FnMut(usize, Tensor<1>),
 ) -> Result<f64> {
     let (params, schedule, timesteps) = (prior.params(), &prior.info().schedule, &batch.timesteps);
     let dtype = params.dtype();
@@ -287,7 +289,7 @@ fn mean_square(error: Tensor<4>) -> Tensor<1> {
 
 /// Gradients of `total` by every parameter, and the value of `reported`.
 fn differentiate(
-    tracked: &Params,
+    tracked: &Tracked,
     total: Tensor<1>,
     reported: &Tensor<1>,
     timesteps: &[Timestep],
@@ -303,6 +305,6 @@ fn differentiate(
     value(&total)?;
     let loss = value(reported)?;
     let mut gradients = total.backward();
-    let gradients = tracked.layout().ids().map(|id| tracked.flat(id).grad_remove(&mut gradients)).collect();
+    let gradients = tracked.leaves.iter().map(|leaf| leaf.grad_remove(&mut gradients)).collect();
     Ok(LossGradients { loss, gradients })
 }

@@ -11,7 +11,7 @@ use super::{
     Adam, AdamConfig, Batch, Ema, LossGradients, Objective, Workers, accumulate, batch_loss, gradient_norm,
     loss_by_blocks, simple_losses,
 };
-use crate::models::params::{ParamId, Params};
+use crate::models::params::Params;
 use crate::models::{Denoiser, Prior};
 use crate::noise::{Noise, Stream};
 use crate::schedule::Timestep;
@@ -201,48 +201,33 @@ impl Adaptation {
         let (model, parts) = (&self.model, self.config.micro_batch);
         let weights = match &self.trained {
             State::Full(params) => params.clone(),
-            State::Lora(lora) => lora.merged(model.params()),
+            State::Lora(lora) => lora.attached(model.params()),
         };
         let dtype = model.params().dtype();
         let objective = Objective::Simple(self.config.level_weights);
         if !self.config.recompute {
             let model = model.with_params(weights);
-            let found = accumulate(batch.len(), parts, self.workers.as_ref(), |first, n, share| {
+            return accumulate(batch.len(), parts, self.workers.as_ref(), |first, n, share| {
                 batch_loss(&model, &batch.part(first, n), objective, dtype, share)
-            })?;
-            return Ok(match &self.trained {
-                State::Full(_) => found,
-                State::Lora(lora) => {
-                    let mut sum = Sum::new(lora.factors());
-                    for (id, gradient) in model.layout().ids().zip(found.gradients) {
-                        gradient
-                            .and_then(|g| lora.chain(id, g))
-                            .into_iter()
-                            .flatten()
-                            .for_each(|(id, g)| sum.add(id, g));
-                    }
-                    LossGradients { loss: found.loss, gradients: sum.0 }
-                }
             });
         }
         let model = model.with_params(weights.in_precision(dtype));
-        let mut sum = match &self.trained {
-            State::Full(params) => Sum::new(params),
-            State::Lora(lora) => Sum::new(lora.factors()),
+        let trained = match &self.trained {
+            State::Full(params) => params,
+            State::Lora(lora) => lora.factors(),
         };
+        let mut gradients = vec![None; trained.layout().specs().len()];
         let mut loss = 0.0;
         for first in (0..batch.len()).step_by(parts) {
             let n = parts.min(batch.len() - first);
             let share = n as f64 / batch.len() as f64;
-            let mut take = |id, g: Tensor<1>| match &self.trained {
-                State::Full(params) => sum.add(id, g.cast(params.dtype())),
-                State::Lora(lora) => {
-                    lora.chain(id, g).into_iter().flatten().for_each(|(id, g)| sum.add(id, g));
-                }
+            let mut take = |place: usize, g: Tensor<1>| {
+                let held: &mut Option<Tensor<1>> = &mut gradients[place];
+                *held = add(held.take(), Some(g.cast(trained.dtype())));
             };
             loss += loss_by_blocks(&model, &batch.part(first, n), self.config.level_weights, share, &mut take)?;
         }
-        Ok(LossGradients { loss, gradients: sum.0 })
+        Ok(LossGradients { loss, gradients })
     }
 
     /// The adapted weights so far (their average, at the strength asked for), as something to keep.
@@ -326,19 +311,5 @@ fn precision_of_training(params: &Params) -> DType {
     match params.dtype() {
         DType::F64 => DType::F64,
         _ => DType::F32,
-    }
-}
-
-/// Gradients added up, by parameter.
-struct Sum(Vec<Option<Tensor<1>>>);
-
-impl Sum {
-    fn new(params: &Params) -> Self {
-        Self(params.layout().ids().map(|_| None).collect())
-    }
-
-    fn add(&mut self, id: ParamId, gradient: Tensor<1>) {
-        let held = &mut self.0[id.index()];
-        *held = add(held.take(), Some(gradient));
     }
 }

@@ -124,9 +124,14 @@ impl Affine {
         Self::add(layout, name, &[channels], Role::Norm, [Init::Ones, Init::Zeros])
     }
 
+    /// Weight and bias.
+    pub fn ids(self) -> [ParamId; 2] {
+        [self.weight, self.bias]
+    }
+
     /// The linear layer, `[n, in]` to `[n, out]`.
     pub fn linear(self, p: &Params, x: Tensor<2>) -> Tensor<2> {
-        x.matmul(p.get::<2>(self.weight).transpose()) + p.get::<1>(self.bias).unsqueeze()
+        p.linear(self.weight, x) + p.get::<1>(self.bias).unsqueeze()
     }
 
     /// Same-size convolution (or half-size with `stride` 2), kernel 1 or 3.

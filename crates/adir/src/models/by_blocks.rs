@@ -5,15 +5,15 @@
 //! only one a block.
 
 use super::blocks::{Block, Context};
-use super::params::{ParamId, Params};
+use super::params::{Params, Tracked};
 use super::{Conditioning, Network};
 use crate::schedule::Timestep;
 use crate::tensor::{self, Tensor};
 use crate::{Error, Result};
 
 /// The value that `loss` reports, and the gradients of what it returns to be differentiated, for the output of the network
-/// for `x_t`, `[n, c, h, w]`. `loss` gets the output tracked. The gradient by each parameter goes to `take` as soon as it
-/// is known, and nowhere else; every parameter comes at most once.
+/// for `x_t`, `[n, c, h, w]`. `loss` gets the output tracked. The gradient by each of what is trained ([`Tracked::leaves`],
+/// by its place there) goes to `take` as soon as it is known, and nowhere else; each comes at most once.
 ///
 /// # Errors
 /// What `loss` returns; [`Error::Backend`] when a block's output does not depend on its input.
@@ -24,7 +24,7 @@ pub fn gradients_by_blocks(
     timesteps: &[Timestep],
     conditioning: &[Conditioning],
     loss: &mut dyn FnMut(Tensor<4>) -> Result<(Tensor<1>, f64)>,
-    take: &mut dyn FnMut(ParamId, Tensor<1>),
+    take: &mut dyn FnMut(usize, Tensor<1>),
 ) -> Result<f64> {
     let Some((last, before)) = net.blocks().split_last() else {
         return Err(Error::config("a network without blocks"));
@@ -45,27 +45,31 @@ pub fn gradients_by_blocks(
     let inputs = inputs_of(last, h, &mut skips);
 
     // Backward: the loss and the last block, then each block from what entered it.
-    let tracked = p.map(|_, value| value.autodiff().require_grad());
-    let mut pass = Pass { tracked: &tracked, context: &context, embedding: None, take, skips: Vec::new() };
+    let tracked = p.tracked();
+    let trains_context = net.context_parameters().iter().any(|&id| p.is_trained(id));
+    let mut pass =
+        Pass { tracked: &tracked, context: &context, trains_context, embedding: None, take, skips: Vec::new() };
     let mut value = f64::NAN;
-    let mut upstream = pass.block(last, inputs, |out| {
+    let mut upstream = pass.block(last, inputs, !before.is_empty(), |out| {
         let (differentiated, reported) = loss(out)?;
         value = reported;
         Ok(differentiated)
     })?;
-    for block in before.iter().rev() {
+    for (k, block) in before.iter().enumerate().rev() {
+        let Some(mut gradient) = upstream else { break };
         // What leaves a block goes to the next one and to a skip.
         if block.saves_skip()
             && let Some(of_skip) = pass.skips.pop()
         {
-            upstream = upstream + of_skip;
+            gradient = gradient + of_skip;
         }
         let inputs = entered.pop().expect("one for every block");
-        upstream = pass.block(block, inputs, |out| Ok((out * upstream.autodiff()).sum()))?;
+        // Nobody asks for the gradient of x_t.
+        upstream = pass.block(block, inputs, k > 0, |out| Ok((out * gradient.autodiff()).sum()))?;
     }
 
     if let Some(gradient) = pass.embedding.take() {
-        let context = net.context(&tracked, &x_t.clone().autodiff(), timesteps, conditioning);
+        let context = net.context(&tracked.params, &x_t.clone().autodiff(), timesteps, conditioning);
         let mut gradients = (context.embedding * gradient.autodiff()).sum().backward();
         pass.hand_over(&mut gradients);
     }
@@ -84,47 +88,57 @@ fn joined(inputs: &[Tensor<4>]) -> Tensor<4> {
 
 /// The backward pass.
 struct Pass<'a> {
-    tracked: &'a Params,
+    tracked: &'a Tracked,
     context: &'a Context,
+    /// Whether gradients of the context are of use.
+    trains_context: bool,
     /// The embedding serves every block: the sum of what they ask of it.
     embedding: Option<Tensor<2>>,
     /// Gradients of skips, that of the block that saves next to be visited last.
     skips: Vec<Tensor<4>>,
-    take: &'a mut dyn FnMut(ParamId, Tensor<1>),
+    take: &'a mut dyn FnMut(usize, Tensor<1>),
 }
 
 impl Pass<'_> {
-    /// The gradient of a block's map from that of what `differentiated` makes of its result; those of its parameters are
-    /// handed over, that of a skip is kept.
+    /// The gradient of a block's map, where it is wanted, from that of what `differentiated` makes of its result; those of
+    /// its parameters are handed over, that of a skip is kept.
     fn block(
         &mut self,
         block: &Block,
         inputs: Vec<Tensor<4>>,
+        wanted: bool,
         differentiated: impl FnOnce(Tensor<4>) -> Result<Tensor<1>>,
-    ) -> Result<Tensor<4>> {
-        let inputs: Vec<_> = inputs.into_iter().map(|x| x.autodiff().require_grad()).collect();
-        let embedding = self.context.embedding.clone().autodiff().require_grad();
-        let out = block.forward(self.tracked, joined(&inputs), &Context { embedding: embedding.clone() });
+    ) -> Result<Option<Tensor<4>>> {
+        let input = |x: Tensor<4>| if wanted { x.autodiff().require_grad() } else { x.autodiff() };
+        let inputs: Vec<_> = inputs.into_iter().map(input).collect();
+        let embedding = self.context.embedding.clone().autodiff();
+        let embedding = if self.trains_context { embedding.require_grad() } else { embedding };
+        let out = block.forward(&self.tracked.params, joined(&inputs), &Context { embedding: embedding.clone() });
         let mut gradients = differentiated(out)?.backward();
         self.hand_over(&mut gradients);
-        if let Some(found) = embedding.grad_remove(&mut gradients) {
+        if self.trains_context
+            && let Some(found) = embedding.grad_remove(&mut gradients)
+        {
             self.embedding = Some(match self.embedding.take() {
                 Some(sum) => sum + found,
                 None => found,
             });
+        }
+        if !wanted {
+            return Ok(None);
         }
         let mut found = inputs.iter().map(|x| gradient_of(x, &mut gradients));
         let map = found.next().unwrap_or_else(|| Err(Error::Backend("a block without an input".into())))?;
         for skip in found {
             self.skips.push(skip?);
         }
-        Ok(map)
+        Ok(Some(map))
     }
 
     fn hand_over(&mut self, gradients: &mut tensor::Gradients) {
-        for id in self.tracked.layout().ids() {
-            if let Some(gradient) = self.tracked.flat(id).grad_remove(gradients) {
-                (self.take)(id, gradient);
+        for (place, leaf) in self.tracked.leaves.iter().enumerate() {
+            if let Some(gradient) = leaf.grad_remove(gradients) {
+                (self.take)(place, gradient);
             }
         }
     }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use super::Conditioning;
 use super::blocks::{Block, Context};
-use super::params::{ParamLayout, Params};
+use super::params::{ParamId, ParamLayout, Params};
 use crate::operator::ImageShape;
 use crate::schedule::Timestep;
 use crate::tensor::Tensor;
@@ -41,6 +41,9 @@ pub trait Network: Debug + Send + Sync {
     /// What every block is told: an entry of `timesteps` for each of the n images of `x`, and one of `conditioning`,
     /// which is empty for a network without.
     fn context(&self, p: &Params, x: &Tensor<4>, timesteps: &[Timestep], conditioning: &[Conditioning]) -> Context;
+
+    /// The parameters that [`Network::context`] depends on.
+    fn context_parameters(&self) -> Vec<ParamId>;
 
     /// The network's output `[n, outputs, h, w]` for noisy images `[n, inputs, h, w]`.
     ///

@@ -7,7 +7,7 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use adir_kernels::Kernel;
+use adir_kernels::{Kernel, LowRank};
 use burn::tensor::DType;
 
 use crate::noise::{Noise, Stream};
@@ -129,11 +129,44 @@ impl ParamLayout {
 }
 
 /// Values for a [`ParamLayout`]: one flat tensor each. Cloning shares the values.
+///
+/// They may come with low-rank factors ([`Params::with_factors`]), which then are what is trained. A network that looks
+/// its parameters up need not know.
 #[derive(Debug, Clone)]
 pub struct Params {
     layout: Arc<ParamLayout>,
     values: Vec<Tensor<1>>,
     bf16_products: bool,
+    factors: Option<Factors>,
+}
+
+/// Which factors belong to a weight, by their places in a layout of their own.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct FactorIds {
+    /// The weight, `[out, in, k..]`.
+    pub base: ParamId,
+    /// A, `[rank, in, k..]`.
+    pub a: ParamId,
+    /// B, `[out, rank, 1..]`.
+    pub b: ParamId,
+}
+
+/// Factors that are part of values: the weight of each of `ids` holds `scale B A`.
+#[derive(Debug, Clone)]
+struct Factors {
+    /// By increasing base.
+    ids: Arc<[FactorIds]>,
+    values: Box<Params>,
+    scale: f64,
+}
+
+/// Values with gradients, and what they are gradients of.
+#[derive(Debug, Clone)]
+pub struct Tracked {
+    /// For a network to compute with.
+    pub params: Params,
+    /// What is trained: the factors where the values came with some, else the values, in the order of their layout.
+    pub leaves: Vec<Tensor<1>>,
 }
 
 impl Params {
@@ -148,7 +181,7 @@ impl Params {
         mut read: impl FnMut(&ParamSpec) -> Result<Vec<f32>>,
     ) -> Result<Self> {
         let values = layout.specs().iter().map(|spec| place(spec, read(spec)?, compute)).collect::<Result<_>>()?;
-        Ok(Self { layout, values, bf16_products: compute.bf16_products })
+        Ok(Self { layout, values, bf16_products: compute.bf16_products, factors: None })
     }
 
     /// As [`Params::load`], from a source that hands over its tensors by name in an order of its own: `feed` gets a
@@ -172,7 +205,7 @@ impl Params {
             value.ok_or_else(|| Error::config(format!("{} was not read", spec.name)))
         };
         let values = values.into_iter().zip(layout.specs()).map(missing).collect::<Result<_>>()?;
-        Ok((Self { layout, values, bf16_products: compute.bf16_products }, fed))
+        Ok((Self { layout, values, bf16_products: compute.bf16_products, factors: None }, fed))
     }
 
     /// The parameters of an untrained network, as each [`Init`] says: a function of `seed`.
@@ -225,7 +258,77 @@ impl Params {
             [out, inputs, 1] => self.flat(id).reshape([out, inputs, 1, 1]),
             _ => self.get::<4>(id),
         };
-        Kernel { weight, bf16_products: self.bf16_products }
+        let low_rank = self.factors_of(id).map(|(a, b, scale)| {
+            let [_, inputs, kernel, _] = weight.dims();
+            let [rank, _] = a.dims();
+            LowRank { a: a.reshape([rank, inputs, kernel, kernel]), b, scale }
+        });
+        Kernel { weight, bf16_products: self.bf16_products, low_rank }
+    }
+
+    /// `x W^T` for the weight `[out, in]` of a linear layer and `x` `[n, in]`.
+    ///
+    /// # Panics
+    /// As [`Params::get`].
+    pub fn linear(&self, id: ParamId, x: Tensor<2>) -> Tensor<2> {
+        let out = x.clone().matmul(self.get::<2>(id).transpose());
+        match self.factors_of(id) {
+            None => out,
+            // The factors are part of the weight: their branch adds nothing but their gradients.
+            Some((a, b, scale)) => {
+                let branch = x.detach().matmul(a.transpose()).matmul(b.transpose()) * scale;
+                out + (branch.clone() - branch.detach())
+            }
+        }
+    }
+
+    /// A `[rank, in k..]`, B `[out, rank]` and scale of the factors of a weight.
+    fn factors_of(&self, id: ParamId) -> Option<(Tensor<2>, Tensor<2>, f64)> {
+        let Factors { ids, values, scale } = self.factors.as_ref()?;
+        let ids = ids[ids.binary_search_by_key(&id, |ids| ids.base).ok()?];
+        let matrix = |id: ParamId| {
+            let spec = values.layout.spec(id);
+            values.flat(id).reshape([spec.shape[0], spec.len() / spec.shape[0].max(1)])
+        };
+        Some((matrix(ids.a), matrix(ids.b), *scale))
+    }
+
+    /// The same values, of which factors are part already: the weight of each of `ids`, by increasing base, holds `scale
+    /// B A`. Gradients are then taken of the factors, and of nothing else.
+    #[must_use]
+    pub fn with_factors(self, ids: Arc<[FactorIds]>, values: Params, scale: f64) -> Self {
+        debug_assert!(ids.is_sorted_by_key(|ids| ids.base));
+        Self { factors: Some(Factors { ids, values: Box::new(values), scale }), ..self }
+    }
+
+    /// The values on the device's autodiff side; tracked is only what is trained.
+    pub fn tracked(&self) -> Tracked {
+        let track = |value: &Tensor<1>| value.clone().autodiff().require_grad();
+        match &self.factors {
+            None => {
+                let leaves: Vec<_> = self.values.iter().map(track).collect();
+                Tracked { params: Self { values: leaves.clone(), ..self.clone() }, leaves }
+            }
+            Some(factors) => {
+                let leaves: Vec<_> = factors.values.values.iter().map(track).collect();
+                let tracked = Params { values: leaves.clone(), ..Params::clone(&factors.values) };
+                let factors = Some(Factors { values: Box::new(tracked), ..factors.clone() });
+                let values = self.values.iter().map(|value| value.clone().autodiff()).collect();
+                Tracked { params: Self { values, factors, ..self.clone() }, leaves }
+            }
+        }
+    }
+
+    /// The values on the device's autodiff side, none of them tracked.
+    #[must_use]
+    pub fn untracked(&self) -> Self {
+        Self { factors: None, ..self.map(|_, value| value.autodiff()) }
+    }
+
+    /// Whether a parameter, or factors of it, are among the leaves of [`Params::tracked`].
+    pub fn is_trained(&self, id: ParamId) -> bool {
+        let among = |factors: &Factors| factors.ids.binary_search_by_key(&id, |ids| ids.base).is_ok();
+        self.factors.as_ref().is_none_or(among)
     }
 
     /// Whether convolutions with these weights multiply in bfloat16; see [`Compute::bf16_products`].
@@ -237,7 +340,7 @@ impl Params {
     #[must_use]
     pub fn map(&self, mut f: impl FnMut(ParamId, Tensor<1>) -> Tensor<1>) -> Self {
         let values = self.layout.ids().map(|id| f(id, self.flat(id))).collect();
-        Self { layout: self.layout.clone(), values, bf16_products: self.bf16_products }
+        Self { layout: self.layout.clone(), values, ..self.clone() }
     }
 
     /// Replaces every value by what `f` makes of it; `f` gets the only reference where nothing else holds one.
@@ -249,7 +352,14 @@ impl Params {
     /// The same values in another precision.
     #[must_use]
     pub fn in_precision(&self, dtype: DType) -> Self {
-        if dtype == self.dtype() { self.clone() } else { self.map(|_, value| value.cast(dtype)) }
+        if dtype == self.dtype() && self.factors.as_ref().is_none_or(|factors| factors.values.dtype() == dtype) {
+            return self.clone();
+        }
+        let factors = self.factors.as_ref().map(|factors| {
+            let values = Box::new(factors.values.in_precision(dtype));
+            Factors { values, ..factors.clone() }
+        });
+        Self { factors, ..self.map(|_, value| value.cast(dtype)) }
     }
 
     /// The same values, to be computed with as `other` is.

@@ -319,7 +319,7 @@ impl Prior {
 
     /// x_t, and eps with the graph that leads back to it.
     fn graph(&self, x_t: &Tensor<4>, t: Timestep, conditioning: &[Conditioning]) -> (Graph, Option<Tensor<4>>) {
-        let params = self.params.map(|_, value| value.autodiff());
+        let params = self.params.untracked();
         let x_t = x_t.clone().autodiff().require_grad();
         let (eps, variance) = self.evaluate(&params, &x_t, t, conditioning);
         (Graph { x_t, eps }, variance.map(Tensor::inner))

@@ -72,7 +72,8 @@ pub(in crate::conv) fn weight_gradient(x: Planes<'_>, dy: &[f32], g: &Geometry) 
                             }
                         }
                         for (i, group) in groups.enumerate() {
-                            dispatch(Kernels { sums: own.add(i * SUMS), geometry: g, group, panel, out });
+                            let sums = own.add(i * SUMS).cast_const();
+                            dispatch(Kernels { sums, pitch: COLS, point: POINT, geometry: g, group, panel, out });
                         }
                     });
                 } else {
@@ -87,7 +88,8 @@ pub(in crate::conv) fn weight_gradient(x: Planes<'_>, dy: &[f32], g: &Geometry) 
             if !in_passing {
                 for_each(pairs, |pair| {
                     let (group, panel) = (pair / panels, pair % panels);
-                    dispatch(Kernels { sums: sums.add(pair * SUMS), geometry: g, group, panel, out });
+                    let sums = sums.add(pair * SUMS).cast_const();
+                    dispatch(Kernels { sums, pitch: COLS, point: POINT, geometry: g, group, panel, out });
                 });
             }
         })
@@ -117,12 +119,15 @@ impl Kernel for Sums {
 }
 
 /// From sums to 3 by 3 kernels.
-struct Kernels<'a> {
-    sums: *const f32,
-    geometry: &'a Geometry,
-    group: usize,
-    panel: usize,
-    out: SharedMut,
+pub(super) struct Kernels<'a> {
+    /// 36 blocks `point` numbers apart, of 8 rows `pitch` numbers apart.
+    pub sums: *const f32,
+    pub pitch: usize,
+    pub point: usize,
+    pub geometry: &'a Geometry,
+    pub group: usize,
+    pub panel: usize,
+    pub out: SharedMut,
 }
 
 impl Kernel for Kernels<'_> {
@@ -132,15 +137,16 @@ impl Kernel for Kernels<'_> {
     fn run<S: Simd>(self, s: S) {
         let g = self.geometry;
         let (first_input, first_output) = (self.group * ROWS, self.panel * COLS);
+        let (pitch, point) = (self.pitch, self.point);
         let mut taps = [[0.0f32; COLS]; 9];
         for row in 0..ROWS.min(g.inputs - first_input) {
-            for lane in (0..COLS).step_by(S::LANES) {
-                let from = self.sums.wrapping_add(row * COLS + lane);
-                let rows = std::array::from_fn(|y| from.wrapping_add(y * IN * POINT));
-                // SAFETY: the sums have 36 blocks of POINT numbers, the taps nine lines of COLS.
+            for lane in (0..pitch).step_by(S::LANES) {
+                let from = self.sums.wrapping_add(row * pitch + lane);
+                let rows = std::array::from_fn(|y| from.wrapping_add(y * IN * point));
+                // SAFETY: the sums have 36 blocks of `point` numbers, the taps nine lines of COLS.
                 unsafe {
                     let to = taps.as_mut_ptr().cast::<f32>().add(lane);
-                    two_sided::<S, WeightTransposed, 6, 3>(s, rows, POINT, to, COLS);
+                    two_sided::<S, WeightTransposed, 6, 3>(s, rows, point, to, COLS);
                 }
             }
             for j in 0..COLS.min(g.outputs - first_output) {

@@ -191,6 +191,10 @@ impl Network for UNet {
         }
         Context { embedding: silu(emb) }
     }
+
+    fn context_parameters(&self) -> Vec<ParamId> {
+        self.time.iter().flat_map(|layer| layer.ids()).chain(self.label).collect()
+    }
 }
 
 /// Sinusoidal embedding `[n, width]` of the timesteps, cosines first, in the precision of `like`.
