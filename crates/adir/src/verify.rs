@@ -113,7 +113,7 @@ impl Cases<'_> {
         let count: usize = shape.iter().product();
         let part = values
             .get(index * count..(index + 1) * count)
-            .ok_or_else(|| self.fault(format!("{name} holds fewer than {} entries of {shape:?}", index + 1)))?;
+            .ok_or_else(|| self.fault(format!("{name} has fewer than {} entries of {shape:?}", index + 1)))?;
         Ok(tensor::from_f32(part.to_vec(), shape, &self.device).cast(self.dtype))
     }
 
@@ -219,7 +219,7 @@ fn training(
     }
     done(worst.check("norm of every gradient", limits.network));
     if zeros.tensors > 0 {
-        done(zeros.check("gradients that are zero but for rounding", GRADIENT_FLOOR.max(limits.network * 1e-2)));
+        done(zeros.check("gradients that are zero up to rounding", GRADIENT_FLOOR.max(limits.network * 1e-2)));
     }
     let mut worst = Worst::default();
     for (name, param) in cases.under("train.grad.") {
@@ -228,7 +228,7 @@ fn training(
             worst.take(relative(&gradient(id)?, &cases.values(name)?));
         }
     }
-    done(worst.check("gradients in full", limits.network));
+    done(worst.check("full gradients", limits.network));
 
     adam(model, cases, labels, &x0, &rounding, limits, done)
 }

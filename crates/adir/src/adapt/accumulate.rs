@@ -7,7 +7,7 @@ use super::LossGradients;
 use crate::tensor::Tensor;
 use crate::{Error, Result};
 
-/// Threads that each compute whole parts of a batch, one part on one thread.
+/// Threads that compute parts of a batch, one part per thread.
 ///
 /// On a CPU this beats spreading every operation over the threads: a part's feature maps stay in its core's
 /// cache, and nothing waits for the slowest thread of every operation.
@@ -17,7 +17,7 @@ pub struct Workers {
 }
 
 impl Workers {
-    /// How many there will be: as many as the current rayon pool has threads.
+    /// Number of workers: the number of threads of the current rayon pool.
     pub fn available() -> usize {
         rayon::current_num_threads()
     }
@@ -29,7 +29,7 @@ impl Workers {
     pub fn new() -> Result<Self> {
         let pool = || {
             let built = rayon::ThreadPoolBuilder::new().num_threads(1).build();
-            built.map_err(|e| Error::Backend(format!("starting a thread: {e}")))
+            built.map_err(|e| Error::Backend(format!("cannot start a thread: {e}")))
         };
         Ok(Self { pools: (0..Self::available()).map(|_| pool()).collect::<Result<_>>()? })
     }
@@ -37,7 +37,7 @@ impl Workers {
     /// The results of `task(0) .. task(count - 1)`, in that order.
     ///
     /// # Errors
-    /// The first that a task returns.
+    /// The first error of a task.
     pub fn map<T: Send>(&self, count: usize, task: impl Fn(usize) -> Result<T> + Sync) -> Result<Vec<T>> {
         let mut results = Vec::with_capacity(count);
         self.run(count, task, |result| results.push(result))?;
@@ -52,7 +52,7 @@ impl Workers {
         mut take: impl FnMut(T) + Send,
     ) -> Result<()> {
         let next = AtomicUsize::new(0);
-        // Results that came before their turn wait here; a worker takes in all whose turn has come.
+        // Results that arrive early wait here; a worker takes all that are next in order.
         let waiting = Mutex::new((0, std::collections::BTreeMap::<usize, T>::new(), &mut take));
         let failed: Mutex<Option<Error>> = Mutex::new(None);
         let work = || {
@@ -88,14 +88,14 @@ impl Workers {
     }
 }
 
-/// Loss and gradients of `count` images in parts of at most `part`: `compute(first, n, share)` gives the mean loss
-/// over n images from the first on, and its gradients, both times `share` = n / count.
+/// Loss and gradients of `count` images, in parts of at most `part`. `compute(first, n, share)` returns the mean loss
+/// over n images from `first` on and its gradients, both multiplied by `share` = n / count.
 ///
 /// The sum is taken in the order of the parts, so it does not depend on the number of workers. Without workers
 /// the parts are computed one after the other.
 ///
 /// # Errors
-/// The first that `compute` returns; [`Error::Config`] for a batch or parts of no images.
+/// The first error of `compute`; [`Error::Config`] for an empty batch or part.
 pub fn accumulate(
     count: usize,
     part: usize,
@@ -103,7 +103,9 @@ pub fn accumulate(
     compute: impl Fn(usize, usize, f64) -> Result<LossGradients> + Sync,
 ) -> Result<LossGradients> {
     if count == 0 || part == 0 {
-        return Err(Error::config(format!("a batch of {count} images in parts of {part}")));
+        return Err(Error::config(format!(
+            "a batch of {count} images in parts of {part}: expected at least 1 of each"
+        )));
     }
     let mut sum = LossGradients { loss: 0.0, gradients: Vec::new() };
     let parts = count.div_ceil(part);

@@ -1,4 +1,4 @@
-//! What an adaptation leaves behind, kept in a file.
+//! The result of an adaptation, and its file.
 //!
 //! LoRA factors have the names diffusers gives them (`unet.LAYER.lora_A.weight`, `lora_B`); a full adaptation
 //! is a model file of its own. Both carry their base weights' hash and are refused by any other.
@@ -17,7 +17,7 @@ use crate::models::params::{ParamSpec, Params, Role};
 use crate::tensor::{self, Compute, DType};
 use crate::{Error, Result};
 
-/// Adapted weights, as what must be kept of them.
+/// Adapted weights: all of them, or what was added.
 #[derive(Debug, Clone)]
 pub enum Adapter {
     /// All weights.
@@ -26,11 +26,11 @@ pub enum Adapter {
     Lora(Lora),
 }
 
-/// What an adapter says of itself.
+/// Description of an adapter.
 #[derive(Debug, Clone, PartialEq, serde::Serialize, serde::Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct AdapterInfo {
-    /// Its name; free.
+    /// Any name.
     pub name: String,
     /// Identity of the base weights, see [`crate::models::WeightsId`].
     pub base: String,
@@ -101,8 +101,8 @@ impl Adapter {
         }
     }
 
-    /// Writes it as safetensors, every number as it is (f32), with what `info` says in the metadata. A full
-    /// adaptation also gets the network's configuration, and so loads as a model.
+    /// Writes the adapter as safetensors in f32, with `info` in the metadata. A full adaptation also gets the network's
+    /// configuration, so that it loads as a model.
     ///
     /// # Errors
     /// As [`stream_safetensors`].
@@ -114,11 +114,11 @@ impl Adapter {
         let lora = self.lora();
         let info = AdapterInfo { lora, ..info.clone() };
         let text =
-            serde_json::to_string(&info).map_err(|e| Error::config(format!("the adapter's description: {e}")))?;
+            serde_json::to_string(&info).map_err(|e| Error::config(format!("invalid adapter description: {e}")))?;
         let mut metadata = BTreeMap::from([(INFO.to_owned(), text)]);
         match lora {
             None => metadata.extend(model.metadata()),
-            // What diffusers' tools look for.
+            // Keys that diffusers' tools expect.
             Some((rank, alpha)) => {
                 metadata.extend([("rank".into(), rank.to_string()), ("alpha".into(), alpha.to_string())]);
             }
@@ -126,15 +126,16 @@ impl Adapter {
         save_params(path, params, Dtype::F32, &metadata)
     }
 
-    /// What the file `file` says of itself.
+    /// The description in `file`.
     ///
     /// # Errors
     /// [`Error::Model`] when it is no adapter.
     pub fn info(file: &WeightFile) -> Result<AdapterInfo> {
         let text = file.metadata().get(INFO);
-        let text =
-            text.ok_or_else(|| Error::model(file.path(), "is no adapter made by adir: its metadata does not say so"))?;
-        serde_json::from_str(text).map_err(|e| Error::model(file.path(), format!("the adapter's description: {e}")))
+        let text = text.ok_or_else(|| {
+            Error::model(file.path(), "is not an adapter made by adir: its metadata has no adapter description")
+        })?;
+        serde_json::from_str(text).map_err(|e| Error::model(file.path(), format!("invalid adapter description: {e}")))
     }
 
     /// Reads an adapter for `model`.
@@ -145,7 +146,7 @@ impl Adapter {
         let info = Self::info(file)?;
         let base = model.id()?.as_str();
         if info.base != base {
-            let message = format!("was made for the weights {:.12}..., not for {base:.12}...", info.base);
+            let message = format!("was made for the weights {:.12}..., but the model has {base:.12}...", info.base);
             return Err(Error::model(file.path(), message));
         }
         let mut used = 0;
@@ -169,7 +170,7 @@ impl Adapter {
                 Self::Lora(Lora::read(params, rank, alpha, layers, &mut read)?)
             }
             Some((rank, alpha)) => {
-                return Err(Error::model(file.path(), format!("LoRA of rank {rank} and alpha {alpha}")));
+                return Err(Error::model(file.path(), format!("invalid LoRA rank {rank} or alpha {alpha}")));
             }
             None => Self::Full(Params::load(
                 params.layout().clone(),
@@ -179,13 +180,13 @@ impl Adapter {
         };
         let held = file.names().count();
         if held != used {
-            return Err(Error::model(file.path(), format!("holds {held} tensors, expected {used}")));
+            return Err(Error::model(file.path(), format!("has {held} tensors, expected {used}")));
         }
         Ok(loaded)
     }
 }
 
-/// Writes weights as they are (f32), or rounded to a half-precision type. One of them is on the host at a time.
+/// Writes weights in f32, or rounded to half precision. One of them is on the host at a time.
 ///
 /// # Errors
 /// As [`stream_safetensors`].

@@ -9,13 +9,13 @@ use crate::{Error, Result};
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Trained {
-    /// All of them (the paper's first version).
+    /// All weights (the paper's first version).
     Full,
     /// Low-rank factors (its second version: of every convolution, rank 16, alpha 8).
     Lora {
         /// Rank of the factors.
         rank: usize,
-        /// The product of the factors counts alpha / rank times.
+        /// The product of the factors is scaled by alpha / rank.
         alpha: f64,
         /// The layers that get factors.
         #[serde(default, skip_serializing_if = "AdaptedLayers::is_default")]
@@ -23,23 +23,23 @@ pub enum Trained {
     },
 }
 
-/// At which size crops are taken from an image.
+/// Scale at which crops are taken from an image.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum CropScale {
-    /// Its own pixels; an image smaller than the crop is enlarged to it.
+    /// Native scale; an image smaller than the crop is enlarged.
     Native,
-    /// Its short side is brought to 1 to 1.25 crops first, drawn anew for every crop.
+    /// The short side is first resized to 1 to 1.25 crops, drawn anew for every crop.
     Resized,
 }
 
-/// Which timesteps the images of a step have.
+/// How the timesteps of a step are drawn.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Timesteps {
-    /// One for all of them, uniform over the original schedule (the paper).
+    /// One timestep for all images, uniform over the original schedule (the paper).
     Shared,
-    /// One each, spread evenly over the original schedule from a random offset: the same mean with less variance.
+    /// One timestep per image, spread evenly over the original schedule from a random offset: same mean, less variance.
     Spread,
 }
 
@@ -47,38 +47,37 @@ pub enum Timesteps {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum RateSchedule {
-    /// Not at all (the paper).
+    /// Constant (the paper).
     Constant,
-    /// It rises over the first tenth of the steps and falls in a line to 0 at the end.
+    /// Rises over the first tenth of the steps, then falls linearly to 0.
     Triangle,
 }
 
-/// Settings of an adaptation (Eq. 6); what they and the images determine is cached under them.
+/// Settings of an adaptation (Eq. 6). Settings and images determine the cache key.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct AdaptConfig {
     /// Steps of Adam.
     pub iterations: u32,
-    /// Its learning rate; the highest, where it changes.
+    /// Highest learning rate.
     pub learning_rate: f64,
     /// How it changes.
     pub rate_schedule: RateSchedule,
-    /// Which timesteps the images of a step have.
+    /// How the timesteps of a step are drawn.
     pub timesteps: Timesteps,
-    /// How much l_simple counts at each noise level.
+    /// Loss weight per noise level.
     #[serde(default)]
     pub level_weights: LevelWeights,
-    /// Decay of the average of the weights, which is what is used; 0 uses the last weights.
+    /// Decay of the moving average of the weights, which is used for sampling; 0 uses the last weights.
     pub ema: f64,
-    /// How far the weights used are from the base, in the change that was trained: 1 is as trained, 0.5 half of it, 2
-    /// goes on as far again in the same direction.
+    /// Factor on the trained change of the weights: 1 as trained, 0.5 half of it, 2 twice as much.
     #[serde(default = "as_trained")]
     pub strength: f64,
     /// Images a step.
     pub batch: usize,
-    /// Images of a step that are computed at once; bounds memory, changes results by rounding only.
+    /// Images computed at once; bounds memory and changes results by rounding only.
     pub micro_batch: usize,
-    /// Side of the square crops; where an image to adapt to itself is smaller, its own sides bound it.
+    /// Side of the square crops in pixels; bounded by the image when adapting to the observation itself.
     pub crop: usize,
     /// Scale of the crops.
     pub scale: CropScale,
@@ -86,9 +85,9 @@ pub struct AdaptConfig {
     pub flip: bool,
     /// The weights trained.
     pub trained: Trained,
-    /// Whether every fifth image is held out to tell whether the adaptation helps.
+    /// Whether every fifth image is held out to measure whether the adaptation helps.
     pub held_out: bool,
-    /// Whether each block of the network is computed again in the backward pass instead of kept.
+    /// Whether blocks are recomputed in the backward pass instead of kept.
     pub recompute: bool,
     /// Seed of crops, timesteps and noise.
     pub seed: u64,
@@ -152,7 +151,7 @@ impl AdaptConfig {
         Self { iterations: 100, ema: 0.95, scale: CropScale::Native, ..Self::paper() }
     }
 
-    /// The learning rate of the step after so many.
+    /// The learning rate at `step`, counted from 0.
     pub fn rate_at(&self, step: u32) -> f64 {
         let share = match self.rate_schedule {
             RateSchedule::Constant => 1.0,
@@ -164,32 +163,35 @@ impl AdaptConfig {
         self.learning_rate * share
     }
 
-    /// Refuses settings no adaptation can have, for a network whose sides are multiples of `multiple`.
+    /// Checks the settings, for a network whose sides are multiples of `multiple`.
     ///
     /// # Errors
     /// [`Error::Config`] naming the setting.
     pub fn check(&self, multiple: usize) -> Result<()> {
         let fail = |message: String| Err(Error::Config(format!("adaptation: {message}")));
         if !(self.learning_rate > 0.0 && self.learning_rate <= 1.0) {
-            return fail(format!("learning rate {}, expected above 0 to 1", self.learning_rate));
+            return fail(format!("learning rate {}: expected more than 0 and at most 1", self.learning_rate));
         }
         self.level_weights.check()?;
         if !(0.0..1.0).contains(&self.ema) {
-            return fail(format!("decay of the average {}, expected 0 to below 1", self.ema));
+            return fail(format!("decay of the moving average {}: expected at least 0 and less than 1", self.ema));
         }
         if !(0.0..=100.0).contains(&self.strength) {
-            return fail(format!("strength {}, expected 0 to 100", self.strength));
+            return fail(format!("strength {}: expected 0 to 100", self.strength));
         }
         if self.batch == 0 || self.micro_batch == 0 || self.batch > 1 << 16 {
-            return fail(format!("batches of {} in parts of {}", self.batch, self.micro_batch));
+            return fail(format!(
+                "batch {}, micro-batch {}: expected 1 or more, and at most 65536",
+                self.batch, self.micro_batch
+            ));
         }
         if self.crop == 0 || !self.crop.is_multiple_of(multiple) {
-            return fail(format!("crops of side {} are not a multiple of {multiple}", self.crop));
+            return fail(format!("crop {}: expected a multiple of {multiple}", self.crop));
         }
         if let Trained::Lora { rank, alpha, .. } = self.trained
             && (rank == 0 || rank > 1 << 12 || !alpha.is_finite())
         {
-            return fail(format!("LoRA of rank {rank} and alpha {alpha}"));
+            return fail(format!("LoRA rank {rank}, alpha {alpha}: expected a rank of 1 to 4096 and a finite alpha"));
         }
         Ok(())
     }

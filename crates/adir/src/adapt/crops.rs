@@ -22,16 +22,16 @@ impl CropSource {
     /// [`Error::Config`] for no images, or others than grey and RGB.
     pub fn new(images: Vec<Tensor<4>>, config: &AdaptConfig) -> Result<Self> {
         if images.is_empty() {
-            return Err(Error::config("there are no images to adapt to"));
+            return Err(Error::config("no images to adapt to"));
         }
         let images = images
             .into_iter()
             .map(|image| match image.dims() {
                 [1, 3, ..] => enlarged(image, config.crop),
                 [1, 1, ..] => enlarged(image.repeat_dim(1, 3), config.crop),
-                shape => {
-                    Err(Error::config(format!("an image of shape {shape:?} to adapt to, expected [1, 1 or 3, h, w]")))
-                }
+                shape => Err(Error::config(format!(
+                    "cannot adapt to an image of shape {shape:?}, expected [1, 1 or 3, h, w]"
+                ))),
             })
             .collect::<Result<_>>()?;
         Ok(Self { images, crop: config.crop, scale: config.scale, flip: config.flip })
@@ -42,7 +42,7 @@ impl CropSource {
         self.images.len()
     }
 
-    /// Whether there are none, which cannot be.
+    /// Whether there are no images; never true.
     pub fn is_empty(&self) -> bool {
         self.images.is_empty()
     }

@@ -22,12 +22,12 @@ impl Ema {
         self.decay = decay;
     }
 
-    /// Takes in the weights after a step.
+    /// Updates the average with the weights after a step.
     pub fn update(&mut self, params: &Params) {
         if self.decay == 0.0 {
             self.average = params.clone();
         } else {
-            // Taken apart, so that each average is changed in place.
+            // Moved out, so that each average is updated in place.
             self.average.update(|id, old| blend(old, params.flat(id), self.decay));
         }
     }

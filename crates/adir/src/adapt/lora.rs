@@ -14,7 +14,7 @@ use crate::Result;
 use crate::models::params::{FactorIds, Init, ParamLayout, ParamSpec, Params, Role};
 use crate::tensor::{Compute, DType};
 
-/// What stands before the names of adapted layers, as in diffusers' files.
+/// Prefix of layer names, as in diffusers' files.
 pub(super) const PREFIX: &str = "unet.";
 
 /// Which layers get factors.
@@ -89,7 +89,7 @@ impl Lora {
         Ok(Self { rank, alpha, layers, factors })
     }
 
-    /// Factors for `base` that `read` knows.
+    /// Factors for `base`, read with `read`.
     ///
     /// # Errors
     /// What `read` returns.
@@ -126,7 +126,7 @@ impl Lora {
         Self { factors, ..self.clone() }
     }
 
-    /// The same with another alpha: its product counts more or less.
+    /// The same factors with another alpha.
     #[must_use]
     pub fn with_alpha(self, alpha: f64) -> Self {
         Self { alpha, ..self }

@@ -18,7 +18,7 @@ pub fn add_noise(schedule: &Schedule, x0: &Tensor<4>, eps: &Tensor<4>, t: Timest
     x0.clone() * alpha_bar.sqrt() + eps.clone() * (1.0 - alpha_bar).sqrt()
 }
 
-/// Clean images, the noise added to them, and how much of it each gets.
+/// Clean images, noise, and a timestep for each image.
 #[derive(Debug, Clone)]
 pub struct Batch {
     /// `[n, c, h, w]` in [-1, 1].
@@ -60,8 +60,8 @@ impl Batch {
     }
 }
 
-/// How much the squared error of an image counts, by how noisy the image is: 1 / (k + SNR)^gamma with SNR =
-/// alpha_bar / (1 - alpha_bar), scaled to mean 1 over the schedule (P2 weighting: Choi et al. 2022, Eq. 8).
+/// Weight of an image's squared error by noise level: 1 / (k + SNR)^gamma with SNR = alpha_bar / (1 - alpha_bar),
+/// scaled to mean 1 over the schedule (P2 weighting: Choi et al. 2022, Eq. 8).
 ///
 /// With gamma = 0 every t counts alike, as in l_simple. Then nearly all of the loss, and of the gradient, comes from
 /// the least noisy images; where the noise is strong the error stays several times what a constant picture would have.
@@ -105,7 +105,7 @@ impl LevelWeights {
         Some(batch.factors(|t| weight(t).sqrt()))
     }
 
-    /// Refuses what cannot be weights.
+    /// Checks the ranges of k and gamma.
     ///
     /// # Errors
     /// [`Error::Config`] naming the numbers.
@@ -115,12 +115,12 @@ impl LevelWeights {
             return Ok(());
         }
         Err(Error::Config(format!(
-            "weights of noise levels with k = {k} and gamma = {gamma}: expected 0 to 1000 and 0 to 1"
+            "loss weights with k = {k} and gamma = {gamma}: expected k from 0 to 1000 and gamma from 0 to 1"
         )))
     }
 }
 
-/// What is minimised.
+/// Training objective.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub enum Objective {
     /// l_simple (Eq. 6), weighted by noise level: the variance of a learned-sigma network takes no part.
@@ -197,7 +197,7 @@ pub fn batch_loss(
     let total = match objective {
         Objective::Simple(_) => weighted,
         Objective::Hybrid(_) if out.dims()[1] != 2 * channels => {
-            return Err(Error::config("the hybrid loss needs a network with learned sigma"));
+            return Err(Error::config("the hybrid loss needs a network that learns sigma"));
         }
         Objective::Hybrid(_) => {
             weighted + variance_bound(schedule, batch, &x_t, &eps.inner(), out.narrow(1, channels, channels))
@@ -206,7 +206,7 @@ pub fn batch_loss(
     differentiate(&tracked, total * share, &(simple * share), &batch.timesteps)
 }
 
-/// The value of l_simple without gradients, one an image: mean over its elements.
+/// l_simple without gradients, one value per image: the mean over its elements.
 ///
 /// # Errors
 /// [`Error::Backend`] when the device fails.

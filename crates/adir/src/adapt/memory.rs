@@ -1,21 +1,21 @@
-//! What an adaptation needs of memory, before it starts.
+//! Memory estimate of an adaptation.
 
 use super::config::{AdaptConfig, Trained};
 use crate::models::Network;
 
 /// The program, its embedded weights, the images and the threads' scratch space.
 const PROGRAM: usize = 140 << 20;
-/// What training all weights took beyond what is counted, whatever the network.
+/// Constant overhead of training all weights.
 const FULL_EXTRA: usize = 130 << 20;
-/// Convolution weights are also kept as the kernels read them, forward and backward, of several steps, up to this.
+/// Bound on the cache of packed convolution weights (forward and backward, of several steps).
 const MOST_PACKED: usize = 1 << 30;
 const PACKED: usize = 6;
-/// Copies of the weights that training all of them, or factors, keeps beside the gradients of parts.
+/// Copies of the weights kept besides the gradients of parts, when training all weights or factors.
 const FULL_COPIES: usize = 7;
 const LORA_COPIES: usize = 3;
-/// Not all that is counted is alive at once: the measured share, in hundredths.
+/// Measured share of the counted memory that is alive at the same time, in percent.
 const SHARE: usize = 85;
-/// Maps alive at once beside those kept for the backward pass, in the largest of them: gradients and copies in passing.
+/// Temporary maps alive at the same time (gradients and copies), in units of the largest map.
 const IN_PASSING: usize = 6;
 
 /// Bytes that a program adapting that network on the CPU in f32 takes at most, weights included, with so many `threads`:

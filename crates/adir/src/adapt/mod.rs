@@ -1,8 +1,8 @@
 //! Test-time adaptation: the loss of Eq. 6, the optimiser, the average of the weights, and what is kept.
 //!
 //! [`Adaptation`] is an iterator of training steps on a few images; its result is an [`Adapter`], all weights or
-//! LoRA factors, to sample with and to keep. The surprising decision: an adaptation does not know the operator
-//! A; it depends on the images alone and serves every task and every seed.
+//! LoRA factors, to sample with and to keep. An adaptation does not know the operator A: it depends on the images and
+//! its settings alone, and serves every task.
 
 mod accumulate;
 mod adam;

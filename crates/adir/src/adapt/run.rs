@@ -1,4 +1,4 @@
-//! An adaptation under way: an iterator of its steps, driven by the caller.
+//! A running adaptation: an iterator of steps, driven by the caller.
 
 use std::fmt;
 
@@ -18,15 +18,15 @@ use crate::schedule::Timestep;
 use crate::tensor::{self, DType, Tensor};
 use crate::{Error, Result};
 
-/// One image in so many is held out, where any are.
+/// Every n-th image is held out.
 const HELD_OUT_EVERY: usize = 5;
-/// Crops of held-out images that tell whether the adaptation helps.
+/// Number of held-out crops that decide whether the adaptation helps.
 const HELD_OUT_CROPS: usize = 48;
-/// Crops drawn at once where there are no gradients, and how many of them are computed at once.
+/// Crops drawn, and computed, at once when no gradients are needed.
 const DRAWN: usize = 8;
 const AT_ONCE: usize = 2;
 
-/// What one step did.
+/// Report of one step.
 #[derive(Debug, Clone, Copy)]
 pub struct AdaptStep {
     /// Steps taken so far.
@@ -39,14 +39,14 @@ pub struct AdaptStep {
     pub gradient_norm: f64,
 }
 
-/// The loss on images that were not trained on, before and after: l_simple weighted by noise level as in the training.
+/// Loss on held-out images before and after the adaptation, weighted by noise level as in training.
 #[derive(Debug, Clone, Copy, PartialEq, serde::Serialize, serde::Deserialize)]
 pub struct HeldOut {
-    /// With the weights as they were.
+    /// With the base weights.
     pub before: f64,
     /// With the adapted weights.
     pub after: f64,
-    /// Mean over the crops of the difference, in its standard errors; above 0 is better.
+    /// Mean decrease over the crops, in standard errors; above 0 is better.
     pub significance: f64,
 }
 
@@ -80,8 +80,7 @@ pub struct Adaptation {
     failed: bool,
 }
 
-/// The weights being trained, in f32 where the network computes in a half precision: Adam's steps are smaller than its
-/// weights can show.
+/// The trained weights, in f32 if the network computes in half precision, whose steps are coarser than Adam's.
 #[derive(Debug)]
 enum State {
     Full(Params),
@@ -97,12 +96,12 @@ impl Adaptation {
     pub fn new(model: &Prior, images: Vec<Tensor<4>>, config: AdaptConfig) -> Result<Self> {
         config.check(model.info().size_multiple)?;
         if model.network().classes().is_some() || model.info().channels != 3 {
-            return Err(Error::config(
-                "a network with classes, or not of RGB images, cannot be adapted to images alone",
-            ));
+            return Err(Error::config("only networks for RGB images without classes can be adapted"));
         }
         if model.params().dtype() == DType::F16 {
-            return Err(Error::config("a network in f16 cannot be adapted, its gradients vanish: use bf16 or f32"));
+            return Err(Error::config(
+                "a network in f16 cannot be adapted because its gradients vanish: use bf16 or f32",
+            ));
         }
         let hold = config.held_out && images.len() >= 2;
         let last =
@@ -141,7 +140,7 @@ impl Adaptation {
         })
     }
 
-    /// Steps it takes in all.
+    /// Total number of steps.
     pub fn total(&self) -> u32 {
         self.config.iterations
     }
@@ -234,7 +233,7 @@ impl Adaptation {
     pub fn adapter(&self) -> Adapter {
         let (average, strength) = (self.ema.params().clone(), self.config.strength);
         match &self.trained {
-            // To the bit, which the sum below would not be.
+            // Exact to the bit, unlike the sum below.
             State::Full(_) if strength == 1.0 => Adapter::Full(average),
             State::Full(_) => {
                 let base = self.model.params().in_precision(average.dtype());
@@ -281,7 +280,7 @@ impl Adaptation {
         }
         if !(f64::is_finite(before) && f64::is_finite(after)) {
             return Err(Error::Numerical(format!(
-                "the held-out loss is {after} after the adaptation, {before} before"
+                "the held-out loss is not finite: {before} before the adaptation, {after} after it"
             )));
         }
         let n = differences.len() as f64;
@@ -306,7 +305,7 @@ impl Iterator for Adaptation {
     }
 }
 
-/// That of the trained weights, of the batches and of the loss.
+/// Precision of the trained weights, the batches and the loss.
 fn precision_of_training(params: &Params) -> DType {
     match params.dtype() {
         DType::F64 => DType::F64,

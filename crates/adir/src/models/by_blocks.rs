@@ -1,8 +1,7 @@
 //! Gradients with the memory of one block at a time, of any network.
 //!
-//! The forward pass runs without gradients and keeps only what enters each block; the backward pass runs each
-//! block once more, tracked, from that. One more forward pass in time, and instead of every intermediate map
-//! only one a block.
+//! The forward pass runs without gradients and keeps only the input of each block; the backward pass recomputes each
+//! block from its input with gradients. This costs one more forward pass in time and keeps one map per block.
 
 use super::blocks::{Block, Context};
 use super::params::{Params, Tracked};
@@ -92,7 +91,7 @@ struct Pass<'a> {
     context: &'a Context,
     /// Whether gradients of the context are of use.
     trains_context: bool,
-    /// The embedding serves every block: the sum of what they ask of it.
+    /// Gradient of the embedding, summed over all blocks.
     embedding: Option<Tensor<2>>,
     /// Gradients of skips, that of the block that saves next to be visited last.
     skips: Vec<Tensor<4>>,

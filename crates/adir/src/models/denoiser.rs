@@ -88,18 +88,18 @@ impl DenoiserInfo {
     pub fn check(&self, x_t: &Tensor<4>) -> Result<()> {
         let ([_, c, h, w], multiple) = (x_t.dims(), self.size_multiple.max(1));
         if c != self.channels {
-            return Err(Error::config(format!("the network takes {} channels, not {c}", self.channels)));
+            return Err(Error::config(format!("the network expects {} channels, found {c}", self.channels)));
         }
         if !h.is_multiple_of(multiple) || !w.is_multiple_of(multiple) || h == 0 || w == 0 {
             return Err(Error::config(format!(
-                "the network takes sides that are multiples of {multiple}, not {w}x{h}"
+                "the network expects sides that are multiples of {multiple}, found {w}x{h}"
             )));
         }
         Ok(())
     }
 }
 
-/// What a network says about x_t.
+/// Prediction of a network for x_t.
 #[derive(Debug, Clone)]
 pub struct Prediction {
     /// Predicted noise, the shape of x_t.

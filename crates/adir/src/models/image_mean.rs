@@ -1,8 +1,8 @@
 //! The mean colour of an image, for networks that cannot see it.
 //!
-//! Before its last convolution the network normalises 32 groups of channels. With 32 channels a group is one
-//! channel, whose mean over the image is taken away: the mean of the predicted noise can then hardly depend on
-//! the mean of x_t (measured: 0.003 of it, where 0.9 would be right at the highest noise level), and images drawn
+//! Before its last convolution the network normalises 32 groups of channels. With 32 channels each group is one
+//! channel, whose mean is removed, so the mean of the predicted noise hardly depends on the mean of x_t (measured:
+//! 0.003 of it, where 0.9 would be right at the highest noise level), and images drawn
 //! from such a prior keep the mean of the initial noise, 1.2 in [-1, 1] units at 128x128: flat, saturated hues. The
 //! mean is a few numbers, so its denoiser is known: that of a Gaussian with the mean and covariance that the
 //! training images have.
@@ -33,7 +33,7 @@ impl ImageMean {
     /// [`Error::Config`] for fewer than two, which have no covariance.
     pub fn of(colours: &[[f64; 3]]) -> Result<Self> {
         if colours.len() < 2 {
-            return Err(Error::config("the variation of mean colours needs at least two images"));
+            return Err(Error::config("the covariance of mean colours needs at least two images"));
         }
         let count = colours.len() as f64;
         let mean = std::array::from_fn(|i| colours.iter().map(|c| c[i]).sum::<f64>() / count);
@@ -50,12 +50,12 @@ impl ImageMean {
     /// # Errors
     /// [`Error::Config`] when it is no such JSON, or no covariance.
     pub fn from_json(text: &str) -> Result<Self> {
-        let found: Self = serde_json::from_str(text).map_err(|e| Error::config(format!("the image mean: {e}")))?;
+        let found: Self = serde_json::from_str(text).map_err(|e| Error::config(format!("image_mean: {e}")))?;
         let c = &found.covariance;
         let symmetric = (0..3).all(|i| (0..3).all(|j| (c[i][j] - c[j][i]).abs() <= 1e-9 * (c[i][i] + c[j][j])));
         let finite = found.mean.iter().chain(c.iter().flatten()).all(|v| v.is_finite());
         if !finite || !symmetric || (0..3).any(|i| c[i][i] < 0.0) || determinant(c) < -1e-12 {
-            return Err(Error::config("the image mean: not the covariance of anything"));
+            return Err(Error::config("image_mean: the covariance is not positive semi-definite"));
         }
         Ok(found)
     }
@@ -80,7 +80,7 @@ impl ImageMean {
     ) -> Result<Tensor<4>> {
         let [n, channels, h, w] = x_t.dims();
         if channels != 3 {
-            return Err(Error::config(format!("a mean of three channels does not suit {channels}")));
+            return Err(Error::config(format!("image_mean has 3 channels, the image {channels}")));
         }
         let alpha_bar = schedule.original_alpha_bar(t);
         let means = |of: &Tensor<4>| of.clone().mean_dim(3).mean_dim(2);

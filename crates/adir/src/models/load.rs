@@ -19,7 +19,7 @@ pub(super) fn tensor<const D: usize>(
     match found {
         Some(found) if found == shape => Ok(from_f32(file.read_f32(name)?, shape, device)),
         Some(found) => {
-            Err(Error::model(file.path(), format!("tensor {name:?} has the shape {found:?}, expected {shape:?}")))
+            Err(Error::model(file.path(), format!("tensor {name:?} has shape {found:?}, expected {shape:?}")))
         }
         None => Err(Error::model(file.path(), format!("has no tensor {name:?}"))),
     }

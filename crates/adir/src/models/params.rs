@@ -1,8 +1,8 @@
 //! A network's parameters, apart from the network: a named list of flat tensors.
 //!
-//! The surprising decision: networks here hold no weights. A network is a description that looks its
+//! Networks hold no weights. A network is a description that looks its
 //! parameters up by [`ParamId`] in whatever [`Params`] it is given, so that pretrained, adapted, averaged
-//! and tracked weights are all the same kind of value, and an optimiser needs no tree walk.
+//! and tracked weights are the same kind of value, and an optimiser walks a flat list.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -343,7 +343,7 @@ impl Params {
         Self { layout: self.layout.clone(), values, ..self.clone() }
     }
 
-    /// Replaces every value by what `f` makes of it; `f` gets the only reference where nothing else holds one.
+    /// Applies `f` to every value in place; `f` receives the only reference if nothing else holds one.
     pub fn update(&mut self, mut f: impl FnMut(ParamId, Tensor<1>) -> Tensor<1>) {
         let values = std::mem::take(&mut self.values);
         self.values = values.into_iter().enumerate().map(|(i, value)| f(ParamId(i), value)).collect();

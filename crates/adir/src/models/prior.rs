@@ -214,7 +214,7 @@ impl Prior {
         Self { params, id: Arc::default(), ..self.clone() }
     }
 
-    /// The same network knowing the mean colours of its training images; `None` leaves them to it.
+    /// The same network with the mean colours of its training images; `None` for no correction.
     #[must_use]
     pub fn with_image_mean(self, image_mean: Option<ImageMean>) -> Self {
         Self { image_mean, ..self }
@@ -330,10 +330,10 @@ impl Prior {
 fn check_class(classes: Option<usize>, class: Option<usize>) -> Result<()> {
     match (classes, class) {
         (None, None) => Ok(()),
-        (None, Some(_)) => Err(Error::config("this network has no classes, but one was asked for")),
+        (None, Some(_)) => Err(Error::config("this network has no classes, but a class was given")),
         (Some(count), Some(class)) if class < count => Ok(()),
         (Some(count), given) => Err(Error::config(format!(
-            "this network needs a class in 0..{count}, {}",
+            "this network needs a class from 0 to {count} (exclusive), {}",
             given.map_or("none was given".into(), |class| format!("not {class}"))
         ))),
     }

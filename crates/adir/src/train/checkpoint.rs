@@ -13,7 +13,7 @@ use crate::models::{Prior, PriorHeader};
 use crate::tensor::{self, Compute, Device, Tensor};
 use crate::{Error, Result};
 
-/// What stands before a parameter's name: the last weights, their average and both moments.
+/// Name prefixes of the last weights, their average and both moments.
 const KINDS: [&str; 4] = ["weights.", "average.", "moment1.", "moment2."];
 
 impl Trainer {
@@ -28,7 +28,7 @@ impl Trainer {
         save_params(path, model.params(), Dtype::F16, &metadata)
     }
 
-    /// Writes all that [`Trainer::resume`] needs to go on as if nothing had happened.
+    /// Writes the complete state for [`Trainer::resume`].
     ///
     /// # Errors
     /// As [`stream_safetensors`].
@@ -63,18 +63,18 @@ impl Trainer {
         let fault = |message: String| Error::model(file.path(), message);
         let entry = |key: &str| {
             let found = file.metadata().get(key);
-            found.ok_or_else(|| fault(format!("is no checkpoint of a training: its metadata lacks {key:?}")))
+            found.ok_or_else(|| fault(format!("is not a training checkpoint: its metadata lacks {key:?}")))
         };
         let config: TrainConfig =
-            serde_json::from_str(entry("training")?).map_err(|e| fault(format!("settings of the training: {e}")))?;
+            serde_json::from_str(entry("training")?).map_err(|e| fault(format!("invalid training settings: {e}")))?;
         config.check().map_err(|e| fault(e.to_string()))?;
         let number = |key: &str| -> Result<u64> {
-            entry(key)?.parse().map_err(|_| fault(format!("metadata {key:?} is no number")))
+            entry(key)?.parse().map_err(|_| fault(format!("metadata {key:?} is not a number")))
         };
         let step = u32::try_from(number("step")?).map_err(|_| fault("too many steps".into()))?;
         let seconds = f64::from_bits(number("seconds")?);
         if !(seconds.is_finite() && seconds >= 0.0) {
-            return Err(fault(format!("{seconds} seconds of training")));
+            return Err(fault(format!("invalid training time: {seconds} seconds")));
         }
         let layout = PriorHeader::new(config.network.clone())?.network().layout().clone();
         let read = |kind: &str| load(file, layout.clone(), kind, compute);

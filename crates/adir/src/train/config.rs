@@ -6,13 +6,13 @@ use crate::adapt::LevelWeights;
 use crate::models::guided_diffusion::UNetConfig;
 use crate::{Error, Result};
 
-/// When a training ends.
+/// Length of a training.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Length {
-    /// After so many steps in all.
+    /// Total number of steps.
     Steps(u32),
-    /// After so many seconds of training in all, whatever the number of runs.
+    /// Total seconds of training, over all runs.
     Seconds(f64),
 }
 
@@ -69,7 +69,7 @@ impl TrainConfig {
         }
     }
 
-    /// Refuses settings no training can have.
+    /// Checks the settings.
     ///
     /// # Errors
     /// [`Error::Config`] naming the setting.
@@ -78,29 +78,29 @@ impl TrainConfig {
         let fail = |message: String| Err(Error::Config(format!("training: {message}")));
         let multiple = self.network.size_multiple();
         if !self.network.learn_sigma() {
-            return fail("the network needs learned sigma (out_channels twice in_channels)".into());
+            return fail("the network must learn sigma (out_channels = 2 * in_channels)".into());
         }
         if self.network.in_channels != 3 {
-            return fail(format!("the network has {} channels; photographs have 3", self.network.in_channels));
+            return fail(format!("the network must have 3 channels, found {}", self.network.in_channels));
         }
         if self.network.num_classes.is_some() {
-            return fail("the network has classes; the images of a folder have none".into());
+            return fail("the network must have no classes".into());
         }
         if self.crop == 0 || !self.crop.is_multiple_of(multiple) {
-            return fail(format!("crops of side {} are not a multiple of {multiple}", self.crop));
+            return fail(format!("crop {}: expected a multiple of {multiple}", self.crop));
         }
         if self.batch == 0 || self.micro_batch == 0 || self.batch > 1 << 16 {
-            return fail(format!("batches of {} in parts of {}", self.batch, self.micro_batch));
+            return fail(format!("batch {}, micro-batch {}: expected 1 or more", self.batch, self.micro_batch));
         }
         let unit = |v: f64| (0.0..1.0).contains(&v);
         if !(self.learning_rate > 0.0 && self.learning_rate <= 1.0) {
-            return fail(format!("learning rate {}, expected above 0 to 1", self.learning_rate));
+            return fail(format!("learning rate {}: expected more than 0 and at most 1", self.learning_rate));
         }
         if !(unit(self.betas[0]) && unit(self.betas[1]) && unit(self.ema)) {
-            return fail(format!("decays {:?} and {}, expected 0 to below 1", self.betas, self.ema));
+            return fail(format!("decays {:?} and {}: expected at least 0 and less than 1", self.betas, self.ema));
         }
         if !(unit(self.weight_decay) && self.gradient_norm > 0.0) {
-            return fail(format!("weight decay {}, gradient norm {}", self.weight_decay, self.gradient_norm));
+            return fail(format!("invalid weight decay {} or gradient norm {}", self.weight_decay, self.gradient_norm));
         }
         self.level_weights.check()?;
         match self.length {

@@ -1,9 +1,8 @@
-//! Training of a prior from one's own photographs.
+//! Trains a prior on a folder of photographs.
 //!
 //! The recipe is that of improved diffusion at a small scale: hybrid loss, AdamW with warm-up and cosine
-//! decay, gradients cut at norm 1, an average of the weights. The surprising decision: a training can be
-//! bounded by time as well as by steps, since what a user has is an evening, not a number of steps; with a
-//! bound in steps the result is a function of the settings, the images and the machine alone.
+//! decay, gradients clipped at norm 1, a moving average of the weights. A training is bounded by time or by steps. With
+//! a number of steps, the result depends only on settings, images and machine.
 
 mod checkpoint;
 mod config;

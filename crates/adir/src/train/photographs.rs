@@ -1,8 +1,7 @@
 //! The photographs a prior is trained on, and random crops of them.
 //!
-//! Files are decoded once and kept as 8-bit RGB in memory, large ones in tiles. Where they do not fit the
-//! space given, a share of the tiles is kept, chosen by their names alone, so that every run on the same
-//! files sees the same.
+//! Files are decoded once and kept as 8-bit RGB in memory, large ones in tiles. If they do not fit into the given
+//! memory, a share of the tiles is kept, chosen by name, so that every run on the same files uses the same tiles.
 
 use std::collections::BTreeSet;
 use std::path::Path;
@@ -17,10 +16,10 @@ use crate::noise::{Noise, Stream};
 use crate::tensor::{self, Device, Tensor};
 use crate::{Error, Result};
 
-/// Side of the tiles that larger images are cut into: so many crops, and not less than so many pixels.
+/// Side of the tiles of large images, in crops, and the minimum in pixels.
 const TILE_IN_CROPS: usize = 4;
 const LEAST_TILE: usize = 512;
-/// One photograph in so many is held out of the training.
+/// Every n-th photograph is held out.
 const HELD_OUT_EVERY: usize = 25;
 /// Share of crops at the images' own scale; the others are averaged from twice the side.
 const AT_OWN_SCALE: f64 = 0.6;
@@ -40,7 +39,7 @@ pub struct Photographs {
     tiles: Vec<Tile>,
 }
 
-/// What was found in a folder.
+/// The photographs of a folder.
 #[derive(Debug)]
 pub struct Collection {
     /// Images to train on.
@@ -53,9 +52,9 @@ pub struct Collection {
     pub share: f64,
 }
 
-/// A tile while it is decided whether it stays.
+/// A tile that may be dropped.
 struct Candidate {
-    /// Of the file and the tile's number; decides who stays where memory is short.
+    /// Hash of file name and tile number; decides which tiles stay if memory is short.
     hash: u32,
     held_out: bool,
     tile: Tile,
@@ -63,7 +62,7 @@ struct Candidate {
 
 impl Collection {
     /// Reads all images in `folder`, which must allow crops of side `crop`, into at most `bytes` of memory.
-    /// Files that cannot be used are listed, not fatal. `report` is told the number of files done and in all.
+    /// Files that cannot be used are listed, not fatal. `report` receives the number of files done and the total.
     ///
     /// Every 25th photograph is held out whole: the files `NAME_ROW_COLUMN.png`, with numbers of up to three
     /// digits, are tiles of the one photograph `NAME`.
@@ -90,7 +89,7 @@ impl Collection {
                 let path = folder.join(file);
                 let tiles = cut(&read_rgb(&path, limits)?, crop);
                 if tiles.is_empty() {
-                    return Err(Error::input(path, format!("is smaller than the crops of {crop}x{crop}")));
+                    return Err(Error::input(path, format!("is smaller than a crop of {crop}x{crop}")));
                 }
                 let candidate = |(k, tile): (usize, Tile)| Candidate {
                     hash: crc32fast::hash(format!("{file} {k}").as_bytes()),
@@ -114,7 +113,7 @@ impl Collection {
         let (out, training): (Vec<_>, Vec<_>) = kept.into_iter().partition(|c| c.held_out);
         if training.is_empty() && out.is_empty() {
             let (usable, all) = (files.len() - skipped.len(), files.len());
-            let message = format!("{usable} of its {all} image files can be used, {bytes} bytes of memory given");
+            let message = format!("only {usable} of {all} image files can be used within {bytes} bytes of memory");
             return Err(Error::input(folder, message));
         }
         let photographs =
@@ -133,8 +132,8 @@ impl Collection {
         if self.training.is_empty() || self.held_out.is_empty() {
             let (training, held_out) = (self.training.len(), self.held_out.len());
             let message = format!(
-                "leaves {training} images to train on and {held_out} to measure by: training needs two photographs or \
-                 more, or more memory for them"
+                "leaves {training} images for training and {held_out} held out: at least two photographs are needed, \
+                 or more memory for them"
             );
             return Err(Error::input(folder, message));
         }

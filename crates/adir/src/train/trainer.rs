@@ -55,7 +55,7 @@ impl Trainer {
         let layout = PriorHeader::new(config.network.clone())?.network().layout().clone();
         let params = match start {
             Some(params) if *params.layout() != layout => {
-                return Err(Error::config("the weights to start from belong to another network"));
+                return Err(Error::config("the initial weights belong to another network"));
             }
             Some(params) => params,
             None => Params::initial(layout, config.seed, &weights_of(compute))?,
@@ -85,7 +85,7 @@ impl Trainer {
         &self.config
     }
 
-    /// Another length, from which the learning rate follows from now on.
+    /// Changes the length; the learning rate follows it from now on.
     ///
     /// # Errors
     /// [`Error::Config`] for a length no training can have.
@@ -119,7 +119,7 @@ impl Trainer {
         self.prior.params()
     }
 
-    /// The network with the average of the weights, which is what a training is for.
+    /// The network with the averaged weights: the result of the training.
     pub fn averaged(&self) -> Prior {
         self.prior.with_params(self.ema.params().clone())
     }

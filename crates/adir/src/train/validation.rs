@@ -8,7 +8,7 @@ use crate::models::{Denoiser, Prior};
 use crate::noise::{Noise, Stream};
 use crate::schedule::Timestep;
 
-/// Parts of the schedule that losses are told for.
+/// Number of timestep bins.
 pub const LEVELS: usize = 10;
 
 /// Held-out losses of a network.
@@ -28,9 +28,9 @@ impl Validation {
     /// Crops computed at once.
     const AT_ONCE: usize = 16;
 
-    /// Measures a network on `crops` random crops of `side` pixels of held-out photographs; timesteps are spread
-    /// evenly over the schedule. Crops, timesteps and noise are the same for every network, so that losses of two
-    /// networks compare much more closely than each is known. Yields once every few crops.
+    /// Measures a network on `crops` random crops of `side` pixels of held-out photographs; timesteps are spread evenly
+    /// over the schedule. Crops, timesteps and noise are the same for every network, so that two networks compare more
+    /// precisely than the error of each loss. Yields once every few crops.
     pub fn run<'a>(
         model: &'a Prior,
         photographs: &'a Photographs,

@@ -218,11 +218,11 @@ impl Kernel for Group<'_> {
             let (z_tiles, x_tiles, products) =
                 (room.add(layout.z()), room.add(layout.x()), room.add(layout.products()));
             // z of every pixel, and its tiles.
-            for tile in 0..count {
+            for (tile, at_dy) in at_dy.iter().enumerate().take(count) {
                 for half in 0..2 {
                     let mut rows = [0; ROWS];
                     for (i, row) in rows.iter_mut().enumerate() {
-                        *row = at_dy[tile] + (2 * half + i / OUT) * dy.line() + i % OUT * dy.step;
+                        *row = at_dy + (2 * half + i / OUT) * dy.line() + i % OUT * dy.step;
                     }
                     let operands = RowsOperands {
                         a: dy.as_ptr().get(),
@@ -244,8 +244,8 @@ impl Kernel for Group<'_> {
             // The image's channels, some at a time: their part of h, and the first factor's gradient.
             for channel in (0..g.inputs).step_by(HELD) {
                 let channels = HELD.min(g.inputs - channel);
-                for tile in 0..count {
-                    let from = x.as_ptr().add(at_x[tile] + channel);
+                for (tile, at_x) in at_x.iter().enumerate().take(count) {
+                    let from = x.as_ptr().add(at_x + channel);
                     let to = x_tiles.add(tile * layout.x.tile);
                     let (step, line) = (x.step, x.line());
                     TileKernel::<Input, IN>::new(from, step, line, channels, to, layout.x).run(s);

@@ -1,4 +1,4 @@
-//! The configuration of a guided-diffusion U-Net, in the words of the reference's own constructor.
+//! Configuration of a guided-diffusion U-Net, with the names of the reference's constructor.
 
 use serde::{Deserialize, Serialize};
 
@@ -32,7 +32,7 @@ pub struct UNetConfig {
     pub model_channels: usize,
     /// `in_channels` (eps) or twice that (eps and the learned-range variance).
     pub out_channels: usize,
-    /// Residual blocks a level.
+    /// Residual blocks per level.
     pub num_res_blocks: usize,
     /// Down-sampling factors at which attention follows each residual block.
     pub attention_resolutions: Vec<usize>,
@@ -44,7 +44,7 @@ pub struct UNetConfig {
     /// Attention heads, where `num_head_channels` is -1.
     #[serde(default = "one")]
     pub num_heads: usize,
-    /// Channels a head; -1 means `num_heads` heads of equal width.
+    /// Channels per head; -1 means `num_heads` heads of equal width.
     #[serde(default = "minus_one")]
     pub num_head_channels: i64,
     /// Whether the time embedding scales and shifts the second normalisation, or is added.
@@ -100,7 +100,7 @@ impl UNetConfig {
         serde_json::to_string(self).expect("a configuration of plain values always serialises")
     }
 
-    /// Refuses values no network can have, before anything is allocated.
+    /// Checks the values before anything is allocated.
     ///
     /// # Errors
     /// [`Error::Config`] naming the key.

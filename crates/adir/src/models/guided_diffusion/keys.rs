@@ -1,4 +1,4 @@
-//! Which network a checkpoint holds, told from its parameter names and shapes.
+//! Recognises the network of a checkpoint by its parameter names and shapes.
 //!
 //! Names and shapes fix everything but the split of attention into heads, the qkv order and the noise
 //! schedule; these are taken from the published model of the same structure, and a structure that was
@@ -28,15 +28,15 @@ pub fn infer(shapes: &Shapes) -> Result<UNetConfig> {
     let structure = structure(shapes)?;
     published(&structure).ok_or_else(|| {
         Error::config(format!(
-            "a guided-diffusion network of {} channels x {:?} is none of the published models, and names and shapes \
-             do not tell its attention heads: a configuration is needed (a .json file beside the weights, or the \
-             entry `config` of the safetensors metadata)",
+            "this guided-diffusion network ({} channels x {:?}) is not one of the published models, and its attention \
+             heads cannot be inferred from names and shapes: put a .json configuration beside the weights, or use \
+             --model-config",
             structure.model_channels, structure.channel_mult
         ))
     })
 }
 
-/// All that names and shapes tell; heads, qkv order and schedule are left at their defaults.
+/// The configuration as far as names and shapes determine it; heads, qkv order and schedule keep their defaults.
 fn structure(shapes: &Shapes) -> Result<UNetConfig> {
     let shape = |name: &str, rank: usize| -> Result<&[usize]> {
         match shapes.get(name) {
@@ -63,11 +63,11 @@ fn structure(shapes: &Shapes) -> Result<UNetConfig> {
     };
     let per_level = match (0..blocks).find(|&i| resampled(i)) {
         Some(first) => first + 1,
-        // No parameters up-sample: the input blocks without parameters tell the levels.
+        // Up-sampling has no parameters; input blocks without parameters mark the levels.
         None => (1..blocks).find(|i| !has(format!("input_blocks.{i}.0.in_layers.0.weight"))).unwrap_or(blocks),
     };
     if blocks == 0 || per_level < 2 || blocks % per_level != 0 {
-        return Err(Error::config(format!("{blocks} output blocks cannot be split into levels of {per_level}")));
+        return Err(Error::config(format!("{blocks} output blocks cannot be divided into levels of {per_level}")));
     }
     let levels = blocks / per_level;
     let mut channel_mult = Vec::new();
@@ -102,7 +102,7 @@ fn structure(shapes: &Shapes) -> Result<UNetConfig> {
     })
 }
 
-/// The published model of the same structure: what its command line says of heads, order and schedule.
+/// The published model of the same structure, which defines heads, qkv order and schedule.
 fn published(s: &UNetConfig) -> Option<UNetConfig> {
     let plain = s.in_channels == 3 && s.out_channels == 6 && s.use_scale_shift_norm && s.resblock_updown;
     let wide = s.model_channels == 256 && s.num_res_blocks == 2;
@@ -176,7 +176,7 @@ impl KeyReport {
 }
 
 impl std::fmt::Display for KeyReport {
-    /// One line a fault, the first 20 of each kind.
+    /// One line per difference, the first 20 of each kind.
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         const SHOWN: usize = 20;
         let kinds = [("missing", &self.missing), ("unexpected", &self.unexpected)];

@@ -1,7 +1,7 @@
 //! The guided-diffusion U-Net (Dhariwal and Nichol 2021): configuration, network, checkpoints.
 //!
-//! The surprising decision: a configuration is never guessed. It comes with the weights, or the weights
-//! have the structure of a published model; whatever it is, every name and shape must then agree.
+//! A configuration is never guessed. It comes with the weights, or the weights have the structure of a published model.
+//! Every name and shape must agree with it.
 
 mod config;
 mod keys;
