@@ -13,7 +13,7 @@ use crate::store::Store;
 /// What the model is adapted to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum Mode {
-    /// The nearest gallery images, without the held-out check; the adapted weights are used only if they denoise
+    /// The nearest gallery images; the adapted weights are used only if they denoise
     /// held-out neighbours better
     Auto,
     /// The nearest gallery images, without the held-out check
@@ -45,7 +45,7 @@ pub struct AdaptSettings {
     /// Learning rate
     #[arg(long, value_name = "RATE")]
     pub adapt_rate: Option<f64>,
-    /// Side of the crops in pixels, in pixels
+    /// Side of the crops in pixels
     #[arg(long, value_name = "PIXELS")]
     pub adapt_crop: Option<usize>,
     /// Crops per step

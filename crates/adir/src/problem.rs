@@ -64,7 +64,7 @@ pub enum KernelSource {
 #[non_exhaustive]
 pub enum MaskSource {
     /// An image whose white pixels are unknown.
-    File(PathBuf),
+    File(#[serde(with = "crate::io::lossy::path")] PathBuf),
     /// The flags themselves.
     #[serde(skip)]
     Pixels(Mask),

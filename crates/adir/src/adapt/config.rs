@@ -185,8 +185,11 @@ impl AdaptConfig {
                 self.batch, self.micro_batch
             ));
         }
+        if self.iterations == 0 {
+            return fail("0 training steps: expected 1 or more".into());
+        }
         if self.crop == 0 || !self.crop.is_multiple_of(multiple) {
-            return fail(format!("crop {}: expected a multiple of {multiple}", self.crop));
+            return fail(format!("crop {}: expected a positive multiple of {multiple}", self.crop));
         }
         if let Trained::Lora { rank, alpha, .. } = self.trained
             && (rank == 0 || rank > 1 << 12 || !alpha.is_finite())

@@ -195,6 +195,20 @@ impl Engine {
         self.cache.as_ref()
     }
 
+    /// The files that the prior and the encoder come from.
+    pub(super) fn model_files(&self) -> Vec<PathBuf> {
+        let mut files = Vec::new();
+        if let ModelSource::File { weights, config } = &self.model {
+            files.extend(beside(weights));
+            files.push(weights.clone());
+            files.extend(config.clone());
+        }
+        if let EncoderSource::File(path) = &self.encoder {
+            files.push(path.clone());
+        }
+        files
+    }
+
     fn open_model(&self) -> Result<(WeightFile, Option<UNetConfig>)> {
         match &self.model {
             ModelSource::Loaded(_) => Err(Error::config("the prior of this engine comes from no file")),

@@ -6,11 +6,12 @@ use std::sync::Arc;
 
 use super::adapt::{AdaptPlan, Observed};
 use super::open::Engine;
-use super::request::{Observation, OutputRequest, Request};
+use super::request::{Observation, Request, Target};
 use crate::adapt::Workers;
-use crate::io::atomic::{check_writable, refuse_overwrite};
+use crate::io::atomic::{check_writable, refuse_inputs, refuse_overwrite};
 use crate::io::image::{BitDepth, ImageFormat, Picture, read_image};
 use crate::operator::ImageShape;
+use crate::problem::{KernelSource, MaskSource};
 use crate::restore::{RestorePlan, SamplingConfig};
 use crate::retrieve::ContentHash;
 use crate::tensor::{self, is_cpu};
@@ -98,13 +99,13 @@ impl Engine {
             Observation::Picture(picture) => (None, content_of(picture)?, picture.clone()),
             Observation::File(path) => {
                 // Outputs come first: whatever the picture is, it must not be written over.
-                self.check_outputs(path, outputs.as_ref(), request.output.as_ref())?;
+                self.check_outputs(path, request, outputs.as_ref())?;
                 let picture = read_image(path, &self.limits)?;
                 (Some(path.clone()), ContentHash::of_file(path)?, Arc::new(picture))
             }
         };
         if file.is_none() {
-            self.check_outputs(Path::new(""), outputs.as_ref(), request.output.as_ref())?;
+            self.check_outputs(Path::new(""), request, outputs.as_ref())?;
         }
         if let (Some(output), Some(format)) = (&request.output, format)
             && picture.alpha.is_some()
@@ -160,8 +161,10 @@ impl Engine {
         }
     }
 
-    fn check_outputs(&self, input: &Path, outputs: Option<&Outputs>, request: Option<&OutputRequest>) -> Result<()> {
-        let (Some(outputs), Some(request)) = (outputs, request) else { return Ok(()) };
+    /// Refuses outputs that cannot be written, that exist, or that would destroy what is read.
+    fn check_outputs(&self, input: &Path, request: &Request, outputs: Option<&Outputs>) -> Result<()> {
+        let others = self.files_read(request);
+        let (Some(outputs), Some(request)) = (outputs, request.output.as_ref()) else { return Ok(()) };
         for path in outputs.all() {
             let length = path.file_name().map_or(0, |name| name.as_encoded_bytes().len());
             if length > LONGEST_NAME {
@@ -172,9 +175,29 @@ impl Engine {
                 )));
             }
             refuse_overwrite(input, path, request.overwrite)?;
+            refuse_inputs(others.iter().map(PathBuf::as_path), path)?;
             check_writable(path)?;
         }
         Ok(())
+    }
+
+    /// Files besides the observation that the request or the engine reads.
+    fn files_read(&self, request: &Request) -> Vec<PathBuf> {
+        let mut files = self.model_files();
+        if let Some(KernelSource::Text(text)) = &request.problem.kernel {
+            files.push(text.into());
+        }
+        if let Some(MaskSource::File(mask)) = &request.problem.mask {
+            files.push(mask.clone());
+        }
+        match request.adapt.as_ref().map(|adapt| &adapt.target) {
+            Some(Target::Gallery(path) | Target::Text { gallery: path, .. } | Target::Adapter(path)) => {
+                files.push(path.clone());
+            }
+            Some(Target::Images(images)) => files.extend(images.iter().cloned()),
+            Some(Target::Itself) | None => {}
+        }
+        files
     }
 
     /// Refuses a result that exceeds the limits for reading it back.

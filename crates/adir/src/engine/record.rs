@@ -67,6 +67,7 @@ pub struct Record {
 #[serde(deny_unknown_fields)]
 pub struct FileRecord {
     /// Its path; absent for what came from memory.
+    #[serde(with = "crate::io::lossy::option")]
     pub path: Option<PathBuf>,
     /// SHA-256 of its bytes; of what came from memory, that of sizes and values.
     pub sha256: ContentHash,
@@ -93,6 +94,7 @@ pub struct AdaptationRecord {
     /// When the adapted weights are used.
     pub keep: Keep,
     /// The folder of the gallery.
+    #[serde(with = "crate::io::lossy::option")]
     pub gallery: Option<PathBuf>,
     /// What told the likeness of images.
     pub encoder: Option<EncoderId>,
@@ -121,6 +123,7 @@ pub struct AdaptationRecord {
 #[serde(deny_unknown_fields)]
 pub struct ImageRecord {
     /// Its file, below the gallery's folder where it comes from a gallery; absent for an image from memory.
+    #[serde(with = "crate::io::lossy::option")]
     pub path: Option<PathBuf>,
     /// SHA-256 of the file, or of sizes and values.
     pub sha256: ContentHash,

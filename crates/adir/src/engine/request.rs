@@ -56,7 +56,7 @@ impl fmt::Debug for GuidanceMaker {
 #[non_exhaustive]
 pub enum Observation {
     /// An image file.
-    File(PathBuf),
+    File(#[serde(with = "crate::io::lossy::path")] PathBuf),
     /// An image in memory; a request with one cannot be serialised.
     #[serde(skip)]
     Picture(Arc<Picture>),
@@ -121,6 +121,7 @@ impl Default for SamplingRequest {
 #[non_exhaustive]
 pub struct OutputRequest {
     /// The image; its extension names the format.
+    #[serde(with = "crate::io::lossy::path")]
     pub path: PathBuf,
     /// Whether existing files are replaced.
     #[serde(default)]
@@ -171,10 +172,11 @@ fn yes() -> bool {
 #[non_exhaustive]
 pub enum Target {
     /// Those nearest to the observation in a folder, or in an index file.
-    Gallery(PathBuf),
+    Gallery(#[serde(with = "crate::io::lossy::path")] PathBuf),
     /// Those nearest to a text; the encoder must know texts (CLIP).
     Text {
         /// The folder or index file.
+        #[serde(with = "crate::io::lossy::path")]
         gallery: PathBuf,
         /// The text.
         prompt: String,
@@ -182,9 +184,9 @@ pub enum Target {
     /// The observation itself (the paper's IA).
     Itself,
     /// These files.
-    Images(Vec<PathBuf>),
+    Images(#[serde(with = "crate::io::lossy::list")] Vec<PathBuf>),
     /// None: an adapter that is there already, by its file, or by what the cache knows it by.
-    Adapter(PathBuf),
+    Adapter(#[serde(with = "crate::io::lossy::path")] PathBuf),
 }
 
 impl Target {

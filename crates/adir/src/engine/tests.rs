@@ -49,6 +49,7 @@ fn a_plan_refuses_before_the_weights_are_read() {
     let mut adapt = Adapt::to_itself();
     adapt.overrides.learning_rate = Some(7.0);
     assert!(config_error(engine.plan(&request().adapt(adapt))).contains("learning rate 7"));
+    assert!(config_error(engine.plan(&request().adapt(Adapt::to_itself().iterations(0)))).contains("0 training steps"));
     let alpha = Request::new(f.join("rgba.png"), Problem::super_resolution(2)).output(f.join("x.jpg"));
     assert!(config_error(engine.plan(&alpha)).contains("alpha"));
     let long = f.join(format!("{}.png", "n".repeat(300)));
@@ -63,6 +64,46 @@ fn a_plan_refuses_before_the_weights_are_read() {
     assert!(config_error(engine.plan(&Request::new(f.join("y.png"), Problem::denoise(0.0)))).contains("noise level"));
     // With nothing else wrong, the missing file is.
     assert!(matches!(engine.plan(&request()), Err(Error::Model { .. })));
+    std::fs::remove_dir_all(f).unwrap();
+}
+
+/// An output must not destroy what the request reads, also where existing files may be replaced.
+#[test]
+fn outputs_that_would_replace_inputs_are_refused() {
+    let f = folder("inputs");
+    picture(1).write(f.join("y.png")).unwrap();
+    picture(2).write(f.join("m.png")).unwrap();
+    std::fs::write(f.join("k.json"), "1 1\n1 1\n").unwrap();
+    let engine = Engine::builder().build().unwrap();
+    let refused = |problem: Problem, adapt: Option<Adapt>, output: &str| {
+        let mut request = Request::new(f.join("y.png"), problem);
+        request.adapt = adapt;
+        request.output = Some(OutputRequest::new(f.join(output), true));
+        config_error(engine.plan(&request))
+    };
+    let mask = Problem::inpaint(f.join("m.png").as_path());
+    assert!(refused(mask, None, "m.png").contains("would replace the input"));
+    let kernel = Problem::deblur(f.join("k.json").to_str().unwrap());
+    assert!(refused(kernel, None, "k.png").contains("k.json"), "the record counts, too");
+    let adapter = Adapt::new(Target::Adapter(f.join("m.png")));
+    assert!(refused(Problem::super_resolution(2), Some(adapter), "m.png").contains("m.png"));
+    std::fs::remove_dir_all(f).unwrap();
+}
+
+/// Names that are not Unicode are shown as well as possible; nothing is lost at the end.
+#[cfg(unix)]
+#[test]
+fn names_that_are_not_unicode_are_recorded() {
+    use std::os::unix::ffi::OsStrExt;
+    let f = folder("names");
+    let name = |bytes: &[u8]| f.join(std::ffi::OsStr::from_bytes(bytes));
+    picture(1).write(name(b"y\xff.png")).unwrap();
+    let engine = Engine::builder().build().unwrap();
+    let request = Request::new(name(b"y\xff.png"), Problem::super_resolution(2)).steps(1).output(name(b"x\xfe.png"));
+    let mut restored = engine.run(&engine.plan(&request).unwrap(), &go).unwrap();
+    restored.save(&engine).unwrap();
+    let record = Record::read(name(b"x\xfe.json")).unwrap();
+    assert!(record.input.path.unwrap().to_str().unwrap().ends_with("y\u{fffd}.png"));
     std::fs::remove_dir_all(f).unwrap();
 }
 

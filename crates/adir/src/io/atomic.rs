@@ -24,6 +24,21 @@ pub fn refuse_overwrite(input: &Path, output: &Path, overwrite: bool) -> Result<
     Ok(())
 }
 
+/// Refuses an output that is one of `inputs`, however they are spelled.
+///
+/// # Errors
+/// [`Error::Config`] naming both files.
+pub fn refuse_inputs<'a>(inputs: impl IntoIterator<Item = &'a Path>, output: &Path) -> Result<()> {
+    match inputs.into_iter().find(|input| output.symlink_metadata().is_ok() && same_file(input, output)) {
+        None => Ok(()),
+        Some(input) => Err(Error::config(format!(
+            "{}: would replace the input {}; choose another output",
+            output.display(),
+            input.display()
+        ))),
+    }
+}
+
 /// Whether two paths lead to one file: through links, spelling or (on Unix) a second hard link.
 fn same_file(a: &Path, b: &Path) -> bool {
     let canonical = matches!((a.canonicalize(), b.canonicalize()), (Ok(a), Ok(b)) if a == b);

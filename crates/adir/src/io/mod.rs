@@ -17,6 +17,7 @@ mod codec;
 pub mod folder;
 pub mod image;
 pub mod limits;
+pub mod lossy;
 pub mod side_inputs;
 pub mod sidecar;
 pub mod weights;
