@@ -10,9 +10,9 @@ const FULL_EXTRA: usize = 130 << 20;
 /// Convolution weights are also kept as the kernels read them, forward and backward, of several steps, up to this.
 const MOST_PACKED: usize = 1 << 30;
 const PACKED: usize = 6;
-/// Copies of the weights that training all of them, or factors, keeps beside the gradients of parts.
+/// Copies of the weights that training all of them, beside the gradients of parts, or factors keeps.
 const FULL_COPIES: usize = 7;
-const LORA_COPIES: usize = 3;
+const LORA_COPIES: usize = 2;
 /// Not all that is counted is alive at once: the measured share, in hundredths.
 const SHARE: usize = 85;
 /// Maps alive at once beside those kept for the backward pass, in the largest of them: gradients and copies in passing.
@@ -45,8 +45,9 @@ pub fn adaptation_memory(network: &dyn Network, config: &AdaptConfig, threads: u
         // The base, the weights before and after a step, their average, Adam's two moments, summed gradients; the
         // gradients of each part.
         Trained::Full => FULL_COPIES + parts_summed,
-        // The base, the product with the factors, and what is in passing; gradients. The factors have their own six.
-        Trained::Lora { .. } => LORA_COPIES + parts_summed,
+        // The base and the sum with the product of the factors. The factors have their own six, gradients
+        // included.
+        Trained::Lora { .. } => LORA_COPIES,
     };
     let state = copies * weights + 6 * trained;
     let activations = if config.recompute {
