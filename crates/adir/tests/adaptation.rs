@@ -4,8 +4,8 @@
 use std::path::{Path, PathBuf};
 
 use adir::adapt::{
-    AdaptConfig, Adaptation, AdaptedLayers, Adapter, AdapterInfo, Batch, CropScale, LevelWeights, Provenance,
-    RateSchedule, Timesteps, Trained, loss_by_blocks, save_params,
+    AdaptConfig, Adaptation, AdaptedLayers, Adapter, AdapterInfo, Batch, CropScale, LevelWeights, Lora, Objective,
+    Provenance, RateSchedule, Timesteps, Trained, batch_loss, loss_by_blocks, save_params,
 };
 use adir::io::weights::{Dtype, WeightFile};
 use adir::models::Prior;
@@ -151,6 +151,72 @@ fn lora_is_that_of_separate_branches_in_pytorch() {
     }
 }
 
+/// Gradients in the rank, in one graph and block by block, are those that follow from the gradients of the whole weights:
+/// dB = s W' A^T, dA = s B^T W'; of convolutions, and of linear layers where they are asked for.
+#[test]
+fn gradients_of_factors_are_those_of_the_chain_rule() {
+    const RANK: usize = 4;
+    const ALPHA: f64 = 3.0;
+    let (base, cases) = (model(), open("mini_legacy.cases.safetensors"));
+    let batch = batch(&cases, 3);
+    for layers in [AdaptedLayers::Convolutions, AdaptedLayers::ConvolutionsAndLinear] {
+        let lora = Lora::new(base.params(), RANK, ALPHA, layers, 7).unwrap();
+        // Both factors of the size that A begins with.
+        let noise = adir::noise::Noise::new(2, adir::noise::Stream::Evaluation);
+        let mut factors = lora.factors().clone();
+        factors.update(|id, value| {
+            let size = value.dims()[0];
+            let drawn = noise.normal(id.index() as u32, size).iter().map(|z| z * 0.05).collect();
+            value + from_f32(drawn, [size], &cpu())
+        });
+        let lora = lora.with_factors(factors);
+        let objective = Objective::Simple(LevelWeights::EQUAL);
+        let whole = base.with_params(lora.merged(base.params()));
+        let whole = batch_loss(&whole, &batch, objective, DType::F32, 0.5).unwrap();
+        let attached = base.with_params(lora.attached(base.params()));
+        let at_once = batch_loss(&attached, &batch, objective, DType::F32, 0.5).unwrap();
+        assert!((at_once.loss - whole.loss).abs() < 1e-7 * whole.loss);
+        let mut by_blocks = vec![None; lora.factors().layout().specs().len()];
+        loss_by_blocks(&attached, &batch, LevelWeights::EQUAL, 0.5, &mut |place, gradient| {
+            assert!(by_blocks[place].replace(gradient).is_none(), "twice");
+        })
+        .unwrap();
+
+        let mut adapted = 0;
+        for (id, spec) in base.layout().ids().zip(base.layout().specs()).filter(|(_, s)| layers.include(s.role)) {
+            let name = spec.name.trim_end_matches(".weight");
+            let (rows, columns) = (spec.shape[0], spec.shape[1..].iter().product::<usize>());
+            let place = |factor: &str| {
+                lora.factors().layout().find(&format!("unet.{name}.lora_{factor}.weight")).unwrap().index()
+            };
+            let factor = |factor: &str| values(lora.factors(), &format!("unet.{name}.lora_{factor}.weight"));
+            let (a, b) = (factor("A"), factor("B"));
+            let whole = whole.gradients[id.index()].as_ref().map(|g| tensor::to_f64(g).unwrap()).unwrap();
+            let (mut of_a, mut of_b) = (vec![0.0; a.len()], vec![0.0; b.len()]);
+            for (i, row) in whole.chunks(columns).enumerate() {
+                for r in 0..RANK {
+                    for (j, w) in row.iter().enumerate() {
+                        of_a[r * columns + j] += ALPHA / RANK as f64 * b[i * RANK + r] * w;
+                        of_b[i * RANK + r] += ALPHA / RANK as f64 * a[r * columns + j] * w;
+                    }
+                }
+            }
+            assert_eq!(of_b.len(), rows * RANK);
+            for found in [&at_once.gradients, &by_blocks] {
+                for (which, expected) in [("A", &of_a), ("B", &of_b)] {
+                    let found = tensor::to_f64(found[place(which)].as_ref().expect("a gradient")).unwrap();
+                    let error = relative(&found, expected);
+                    assert!(error < 2e-5, "{name}, {which}: {error:.1e}");
+                }
+            }
+            adapted += 1;
+        }
+        assert_eq!(2 * adapted, by_blocks.len());
+        let linear = lora.factors().layout().find("unet.time_embed.0.lora_A.weight").is_some();
+        assert_eq!(linear, layers == AdaptedLayers::ConvolutionsAndLinear);
+    }
+}
+
 /// Every recorded gradient, block by block.
 #[test]
 fn gradients_by_blocks_are_the_reference_s() {
@@ -222,7 +288,8 @@ fn weights_are_saved_as_the_same_bytes_as_ever() {
 fn an_adapter_comes_back_from_its_file_to_the_bit() {
     let cases = open("mini_legacy.cases.safetensors");
     let path = std::env::temp_dir().join(format!("adir-adapter-{}.safetensors", std::process::id()));
-    for trained in [Trained::Full, Trained::Lora { rank: 4, alpha: 2.0, layers: AdaptedLayers::Convolutions }] {
+    let lora = |layers| Trained::Lora { rank: 4, alpha: 2.0, layers };
+    for trained in [Trained::Full, lora(AdaptedLayers::Convolutions), lora(AdaptedLayers::ConvolutionsAndLinear)] {
         let mut run = adaptation(config(trained));
         run.advance(&batch(&cases, 0)).unwrap();
         run.advance(&batch(&cases, 1)).unwrap();

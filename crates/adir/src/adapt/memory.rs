@@ -12,7 +12,7 @@ const MOST_PACKED: usize = 1 << 30;
 const PACKED: usize = 6;
 /// Copies of the weights kept besides the gradients of parts, when training all weights or factors.
 const FULL_COPIES: usize = 7;
-const LORA_COPIES: usize = 3;
+const LORA_COPIES: usize = 2;
 /// Measured share of the counted memory that is alive at the same time, in percent.
 const SHARE: usize = 85;
 /// Temporary maps alive at the same time (gradients and copies), in units of the largest map.
@@ -45,8 +45,9 @@ pub fn adaptation_memory(network: &dyn Network, config: &AdaptConfig, threads: u
         // The base, the weights before and after a step, their average, Adam's two moments, summed gradients; the
         // gradients of each part.
         Trained::Full => FULL_COPIES + parts_summed,
-        // The base, the product with the factors, and what is in passing; gradients. The factors have their own six.
-        Trained::Lora { .. } => LORA_COPIES + parts_summed,
+        // The base and the sum with the product of the factors. The factors have their own six, gradients
+        // included.
+        Trained::Lora { .. } => LORA_COPIES,
     };
     let state = copies * weights + 6 * trained;
     let activations = if config.recompute {
