@@ -185,9 +185,6 @@ impl AdaptConfig {
                 self.batch, self.micro_batch
             ));
         }
-        if self.iterations == 0 {
-            return fail("0 training steps: expected 1 or more".into());
-        }
         if self.crop == 0 || !self.crop.is_multiple_of(multiple) {
             return fail(format!("crop {}: expected a positive multiple of {multiple}", self.crop));
         }

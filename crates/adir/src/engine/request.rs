@@ -342,7 +342,11 @@ impl Adapt {
         {
             return Err(Error::config("no images to adapt to"));
         }
-        self.config(preset).check(1)
+        let config = self.config(preset);
+        if config.iterations == 0 {
+            return Err(Error::config("adaptation: 0 training steps: expected 1 or more"));
+        }
+        config.check(1)
     }
 }
 
