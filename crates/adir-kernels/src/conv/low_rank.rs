@@ -47,7 +47,7 @@ pub(crate) fn backward_low_rank<P: Fn(Method) -> Arc<Packed>>(
         _ => {
             let by_factors = factors.cost(g) < g.outputs * g.inputs * g.taps();
             let of_x = weight.map(|weight| input_gradient(dy, weight, g, method));
-            let found = if by_factors { factors.directly(x, dy, g) } else { factors.of_whole_gradient(x, dy, g) };
+            let found = if by_factors { factors.directly(x, dy, g) } else { factors.by_whole(x, dy, g) };
             (of_x, found)
         }
     }
@@ -100,7 +100,7 @@ impl<P: Fn(Method) -> Arc<Packed>> Factors<'_, P> {
     }
 
     /// From the gradient of the whole weight, where that is less: dB = s W' A^T, dA = s B^T W'.
-    fn of_whole_gradient(&self, x: Planes<'_>, dy: &[f32], g: &Geometry) -> LowRankGradients {
+    fn by_whole(&self, x: Planes<'_>, dy: &[f32], g: &Geometry) -> LowRankGradients {
         let whole = weight_gradient(x, dy, g);
         let width = g.inputs * g.taps();
         let (mut a, mut b) = (vec![0.0; self.rank * width], vec![0.0; g.outputs * self.rank]);

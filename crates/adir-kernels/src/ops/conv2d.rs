@@ -107,13 +107,15 @@ impl Convolution {
     /// The weight packed for `purpose`. Kept even while it is trained: a batch may be computed in parts, all with the
     /// same weights.
     pub(super) fn packed(&self, purpose: Purpose) -> Arc<Packed> {
-        self.packed_for(purpose, self.method)
+        self.packed_for(purpose, self.method, None)
     }
 
-    /// The same for another method than its own.
-    pub(super) fn packed_for(&self, purpose: Purpose, method: Method) -> Arc<Packed> {
-        let pack = || conv::pack(values(&self.weight), &self.geometry, purpose, method);
-        pack_cache::get(&self.weight, (purpose, method), pack)
+    /// The same for another method than its own; `next` is the purpose of a later call.
+    pub(super) fn packed_for(&self, purpose: Purpose, method: Method, next: Option<Purpose>) -> Arc<Packed> {
+        let next = next.map(|purpose| (purpose, method));
+        pack_cache::get(&self.weight, (purpose, method), next, |(purpose, method)| {
+            conv::pack(values(&self.weight), &self.geometry, purpose, method)
+        })
     }
 
     /// Contiguous.
@@ -131,9 +133,10 @@ impl Convolution {
         (self.geometry, self.method)
     }
 
-    /// The result.
-    pub(super) fn forward(&self, x: Planes<'_>, bias: FlexTensor) -> FlexTensor {
-        let packed = self.packed(Purpose::Forward);
+    /// The result; `differentiated` says whether a backward pass is to follow.
+    pub(super) fn forward(&self, x: Planes<'_>, bias: FlexTensor, differentiated: bool) -> FlexTensor {
+        let next = differentiated.then_some(Purpose::InputGradient);
+        let packed = self.packed_for(Purpose::Forward, self.method, next);
         let out = conv::forward(x, &packed, Some(values(&contiguous(bias))), &self.geometry, self.method);
         tensor(out, self.geometry.out_shape())
     }
@@ -155,11 +158,17 @@ impl Convolution {
     }
 }
 
-/// The result, and what the backward pass needs.
-pub(super) fn forward(x: FlexTensor, weight: FlexTensor, bias: FlexTensor, settings: Settings) -> (FlexTensor, State) {
+/// The result, and what the backward pass needs, if one is to follow.
+pub(super) fn forward(
+    x: FlexTensor,
+    weight: FlexTensor,
+    bias: FlexTensor,
+    settings: Settings,
+    differentiated: bool,
+) -> (FlexTensor, State) {
     let x = contiguous(x);
     let convolution = Convolution::new(&x, weight, settings);
-    (convolution.forward(values(&x).into(), bias), State { x, convolution })
+    (convolution.forward(values(&x).into(), bias, differentiated), State { x, convolution })
 }
 
 #[derive(Debug)]
@@ -211,7 +220,7 @@ pub(super) fn tracked<C: CheckpointStrategy>(
 ) -> FloatTensor<Autodiff<Flex, C>> {
     let ((x, x_node), (weight, weight_node), (bias, bias_node)) =
         (x.into_parts(), weight.into_parts(), bias.into_parts());
-    let (out, state) = forward(x, weight, bias, settings);
+    let (out, state) = forward(x, weight, bias, settings, true);
     match Conv2dBackward.prepare::<C>([x_node, weight_node, bias_node]).compute_bound().stateful() {
         OpsKind::Tracked(prep) => prep.finish(state, out),
         OpsKind::UnTracked(prep) => prep.finish(out),

@@ -60,7 +60,7 @@ impl Factors {
             scale: self.scale,
             a: values(self.a.weight()),
             b: values(&self.b),
-            pack_a: |method| self.a.packed_for(Purpose::Forward, method),
+            pack_a: |method| self.a.packed_for(Purpose::Forward, method, None),
         };
         let packed = of_image.then(|| merged.packed(Purpose::InputGradient));
         let (geometry, method) = merged.geometry();
@@ -105,7 +105,7 @@ pub(super) fn conv2d_tracked<C: CheckpointStrategy>(
 ) -> FloatTensor<Autodiff<Flex, C>> {
     let [x, _, bias, a, b] = tensors.each_ref().map(|tensor| tensor.node());
     let [image, weight, offset, factor_a, factor_b] = tensors.map(|tensor| tensor.into_parts().0);
-    let (out, state) = conv2d::forward(image, weight, offset, settings);
+    let (out, state) = conv2d::forward(image, weight, offset, settings, true);
     match LowRankConv2dBackward.prepare::<C>([x, bias, a, b]).compute_bound().stateful() {
         OpsKind::Tracked(prep) => {
             let factors = Factors::new(state.x(), factor_a, factor_b, scale, settings);
@@ -155,7 +155,7 @@ pub(super) fn norm_conv_tracked<C: CheckpointStrategy>(
 ) -> FloatTensor<Autodiff<Flex, C>> {
     let [x, gamma, beta, scale, shift, _, bias, a, b] = tensors.each_ref().map(|tensor| tensor.node());
     let [t0, t1, t2, t3, t4, t5, t6, factor_a, factor_b] = tensors.map(|tensor| tensor.into_parts().0);
-    let (out, state) = norm_conv::forward([t0, t1, t2, t3, t4, t5, t6], settings);
+    let (out, state) = norm_conv::forward([t0, t1, t2, t3, t4, t5, t6], settings, true);
     let nodes = [x, gamma, beta, scale, shift, bias, a, b];
     match LowRankNormConvBackward.prepare::<C>(nodes).compute_bound().stateful() {
         OpsKind::Tracked(prep) => {

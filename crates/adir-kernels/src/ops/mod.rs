@@ -105,7 +105,7 @@ pub trait KernelOps: Backend {
 
 impl KernelOps for Flex {
     fn conv2d_kernel(x: FlexTensor, weight: FlexTensor, bias: FlexTensor, settings: conv2d::Settings) -> FlexTensor {
-        conv2d::forward(x, weight, bias, settings).0
+        conv2d::forward(x, weight, bias, settings, false).0
     }
 
     fn group_norm_kernel(
@@ -129,7 +129,7 @@ impl KernelOps for Flex {
         bias: FlexTensor,
         settings: NormConv,
     ) -> FlexTensor {
-        norm_conv::forward([x, gamma, beta, scale, shift, weight, bias], settings).0
+        norm_conv::forward([x, gamma, beta, scale, shift, weight, bias], settings, false).0
     }
 
     // Without gradients the factors are part of the weight and nothing else.
@@ -142,7 +142,7 @@ impl KernelOps for Flex {
         _scale: f64,
         settings: conv2d::Settings,
     ) -> FlexTensor {
-        conv2d::forward(x, weight, bias, settings).0
+        conv2d::forward(x, weight, bias, settings, false).0
     }
 
     fn low_rank_group_norm_conv2d_kernel(
@@ -158,7 +158,7 @@ impl KernelOps for Flex {
         _factor: f64,
         settings: NormConv,
     ) -> FlexTensor {
-        norm_conv::forward([x, gamma, beta, scale, shift, weight, bias], settings).0
+        norm_conv::forward([x, gamma, beta, scale, shift, weight, bias], settings, false).0
     }
 
     fn attention_kernel(qkv: FlexTensor, heads: usize, order: QkvOrder) -> FlexTensor {

@@ -92,12 +92,12 @@ impl State {
 }
 
 /// The result and what the backward pass needs; x, gamma, beta, scale, shift, weight, bias.
-pub(super) fn forward(tensors: [FlexTensor; 7], settings: NormConv) -> (FlexTensor, State) {
+pub(super) fn forward(tensors: [FlexTensor; 7], settings: NormConv, differentiated: bool) -> (FlexTensor, State) {
     let [x, gamma, beta, scale, shift, weight, bias] = tensors;
     let inputs = Inputs::new([x, gamma, beta, scale, shift], settings.norm);
     let convolution = Convolution::new(inputs.x(), weight, settings.convolution);
     let state = State { statistics: inputs.statistics(), inputs, convolution };
-    (state.with_planes(|planes| state.convolution.forward(planes, bias)), state)
+    (state.with_planes(|planes| state.convolution.forward(planes, bias, differentiated)), state)
 }
 
 #[derive(Debug)]
@@ -135,7 +135,7 @@ pub(super) fn tracked<C: CheckpointStrategy>(
     settings: NormConv,
 ) -> FloatTensor<Autodiff<Flex, C>> {
     let nodes = tensors.each_ref().map(|tensor| tensor.node());
-    let (out, state) = forward(tensors.map(|tensor| tensor.into_parts().0), settings);
+    let (out, state) = forward(tensors.map(|tensor| tensor.into_parts().0), settings, true);
     match NormConvBackward.prepare::<C>(nodes).compute_bound().stateful() {
         OpsKind::Tracked(prep) => prep.finish(state, out),
         OpsKind::UnTracked(prep) => prep.finish(out),

@@ -139,16 +139,16 @@ impl Lora {
     /// `base` plus the products of the factors.
     #[must_use]
     pub fn merged(&self, base: &Params) -> Params {
-        let mut layers = self.layers.iter().peekable();
-        base.map(|id, value| match layers.next_if(|layer| layer.base == id) {
-            Some(layer) => {
+        base.par_map(|id, value| match self.layers.binary_search_by_key(&id, |layer| layer.base) {
+            Ok(place) => {
+                let layer = self.layers[place];
                 let (a, b) = (self.factors.flat(layer.a), self.factors.flat(layer.b));
                 let inputs = self.factors.layout().spec(layer.a).len() / self.rank;
                 let outputs = self.factors.layout().spec(layer.b).len() / self.rank;
                 let change = b.reshape([outputs, self.rank]).matmul(a.reshape([self.rank, inputs])) * self.scale();
                 (value.cast(DType::F32) + change.reshape([outputs * inputs])).cast(base.dtype())
             }
-            None => value,
+            Err(_) => value,
         })
     }
 

@@ -9,6 +9,7 @@ use std::sync::Arc;
 
 use adir_kernels::{Kernel, LowRank};
 use burn::tensor::DType;
+use rayon::prelude::*;
 
 use crate::noise::{Noise, Stream};
 use crate::tensor::{self, Compute, Device, Tensor};
@@ -341,6 +342,13 @@ impl Params {
     pub fn map(&self, mut f: impl FnMut(ParamId, Tensor<1>) -> Tensor<1>) -> Self {
         let values = self.layout.ids().map(|id| f(id, self.flat(id))).collect();
         Self { layout: self.layout.clone(), values, ..self.clone() }
+    }
+
+    /// [`Params::map`] on all threads.
+    #[must_use]
+    pub fn par_map(&self, f: impl Fn(ParamId, Tensor<1>) -> Tensor<1> + Sync) -> Self {
+        let values = (0..self.values.len()).into_par_iter().map(|i| f(ParamId(i), self.values[i].clone())).collect();
+        Self { values, ..self.clone() }
     }
 
     /// Applies `f` to every value in place; `f` receives the only reference if nothing else holds one.

@@ -218,7 +218,7 @@ impl Kernel for Group<'_> {
             let (z_tiles, x_tiles, products) =
                 (room.add(layout.z()), room.add(layout.x()), room.add(layout.products()));
             // z of every pixel, and its tiles.
-            for (tile, at_dy) in at_dy.iter().enumerate().take(count) {
+            for (tile, &at_dy) in at_dy.iter().enumerate().take(count) {
                 for half in 0..2 {
                     let mut rows = [0; ROWS];
                     for (i, row) in rows.iter_mut().enumerate() {
@@ -244,7 +244,7 @@ impl Kernel for Group<'_> {
             // The image's channels, some at a time: their part of h, and the first factor's gradient.
             for channel in (0..g.inputs).step_by(HELD) {
                 let channels = HELD.min(g.inputs - channel);
-                for (tile, at_x) in at_x.iter().enumerate().take(count) {
+                for (tile, &at_x) in at_x.iter().enumerate().take(count) {
                     let from = x.as_ptr().add(at_x + channel);
                     let to = x_tiles.add(tile * layout.x.tile);
                     let (step, line) = (x.step, x.line());
