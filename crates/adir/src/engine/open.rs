@@ -11,7 +11,7 @@ use super::gallery::Gallery;
 use crate::compute::Precision;
 use crate::encode::Encoder;
 use crate::io::limits::Limits;
-use crate::io::sidecar::{beside, sidecar_config};
+use crate::io::sidecar::beside;
 use crate::io::weights::WeightFile;
 use crate::models::clip::Clip;
 use crate::models::efficientnet_lite::EfficientNetLite0;
@@ -39,6 +39,7 @@ pub struct Engine {
 /// What has been opened so far.
 #[derive(Default)]
 struct Opened {
+    header: Option<PriorHeader>,
     prior: Option<Arc<Prior>>,
     encoder: Option<Arc<dyn Encoder>>,
     galleries: HashMap<PathBuf, Arc<Gallery>>,
@@ -209,48 +210,35 @@ impl Engine {
         files
     }
 
-    fn open_model(&self) -> Result<(WeightFile, Option<UNetConfig>)> {
-        match &self.model {
-            ModelSource::Loaded(_) => Err(Error::config("the prior of this engine comes from no file")),
-            ModelSource::Embedded => Ok((Prior::embedded_file()?, None)),
-            ModelSource::File { weights, config } => {
-                let file = WeightFile::open(weights)?;
-                let path = match config {
-                    Some(path) => Some(path.clone()),
-                    None if file.metadata().contains_key("config") => None,
-                    None => beside(weights),
-                };
-                let read = |path: PathBuf| {
-                    let text = sidecar_config(&path)?;
-                    UNetConfig::from_json(&text).map_err(|e| Error::model(path, e.to_string()))
-                };
-                let config = path.map(read).transpose()?;
-                Ok((file, config))
-            }
-        }
-    }
-
     /// The weight file of the prior and its configuration, opened but not read.
     ///
     /// # Errors
     /// [`Error::Model`] when the file or its configuration is missing or malformed; [`Error::Config`] when the prior
     /// comes from no file.
     pub fn weights(&self) -> Result<(WeightFile, Option<UNetConfig>)> {
-        self.open_model()
+        match &self.model {
+            ModelSource::Loaded(_) => Err(Error::config("the prior of this engine comes from no file")),
+            ModelSource::Embedded => Ok((Prior::embedded_file()?, None)),
+            ModelSource::File { weights, config } => Prior::open_weights(weights, config.as_deref()),
+        }
     }
 
-    /// What is known of the prior before its weights are read.
+    /// What is known of the prior before its weights are read; the file is opened at the first call.
     ///
     /// # Errors
     /// As [`Prior::describe`].
     pub fn header(&self) -> Result<PriorHeader> {
-        match &self.model {
-            ModelSource::Loaded(prior) => Ok(prior.header()),
-            _ => {
-                let (file, config) = self.open_model()?;
-                Prior::describe(&file, config)
-            }
+        if let ModelSource::Loaded(prior) = &self.model {
+            return Ok(prior.header());
         }
+        let mut opened = self.lock();
+        if let Some(header) = &opened.header {
+            return Ok(header.clone());
+        }
+        let (file, config) = self.weights()?;
+        let header = Prior::describe(&file, config)?;
+        opened.header = Some(header.clone());
+        Ok(header)
     }
 
     /// The prior, loaded at the first call.
@@ -266,7 +254,7 @@ impl Engine {
             return Ok(prior.clone());
         }
         report(watch, &Event::Loading { name: self.model_name() })?;
-        let (file, config) = self.open_model()?;
+        let (file, config) = self.weights()?;
         let prior = Arc::new(Prior::load(&file, config, &self.compute)?);
         opened.prior = Some(prior.clone());
         Ok(prior)

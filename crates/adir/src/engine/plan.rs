@@ -30,6 +30,7 @@ pub struct Plan {
     pub(super) restore: Arc<RestorePlan>,
     pub(super) adapt: Option<AdaptPlan>,
     pub(super) outputs: Option<Outputs>,
+    format: Option<ImageFormat>,
     memory: Memory,
     model_name: String,
 }
@@ -95,18 +96,19 @@ impl Engine {
         request.check()?;
         let outputs = request.output.as_ref().map(|output| Outputs::new(&output.path, request.sampling.samples));
         let format = request.output.as_ref().map(|output| ImageFormat::from_path(&output.path)).transpose()?;
-        let (file, content, picture) = match &request.input {
-            Observation::Picture(picture) => (None, content_of(picture)?, picture.clone()),
+        let file = match &request.input {
+            Observation::Picture(_) => None,
+            Observation::File(path) => Some(path.clone()),
+        };
+        // Outputs come first: whatever the picture is, it must not be written over.
+        self.check_outputs(file.as_deref().unwrap_or(Path::new("")), request, outputs.as_ref())?;
+        let (content, picture) = match &request.input {
+            Observation::Picture(picture) => (content_of(picture)?, picture.clone()),
             Observation::File(path) => {
-                // Outputs come first: whatever the picture is, it must not be written over.
-                self.check_outputs(path, request, outputs.as_ref())?;
                 let picture = read_image(path, &self.limits)?;
-                (Some(path.clone()), ContentHash::of_file(path)?, Arc::new(picture))
+                (ContentHash::of_file(path)?, Arc::new(picture))
             }
         };
-        if file.is_none() {
-            self.check_outputs(Path::new(""), request, outputs.as_ref())?;
-        }
         if let (Some(output), Some(format)) = (&request.output, format)
             && picture.alpha.is_some()
             && !format.holds_alpha()
@@ -129,8 +131,8 @@ impl Engine {
         header.check_class(sampling.class)?;
         let make = request.guidance.as_ref().map(|maker| maker.0.as_ref());
         let restore = RestorePlan::guided_by(measurement, &settings, header.info(), make)?;
-        if let Some(output) = &request.output {
-            self.check_size(&output.path, &restore, &picture, format.unwrap_or(ImageFormat::Png))?;
+        if let (Some(output), Some(format)) = (&request.output, format) {
+            self.check_size(&output.path, &restore, &picture, format)?;
         }
         let canvas = restore.canvas();
         let at_once = self.samples_at_once(sampling.samples);
@@ -140,7 +142,7 @@ impl Engine {
         };
         self.check_memory(memory.most())?;
         let (request, restore, model_name) = (request.clone(), Arc::new(restore), self.model_name());
-        Ok(Plan { request, picture, file, content, restore, adapt, outputs, memory, model_name })
+        Ok(Plan { request, picture, file, content, restore, adapt, outputs, format, memory, model_name })
     }
 
     /// Number of samples computed at once: one per CPU thread. This is faster than all threads on one sample and gives
@@ -257,8 +259,7 @@ impl Plan {
 
     /// How the result is stored: as the observation, where the format can hold it.
     pub(super) fn depth(&self) -> BitDepth {
-        let format = self.outputs.as_ref().and_then(|outputs| ImageFormat::from_path(&outputs.image).ok());
-        format.map_or(self.picture.bit_depth, |format| format.depth_for(self.picture.bit_depth))
+        self.format.map_or(self.picture.bit_depth, |format| format.depth_for(self.picture.bit_depth))
     }
 }
 

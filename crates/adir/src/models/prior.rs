@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use super::guided_diffusion::{KeyReport, UNet, UNetConfig, config_of, shapes_of};
@@ -125,17 +125,29 @@ impl Prior {
         Ok(WeightFile::from_bytes("<embedded prior>", adir_assets::PRIOR)?)
     }
 
+    /// A weight file and the configuration of its network: that in `config`, else that in a .json file beside the
+    /// weights if they have none themselves.
+    pub(crate) fn open_weights(path: &Path, config: Option<&Path>) -> Result<(WeightFile, Option<UNetConfig>)> {
+        let file = WeightFile::open(path)?;
+        let config = match config {
+            Some(config) => Some(config.to_owned()),
+            None if file.metadata().contains_key("config") => None,
+            None => beside(path),
+        };
+        let read = |path: PathBuf| {
+            UNetConfig::from_json(&sidecar_config(&path)?).map_err(|e| Error::model(path, e.to_string()))
+        };
+        let config = config.map(read).transpose()?;
+        Ok((file, config))
+    }
+
     /// The prior of a weight file, with the configuration in a .json file beside it where there is one and the weights
     /// have none, in f32 on the CPU.
     ///
     /// # Errors
     /// As [`Prior::load`].
     pub fn open(path: &Path) -> Result<Self> {
-        let file = WeightFile::open(path)?;
-        let sidecar = if file.metadata().contains_key("config") { None } else { beside(path) };
-        let read =
-            |path: &Path| UNetConfig::from_json(&sidecar_config(path)?).map_err(|e| Error::model(path, e.to_string()));
-        let config = sidecar.as_deref().map(read).transpose()?;
+        let (file, config) = Self::open_weights(path, None)?;
         Self::load(&file, config, &Compute::default())
     }
 
