@@ -8,12 +8,9 @@
 use std::convert::Infallible;
 use std::sync::OnceLock;
 
-use rustfft::num_complex::Complex64;
-
 use super::boundary::Extension;
 use super::convolve::{Convolution, Method};
-use super::fft::Fft2d;
-use super::{Boundary, ImageShape, Kernel, LinearOperator, host, norm};
+use super::{Boundary, Gram, ImageShape, Kernel, LinearOperator, host, norm};
 use crate::tensor::Tensor;
 use crate::{Error, Result};
 
@@ -30,6 +27,7 @@ pub struct Blur {
     extension: Extension,
     convolution: Convolution,
     norm_squared: OnceLock<f64>,
+    gram: OnceLock<Option<Gram>>,
 }
 
 impl Blur {
@@ -60,7 +58,7 @@ impl Blur {
         let convolution = Convolution::new(outer, &kernel, method);
         let (height, width) = convolution.inner();
         let range = ImageShape { height, width, ..domain };
-        Ok(Self { domain, range, kernel, boundary, extension, convolution, norm_squared: OnceLock::new() })
+        Ok(Self { domain, range, kernel, boundary, extension, convolution, norm_squared: OnceLock::new(), gram: OnceLock::new() })
     }
 
     /// A x for planes of x, one after the other; `y` must be zero.
@@ -83,16 +81,6 @@ impl Blur {
         }
     }
 
-    /// The norm of a circular blur, in closed form: max |FFT(k)|^2, with k wrapped onto the image.
-    fn circular_norm_squared(&self) -> f64 {
-        let ImageShape { height, width, .. } = self.domain;
-        let mut wrapped = vec![Complex64::ZERO; height * width];
-        for (i, weight) in self.kernel.weights().iter().enumerate() {
-            let (row, column) = (i / self.kernel.width(), i % self.kernel.width());
-            wrapped[row % height * width + column % width] += weight;
-        }
-        Fft2d::new(height, width).forward(wrapped).iter().map(Complex64::norm_sqr).fold(0.0, f64::max)
-    }
 }
 
 impl LinearOperator for Blur {
@@ -112,12 +100,12 @@ impl LinearOperator for Blur {
         host::map_images(y, self.range, self.domain, |y, x| self.transpose(y, x))
     }
 
-    /// In closed form for a circular blur; else found by iteration on one channel. Computed on the
+    /// In closed form where [`LinearOperator::gram`] is exact; else found by iteration on one channel. Computed on the
     /// first call, then kept.
     fn norm_squared(&self) -> f64 {
         *self.norm_squared.get_or_init(|| {
-            if self.boundary == Boundary::Circular {
-                return self.circular_norm_squared();
+            if let Some(gram) = self.gram().filter(Gram::is_exact) {
+                return gram.largest();
             }
             let Ok::<_, Infallible>(norm_squared) = norm::largest_eigenvalue(self.domain.pixels(), |x| {
                 let (mut y, mut out) = (vec![0.0; self.range.pixels()], vec![0.0; x.len()]);
@@ -127,5 +115,21 @@ impl LinearOperator for Blur {
             });
             norm_squared
         })
+    }
+
+    /// Exact for a circular blur, and for a mirrored one by a kernel with both symmetries. Near for the others by a
+    /// kernel that is small beside y: away from the border, A A^T is a convolution. Of the two bases the mirrored one is
+    /// nearer, because no border of y meets the opposite one.
+    fn gram(&self) -> Option<Gram> {
+        let gram = || match self.boundary {
+            Boundary::Circular => Some(Gram::circular(self.range, &self.kernel)),
+            Boundary::Reflect if self.kernel.is_symmetric() => Some(Gram::mirrored(self.range, &self.kernel)),
+            Boundary::Reflect | Boundary::Replicate | Boundary::Zero | Boundary::Valid => {
+                let small = 2 * self.kernel.height() <= self.range.height && 2 * self.kernel.width() <= self.range.width;
+                let near = if self.kernel.is_symmetric() { Gram::mirrored } else { Gram::circular };
+                small.then(|| near(self.range, &self.kernel).approximate())
+            }
+        };
+        self.gram.get_or_init(gram).clone()
     }
 }

@@ -2,7 +2,7 @@
 
 use std::sync::{Arc, OnceLock};
 
-use super::{ImageShape, LinearOperator, norm};
+use super::{Gram, ImageShape, LinearOperator, norm};
 use crate::tensor::{self, Tensor};
 use crate::{Error, Result};
 
@@ -70,7 +70,7 @@ impl LinearOperator for Compose {
     fn norm_squared(&self) -> f64 {
         *self.norm_squared.get_or_init(|| {
             if let [first, others @ ..] = self.stages.as_slice()
-                && let (Some(c), [second, ..]) = (first.row_gram(), others)
+                && let (Some(c), [second, ..]) = (first.gram().and_then(|gram| gram.constant()), others)
             {
                 let rest = match others {
                     [_] => second.norm_squared(),
@@ -81,6 +81,13 @@ impl LinearOperator for Compose {
             norm::largest_eigenvalue(self.domain.elements(), |v| self.gram(v))
                 .unwrap_or_else(|_| self.stages.iter().map(|stage| stage.norm_squared()).product())
         })
+    }
+
+    /// Where every stage but the last has A_i A_i^T = c_i I, that of the last times the c_i.
+    fn gram(&self) -> Option<Gram> {
+        let (last, others) = self.stages.split_last()?;
+        let factor: Option<f64> = others.iter().map(|stage| stage.gram()?.constant()).product();
+        Some(last.gram()?.times(factor?))
     }
 
     /// Those of the last stage. Values that a later stage makes from pixels missing to an earlier one all count.

@@ -1,6 +1,6 @@
 //! Crops a window from a larger image, so that an operator applies to a canvas with sides that a network accepts.
 
-use super::{ImageShape, LinearOperator, host};
+use super::{Gram, ImageShape, LinearOperator, host};
 use crate::tensor::Tensor;
 use crate::{Error, Result};
 
@@ -61,7 +61,7 @@ impl LinearOperator for Crop {
         1.0
     }
 
-    fn row_gram(&self) -> Option<f64> {
-        Some(1.0)
+    fn gram(&self) -> Option<Gram> {
+        Some(Gram::scaled(self.range, 1.0))
     }
 }

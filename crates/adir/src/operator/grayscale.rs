@@ -2,7 +2,7 @@
 //!
 //! Equal weights of 1/c, as the methods it is compared with use, not a luma: see `metric` for luma.
 
-use super::{ImageShape, LinearOperator, host};
+use super::{Gram, ImageShape, LinearOperator, host};
 use crate::Result;
 use crate::tensor::Tensor;
 
@@ -59,7 +59,7 @@ impl LinearOperator for Grayscale {
         1.0 / self.domain.channels as f64
     }
 
-    fn row_gram(&self) -> Option<f64> {
-        Some(self.norm_squared())
+    fn gram(&self) -> Option<Gram> {
+        Some(Gram::scaled(self.range(), self.norm_squared()))
     }
 }

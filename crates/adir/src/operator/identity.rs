@@ -1,6 +1,6 @@
 //! A = I: denoising.
 
-use super::{ImageShape, LinearOperator, host};
+use super::{Gram, ImageShape, LinearOperator, host};
 use crate::Result;
 use crate::tensor::Tensor;
 
@@ -43,7 +43,7 @@ impl LinearOperator for Identity {
         1.0
     }
 
-    fn row_gram(&self) -> Option<f64> {
-        Some(1.0)
+    fn gram(&self) -> Option<Gram> {
+        Some(Gram::scaled(self.shape, 1.0))
     }
 }

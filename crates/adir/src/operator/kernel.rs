@@ -150,6 +150,20 @@ impl Kernel {
     pub fn weights(&self) -> &[f64] {
         &self.weights
     }
+
+    /// Whether mirroring it in either axis, about a central weight, changes nothing.
+    pub fn is_symmetric(&self) -> bool {
+        let (height, width) = (self.height(), self.width());
+        let largest = self.weights.iter().fold(0.0, |largest: f64, weight| largest.max(weight.abs()));
+        let same = |a: f64, b: f64| (a - b).abs() <= 1e-12 * largest;
+        height % 2 == 1
+            && width % 2 == 1
+            && self.weights.iter().enumerate().all(|(i, weight)| {
+                let (row, column) = (i / width, i % width);
+                same(*weight, self.weights[(height - 1 - row) * width + column])
+                    && same(*weight, self.weights[row * width + width - 1 - column])
+            })
+    }
 }
 
 impl TryFrom<Vec<Vec<f64>>> for Kernel {

@@ -3,7 +3,7 @@
 //! y keeps the size of x and is zero (mid-grey) where nothing is known, so the operator is a
 //! diagonal of zeros and ones and its own transpose.
 
-use super::{ImageShape, LinearOperator, host};
+use super::{Gram, ImageShape, LinearOperator, host};
 use crate::tensor::Tensor;
 use crate::{Error, Result};
 
@@ -98,6 +98,10 @@ impl LinearOperator for PixelMask {
 
     fn norm_squared(&self) -> f64 {
         1.0
+    }
+
+    fn gram(&self) -> Option<Gram> {
+        Some(Gram::pixels(self.domain, &self.mask.known))
     }
 
     fn observed(&self) -> Option<&[bool]> {

@@ -17,6 +17,7 @@ mod crop;
 mod degradation;
 mod dot_test;
 mod fft;
+mod gram;
 mod grayscale;
 mod host;
 mod identity;
@@ -41,6 +42,7 @@ pub use compose::Compose;
 pub use crop::Crop;
 pub use degradation::Degradation;
 pub use dot_test::{dot_test, dot_test_f32};
+pub use gram::Gram;
 pub use grayscale::Grayscale;
 pub use identity::Identity;
 pub use in_window::InWindow;
@@ -130,9 +132,9 @@ pub trait LinearOperator: Debug + Send + Sync {
     fn adjoint(&self, y: &Tensor<4>) -> Result<Tensor<4>>;
     /// Largest eigenvalue of A^T A.
     fn norm_squared(&self) -> f64;
-    /// The c with A A^T = c I, for operators whose rows are orthogonal and of equal length; `None` for all others,
-    /// and where it is not known. Then A^T / c is the pseudo-inverse.
-    fn row_gram(&self) -> Option<f64> {
+    /// A A^T by its eigenvalues, where its eigenvectors are known, exactly or nearly. `None`, the default, leaves
+    /// systems of A to conjugate gradients, and the noise of a step without regard to that of y.
+    fn gram(&self) -> Option<Gram> {
         None
     }
     /// Which pixels of y carry information: row-major flags, one for each pixel of the range, the same for every

@@ -8,7 +8,7 @@
 use std::sync::OnceLock;
 
 use super::resample::{Separable, SparseMatrix};
-use super::{ImageShape, LinearOperator, host};
+use super::{Gram, ImageShape, LinearOperator, host};
 use crate::tensor::Tensor;
 use crate::{Error, Result};
 
@@ -25,6 +25,9 @@ pub struct BicubicDownsample {
     forward: Separable,
     transpose: Separable,
     norm_squared: OnceLock<f64>,
+    /// Whether the factor divides both sides.
+    divides: bool,
+    gram: OnceLock<Gram>,
 }
 
 impl BicubicDownsample {
@@ -43,7 +46,8 @@ impl BicubicDownsample {
         };
         let transpose = forward.transposed();
         let range = ImageShape { height, width, ..domain };
-        Ok(Self { domain, range, forward, transpose, norm_squared: OnceLock::new() })
+        let divides = domain.height.is_multiple_of(factor) && domain.width.is_multiple_of(factor);
+        Ok(Self { domain, range, forward, transpose, norm_squared: OnceLock::new(), divides, gram: OnceLock::new() })
     }
 }
 
@@ -68,6 +72,19 @@ impl LinearOperator for BicubicDownsample {
     /// the factor divides both sides, up to 3.6 times that where it does not.
     fn norm_squared(&self) -> f64 {
         *self.norm_squared.get_or_init(|| self.forward.vertical.norm_squared() * self.forward.horizontal.norm_squared())
+    }
+
+    /// Where the factor divides both sides, rows commute with mirroring, and cosines are the eigenvectors.
+    fn gram(&self) -> Option<Gram> {
+        if !self.divides {
+            return None;
+        }
+        let (forward, transpose) = (&self.forward, &self.transpose);
+        let gram = self.gram.get_or_init(|| {
+            let vertical = forward.vertical.gram_column(&transpose.vertical);
+            Gram::separable(self.range, &vertical, &forward.horizontal.gram_column(&transpose.horizontal))
+        });
+        Some(gram.clone())
     }
 }
 

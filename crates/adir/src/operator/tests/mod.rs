@@ -4,6 +4,7 @@
 //! for free. Numbers from outside are in [`reference`] and [`standard_sets`].
 
 mod configuration;
+mod gram;
 mod norms;
 mod reference;
 mod standard_sets;

@@ -1,0 +1,208 @@
+//! A A^T in closed form: what solves a data step exactly, and shapes the noise of a step frequency by frequency.
+//!
+//! Pseudo-inverse, proximal step and the noise that y leaves in an estimate are all functions g(A A^T). Where the
+//! eigenvectors of A A^T are known, such a function costs no more than two transforms of y. The basis of x is never
+//! needed: with A^T it follows from that of y, and a down-sampling has far fewer of these.
+
+use std::sync::Arc;
+
+use rayon::prelude::*;
+use rustfft::num_complex::Complex64;
+
+use super::fft::Fft2d;
+use super::{ImageShape, Kernel, host};
+use crate::Result;
+use crate::tensor::Tensor;
+
+/// Eigenvalues, as a share of the largest, below which a direction counts as not observed.
+const NOTHING: f64 = 1e-10;
+
+/// A A^T of an operator by its eigenvalues, the same for every channel of y.
+#[derive(Debug, Clone)]
+pub struct Gram {
+    range: ImageShape,
+    basis: Basis,
+    scale: f64,
+    exact: bool,
+}
+
+/// Eigenvectors of A A^T.
+#[derive(Debug, Clone)]
+enum Basis {
+    /// Any: A A^T = scale I.
+    Any,
+    /// The pixels: scale where y is observed, 0 elsewhere.
+    Pixels(Arc<[bool]>),
+    /// Waves.
+    Waves(Arc<Waves>),
+}
+
+/// The discrete Fourier basis of planes, or of planes mirrored at their lower and right borders: the cosine basis.
+#[derive(Debug)]
+struct Waves {
+    mirrored: bool,
+    fft: Fft2d,
+    /// In the order of the transform's spectrum.
+    eigenvalues: Vec<f64>,
+}
+
+impl Gram {
+    /// A A^T = `scale` I: rows are orthogonal and of equal length.
+    pub fn scaled(range: ImageShape, scale: f64) -> Self {
+        Self { range, basis: Basis::Any, scale, exact: true }
+    }
+
+    /// A A^T is 1 at the pixels that are `known` (row-major, the same for every channel) and 0 elsewhere.
+    pub fn pixels(range: ImageShape, known: &[bool]) -> Self {
+        Self { range, basis: Basis::Pixels(known.into()), scale: 1.0, exact: true }
+    }
+
+    /// A A^T of a circular convolution of planes of y's size with `kernel`: the squares of its transfer function.
+    pub(super) fn circular(range: ImageShape, kernel: &Kernel) -> Self {
+        let fft = Fft2d::new(range.height, range.width);
+        let eigenvalues = transfer(&fft, kernel).iter().map(Complex64::norm_sqr).collect();
+        Self::waves(range, Waves { mirrored: false, fft, eigenvalues })
+    }
+
+    /// The same on planes that continue mirrored (half-sample symmetric), for kernels symmetric in both axes.
+    pub(super) fn mirrored(range: ImageShape, kernel: &Kernel) -> Self {
+        let fft = Fft2d::new(2 * range.height, 2 * range.width);
+        let eigenvalues = transfer(&fft, kernel).iter().map(Complex64::norm_sqr).collect();
+        Self::waves(range, Waves { mirrored: true, fft, eigenvalues })
+    }
+
+    /// A A^T of a separable map that commutes with mirroring, by the first column of A A^T on each axis.
+    ///
+    /// Its eigenvalues on an axis of n are those of the even extension of that column, a convolution of 2 n values.
+    pub(super) fn separable(range: ImageShape, vertical: &[f64], horizontal: &[f64]) -> Self {
+        let fft = Fft2d::new(2 * range.height, 2 * range.width);
+        let (vertical, horizontal) = (cosine_eigenvalues(vertical), cosine_eigenvalues(horizontal));
+        let eigenvalues = horizontal.iter().flat_map(|h| vertical.iter().map(move |v| h * v)).collect();
+        Self::waves(range, Waves { mirrored: true, fft, eigenvalues })
+    }
+
+    fn waves(range: ImageShape, waves: Waves) -> Self {
+        Self { range, basis: Basis::Waves(Arc::new(waves)), scale: 1.0, exact: true }
+    }
+
+    /// The same eigenvectors, as an approximation: good as a preconditioner and for noise, not for a solution.
+    #[must_use]
+    pub fn approximate(self) -> Self {
+        Self { exact: false, ..self }
+    }
+
+    /// `factor` times it.
+    #[must_use]
+    pub fn times(self, factor: f64) -> Self {
+        Self { scale: self.scale * factor, ..self }
+    }
+
+    /// Whether these are the eigenvectors and eigenvalues, and not near them.
+    pub fn is_exact(&self) -> bool {
+        self.exact
+    }
+
+    /// The c with A A^T = c I, if it is so.
+    pub fn constant(&self) -> Option<f64> {
+        (self.exact && matches!(self.basis, Basis::Any)).then_some(self.scale)
+    }
+
+    /// Largest eigenvalue.
+    pub fn largest(&self) -> f64 {
+        self.scale
+            * match &self.basis {
+                Basis::Any | Basis::Pixels(_) => 1.0,
+                Basis::Waves(waves) => waves.eigenvalues.iter().copied().fold(0.0, f64::max),
+            }
+    }
+
+    /// g(A A^T) r, where `g` maps an eigenvalue of A A^T to that of the result. For directions that A does not observe,
+    /// or less than rounding errors, it gets exactly 0.
+    ///
+    /// # Shapes
+    /// r and the result `[n, range]`, in the same precision and on the same device.
+    ///
+    /// # Errors
+    /// [`crate::Error::Config`] when r is not of the operator's range.
+    pub fn filter(&self, r: &Tensor<4>, g: impl Fn(f64) -> f64 + Sync) -> Result<Tensor<4>> {
+        let nothing = NOTHING * self.largest();
+        let g = |eigenvalue: f64| g(if eigenvalue > nothing { eigenvalue } else { 0.0 });
+        match &self.basis {
+            Basis::Any => {
+                host::check_shape(r, self.range)?;
+                Ok(r.clone().mul_scalar(g(self.scale)))
+            }
+            Basis::Pixels(known) => {
+                let gains = [g(0.0), g(self.scale)];
+                host::map_planes(r, self.range, self.range, |r, out| {
+                    for ((out, r), known) in out.iter_mut().zip(r).zip(known.iter()) {
+                        *out = gains[usize::from(*known)] * r;
+                    }
+                })
+            }
+            Basis::Waves(waves) => {
+                let gains: Vec<f64> = waves.eigenvalues.par_iter().map(|v| g(self.scale * v)).collect();
+                host::map_images(r, self.range, self.range, |r, out| waves.filter(self.range, r, &gains, out))
+            }
+        }
+    }
+}
+
+impl Waves {
+    /// Filters the planes of `r`, two at a time: as the real and the imaginary part of one.
+    fn filter(&self, shape: ImageShape, r: &[f64], gains: &[f64], out: &mut [f64]) {
+        let (height, width) = (shape.height, shape.width);
+        let (rows, columns) = (source(self.fft.height, height), source(self.fft.width, width));
+        let pair = 2 * shape.pixels();
+        for (r, out) in r.chunks(pair).zip(out.chunks_mut(pair)) {
+            let (re, im) = r.split_at(shape.pixels());
+            let plane = rows.iter().flat_map(|row| columns.iter().map(move |column| row * width + column));
+            let plane = plane.map(|i| Complex64::new(re[i], im.get(i).copied().unwrap_or(0.0))).collect();
+            let mut spectrum = self.fft.forward(plane);
+            spectrum.iter_mut().zip(gains).for_each(|(v, gain)| *v *= gain);
+            let plane = self.fft.inverse(spectrum);
+            let (re, im) = out.split_at_mut(shape.pixels());
+            for row in 0..height {
+                for column in 0..width {
+                    let v = plane[row * self.fft.width + column];
+                    re[row * width + column] = v.re;
+                    if let Some(im) = im.get_mut(row * width + column) {
+                        *im = v.im;
+                    }
+                }
+            }
+        }
+        debug_assert_eq!(self.mirrored, self.fft.height == 2 * height);
+    }
+}
+
+/// The pixel, out of `n`, that is shown at each of `total` places: `n`, or twice as many for a mirrored line.
+fn source(total: usize, n: usize) -> Vec<usize> {
+    (0..total).map(|i| if i < n { i } else { 2 * n - 1 - i }).collect()
+}
+
+/// The transfer function of a circular convolution with `kernel`, in the order of the transform.
+fn transfer(fft: &Fft2d, kernel: &Kernel) -> Vec<Complex64> {
+    let (height, width) = (fft.height, fft.width);
+    let mut wrapped = vec![Complex64::ZERO; height * width];
+    for (i, weight) in kernel.weights().iter().enumerate() {
+        let (row, column) = (i / kernel.width(), i % kernel.width());
+        wrapped[row % height * width + column % width] += weight;
+    }
+    fft.forward(wrapped)
+}
+
+/// Eigenvalues, in the order of a transform of 2 n values, of the symmetric map whose first column is given and whose
+/// eigenvectors are the n cosines cos(pi k (i + 1/2) / n).
+fn cosine_eigenvalues(column: &[f64]) -> Vec<f64> {
+    let n = column.len();
+    let angle = |k: usize, i: usize| std::f64::consts::PI * (k as f64) * (i as f64 + 0.5) / n as f64;
+    // G e_0 and e_0 on cosine k; for k = n the sine takes its place, which no even plane contains.
+    let eigenvalue = |k: usize| -> f64 {
+        if k == n {
+            return 0.0;
+        }
+        column.iter().enumerate().map(|(i, v)| v * angle(k, i).cos()).sum::<f64>() / angle(k, 0).cos()
+    };
+    (0..2 * n).map(|k| eigenvalue(k.min(2 * n - k)).max(0.0)).collect()
+}

@@ -1,0 +1,71 @@
+//! A A^T by eigenvalues against A and its transpose, and systems against their residuals.
+
+use super::*;
+
+#[test]
+fn every_exact_gram_is_the_operator_times_its_transpose() {
+    let mut exact = 0;
+    for a in everything() {
+        let Some(gram) = a.gram().filter(Gram::is_exact) else { continue };
+        exact += 1;
+        let r = image(a.range(), 3);
+        let expected = values(&a.apply(&a.adjoint(&r).unwrap()).unwrap());
+        let worst = max_difference(&values(&gram.filter(&r, |v| v).unwrap()), &expected);
+        assert!(worst <= 1e-9, "{worst:e}: {a:?}");
+        let (largest, norm) = (gram.largest(), a.norm_squared());
+        assert!((largest - norm).abs() <= 1e-9 * norm, "{largest} {norm}: {a:?}");
+        // A function of it: the square root, twice.
+        let root = |r: &Tensor<4>| gram.filter(r, f64::sqrt).unwrap();
+        let worst = max_difference(&values(&root(&root(&r))), &expected);
+        assert!(worst <= 1e-9, "{worst:e}: {a:?}");
+    }
+    assert!(exact > 140, "only {exact} operators have an exact Gram matrix");
+}
+
+#[test]
+fn down_sampling_circular_and_symmetric_blurs_have_exact_grams() {
+    let shape = ImageShape::new(3, 32, 40);
+    let crop = Arc::new(Crop::new(ImageShape::new(3, 48, 40), shape).unwrap());
+    let gray = Arc::new(Grayscale::new(shape).unwrap());
+    let shrink = Arc::new(BicubicDownsample::new(gray.range(), 4).unwrap());
+    let kernel = || Kernel::gaussian(9, 1.6).unwrap();
+    let all: Vec<Arc<dyn LinearOperator>> = vec![
+        Arc::new(Compose::new(vec![crop, gray, shrink]).unwrap()),
+        Arc::new(Blur::new(shape, kernel(), Boundary::Circular).unwrap()),
+        Arc::new(Blur::new(shape, kernel(), Boundary::Reflect).unwrap()),
+    ];
+    assert!(all.iter().all(|a| a.gram().is_some_and(|gram| gram.is_exact())));
+    let skew = Kernel::motion(7.0, 30.0).unwrap();
+    for (kernel, boundary) in [(skew, Boundary::Reflect), (kernel(), Boundary::Valid), (kernel(), Boundary::Zero)] {
+        let gram = Blur::new(shape, kernel, boundary).unwrap().gram();
+        assert!(gram.is_some_and(|gram| !gram.is_exact()), "{boundary}");
+    }
+}
+
+/// r = (scale A A^T + damping I) u, whichever way u is found.
+#[test]
+fn every_system_is_solved() {
+    let stop = Solve { steps: 200, tolerance: 1e-8 };
+    for a in everything() {
+        let r = image(a.range(), 3);
+        for (scale, damping) in [(1.0, 0.3), (2.5, 0.01)] {
+            let u = solve(&*a, scale, damping, &r, &stop).unwrap();
+            let back = a.apply(&(a.adjoint(&u).unwrap() * scale)).unwrap() + u * damping;
+            let worst = max_difference(&values(&back), &values(&r));
+            assert!(worst < 1e-5, "{worst:e}: {a:?}");
+        }
+    }
+}
+
+/// Six steps where plain conjugate gradients need far more: a valid blur is nearly a circular one.
+#[test]
+fn a_valid_blur_is_solved_in_few_steps() {
+    let shape = ImageShape::new(1, 72, 72);
+    let blur = Blur::new(shape, Kernel::gaussian(9, 1.6).unwrap(), Boundary::Valid).unwrap();
+    let r = image(blur.range(), 4);
+    let u = solve(&blur, 1.0, 1e-3, &r, &Solve { steps: 12, tolerance: 1e-6 }).unwrap();
+    let left = blur.apply(&blur.adjoint(&u).unwrap()).unwrap() + u * 1e-3 - r.clone();
+    let square = |x: &Tensor<4>| values(x).iter().map(|v| v * v).sum::<f64>();
+    let share = (square(&left) / square(&r)).sqrt();
+    assert!(share < 1e-3, "{share:e} of the right side is left");
+}
