@@ -83,7 +83,7 @@ pub fn words<T: Clone + Send + Sync + DeserializeOwned + 'static>(
 
 /// A preset, for clap.
 pub fn preset() -> impl TypedValueParser<Value = Preset> {
-    words(&["fast", "balanced", "paper"])
+    words(&["fast", "paper"])
 }
 
 /// A spherical distance of Eq. 19, for clap.

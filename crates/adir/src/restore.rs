@@ -10,14 +10,16 @@ use std::sync::Arc;
 use burn::tensor::DType;
 
 use crate::Result;
-use crate::guidance::{AdirGuidance, GreyGuidance, Guidance};
+use crate::guidance::{AdirGuidance, GreyGuidance, Guidance, ProximalGuidance};
 use crate::models::{Denoiser, DenoiserInfo, Space};
 use crate::noise::{Noise, Stream};
-use crate::operator::{Compose, Crop, ImageShape, LinearOperator};
+use crate::operator::{Compose, Crop, ImageShape, LinearOperator, Solve, solve};
 use crate::problem::Measurement;
-use crate::sampler::{AncestralConfig, Chain, DdimConfig, Inputs, initial_noise};
+use crate::sampler::{AncestralConfig, DdimConfig, Inputs, RenoiseConfig, Rule, Stage, Stages, Start};
 use crate::schedule::{Schedule, VarianceKind};
-use crate::task::{Choice, GuidanceSettings, Overrides, Preset, SamplerSettings, Settings, resolve};
+use crate::task::{
+    Choice, GuidanceSettings, Overrides, Preset, SamplerSettings, Settings, Situation, StageSettings, resolve,
+};
 use crate::tensor::{self, Tensor};
 
 /// How to sample.
@@ -40,14 +42,55 @@ pub type MakeGuidance = dyn Fn(Arc<dyn LinearOperator>, &Tensor<4>) -> Result<Bo
 #[derive(Debug)]
 pub struct RestorePlan {
     measurement: Measurement,
-    guidance: Box<dyn Guidance>,
+    stages: Vec<StagePlan>,
     settings: Settings,
     choices: Vec<Choice>,
-    schedule: Schedule,
-    variance: VarianceKind,
+    /// What y alone says, where a stage starts from it.
+    estimate: Option<Tensor<4>>,
     canvas: ImageShape,
     seed: u64,
     class: Option<usize>,
+}
+
+/// One pass down the noise levels.
+#[derive(Debug)]
+struct StagePlan {
+    settings: StageSettings,
+    schedule: Schedule,
+    guidance: Option<Box<dyn Guidance>>,
+    variance: VarianceKind,
+}
+
+impl StagePlan {
+    fn rule(&self) -> Box<dyn Rule> {
+        let clip_x0 = self.settings.clip_x0;
+        match self.settings.sampler {
+            SamplerSettings::Ancestral => Box::new(AncestralConfig { variance: self.variance, clip_x0 }),
+            SamplerSettings::FewStep { eta, eps_after_guidance } => {
+                Box::new(DdimConfig { eta, clip_x0, eps_after_guidance })
+            }
+            SamplerSettings::Renoise { mixture, eps_after_guidance } => {
+                Box::new(RenoiseConfig { mixture, clip_x0, eps_after_guidance })
+            }
+        }
+    }
+}
+
+/// Mean square of photographs in [-1, 1] units: what an inverse of A weighs the noise of y against.
+const IMAGE_POWER: f64 = 0.25;
+/// Least damping of that inverse, in units of the largest eigenvalue of A A^T.
+const LEAST_DAMPING: f64 = 1e-5;
+
+/// What y alone says: A^T (A A^T + sigma^2/0.25)^-1 y, the pseudo-inverse where y has no noise and the eigenvectors of
+/// A A^T are known.
+fn estimate(operator: &dyn LinearOperator, y: &Tensor<4>, sigma: f64) -> Result<Tensor<4>> {
+    let exact = operator.gram().is_some_and(|gram| gram.is_exact());
+    let damping = match sigma * sigma / IMAGE_POWER {
+        0.0 if exact => 0.0,
+        damping if exact => damping,
+        damping => damping.max(LEAST_DAMPING * operator.norm_squared()),
+    };
+    operator.adjoint(&solve(operator, 1.0, damping, y, &Solve::default())?)
 }
 
 impl RestorePlan {
@@ -78,24 +121,50 @@ impl RestorePlan {
         } else {
             Arc::new(Compose::new(vec![Arc::new(Crop::new(canvas, domain)?), operator.clone()])?)
         };
-        let lambda = on_canvas.norm_squared();
-        let (sigma, rounding) = (measurement.sigma(), measurement.rounding());
-        let (settings, mut choices) =
-            resolve(sampling.preset, measurement.hint(), sigma, rounding, lambda, &sampling.overrides)?;
+        let situation = Situation {
+            hint: measurement.hint(),
+            operator: on_canvas.as_ref(),
+            sigma: measurement.sigma(),
+            rounding: measurement.rounding(),
+            schedule: &model.schedule,
+            own_guidance: make.is_some(),
+        };
+        let (settings, mut choices) = resolve(sampling.preset, &situation, &sampling.overrides)?;
         choices.splice(0..0, measurement.notes().iter().cloned());
-        let schedule = model.schedule.respaced(&settings.steps.parse()?)?;
-        let GuidanceSettings::Adir(config) = settings.guidance;
-        let guidance: Box<dyn Guidance> = match make {
-            Some(make) => make(on_canvas, measurement.y())?,
-            None => Box::new(AdirGuidance::new(on_canvas, measurement.y().clone(), config)?),
+        let y = measurement.y();
+        let guidance = |settings: &GuidanceSettings| -> Result<Option<Box<dyn Guidance>>> {
+            let guidance: Box<dyn Guidance> = match (make, *settings) {
+                (Some(make), _) => make(on_canvas.clone(), y)?,
+                (None, GuidanceSettings::Adir(config)) => {
+                    Box::new(AdirGuidance::new(on_canvas.clone(), y.clone(), config)?)
+                }
+                (None, GuidanceSettings::Proximal(config)) => {
+                    Box::new(ProximalGuidance::new(on_canvas.clone(), y.clone(), config)?)
+                }
+                (None, GuidanceSettings::None) => return Ok(None),
+            };
+            Ok(Some(if measurement.is_grey() { Box::new(GreyGuidance::new(guidance)) } else { guidance }))
+        };
+        let stage = |settings: &StageSettings| {
+            Ok(StagePlan {
+                schedule: settings.levels.schedule(&model.schedule)?,
+                guidance: guidance(&settings.guidance)?,
+                variance: model.variance,
+                settings: settings.clone(),
+            })
+        };
+        let stages = settings.stages.iter().map(stage).collect::<Result<Vec<_>>>()?;
+        let estimate = match settings.stages.first().map(|stage| stage.start) {
+            None | Some(Start::Noise) => None,
+            Some(Start::Estimate) => Some(estimate(on_canvas.as_ref(), y, situation.sigma.0)?),
+            Some(Start::Noisy) => Some(estimate(on_canvas.as_ref(), y, 0.0)?),
         };
         Ok(Self {
-            guidance: if measurement.is_grey() { Box::new(GreyGuidance::new(guidance)) } else { guidance },
+            stages,
+            estimate,
             measurement,
             settings,
             choices,
-            schedule,
-            variance: model.variance,
             canvas,
             seed: sampling.seed,
             class: sampling.class,
@@ -119,7 +188,7 @@ impl RestorePlan {
 
     /// Network evaluations per sample.
     pub fn steps(&self) -> usize {
-        self.schedule.len()
+        self.settings.steps
     }
 
     /// Shape of the sampled canvas: the result's, with sides rounded up to multiples that the network accepts.
@@ -137,21 +206,25 @@ impl RestorePlan {
     ///
     /// # Errors
     /// As the samplers' constructors.
-    pub fn sampler<'a>(&'a self, denoiser: &'a dyn Denoiser, space: &dyn Space, noise: &'a Noise) -> Result<Chain<'a>> {
+    pub fn sampler<'a>(
+        &'a self,
+        denoiser: &'a dyn Denoiser,
+        space: &dyn Space,
+        noise: &'a Noise,
+    ) -> Result<Stages<'a>> {
         let ImageShape { channels, height, width } = space.state_shape(self.canvas);
-        let x_t = initial_noise(noise, [1, channels, height, width], &tensor::cpu(), DType::F32);
-        let inputs = Inputs {
-            guidance: Some(self.guidance.as_ref()),
-            class: self.class,
-            ..Inputs::new(denoiser, &self.schedule, noise)
+        let estimate = match &self.estimate {
+            Some(estimate) => space.encode(estimate)?,
+            None => Tensor::zeros([1, channels, height, width], (&tensor::cpu(), DType::F32)),
         };
-        let clip_x0 = self.settings.clip_x0;
-        match self.settings.sampler {
-            SamplerSettings::Ancestral => Chain::new(inputs, AncestralConfig { variance: self.variance, clip_x0 }, x_t),
-            SamplerSettings::FewStep { eta, eps_after_guidance } => {
-                Chain::new(inputs, DdimConfig { eta, clip_x0, eps_after_guidance }, x_t)
-            }
-        }
+        let stage = |stage: &'a StagePlan| Stage {
+            schedule: &stage.schedule,
+            rule: stage.rule(),
+            guidance: stage.guidance.as_deref(),
+            start: stage.settings.start,
+        };
+        let inputs = Inputs { class: self.class, ..Inputs::new(denoiser, &self.stages[0].schedule, noise) };
+        Ok(Stages::new(inputs, self.stages.iter().map(stage).collect(), estimate))
     }
 
     /// The result `[1, c, h, w]` in about [-1, 1] from a sampler's last state: decoded, cut to size, grey if y is.

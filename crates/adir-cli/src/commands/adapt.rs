@@ -128,7 +128,7 @@ struct CreateArgs {
     /// Replace an existing file
     #[arg(long)]
     overwrite: bool,
-    /// Preset: fast, balanced (twice the change of the weights), paper (400 steps on all weights)
+    /// Preset: fast, or paper (400 steps on all weights)
     #[arg(long, default_value = "fast", value_parser = preset())]
     preset: Preset,
     #[command(flatten)]

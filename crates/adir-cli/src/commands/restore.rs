@@ -10,7 +10,7 @@ use adir::{Error, Result};
 use clap::Args;
 
 use crate::adaptation::AdaptArgs;
-use crate::args::{DegradationArgs, preset, words};
+use crate::args::{DegradationArgs, preset, share, words};
 use crate::log::Log;
 use crate::model::ModelArgs;
 
@@ -52,11 +52,17 @@ pub struct RestoreArgs {
 
 #[derive(Debug, Clone, Args)]
 struct SamplingArgs {
-    /// Preset: fast (50 steps), balanced (100 steps, and twice the change of the weights if the model is
-    /// adapted), paper (Settings of the paper's Table 4: 1000 ancestral steps)
+    /// Preset: fast (the method staged, about 20 network evaluations), or paper (settings of the paper's Table 4: 1000
+    /// ancestral steps)
     #[arg(long, default_value = "fast", value_parser = preset())]
     preset: Preset,
-    /// Sampling steps: N, a,b,c (steps per section) or ddimN (constant stride)
+    /// What the result should be: faithful (nearest to the truth in every pixel, and smooth), detailed (one of the
+    /// likely images, as sharp as the truth), balanced, or a number from 0 (faithful) to 1 (detailed) [default: faithful; detailed for
+    /// large holes and lost colours]
+    #[arg(long, value_name = "AIM", value_parser = aim)]
+    aim: Option<f64>,
+    /// Network evaluations per sample. Methods of one pass also take a,b,c (steps per section) and ddimN (constant
+    /// stride)
     #[arg(long, value_name = "N")]
     steps: Option<String>,
     /// Random seed
@@ -72,12 +78,16 @@ struct SamplingArgs {
     /// Guidance strength s, or "projection" for noise-free observations (s = infinity)
     #[arg(short = 's', long = "scale", value_name = "S", value_parser = strength)]
     strength: Option<Strength>,
-    /// Sampler: ancestral (Algorithm 1), or few-step (DDIM; guidance corrects the x0 estimate)
-    #[arg(long, value_parser = words::<Method>(&["ancestral", "few-step"]))]
+    /// Sampler: staged (an estimate with opposed noise, then detail as --aim asks), few-step (the paper's guidance with
+    /// DDIM), ancestral (the paper's Algorithm 1), ddnm, or diffpir
+    #[arg(long, value_parser = words::<Method>(&["staged", "few-step", "ancestral", "ddnm", "diffpir"]))]
     method: Option<Method>,
-    /// Fresh noise per step of the few-step sampler, 0 to 1
+    /// Fresh noise per step of few-step and ddnm, 0 to 1
     #[arg(long)]
     eta: Option<f64>,
+    /// Fresh share of the noise variance in diffpir, 0 to 1
+    #[arg(long)]
+    zeta: Option<f64>,
     /// Residual used by the ancestral sampler: paper (A mu - y_t (Eq. 16-17)), or consistent (without its bias, for
     /// fewer steps)
     #[arg(long, value_parser = words::<Residual>(&["paper", "consistent"]))]
@@ -102,6 +112,15 @@ struct SamplingArgs {
     eps_after_guidance: Option<EpsAfterGuidance>,
 }
 
+fn aim(text: &str) -> Result<f64, String> {
+    match text {
+        "faithful" => Ok(0.0),
+        "balanced" => Ok(0.5),
+        "detailed" => Ok(1.0),
+        _ => share(text).map_err(|_| "expected faithful, balanced, detailed, or 0 to 1".into()),
+    }
+}
+
 fn strength(text: &str) -> Result<Strength, String> {
     match text {
         "projection" | "inf" => Ok(Strength::Projection),
@@ -121,6 +140,8 @@ impl SamplingArgs {
             data_step: self.data_step,
             clip_x0: self.clip,
             eta: self.eta,
+            aim: self.aim,
+            zeta: self.zeta,
             eps_after_guidance: self.eps_after_guidance,
         }
     }

@@ -302,7 +302,6 @@ impl Adapt {
         let base = match (preset, &self.target) {
             (Preset::Paper, Target::Itself) => AdaptConfig::paper_itself(),
             (Preset::Paper, _) => AdaptConfig::paper(),
-            (Preset::Balanced, _) => AdaptConfig::balanced(),
             (Preset::Fast, _) => AdaptConfig::fast(),
         };
         let given = &self.overrides;

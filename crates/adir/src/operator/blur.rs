@@ -58,7 +58,16 @@ impl Blur {
         let convolution = Convolution::new(outer, &kernel, method);
         let (height, width) = convolution.inner();
         let range = ImageShape { height, width, ..domain };
-        Ok(Self { domain, range, kernel, boundary, extension, convolution, norm_squared: OnceLock::new(), gram: OnceLock::new() })
+        Ok(Self {
+            domain,
+            range,
+            kernel,
+            boundary,
+            extension,
+            convolution,
+            norm_squared: OnceLock::new(),
+            gram: OnceLock::new(),
+        })
     }
 
     /// A x for planes of x, one after the other; `y` must be zero.
@@ -80,7 +89,6 @@ impl Blur {
             self.extension.fold(extended, x);
         }
     }
-
 }
 
 impl LinearOperator for Blur {
@@ -125,7 +133,8 @@ impl LinearOperator for Blur {
             Boundary::Circular => Some(Gram::circular(self.range, &self.kernel)),
             Boundary::Reflect if self.kernel.is_symmetric() => Some(Gram::mirrored(self.range, &self.kernel)),
             Boundary::Reflect | Boundary::Replicate | Boundary::Zero | Boundary::Valid => {
-                let small = 2 * self.kernel.height() <= self.range.height && 2 * self.kernel.width() <= self.range.width;
+                let small =
+                    2 * self.kernel.height() <= self.range.height && 2 * self.kernel.width() <= self.range.width;
                 let near = if self.kernel.is_symmetric() { Gram::mirrored } else { Gram::circular };
                 small.then(|| near(self.range, &self.kernel).approximate())
             }

@@ -92,7 +92,8 @@ impl SparseMatrix {
 
     /// The first column of M M^T, given M^T.
     pub(super) fn gram_column(&self, transposed: &Self) -> Vec<f64> {
-        let (mut first, mut line, mut column) = (vec![0.0; self.rows()], vec![0.0; self.columns], vec![0.0; self.rows()]);
+        let (mut first, mut line, mut column) =
+            (vec![0.0; self.rows()], vec![0.0; self.columns], vec![0.0; self.rows()]);
         first[0] = 1.0;
         transposed.times_lines(&first, 1, &mut line);
         self.times_lines(&line, 1, &mut column);

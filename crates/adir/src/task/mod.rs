@@ -1,14 +1,22 @@
 //! Tasks and presets: names for an operator with the settings that suit it. They are data; nothing here
 //! computes.
 
-mod preset;
+mod method;
+mod paper;
+mod resolve;
+mod settings;
+mod staged;
+#[cfg(test)]
+mod tests;
 
 use std::fmt;
 use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 
-pub use preset::{Choice, GuidanceSettings, Method, Overrides, Preset, SamplerSettings, Settings, Source, resolve};
+pub use method::{Choice, Method, Overrides, Preset, Source};
+pub use resolve::{Situation, resolve};
+pub use settings::{GuidanceSettings, Levels, SamplerSettings, Settings, StageSettings};
 
 use crate::{Error, Result};
 

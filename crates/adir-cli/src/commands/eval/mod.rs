@@ -70,7 +70,7 @@ pub struct EvalArgs {
     /// All images, whole (but for what is cut as above), with the preset's steps
     #[arg(long, conflicts_with_all = ["count", "crop"])]
     full: bool,
-    /// Preset: fast, balanced or paper, as of `adir restore`
+    /// Preset: fast or paper, as of `adir restore`
     #[arg(long, default_value = "fast", value_parser = preset())]
     preset: Preset,
     /// Sampling steps [default: 20; with --full those of the preset]

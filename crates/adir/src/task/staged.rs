@@ -1,0 +1,223 @@
+//! The staged sampler: how an aim between the least error and the most detail becomes stages.
+//!
+//! The numbers are those of docs/results/sampling.md, chosen on tuning images.
+
+use super::Hint;
+use super::method::{Overrides, Source};
+use super::resolve::{Choices, Situation, count};
+use super::settings::{GuidanceSettings, Levels, SamplerSettings, StageSettings};
+use crate::guidance::Trust;
+use crate::operator::{ImageShape, LinearOperator};
+use crate::sampler::{EpsAfterGuidance, Mixture, Start};
+use crate::{Error, Result};
+
+/// Fresh share of the noise of a stage with opposed noise.
+const OPPOSED_FRESH: f64 = 0.3;
+/// The noise of such a stage.
+const OPPOSED: Mixture = Mixture::Opposed(OPPOSED_FRESH);
+/// Weight of y against the error of an estimate.
+const TRUST: Trust = Trust::Calibrated { factor: 8.0 };
+/// Noise-to-signal ratio from which the first stage starts where y decides what is coarse.
+const COARSE: f64 = 2.0;
+/// Noise-to-signal ratios from which the second stage starts, for aims of 0 and 1.
+const DETAIL: [f64; 2] = [0.19, 0.72];
+/// The same where pixels are missing here and there: y decides all but the finest.
+const DETAIL_OF_SCATTERED: [f64; 2] = [0.08, 0.19];
+/// Distance to the nearest observed pixel, in pixels along rows and columns, from which a gap is a hole.
+const HOLE: usize = 6;
+/// eta of the second stage.
+const ETA: f64 = 0.85;
+
+/// Steps of both stages unless a number is given, for an aim.
+struct Counts {
+    first: usize,
+    second: usize,
+}
+
+pub(super) fn stages(
+    situation: &Situation<'_>,
+    given: &Overrides,
+    choices: &mut Choices,
+) -> Result<Vec<StageSettings>> {
+    let (aim, source_of_aim) = default_aim(situation);
+    let aim = choices.pick("aim", given.aim, aim, source_of_aim, f64::to_string);
+    let steps = given.steps.as_deref().map(count).transpose()?;
+    let stages = Recipe { situation, aim, steps, clip_x0: given.clip_x0.unwrap_or(true) }.stages()?;
+    choices.note("clip", given.clip_x0.unwrap_or(true).to_string(), source(given.clip_x0.is_some(), "always"));
+    for (stage, name) in stages.iter().zip(["first stage", "second stage"]) {
+        let (first, steps) = match &stage.levels {
+            Levels::Powers { first, count, .. } => (*first, *count),
+            Levels::Respaced(_) => continue,
+        };
+        let rule = match stage.start {
+            Start::Noise => "from noise: the observation does not decide what is coarse",
+            Start::Estimate if name == "first stage" => "from what the observation decides",
+            Start::Estimate => "detail finer than the noise it starts from",
+            Start::Noisy => "from the observation at the level of its noise",
+        };
+        choices.note(name, format!("{steps} steps from t = {first}"), source(false, rule));
+    }
+    Ok(stages)
+}
+
+/// The aim unless one is given. Where y decides what is coarse, the estimate of least error invents least; where it does
+/// not, that estimate is a blur of all that could be there, and one of these is more use.
+fn default_aim(situation: &Situation<'_>) -> (f64, Source) {
+    match situation.hint {
+        Hint::ShrinksBy(_) | Hint::Blurs | Hint::Identity => (0.0, Source::Preset),
+        Hint::Hides if !has_holes(situation.operator) => (0.0, Source::Preset),
+        Hint::Hides => (1.0, Source::rule("the observation says nothing of large holes")),
+        Hint::DropsColour => (1.0, Source::rule("the observation says nothing of colours")),
+        Hint::Unknown => (1.0, Source::rule("nothing is known of the operator")),
+    }
+}
+
+fn source(given: bool, rule: &'static str) -> Source {
+    if given { Source::Given } else { Source::rule(rule) }
+}
+
+struct Recipe<'a> {
+    situation: &'a Situation<'a>,
+    aim: f64,
+    steps: Option<usize>,
+    clip_x0: bool,
+}
+
+impl Recipe<'_> {
+    fn stages(&self) -> Result<Vec<StageSettings>> {
+        let noisy = self.situation.sigma.0 > 0.0;
+        match self.situation.hint {
+            // The noise of a grey y is the same in every channel, which is not what the network was trained on.
+            Hint::Identity if self.aim == 0.0 && !self.is_grey() => {
+                self.only(1)?;
+                Ok(vec![self.at_once()])
+            }
+            Hint::Identity => Ok(vec![self.denoise(self.only_or(4 + (4.0 * self.aim).round() as usize))]),
+            Hint::ShrinksBy(_) if !noisy && self.aim == 0.0 => Ok(vec![self.coarse(self.only_or(10))]),
+            Hint::ShrinksBy(_) | Hint::Blurs => {
+                let Counts { first, second } = self.counts(8, 6 + (10.0 * self.aim).round() as usize)?;
+                Ok(vec![self.coarse(first), self.detail(second, DETAIL)])
+            }
+            Hint::Hides | Hint::DropsColour | Hint::Unknown if self.aim == 0.0 => {
+                Ok(vec![self.whole(self.only_or(25))])
+            }
+            Hint::Hides if !has_holes(self.situation.operator) => {
+                let Counts { first, second } = self.counts(25, 4 + (4.0 * self.aim).round() as usize)?;
+                Ok(vec![self.whole(first), self.detail(second, DETAIL_OF_SCATTERED)])
+            }
+            // Nothing in y says how a hole or a colour looks: all of it is sampled.
+            Hint::Hides | Hint::DropsColour | Hint::Unknown => {
+                Ok(vec![self.sampled(self.only_or(20 + (30.0 * self.aim).round() as usize))])
+            }
+        }
+    }
+
+    fn is_grey(&self) -> bool {
+        let operator = self.situation.operator;
+        operator.range().channels != operator.domain().channels
+    }
+
+    fn only_or(&self, default: usize) -> usize {
+        self.steps.unwrap_or(default)
+    }
+
+    /// Refuses any other number of steps.
+    fn only(&self, steps: usize) -> Result<()> {
+        match self.steps {
+            Some(given) if given != steps => Err(Error::config(format!(
+                "denoising with aim 0 takes {steps} network evaluation, not {given}; give an --aim above 0 for more"
+            ))),
+            _ => Ok(()),
+        }
+    }
+
+    /// The steps that were given, a third of them for the first stage, or else the defaults.
+    fn counts(&self, first: usize, second: usize) -> Result<Counts> {
+        match self.steps {
+            None => Ok(Counts { first, second }),
+            Some(steps @ 2..) => {
+                let first = (steps / 3).clamp(1, steps - 1);
+                Ok(Counts { first, second: steps - first })
+            }
+            Some(steps) => Err(Error::config(format!("{steps} steps: this task takes 2 or more, in two stages"))),
+        }
+    }
+
+    fn stage(&self, start: Start, first: u16, count: usize, mixture: Mixture, eps: EpsAfterGuidance) -> StageSettings {
+        StageSettings {
+            start,
+            levels: Levels::Powers { first, count, power: 2 },
+            clip_x0: self.clip_x0,
+            sampler: SamplerSettings::Renoise { mixture, eps_after_guidance: eps },
+            guidance: self.situation.proximal(TRUST, true),
+        }
+    }
+
+    /// The network once, at the noise level of y: the mean of the posterior, as far as the network knows it.
+    fn at_once(&self) -> StageSettings {
+        let first = self.situation.timestep(self.situation.sigma.0);
+        let stage = self.stage(Start::Noisy, first, 1, OPPOSED, EpsAfterGuidance::Keep);
+        StageSettings { guidance: GuidanceSettings::None, ..stage }
+    }
+
+    /// From above the noise level of y, whose noise is counted.
+    fn denoise(&self, count: usize) -> StageSettings {
+        let first = self.situation.timestep(2.5 * self.situation.sigma.0);
+        let eta = OPPOSED_FRESH;
+        let guidance = self.situation.proximal(Trust::Ddnm { eta }, true);
+        StageSettings { guidance, ..self.stage(Start::Estimate, first, count, OPPOSED, EpsAfterGuidance::Keep) }
+    }
+
+    /// From what y decides, with opposed noise.
+    fn coarse(&self, count: usize) -> StageSettings {
+        let first = self.situation.timestep(COARSE);
+        self.stage(Start::Estimate, first, count, OPPOSED, EpsAfterGuidance::Rederive)
+    }
+
+    /// From noise, with opposed noise.
+    fn whole(&self, count: usize) -> StageSettings {
+        let first = self.situation.last_timestep();
+        let stage = self.stage(Start::Noise, first, count, OPPOSED, EpsAfterGuidance::Rederive);
+        StageSettings { levels: Levels::Powers { first, count, power: 3 }, ..stage }
+    }
+
+    /// From noise, with as much fresh noise as DDPM's.
+    fn sampled(&self, count: usize) -> StageSettings {
+        let first = self.situation.last_timestep();
+        let stage = self.stage(Start::Noise, first, count, Mixture::Ddim(1.0), EpsAfterGuidance::Keep);
+        StageSettings { levels: Levels::Powers { first, count, power: 1 }, ..stage }
+    }
+
+    /// A sample of what is finer than the noise it starts from.
+    fn detail(&self, count: usize, range: [f64; 2]) -> StageSettings {
+        let [least, most] = range.map(f64::ln);
+        let first = self.situation.timestep((least + self.aim * (most - least)).exp());
+        let noisy = self.situation.solver_sigma() > 0.0;
+        if noisy && self.situation.has_spectrum() {
+            let guidance = self.situation.proximal(Trust::Ddnm { eta: ETA }, true);
+            let stage = self.stage(Start::Estimate, first, count, Mixture::Fresh(ETA), EpsAfterGuidance::Keep);
+            return StageSettings { guidance, ..stage };
+        }
+        let mixture = if noisy { Mixture::Fresh(0.95) } else { Mixture::Ddim(1.0) };
+        self.stage(Start::Estimate, first, count, mixture, EpsAfterGuidance::Rederive)
+    }
+}
+
+/// Whether an unobserved pixel is [`HOLE`] steps or more away from the nearest observed one.
+fn has_holes(operator: &dyn LinearOperator) -> bool {
+    let (Some(observed), ImageShape { height, width, .. }) = (operator.observed(), operator.range()) else {
+        return false;
+    };
+    let mut reached: Vec<bool> = observed.to_vec();
+    for _ in 1..HOLE {
+        let before = reached.clone();
+        for (i, reached) in reached.iter_mut().enumerate() {
+            let (row, column) = (i / width, i % width);
+            *reached |= (row > 0 && before[i - width])
+                || (row + 1 < height && before[i + width])
+                || (column > 0 && before[i - 1])
+                || (column + 1 < width && before[i + 1]);
+        }
+    }
+    reached.contains(&false)
+}

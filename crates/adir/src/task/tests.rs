@@ -1,0 +1,81 @@
+//! What presets resolve to.
+
+use super::*;
+use crate::guidance::{AdirConfig, DataStep, Strength};
+use crate::operator::{BicubicDownsample, Blur, Boundary, Identity, ImageShape, Kernel, LinearOperator};
+use crate::sampler::EpsAfterGuidance;
+use crate::schedule::{BetaSchedule, Schedule};
+use crate::units::NoiseLevel;
+
+/// An operator of the task whose largest eigenvalue of A^T A is 1.
+fn operator(task: Task) -> Box<dyn LinearOperator> {
+    let shape = ImageShape::new(3, 32, 32);
+    match task {
+        Task::SuperResolution { factor } => Box::new(BicubicDownsample::new(shape, factor).unwrap()),
+        Task::Deblur => Box::new(Blur::new(shape, Kernel::boxed(5).unwrap(), Boundary::Circular).unwrap()),
+        _ => Box::new(Identity::new(shape).unwrap()),
+    }
+}
+
+/// What the tests below look at.
+#[derive(Debug)]
+struct Resolved {
+    data_step: DataStep,
+    strength: Strength,
+    eps_after_guidance: EpsAfterGuidance,
+}
+
+fn settings(task: Task, levels: f64, rounding: f64, given: &Overrides) -> Resolved {
+    let (sigma, rounding) = (NoiseLevel::from_255(levels), NoiseLevel::from_255(rounding));
+    let (operator, schedule) = (operator(task), Schedule::new(BetaSchedule::Linear, 1000).unwrap());
+    let situation = Situation {
+        hint: task.hint(),
+        operator: operator.as_ref(),
+        sigma,
+        rounding,
+        schedule: &schedule,
+        own_guidance: false,
+    };
+    let given = Overrides { method: Some(Method::FewStep), ..given.clone() };
+    let settings = resolve(Preset::Fast, &situation, &given).unwrap().0;
+    let GuidanceSettings::Adir(AdirConfig { data_step, strength, .. }) = settings.stages[0].guidance else { panic!() };
+    let SamplerSettings::FewStep { eps_after_guidance, .. } = settings.stages[0].sampler else { panic!() };
+    Resolved { data_step, strength, eps_after_guidance }
+}
+
+/// Rounding to 8 bits is noise of 1/sqrt(12) levels to a solver, and nothing to a gradient step.
+#[test]
+fn blurs_with_little_noise_are_solved_for_as_far_as_rounding_allows() {
+    let eight_bit = 1.0 / 12.0_f64.sqrt();
+    let none = Overrides::default();
+    let exact = settings(Task::Deblur, 0.0, 0.0, &none);
+    assert_eq!((exact.data_step, exact.strength), (DataStep::Proximal, Strength::Projection));
+    let rounded = settings(Task::Deblur, 0.0, eight_bit, &none);
+    let Strength::Scale(s) = rounded.strength else { panic!("{rounded:?}") };
+    // 127.5^2 * 12 / 16
+    assert!((s - 12_192.187_5).abs() < 1e-6, "{s}");
+    assert_eq!(rounded.eps_after_guidance, EpsAfterGuidance::Keep);
+    let little = settings(Task::Deblur, 2.55, eight_bit, &none);
+    assert_eq!((little.data_step, little.eps_after_guidance), (DataStep::Proximal, EpsAfterGuidance::Rederive));
+    let Strength::Scale(s) = little.strength else { panic!("{little:?}") };
+    assert!((s - 127.5 * 127.5 / (16.0 * (2.55 * 2.55 + 1.0 / 12.0))).abs() < 1e-6, "{s}");
+    let sr = settings(Task::SuperResolution { factor: 4 }, 0.0, eight_bit, &none);
+    assert_eq!((sr.data_step, sr.strength), (DataStep::Gradient, Strength::Projection));
+    let given = Overrides { data_step: Some(DataStep::Gradient), ..none };
+    assert_eq!(settings(Task::Deblur, 0.0, eight_bit, &given).strength, Strength::Projection);
+}
+
+/// 127.5^2 / (4 sigma^2): what suits a Gaussian model. A gradient step asked for keeps its own strength.
+#[test]
+fn blurs_with_much_noise_are_solved_for_and_trusted_as_in_a_gaussian_model() {
+    let much = settings(Task::Deblur, 10.0, 0.0, &Overrides::default());
+    assert_eq!((much.data_step, much.eps_after_guidance), (DataStep::Proximal, EpsAfterGuidance::Rederive));
+    let Strength::Scale(s) = much.strength else { panic!("{much:?}") };
+    assert!((s - 40.640_625).abs() < 1e-9, "{s}");
+    let given = Overrides { data_step: Some(DataStep::Gradient), ..Overrides::default() };
+    let gradient = settings(Task::Deblur, 10.0, 0.0, &given);
+    let Strength::Scale(s) = gradient.strength else { panic!("{gradient:?}") };
+    assert!((s - 10.160_156_25).abs() < 1e-9, "{s}");
+    let denoise = settings(Task::Denoise, 10.0, 0.0, &Overrides::default());
+    assert_eq!((denoise.data_step, denoise.strength), (DataStep::Gradient, gradient.strength));
+}
