@@ -38,7 +38,7 @@ impl Guidance for Posterior {
         let by_x_t = by_x0.div_scalar(alpha_bar.sqrt()) + back.x_t(&by_eps)?;
         let count = residual.shape().num_elements() as f64;
         let shift = by_x_t.mul_scalar(-self.step / alpha_bar.sqrt());
-        Ok(Correction { shift: Some(shift), residual_rms: (square / count).sqrt() })
+        Ok(Correction::new(Some(shift), (square / count).sqrt()))
     }
 }
 

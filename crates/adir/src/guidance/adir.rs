@@ -8,10 +8,10 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
-use super::{Correction, Guidance, StepState, Target};
-use crate::operator::{ImageShape, LinearOperator, Solve, solve};
+use super::{Correction, Guidance, StepState, Target, check_observation, residual_of};
+use crate::operator::{LinearOperator, Solve, solve};
 use crate::schedule::Schedule;
-use crate::tensor::{Tensor, to_f64};
+use crate::tensor::Tensor;
 use crate::{Error, Result};
 
 /// Maximum number of conjugate-gradient steps in [`DataStep::Proximal`].
@@ -129,14 +129,7 @@ impl AdirGuidance {
         {
             return Err(Error::config(format!("guidance strength s = {s}: expected a finite number of at least 0")));
         }
-        let ImageShape { channels, height, width } = operator.range();
-        let [_, c, h, w] = y.dims();
-        if [c, h, w] != [channels, height, width] {
-            return Err(Error::config(format!(
-                "the observation is {c}x{h}x{w}, but the operator yields {channels}x{height}x{width} (channels x \
-                 height x width)"
-            )));
-        }
+        check_observation(operator.as_ref(), &y)?;
         let lambda = operator.norm_squared();
         if !(lambda.is_finite() && lambda > 0.0) {
             return Err(Error::config(format!("the operator's squared norm is {lambda}: it observes nothing")));
@@ -147,20 +140,6 @@ impl AdirGuidance {
     /// The settings in use.
     pub fn config(&self) -> &AdirConfig {
         &self.config
-    }
-
-    /// A x0 - y and its root mean square.
-    fn residual(&self, x0: &Tensor<4>) -> Result<(Tensor<4>, f64)> {
-        let (samples, observations) = (x0.dims()[0], self.y.dims()[0]);
-        if observations != 1 && observations != samples {
-            return Err(Error::config(format!(
-                "{observations} observations cannot guide {samples} samples: expected 1 \
-             observation or one per sample"
-            )));
-        }
-        let residual = self.operator.apply(x0)? - self.y.clone();
-        let mean_square = to_f64(&residual.clone().square().mean())?.iter().sum::<f64>();
-        Ok((residual, mean_square.sqrt()))
     }
 
     /// A* r.
@@ -207,9 +186,9 @@ impl AdirGuidance {
         let Strength::Scale(s) = self.config.strength else {
             return Err(Error::config("projection (s = infinity) needs the DDIM sampler, whose guidance corrects x0"));
         };
-        let (residual, residual_rms) = self.residual(state.x0)?;
+        let (residual, residual_rms) = residual_of(self.operator.as_ref(), &self.y, state.x0)?;
         if s == 0.0 {
-            return Ok(Correction { shift: None, residual_rms });
+            return Ok(Correction::new(None, residual_rms));
         }
         let residual = match self.config.residual {
             Residual::Paper => self.paper_residual(state, mean)?,
@@ -217,7 +196,7 @@ impl AdirGuidance {
         };
         let gain = variance.clone().mul_scalar(2.0 * s);
         let gain = if self.config.cap { gain.clamp_max(self.full_gain()) } else { gain };
-        Ok(Correction { shift: Some((self.adjoint(&residual)? * gain).neg()), residual_rms })
+        Ok(Correction::new(Some((self.adjoint(&residual)? * gain).neg()), residual_rms))
     }
 
     /// See [`DataStep`]. By `Gradient`: -c A* (A x0 - y) with c = min(2 s (1 - alpha_bar_t), 1/lambda_max(A* A)), what
@@ -226,13 +205,13 @@ impl AdirGuidance {
     /// # Errors
     /// [`Error::Config`] when the shapes of state and observation do not agree.
     pub fn correct_x0(&self, state: &StepState<'_>) -> Result<Correction> {
-        let (residual, residual_rms) = self.residual(state.x0)?;
+        let (residual, residual_rms) = residual_of(self.operator.as_ref(), &self.y, state.x0)?;
         let gain = match self.config.strength {
             Strength::Scale(s) => 2.0 * s * (1.0 - state.schedule.alpha_bar(state.index)),
             Strength::Projection => f64::INFINITY,
         };
         if gain == 0.0 {
-            return Ok(Correction { shift: None, residual_rms });
+            return Ok(Correction::new(None, residual_rms));
         }
         let shift = match self.config.data_step {
             DataStep::Gradient => self.adjoint(&residual)?.mul_scalar(-gain.min(self.full_gain())),
@@ -241,7 +220,7 @@ impl AdirGuidance {
                 self.adjoint(&self.solve(&residual, damping)?)?.neg()
             }
         };
-        Ok(Correction { shift: Some(shift), residual_rms })
+        Ok(Correction::new(Some(shift), residual_rms))
     }
 }
 

@@ -28,13 +28,13 @@ impl<G: Guidance> Guidance for GreyGuidance<G> {
         if let Target::Mean { .. } = target {
             return Ok(correction);
         }
-        let Correction { shift, residual_rms } = correction;
+        let Correction { shift, residual_rms, y_noise } = correction;
         let x0 = match shift {
             Some(shift) => state.x0.clone() + shift,
             None => state.x0.clone(),
         };
         let channels = x0.dims()[1];
         let grey = x0.mean_dim(1).repeat_dim(1, channels);
-        Ok(Correction { shift: Some(grey - state.x0.clone()), residual_rms })
+        Ok(Correction { shift: Some(grey - state.x0.clone()), residual_rms, y_noise })
     }
 }

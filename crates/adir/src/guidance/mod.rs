@@ -6,6 +6,7 @@
 
 mod adir;
 mod grey;
+mod proximal;
 #[cfg(test)]
 mod tests;
 
@@ -13,11 +14,13 @@ use std::fmt::Debug;
 
 pub use adir::{AdirConfig, AdirGuidance, Adjoint, DataStep, Residual, Strength};
 pub use grey::GreyGuidance;
+pub use proximal::{ProximalConfig, ProximalGuidance, Trust, YNoise, estimate_error};
 
-use crate::Result;
 use crate::models::Pullback;
+use crate::operator::{ImageShape, LinearOperator};
 use crate::schedule::Schedule;
-use crate::tensor::Tensor;
+use crate::tensor::{Tensor, to_f64};
+use crate::{Error, Result};
 
 /// State of a sampler at one step, before guidance.
 ///
@@ -61,6 +64,39 @@ pub struct Correction {
     pub shift: Option<Tensor<4>>,
     /// Root mean square of A x0 - y before the correction, in [-1, 1] units.
     pub residual_rms: f64,
+    /// The noise of y in the corrected x0, where it is known: a sampler may then add only what is missing.
+    pub y_noise: Option<YNoise>,
+}
+
+impl Correction {
+    /// A correction that says nothing of y's noise.
+    pub fn new(shift: Option<Tensor<4>>, residual_rms: f64) -> Self {
+        Self { shift, residual_rms, y_noise: None }
+    }
+}
+
+/// A x0 - y and its root mean square.
+fn residual_of(operator: &dyn LinearOperator, y: &Tensor<4>, x0: &Tensor<4>) -> Result<(Tensor<4>, f64)> {
+    let (samples, observations) = (x0.dims()[0], y.dims()[0]);
+    if observations != 1 && observations != samples {
+        return Err(Error::config(format!(
+            "{observations} observations cannot guide {samples} samples: expected 1 observation or one per sample"
+        )));
+    }
+    let residual = operator.apply(x0)? - y.clone();
+    let mean_square = to_f64(&residual.clone().square().mean())?.iter().sum::<f64>();
+    Ok((residual, mean_square.sqrt()))
+}
+
+/// Refuses an observation that is not of the operator's range.
+fn check_observation(operator: &dyn LinearOperator, y: &Tensor<4>) -> Result<()> {
+    let (range, found) = (operator.range(), ImageShape::of_batch(y));
+    if found == range {
+        return Ok(());
+    }
+    Err(Error::config(format!(
+        "the observation is {found}, but the operator yields {range} (channels x height x width)"
+    )))
 }
 
 /// A rule that pulls samples towards an observation.

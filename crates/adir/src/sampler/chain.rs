@@ -68,6 +68,16 @@ pub trait Rule: Send + Sync {
     fn update(&self, inputs: &Inputs<'_>, evaluation: Evaluation<'_>) -> Result<Outcome>;
 }
 
+impl<R: Rule + ?Sized> Rule for Box<R> {
+    fn check(&self) -> Result<()> {
+        (**self).check()
+    }
+
+    fn update(&self, inputs: &Inputs<'_>, evaluation: Evaluation<'_>) -> Result<Outcome> {
+        (**self).update(inputs, evaluation)
+    }
+}
+
 /// A sampling loop as an iterator of steps. After an error it yields nothing more.
 pub struct Chain<'a> {
     inputs: Inputs<'a>,
@@ -110,7 +120,7 @@ impl<'a> Chain<'a> {
     fn step(&self) -> Result<Step> {
         let Inputs { denoiser, schedule, class, .. } = self.inputs;
         let total = schedule.len();
-        let position = Position { step: self.next, index: total - 1 - self.next };
+        let position = Position { step: self.inputs.noises_before + self.next, index: total - 1 - self.next };
         let timestep = schedule.timestep(position.index);
         let name = |what: &str| format!("sampling step {} of {total} (t = {}): {what}", self.next + 1, timestep.0);
 
@@ -170,7 +180,7 @@ impl Iterator for Chain<'_> {
 /// A step, counted upwards and downwards.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Position {
-    /// Upwards from 0: the index of its noise.
+    /// Upwards from 0, or from the noises of earlier stages: the index of its noise.
     pub step: usize,
     /// Downwards to 0: its index in the schedule.
     pub index: usize,

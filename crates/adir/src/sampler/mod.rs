@@ -8,14 +8,18 @@
 mod ancestral;
 mod chain;
 mod ddim;
+mod renoise;
+mod stages;
 
 pub use ancestral::{AncestralConfig, Posterior, posterior};
 pub use chain::{Chain, Evaluation, Outcome, Position, Rule, Step, eps_from_x0, predict_x0};
 pub use ddim::{DdimConfig, EpsAfterGuidance};
+pub use renoise::{Mixture, RenoiseConfig};
+pub use stages::{Stage, Stages, Start};
 
 use burn::tensor::DType;
 
-use crate::Result;
+use crate::{Error, Result};
 use crate::guidance::Guidance;
 use crate::models::Denoiser;
 use crate::noise::Noise;
@@ -30,12 +34,27 @@ pub trait NoiseSource {
     /// # Errors
     /// Errors of reading a recording; [`Noise`] never fails.
     fn noise(&self, step: usize, like: &Tensor<4>) -> Result<Tensor<4>>;
+
+    /// Standard normal noise for a start after `used` noises: [`initial_noise`] for 0, else that of step `used` - 1.
+    ///
+    /// # Errors
+    /// As [`NoiseSource::noise`]; [`Error::Config`] for 0, if the source has only the noise of steps.
+    fn start(&self, used: usize, like: &Tensor<4>) -> Result<Tensor<4>> {
+        match used.checked_sub(1) {
+            Some(step) => self.noise(step, like),
+            None => Err(Error::config("this source has no noise to start from")),
+        }
+    }
 }
 
 /// Loop step k takes counter step k + 1; 0 is [`initial_noise`].
 impl NoiseSource for Noise {
     fn noise(&self, step: usize, like: &Tensor<4>) -> Result<Tensor<4>> {
-        Ok(self.normal_tensor(step as u32 + 1, like.dims(), &like.device(), like.dtype()))
+        self.start(step + 1, like)
+    }
+
+    fn start(&self, used: usize, like: &Tensor<4>) -> Result<Tensor<4>> {
+        Ok(self.normal_tensor(used as u32, like.dims(), &like.device(), like.dtype()))
     }
 }
 
@@ -65,11 +84,13 @@ pub struct Inputs<'a> {
     pub class: Option<usize>,
     /// First loop step: 0 starts from x_T; k continues after k steps from their x_t.
     pub resume_at: usize,
+    /// Noises used before the first step, by earlier [`Stages`].
+    pub noises_before: usize,
 }
 
 impl<'a> Inputs<'a> {
     /// Plain sampling from the first step.
     pub fn new(denoiser: &'a dyn Denoiser, schedule: &'a Schedule, noise: &'a dyn NoiseSource) -> Self {
-        Self { denoiser, schedule, noise, guidance: None, class: None, resume_at: 0 }
+        Self { denoiser, schedule, noise, guidance: None, class: None, resume_at: 0, noises_before: 0 }
     }
 }

@@ -1,0 +1,239 @@
+//! Data steps that weigh y against the estimate by what each is worth at the present noise level.
+//!
+//! With A = U S V^T every step here moves an x0 estimate the share h of the way to y, direction by direction:
+//! V^T x0 + h (U^T y / s - V^T x0). What differs is h: the proximal step takes h = c s^2 / (1 + c s^2) with
+//! c = r^2 / sigma^2, r^2 the error of the estimate; DDNM+ takes y as it is while its noise is below that of the next
+//! level. The noise of y that an estimate takes over is handed on as [`YNoise`], so that a sampler adds only what is
+//! missing.
+
+use std::sync::Arc;
+
+use serde::{Deserialize, Serialize};
+
+use super::{Correction, Guidance, StepState, Target, residual_of};
+use crate::operator::{Gram, LinearOperator, Solve, solve};
+use crate::tensor::Tensor;
+use crate::{Error, Result};
+
+/// Solving a blur whose borders couple.
+const SOLVE: Solve = Solve { steps: 16, tolerance: 1e-3 };
+/// Smallest 1/c, in units of the largest eigenvalue of A A^T, where a system is solved by iteration.
+const LEAST_DAMPING: f64 = 1e-5;
+
+/// What y is worth against an x0 estimate of noise level t.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case", deny_unknown_fields)]
+#[non_exhaustive]
+pub enum Trust {
+    /// c = `factor` r_t^2 / sigma^2, with r_t^2 the mean squared error of the network's x0 estimates
+    /// ([`estimate_error`]). 1 is the weight for white errors; those of networks are coloured, and 8 is best.
+    Calibrated {
+        /// More than 0.
+        factor: f64,
+    },
+    /// c = (1 - alpha_bar_t) / (alpha_bar_t lambda sigma^2): DiffPIR (Zhu et al. 2023, Algorithm 1).
+    Annealed {
+        /// DiffPIR's lambda, more than 0.
+        lambda: f64,
+    },
+    /// DDNM+ (Wang et al. 2023, Eq. 19 in the form of its code): h = 1 where the noise of y / s is below that of the next
+    /// level, else the share whose noise is sqrt(1 - eta^2) of it. Needs the singular values of A.
+    Ddnm {
+        /// Share of fresh noise, 0 to 1; that of the sampler.
+        eta: f64,
+    },
+}
+
+/// Mean squared error, in [-1, 1] units, of the x0 estimates of a network for natural images: 0.022 of the noise-to-signal
+/// ratio (1 - alpha_bar)/alpha_bar to the power 0.45, at most the ratio itself and at most 0.25.
+///
+/// Fitted to the embedded prior on held-out photographs (docs/results/sampling.md).
+pub fn estimate_error(alpha_bar: f64) -> f64 {
+    let ratio = (1.0 - alpha_bar) / alpha_bar;
+    (0.022 * ratio.powf(0.45)).min(ratio).min(0.25)
+}
+
+/// The noise of y in an x0 estimate, direction by direction of A A^T.
+#[derive(Clone)]
+pub struct YNoise {
+    operator: Arc<dyn LinearOperator>,
+    gram: Gram,
+    /// From an eigenvalue to the standard deviation of y's noise in the estimate and the share h of y.
+    of: Arc<dyn Fn(f64) -> (f64, f64) + Send + Sync>,
+}
+
+impl std::fmt::Debug for YNoise {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("YNoise").field("gram", &self.gram).finish_non_exhaustive()
+    }
+}
+
+impl YNoise {
+    /// Noise of standard deviation `total`, less what is there already once the estimate is scaled by `scale`: `fresh`
+    /// standard normal, and `kept` of `eps` in directions that y does not decide.
+    ///
+    /// # Shapes
+    /// All `[n, c, h, w]`.
+    ///
+    /// # Errors
+    /// Those of the operator.
+    pub fn fill(&self, scale: f64, total: f64, kept: f64, fresh: &Tensor<4>, eps: &Tensor<4>) -> Result<Tensor<4>> {
+        let of = |eigenvalue: f64| {
+            let (noise, share) = (self.of)(eigenvalue);
+            let kept = kept * (1.0 - share);
+            let fresh = (total * total - (scale * noise).powi(2) - kept * kept).max(0.0).sqrt();
+            (fresh, kept)
+        };
+        let unobserved = (total * total - kept * kept).max(0.0).sqrt();
+        let over = |eigenvalue: f64, amount: f64| if eigenvalue > 0.0 { amount / eigenvalue } else { 0.0 };
+        let filtered = |x: &Tensor<4>, g: &(dyn Fn(f64) -> f64 + Sync)| self.gram.filter(&self.operator.apply(x)?, g);
+        let of_fresh = filtered(fresh, &|v| over(v, of(v).0 - unobserved))?;
+        let of_eps = filtered(eps, &|v| over(v, of(v).1 - kept))?;
+        let observed = self.operator.adjoint(&(of_fresh + of_eps))?;
+        Ok(fresh.clone().mul_scalar(unobserved) + eps.clone().mul_scalar(kept) + observed)
+    }
+}
+
+/// Settings of [`ProximalGuidance`].
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ProximalConfig {
+    /// The weight of y.
+    pub trust: Trust,
+    /// Standard deviation of the noise in y, in [-1, 1] units. At 0, A x = y is solved exactly whatever the trust.
+    pub sigma: f64,
+    /// Whether [`Correction::y_noise`] is given.
+    pub count_noise: bool,
+}
+
+/// Guidance of x0 estimates towards y = A x + e by a proximal step.
+#[derive(Debug, Clone)]
+pub struct ProximalGuidance {
+    operator: Arc<dyn LinearOperator>,
+    y: Tensor<4>,
+    config: ProximalConfig,
+    gram: Option<Gram>,
+}
+
+impl ProximalGuidance {
+    /// Guidance towards `y`, the observation through `operator`.
+    ///
+    /// # Shapes
+    /// `y`: `[1, range]` for one observation of all samples, or `[n, range]`; in the precision and on the device
+    /// of the samples.
+    ///
+    /// # Errors
+    /// [`Error::Config`] when a number is out of its range, `y` is not of the operator's range, or DDNM+ is asked for an
+    /// operator whose singular values are not known.
+    pub fn new(operator: Arc<dyn LinearOperator>, y: Tensor<4>, config: ProximalConfig) -> Result<Self> {
+        super::check_observation(operator.as_ref(), &y)?;
+        let positive = |value: f64, name: &str| {
+            let right = value.is_finite() && value > 0.0;
+            if right { Ok(()) } else { Err(Error::config(format!("{name} {value}: expected a number above 0"))) }
+        };
+        let gram = operator.gram();
+        match config.trust {
+            Trust::Calibrated { factor } => positive(factor, "the trust in y")?,
+            Trust::Annealed { lambda } => positive(lambda, "lambda")?,
+            Trust::Ddnm { eta } if !(0.0..=1.0).contains(&eta) => {
+                return Err(Error::config(format!("eta = {eta}: expected 0 to 1")));
+            }
+            Trust::Ddnm { .. } if !gram.as_ref().is_some_and(Gram::is_exact) => {
+                return Err(Error::config(
+                    "DDNM needs the singular values of the operator, which are known for masks, down-sampling and \
+                     circular blurs; use another method",
+                ));
+            }
+            Trust::Ddnm { .. } => {}
+        }
+        if !(config.sigma.is_finite() && config.sigma >= 0.0) {
+            return Err(Error::config(format!("a noise level of {}: expected 0 or more", config.sigma)));
+        }
+        Ok(Self { operator, y, config, gram })
+    }
+
+    /// The share h of the way to y for an eigenvalue s^2 of A A^T, at a step from alpha_bar to the next one.
+    fn share(&self, alpha_bar: f64, next: f64) -> Share {
+        let ratio = |alpha_bar: f64| (1.0 - alpha_bar) / alpha_bar;
+        let sigma = self.config.sigma;
+        match self.config.trust {
+            _ if sigma == 0.0 => Share::All,
+            Trust::Calibrated { factor } => Share::Proximal(factor * estimate_error(alpha_bar) / (sigma * sigma)),
+            Trust::Annealed { lambda } => Share::Proximal(ratio(alpha_bar) / (lambda * sigma * sigma)),
+            Trust::Ddnm { eta } => {
+                Share::Ddnm { level: ratio(next).sqrt() / sigma, part: (1.0 - eta * eta).max(0.0).sqrt() }
+            }
+        }
+    }
+
+    /// A^T g(A A^T) r with g = h / s^2.
+    fn step(&self, residual: &Tensor<4>, share: Share) -> Result<Tensor<4>> {
+        let solved = match (share, &self.gram) {
+            (Share::Proximal(c), _) => solve(self.operator.as_ref(), 1.0, 1.0 / c, residual, &SOLVE)?,
+            (share, Some(gram)) if gram.is_exact() => {
+                gram.filter(residual, |v| if v > 0.0 { share.of(v) / v } else { 0.0 })?
+            }
+            _ => {
+                let damping = LEAST_DAMPING * self.operator.norm_squared();
+                solve(self.operator.as_ref(), 1.0, damping, residual, &SOLVE)?
+            }
+        };
+        self.operator.adjoint(&solved)
+    }
+}
+
+/// The share h as a function of the eigenvalue.
+#[derive(Debug, Clone, Copy)]
+enum Share {
+    /// 1.
+    All,
+    /// c s^2 / (1 + c s^2).
+    Proximal(f64),
+    /// 1 where s `level` >= 1, else `part` s `level`.
+    Ddnm { level: f64, part: f64 },
+}
+
+impl Share {
+    fn of(self, eigenvalue: f64) -> f64 {
+        match self {
+            _ if eigenvalue <= 0.0 => 0.0,
+            Self::All => 1.0,
+            Self::Proximal(c) => c * eigenvalue / (1.0 + c * eigenvalue),
+            Self::Ddnm { level, part } => match eigenvalue.sqrt() * level {
+                reach if reach >= 1.0 => 1.0,
+                reach => part * reach,
+            },
+        }
+    }
+}
+
+impl Guidance for ProximalGuidance {
+    /// # Errors
+    /// [`Error::Config`] where the mean of an ancestral step is to be corrected, and when the shapes of state and
+    /// observation do not agree.
+    fn correct(&self, state: &StepState<'_>, target: Target<'_>) -> Result<Correction> {
+        if let Target::Mean { .. } = target {
+            return Err(Error::config("a proximal guidance corrects x0 estimates: use a sampler of few steps"));
+        }
+        let (residual, residual_rms) = residual_of(self.operator.as_ref(), &self.y, state.x0)?;
+        let (alpha_bar, next) = (state.schedule.alpha_bar(state.index), state.schedule.alpha_bar_prev(state.index));
+        // The last step has no next level whose noise could hide y's: DDNM+ then leaves the estimate as it is.
+        let share = self.share(alpha_bar, next);
+        let shift = self.step(&residual, share)?.neg();
+        let sigma = self.config.sigma;
+        let y_noise = match &self.gram {
+            Some(gram) if self.config.count_noise && sigma > 0.0 => Some(YNoise {
+                operator: self.operator.clone(),
+                gram: gram.clone(),
+                of: Arc::new(move |v| {
+                    let h = share.of(v);
+                    // DDNM+ keeps nothing of eps wherever y says anything at all.
+                    let decided = if let Share::Ddnm { .. } = share { f64::from(v > 0.0) } else { h };
+                    (if v > 0.0 { h * sigma / v.sqrt() } else { 0.0 }, decided)
+                }),
+            }),
+            _ => None,
+        };
+        Ok(Correction { y_noise, ..Correction::new(Some(shift), residual_rms) })
+    }
+}
