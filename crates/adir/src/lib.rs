@@ -45,6 +45,7 @@ pub mod metric;
 pub mod models;
 pub mod noise;
 pub mod operator;
+pub mod optim;
 pub mod prelude;
 pub mod problem;
 mod resample;

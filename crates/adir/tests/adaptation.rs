@@ -4,13 +4,13 @@
 use std::path::{Path, PathBuf};
 
 use adir::adapt::{
-    AdaptConfig, Adaptation, AdaptedLayers, Adapter, AdapterInfo, Batch, CropScale, LevelWeights, Lora, Objective,
-    Provenance, RateSchedule, Timesteps, Trained, batch_loss, loss_by_blocks, save_params,
+    AdaptConfig, Adaptation, Adapter, AdapterInfo, CropScale, Provenance, RateSchedule, Timesteps, Trained,
 };
 use adir::io::weights::{Dtype, WeightFile};
 use adir::models::Prior;
 use adir::models::guided_diffusion::UNetConfig;
 use adir::models::params::Params;
+use adir::optim::{AdaptedLayers, Batch, LevelWeights, Lora, Objective, batch_loss, loss_by_blocks, save_params};
 use adir::schedule::Timestep;
 use adir::tensor::{self, Compute, DType, Tensor, cpu, from_f32};
 

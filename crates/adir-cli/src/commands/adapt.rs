@@ -2,12 +2,13 @@
 
 use std::path::{Path, PathBuf};
 
-use adir::adapt::{Adapter, AdapterInfo, save_params};
+use adir::adapt::{Adapter, AdapterInfo};
 use adir::engine::{AdaptPlan, AdapterFound, Cache, Engine, Label, Observed, Target};
 use adir::io::folder::image_files;
 use adir::io::image::read_image;
 use adir::io::weights::{Dtype, WeightFile};
 use adir::models::Prior;
+use adir::optim::save_params;
 use adir::retrieve::ContentHash;
 use adir::task::Preset;
 use adir::tensor::Tensor;

@@ -6,7 +6,6 @@ use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use adir::adapt::LevelWeights;
 use adir::compute::Precision;
 use adir::io::atomic;
 use adir::io::image::{WriteOptions, write_image};
@@ -15,6 +14,7 @@ use adir::io::weights::WeightFile;
 use adir::models::guided_diffusion::UNetConfig;
 use adir::models::{Denoiser, Prior};
 use adir::noise::{Noise, Stream};
+use adir::optim::LevelWeights;
 use adir::sampler::{AncestralConfig, Chain, Inputs, initial_noise};
 use adir::schedule::Respacing;
 use adir::tensor::{self, Compute, DType, Tensor};
