@@ -55,6 +55,7 @@ pub mod sampler;
 pub mod schedule;
 pub mod task;
 pub mod tensor;
+#[cfg(any(test, feature = "testing"))]
 pub mod testing;
 pub mod train;
 pub mod units;
