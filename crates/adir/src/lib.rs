@@ -30,7 +30,7 @@
 //! Tensors are those of [burn](https://docs.rs/burn), re-exported by [`tensor`]: a program that depends on burn itself
 //! must use the same version.
 #![forbid(unsafe_code)]
-#![cfg_attr(not(test), deny(clippy::print_stdout, clippy::print_stderr))]
+#![cfg_attr(not(test), deny(clippy::print_stdout, clippy::print_stderr), warn(clippy::unwrap_used))]
 #![deny(missing_docs)]
 
 pub mod adapt;
