@@ -1,6 +1,8 @@
-//! What the targets share: reading all that a weight file holds, in two ways that must agree.
+//! What the targets share: reading all that a weight file holds, in two ways that must agree; files for readers that
+//! need one.
 
 use std::collections::BTreeMap;
+use std::path::Path;
 
 use adir_weights::hash::sha256;
 use adir_weights::{Dtype, Error, WeightFile};
@@ -77,4 +79,16 @@ pub fn archive(entries: &[(&str, &[u8])]) -> Vec<u8> {
     let count = (entries.len() as u16).to_le_bytes();
     let sizes = [(directory.len() as u32).to_le_bytes(), (data.len() as u32).to_le_bytes()].concat();
     [&data[..], &directory, b"PK\x05\x06\0\0\0\0", &count, &count, &sizes, &[0; 2]].concat()
+}
+
+/// What `read` makes of a file with these bytes, which is removed afterwards.
+///
+/// # Panics
+/// When the folder for temporary files cannot be written to.
+pub fn in_file<T>(bytes: &[u8], read: impl FnOnce(&Path) -> T) -> T {
+    let path = std::env::temp_dir().join(format!("adir-fuzz-{}", std::process::id()));
+    std::fs::write(&path, bytes).expect("a file for the input");
+    let found = read(&path);
+    let _ = std::fs::remove_file(&path);
+    found
 }

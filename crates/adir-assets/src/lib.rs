@@ -1,6 +1,7 @@
 //! Weights embedded in `adir`, as bytes. Each has a card with data, licences, recipe and limits beside it in `assets/`.
 #![forbid(unsafe_code)]
 #![deny(missing_docs)]
+#![cfg_attr(not(test), warn(clippy::unwrap_used))]
 
 /// The embedded prior: guided-diffusion's U-Net in f16, safetensors (`assets/prior.md`).
 pub static PRIOR: &[u8] = include_bytes!("../assets/prior.safetensors");

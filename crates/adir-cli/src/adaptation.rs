@@ -2,8 +2,9 @@
 
 use std::path::PathBuf;
 
-use adir::adapt::{AdaptedLayers, Trained};
+use adir::adapt::Trained;
 use adir::engine::{Adapt, AdaptOverrides, EngineBuilder, Keep, Target};
+use adir::optim::AdaptedLayers;
 use adir::task::Preset;
 use adir::{Error, Result};
 use clap::{Args, ValueEnum};

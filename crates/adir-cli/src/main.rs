@@ -1,4 +1,5 @@
 //! The program `adir`: arguments, progress, exit codes, signals. All the work is the library's.
+#![cfg_attr(not(test), warn(clippy::unwrap_used))]
 
 #[macro_use]
 mod out;

@@ -195,6 +195,9 @@ fn a_prior_is_trained_resumed_and_used() {
     assert_eq!(fs::read(f.join("a.safetensors")).unwrap(), fs::read(f.join("c.safetensors")).unwrap());
     train("b.safetensors", "6", &["--resume"]);
     expect(0, &f, &["restore", "y.png", "-o", "r.png", "--task", "sr4", "--steps", "4", "--model", "a.safetensors"]);
+    fs::write(f.join("bad.json"), "{}").unwrap();
+    let (_, err) = expect(4, &f, &["train", "photos", "-o", "d.safetensors", "--model-config", "bad.json"]);
+    assert!(err.contains("bad.json"), "{err}");
     let (_, err) = expect(3, &f, &["train", "nowhere", "-o", "d.safetensors", "--steps", "1"]);
     assert!(err.contains("nowhere"), "{err}");
     assert!(!f.join("d.safetensors").exists() && !f.join("d.md").exists());

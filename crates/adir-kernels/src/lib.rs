@@ -7,6 +7,7 @@
 //! `simd` for how one binary serves all processors and `tile` for the inner loops.
 
 #![deny(missing_docs)]
+#![cfg_attr(not(test), warn(clippy::unwrap_used))]
 
 mod attention;
 mod conv;

@@ -2,6 +2,8 @@
 //! time (Linux only; elsewhere only the errors are checked).
 
 mod common;
+#[path = "common/process.rs"]
+mod process;
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -9,21 +11,9 @@ use std::time::Duration;
 
 use adir_weights::WeightFile;
 use common::{deflated, dictionary, integer, storage, stored, tensor, tensor_of, text, view, with_pickle, zip};
+use process::{computing, peak};
 
 const MIB: u64 = 1 << 20;
-
-/// Peak resident memory in bytes.
-fn peak() -> Option<u64> {
-    let status = std::fs::read_to_string("/proc/self/status").ok()?;
-    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"))?;
-    line.trim().strip_suffix(" kB")?.parse::<u64>().ok().map(|kb| kb * 1024)
-}
-
-/// Time this thread has spent computing, whatever else the machine was doing.
-fn computing() -> Option<Duration> {
-    let stat = std::fs::read_to_string("/proc/thread-self/schedstat").ok()?;
-    stat.split(' ').next()?.parse().ok().map(Duration::from_nanos)
-}
 
 /// What a process of its own found in a file: whether it could be read, or why not.
 #[derive(Debug)]

@@ -7,11 +7,11 @@
 use std::hint::black_box;
 use std::time::{Duration, Instant};
 
-use adir::adapt::{Adam, AdamConfig, simple_loss};
 use adir::models::guided_diffusion::UNetConfig;
 use adir::models::params::Params;
 use adir::models::{Prior, PriorHeader};
 use adir::noise::{Noise, Stream};
+use adir::optim::{Adam, AdamConfig, simple_loss};
 use adir::schedule::Timestep;
 use adir::tensor::{Compute, DType, cpu};
 

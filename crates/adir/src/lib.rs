@@ -30,7 +30,7 @@
 //! Tensors are those of [burn](https://docs.rs/burn), re-exported by [`tensor`]: a program that depends on burn itself
 //! must use the same version.
 #![forbid(unsafe_code)]
-#![cfg_attr(not(test), deny(clippy::print_stdout, clippy::print_stderr))]
+#![cfg_attr(not(test), deny(clippy::print_stdout, clippy::print_stderr), warn(clippy::unwrap_used))]
 #![deny(missing_docs)]
 
 pub mod adapt;
@@ -45,6 +45,7 @@ pub mod metric;
 pub mod models;
 pub mod noise;
 pub mod operator;
+pub mod optim;
 pub mod prelude;
 pub mod problem;
 mod resample;
@@ -54,6 +55,7 @@ pub mod sampler;
 pub mod schedule;
 pub mod task;
 pub mod tensor;
+#[cfg(any(test, feature = "testing"))]
 pub mod testing;
 pub mod train;
 pub mod units;

@@ -1,7 +1,8 @@
 //! Oracles for tests: priors whose exact denoiser is known in closed form, and comparison of tensors.
 //!
-//! Public because tests of every module, of the program and of code built on this crate need the same ones. Here and
-//! nowhere else a function may panic: an assertion is its purpose.
+//! Behind the feature `testing`, which this crate's own tests switch on: tests of every module and of code built on
+//! this crate need the same ones, and a program needs none. Here and nowhere else a function may panic: an assertion
+//! is its purpose.
 
 use crate::models::{Conditioning, Denoiser, DenoiserInfo, Prediction, PredictionKind, Pullback};
 use crate::operator::{ImageShape, LinearOperator};

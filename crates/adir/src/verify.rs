@@ -7,10 +7,10 @@
 
 use std::collections::BTreeSet;
 
-use crate::adapt::{Adam, AdamConfig, Ema, add_noise, simple_loss};
 use crate::io::weights::WeightFile;
 use crate::models::params::{ParamId, Params};
 use crate::models::{Conditioning, Denoiser, Prediction, Prior};
+use crate::optim::{Adam, AdamConfig, Ema, add_noise, simple_loss};
 use crate::sampler::{AncestralConfig, Chain, DdimConfig, EpsAfterGuidance, Inputs, NoiseSource, posterior};
 use crate::schedule::Timestep;
 use crate::tensor::{self, Device, Tensor};

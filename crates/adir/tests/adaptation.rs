@@ -2,15 +2,17 @@
 //! separate branches in PyTorch (fixtures/lora.py), gradients by blocks.
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use adir::adapt::{
-    AdaptConfig, Adaptation, AdaptedLayers, Adapter, AdapterInfo, Batch, CropScale, LevelWeights, Lora, Objective,
-    Provenance, RateSchedule, Timesteps, Trained, batch_loss, loss_by_blocks, save_params,
+    AdaptConfig, Adaptation, Adapter, AdapterInfo, CropScale, Provenance, RateSchedule, Timesteps, Trained,
 };
 use adir::io::weights::{Dtype, WeightFile};
-use adir::models::Prior;
 use adir::models::guided_diffusion::UNetConfig;
 use adir::models::params::Params;
+use adir::models::{Pixels, Prior, Pullback, Space};
+use adir::operator::ImageShape;
+use adir::optim::{AdaptedLayers, Batch, LevelWeights, Lora, Objective, batch_loss, loss_by_blocks, save_params};
 use adir::schedule::Timestep;
 use adir::tensor::{self, Compute, DType, Tensor, cpu, from_f32};
 
@@ -347,6 +349,50 @@ fn a_run_repeats_itself() {
     let drawn = adaptation(config(Trained::Full)).draw().unwrap();
     assert_eq!(drawn.timesteps[0], drawn.timesteps[1]);
     assert_eq!(run(1, 0).0, 0);
+}
+
+/// A space whose states are the negatives of its images.
+#[derive(Debug)]
+struct Negative;
+
+impl Space for Negative {
+    fn state_shape(&self, image: ImageShape) -> ImageShape {
+        image
+    }
+    fn encode(&self, image: &Tensor<4>) -> adir::Result<Tensor<4>> {
+        Ok(-image.clone())
+    }
+    fn decode(&self, state: &Tensor<4>) -> adir::Result<Tensor<4>> {
+        Ok(-state.clone())
+    }
+    fn decode_back(&self, state: &Tensor<4>) -> adir::Result<(Tensor<4>, Box<dyn Pullback>)> {
+        let (state, back) = Pixels.decode_back(state)?;
+        Ok((-state, Box::new(Minus(back))))
+    }
+}
+
+struct Minus(Box<dyn Pullback>);
+
+impl Pullback for Minus {
+    fn x_t(&self, cotangent: &Tensor<4>) -> adir::Result<Tensor<4>> {
+        self.0.x_t(&-cotangent.clone())
+    }
+}
+
+/// What is trained on are the states of the images in the prior's space: with negatives as states, the same bits as
+/// from negatives in pixels. So are the held-out losses.
+#[test]
+fn an_adaptation_trains_in_the_space_of_its_prior() {
+    let image = images(&open("mini_legacy.cases.safetensors"), "train.x0", 0).narrow(0, 0, 1);
+    let run = |prior: &Prior, image: &Tensor<4>| {
+        let config = AdaptConfig { iterations: 2, crop: 16, held_out: true, ..config(Trained::Full) };
+        let mut run = Adaptation::new(prior, vec![image.clone(); 5], config).unwrap();
+        let losses: Vec<u64> = run.by_ref().map(|step| step.unwrap().loss.to_bits()).collect();
+        (losses, run.held_out().unwrap())
+    };
+    let (pixels, negative) = (model(), model().with_space(Arc::new(Negative)));
+    assert_eq!(run(&negative, &image), run(&pixels, &-image.clone()));
+    assert_ne!(run(&negative, &image), run(&pixels, &image));
 }
 
 /// What is held out tells overfitting from learning: it notices weights that got better and worse.

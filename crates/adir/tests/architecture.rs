@@ -30,25 +30,39 @@ fn files(folder: &Path, into: &mut Vec<PathBuf>) {
     }
 }
 
-/// The modules of the crate that a file's code names after `crate::`, tests and comments left out.
+/// The code of a file as one text: without comments, and without the tests at its end, which may look anywhere.
+fn code(text: &str) -> String {
+    let lines = text.lines().map(str::trim).take_while(|line| !line.starts_with("mod tests {"));
+    let lines = lines.map(|line| line.find("//").map_or(line, |at| &line[..at]));
+    lines.collect::<Vec<_>>().join(" ")
+}
+
+/// The modules of the crate that a file's code names after `crate::`, in `use` items of any shape and elsewhere.
 fn imports(text: &str) -> Vec<String> {
-    let mut found = Vec::new();
-    let lines = text.lines().map(str::trim_start).filter(|line| !line.starts_with("//"));
-    // A module of tests at the end of a file may look anywhere.
-    let code: Vec<&str> = lines.take_while(|line| !line.starts_with("mod tests {")).collect();
-    for line in code {
-        let mut rest = line;
-        while let Some(at) = rest.find("crate::") {
-            rest = &rest[at + "crate::".len()..];
-            if let Some(list) = rest.strip_prefix('{') {
-                let list = &list[..list.find('}').unwrap_or(list.len())];
-                found.extend(list.split(',').map(|item| word(item.trim())));
-            } else {
-                found.push(word(rest));
-            }
+    let code = code(text);
+    let after = code.match_indices("crate::").map(|(at, name)| &code[at + name.len()..]);
+    after.flat_map(|rest| rest.strip_prefix('{').map_or_else(|| vec![word(rest)], heads)).collect()
+}
+
+/// The first words of the items of a braced list, whose opening brace is left out: what inner braces hold belongs to
+/// the word before them.
+fn heads(list: &str) -> Vec<String> {
+    let mut depth = 1;
+    let mut found = vec![String::new()];
+    for c in list.chars() {
+        match c {
+            '{' => depth += 1,
+            '}' => depth -= 1,
+            ',' if depth == 1 => found.push(String::new()),
+            _ => {}
+        }
+        match depth {
+            0 => break,
+            1 if c != ',' => found.last_mut().expect("starts with one item").push(c),
+            _ => {}
         }
     }
-    found
+    found.iter().map(|item| word(item.trim())).filter(|name| !name.is_empty()).collect()
 }
 
 fn word(text: &str) -> String {
@@ -93,4 +107,13 @@ fn a_breach_is_found() {
     assert_eq!(breaches(&floors, "operator", up), ["engine", "sampler"]);
     assert!(breaches(&floors, "engine", up).is_empty());
     assert!(breaches(&floors, "operator", "/// See [`crate::engine`].").is_empty());
+}
+
+#[test]
+fn an_import_is_read_to_its_end() {
+    let floors = floors();
+    let long = "use crate::{\n    Error, // of crate::train\n    io::{\n        image::{Picture, Limits},\n        hash,\n    },\n    \
+                restore::{Plan, engine},\n    units as u,\n    task::{self},\n};\nuse crate::metric::{\n    Case,\n};";
+    assert_eq!(imports(long), ["Error", "io", "restore", "units", "task", "metric"]);
+    assert_eq!(breaches(&floors, "operator", long), ["io", "restore", "task", "metric"]);
 }

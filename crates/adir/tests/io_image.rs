@@ -3,7 +3,8 @@
 use std::path::{Path, PathBuf};
 
 use adir::Error;
-use adir::io::image::{BitDepth, ImageFormat, Picture, WriteOptions, read_image, write_image};
+use adir::io::hash::ContentHash;
+use adir::io::image::{BitDepth, ImageFormat, Picture, WriteOptions, read_hashed, read_image, write_image};
 use adir::io::limits::Limits;
 use adir::io::side_inputs::{read_kernel_values, read_mask};
 use adir::io::weights::WeightFile;
@@ -73,6 +74,27 @@ fn every_kind_of_file_is_read_as_the_reference_reads_it() {
         assert_eq!(picture.bit_depth, depth, "{name}");
         assert_eq!(picture.icc.is_some(), ["rgb.png", "white_is_zero.tif"].contains(&name), "{name}");
         assert_eq!(picture.exif.is_some(), name.starts_with("orientation"), "{name}");
+    }
+}
+
+/// The hash is that of the file, the picture that of [`read_image`], errors included.
+#[test]
+fn a_picture_comes_with_the_hash_of_its_file() {
+    let limits = Limits::default();
+    for name in ["rgb.png", "orientation6.jpg", "lossy.webp", "white_is_zero.tif"] {
+        let path = fixtures().join(name);
+        let (picture, hash) = read_hashed(&path, &limits).unwrap();
+        assert_eq!(hash, ContentHash::of_file(&path).unwrap(), "{name}");
+        let plain = read(&path).unwrap();
+        assert_eq!(to_f32(&picture.tensor).unwrap(), to_f32(&plain.tensor).unwrap(), "{name}");
+        assert_eq!((picture.icc, picture.exif), (plain.icc, plain.exif), "{name}");
+    }
+    let tight = Limits { max_decoded_bytes: 100, ..limits };
+    for (path, limits) in
+        [(fixtures(), limits), (fixtures().join("none.png"), limits), (fixtures().join("rgb.png"), tight)]
+    {
+        let [hashed, plain] = [read_hashed(&path, &limits).map(drop), read_image(&path, &limits).map(drop)];
+        assert_eq!(hashed.unwrap_err().to_string(), plain.unwrap_err().to_string());
     }
 }
 

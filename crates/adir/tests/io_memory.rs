@@ -1,6 +1,9 @@
 //! Bombs: small files that ask for much. One test alone in its process, which watches the process's own
 //! peak memory (Linux only; elsewhere only the errors are checked).
 
+#[path = "../../adir-weights/tests/common/process.rs"]
+mod process;
+
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -9,21 +12,9 @@ use adir::io::image::read_image;
 use adir::io::limits::Limits;
 use flate2::Compression;
 use flate2::write::ZlibEncoder;
+use process::{computing, peak};
 
 const MIB: u64 = 1 << 20;
-
-/// Peak resident memory in bytes since the last reset.
-fn peak() -> Option<u64> {
-    let status = std::fs::read_to_string("/proc/self/status").ok()?;
-    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"))?;
-    line.trim().strip_suffix(" kB")?.parse::<u64>().ok().map(|kb| kb * 1024)
-}
-
-/// Time this thread has spent computing, whatever else the machine was doing.
-fn computing() -> Option<Duration> {
-    let stat = std::fs::read_to_string("/proc/thread-self/schedstat").ok()?;
-    stat.split(' ').next()?.parse().ok().map(Duration::from_nanos)
-}
 
 /// Runs `work` and checks how long it computed and by how much it raised the peak.
 fn within<T>(name: &str, most_bytes: u64, most_time: Duration, work: impl FnOnce() -> T) -> T {

@@ -3,11 +3,11 @@
 
 use std::path::{Path, PathBuf};
 
-use adir::adapt::{Batch, LevelWeights};
 use adir::io::weights::{TensorToWrite, WeightFile, write_safetensors};
 use adir::models::Prior;
 use adir::models::guided_diffusion::UNetConfig;
 use adir::noise::{Noise, Stream};
+use adir::optim::{Batch, LevelWeights};
 use adir::schedule::Timestep;
 use adir::tensor::{self, Compute, DType, cpu, from_f32};
 use adir::train::{Length, TrainConfig, Trainer};

@@ -2,12 +2,13 @@
 
 use std::path::{Path, PathBuf};
 
-use adir::adapt::{Adapter, AdapterInfo, save_params};
+use adir::adapt::{Adapter, AdapterInfo};
 use adir::engine::{AdaptPlan, AdapterFound, Cache, Engine, Label, Observed, Target};
 use adir::io::folder::image_files;
-use adir::io::image::read_image;
+use adir::io::image::read_hashed;
 use adir::io::weights::{Dtype, WeightFile};
 use adir::models::Prior;
+use adir::optim::save_params;
 use adir::retrieve::ContentHash;
 use adir::task::Preset;
 use adir::tensor::Tensor;
@@ -201,8 +202,8 @@ struct Image {
 
 impl Image {
     fn read(file: &Path, engine: &Engine) -> Result<Self> {
-        let y = read_image(file, engine.limits())?.tensor;
-        Ok(Self { file: file.to_owned(), y, content: ContentHash::of_file(file)? })
+        let (picture, content) = read_hashed(file, engine.limits())?;
+        Ok(Self { file: file.to_owned(), y: picture.tensor, content })
     }
 
     fn observed(&self) -> Observed<'_> {

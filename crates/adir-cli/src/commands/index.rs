@@ -4,11 +4,9 @@ use std::cell::RefCell;
 use std::path::{Path, PathBuf};
 
 use adir::engine::{build_index, open_encoder};
-use adir::io::image::read_image;
+use adir::io::image::read_hashed;
 use adir::io::limits::Limits;
-use adir::retrieve::{
-    ContentHash, Exclude, Index, Precision, read_names, read_npy, read_parquet_names, read_parquet_vectors,
-};
+use adir::retrieve::{Exclude, Index, Precision, read_names, read_npy, read_parquet_names, read_parquet_vectors};
 use adir::{Error, Result};
 use clap::{Args, Subcommand};
 use serde_json::json;
@@ -208,8 +206,8 @@ pub fn run(args: &IndexArgs, log: &Log) -> Result<u8> {
             let encoder = open_encoder(encoder.as_deref())?;
             let (query, content) = match (image, text) {
                 (Some(path), _) => {
-                    let picture = read_image(path, &Limits::default())?;
-                    (encoder.image(&picture.tensor)?, Some(ContentHash::of_file(path)?))
+                    let (picture, content) = read_hashed(path, &Limits::default())?;
+                    (encoder.image(&picture.tensor)?, Some(content))
                 }
                 (None, Some(text)) => (encoder.text(text)?, None),
                 (None, None) => return Err(Error::config("give an image or --text")),

@@ -188,7 +188,7 @@ fn denoise(engine: &Engine, file: &WeightFile, header: &PriorHeader, log: &Log) 
     let x0 = tensor::from_f32(pattern, shape, &tensor::cpu());
     let eps = Noise::new(0, Stream::Evaluation).normal_tensor(0, shape, &tensor::cpu(), DType::F32);
     let t = Timestep((schedule.original_len() / 2) as u16);
-    let x_t = adir::adapt::add_noise(schedule, &x0, &eps, t);
+    let x_t = adir::optim::add_noise(schedule, &x0, &eps, t);
     let class = Conditioning::from(model.network().classes().map(|_| 0));
     let error = model.predict(&x_t, t, &class)?.eps - eps;
     Ok(tensor::to_f64(&(error.clone() * error).mean())?.iter().sum())

@@ -6,15 +6,15 @@ use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use adir::adapt::LevelWeights;
 use adir::compute::Precision;
 use adir::io::atomic;
 use adir::io::image::{WriteOptions, write_image};
 use adir::io::limits::Limits;
 use adir::io::weights::WeightFile;
-use adir::models::guided_diffusion::UNetConfig;
+use adir::models::guided_diffusion::{UNetConfig, config_of};
 use adir::models::{Denoiser, Prior};
 use adir::noise::{Noise, Stream};
+use adir::optim::LevelWeights;
 use adir::sampler::{AncestralConfig, Chain, Inputs, initial_noise};
 use adir::schedule::Respacing;
 use adir::tensor::{self, Compute, DType, Tensor};
@@ -209,14 +209,13 @@ impl TrainArgs {
     }
 
     fn settings(&self) -> Result<TrainConfig> {
-        let network = match &self.model_config {
-            Some(path) => UNetConfig::from_json(&adir::io::sidecar::sidecar_config(path)?)
-                .map_err(|e| Error::model(path, e.to_string()))?,
-            None => match &self.init {
-                Some(path) => adir::models::guided_diffusion::config_of(&WeightFile::open(path)?)
-                    .map_err(|e| Error::model(path, e.to_string()))?,
-                None => UNetConfig::from_json(NETWORK)?,
-            },
+        let network = match (&self.model_config, &self.init) {
+            (Some(path), _) => UNetConfig::read(path)?,
+            (None, Some(path)) => {
+                let (file, config) = Prior::open_weights(path, None)?;
+                config.map_or_else(|| config_of(&file), Ok).map_err(|e| Error::model(path, e.to_string()))?
+            }
+            (None, None) => UNetConfig::from_json(NETWORK)?,
         };
         let micro_batch = self.micro_batch.unwrap_or(if self.device == "cpu" { 4 } else { self.batch });
         Ok(TrainConfig {

@@ -33,7 +33,10 @@ pub fn run(args: &VerifyArgs, log: &Log) -> Result<u8> {
     // The recordings name the configuration they were made with, for weights that come without one.
     let config = match (config, cases.metadata().get("config")) {
         (Some(config), _) => Some(config),
-        (None, Some(text)) if !file.metadata().contains_key("config") => Some(UNetConfig::from_json(text)?),
+        (None, Some(text)) if !file.metadata().contains_key("config") => {
+            let config = UNetConfig::from_json(text).map_err(|e| Error::model(&args.cases, e.to_string()))?;
+            Some(config)
+        }
         (None, _) => None,
     };
     let model = Prior::load(&file, config, engine.compute())?;

@@ -7,14 +7,13 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use super::config::AdaptConfig;
-use super::lora::{AdaptedLayers, Lora, name_of_a};
 use super::run::HeldOut;
 use crate::io::hash::{ContentHash, sha256};
-use crate::io::weights::{Dtype, TensorSpec, WeightFile, stream_safetensors};
+use crate::io::weights::{Dtype, WeightFile};
 use crate::models::Prior;
 use crate::models::params::{ParamSpec, Params, Role};
-
-use crate::tensor::{self, Compute, DType};
+use crate::optim::{AdaptedLayers, Lora, name_of_a, save_params};
+use crate::tensor::{Compute, DType};
 use crate::{Error, Result};
 
 /// Adapted weights: all of them, or what was added.
@@ -105,7 +104,7 @@ impl Adapter {
     /// configuration, so that it loads as a model.
     ///
     /// # Errors
-    /// As [`stream_safetensors`].
+    /// As [`save_params`].
     pub fn save(&self, path: &Path, info: &AdapterInfo, model: &Prior) -> Result<()> {
         let params = match self {
             Self::Full(params) => params,
@@ -184,16 +183,4 @@ impl Adapter {
         }
         Ok(loaded)
     }
-}
-
-/// Writes weights in f32, or rounded to half precision. One of them is on the host at a time.
-///
-/// # Errors
-/// As [`stream_safetensors`].
-pub fn save_params(path: &Path, params: &Params, dtype: Dtype, metadata: &BTreeMap<String, String>) -> Result<()> {
-    let layout = params.layout();
-    let ids: Vec<_> = layout.ids().collect();
-    let specs: Vec<_> =
-        layout.specs().iter().map(|spec| TensorSpec { name: &spec.name, shape: &spec.shape, dtype }).collect();
-    stream_safetensors(path, &specs, metadata, |index| tensor::to_f32(&params.flat(ids[index])))
 }

@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::{AdaptedLayers, LevelWeights};
+use crate::optim::{AdaptedLayers, LevelWeights};
 use crate::{Error, Result};
 
 /// Which weights an adaptation changes.

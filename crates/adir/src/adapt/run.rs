@@ -2,18 +2,16 @@
 
 use std::fmt;
 
-use super::accumulate::add;
 use super::adapter::Adapter;
 use super::config::{AdaptConfig, Timesteps, Trained};
 use super::crops::CropSource;
-use super::lora::Lora;
-use super::{
-    Adam, AdamConfig, Batch, Ema, LossGradients, Objective, Workers, accumulate, batch_loss, gradient_norm,
-    loss_by_blocks, simple_losses,
-};
 use crate::models::params::Params;
 use crate::models::{Denoiser, Prior};
 use crate::noise::{Noise, Stream};
+use crate::optim::{
+    Adam, AdamConfig, Batch, Ema, Lora, LossGradients, Objective, Workers, accumulate, add, batch_loss, gradient_norm,
+    loss_by_blocks, simple_losses,
+};
 use crate::schedule::Timestep;
 use crate::tensor::{self, DType, Tensor};
 use crate::{Error, Result};

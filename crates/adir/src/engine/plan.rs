@@ -7,10 +7,10 @@ use std::sync::Arc;
 use super::adapt::{AdaptPlan, Observed};
 use super::open::Engine;
 use super::request::{Observation, Request, Target};
-use crate::adapt::Workers;
 use crate::io::atomic::{check_writable, refuse_inputs, refuse_overwrite};
-use crate::io::image::{BitDepth, ImageFormat, Picture, read_image};
+use crate::io::image::{BitDepth, ImageFormat, Picture, read_hashed};
 use crate::operator::ImageShape;
+use crate::optim::Workers;
 use crate::problem::{KernelSource, MaskSource};
 use crate::restore::{RestorePlan, SamplingConfig};
 use crate::retrieve::ContentHash;
@@ -105,8 +105,8 @@ impl Engine {
         let (content, picture) = match &request.input {
             Observation::Picture(picture) => (content_of(picture)?, picture.clone()),
             Observation::File(path) => {
-                let picture = read_image(path, &self.limits)?;
-                (ContentHash::of_file(path)?, Arc::new(picture))
+                let (picture, content) = read_hashed(path, &self.limits)?;
+                (content, Arc::new(picture))
             }
         };
         if let (Some(output), Some(format)) = (&request.output, format)

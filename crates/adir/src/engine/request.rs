@@ -6,10 +6,11 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
-use crate::adapt::{AdaptConfig, LevelWeights, Trained};
+use crate::adapt::{AdaptConfig, Trained};
 use crate::guidance::Guidance;
 use crate::io::image::Picture;
 use crate::operator::LinearOperator;
+use crate::optim::LevelWeights;
 use crate::problem::Problem;
 use crate::restore::MakeGuidance;
 use crate::retrieve::ContentHash;

@@ -67,6 +67,22 @@ fn a_plan_refuses_before_the_weights_are_read() {
     std::fs::remove_dir_all(f).unwrap();
 }
 
+/// A gallery is searched by text only with an encoder that embeds text, which the embedded one does not.
+#[test]
+fn an_adaptation_to_text_needs_an_encoder_of_text() {
+    let f = folder("text");
+    std::fs::create_dir(f.join("gallery")).unwrap();
+    picture(1).write(f.join("gallery/a.png")).unwrap();
+    let adapt = Adapt::to_text(f.join("gallery"), "a lighthouse");
+    assert_eq!(adapt.keep, Keep::Always, "held-out images say nothing of a text");
+    assert_eq!(adapt.target, Target::Text { gallery: f.join("gallery"), prompt: "a lighthouse".into() });
+    let engine = Engine::builder().build().unwrap();
+    let plan = engine.plan(&Request::new(picture(2), Problem::super_resolution(2)).adapt(adapt)).unwrap();
+    let message = engine.run(&plan, &go).unwrap_err().to_string();
+    assert!(message.contains("efficientnet-lite0 cannot embed text"), "{message}");
+    std::fs::remove_dir_all(f).unwrap();
+}
+
 /// An output must not destroy what the request reads, also where existing files may be replaced.
 #[test]
 fn outputs_that_would_replace_inputs_are_refused() {

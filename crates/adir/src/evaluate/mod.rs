@@ -15,7 +15,7 @@ pub use task::{EvalTask, observe};
 use std::path::Path;
 
 use crate::Result;
-use crate::io::image::read_image;
+use crate::io::image::read_hashed;
 use crate::io::limits::Limits;
 use crate::retrieve::ContentHash;
 use crate::tensor::Tensor;
@@ -36,9 +36,10 @@ impl Truth {
     /// of `unit`; grey becomes three equal channels. `None` where the image is too small.
     ///
     /// # Errors
-    /// As [`read_image`].
+    /// As [`read_hashed`].
     pub fn read(path: &Path, name: &str, most: Option<usize>, unit: usize) -> Result<Option<Self>> {
-        let x = read_image(path, &Limits::default())?.tensor;
+        let (picture, content) = read_hashed(path, &Limits::default())?;
+        let x = picture.tensor;
         let x = if x.dims()[1] == 1 { x.repeat_dim(1, 3) } else { x };
         let [_, _, h, w] = x.dims();
         let side = |s: usize| most.map_or(s, |most| s.min(most)) / unit * unit;
@@ -47,7 +48,7 @@ impl Truth {
             return Ok(None);
         }
         let x = x.narrow(2, (h - height) / 2, height).narrow(3, (w - width) / 2, width);
-        Ok(Some(Self { name: name.to_owned(), content: ContentHash::of_file(path)?, x }))
+        Ok(Some(Self { name: name.to_owned(), content, x }))
     }
 
     /// The noise depends on image and seed alone: it is the same for all methods and tasks.

@@ -6,13 +6,14 @@
 //! block that is carried along; nothing else in EXIF is interpreted.
 
 use std::fs::File;
-use std::io::{BufReader, Read, Seek, SeekFrom};
+use std::io::{BufRead, BufReader, Cursor, Read, Seek, SeekFrom};
 use std::path::Path;
 
 use image::metadata::Orientation;
 
 use super::atomic;
 use super::codec::{self, Decoded, Metadata, Raster, Samples};
+use super::hash::{ContentHash, sha256};
 use super::limits::Limits;
 use crate::tensor::{Tensor, cpu, from_f32, to_f32};
 use crate::{Error, Result};
@@ -94,6 +95,24 @@ impl Default for WriteOptions {
 /// declares more than `limits` allow.
 pub fn read_image(path: &Path, limits: &Limits) -> Result<Picture> {
     let (format, decoded) = decode_file(path, limits)?;
+    picture(path, format, decoded)
+}
+
+/// Reads an image as [`read_image`] does, and the SHA-256 of its file. The file is read once, so that picture and hash
+/// are of the same bytes even if it is replaced meanwhile.
+///
+/// # Errors
+/// As [`read_image`].
+pub fn read_hashed(path: &Path, limits: &Limits) -> Result<(Picture, ContentHash)> {
+    let mut bytes = Vec::new();
+    let read = open(path, limits)?.take(limits.max_decoded_bytes).read_to_end(&mut bytes);
+    read.map_err(|e| unreadable(path, &e))?;
+    let (format, decoded) = decode(path, Cursor::new(&bytes), limits)?;
+    Ok((picture(path, format, decoded)?, sha256(&bytes)))
+}
+
+/// The samples of a file as a tensor, turned upright.
+fn picture(path: &Path, format: ImageFormat, decoded: Decoded) -> Result<Picture> {
     let Decoded { raster, icc, mut exif, orientation } = decoded;
     let from_exif = exif.as_mut().and_then(|exif| Orientation::remove_from_exif_chunk(exif));
     let orientation = from_exif.unwrap_or(orientation);
@@ -120,9 +139,17 @@ pub fn read_image(path: &Path, limits: &Limits) -> Result<Picture> {
 
 /// Opens, tells the format and decodes, without interpreting the samples.
 pub(super) fn decode_file(path: &Path, limits: &Limits) -> Result<(ImageFormat, Decoded)> {
-    let cannot = |e: std::io::Error| Error::input(path, format!("cannot be read: {e}"));
-    let mut file = File::open(path).map_err(cannot)?;
-    let metadata = file.metadata().map_err(cannot)?;
+    decode(path, BufReader::new(open(path, limits)?), limits)
+}
+
+fn unreadable(path: &Path, error: &std::io::Error) -> Error {
+    Error::input(path, format!("cannot be read: {error}"))
+}
+
+/// Opens a file that is a regular one and not too large.
+fn open(path: &Path, limits: &Limits) -> Result<File> {
+    let file = File::open(path).map_err(|e| unreadable(path, &e))?;
+    let metadata = file.metadata().map_err(|e| unreadable(path, &e))?;
     if !metadata.is_file() {
         return Err(Error::input(path, "is not a regular file"));
     }
@@ -130,12 +157,17 @@ pub(super) fn decode_file(path: &Path, limits: &Limits) -> Result<(ImageFormat, 
         let (found, most) = (metadata.len(), limits.max_decoded_bytes);
         return Err(Error::Limits(format!("{}: {found} bytes, but at most {most} are allowed", path.display())));
     }
+    Ok(file)
+}
+
+/// Tells the format of an image and decodes it.
+fn decode(path: &Path, mut reader: impl BufRead + Seek, limits: &Limits) -> Result<(ImageFormat, Decoded)> {
     let mut start = Vec::new();
-    (&file).take(12).read_to_end(&mut start).map_err(cannot)?;
-    file.seek(SeekFrom::Start(0)).map_err(cannot)?;
+    reader.by_ref().take(12).read_to_end(&mut start).map_err(|e| unreadable(path, &e))?;
+    reader.seek(SeekFrom::Start(0)).map_err(|e| unreadable(path, &e))?;
     let format = ImageFormat::from_content(&start)
         .ok_or_else(|| Error::input(path, "is not a PNG, JPEG, WebP or TIFF image"))?;
-    let decoded = codec::decode(format, path, BufReader::new(file), limits)?;
+    let decoded = codec::decode(format, path, reader, limits)?;
     Ok((format, decoded))
 }
 

@@ -2,14 +2,14 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use super::guided_diffusion::{KeyReport, UNet, UNetConfig, config_of, shapes_of};
 use super::params::{ParamLayout, Params};
 use super::{Conditioning, Denoiser, DenoiserInfo, ImageMean, Network, Pixels, Prediction, Pullback, Space};
 use crate::io::hash::Hasher;
-use crate::io::sidecar::{beside, sidecar_config};
+use crate::io::sidecar::beside;
 use crate::io::weights::WeightFile;
 use crate::schedule::{Timestep, VarianceKind};
 use crate::tensor::{self, Compute, Tensor};
@@ -127,17 +127,17 @@ impl Prior {
 
     /// A weight file and the configuration of its network: that in `config`, else that in a .json file beside the
     /// weights if they have none themselves.
-    pub(crate) fn open_weights(path: &Path, config: Option<&Path>) -> Result<(WeightFile, Option<UNetConfig>)> {
+    ///
+    /// # Errors
+    /// [`Error::Model`] naming the one of the two files that cannot be read.
+    pub fn open_weights(path: &Path, config: Option<&Path>) -> Result<(WeightFile, Option<UNetConfig>)> {
         let file = WeightFile::open(path)?;
         let config = match config {
             Some(config) => Some(config.to_owned()),
             None if file.metadata().contains_key("config") => None,
             None => beside(path),
         };
-        let read = |path: PathBuf| {
-            UNetConfig::from_json(&sidecar_config(&path)?).map_err(|e| Error::model(path, e.to_string()))
-        };
-        let config = config.map(read).transpose()?;
+        let config = config.map(|path| UNetConfig::read(&path)).transpose()?;
         Ok((file, config))
     }
 

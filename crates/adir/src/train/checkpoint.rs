@@ -6,10 +6,10 @@ use std::sync::Arc;
 
 use super::config::TrainConfig;
 use super::trainer::{Trainer, adam_config, weights_of};
-use crate::adapt::{Adam, Ema, save_params};
 use crate::io::weights::{Dtype, TensorSpec, WeightFile, stream_safetensors};
 use crate::models::params::{ParamLayout, Params};
 use crate::models::{Prior, PriorHeader};
+use crate::optim::{Adam, Ema, save_params};
 use crate::tensor::{self, Compute, Device, Tensor};
 use crate::{Error, Result};
 

@@ -2,8 +2,8 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::adapt::LevelWeights;
 use crate::models::guided_diffusion::UNetConfig;
+use crate::optim::LevelWeights;
 use crate::{Error, Result};
 
 /// Length of a training.

@@ -4,10 +4,10 @@ use std::time::Instant;
 
 use super::config::{Length, TrainConfig};
 use super::photographs::Photographs;
-use crate::adapt::{Adam, AdamConfig, Batch, Ema, Objective, Workers, accumulate, batch_loss, clip_gradients};
 use crate::models::params::Params;
 use crate::models::{Denoiser, Prior, PriorHeader};
 use crate::noise::{Noise, Stream};
+use crate::optim::{Adam, AdamConfig, Batch, Ema, Objective, Workers, accumulate, batch_loss, clip_gradients};
 use crate::schedule::Timestep;
 use crate::tensor::{Compute, DType, Device};
 use crate::{Error, Result};

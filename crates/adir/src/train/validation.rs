@@ -3,9 +3,9 @@
 use super::photographs::Photographs;
 use super::trainer::draw;
 use crate::Result;
-use crate::adapt::{Batch, simple_losses};
 use crate::models::{Denoiser, Prior};
 use crate::noise::{Noise, Stream};
+use crate::optim::{Batch, simple_losses};
 use crate::schedule::Timestep;
 
 /// Number of timestep bins.

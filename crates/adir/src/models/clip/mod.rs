@@ -17,6 +17,7 @@ use self::keys::{Scheme, Source};
 use self::net::{Text, Vision};
 use crate::encode::{Embedding, Encoder, EncoderId, Preprocess};
 use crate::io::weights::WeightFile;
+use crate::models::params::Params;
 use crate::tensor::{Device, Tensor, to_f32};
 use crate::{Error, Result};
 
@@ -31,13 +32,14 @@ const FILES: [&str; 4] =
 const MEAN: [f32; 3] = [0.481_454_66, 0.457_827_5, 0.408_210_73];
 const STD: [f32; 3] = [0.268_629_55, 0.261_302_6, 0.275_777_1];
 
-/// A CLIP model, both towers.
+/// A CLIP model, both towers with their weights.
 #[derive(Debug)]
 pub struct Clip {
     id: Arc<EncoderId>,
     preprocess: Preprocess,
     vision: Vision,
     text: Text,
+    params: Params,
     tokenizer: Tokenizer,
     device: Device,
 }
@@ -66,7 +68,7 @@ impl Clip {
         activation: Option<Activation>,
         device: &Device,
     ) -> Result<Self> {
-        let source = Source::new(file, device)?;
+        let mut source = Source::new(file)?;
         // OpenAI's archives need no configuration, and one that lies beside them is another model's.
         let known = if source.is_openai_archive() { Some(Activation::QuickGelu) } else { config.map(|c| c.activation) };
         let activation = activation.or(known).ok_or_else(|| {
@@ -81,16 +83,13 @@ impl Clip {
         })?;
         let vision = source.vision(config.and_then(|c| c.vision_heads), activation)?;
         let text = source.text(config.and_then(|c| c.text_heads), activation)?;
-        source.finish()?;
-
-        let [width, _, patch, _] = vision.patch.dims();
-        let [tokens, _] = vision.positions.dims();
-        let size = patch * (tokens - 1).isqrt();
-        let ([_, dimension], [_, of_text]) = (vision.projection.dims(), text.projection.dims());
+        let Vision { patch, width, side, dimension, .. } = vision;
+        let (size, of_text) = (patch * side, text.dimension);
         if dimension != of_text {
             let message = format!("has image embeddings of {dimension} numbers but text embeddings of {of_text}");
             return Err(Error::model(file.path(), message));
         }
+        let params = source.params(device)?;
         let preprocess = Preprocess { size, mean: MEAN, std: STD };
         let id = EncoderId {
             name: name(width, vision.tower.blocks.len(), patch, size, activation),
@@ -99,7 +98,7 @@ impl Clip {
             dimension,
         };
         let tokenizer = Tokenizer::published();
-        Ok(Self { id: Arc::new(id), preprocess, vision, text, tokenizer, device: device.clone() })
+        Ok(Self { id: Arc::new(id), preprocess, vision, text, params, tokenizer, device: device.clone() })
     }
 
     /// Features of a preprocessed picture `[1, 3, size, size]`, before scaling to length one.
@@ -107,7 +106,7 @@ impl Clip {
     /// # Errors
     /// [`Error::Backend`] if the result cannot be read back.
     pub fn image_features(&self, input: Tensor<4>) -> Result<Vec<f32>> {
-        to_f32(&self.vision.forward(input))
+        to_f32(&self.vision.forward(&self.params, input))
     }
 
     /// Features of tokens, of which the last marks the end, before scaling to length one.
@@ -115,14 +114,14 @@ impl Clip {
     /// # Errors
     /// [`Error::Config`] if there are none, too many, or one is not in the vocabulary.
     pub fn token_features(&self, tokens: &[u32]) -> Result<Vec<f32>> {
-        let ([vocabulary, _], [context, _]) = (self.text.tokens.dims(), self.text.positions.dims());
+        let Text { vocabulary, context, .. } = self.text;
         if tokens.is_empty() || tokens.len() > context {
             return Err(Error::Config(format!("the text has {} tokens, expected 1 to {context}", tokens.len())));
         }
         if let Some(bad) = tokens.iter().find(|&&token| token as usize >= vocabulary) {
             return Err(Error::Config(format!("token {bad} is not in a vocabulary of {vocabulary}")));
         }
-        to_f32(&self.text.forward(tokens, &self.device))
+        to_f32(&self.text.forward(&self.params, tokens))
     }
 }
 
@@ -137,7 +136,7 @@ impl Encoder for Clip {
     }
 
     fn text(&self, text: &str) -> Result<Embedding> {
-        let ([vocabulary, _], [context, _]) = (self.text.tokens.dims(), self.text.positions.dims());
+        let Text { vocabulary, context, .. } = self.text;
         if vocabulary != self.tokenizer.size() {
             let known = self.tokenizer.size();
             return Err(Error::Config(format!("{} has {vocabulary} tokens, but the tokenizer has {known}", self.id)));

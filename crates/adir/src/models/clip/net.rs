@@ -1,10 +1,12 @@
 //! CLIP's two towers (Radford et al., arXiv 2103.00020): a vision transformer over patches and a causal
-//! transformer over tokens, both pre-norm, each read at one position and projected.
+//! transformer over tokens, both pre-norm, each read at one position and projected. They hold no weights.
 
 use burn::tensor::activation::{gelu, sigmoid, softmax};
 use burn::tensor::{Int, TensorData};
 
-use crate::tensor::{Device, Tensor, from_f32};
+use crate::models::blocks::Affine;
+use crate::models::params::{ParamId, Params};
+use crate::tensor::{Tensor, from_f32};
 
 /// Epsilon of every layer normalisation.
 const EPS: f64 = 1e-5;
@@ -30,44 +32,24 @@ impl Activation {
     }
 }
 
-/// `x W^T + b`, with the weight `[out, in]`.
-#[derive(Debug)]
-pub(super) struct Linear {
-    pub weight: Tensor<2>,
-    pub bias: Tensor<1>,
-}
-
-impl Linear {
-    fn forward(&self, x: Tensor<2>) -> Tensor<2> {
-        x.matmul(self.weight.clone().transpose()) + self.bias.clone().unsqueeze()
-    }
-}
-
 /// Layer normalisation over the last dimension.
-#[derive(Debug)]
-pub(super) struct Norm {
-    pub gamma: Tensor<1>,
-    pub beta: Tensor<1>,
-}
-
-impl Norm {
-    fn forward(&self, x: Tensor<2>) -> Tensor<2> {
-        let centred = x.clone() - x.mean_dim(1);
-        let variance = centred.clone().powi_scalar(2).mean_dim(1);
-        centred / (variance + EPS).sqrt() * self.gamma.clone().unsqueeze() + self.beta.clone().unsqueeze()
-    }
+fn normalise(p: &Params, norm: Affine, x: Tensor<2>) -> Tensor<2> {
+    let [gamma, beta] = norm.ids();
+    let centred = x.clone() - x.mean_dim(1);
+    let variance = centred.clone().powi_scalar(2).mean_dim(1);
+    centred / (variance + EPS).sqrt() * p.get::<1>(gamma).unsqueeze() + p.get::<1>(beta).unsqueeze()
 }
 
 /// Attention and two linear layers, each after a normalisation and added to its input.
 #[derive(Debug)]
 pub(super) struct Block {
-    pub norm_1: Norm,
+    pub norm_1: Affine,
     /// Query, key and value, one above the other.
-    pub qkv: Linear,
-    pub out: Linear,
-    pub norm_2: Norm,
-    pub widen: Linear,
-    pub narrow: Linear,
+    pub qkv: Affine,
+    pub out: Affine,
+    pub norm_2: Affine,
+    pub widen: Affine,
+    pub narrow: Affine,
 }
 
 /// A transformer.
@@ -80,12 +62,12 @@ pub(super) struct Tower {
 
 impl Tower {
     /// `[tokens, width]` to the same; `mask`, `[tokens, tokens]`, is added to the scores.
-    fn forward(&self, x: Tensor<2>, mask: Option<&Tensor<2>>) -> Tensor<2> {
+    fn forward(&self, p: &Params, x: Tensor<2>, mask: Option<&Tensor<2>>) -> Tensor<2> {
         self.blocks.iter().fold(x, |x, block| {
-            let attended = self.attention(block.qkv.forward(block.norm_1.forward(x.clone())), mask);
-            let x = x + block.out.forward(attended);
-            let wide = self.activation.apply(block.widen.forward(block.norm_2.forward(x.clone())));
-            x + block.narrow.forward(wide)
+            let attended = self.attention(block.qkv.linear(p, normalise(p, block.norm_1, x.clone())), mask);
+            let x = x + block.out.linear(p, attended);
+            let wide = self.activation.apply(block.widen.linear(p, normalise(p, block.norm_2, x.clone())));
+            x + block.narrow.linear(p, wide)
         })
     }
 
@@ -105,61 +87,92 @@ impl Tower {
     }
 }
 
+/// The linear layer without bias at a tower's end, as its file holds it: the other way round, the same product rounds
+/// differently.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Projection {
+    /// `[dimension, width]`, by transformers.
+    Rows(ParamId),
+    /// `[width, dimension]`, by OpenAI.
+    Columns(ParamId),
+}
+
+impl Projection {
+    fn forward(self, p: &Params, x: Tensor<2>) -> Tensor<2> {
+        match self {
+            Self::Rows(weight) => p.linear(weight, x),
+            Self::Columns(weight) => x.matmul(p.get::<2>(weight)),
+        }
+    }
+}
+
 /// The image tower.
 #[derive(Debug)]
 pub(super) struct Vision {
+    /// Side of a patch in pixels.
+    pub patch: usize,
+    pub width: usize,
+    /// Side of the image in patches.
+    pub side: usize,
+    /// Length of an embedding.
+    pub dimension: usize,
     /// `[width, 3, patch, patch]`.
-    pub patch: Tensor<4>,
-    /// `[1, width]`.
-    pub class: Tensor<2>,
-    /// `[1 + patches, width]`.
-    pub positions: Tensor<2>,
-    pub norm_pre: Norm,
+    pub patches: ParamId,
+    /// `[width]`.
+    pub class: ParamId,
+    /// `[1 + side * side, width]`.
+    pub positions: ParamId,
+    pub norm_pre: Affine,
     pub tower: Tower,
-    pub norm_post: Norm,
-    /// `[width, embedding]`.
-    pub projection: Tensor<2>,
+    pub norm_post: Affine,
+    pub projection: Projection,
 }
 
 impl Vision {
-    /// `[1, 3, size, size]`, preprocessed, to the features `[1, embedding]`.
-    pub fn forward(&self, x: Tensor<4>) -> Tensor<2> {
-        let [width, _, patch, _] = self.patch.dims();
+    /// `[1, 3, size, size]`, preprocessed, to the features `[1, dimension]`.
+    pub fn forward(&self, p: &Params, x: Tensor<4>) -> Tensor<2> {
+        let Self { patch, width, .. } = *self;
         let side = x.dims()[2] / patch;
         let patches = x.reshape([3, side, patch, side, patch]).permute([1, 3, 0, 2, 4]);
         let patches = patches.reshape([side * side, 3 * patch * patch]);
-        let weight = self.patch.clone().reshape([width, 3 * patch * patch]);
-        let tokens = Tensor::cat(vec![self.class.clone(), patches.matmul(weight.transpose())], 0);
-        let tokens = self.norm_pre.forward(tokens + self.positions.clone());
-        let seen = self.tower.forward(tokens, None).narrow(0, 0, 1);
-        self.norm_post.forward(seen).matmul(self.projection.clone())
+        let weight = p.flat(self.patches).reshape([width, 3 * patch * patch]);
+        let class = p.flat(self.class).reshape([1, width]);
+        let tokens = Tensor::cat(vec![class, patches.matmul(weight.transpose())], 0);
+        let tokens = normalise(p, self.norm_pre, tokens + p.get::<2>(self.positions));
+        let seen = self.tower.forward(p, tokens, None).narrow(0, 0, 1);
+        self.projection.forward(p, normalise(p, self.norm_post, seen))
     }
 }
 
 /// The text tower.
 #[derive(Debug)]
 pub(super) struct Text {
+    /// Number of tokens there are.
+    pub vocabulary: usize,
+    /// Largest number of tokens in a text.
+    pub context: usize,
+    /// Length of an embedding.
+    pub dimension: usize,
     /// `[vocabulary, width]`.
-    pub tokens: Tensor<2>,
+    pub tokens: ParamId,
     /// `[context, width]`.
-    pub positions: Tensor<2>,
+    pub positions: ParamId,
     pub tower: Tower,
-    pub norm_final: Norm,
-    /// `[width, embedding]`.
-    pub projection: Tensor<2>,
+    pub norm_final: Affine,
+    pub projection: Projection,
 }
 
 impl Text {
-    /// Tokens, of which the last marks the end, to the features `[1, embedding]`. There is no padding: a
+    /// Tokens, of which the last marks the end, to the features `[1, dimension]`. There is no padding: a
     /// token sees only what is before it, so what comes after the end changes nothing.
-    pub fn forward(&self, tokens: &[u32], device: &Device) -> Tensor<2> {
-        let n = tokens.len();
+    pub fn forward(&self, p: &Params, tokens: &[u32]) -> Tensor<2> {
+        let (n, device) = (tokens.len(), p.device());
         let ids: Vec<i64> = tokens.iter().map(|&token| token.into()).collect();
-        let ids = Tensor::<1, Int>::from_data(TensorData::new(ids, [n]), device);
-        let x = self.tokens.clone().select(0, ids) + self.positions.clone().narrow(0, 0, n);
+        let ids = Tensor::<1, Int>::from_data(TensorData::new(ids, [n]), &device);
+        let x = p.get::<2>(self.tokens).select(0, ids) + p.get::<2>(self.positions).narrow(0, 0, n);
         let mask = (0..n * n).map(|i| if i % n > i / n { HIDDEN } else { 0.0 }).collect();
-        let mask = from_f32(mask, [n, n], device);
-        let seen = self.tower.forward(x, Some(&mask)).narrow(0, n - 1, 1);
-        self.norm_final.forward(seen).matmul(self.projection.clone())
+        let mask = from_f32(mask, [n, n], &device);
+        let seen = self.tower.forward(p, x, Some(&mask)).narrow(0, n - 1, 1);
+        self.projection.forward(p, normalise(p, self.norm_final, seen))
     }
 }

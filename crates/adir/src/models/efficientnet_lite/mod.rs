@@ -13,7 +13,9 @@ use crate::Error;
 use crate::Result;
 use crate::encode::{Embedding, Encoder, EncoderId, Preprocess};
 use crate::io::weights::WeightFile;
-use crate::tensor::{Device, Tensor, to_f32};
+use crate::models::load::values;
+use crate::models::params::Params;
+use crate::tensor::{Compute, DType, Device, Tensor, to_f32};
 
 /// The published input: 224 x 224, `(v - 127) / 128` of bytes.
 const PREPROCESS: Preprocess = Preprocess { size: 224, mean: [127.0 / 255.0; 3], std: [128.0 / 255.0; 3] };
@@ -23,6 +25,7 @@ const PREPROCESS: Preprocess = Preprocess { size: 224, mean: [127.0 / 255.0; 3],
 pub struct EfficientNetLite0 {
     id: Arc<EncoderId>,
     net: Net,
+    params: Params,
     device: Device,
 }
 
@@ -46,7 +49,10 @@ impl EfficientNetLite0 {
             preprocessing: PREPROCESS.hash(),
             dimension: net::FEATURES,
         };
-        Ok(Self { id: Arc::new(id), net: Net::load(file, device)?, device: device.clone() })
+        let net = Net::new();
+        let compute = Compute::new(device, DType::F32);
+        let params = Params::load(net.layout().clone(), &compute, |spec| values(file, &spec.name, &spec.shape))?;
+        Ok(Self { id: Arc::new(id), net, params, device: device.clone() })
     }
 }
 
@@ -56,7 +62,7 @@ impl Encoder for EfficientNetLite0 {
     }
 
     fn image(&self, picture: &Tensor<4>) -> Result<Embedding> {
-        let features = self.net.forward(PREPROCESS.apply(picture)?.to_device(&self.device));
+        let features = self.net.forward(&self.params, PREPROCESS.apply(picture)?.to_device(&self.device));
         Embedding::new(self.id.clone(), to_f32(&features)?)
     }
 

@@ -4,14 +4,15 @@
 //! Batch normalisation is already folded into the stored convolutions. Padding is TensorFlow's SAME: where
 //! it is odd, the extra zero goes below and to the right.
 
+use std::sync::Arc;
+
 use adir_kernels::conv2d;
 use burn::tensor::module;
 use burn::tensor::ops::ConvOptions;
 
-use crate::Result;
-use crate::io::weights::WeightFile;
-use crate::models::load::tensor;
-use crate::tensor::{Device, Tensor};
+use crate::models::blocks::Affine;
+use crate::models::params::{ParamLayout, Params};
+use crate::tensor::Tensor;
 
 /// Features of a picture.
 pub(super) const FEATURES: usize = 1280;
@@ -31,30 +32,21 @@ const STAGES: [(usize, usize, usize, usize, usize); 7] = [
 /// A convolution with bias.
 #[derive(Debug)]
 struct Conv {
-    weight: Tensor<4>,
-    bias: Tensor<1>,
+    parameters: Affine,
     stride: usize,
     groups: usize,
 }
 
 impl Conv {
     /// `shape` is `[out, in per group, k, k]`.
-    fn load(
-        file: &WeightFile,
-        name: &str,
-        shape: [usize; 4],
-        stride: usize,
-        groups: usize,
-        device: &Device,
-    ) -> Result<Self> {
-        let weight = tensor(file, &format!("{name}.weight"), shape, device)?;
-        let bias = tensor(file, &format!("{name}.bias"), [shape[0]], device)?;
-        Ok(Self { weight, bias, stride, groups })
+    fn add(layout: &mut ParamLayout, name: &str, shape: [usize; 4], stride: usize, groups: usize) -> Self {
+        Self { parameters: Affine::convolution(layout, name, &shape), stride, groups }
     }
 
-    fn forward(&self, x: Tensor<4>) -> Tensor<4> {
-        let [_, _, kernel, _] = self.weight.dims();
-        let (weight, bias) = (self.weight.clone(), Some(self.bias.clone()));
+    fn forward(&self, p: &Params, x: Tensor<4>) -> Tensor<4> {
+        let [weight, bias] = self.parameters.ids();
+        let (weight, bias) = (p.get::<4>(weight), Some(p.get::<1>(bias)));
+        let [_, _, kernel, _] = weight.dims();
         if kernel == 1 {
             return conv2d(x, weight, bias, 1, 0);
         }
@@ -82,12 +74,12 @@ struct Block {
 }
 
 impl Block {
-    fn forward(&self, x: Tensor<4>) -> Tensor<4> {
+    fn forward(&self, p: &Params, x: Tensor<4>) -> Tensor<4> {
         let wide = match &self.expand {
-            Some(expand) => relu6(expand.forward(x.clone())),
+            Some(expand) => relu6(expand.forward(p, x.clone())),
             None => x.clone(),
         };
-        let out = self.project.forward(relu6(self.depthwise.forward(wide)));
+        let out = self.project.forward(p, relu6(self.depthwise.forward(p, wide)));
         if self.residual { out + x } else { out }
     }
 }
@@ -96,18 +88,20 @@ fn relu6(x: Tensor<4>) -> Tensor<4> {
     x.clamp(0.0, 6.0)
 }
 
-/// EfficientNet-Lite0 up to the classifier.
+/// EfficientNet-Lite0 up to the classifier: what is computed, without weights.
 #[derive(Debug)]
 pub(super) struct Net {
+    layout: Arc<ParamLayout>,
     stem: Conv,
     blocks: Vec<Block>,
     head: Conv,
 }
 
 impl Net {
-    /// Reads `stem`, `blocks.N.{expand,depthwise,project}` and `head`, each with `.weight` and `.bias`.
-    pub fn load(file: &WeightFile, device: &Device) -> Result<Self> {
-        let stem = Conv::load(file, "stem", [STEM, 3, 3, 3], 2, 1, device)?;
+    /// Its parameters are `stem`, `blocks.N.{expand,depthwise,project}` and `head`, each with `.weight` and `.bias`.
+    pub fn new() -> Self {
+        let mut layout = ParamLayout::default();
+        let stem = Conv::add(&mut layout, "stem", [STEM, 3, 3, 3], 2, 1);
         let mut blocks = Vec::new();
         let mut input = STEM;
         for (kernel, first_stride, expansion, output, count) in STAGES {
@@ -115,27 +109,32 @@ impl Net {
                 let name = format!("blocks.{}", blocks.len());
                 let wide = input * expansion;
                 let stride = if i == 0 { first_stride } else { 1 };
-                let conv = |part: &str, shape, stride, groups| {
-                    Conv::load(file, &format!("{name}.{part}"), shape, stride, groups, device)
+                let mut conv = |part: &str, shape, stride, groups| {
+                    Conv::add(&mut layout, &format!("{name}.{part}"), shape, stride, groups)
                 };
                 blocks.push(Block {
-                    expand: if expansion == 1 { None } else { Some(conv("expand", [wide, input, 1, 1], 1, 1)?) },
-                    depthwise: conv("depthwise", [wide, 1, kernel, kernel], stride, wide)?,
-                    project: conv("project", [output, wide, 1, 1], 1, 1)?,
+                    expand: (expansion > 1).then(|| conv("expand", [wide, input, 1, 1], 1, 1)),
+                    depthwise: conv("depthwise", [wide, 1, kernel, kernel], stride, wide),
+                    project: conv("project", [output, wide, 1, 1], 1, 1),
                     residual: i > 0,
                 });
                 input = output;
             }
         }
-        let head = Conv::load(file, "head", [FEATURES, input, 1, 1], 1, 1, device)?;
-        Ok(Self { stem, blocks, head })
+        let head = Conv::add(&mut layout, "head", [FEATURES, input, 1, 1], 1, 1);
+        Self { layout: Arc::new(layout), stem, blocks, head }
+    }
+
+    /// Names and shapes of its parameters.
+    pub fn layout(&self) -> &Arc<ParamLayout> {
+        &self.layout
     }
 
     /// `[1, 3, h, w]`, preprocessed, to 1280 features.
-    pub fn forward(&self, x: Tensor<4>) -> Tensor<1> {
-        let x = relu6(self.stem.forward(x));
-        let x = self.blocks.iter().fold(x, |x, block| block.forward(x));
-        let x = relu6(self.head.forward(x));
+    pub fn forward(&self, p: &Params, x: Tensor<4>) -> Tensor<1> {
+        let x = relu6(self.stem.forward(p, x));
+        let x = self.blocks.iter().fold(x, |x, block| block.forward(p, x));
+        let x = relu6(self.head.forward(p, x));
         let [n, features, height, width] = x.dims();
         x.reshape([n * features, height * width]).mean_dim(1).reshape([n * features])
     }

@@ -1,7 +1,10 @@
 //! Configuration of a guided-diffusion U-Net, with the names of the reference's constructor.
 
+use std::path::Path;
+
 use serde::{Deserialize, Serialize};
 
+use crate::io::sidecar::sidecar_config;
 use crate::models::{DenoiserInfo, PredictionKind};
 use crate::schedule::{BetaSchedule, Schedule, VarianceKind};
 use crate::{Error, Result};
@@ -93,6 +96,14 @@ impl UNetConfig {
             serde_json::from_str(text).map_err(|e| Error::config(format!("network configuration: {e}")))?;
         config.check()?;
         Ok(config)
+    }
+
+    /// Reads a configuration file.
+    ///
+    /// # Errors
+    /// [`Error::Model`] naming the file, as [`sidecar_config`] and [`UNetConfig::from_json`].
+    pub fn read(path: &Path) -> Result<Self> {
+        Self::from_json(&sidecar_config(path)?).map_err(|e| Error::model(path, e.to_string()))
     }
 
     /// The JSON form.

@@ -15,7 +15,7 @@ use crate::models::params::{FactorIds, Init, ParamLayout, ParamSpec, Params, Rol
 use crate::tensor::{Compute, DType};
 
 /// Prefix of layer names, as in diffusers' files.
-pub(super) const PREFIX: &str = "unet.";
+const PREFIX: &str = "unet.";
 
 /// Which layers get factors.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
@@ -38,7 +38,7 @@ impl AdaptedLayers {
         }
     }
 
-    pub(super) fn is_default(&self) -> bool {
+    pub(crate) fn is_default(&self) -> bool {
         *self == Self::default()
     }
 }
@@ -54,7 +54,7 @@ pub struct Lora {
 }
 
 /// Name of the first factor of a parameter.
-pub(super) fn name_of_a(base: &ParamSpec) -> String {
+pub(crate) fn name_of_a(base: &ParamSpec) -> String {
     format!("{PREFIX}{}.lora_A.weight", base.name.trim_end_matches(".weight"))
 }
 
