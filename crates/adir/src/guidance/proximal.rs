@@ -102,7 +102,7 @@ pub struct ProximalConfig {
     pub trust: Trust,
     /// Standard deviation of the noise in y, in [-1, 1] units. At 0, A x = y is solved exactly whatever the trust.
     pub sigma: f64,
-    /// Whether [`Correction::y_noise`] is given.
+    /// Whether [`Correction::y_noise`] is given, if the eigenvalues of A A^T are known.
     pub count_noise: bool,
 }
 
@@ -222,7 +222,8 @@ impl Guidance for ProximalGuidance {
         let shift = self.step(&residual, share)?.neg();
         let sigma = self.config.sigma;
         let y_noise = match &self.gram {
-            Some(gram) if self.config.count_noise && sigma > 0.0 => Some(YNoise {
+            // A near Gram matrix would not do: where it is wrongly near zero, what is missing is overrated without bound.
+            Some(gram) if self.config.count_noise && sigma > 0.0 && gram.is_exact() => Some(YNoise {
                 operator: self.operator.clone(),
                 gram: gram.clone(),
                 of: Arc::new(move |v| {
