@@ -79,13 +79,14 @@ fn faults_have_their_exit_codes_and_leave_no_output() {
     let thin = adir::tensor::from_f32(vec![0.0; 4000], [1, 1, 4000, 1], &adir::tensor::cpu());
     adir::io::image::write_image(&f.join("thin.png"), &thin, &Default::default()).unwrap();
     fs::create_dir(f.join("nothing")).unwrap();
-    let cases: [(i32, &[&str], &str); 18] = [
+    let cases: [(i32, &[&str], &str); 19] = [
         (2, &["restore", "y.png", "-o", "o.png"], "--task"),
         (2, &["restore", "y.png", "-o", "o.png", "--task", "sr99"], "sr2 to sr16"),
         (2, &["restore", "y.png", "-o", "o.png", "--task", "deblur"], "--kernel"),
         (2, &["restore", "y.png", "-o", "o.png", "--task", "deblur", "--kernel", "box:0"], "0x0"),
         (2, &["restore", "y.png", "-o", "o.gif", "--task", "sr4"], "o.gif"),
         (2, &["restore", "y.png", "-o", "o.png", "--task", "sr4", "--steps", "2000"], "2000"),
+        (2, &["restore", "y.png", "-o", "o.png", "--task", "sr4", "--eta", "0.5"], "no effect with the method staged"),
         (2, &["restore", "y.png", "-o", "o.png", "--task", "sr4", "--device", "cuda"], "cuda"),
         (3, &["restore", "none.png", "-o", "o.png", "--task", "sr4"], "none.png"),
         (3, &["restore", "text.png", "-o", "o.png", "--task", "sr4"], "text.png"),
@@ -116,9 +117,9 @@ fn explain_tells_every_setting_and_computes_nothing() {
     let (out, _) = expect(
         0,
         &f,
-        &["restore", "y.png", "-o", "o.png", "--task", "sr8", "--preset", "paper", "--eta", "0.5", "--explain"],
+        &["restore", "y.png", "-o", "o.png", "--task", "sr8", "--preset", "paper", "--cap", "false", "--explain"],
     );
-    for line in ["strength             20", "steps                1000", "eta                  0.5", "given"] {
+    for line in ["strength             20", "steps                1000", "cap                  false", "given"] {
         assert!(out.contains(line), "{line:?} in\n{out}");
     }
     let memory = |more: &[&str]| -> f64 {

@@ -62,6 +62,9 @@ impl Levels {
         match self {
             Self::Respaced(words) => trained.respaced(&words.parse::<Respacing>()?),
             Self::Powers { first, count: 1, .. } => trained.at(&[usize::from(*first)]),
+            Self::Powers { count, .. } if *count > trained.len() => {
+                Err(Error::config(format!("{count} steps: the network knows {} noise levels", trained.len())))
+            }
             Self::Powers { count: 0, .. } => Err(Error::config("at least one sampling step is needed")),
             Self::Powers { first, count, power } => {
                 let at = |k: usize| {

@@ -135,6 +135,10 @@ impl Recipe<'_> {
     fn counts(&self, first: usize, second: usize) -> Result<Counts> {
         match self.steps {
             None => Ok(Counts { first, second }),
+            Some(steps) if steps > self.situation.schedule.len() => Err(Error::config(format!(
+                "{steps} steps: the network knows {} noise levels",
+                self.situation.schedule.len()
+            ))),
             Some(steps @ 2..) => {
                 let first = (steps / 3).clamp(1, steps - 1);
                 Ok(Counts { first, second: steps - first })

@@ -79,3 +79,65 @@ fn blurs_with_much_noise_are_solved_for_and_trusted_as_in_a_gaussian_model() {
     let denoise = settings(Task::Denoise, 10.0, 0.0, &Overrides::default());
     assert_eq!((denoise.data_step, denoise.strength), (DataStep::Gradient, gradient.strength));
 }
+
+/// The stages of the method staged: start, first timestep, evaluations.
+fn stages(task: Task, levels: f64, given: &Overrides) -> Vec<(crate::sampler::Start, u16, usize)> {
+    let (operator, schedule) = (operator(task), Schedule::new(BetaSchedule::Linear, 1000).unwrap());
+    let situation = Situation {
+        hint: task.hint(),
+        operator: operator.as_ref(),
+        sigma: NoiseLevel::from_255(levels),
+        rounding: NoiseLevel(0.0),
+        schedule: &schedule,
+        own_guidance: false,
+    };
+    let settings = resolve(Preset::Fast, &situation, given).unwrap().0;
+    let stage = |stage: &StageSettings| match stage.levels {
+        Levels::Powers { first, count, .. } => (stage.start, first, count),
+        Levels::Respaced(_) => panic!("{stage:?}"),
+    };
+    let stages: Vec<_> = settings.stages.iter().map(stage).collect();
+    assert_eq!(settings.steps, stages.iter().map(|(.., count)| count).sum::<usize>());
+    stages
+}
+
+/// More detail is asked for by a second stage from a higher noise level.
+#[test]
+fn the_aim_names_the_noise_level_of_the_second_stage() {
+    use crate::sampler::Start::{Estimate, Noisy};
+    let aim = |aim| Overrides { aim: Some(aim), ..Overrides::default() };
+    let sr4 = Task::SuperResolution { factor: 4 };
+    assert_eq!(stages(sr4, 0.0, &Overrides::default()), [(Estimate, 396, 10)]);
+    let [low, high] = [0.25, 1.0].map(|a| stages(sr4, 0.0, &aim(a)));
+    assert_eq!((low[0], high[0]), ((Estimate, 396, 8), (Estimate, 396, 8)));
+    assert!(low[1].1 < high[1].1 && low[1].2 < high[1].2, "{low:?} {high:?}");
+    // The mean answer of a denoising is one evaluation, at the level of its noise: sigma = 25 / 127.5.
+    let schedule = Schedule::new(BetaSchedule::Linear, 1000).unwrap();
+    let denoise = stages(Task::Denoise, 25.0, &aim(0.0));
+    let alpha_bar = schedule.alpha_bar(usize::from(denoise[0].1));
+    assert!((((1.0 - alpha_bar) / alpha_bar).sqrt() * 127.5 - 25.0).abs() < 0.3, "{denoise:?}");
+    assert_eq!((denoise.len(), denoise[0].0, denoise[0].2), (1, Noisy, 1));
+    let given = Overrides { steps: Some("30".into()), ..aim(0.5) };
+    assert_eq!(stages(Task::Deblur, 10.0, &given).iter().map(|stage| stage.2).collect::<Vec<_>>(), [10, 20]);
+}
+
+#[test]
+fn settings_without_effect_are_refused() {
+    let schedule = Schedule::new(BetaSchedule::Linear, 1000).unwrap();
+    let operator = operator(Task::Deblur);
+    let situation = Situation {
+        hint: Hint::Blurs,
+        operator: operator.as_ref(),
+        sigma: NoiseLevel::from_255(5.0),
+        rounding: NoiseLevel(0.0),
+        schedule: &schedule,
+        own_guidance: false,
+    };
+    let none = Overrides::default();
+    let refused = |given: Overrides| resolve(Preset::Fast, &situation, &given).unwrap_err().to_string();
+    assert!(refused(Overrides { eta: Some(0.5), ..none.clone() }).contains("few-step and ddnm"));
+    let few_step = Overrides { method: Some(Method::FewStep), aim: Some(0.5), ..none.clone() };
+    assert!(refused(few_step).contains("belongs to staged"));
+    assert!(refused(Overrides { steps: Some("2000".into()), ..none.clone() }).contains("1000 noise levels"));
+    assert!(refused(Overrides { steps: Some("1".into()), ..none }).contains("2 or more"));
+}
