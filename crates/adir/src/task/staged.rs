@@ -202,8 +202,11 @@ impl Recipe<'_> {
             let stage = self.stage(Start::Estimate, first, count, Mixture::Fresh(ETA), EpsAfterGuidance::Keep);
             return StageSettings { guidance, ..stage };
         }
-        let mixture = if noisy { Mixture::Fresh(0.95) } else { Mixture::Ddim(1.0) };
-        self.stage(Start::Estimate, first, count, mixture, EpsAfterGuidance::Rederive)
+        let (mixture, eps) = match noisy {
+            true => (Mixture::Fresh(0.95), EpsAfterGuidance::Rederive),
+            false => (Mixture::Ddim(1.0), EpsAfterGuidance::Keep),
+        };
+        self.stage(Start::Estimate, first, count, mixture, eps)
     }
 }
 
