@@ -1,6 +1,6 @@
 //! Arguments of adaptations, and the requests they make.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use adir::adapt::Trained;
 use adir::engine::{Adapt, AdaptOverrides, EngineBuilder, Keep, Target};
@@ -10,6 +10,9 @@ use adir::{Error, Result};
 use clap::{Args, ValueEnum};
 
 use crate::store::Store;
+
+/// Training steps on the neighbours of an observation, after an archive's adapter.
+const REFINING: u32 = 100;
 
 /// What the model is adapted to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -40,9 +43,14 @@ pub struct AdaptSettings {
     /// Leave out images closer to the observation than this angle in radians, 0 to pi
     #[arg(long, default_value_t = 0.0, value_name = "RADIANS", value_parser = crate::args::distance)]
     pub closer_than: f64,
-    /// Training steps
+    /// Most training steps: fewer are taken if the loss on held-out images stops falling [default: what takes about 2.5
+    /// minutes on two cores with the embedded prior]
     #[arg(long, value_name = "N")]
     pub iterations: Option<u32>,
+    /// Time for the training, in place of --iterations. The first steps are timed to turn it into a number of steps, which
+    /// the record holds
+    #[arg(long, visible_alias = "minutes", conflicts_with = "iterations", value_name = "M")]
+    pub adapt_minutes: Option<f64>,
     /// Learning rate
     #[arg(long, value_name = "RATE")]
     pub adapt_rate: Option<f64>,
@@ -90,10 +98,11 @@ pub struct AdaptArgs {
     pub prompt: Option<String>,
     #[command(flatten)]
     pub settings: AdaptSettings,
-    /// Train low-rank factors of this rank for all convolutions (alpha is half the rank)
+    /// Train low-rank factors of this rank for all convolutions [default: rank 16 or all weights, whichever lowers the
+    /// held-out loss more]
     #[arg(long, value_name = "RANK", conflicts_with = "full")]
     pub lora: Option<usize>,
-    /// Train all weights instead of low-rank factors
+    /// Train all weights
     #[arg(long)]
     pub full: bool,
     #[command(flatten)]
@@ -108,6 +117,7 @@ impl AdaptSettings {
     pub fn overrides(&self, trained: Option<Trained>) -> AdaptOverrides {
         AdaptOverrides {
             iterations: self.iterations,
+            minutes: self.adapt_minutes,
             learning_rate: self.adapt_rate,
             crop: self.adapt_crop,
             batch: self.adapt_batch,
@@ -138,9 +148,9 @@ impl AdaptSettings {
     }
 }
 
-/// Low-rank factors of that rank, with alpha half of it.
+/// Low-rank factors of that rank, with alpha as large.
 pub fn low_rank(rank: usize) -> Trained {
-    Trained::Lora { rank, alpha: rank as f64 / 2.0, layers: AdaptedLayers::default() }
+    Trained::Lora { rank, alpha: rank as f64, layers: AdaptedLayers::default() }
 }
 
 impl AdaptArgs {
@@ -168,14 +178,39 @@ impl AdaptArgs {
                 (Target::Text { gallery: gallery()?, prompt }, Keep::Always)
             }
         };
-        let trained = match (self.lora, self.full) {
+        let mut adapt = self.settings.request(target, keep, self.trained());
+        adapt.use_cache = !self.no_cache;
+        Ok(Some(adapt))
+    }
+
+    /// An adaptation to all images of a folder.
+    pub fn to_archive(&self, folder: &Path) -> Adapt {
+        let target = Target::Archive(folder.to_owned());
+        let mut adapt = self.settings.request(target, Keep::IfHeldOutImproves, self.trained());
+        adapt.use_cache = !self.no_cache;
+        adapt
+    }
+
+    fn trained(&self) -> Option<Trained> {
+        match (self.lora, self.full) {
             (Some(rank), _) => Some(low_rank(rank)),
             (None, true) => Some(Trained::Full),
             (None, false) => None,
+        }
+    }
+
+    /// The use of an adapter that is there, refined if there is something to refine it on.
+    pub fn refining(&self, adapter: &Path, preset: Preset) -> Result<Adapt> {
+        let Some(mut adapt) = self.request(preset)? else {
+            let target = Target::Adapter(adapter.to_owned());
+            return Ok(self.settings.request(target, Keep::Always, None));
         };
-        let mut adapt = self.settings.request(target, keep, trained);
-        adapt.use_cache = !self.no_cache;
-        Ok(Some(adapt))
+        adapt.start = Some(adapter.to_owned());
+        adapt.overrides.trained.get_or_insert(low_rank(16));
+        if adapt.overrides.minutes.is_none() {
+            adapt.overrides.iterations.get_or_insert(REFINING);
+        }
+        Ok(adapt)
     }
 
     /// An engine that keeps adapters and indexes where the user wants them.

@@ -129,6 +129,15 @@ impl Progress {
         }
     }
 
+    /// Prints a line that stays above the bar; `detail` goes into the JSON log.
+    pub fn line(&self, text: &str, detail: &Value) {
+        match self.log.format {
+            _ if self.log.quiet => {}
+            Format::Json => put(format_args!("{}", json!({"event": "measured", "of": self.what, "detail": detail}))),
+            Format::Text => self.bar.suspend(|| put(format_args!("{text}"))),
+        }
+    }
+
     /// Advances by one step; `detail` goes into the JSON log.
     pub fn step(&self, text: &str, detail: Value) {
         self.bar.set_message(text.to_owned());

@@ -36,6 +36,10 @@ impl Watcher {
                 let detail = json!({"t": timestep, "loss": loss});
                 self.step("adapting".into(), (*step as usize, *total as usize), &format!("loss {loss:.4}"), detail);
             }
+            Event::Measured { measured } => {
+                let detail = serde_json::to_value(measured).unwrap_or_default();
+                self.tell(&event.to_string(), &detail);
+            }
             Event::Adapted { .. } => {
                 self.finish();
                 self.log.info(&event.to_string());
@@ -65,6 +69,14 @@ impl Watcher {
             if done > 0 {
                 progress.at(done, total);
             }
+        }
+    }
+
+    /// A line that stays, above the bar.
+    fn tell(&self, text: &str, detail: &serde_json::Value) {
+        let bar = self.bar.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some((_, progress)) = bar.as_ref() {
+            progress.line(text, detail);
         }
     }
 

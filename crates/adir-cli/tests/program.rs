@@ -298,7 +298,7 @@ fn adapters_are_made_named_taken_along_and_merged() {
     let (_, err) = expect(3, &f, &["train", "one", "-o", "m.safetensors", "--steps", "1"]);
     assert!(err.contains("two photographs"), "{err}");
     expect(0, &f, &["adapt", "rename", "full", "all of it", "--cache", "cache"]);
-    let (out, _) = expect(0, &f, &["adapt", "info", "all of it", "--cache", "cache"]);
+    let (out, _) = expect(0, &f, &["adapt", "info", "all of it", "--json", "--cache", "cache"]);
     let info: serde_json::Value = serde_json::from_str(&out).unwrap();
     assert_eq!((&info["name"], &info["lora"]), (&"all of it".into(), &serde_json::Value::Null));
     expect(0, &f, &["adapt", "rename", "factors", "all of it", "--cache", "cache"]);
@@ -309,6 +309,42 @@ fn adapters_are_made_named_taken_along_and_merged() {
     assert!(err.contains("adir adapt list"), "{err}");
     expect(2, &f, &["adapt", "create", "y.png", "--cache", "cache"]);
     assert!(!f.join("g.png").exists());
+    fs::remove_dir_all(f).unwrap();
+}
+
+/// An archive's adapter: made once, continued with a larger budget, described, sampled with, and refined.
+#[test]
+fn an_archive_has_an_adapter_of_its_own() {
+    let f = folder("archive");
+    gallery(&f);
+    let create = |steps: &str, code: i32, more: &[&str]| {
+        let args = ["adapt", "create", "--archive", "photos", "--name", "all", "--lora", "4", "--adapt-crop", "16"];
+        expect(code, &f, &[&args[..], &["--iterations", steps, "--cache", "cache"], more].concat())
+    };
+    let (_, err) = create("25", 0, &[]);
+    assert!(err.contains("adapting rank 4, 25 steps: held-out loss"), "{err}");
+    let (_, err) = create("25", 0, &[]);
+    assert!(err.contains("nothing was trained"), "{err}");
+    let (_, err) = create("30", 0, &["-o", "all.safetensors"]);
+    assert!(err.contains("30 steps") && err.contains("25 steps"), "another state, beside the file: {err}");
+    assert!(f.join("all.checkpoint").is_file());
+    let (out, _) = expect(0, &f, &["adapt", "info", "all.safetensors"]);
+    for part in ["25   ", "30   ", "kept", "timesteps", "800 to 999"] {
+        assert!(out.contains(part), "{part}: {out}");
+    }
+    let restore = |output: &str, more: &[&str]| {
+        let args = ["restore", "y.png", "-o", output, "--task", "sr4", "--steps", "3", "--cache", "cache"];
+        expect(0, &f, &[&args[..], &["--adapter", "all.safetensors"], more].concat());
+        let record = fs::read(f.join(output).with_extension("json")).unwrap();
+        let record: serde_json::Value = serde_json::from_slice(&record).unwrap();
+        record["adaptation"].clone()
+    };
+    let plain = restore("a.png", &[]);
+    let refined = restore("b.png", &["--gallery", "photos", "-k", "5", "--iterations", "2", "--adapt-crop", "16"]);
+    assert!(plain["start"].is_null() && refined["start"] == plain["key"], "{refined}");
+    assert_eq!(refined["settings"]["trained"]["lora"]["rank"], 16);
+    let (_, err) = create("2", 2, &["y.png"]);
+    assert!(err.contains("--archive"), "{err}");
     fs::remove_dir_all(f).unwrap();
 }
 

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use adir::adapt::{
-    AdaptConfig, Adaptation, Adapter, AdapterInfo, CropScale, Provenance, RateSchedule, Timesteps, Trained,
+    AdaptConfig, Adaptation, Adapter, AdapterInfo, CropScale, Provenance, RateSchedule, Stopped, Timesteps, Trained,
 };
 use adir::io::weights::{Dtype, WeightFile};
 use adir::models::guided_diffusion::UNetConfig;
@@ -388,7 +388,7 @@ fn an_adaptation_trains_in_the_space_of_its_prior() {
         let config = AdaptConfig { iterations: 2, crop: 16, held_out: true, ..config(Trained::Full) };
         let mut run = Adaptation::new(prior, vec![image.clone(); 5], config).unwrap();
         let losses: Vec<u64> = run.by_ref().map(|step| step.unwrap().loss.to_bits()).collect();
-        (losses, run.held_out().unwrap())
+        (losses, run.held_out())
     };
     let (pixels, negative) = (model(), model().with_space(Arc::new(Negative)));
     assert_eq!(run(&negative, &image), run(&pixels, &-image.clone()));
@@ -413,7 +413,7 @@ fn held_out_images_tell_whether_it_helped() {
         for step in run.by_ref() {
             step.unwrap();
         }
-        run.held_out().unwrap().unwrap()
+        run.held_out().unwrap()
     };
     // The network has random weights: anything learnt helps; far too large a step does not.
     let (good, bad) = (run(1e-3), run(0.5));
@@ -430,6 +430,8 @@ fn the_rate_rises_and_falls() {
     for (found, expected) in rates.iter().zip([0.5, 0.95, 0.9, 0.5, 0.05]) {
         assert!((found - expected).abs() < 1e-12, "{rates:?}");
     }
+    let warm_up = AdaptConfig { rate_schedule: RateSchedule::WarmUp, ..config.clone() };
+    assert_eq!([0, 4, 19, 500].map(|k| warm_up.rate_at(k)), [0.05, 0.25, 1.0, 1.0]);
     let constant = AdaptConfig { rate_schedule: RateSchedule::Constant, ..config };
     assert_eq!((constant.rate_at(0), constant.rate_at(19)), (1.0, 1.0));
 }
@@ -458,6 +460,139 @@ fn timesteps_are_shared_or_spread() {
         assert_eq!(places, [0, 1, 2, 3], "{t:?}");
     }
     assert!(spread.windows(2).any(|w| w[0] != w[1]));
+}
+
+/// With halves, little noise and strong noise take turns; little noise has four times as many crops of half the side.
+#[test]
+fn halves_of_the_schedule_take_turns() {
+    let config =
+        AdaptConfig { timesteps: Timesteps::Halves, crop: 16, batch: 2, micro_batch: 1, ..config(Trained::Full) };
+    let mut run = adaptation(config);
+    for step in 0..4 {
+        let batch = run.draw().unwrap();
+        let places: Vec<usize> = batch.timesteps.iter().map(|t| usize::from(t.0)).collect();
+        if step % 2 == 0 {
+            assert_eq!(batch.x0.dims(), [8, 3, 8, 8]);
+            let eighths: Vec<usize> = places.iter().map(|t| t * 16 / 1000).collect();
+            assert_eq!(eighths, [0, 1, 2, 3, 4, 5, 6, 7], "{places:?}");
+        } else {
+            assert_eq!(batch.x0.dims(), [2, 3, 16, 16]);
+            assert!((500..750).contains(&places[0]) && (750..1000).contains(&places[1]), "{places:?}");
+        }
+        run.advance(&batch).unwrap();
+    }
+}
+
+/// Five images, the last of which is held out.
+fn five(config: AdaptConfig) -> Adaptation {
+    let image = images(&open("mini_legacy.cases.safetensors"), "train.x0", 0).narrow(0, 0, 1);
+    let config = AdaptConfig { crop: 16, held_out: true, ema_grows: true, ema: 0.9, ..config };
+    Adaptation::new(&model(), vec![image; 5], config).unwrap()
+}
+
+fn to_the_end(run: &mut Adaptation) -> u32 {
+    run.by_ref().fold(0, |count, step| step.map(|_| count + 1).unwrap())
+}
+
+/// A rate at which nothing is learnt: it ends long before the budget does. One at which much is: it uses the budget.
+#[test]
+fn the_training_ends_when_the_held_out_loss_does_not_fall() {
+    let run = |learning_rate: f64| {
+        let mut run = five(AdaptConfig { iterations: 150, learning_rate, ..config(Trained::Full) });
+        let steps = to_the_end(&mut run);
+        (steps, run.held_out().unwrap())
+    };
+    let (steps, outcome) = run(1e-3);
+    assert_eq!((steps, outcome.stopped), (150, Some(Stopped::Budget)), "{outcome:?}");
+    assert_eq!(outcome.curve.iter().map(|p| p.step).collect::<Vec<_>>(), [25, 50, 100, 150]);
+    let (steps, outcome) = run(1e-12);
+    assert_eq!((steps, outcome.stopped), (100, Some(Stopped::NoGain)), "{outcome:?}");
+}
+
+/// As the base of another run, the result has the held-out loss that was promised.
+#[test]
+fn the_adapter_has_the_loss_that_is_told() {
+    let config = AdaptConfig { iterations: 30, learning_rate: 1e-3, ..config(Trained::Full) };
+    let mut run = five(config.clone());
+    to_the_end(&mut run);
+    let outcome = run.held_out().unwrap();
+    let lowest = outcome.curve.iter().min_by(|a, b| a.loss.total_cmp(&b.loss)).unwrap();
+    assert_eq!((outcome.best, outcome.after), (Some(lowest.step), lowest.loss));
+    let adapted = model().with_params(run.adapter().apply(model().params()).unwrap());
+    let image = images(&open("mini_legacy.cases.safetensors"), "train.x0", 0).narrow(0, 0, 1);
+    let settings = AdaptConfig { crop: 16, held_out: true, iterations: 1, ..config };
+    let mut again = Adaptation::new(&adapted, vec![image; 5], settings).unwrap();
+    to_the_end(&mut again);
+    assert_eq!(again.held_out().unwrap().before, outcome.after);
+}
+
+/// All weights of a network that knows nothing learn more than factors; where nothing is learnt, factors suffice.
+#[test]
+fn held_out_images_decide_which_weights_are_trained() {
+    let auto = Trained::Auto { rank: 2, alpha: 2.0 };
+    let run = |learning_rate: f64| {
+        let mut run = five(AdaptConfig { iterations: 60, learning_rate, ..config(auto) });
+        let total = run.total();
+        assert_eq!((total, to_the_end(&mut run)), (110, 110));
+        (run.held_out().unwrap(), run.adapter().lora())
+    };
+    let (outcome, factors) = run(1e-3);
+    assert_eq!((outcome.trained, factors), (Some(Trained::Full), None));
+    assert_eq!(outcome.curve.iter().map(|p| p.step).collect::<Vec<_>>(), [25, 50, 60]);
+    assert_eq!(outcome.given_up.iter().map(|p| p.step).collect::<Vec<_>>(), [25, 50]);
+    let (outcome, factors) = run(1e-12);
+    assert_eq!((outcome.trained, factors), (Some(auto.low_rank()), Some((2, 2.0))));
+    // Nothing held out, nothing to decide by.
+    let mut alone = adaptation(AdaptConfig { iterations: 1, ..config(auto) });
+    assert_eq!((to_the_end(&mut alone), alone.adapter().lora().is_some()), (1, true));
+}
+
+/// Stopped during the race and after the choice; continued with a larger budget, too.
+#[test]
+fn a_resumed_training_is_an_uninterrupted_one_to_the_bit() {
+    let path = std::env::temp_dir().join(format!("adir-state-{}.checkpoint", std::process::id()));
+    let settings = |iterations| {
+        let timesteps = Timesteps::Halves;
+        let auto = Trained::Auto { rank: 2, alpha: 2.0 };
+        AdaptConfig { iterations, timesteps, learning_rate: 1e-3, flip: true, ..config(auto) }
+    };
+    let result = |run: &Adaptation| {
+        let applied = run.adapter().apply(model().params()).unwrap();
+        let bits = applied.layout().ids().flat_map(|id| tensor::to_f32(&applied.flat(id)).unwrap());
+        (bits.map(f32::to_bits).collect::<Vec<_>>(), run.held_out().unwrap())
+    };
+    let mut whole = five(settings(60));
+    to_the_end(&mut whole);
+    let whole = result(&whole);
+    let state = || WeightFile::open(&path).unwrap();
+    let mut run = five(settings(57));
+    for stop in [30, 105] {
+        while run.taken() < stop {
+            run.next().unwrap().unwrap();
+        }
+        run.save(&path, "this").unwrap();
+        run = five(settings(60));
+        run.resume(&state(), "this").unwrap();
+    }
+    assert_eq!(to_the_end(&mut run), 110 - 105);
+    assert!(result(&run) == whole);
+    let other = five(settings(60)).resume(&state(), "that").unwrap_err().to_string();
+    assert!(other.contains("other images"), "{other}");
+    std::fs::remove_file(&path).unwrap();
+}
+
+/// Steps, those of the race, and a measurement after 0, 25, 50, 100 ... steps and two more of the race.
+#[test]
+fn a_time_becomes_a_round_number_of_steps() {
+    let lora = Trained::Lora { rank: 2, alpha: 2.0, layers: AdaptedLayers::Convolutions };
+    let run = |trained| five(config(trained));
+    // 0, 25, 50, 100, 125: 125 + 5 * 10.
+    assert_eq!(run(lora).budget_within(175.0, 10.0), 125);
+    assert_eq!(run(lora).budget_within(174.0, 10.0), 100);
+    assert_eq!(run(Trained::Auto { rank: 2, alpha: 2.0 }).budget_within(245.0, 10.0), 125);
+    assert_eq!(run(lora).budget_within(1200.0, 0.0), 1200);
+    assert_eq!(run(lora).budget_within(1199.0, 0.0), 800);
+    assert_eq!(run(lora).budget_within(0.0, 10.0), 25);
 }
 
 /// Weights by noise level (whose values tests/training.rs compares with PyTorch) reach every way of computing.

@@ -1,8 +1,9 @@
 //! `adir adapt`: creates and manages adapters.
 
+use std::fmt::Write;
 use std::path::{Path, PathBuf};
 
-use adir::adapt::{Adapter, AdapterInfo};
+use adir::adapt::{Adapter, AdapterInfo, Stopped};
 use adir::engine::{AdaptPlan, AdapterFound, Cache, Engine, Label, Observed, Target};
 use adir::io::folder::image_files;
 use adir::io::image::read_hashed;
@@ -35,11 +36,14 @@ pub struct AdaptCommandArgs {
 
 #[derive(Debug, Subcommand)]
 enum AdaptCommand {
-    /// Adapt the model to the gallery images nearest to an image, or to that image itself
+    /// Adapt the model to the gallery images nearest to an image, to that image itself, or to a whole archive
     ///
     /// Several observations, or a folder of them, are grouped by their nearest images. Each group shares one adapter,
     /// trained on the images that most of its members have in common. All adapters get the same name; `restore
     /// --adapter NAME` picks the one made for its observation.
+    ///
+    /// With --archive the model is adapted to all images of a folder, for every later restoration. Ctrl-C stops the training;
+    /// the same command continues it, also with a larger --minutes or --iterations when it had ended.
     Create(Box<CreateArgs>),
     /// List the adapters in the cache
     List {
@@ -49,12 +53,15 @@ enum AdaptCommand {
         #[arg(long)]
         json: bool,
     },
-    /// Print the description of an adapter as JSON
+    /// Show an adapter: what it was made from, the held-out loss along its training, and by noise level
     Info {
         /// Adapter: a file, or a name or key shown by `adir adapt list`
         adapter: PathBuf,
         #[command(flatten)]
         store: Store,
+        /// Print one JSON object
+        #[arg(long)]
+        json: bool,
     },
     /// Rename an adapter
     Rename {
@@ -115,8 +122,11 @@ impl Writing {
 #[derive(Debug, Args)]
 struct CreateArgs {
     /// The observation, or any image like those to restore; several images or folders are allowed
-    #[arg(required = true)]
+    #[arg(required_unless_present = "archive", conflicts_with = "archive")]
     images: Vec<PathBuf>,
+    /// Adapt to all images of this folder
+    #[arg(long, value_name = "FOLDER", conflicts_with_all = ["gallery", "adapt", "prompt", "neighbours", "closer_than"])]
+    archive: Option<PathBuf>,
     /// Name of the adapter [default: the name of the first image or folder]
     #[arg(long)]
     name: Option<String>,
@@ -151,11 +161,14 @@ pub fn run(args: &AdaptCommandArgs, log: &Log) -> Result<u8> {
             }
             broken.iter().for_each(|e| log.warn(&e.to_string()));
         }
-        AdaptCommand::Info { adapter, store } => {
+        AdaptCommand::Info { adapter, store, json } => {
             let path = store.open()?.find_adapter(adapter, None)?;
             let info = Adapter::info(&WeightFile::open(&path)?)?;
             let key = path.file_stem().unwrap_or_default().to_string_lossy();
-            say!("{:#}", describe(&key, &path, &info))?;
+            match json {
+                true => say!("{:#}", describe(&key, &path, &info))?,
+                false => say!("{}", in_words(&key, &path, &info))?,
+            }
         }
         AdaptCommand::Rename { adapter, name, store, model } => {
             let path = store.open()?.find_adapter(adapter, None)?;
@@ -216,6 +229,9 @@ fn create(args: &CreateArgs, log: &Log) -> Result<()> {
         return Err(Error::config("--no-cache needs a file for the adapter: give one with -o"));
     }
     let name = args.name.as_deref().map(checked_name).transpose()?;
+    if let Some(folder) = &args.archive {
+        return create_for_archive(args, folder, name, log);
+    }
     // `create` keeps the adapter whatever the held-out images say.
     let request = args.adaptation.request(args.preset)?;
     let request =
@@ -226,6 +242,27 @@ fn create(args: &CreateArgs, log: &Log) -> Result<()> {
         [image] if !image.is_dir() => create_one(args, &engine, &plan, image, name, log),
         _ => create_shared(args, &engine, &plan, name, log),
     }
+}
+
+/// One adapter for all images of a folder.
+fn create_for_archive(args: &CreateArgs, folder: &Path, name: Option<String>, log: &Log) -> Result<()> {
+    // The state of the training lies beside the file, and the same command continues it.
+    let state = args.output.as_ref().map(|output| output.with_extension("checkpoint"));
+    if let Some(output) = &args.output {
+        check_output(folder, output, args.overwrite || state.as_ref().is_some_and(|state| state.is_file()))?;
+    }
+    let own = folder.canonicalize().map_err(|e| Error::input(folder, e.to_string()))?;
+    let name = name.unwrap_or_else(|| own.file_name().unwrap_or_default().to_string_lossy().into_owned());
+    let request = args.adaptation.to_archive(folder);
+    let engine = args.adaptation.engine(args.model.engine()).build()?;
+    let plan = engine.plan_adaptation(&request, args.preset)?;
+    let watcher = log.watcher();
+    let found = engine.adapt_to_archive(&plan, name.clone(), state.as_deref(), &|event| watcher.see(event));
+    watcher.finish();
+    if matches!(found, Err(Error::Interrupted)) {
+        log.warn("stopped; the same command continues");
+    }
+    finish(args, &engine, found?, Label { name, serves: Vec::new() }, args.output.as_deref(), log)
 }
 
 fn create_one(
@@ -332,8 +369,12 @@ fn checked_name(name: &str) -> Result<String> {
 /// Key, name, kind, images and verdict of an adapter.
 fn summary(key: &str, info: &AdapterInfo) -> String {
     let kind = info.lora.map_or_else(|| "all weights".into(), |(rank, alpha)| format!("LoRA {rank}, alpha {alpha}"));
-    let (images, steps) = (info.provenance.images.len(), info.provenance.settings.iterations);
-    let outcome = info.outcome.map_or_else(String::new, |outcome| format!("; {outcome}"));
+    let steps = info.outcome.as_ref().and_then(|outcome| outcome.best).unwrap_or(info.provenance.settings.iterations);
+    let images = info.provenance.images.len();
+    let outcome = info
+        .outcome
+        .as_ref()
+        .map_or_else(String::new, |outcome| format!("; held-out loss {:.5} -> {:.5}", outcome.before, outcome.after));
     format!("{key:.12}  {}  {kind}; {images} images, {steps} steps{outcome}", info.name)
 }
 
@@ -343,4 +384,50 @@ fn describe(key: &str, path: &Path, info: &AdapterInfo) -> Value {
         "outcome": info.outcome, "serves": info.serves,
         "lora": info.lora.map(|(rank, alpha)| json!({"rank": rank, "alpha": alpha})),
     })
+}
+
+/// What `adapt info` prints.
+fn in_words(key: &str, path: &Path, info: &AdapterInfo) -> String {
+    let settings = &info.provenance.settings;
+    let mut text = format!(
+        "{}\nfile                 {}\nbase weights         {:.12}",
+        summary(key, info),
+        path.display(),
+        info.base
+    );
+    let mut line = |name: &str, value: String| {
+        let _ = write!(text, "\n{name:<20} {value}");
+    };
+    line("budget", format!("{} steps of {} crops of {} pixels", settings.iterations, settings.batch, settings.crop));
+    let Some(outcome) = &info.outcome else {
+        line("held-out images", "none: nothing is known of its worth".into());
+        return text;
+    };
+    let change = |before: f64, after: f64| 100.0 * (after / before - 1.0);
+    match outcome.stopped {
+        Some(Stopped::Budget) => line("ended", "when the budget was used".into()),
+        Some(Stopped::NoGain) => line("ended", "when the held-out loss had stopped falling".into()),
+        None => {}
+    }
+    if let Some(slope) = outcome.slope {
+        let (gain, error) = (slope.per_doubling, slope.standard_error);
+        line("twice the steps", format!("would lower the held-out loss by about {gain:.5} +- {error:.5}"));
+    }
+    if !outcome.curve.is_empty() {
+        let _ = write!(text, "\n\n   step   held-out loss   change\n      0   {:.5}", outcome.before);
+    }
+    for point in &outcome.curve {
+        let kept = if outcome.best == Some(point.step) { "   kept" } else { "" };
+        let (change, error) = (change(outcome.before, point.loss), 100.0 * point.standard_error / outcome.before);
+        let _ = write!(text, "\n{:>7}   {:.5}         {change:+.1} +- {error:.1} %{kept}", point.step, point.loss);
+    }
+    if !outcome.bands.is_empty() {
+        text.push_str("\n\n   timesteps   without   with      change");
+    }
+    for band in &outcome.bands {
+        let (change, error) = (change(band.before, band.after), 100.0 * band.standard_error / band.before);
+        let range = format!("{} to {}", band.from, band.to.saturating_sub(1));
+        let _ = write!(text, "\n{range:>12}   {:.5}   {:.5}   {change:+.1} +- {error:.1} %", band.before, band.after);
+    }
+    text
 }

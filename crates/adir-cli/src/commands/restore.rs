@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use adir::engine::{Keep, OutputRequest, Request, Target};
+use adir::engine::{OutputRequest, Request};
 use adir::guidance::{Adjoint, DataStep, Residual, Strength};
 use adir::sampler::EpsAfterGuidance;
 use adir::task::{Method, Overrides, Preset};
@@ -35,8 +35,8 @@ pub struct RestoreArgs {
     #[command(flatten)]
     adaptation: AdaptArgs,
     /// Sample with this adapter: a file, a folder, or a name or key shown by `adir adapt list`. If several match, the
-    /// one made for this observation is used
-    #[arg(long, value_name = "ADAPTER", conflicts_with_all = ["gallery", "adapt", "prompt"])]
+    /// one made for this observation is used. With --gallery, low-rank factors trained on the nearest images refine it
+    #[arg(long, value_name = "ADAPTER")]
     adapter: Option<PathBuf>,
     /// Keep the margin around the observation that a blur with the boundary valid saw; by default the result has the
     /// size of the observation
@@ -159,10 +159,7 @@ impl RestoreArgs {
         request.sampling.class = sampling.class;
         request.sampling.overrides = sampling.overrides();
         request.adapt = match &self.adapter {
-            Some(adapter) => {
-                let target = Target::Adapter(adapter.clone());
-                Some(self.adaptation.settings.request(target, Keep::Always, None))
-            }
+            Some(adapter) => Some(self.adaptation.refining(adapter, sampling.preset)?),
             None => self.adaptation.request(sampling.preset)?,
         };
         request.output = Some(OutputRequest::new(&self.output, self.overwrite));

@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use super::config::AdaptConfig;
-use super::run::HeldOut;
+use super::curve::HeldOut;
 use crate::io::hash::{ContentHash, sha256};
 use crate::io::weights::{Dtype, WeightFile};
 use crate::models::Prior;
@@ -64,7 +64,7 @@ pub struct Provenance {
 
 impl Provenance {
     /// Version of the training. Raise it when the same settings make other weights than before.
-    pub const VERSION: u32 = 2;
+    pub const VERSION: u32 = 3;
 
     /// The key under which caches keep the adapter: the SHA-256 of the JSON form, in hexadecimal.
     ///
@@ -73,6 +73,16 @@ impl Provenance {
     pub fn key(&self) -> Result<String> {
         let text = serde_json::to_string(self).map_err(|e| Error::config(format!("a provenance: {e}")))?;
         Ok(sha256(text.as_bytes()).to_string())
+    }
+
+    /// The key that all adapters share which differ only in how long they may train: the state of a training is kept under
+    /// it.
+    ///
+    /// # Errors
+    /// As [`Provenance::key`].
+    pub fn key_without_budget(&self) -> Result<String> {
+        let settings = AdaptConfig { iterations: 0, ..self.settings.clone() };
+        Self { settings, ..self.clone() }.key()
     }
 }
 

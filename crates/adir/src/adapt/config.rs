@@ -1,5 +1,7 @@
 //! Settings of an adaptation.
 
+use std::fmt;
+
 use serde::{Deserialize, Serialize};
 
 use crate::optim::{AdaptedLayers, LevelWeights};
@@ -21,6 +23,36 @@ pub enum Trained {
         #[serde(default, skip_serializing_if = "AdaptedLayers::is_default")]
         layers: AdaptedLayers,
     },
+    /// All weights or low-rank factors of every convolution: what held-out images say. Both are trained for a few steps;
+    /// all weights go on if their held-out loss is lower by more than its standard error. Without held-out images:
+    /// low-rank factors.
+    Auto {
+        /// Rank of the factors.
+        rank: usize,
+        /// See [`Trained::Lora`].
+        alpha: f64,
+    },
+}
+
+impl Trained {
+    /// The low-rank factors of [`Trained::Auto`]; anything else is what it is.
+    #[must_use]
+    pub fn low_rank(self) -> Self {
+        match self {
+            Self::Auto { rank, alpha } => Self::Lora { rank, alpha, layers: AdaptedLayers::Convolutions },
+            chosen => chosen,
+        }
+    }
+}
+
+impl fmt::Display for Trained {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Full => f.write_str("all weights"),
+            Self::Lora { rank, .. } => write!(f, "rank {rank}"),
+            Self::Auto { rank, .. } => write!(f, "rank {rank} or all weights"),
+        }
+    }
 }
 
 /// Scale at which crops are taken from an image.
@@ -41,6 +73,10 @@ pub enum Timesteps {
     Shared,
     /// One timestep per image, spread evenly over the original schedule from a random offset: same mean, less variance.
     Spread,
+    /// As spread, over the half of the schedule with less noise and the other half in turns. Little noise is removed by what
+    /// is near, so that its steps take four times as many crops of half the side: more images in the same time. Strong noise
+    /// needs the whole crop.
+    Halves,
 }
 
 /// How the learning rate changes over the steps.
@@ -49,15 +85,18 @@ pub enum Timesteps {
 pub enum RateSchedule {
     /// Constant (the paper).
     Constant,
-    /// Rises over the first tenth of the steps, then falls linearly to 0.
+    /// Rises over the first tenth of the steps, then falls linearly to 0: what earlier versions did.
     Triangle,
+    /// Rises over the first [`AdaptConfig::WARM_UP`] steps, then constant: what a step does not depend on how many follow.
+    WarmUp,
 }
 
 /// Settings of an adaptation (Eq. 6). Settings and images determine the cache key.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct AdaptConfig {
-    /// Steps of Adam.
+    /// Steps of Adam. With held-out images they are a budget: the training ends before where the held-out loss has stopped
+    /// falling.
     pub iterations: u32,
     /// Highest learning rate.
     pub learning_rate: f64,
@@ -70,6 +109,9 @@ pub struct AdaptConfig {
     pub level_weights: LevelWeights,
     /// Decay of the moving average of the weights, which is used for sampling; 0 uses the last weights.
     pub ema: f64,
+    /// Whether that decay grows with the number n of steps, as (1 + n) / (10 + n), until it is reached.
+    #[serde(default)]
+    pub ema_grows: bool,
     /// Factor on the trained change of the weights: 1 as trained, 0.5 half of it, 2 twice as much.
     #[serde(default = "as_trained")]
     pub strength: f64,
@@ -85,7 +127,8 @@ pub struct AdaptConfig {
     pub flip: bool,
     /// The weights trained.
     pub trained: Trained,
-    /// Whether every fifth image is held out to measure whether the adaptation helps.
+    /// Whether every fifth image is held out. Their loss decides how long is trained, which of the weights on the way are
+    /// kept, and whether they help.
     pub held_out: bool,
     /// Whether blocks are recomputed in the backward pass instead of kept.
     pub recompute: bool,
@@ -107,6 +150,7 @@ impl AdaptConfig {
             timesteps: Timesteps::Shared,
             level_weights: LevelWeights::EQUAL,
             ema: 0.8,
+            ema_grows: false,
             strength: as_trained(),
             batch: 6,
             micro_batch: 6,
@@ -120,36 +164,45 @@ impl AdaptConfig {
         }
     }
 
-    /// For the embedded prior: about 35 s on two AVX-512 cores, 95 s on two with AVX2 only. Low-rank factors change the
-    /// prior less than all weights would, gain as much in the mean, and harm seldom. Crops are as large as those the
-    /// prior was last trained on: with smaller ones it unlearns the high noise levels of larger images
-    /// (docs/results/adaptation.md).
+    /// For the embedded prior: at most about two and a half minutes on two AVX-512 cores, as long as the held-out loss
+    /// falls. Crops are as large as those the prior was last trained on: with smaller ones it unlearns the high noise
+    /// levels of larger images (docs/results/adaptation.md).
     pub fn fast() -> Self {
         Self {
-            iterations: 150,
-            rate_schedule: RateSchedule::Triangle,
-            timesteps: Timesteps::Spread,
-            ema: 0.0,
+            iterations: 600,
+            learning_rate: 1e-3,
+            rate_schedule: RateSchedule::WarmUp,
+            timesteps: Timesteps::Halves,
+            ema: 0.99,
+            ema_grows: true,
             batch: 2,
             micro_batch: 1,
             crop: 128,
             scale: CropScale::Native,
             flip: true,
-            trained: Trained::Lora { rank: 16, alpha: 8.0, layers: AdaptedLayers::Convolutions },
+            trained: Trained::Auto { rank: 16, alpha: 16.0 },
+            held_out: true,
             ..Self::paper()
         }
     }
 
-    /// For the embedded prior: as [`AdaptConfig::fast`], of whose change twice as much is used. More steps and crops
-    /// gained less (docs/results/adaptation.md).
+    /// For the embedded prior: as [`AdaptConfig::fast`], with twice the budget.
     pub fn balanced() -> Self {
-        Self { strength: 2.0, ..Self::fast() }
+        Self { iterations: 1200, ..Self::fast() }
+    }
+
+    /// [`AdaptConfig::fast`] for a single image, which leaves nothing to hold out: few steps on low-rank factors.
+    pub fn fast_itself() -> Self {
+        Self { iterations: 150, held_out: false, timesteps: Timesteps::Spread, ..Self::fast() }
     }
 
     /// Table 4's adaptation to the observation itself (IA): 100 steps, decay 0.95.
     pub fn paper_itself() -> Self {
         Self { iterations: 100, ema: 0.95, scale: CropScale::Native, ..Self::paper() }
     }
+
+    /// Steps of [`RateSchedule::WarmUp`].
+    pub const WARM_UP: u32 = 20;
 
     /// The learning rate at `step`, counted from 0.
     pub fn rate_at(&self, step: u32) -> f64 {
@@ -159,6 +212,7 @@ impl AdaptConfig {
                 let (step, all) = (f64::from(step), f64::from(self.iterations.max(1)));
                 ((step + 1.0) / (all / 10.0).max(1.0)).min(1.0) * ((all - step) / all)
             }
+            RateSchedule::WarmUp => (f64::from(step) + 1.0).min(f64::from(Self::WARM_UP)) / f64::from(Self::WARM_UP),
         };
         self.learning_rate * share
     }
@@ -188,7 +242,10 @@ impl AdaptConfig {
         if self.crop == 0 || !self.crop.is_multiple_of(multiple) {
             return fail(format!("crop {}: expected a positive multiple of {multiple}", self.crop));
         }
-        if let Trained::Lora { rank, alpha, .. } = self.trained
+        if self.timesteps == Timesteps::Halves && !self.crop.is_multiple_of(2 * multiple) {
+            return fail(format!("crop {}: halves need a positive multiple of {}", self.crop, 2 * multiple));
+        }
+        if let Trained::Lora { rank, alpha, .. } = self.trained.low_rank()
             && (rank == 0 || rank > 1 << 12 || !alpha.is_finite())
         {
             return fail(format!("LoRA rank {rank}, alpha {alpha}: expected a rank of 1 to 4096 and a finite alpha"));

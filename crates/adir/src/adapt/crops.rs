@@ -47,11 +47,11 @@ impl CropSource {
         self.images.is_empty()
     }
 
-    /// `count` crops `[count, 3, crop, crop]`, a function of `noise` and `step`.
+    /// `count` crops `[count, 3, side, side]`, a function of `noise` and `step`; `side` is at most that of the settings.
     ///
     /// # Errors
     /// As [`bicubic_resize`].
-    pub fn draw(&self, noise: &Noise, step: u32, count: usize, device: &Device) -> Result<Tensor<4>> {
+    pub fn draw(&self, noise: &Noise, step: u32, count: usize, side: usize, device: &Device) -> Result<Tensor<4>> {
         let crops = (0..count as u32).map(|k| {
             let image = &self.images[noise.below(step, 3 * k, self.images.len())];
             let image = match self.scale {
@@ -59,9 +59,9 @@ impl CropSource {
                 CropScale::Resized => self.resized(image, noise.uniform(step, 2 * k))?,
             };
             let [_, _, h, w] = image.dims();
-            let top = noise.below(step, 3 * k + 1, h - self.crop + 1);
-            let left = noise.below(step, 3 * k + 2, w - self.crop + 1);
-            let crop = image.narrow(2, top, self.crop).narrow(3, left, self.crop);
+            let top = noise.below(step, 3 * k + 1, h - side + 1);
+            let left = noise.below(step, 3 * k + 2, w - side + 1);
+            let crop = image.narrow(2, top, side).narrow(3, left, side);
             Ok(if self.flip && noise.uniform(step, 2 * k + 1) < 0.5 { crop.flip([3]) } else { crop })
         });
         Ok(Tensor::cat(crops.collect::<Result<Vec<_>>>()?, 0).to_device(device))

@@ -11,7 +11,7 @@ const FULL_EXTRA: usize = 130 << 20;
 const MOST_PACKED: usize = 1 << 30;
 const PACKED: usize = 6;
 /// Copies of the weights kept besides the gradients of parts, when training all weights or factors.
-const FULL_COPIES: usize = 7;
+const FULL_COPIES: usize = 8;
 const LORA_COPIES: usize = 2;
 /// Measured share of the counted memory that is alive at the same time, in percent.
 const SHARE: usize = 85;
@@ -30,26 +30,23 @@ pub fn adaptation_memory(network: &dyn Network, config: &AdaptConfig, threads: u
     // Parts of a batch are computed at the same time, each on a thread.
     let parts = config.batch.div_ceil(part).max(1);
     let at_once = if config.recompute { 1 } else { threads.clamp(1, parts) };
-    let trained = match config.trained {
-        Trained::Full => 0,
+    let trained = match config.trained.low_rank() {
         Trained::Lora { rank, layers, .. } => layout
             .specs()
             .iter()
             .filter(|s| layers.include(s.role))
             .map(|s| rank * (s.shape[0] + s.shape[1..].iter().product::<usize>()))
             .sum(),
+        _ => 0,
     };
-    let extra = if config.trained == Trained::Full { FULL_EXTRA } else { 0 };
+    let full = !matches!(config.trained, Trained::Lora { .. });
+    let extra = if full { FULL_EXTRA } else { 0 };
     let parts_summed = if config.recompute { 0 } else { at_once + 1 };
-    let copies = match config.trained {
-        // The base, the weights before and after a step, their average, Adam's two moments, summed gradients; the
-        // gradients of each part.
-        Trained::Full => FULL_COPIES + parts_summed,
-        // The base and the sum with the product of the factors. The factors have their own six, gradients
-        // included.
-        Trained::Lora { .. } => LORA_COPIES,
-    };
-    let state = copies * weights + 6 * trained;
+    // With all weights, the base, the weights before and after a step, their average, the best average, Adam's two moments,
+    // summed gradients; the gradients of each part. With factors, the base and the sum with their product; the factors
+    // have their own seven, gradients included.
+    let copies = if full { FULL_COPIES + parts_summed } else { LORA_COPIES };
+    let state = copies * weights + 7 * trained;
     let activations = if config.recompute {
         let entering: usize = blocks.iter().map(|b| b.entering).sum();
         2 * entering + blocks.iter().map(|b| b.kept).max().unwrap_or(0)

@@ -2,16 +2,22 @@
 //!
 //! [`Adaptation`] is an iterator of training steps on a few images; its result is an [`Adapter`], all weights or
 //! LoRA factors, to sample with and to keep. An adaptation does not know the operator A: it depends on the images and
-//! its settings alone, and serves every task.
+//! its settings alone, and serves every task. How long it trains, and whether low-rank factors or all weights, follows the
+//! loss on images that it holds out.
 
 mod adapter;
+mod checkpoint;
 mod config;
 mod crops;
+mod curve;
+mod held_out;
+mod learner;
 mod memory;
 mod run;
 
 pub use adapter::{Adapter, AdapterInfo, Provenance};
 pub use config::{AdaptConfig, CropScale, RateSchedule, Timesteps, Trained};
 pub use crops::CropSource;
+pub use curve::{Band, HeldOut, Point, Slope, Stopped};
 pub use memory::adaptation_memory;
-pub use run::{AdaptStep, Adaptation, HeldOut};
+pub use run::{AdaptStep, Adaptation, Measured};

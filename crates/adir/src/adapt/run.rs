@@ -1,16 +1,20 @@
 //! A running adaptation: an iterator of steps, driven by the caller.
 
-use std::fmt;
+use std::path::Path;
 
 use super::adapter::Adapter;
+use super::checkpoint;
 use super::config::{AdaptConfig, Timesteps, Trained};
 use super::crops::CropSource;
+use super::curve::{HeldOut, Point, Stopped, exceeds, next_measurement};
+use super::held_out::HeldOutCrops;
+use super::learner::Learner;
+use crate::io::weights::WeightFile;
 use crate::models::params::Params;
 use crate::models::{Denoiser, Prior};
 use crate::noise::{Noise, Stream};
 use crate::optim::{
-    Adam, AdamConfig, Batch, Ema, Lora, LossGradients, Objective, Workers, accumulate, add, batch_loss, gradient_norm,
-    loss_by_blocks, simple_losses,
+    Batch, LossGradients, Objective, Workers, accumulate, add, batch_loss, gradient_norm, loss_by_blocks,
 };
 use crate::schedule::Timestep;
 use crate::tensor::{self, DType, Tensor};
@@ -18,16 +22,13 @@ use crate::{Error, Result};
 
 /// Every n-th image is held out.
 const HELD_OUT_EVERY: usize = 5;
-/// Number of held-out crops that decide whether the adaptation helps.
-const HELD_OUT_CROPS: usize = 48;
-/// Crops drawn, and computed, at once when no gradients are needed.
-const DRAWN: usize = 8;
-const AT_ONCE: usize = 2;
+/// Steps that low-rank factors and all weights take before one of them goes on alone.
+const RACE: u32 = 50;
 
 /// Report of one step.
 #[derive(Debug, Clone, Copy)]
 pub struct AdaptStep {
-    /// Steps taken so far.
+    /// Steps taken so far, those of weights that were given up included.
     pub step: u32,
     /// The timestep of its first image.
     pub timestep: Timestep,
@@ -35,54 +36,40 @@ pub struct AdaptStep {
     pub loss: f64,
     /// 2-norm of the gradients of what is trained.
     pub gradient_norm: f64,
+    /// The held-out loss after the step, where it was measured.
+    pub measured: Option<Measured>,
 }
 
-/// Loss on held-out images before and after the adaptation, weighted by noise level as in training.
-#[derive(Debug, Clone, Copy, PartialEq, serde::Serialize, serde::Deserialize)]
-pub struct HeldOut {
-    /// With the base weights.
+/// A measurement of the held-out loss.
+#[derive(Debug, Clone, Copy, PartialEq, serde::Serialize)]
+pub struct Measured {
+    /// What was trained.
+    pub trained: Trained,
+    /// Steps of it, and the loss.
+    pub point: Point,
+    /// The loss before the first step.
     pub before: f64,
-    /// With the adapted weights.
-    pub after: f64,
-    /// Mean decrease over the crops, in standard errors; above 0 is better.
-    pub significance: f64,
-}
-
-impl HeldOut {
-    /// Whether the adaptation lowered the loss by more than its standard error: with less, restorations were as often
-    /// worse as better (docs/results/adaptation.md).
-    pub fn helped(&self) -> bool {
-        self.significance > 1.0
-    }
-}
-
-impl fmt::Display for HeldOut {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "held-out loss {:.5} -> {:.5}", self.before, self.after)
-    }
 }
 
 /// An adaptation of one model to a few images (Eq. 6): iterate to advance it, then take its result.
+///
+/// With held-out images their loss is measured again and again, at intervals that double; the training ends when it has
+/// not fallen for long, and the weights at its lowest are the result.
 #[derive(Debug)]
 pub struct Adaptation {
     model: Prior,
     config: AdaptConfig,
     crops: CropSource,
-    held_out: Option<CropSource>,
-    trained: State,
-    adam: Adam,
-    ema: Ema,
-    step: u32,
+    held_out: Option<HeldOutCrops>,
+    /// What is trained: two while it is open which of them goes on.
+    learners: Vec<Learner>,
+    /// Measurements of what was given up.
+    given_up: Vec<Point>,
+    /// Steps of what was given up.
+    lost: u32,
     noise: Noise,
     workers: Option<Workers>,
     failed: bool,
-}
-
-/// The trained weights, in f32 if the network computes in half precision, whose steps are coarser than Adam's.
-#[derive(Debug)]
-enum State {
-    Full(Params),
-    Lora(Lora),
 }
 
 impl Adaptation {
@@ -109,43 +96,110 @@ impl Adaptation {
             if last(i) { out.push(image.clone()) } else { training.push(image.clone()) }
         }
         let crops = CropSource::new(training, &config)?;
-        let held_out = if out.is_empty() { None } else { Some(CropSource::new(out, &config)?) };
-        let (trained, params) = match config.trained {
-            Trained::Full => {
-                let params = model.params().in_precision(precision_of_training(model.params()));
-                (State::Full(params.clone()), params)
-            }
-            Trained::Lora { rank, alpha, layers } => {
-                let lora = Lora::new(model.params(), rank, alpha, layers, config.seed)?;
-                let factors = lora.factors().clone();
-                (State::Lora(lora), factors)
-            }
+        let held_out = match out.is_empty() {
+            true => None,
+            false => Some(HeldOutCrops::new(CropSource::new(out, &config)?, &config)),
         };
+        let ways = match (config.trained, &held_out) {
+            (Trained::Auto { .. }, Some(_)) => vec![config.trained.low_rank(), Trained::Full],
+            (trained, _) => vec![trained.low_rank()],
+        };
+        let learners = ways.into_iter().map(|trained| Learner::new(model.params(), trained, &config));
+        let learners = learners.collect::<Result<_>>()?;
         let on_cpu = tensor::is_cpu(&model.params().device());
         let in_parts = on_cpu && !config.recompute && config.micro_batch < config.batch;
         Ok(Self {
             model: model.clone(),
-            adam: Adam::new(AdamConfig::default()),
-            ema: Ema::new(params, config.ema),
             noise: Noise::new(config.seed, Stream::Adaptation),
             workers: if in_parts { Some(Workers::new()?) } else { None },
             config,
             crops,
             held_out,
-            trained,
-            step: 0,
+            learners,
+            given_up: Vec::new(),
+            lost: 0,
             failed: false,
         })
     }
 
-    /// Total number of steps.
+    /// The largest number of steps it takes, those of weights that are given up included.
     pub fn total(&self) -> u32 {
-        self.config.iterations
+        let race = RACE.min(self.config.iterations);
+        self.config.iterations + if self.learners.len() > 1 { race } else { self.lost }
+    }
+
+    /// Steps taken so far, those of weights that were given up included.
+    pub fn taken(&self) -> u32 {
+        self.lost + self.learners.iter().map(|learner| learner.step).sum::<u32>()
+    }
+
+    /// Gives it another budget of steps, also a smaller one than was used.
+    pub fn set_budget(&mut self, iterations: u32) {
+        self.config.iterations = iterations;
+    }
+
+    /// The largest budget with which training and measurements together take at most as long as `steps` steps, if a
+    /// measurement takes as long as `measurement` of them. It is a round number: a multiple of 25, and of 400 from there on.
+    pub fn budget_within(&self, steps: f64, measurement: f64) -> u32 {
+        let race = if matches!(self.config.trained, Trained::Auto { .. }) { RACE } else { 0 };
+        let cost = |budget: u32| {
+            let next = |step: &u32| (*step < budget).then(|| next_measurement(*step, budget));
+            let measured = std::iter::successors(Some(0), next).count() + if race > 0 { 2 } else { 0 };
+            let measured = if self.held_out.is_some() { measured as f64 } else { 0.0 };
+            f64::from(budget + race) + measured * measurement
+        };
+        let next = |budget: u32| budget + if budget < 400 { 25 } else { 400 };
+        let mut budget = 25;
+        while budget < 1 << 24 && cost(next(budget)) <= steps {
+            budget = next(budget);
+        }
+        budget
+    }
+
+    /// Whether more steps were taken than the budget has.
+    pub fn is_beyond_budget(&self) -> bool {
+        self.learners.iter().any(|learner| learner.step > self.config.iterations)
+    }
+
+    /// The number of steps at which the latest measurement was due, or the next one is.
+    pub fn budget_reached(&self) -> u32 {
+        let steps = self.learners.iter().map(|learner| learner.step).max().unwrap_or(0);
+        if steps == 0 { 0 } else { next_measurement(steps - 1, u32::MAX) }
+    }
+
+    /// Whether the step `after` more steps from now is measured only because the budget ends with it: an adaptation with a
+    /// larger one would not be.
+    fn ends_between_measurements(&self, after: u32) -> bool {
+        let end = self.learners[0].step + after;
+        end > 0
+            && self.learners.len() == 1
+            && end == self.config.iterations
+            && next_measurement(end - 1, u32::MAX) != end
+    }
+
+    /// Whether the state should be saved before the next step, for a larger budget to go on from.
+    pub fn is_last_before_end(&self) -> bool {
+        self.ends_between_measurements(1)
+    }
+
+    /// Whether the state is one that a larger budget would have led to as well.
+    pub fn can_go_on(&self) -> bool {
+        !self.ends_between_measurements(0)
     }
 
     /// Images trained on, and held out.
     pub fn images(&self) -> (usize, usize) {
-        (self.crops.len(), self.held_out.as_ref().map_or(0, CropSource::len))
+        (self.crops.len(), self.held_out.as_ref().map_or(0, HeldOutCrops::images))
+    }
+
+    /// The one whose turn it is, and until which step.
+    fn turn(&self) -> (usize, u32) {
+        let race = RACE.min(self.config.iterations);
+        match self.learners.as_slice() {
+            [first, _] if first.step < race => (0, race),
+            [_, _] => (1, race),
+            _ => (0, self.config.iterations),
+        }
     }
 
     /// The batch of the next step: crops, noise, timesteps.
@@ -153,20 +207,29 @@ impl Adaptation {
     /// # Errors
     /// As [`CropSource::draw`].
     pub fn draw(&self) -> Result<Batch> {
-        let (n, device) = (self.config.batch, self.model.params().device());
+        let step = self.learners[self.turn().0].step;
+        let (mut n, mut side, device) = (self.config.batch, self.config.crop, self.model.params().device());
         let dtype = precision_of_training(self.model.params());
         let all = self.model.info().schedule.len();
+        let mut range = 0..all;
+        if self.config.timesteps == Timesteps::Halves {
+            range = if step.is_multiple_of(2) { 0..all / 2 } else { all / 2..all };
+            if range.start == 0 {
+                (n, side) = (4 * n, side / 2);
+            }
+        }
         // The first numbers of a step are the crops'.
         let timesteps = match self.config.timesteps {
-            Timesteps::Shared => vec![Timestep(self.noise.below(self.step, 3 * n as u32, all) as u16); n],
-            Timesteps::Spread => {
-                let offset = self.noise.uniform(self.step, 3 * n as u32);
-                (0..n).map(|i| Timestep(((i as f64 + offset) / n as f64 * all as f64) as u16)).collect()
+            Timesteps::Shared => vec![Timestep(self.noise.below(step, 3 * n as u32, all) as u16); n],
+            Timesteps::Spread | Timesteps::Halves => {
+                let offset = self.noise.uniform(step, 3 * n as u32);
+                let place = |i: usize| ((i as f64 + offset) / n as f64 * range.len() as f64) as usize;
+                (0..n).map(|i| Timestep((range.start + place(i)) as u16)).collect()
             }
         };
-        let crops = self.crops.draw(&self.noise, self.step, n, &device)?.cast(dtype);
+        let crops = self.crops.draw(&self.noise, step, n, side, &device)?.cast(dtype);
         let x0 = self.model.space().encode(&crops)?;
-        Ok(Batch { eps: self.noise.normal_tensor(self.step, x0.dims(), &device, dtype), x0, timesteps })
+        Ok(Batch { eps: self.noise.normal_tensor(step, x0.dims(), &device, dtype), x0, timesteps })
     }
 
     /// One step on `batch`.
@@ -174,32 +237,19 @@ impl Adaptation {
     /// # Errors
     /// [`Error::Numerical`] when the loss or a gradient is not finite; the state is then that before the step.
     pub fn advance(&mut self, batch: &Batch) -> Result<AdaptStep> {
-        let LossGradients { loss, gradients } = self.gradients(batch)?;
+        let turn = self.turn().0;
+        let LossGradients { loss, gradients } = self.gradients(&self.learners[turn], batch)?;
         let gradient_norm = gradient_norm(&gradients)?;
-        let rate = self.config.rate_at(self.step);
-        match &mut self.trained {
-            State::Full(params) => {
-                *params = self.adam.step(params, gradients, rate);
-                self.ema.update(params);
-            }
-            State::Lora(lora) => {
-                let factors = self.adam.step(lora.factors(), gradients, rate);
-                self.ema.update(&factors);
-                *lora = lora.with_factors(factors);
-            }
-        }
-        self.step += 1;
+        self.learners[turn].advance(gradients, &self.config);
         let timestep = batch.timesteps.first().copied().unwrap_or(Timestep(0));
-        Ok(AdaptStep { step: self.step, timestep, loss, gradient_norm })
+        Ok(AdaptStep { step: self.taken(), timestep, loss, gradient_norm, measured: None })
     }
 
     /// Loss, and gradients of what is trained.
-    fn gradients(&self, batch: &Batch) -> Result<LossGradients> {
-        let (model, parts) = (&self.model, self.config.micro_batch);
-        let weights = match &self.trained {
-            State::Full(params) => params.clone(),
-            State::Lora(lora) => lora.attached(model.params()),
-        };
+    fn gradients(&self, learner: &Learner, batch: &Batch) -> Result<LossGradients> {
+        // Smaller crops are computed together: as many pixels at once.
+        let (model, parts) = (&self.model, (self.config.micro_batch * batch.len() / self.config.batch).max(1));
+        let weights = learner.weights(model.params());
         let dtype = model.params().dtype();
         let objective = Objective::Simple(self.config.level_weights);
         if !self.config.recompute {
@@ -209,10 +259,7 @@ impl Adaptation {
             });
         }
         let model = model.with_params(weights.in_precision(dtype));
-        let trained = match &self.trained {
-            State::Full(params) => params,
-            State::Lora(lora) => lora.factors(),
-        };
+        let trained = learner.params();
         let mut gradients = vec![None; trained.layout().specs().len()];
         let mut loss = 0.0;
         for first in (0..batch.len()).step_by(parts) {
@@ -227,65 +274,96 @@ impl Adaptation {
         Ok(LossGradients { loss, gradients })
     }
 
-    /// The adapted weights so far (their average, at the strength asked for), as something to keep.
+    /// The adapted weights (their average, at the strength asked for): those with the lowest held-out loss, or the latest
+    /// where none was measured.
     pub fn adapter(&self) -> Adapter {
-        let (average, strength) = (self.ema.params().clone(), self.config.strength);
-        match &self.trained {
-            // Exact to the bit, unlike the sum below.
-            State::Full(_) if strength == 1.0 => Adapter::Full(average),
-            State::Full(_) => {
-                let base = self.model.params().in_precision(average.dtype());
-                Adapter::Full(average.map(|id, value| base.flat(id) + (value - base.flat(id)) * strength))
-            }
-            State::Lora(lora) => Adapter::Lora(lora.with_factors(average).with_alpha(lora.alpha() * strength)),
-        }
+        self.learners[0].result(self.model.params(), self.config.strength)
     }
 
-    /// Whether the adapted weights denoise the held-out images better; `None` where none were held out.
+    /// What the held-out images say; `None` where none were held out, or nothing was measured.
+    pub fn held_out(&self) -> Option<HeldOut> {
+        let learner = &self.learners[0];
+        let stopped = if learner.step < self.config.iterations { Stopped::NoGain } else { Stopped::Budget };
+        let all = self.model.info().schedule.len();
+        let outcome = learner.curve.outcome(learner.trained, stopped, &HeldOutCrops::timesteps(all), all)?;
+        Some(HeldOut { given_up: self.given_up.clone(), ..outcome })
+    }
+
+    /// Measures the loss with the base weights, where images are held out.
     ///
     /// # Errors
     /// [`Error::Numerical`] when a loss is not finite.
-    pub fn held_out(&self) -> Result<Option<HeldOut>> {
-        let Some(source) = &self.held_out else { return Ok(None) };
-        let noise = Noise::new(self.config.seed, Stream::Evaluation);
-        let model = &self.model;
-        let (device, all) = (model.params().device(), model.info().schedule.len());
-        let adapted = model.with_params(self.adapter().apply(model.params())?);
-        let weight = self.config.level_weights.of(&model.info().schedule);
-        let mut differences = Vec::new();
-        let (mut before, mut after) = (0.0, 0.0);
-        for k in 0..HELD_OUT_CROPS / DRAWN {
-            let place = |i: usize| ((k * DRAWN + i) as f64 + 0.5) / HELD_OUT_CROPS as f64;
-            let dtype = precision_of_training(model.params());
-            let x0 = model.space().encode(&source.draw(&noise, k as u32, DRAWN, &device)?.cast(dtype))?;
-            let batch = Batch {
-                eps: noise.normal_tensor(k as u32, x0.dims(), &device, dtype),
-                x0,
-                timesteps: (0..DRAWN).map(|i| Timestep((place(i) * all as f64) as u16)).collect(),
-            };
-            let losses = |model: &Prior| -> Result<Vec<f64>> {
-                let parts = (0..DRAWN).step_by(AT_ONCE).map(|first| batch.part(first, AT_ONCE));
-                let found = parts.map(|part| simple_losses(model, &part));
-                Ok(found.collect::<Result<Vec<_>>>()?.concat())
-            };
-            let losses = losses(model)?.into_iter().zip(losses(&adapted)?);
-            for ((a, b), weight) in losses.zip(batch.timesteps.iter().map(|&t| weight(t))) {
-                let (a, b) = (a * weight, b * weight);
-                before += a / HELD_OUT_CROPS as f64;
-                after += b / HELD_OUT_CROPS as f64;
-                differences.push(a - b);
-            }
+    pub fn measure_before(&mut self) -> Result<()> {
+        let Some(crops) = &self.held_out else { return Ok(()) };
+        let before = crops.losses(&self.model)?;
+        self.learners.iter_mut().for_each(|learner| learner.curve.before.clone_from(&before));
+        Ok(())
+    }
+
+    /// Measures the held-out loss after the latest step of a learner, and lets the better of two go on.
+    fn measure(&mut self, turn: usize) -> Result<Option<Measured>> {
+        let Some(crops) = &self.held_out else { return Ok(None) };
+        let (learner, base) = (&self.learners[turn], self.model.params());
+        let adapted = learner.average(base, self.config.strength).apply(base)?;
+        let losses = crops.losses(&self.model.with_params(adapted))?;
+        let learner = &mut self.learners[turn];
+        learner.note(losses);
+        let before = learner.curve.before.iter().sum::<f64>() / learner.curve.before.len() as f64;
+        let (trained, latest) = (learner.trained, learner.curve.summary().pop());
+        if let [low_rank, full] = self.learners.as_slice()
+            && full.step >= RACE.min(self.config.iterations)
+            && let (Some((_, of_low_rank)), Some((_, of_full))) = (low_rank.curve.best(), full.curve.best())
+        {
+            let loser = usize::from(!exceeds(of_low_rank, of_full));
+            let loser = self.learners.remove(loser);
+            self.lost = loser.step;
+            self.given_up = loser.curve.summary();
         }
-        if !(f64::is_finite(before) && f64::is_finite(after)) {
-            return Err(Error::Numerical(format!(
-                "the held-out loss is not finite: {before} before the adaptation, {after} after it"
-            )));
+        Ok(latest.map(|point| Measured { trained, point, before }))
+    }
+
+    /// The next step, and the measurement after it.
+    fn go_on(&mut self) -> Result<AdaptStep> {
+        if self.learners.iter().any(|learner| learner.curve.before.is_empty()) {
+            self.measure_before()?;
         }
-        let n = differences.len() as f64;
-        let mean = differences.iter().sum::<f64>() / n;
-        let variance = differences.iter().map(|d| (d - mean).powi(2)).sum::<f64>() / (n - 1.0);
-        let significance = mean / (variance / n).sqrt().max(f64::MIN_POSITIVE);
-        Ok(Some(HeldOut { before, after, significance }))
+        let (turn, end) = self.turn();
+        let due = next_measurement(self.learners[turn].step, end);
+        let step = self.advance(&self.draw()?)?;
+        let measured = if self.learners[turn].step == due { self.measure(turn)? } else { None };
+        Ok(AdaptStep { measured, ..step })
+    }
+
+    /// Whether the next step ends with a measurement.
+    pub fn is_measured_next(&self) -> bool {
+        let (turn, end) = self.turn();
+        let step = self.learners[turn].step;
+        self.held_out.is_some() && next_measurement(step, end) == step + 1
+    }
+
+    /// Whether there is nothing left to do.
+    pub fn is_finished(&self) -> bool {
+        let (turn, end) = self.turn();
+        let alone = self.learners.len() == 1;
+        self.failed || self.learners[turn].step >= end || alone && self.learners[0].curve.has_levelled()
+    }
+
+    /// Writes the complete state for [`Adaptation::resume`]; `of` tells what it belongs to.
+    ///
+    /// # Errors
+    /// [`Error::Io`] where the system refuses.
+    pub fn save(&self, path: &Path, of: &str) -> Result<()> {
+        checkpoint::save(path, of, &self.learners, self.lost, &self.given_up)
+    }
+
+    /// Goes on from a state that an adaptation to the same images with the same settings but for the budget wrote: what
+    /// follows is what would have followed there, to the bit. `of` must be as it was then.
+    ///
+    /// # Errors
+    /// [`Error::Model`] when the file is no such state.
+    pub fn resume(&mut self, file: &WeightFile, of: &str) -> Result<()> {
+        (self.learners, self.lost, self.given_up) = checkpoint::load(file, of, self.model.params(), &self.config)?;
+        Ok(())
     }
 }
 
@@ -294,17 +372,17 @@ impl Iterator for Adaptation {
 
     /// The next step; nothing more after the last one or an error.
     fn next(&mut self) -> Option<Self::Item> {
-        if self.failed || self.step >= self.config.iterations {
+        if self.is_finished() {
             return None;
         }
-        let step = self.draw().and_then(|batch| self.advance(&batch));
+        let step = self.go_on();
         self.failed = step.is_err();
         Some(step)
     }
 }
 
 /// Precision of the trained weights, the batches and the loss.
-fn precision_of_training(params: &Params) -> DType {
+pub(super) fn precision_of_training(params: &Params) -> DType {
     match params.dtype() {
         DType::F64 => DType::F64,
         _ => DType::F32,

@@ -1,11 +1,12 @@
 //! What is kept between runs: adapters, and the indexes of galleries.
 
 use std::fmt::Debug;
-use std::io::ErrorKind;
+use std::io::{ErrorKind, Write};
 use std::path::{Path, PathBuf};
 
 use crate::adapt::{Adapter, AdapterInfo};
 use crate::encode::EncoderId;
+use crate::io::atomic;
 use crate::io::hash::sha256;
 use crate::io::weights::WeightFile;
 use crate::models::Prior;
@@ -31,6 +32,27 @@ pub trait Cache: Debug + Send + Sync {
     /// # Errors
     /// [`Error::Io`] where the system refuses.
     fn keep_adapter(&self, key: &str, adapter: &Adapter, info: &AdapterInfo, prior: &Prior) -> Result<()>;
+
+    /// The number of training steps noted under `key`.
+    fn steps(&self, key: &str) -> Option<u32> {
+        let _ = key;
+        None
+    }
+
+    /// Notes a number of training steps under `key`.
+    ///
+    /// # Errors
+    /// [`Error::Io`] where the system refuses.
+    fn note_steps(&self, key: &str, steps: u32) -> Result<()> {
+        let _ = (key, steps);
+        Ok(())
+    }
+
+    /// Where the state of a training named `key` may be kept, if anywhere.
+    fn state_path(&self, key: &str) -> Option<PathBuf> {
+        let _ = key;
+        None
+    }
 
     /// The index of the folder `gallery` by an encoder, finished or not.
     ///
@@ -78,7 +100,8 @@ impl Cache for NoCache {
     }
 }
 
-/// Keeps everything in a folder: `adapters/KEY.safetensors` and `indexes/HASH.index`.
+/// Keeps everything in a folder: `adapters/KEY.safetensors` and `indexes/HASH.index`; `steps/HASH` notes how many steps
+/// some minutes of training became, and `adapters/HASH.checkpoint` is a training that can go on.
 #[derive(Debug, Clone)]
 pub struct FolderCache {
     folder: PathBuf,
@@ -138,6 +161,20 @@ impl Cache for FolderCache {
         let path = self.adapter_path(key);
         make_folder_of(&path)?;
         adapter.save(&path, info, prior)
+    }
+
+    fn steps(&self, key: &str) -> Option<u32> {
+        std::fs::read_to_string(self.folder.join("steps").join(key)).ok()?.trim().parse().ok()
+    }
+
+    fn note_steps(&self, key: &str, steps: u32) -> Result<()> {
+        let path = self.folder.join("steps").join(key);
+        make_folder_of(&path)?;
+        atomic::write(&path, |file| writeln!(file, "{steps}").map_err(|e| Error::io(&path, e)))
+    }
+
+    fn state_path(&self, key: &str) -> Option<PathBuf> {
+        Some(self.folder.join("adapters").join(format!("{key}.checkpoint")))
     }
 
     fn index(&self, gallery: &Path, encoder: &EncoderId) -> Result<Option<Index>> {

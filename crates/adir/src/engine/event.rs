@@ -5,7 +5,7 @@ use std::ops::ControlFlow;
 
 use serde::Serialize;
 
-use crate::adapt::HeldOut;
+use crate::adapt::{HeldOut, Measured};
 use crate::{Error, Result};
 
 /// Takes events, on any of the threads that compute, and answers whether to go on.
@@ -55,6 +55,12 @@ pub enum Event {
         /// l_simple (Eq. 6).
         loss: f64,
     },
+    /// The held-out loss of an adaptation was measured.
+    Measured {
+        /// What was trained, for how many steps, and the loss.
+        #[serde(flatten)]
+        measured: Measured,
+    },
     /// An adaptation is at hand.
     Adapted {
         /// Whether it was in the cache.
@@ -89,6 +95,10 @@ impl fmt::Display for Event {
             Self::Searching { done, total } => write!(f, "finding neighbours {done}/{total}"),
             Self::Warning { message } => write!(f, "warning: {message}"),
             Self::Adapting { step, total, loss, .. } => write!(f, "adapting {step}/{total}: loss {loss:.4}"),
+            Self::Measured { measured: Measured { trained, point, before } } => {
+                let change = 100.0 * (point.loss / before - 1.0);
+                write!(f, "adapting {trained}, {} steps: held-out loss {:.5}, {change:+.1} %", point.step, point.loss)
+            }
             Self::Adapted { from_cache, outcome, used } => {
                 f.write_str("adaptation: ")?;
                 if *from_cache {

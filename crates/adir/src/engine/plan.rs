@@ -193,12 +193,16 @@ impl Engine {
             files.push(mask.clone());
         }
         match request.adapt.as_ref().map(|adapt| &adapt.target) {
-            Some(Target::Gallery(path) | Target::Text { gallery: path, .. } | Target::Adapter(path)) => {
-                files.push(path.clone());
-            }
+            Some(
+                Target::Gallery(path)
+                | Target::Text { gallery: path, .. }
+                | Target::Adapter(path)
+                | Target::Archive(path),
+            ) => files.push(path.clone()),
             Some(Target::Images(images)) => files.extend(images.iter().cloned()),
             Some(Target::Itself) | None => {}
         }
+        files.extend(request.adapt.as_ref().and_then(|adapt| adapt.start.clone()));
         files
     }
 

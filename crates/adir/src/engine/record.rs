@@ -91,6 +91,9 @@ pub struct ModelRecord {
 pub struct AdaptationRecord {
     /// What was adapted to.
     pub target: Target,
+    /// The key of the adapter that was refined, where there was one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub start: Option<String>,
     /// When the adapted weights are used.
     pub keep: Keep,
     /// The folder of the gallery.

@@ -136,6 +136,9 @@ pub struct OutputRequest {
 pub struct Adapt {
     /// The images to adapt to.
     pub target: Target,
+    /// An adapter to start from, by its file, or by what the cache knows it by: the adaptation refines it.
+    #[serde(default, skip_serializing_if = "Option::is_none", with = "crate::io::lossy::option")]
+    pub start: Option<PathBuf>,
     /// When the adapted weights are used.
     #[serde(default)]
     pub keep: Keep,
@@ -186,6 +189,8 @@ pub enum Target {
     Itself,
     /// These files.
     Images(#[serde(with = "crate::io::lossy::list")] Vec<PathBuf>),
+    /// All images of a folder.
+    Archive(#[serde(with = "crate::io::lossy::path")] PathBuf),
     /// None: an adapter that is there already, by its file, or by what the cache knows it by.
     Adapter(#[serde(with = "crate::io::lossy::path")] PathBuf),
 }
@@ -195,7 +200,7 @@ impl Target {
     pub fn gallery(&self) -> Option<&Path> {
         match self {
             Self::Gallery(gallery) | Self::Text { gallery, .. } => Some(gallery),
-            Self::Itself | Self::Images(_) | Self::Adapter(_) => None,
+            Self::Itself | Self::Images(_) | Self::Archive(_) | Self::Adapter(_) => None,
         }
     }
 }
@@ -207,7 +212,7 @@ pub enum Keep {
     /// Only where they denoise held-out neighbours clearly better than the prior does.
     #[default]
     IfHeldOutImproves,
-    /// Always; nothing is held out.
+    /// Always. Held-out images, where the preset has some, decide only how long is trained.
     Always,
 }
 
@@ -217,6 +222,9 @@ pub enum Keep {
 pub struct AdaptOverrides {
     /// See [`AdaptConfig::iterations`].
     pub iterations: Option<u32>,
+    /// The time for the training in minutes, which becomes a number of iterations when the first steps have been timed. That
+    /// number is what records, adapters and the cache know.
+    pub minutes: Option<f64>,
     /// See [`AdaptConfig::learning_rate`].
     pub learning_rate: Option<f64>,
     /// See [`AdaptConfig::crop`].
@@ -243,11 +251,12 @@ impl Adapt {
     /// To `target`, with the preset's settings.
     pub fn new(target: Target) -> Self {
         let keep = match &target {
-            Target::Gallery(_) => Keep::IfHeldOutImproves,
+            Target::Gallery(_) | Target::Archive(_) => Keep::IfHeldOutImproves,
             _ => Keep::Always,
         };
         Self {
             target,
+            start: None,
             keep,
             neighbours: twenty(),
             closer_than: 0.0,
@@ -303,6 +312,7 @@ impl Adapt {
         let base = match (preset, &self.target) {
             (Preset::Paper, Target::Itself) => AdaptConfig::paper_itself(),
             (Preset::Paper, _) => AdaptConfig::paper(),
+            (_, Target::Itself) => AdaptConfig::fast_itself(),
             (Preset::Fast, _) => AdaptConfig::fast(),
         };
         let given = &self.overrides;
@@ -320,7 +330,7 @@ impl Adapt {
             },
             trained: given.trained.unwrap_or(base.trained),
             recompute: given.recompute.unwrap_or(base.recompute),
-            held_out: self.keep == Keep::IfHeldOutImproves,
+            held_out: base.held_out || self.keep == Keep::IfHeldOutImproves,
             seed: self.seed,
             ..base
         }
@@ -341,6 +351,16 @@ impl Adapt {
             && images.is_empty()
         {
             return Err(Error::config("no images to adapt to"));
+        }
+        if let Some(minutes) = self.overrides.minutes {
+            if !(minutes > 0.0 && minutes <= 1e5) {
+                return Err(Error::config(format!(
+                    "{minutes} minutes of training: expected more than 0, at most 100000"
+                )));
+            }
+            if self.overrides.iterations.is_some() {
+                return Err(Error::config("adaptation: give a number of training steps or of minutes, not both"));
+            }
         }
         let config = self.config(preset);
         if config.iterations == 0 {

@@ -7,8 +7,8 @@ use std::time::Instant;
 use super::event::{Event, Watch, report};
 use super::open::Engine;
 use super::plan::{Outputs, Plan};
-use super::record::{Decibel, FileRecord, ModelRecord, Record, Seconds};
-use super::request::Observation;
+use super::record::{AdaptationRecord, Decibel, FileRecord, ModelRecord, Record, Seconds};
+use super::request::{Observation, Request};
 use crate::io::image::{Picture, read_image};
 use crate::models::Prior;
 use crate::operator::bicubic_resize;
@@ -63,7 +63,7 @@ impl Engine {
         let record = Record {
             schema: Record::SCHEMA,
             program: concat!("adir ", env!("CARGO_PKG_VERSION")).into(),
-            request: can_be_written.then(|| request.clone()),
+            request: can_be_written.then(|| repeatable(request, adaptation.as_ref())),
             input: FileRecord { path: plan.file.clone(), sha256: plan.content },
             model: ModelRecord {
                 name: self.model_name(),
@@ -108,6 +108,17 @@ impl Engine {
         let mean = results.iter().skip(1).fold(results[0].clone(), |sum, x| sum + x.clone()) / count as f64;
         Ok((results, mean))
     }
+}
+
+/// The request with the number of training steps that its minutes became.
+fn repeatable(request: &Request, adaptation: Option<&AdaptationRecord>) -> Request {
+    let mut request = request.clone();
+    if let (Some(adapt), Some(done)) = (&mut request.adapt, adaptation)
+        && adapt.overrides.minutes.take().is_some()
+    {
+        adapt.overrides.iterations = Some(done.settings.iterations);
+    }
+    request
 }
 
 fn has_pixels(plan: &Plan) -> bool {

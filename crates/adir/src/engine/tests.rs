@@ -230,3 +230,93 @@ fn a_damaged_adapter_is_made_anew() {
     assert!(third.record.adaptation.unwrap().from_cache, "the new entry is whole");
     std::fs::remove_dir_all(f).unwrap();
 }
+
+/// A gallery of six pictures, and small settings for it.
+fn small(f: &std::path::Path, target: impl Fn(PathBuf) -> Target) -> Adapt {
+    let gallery = f.join("gallery");
+    std::fs::create_dir_all(&gallery).unwrap();
+    for seed in 10..16 {
+        picture(seed).write(gallery.join(format!("{seed}.png"))).unwrap();
+    }
+    let mut adapt = Adapt::new(target(gallery)).keep(Keep::Always);
+    adapt.overrides.crop = Some(16);
+    adapt
+}
+
+/// Minutes become a number of steps, which the record and the cache know: the same request does the same again.
+#[test]
+fn minutes_become_steps_that_are_repeated() {
+    let f = folder("minutes");
+    let mut adapt = small(&f, Target::Gallery);
+    adapt.overrides.minutes = Some(0.01);
+    let engine = Engine::builder().cache(FolderCache::new(f.join("cache"))).build().unwrap();
+    let y = f.join("y.png");
+    picture(2).write(&y).unwrap();
+    let request = Request::new(y, Problem::super_resolution(2)).adapt(adapt.clone()).steps(2);
+    let run = |engine: &Engine, request: &Request| engine.run(&engine.plan(request).unwrap(), &go).unwrap();
+    let first = run(&engine, &request);
+    let record = first.record.adaptation.as_ref().unwrap();
+    let steps = record.settings.iterations;
+    assert!(steps >= 25 && steps.is_multiple_of(25) && steps < 10_000, "{steps}");
+    let again = run(&engine, &request);
+    let found = again.record.adaptation.as_ref().unwrap();
+    assert!(found.from_cache && found.key == record.key, "the same minutes are the same steps");
+    let repeated = first.record.request.clone().unwrap();
+    let overrides = repeated.adapt.as_ref().unwrap().overrides.clone();
+    assert_eq!((overrides.minutes, overrides.iterations), (None, Some(steps)));
+    let elsewhere = run(&Engine::builder().build().unwrap(), &repeated);
+    assert_eq!(to_f32(&elsewhere.mean.tensor).unwrap(), to_f32(&first.mean.tensor).unwrap());
+    adapt.overrides.iterations = Some(4);
+    let both = Request::new(picture(2), Problem::super_resolution(2)).adapt(adapt);
+    assert!(config_error(engine.plan(&both)).contains("not both"));
+    std::fs::remove_dir_all(f).unwrap();
+}
+
+/// An archive's adaptation that was stopped goes on and ends as if it had not been; its adapter is then refined.
+#[test]
+fn an_archive_s_adaptation_goes_on_where_it_was_stopped() {
+    let f = folder("archive");
+    let plan = |engine: &Engine, iterations| {
+        engine.plan_adaptation(&small(&f, Target::Archive).iterations(iterations), crate::task::Preset::Fast).unwrap()
+    };
+    let engine = Engine::builder().cache(FolderCache::new(f.join("cache"))).build().unwrap();
+    let stop_at = |at: u32| {
+        move |event: &Event| match event {
+            Event::Adapting { step, .. } if *step == at => ControlFlow::Break(()),
+            _ => ControlFlow::Continue(()),
+        }
+    };
+    let state = f.join("a.checkpoint");
+    let stopped = engine.adapt_to_archive(&plan(&engine, 30), "a".into(), Some(&state), &stop_at(12));
+    assert!(matches!(stopped, Err(Error::Interrupted)) && state.is_file());
+    let taken = Mutex::new(0);
+    let count = |event: &Event| {
+        *taken.lock().unwrap() += i32::from(matches!(event, Event::Adapting { .. }));
+        ControlFlow::Continue(())
+    };
+    let resumed = engine.adapt_to_archive(&plan(&engine, 30), "a".into(), Some(&state), &count).unwrap();
+    assert_eq!(*taken.lock().unwrap(), 60 - 12);
+    let other = Engine::builder().build().unwrap();
+    let whole = other.adapt_to_archive(&plan(&other, 30), "a".into(), None, &go).unwrap();
+    assert_eq!(resumed.info, whole.info);
+    let bits = |found: &AdapterFound| {
+        let prior = engine.prior(&go).unwrap();
+        let params = found.adapter.apply(prior.params()).unwrap();
+        params.layout().ids().flat_map(|id| to_f32(&params.flat(id)).unwrap()).collect::<Vec<_>>()
+    };
+    assert!(bits(&resumed) == bits(&whole));
+    let found = engine.adapt_to_archive(&plan(&engine, 30), "a".into(), Some(&state), &go).unwrap();
+    assert!(found.from_cache, "the same command again trains nothing");
+
+    let mut refine = small(&f, Target::Gallery).iterations(2);
+    refine.start = Some("a".into());
+    let request = |adapt| Request::new(picture(2), Problem::super_resolution(2)).adapt(adapt).steps(2);
+    let run = |adapt| engine.run(&engine.plan(&request(adapt)).unwrap(), &go).unwrap();
+    let refined = run(refine.clone());
+    let record = refined.record.adaptation.as_ref().unwrap();
+    assert_eq!(record.start.as_ref(), Some(&found.key));
+    let plain = run(Adapt::new(Target::Adapter("a".into())));
+    assert_ne!(to_f32(&refined.mean.tensor).unwrap(), to_f32(&plain.mean.tensor).unwrap());
+    assert!(run(refine).record.adaptation.unwrap().from_cache, "what was refined is kept, too");
+    std::fs::remove_dir_all(f).unwrap();
+}

@@ -96,7 +96,7 @@ impl EvalConfig {
             samples: 4,
             steps: Some("20".to_owned()),
             preset: Preset::Fast,
-            lora: AdaptConfig::fast().trained,
+            lora: AdaptConfig::fast().trained.low_rank(),
             overlap: 0.25,
             adapt: Adapt::to_itself(),
         }
@@ -261,7 +261,7 @@ impl<'a> Bench<'a> {
             method: method.name().to_owned(),
             seed,
             seconds: made.seconds,
-            held_out: made.held_out,
+            held_out: made.held_out.clone(),
             measured: measure(self.metrics, &made, task, &truth.x, &self.observations[i])?,
             made_from,
         };

@@ -151,7 +151,7 @@ impl<'a> Report<'a> {
             let maybe = |v: Option<f64>| v.map_or_else(String::new, |v| format!("{v:.6}"));
             let numbers = self.columns.iter().map(|column| maybe(column.value(c)));
             let before = [c.set.clone(), c.task.clone(), c.image.clone(), c.method.clone(), c.seed.to_string()];
-            let held_out = [c.held_out.map(|h| h.before), c.held_out.map(|h| h.after)].map(maybe);
+            let held_out = [c.held_out.as_ref().map(|h| h.before), c.held_out.as_ref().map(|h| h.after)].map(maybe);
             let seconds = [format!("{:.2}", c.seconds)];
             out.write_record(before.into_iter().chain(numbers).chain(held_out).chain(seconds)).map_err(fault)?;
         }
