@@ -186,11 +186,6 @@ impl AdaptConfig {
         }
     }
 
-    /// For the embedded prior: as [`AdaptConfig::fast`], with twice the budget.
-    pub fn balanced() -> Self {
-        Self { iterations: 1200, ..Self::fast() }
-    }
-
     /// [`AdaptConfig::fast`] for a single image, which leaves nothing to hold out: few steps on low-rank factors.
     pub fn fast_itself() -> Self {
         Self { iterations: 150, held_out: false, timesteps: Timesteps::Spread, ..Self::fast() }
