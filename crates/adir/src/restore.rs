@@ -10,12 +10,15 @@ use std::sync::Arc;
 use burn::tensor::DType;
 
 use crate::Result;
-use crate::guidance::{AdirGuidance, GreyGuidance, Guidance, ProximalGuidance};
+use crate::guidance::{AdirGuidance, DpsGuidance, GreyGuidance, Guidance, PigdmGuidance, ProximalGuidance};
 use crate::models::{Denoiser, DenoiserInfo, Space};
 use crate::noise::{Noise, Stream};
 use crate::operator::{Compose, Crop, ImageShape, LinearOperator, Solve, solve};
 use crate::problem::Measurement;
-use crate::sampler::{AncestralConfig, DdimConfig, Inputs, RenoiseConfig, Rule, Stage, Stages, Start};
+use crate::sampler::{
+    AncestralConfig, DdimConfig, EpsAfterGuidance, Inputs, Mixture, NoiseSource, RenoiseConfig, Rule, Stage, Stages,
+    Start,
+};
 use crate::schedule::{Schedule, VarianceKind};
 use crate::task::{
     Choice, GuidanceSettings, Overrides, Preset, SamplerSettings, Settings, Situation, StageSettings, resolve,
@@ -56,8 +59,9 @@ pub struct RestorePlan {
 #[derive(Debug)]
 struct StagePlan {
     settings: StageSettings,
+    start: Start,
     schedule: Schedule,
-    guidance: Option<Box<dyn Guidance>>,
+    guidance: Option<Arc<dyn Guidance>>,
     variance: VarianceKind,
 }
 
@@ -70,6 +74,10 @@ impl StagePlan {
                 Box::new(DdimConfig { eta, clip_x0, eps_after_guidance })
             }
             SamplerSettings::Renoise { mixture, eps_after_guidance } => {
+                Box::new(RenoiseConfig { mixture, clip_x0, eps_after_guidance })
+            }
+            SamplerSettings::Decoupled { .. } => {
+                let (mixture, eps_after_guidance) = (Mixture::Ddim(0.0), EpsAfterGuidance::Keep);
                 Box::new(RenoiseConfig { mixture, clip_x0, eps_after_guidance })
             }
         }
@@ -132,7 +140,7 @@ impl RestorePlan {
         let (settings, mut choices) = resolve(sampling.preset, &situation, &sampling.overrides)?;
         choices.splice(0..0, measurement.notes().iter().cloned());
         let y = measurement.y();
-        let guidance = |settings: &GuidanceSettings| -> Result<Option<Box<dyn Guidance>>> {
+        let guidance = |settings: &GuidanceSettings| -> Result<Option<Arc<dyn Guidance>>> {
             let guidance: Box<dyn Guidance> = match (make, *settings) {
                 (Some(make), _) => make(on_canvas.clone(), y)?,
                 (None, GuidanceSettings::Adir(config)) => {
@@ -141,21 +149,30 @@ impl RestorePlan {
                 (None, GuidanceSettings::Proximal(config)) => {
                     Box::new(ProximalGuidance::new(on_canvas.clone(), y.clone(), config)?)
                 }
+                (None, GuidanceSettings::Dps(config)) => {
+                    Box::new(DpsGuidance::new(on_canvas.clone(), y.clone(), config)?)
+                }
+                (None, GuidanceSettings::Pigdm(config)) => {
+                    Box::new(PigdmGuidance::new(on_canvas.clone(), y.clone(), config)?)
+                }
                 (None, GuidanceSettings::None) => return Ok(None),
             };
-            Ok(Some(if measurement.is_grey() { Box::new(GreyGuidance::new(guidance)) } else { guidance }))
+            Ok(Some(if measurement.is_grey() { Arc::new(GreyGuidance::new(guidance)) } else { guidance.into() }))
         };
-        let stage = |settings: &StageSettings| {
-            Ok(StagePlan {
-                schedule: settings.levels.schedule(&model.schedule)?,
-                guidance: guidance(&settings.guidance)?,
+        let mut stages = Vec::new();
+        for settings in &settings.stages {
+            let guidance = guidance(&settings.guidance)?;
+            let plan = |(start, schedule)| StagePlan {
+                start,
+                schedule,
+                guidance: guidance.clone(),
                 variance: model.variance,
                 settings: settings.clone(),
-            })
-        };
-        let stages = settings.stages.iter().map(stage).collect::<Result<Vec<_>>>()?;
+            };
+            stages.extend(settings.passes(&model.schedule)?.into_iter().map(plan));
+        }
         let estimate = match settings.stages.first().map(|stage| stage.start) {
-            None | Some(Start::Noise) => None,
+            None | Some(Start::Noise | Start::Observed) => None,
             Some(Start::Estimate) => Some(estimate(on_canvas.as_ref(), y, situation.sigma.0)?),
             Some(Start::Noisy) => Some(estimate(on_canvas.as_ref(), y, 0.0)?),
         };
@@ -210,7 +227,7 @@ impl RestorePlan {
         &'a self,
         denoiser: &'a dyn Denoiser,
         space: &dyn Space,
-        noise: &'a Noise,
+        noise: &'a dyn NoiseSource,
     ) -> Result<Stages<'a>> {
         let ImageShape { channels, height, width } = space.state_shape(self.canvas);
         let estimate = match &self.estimate {
@@ -221,7 +238,7 @@ impl RestorePlan {
             schedule: &stage.schedule,
             rule: stage.rule(),
             guidance: stage.guidance.as_deref(),
-            start: stage.settings.start,
+            start: stage.start,
         };
         let inputs = Inputs { class: self.class, ..Inputs::new(denoiser, &self.stages[0].schedule, noise) };
         Ok(Stages::new(inputs, self.stages.iter().map(stage).collect(), estimate))

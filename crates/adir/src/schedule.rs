@@ -234,6 +234,17 @@ impl Schedule {
         self.original_alpha_bar[usize::from(t.0)]
     }
 
+    /// The step whose noise-to-signal ratio sqrt((1 - alpha_bar)/alpha_bar) is nearest to `ratio`, in the logarithm.
+    pub fn nearest(&self, ratio: f64) -> usize {
+        let distance = |i: usize| (self.ratio(i) / ratio).ln().abs();
+        (0..self.len()).min_by(|a, b| distance(*a).total_cmp(&distance(*b))).unwrap_or(0)
+    }
+
+    /// The noise-to-signal ratio sqrt((1 - alpha_bar_i)/alpha_bar_i).
+    pub fn ratio(&self, i: usize) -> f64 {
+        ((1.0 - self.alpha_bar[i]) / self.alpha_bar[i]).sqrt()
+    }
+
     /// beta_i.
     pub fn beta(&self, i: usize) -> f64 {
         self.beta[i]

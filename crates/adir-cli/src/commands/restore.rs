@@ -75,14 +75,17 @@ struct SamplingArgs {
     /// Class label, for a class-conditional network
     #[arg(long)]
     class: Option<usize>,
-    /// Guidance strength s, or "projection" for noise-free observations (s = infinity)
+    /// Guidance strength s, or "projection" for noise-free observations (s = infinity); the step of dps
     #[arg(short = 's', long = "scale", value_name = "S", value_parser = strength)]
     strength: Option<Strength>,
     /// Sampler: staged (an estimate with opposed noise, then detail as --aim asks), few-step (the paper's guidance with
-    /// DDIM), ancestral (the paper's Algorithm 1), ddnm, or diffpir
-    #[arg(long, value_parser = words::<Method>(&["staged", "few-step", "ancestral", "ddnm", "diffpir"]))]
+    /// DDIM), ancestral (the paper's Algorithm 1), or a published solver with its published settings: ddnm, ddrm, diffpir,
+    /// dps and pigdm (by gradients through the network: slow), daps (1000 network evaluations)
+    #[arg(long, value_parser = words::<Method>(&[
+        "staged", "few-step", "ancestral", "ddnm", "ddrm", "diffpir", "dps", "pigdm", "daps",
+    ]))]
     method: Option<Method>,
-    /// Fresh noise per step of few-step and ddnm, 0 to 1
+    /// Fresh noise per step of few-step, ddnm, ddrm and pigdm, 0 to 1
     #[arg(long)]
     eta: Option<f64>,
     /// Fresh share of the noise variance in diffpir, 0 to 1

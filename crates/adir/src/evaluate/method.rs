@@ -13,7 +13,7 @@ use crate::io::image::{Picture, WriteOptions, write_image};
 use crate::metric::Metric;
 use crate::noise::{Noise, Stream};
 use crate::operator::{Degradation, ImageShape, bicubic_upsample, wiener};
-use crate::task::{Preset, Task};
+use crate::task::{Method as Solver, Preset, Task};
 use crate::tensor::Tensor;
 use crate::{Error, Result};
 use serde_json::{Value, json};
@@ -48,6 +48,10 @@ pub enum Method {
     Auto,
     /// The prior with the adapter of --adapter
     Adapter,
+    /// The unadapted prior with this solver, by its own settings
+    Solver(Solver),
+    /// The unadapted prior with the preset paper
+    Paper,
 }
 
 /// Result of a method.
@@ -74,7 +78,7 @@ pub struct EvalConfig {
     pub adapter: Option<PathBuf>,
     /// Samples per image.
     pub samples: usize,
-    /// Sampling steps, where they are not the preset's.
+    /// Sampling steps, where they are not those of the preset or solver.
     pub steps: Option<String>,
     /// Named settings.
     pub preset: Preset,
@@ -87,14 +91,14 @@ pub struct EvalConfig {
 }
 
 impl EvalConfig {
-    /// Four samples of 20 steps with the preset fast, without a gallery.
+    /// Four samples with the preset fast, without a gallery.
     pub fn new() -> Self {
         Self {
             gallery: None,
             random_from: None,
             adapter: None,
             samples: 4,
-            steps: Some("20".to_owned()),
+            steps: None,
             preset: Preset::Fast,
             lora: AdaptConfig::fast().trained.low_rank(),
             overlap: 0.25,
@@ -167,7 +171,7 @@ impl FromStr for Method {
 
 impl Method {
     /// All of them, in the order of the tables, with their names.
-    pub const ALL: [(Self, &'static str); 11] = [
+    pub const ALL: [(Self, &'static str); 21] = [
         (Self::Observed, "observed"),
         (Self::Bicubic, "bicubic"),
         (Self::Wiener, "wiener"),
@@ -179,7 +183,22 @@ impl Method {
         (Self::Shared, "shared"),
         (Self::Auto, "auto"),
         (Self::Adapter, "adapter"),
+        (Self::Solver(Solver::Staged), "staged"),
+        (Self::Solver(Solver::FewStep), "few-step"),
+        (Self::Solver(Solver::Ancestral), "ancestral"),
+        (Self::Paper, "paper"),
+        (Self::Solver(Solver::Ddnm), "ddnm"),
+        (Self::Solver(Solver::Ddrm), "ddrm"),
+        (Self::Solver(Solver::Diffpir), "diffpir"),
+        (Self::Solver(Solver::Dps), "dps"),
+        (Self::Solver(Solver::Pigdm), "pigdm"),
+        (Self::Solver(Solver::Daps), "daps"),
     ];
+
+    /// Whether it is one of those that restore with the prior as it is, by settings of its own.
+    pub fn is_solver(self) -> bool {
+        matches!(self, Self::Solver(_) | Self::Paper)
+    }
 
     /// Its name.
     pub fn name(self) -> &'static str {
@@ -250,8 +269,9 @@ impl<'a> Bench<'a> {
         let key = key::name(&made_from);
         let (file, shown) = (cells.join(format!("{key}.json")), cells.join(format!("{key}.png")));
         if let Some(cell) = Cell::read(&file)?.filter(|_| shown.is_file()) {
-            // The key knows contents only: set and image may have had other names.
-            return Ok((Cell { set: set.to_owned(), image: truth.name.clone(), ..cell }, shown));
+            // The key knows contents only: set, image and method may have had other names.
+            let method = method.name().to_owned();
+            return Ok((Cell { set: set.to_owned(), image: truth.name.clone(), method, ..cell }, shown));
         }
         let made = self.make(method, i)?;
         let cell = Cell {
@@ -270,9 +290,18 @@ impl<'a> Bench<'a> {
         Ok((cell, shown))
     }
 
+    /// Why a solver is not for this task, if it is not.
+    pub fn refusal(&self, method: Method) -> Option<String> {
+        match self.plan(method, 0) {
+            Err(Error::Config(reason)) if method.is_solver() => Some(reason.to_string()),
+            _ => None,
+        }
+    }
+
     /// Everything but image, task and noise that determines what the method makes of image `i`.
     fn describe(&self, method: Method, i: usize) -> Result<Value> {
-        let name = method.name();
+        // A solver is its settings: those of the preset are not computed twice.
+        let name = if method.is_solver() { Method::None.name() } else { method.name() };
         if !method.uses_prior() {
             return Ok(match method {
                 Method::Wiener => json!({"name": name, "ratio": self.wiener_ratio}),
@@ -311,7 +340,8 @@ impl<'a> Bench<'a> {
             gallery.map(Target::Gallery).ok_or_else(|| Error::config("this method needs --gallery FOLDER"))
         };
         let (target, keep, trained) = match method {
-            Method::Observed | Method::Bicubic | Method::Wiener | Method::None => return Ok(None),
+            Method::Observed | Method::Bicubic | Method::Wiener => return Ok(None),
+            Method::None | Method::Solver(_) | Method::Paper => return Ok(None),
             Method::Itself => (Target::Itself, Keep::Always, None),
             Method::Random => (Target::Images(self.random_images(&self.images[i])?), Keep::Always, None),
             Method::Knn => (gallery()?, Keep::Always, Some(Trained::Full)),
@@ -343,6 +373,11 @@ impl<'a> Bench<'a> {
         let mut request = Request::new(picture, problem).preset(self.config.preset).seed(self.seed);
         request.sampling.samples = self.config.samples;
         request.sampling.overrides.steps = self.config.steps.clone();
+        match method {
+            Method::Solver(solver) => request.sampling.overrides.method = Some(solver),
+            Method::Paper => request.sampling.preset = Preset::Paper,
+            _ => {}
+        }
         request.adapt = self.adaptation(method, i)?;
         self.engine.plan(&request)
     }

@@ -2,6 +2,7 @@
 
 use super::{Correction, Guidance, StepState, Target};
 use crate::Result;
+use crate::tensor::Tensor;
 
 /// Another guidance, after which every x0 estimate is made grey: the mean of its channels in each of them. The noise
 /// of x_t keeps its colours, for which the network was trained.
@@ -36,5 +37,9 @@ impl<G: Guidance> Guidance for GreyGuidance<G> {
         let channels = x0.dims()[1];
         let grey = x0.mean_dim(1).repeat_dim(1, channels);
         Ok(Correction { shift: Some(grey - state.x0.clone()), residual_rms, y_noise })
+    }
+
+    fn start(&self, alpha_bar: f64, noise: &Tensor<4>) -> Result<Tensor<4>> {
+        self.inner.start(alpha_bar, noise)
     }
 }

@@ -5,6 +5,7 @@
 //! a guidance of strength zero reproduces the unguided sampler to the byte.
 
 mod adir;
+mod gradient;
 mod grey;
 mod proximal;
 #[cfg(test)]
@@ -13,6 +14,7 @@ mod tests;
 use std::fmt::Debug;
 
 pub use adir::{AdirConfig, AdirGuidance, Adjoint, DataStep, Residual, Strength};
+pub use gradient::{DpsConfig, DpsGuidance, PigdmConfig, PigdmGuidance};
 pub use grey::GreyGuidance;
 pub use proximal::{ProximalConfig, ProximalGuidance, Trust, YNoise, estimate_error};
 
@@ -111,6 +113,16 @@ pub trait Guidance: Debug + Send + Sync {
     /// # Errors
     /// [`crate::Error::Config`] when the state does not fit the observation, or the rule cannot correct such a target.
     fn correct(&self, state: &StepState<'_>, target: Target<'_>) -> Result<Correction>;
+
+    /// The first state, of noise level `alpha_bar`, where the observation has its part in it
+    /// ([`crate::sampler::Start::Observed`]); `noise` is standard normal.
+    ///
+    /// # Errors
+    /// [`crate::Error::Config`] where the guidance knows none, as by default.
+    fn start(&self, alpha_bar: f64, noise: &Tensor<4>) -> Result<Tensor<4>> {
+        let _ = (alpha_bar, noise);
+        Err(Error::config("this guidance does not say where sampling starts"))
+    }
 }
 
 impl<G: Guidance + ?Sized> Guidance for Box<G> {
@@ -120,5 +132,9 @@ impl<G: Guidance + ?Sized> Guidance for Box<G> {
 
     fn correct(&self, state: &StepState<'_>, target: Target<'_>) -> Result<Correction> {
         (**self).correct(state, target)
+    }
+
+    fn start(&self, alpha_bar: f64, noise: &Tensor<4>) -> Result<Tensor<4>> {
+        (**self).start(alpha_bar, noise)
     }
 }

@@ -3,7 +3,7 @@
 //! With A = U S V^T every step here moves an x0 estimate the share h of the way to y, direction by direction:
 //! V^T x0 + h (U^T y / s - V^T x0). What differs is h: the proximal step takes h = c s^2 / (1 + c s^2) with
 //! c = r^2 / sigma^2, r^2 the error of the estimate; DDNM+ takes y as it is while its noise is below that of the next
-//! level. The noise of y that an estimate takes over is handed on as [`YNoise`], so that a sampler adds only what is
+//! level, and DDRM does the same from another start. The noise of y that an estimate takes over is handed on as [`YNoise`], so that a sampler adds only what is
 //! missing.
 
 use std::sync::Arc;
@@ -12,6 +12,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{Correction, Guidance, StepState, Target, residual_of};
 use crate::operator::{Gram, LinearOperator, Solve, solve};
+use crate::schedule::Schedule;
 use crate::tensor::Tensor;
 use crate::{Error, Result};
 
@@ -42,6 +43,17 @@ pub enum Trust {
         /// Share of fresh noise, 0 to 1; that of the sampler.
         eta: f64,
     },
+    /// DDRM (Kawar et al. 2022, Eq. 7-8): the same with h = `eta_b` where the noise of y / s is below that of the next level,
+    /// and no eps in what y says, whether it has noise or not. Needs the singular values of A.
+    Ddrm {
+        /// Share of fresh noise, 0 to 1; that of the sampler.
+        eta: f64,
+        /// The paper's eta_b, 0 to 1.
+        eta_b: f64,
+    },
+    /// c = (1 - alpha_bar) / (alpha_bar sigma^2) at the first level of a pass, as the data step that ends the pass; none
+    /// before. DAPS (Zhang et al. 2024): the estimate at the end of a pass has an error of the level it began at.
+    Decoupled,
 }
 
 /// Mean squared error, in [-1, 1] units, of the x0 estimates of a network for natural images: 0.022 of the noise-to-signal
@@ -135,16 +147,19 @@ impl ProximalGuidance {
         match config.trust {
             Trust::Calibrated { factor } => positive(factor, "the trust in y")?,
             Trust::Annealed { lambda } => positive(lambda, "lambda")?,
-            Trust::Ddnm { eta } if !(0.0..=1.0).contains(&eta) => {
+            Trust::Ddnm { eta } | Trust::Ddrm { eta, .. } if !(0.0..=1.0).contains(&eta) => {
                 return Err(Error::config(format!("eta = {eta}: expected 0 to 1")));
             }
-            Trust::Ddnm { .. } if !gram.as_ref().is_some_and(Gram::is_exact) => {
+            Trust::Ddrm { eta_b, .. } if !(0.0..=1.0).contains(&eta_b) => {
+                return Err(Error::config(format!("eta_b = {eta_b}: expected 0 to 1")));
+            }
+            Trust::Ddnm { .. } | Trust::Ddrm { .. } if !gram.as_ref().is_some_and(Gram::is_exact) => {
                 return Err(Error::config(
-                    "DDNM needs the singular values of the operator, which are known for masks, down-sampling and \
+                    "DDNM and DDRM need the singular values of the operator, which are known for masks, down-sampling and \
                      circular blurs; use another method",
                 ));
             }
-            Trust::Ddnm { .. } => {}
+            Trust::Ddnm { .. } | Trust::Ddrm { .. } | Trust::Decoupled => {}
         }
         if !(config.sigma.is_finite() && config.sigma >= 0.0) {
             return Err(Error::config(format!("a noise level of {}: expected 0 or more", config.sigma)));
@@ -152,17 +167,24 @@ impl ProximalGuidance {
         Ok(Self { operator, y, config, gram })
     }
 
-    /// The share h of the way to y for an eigenvalue s^2 of A A^T, at a step from alpha_bar to the next one.
-    fn share(&self, alpha_bar: f64, next: f64) -> Share {
+    /// The share h of the way to y for an eigenvalue s^2 of A A^T, at step `index`.
+    fn share(&self, schedule: &Schedule, index: usize) -> Share {
         let ratio = |alpha_bar: f64| (1.0 - alpha_bar) / alpha_bar;
+        let (alpha_bar, next) = (schedule.alpha_bar(index), schedule.alpha_bar_prev(index));
         let sigma = self.config.sigma;
+        let spectral = |eta: f64, most: f64| Share::Spectral {
+            level: if sigma > 0.0 { ratio(next).sqrt() / sigma } else { f64::INFINITY },
+            part: (1.0 - eta * eta).max(0.0).sqrt(),
+            most,
+        };
         match self.config.trust {
+            Trust::Decoupled if index > 0 => Share::None,
+            Trust::Ddrm { eta, eta_b } => spectral(eta, eta_b),
             _ if sigma == 0.0 => Share::All,
             Trust::Calibrated { factor } => Share::Proximal(factor * estimate_error(alpha_bar) / (sigma * sigma)),
             Trust::Annealed { lambda } => Share::Proximal(ratio(alpha_bar) / (lambda * sigma * sigma)),
-            Trust::Ddnm { eta } => {
-                Share::Ddnm { level: ratio(next).sqrt() / sigma, part: (1.0 - eta * eta).max(0.0).sqrt() }
-            }
+            Trust::Ddnm { eta } => spectral(eta, 1.0),
+            Trust::Decoupled => Share::Proximal(ratio(schedule.alpha_bar(schedule.len() - 1)) / (sigma * sigma)),
         }
     }
 
@@ -185,22 +207,25 @@ impl ProximalGuidance {
 /// The share h as a function of the eigenvalue.
 #[derive(Debug, Clone, Copy)]
 enum Share {
+    /// 0.
+    None,
     /// 1.
     All,
     /// c s^2 / (1 + c s^2).
     Proximal(f64),
-    /// 1 where s `level` >= 1, else `part` s `level`.
-    Ddnm { level: f64, part: f64 },
+    /// `most` where s `level` >= 1, else `part` s `level`.
+    Spectral { level: f64, part: f64, most: f64 },
 }
 
 impl Share {
     fn of(self, eigenvalue: f64) -> f64 {
         match self {
             _ if eigenvalue <= 0.0 => 0.0,
+            Self::None => 0.0,
             Self::All => 1.0,
             Self::Proximal(c) => c * eigenvalue / (1.0 + c * eigenvalue),
-            Self::Ddnm { level, part } => match eigenvalue.sqrt() * level {
-                reach if reach >= 1.0 => 1.0,
+            Self::Spectral { level, part, most } => match eigenvalue.sqrt() * level {
+                reach if reach >= 1.0 => most,
                 reach => part * reach,
             },
         }
@@ -216,25 +241,54 @@ impl Guidance for ProximalGuidance {
             return Err(Error::config("a proximal guidance corrects x0 estimates: use a sampler of few steps"));
         }
         let (residual, residual_rms) = residual_of(self.operator.as_ref(), &self.y, state.x0)?;
-        let (alpha_bar, next) = (state.schedule.alpha_bar(state.index), state.schedule.alpha_bar_prev(state.index));
-        // The last step has no next level whose noise could hide y's: DDNM+ then leaves the estimate as it is.
-        let share = self.share(alpha_bar, next);
+        // The last step has no next level whose noise could hide y's: DDNM+ and DDRM then leave the estimate as it is.
+        let share = self.share(state.schedule, state.index);
+        if let Share::None = share {
+            return Ok(Correction::new(None, residual_rms));
+        }
         let shift = self.step(&residual, share)?.neg();
         let sigma = self.config.sigma;
         let y_noise = match &self.gram {
             // A near Gram matrix would not do: where it is wrongly near zero, what is missing is overrated without bound.
-            Some(gram) if self.config.count_noise && sigma > 0.0 && gram.is_exact() => Some(YNoise {
-                operator: self.operator.clone(),
-                gram: gram.clone(),
-                of: Arc::new(move |v| {
-                    let h = share.of(v);
-                    // DDNM+ keeps nothing of eps wherever y says anything at all.
-                    let decided = if let Share::Ddnm { .. } = share { f64::from(v > 0.0) } else { h };
-                    (if v > 0.0 { h * sigma / v.sqrt() } else { 0.0 }, decided)
-                }),
-            }),
+            Some(gram)
+                if self.config.count_noise
+                    && gram.is_exact()
+                    && (sigma > 0.0 || matches!(share, Share::Spectral { .. })) =>
+            {
+                Some(YNoise {
+                    operator: self.operator.clone(),
+                    gram: gram.clone(),
+                    of: Arc::new(move |v| {
+                        let h = share.of(v);
+                        // DDNM+ and DDRM keep nothing of eps wherever y says anything at all.
+                        let decided = if let Share::Spectral { .. } = share { f64::from(v > 0.0) } else { h };
+                        (if v > 0.0 { h * sigma / v.sqrt() } else { 0.0 }, decided)
+                    }),
+                })
+            }
             _ => None,
         };
         Ok(Correction { y_noise, ..Correction::new(Some(shift), residual_rms) })
+    }
+
+    /// DDRM's (Eq. 6): y where its noise is below that of the level, with what is missing of that noise.
+    ///
+    /// # Errors
+    /// [`Error::Config`] for any other trust.
+    fn start(&self, alpha_bar: f64, noise: &Tensor<4>) -> Result<Tensor<4>> {
+        let (Trust::Ddrm { .. }, Some(gram)) = (self.config.trust, &self.gram) else {
+            return Err(Error::config("only DDRM starts from the observation in this way"));
+        };
+        let sigma = self.config.sigma;
+        let level = ((1.0 - alpha_bar) / alpha_bar).sqrt();
+        let decided = move |v: f64| v > 0.0 && sigma <= level * v.sqrt();
+        let mean = gram.filter(&self.y, |v| if decided(v) { 1.0 / v } else { 0.0 })?;
+        let mean = self.operator.adjoint(&mean)?.mul_scalar(alpha_bar.sqrt());
+        let y_noise = YNoise {
+            operator: self.operator.clone(),
+            gram: gram.clone(),
+            of: Arc::new(move |v| if decided(v) { (sigma / v.sqrt(), 1.0) } else { (0.0, 0.0) }),
+        };
+        Ok(mean + y_noise.fill(alpha_bar.sqrt(), (1.0 - alpha_bar).sqrt(), 0.0, noise, noise)?)
     }
 }

@@ -7,10 +7,10 @@ use serde::{Deserialize, Serialize};
 
 use super::Inputs;
 use super::chain::{Chain, Rule, Step};
-use crate::Result;
 use crate::guidance::Guidance;
 use crate::schedule::Schedule;
 use crate::tensor::Tensor;
+use crate::{Error, Result};
 
 /// Where a stage begins, at the first noise level of its schedule.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -21,6 +21,8 @@ pub enum Start {
     /// In sqrt(alpha_bar) x0 + sqrt(1 - alpha_bar) z with the x0 found so far: that of the stage before, or one that is
     /// given.
     Estimate,
+    /// Where the guidance says ([`Guidance::start`]).
+    Observed,
     /// In sqrt(alpha_bar) x0, for an x0 that already holds the noise of that level: an observation with nothing but noise.
     Noisy,
 }
@@ -68,6 +70,10 @@ impl<'a> Stages<'a> {
             Start::Estimate => {
                 self.estimate.clone().mul_scalar(alpha_bar.sqrt()) + noise()?.mul_scalar((1.0 - alpha_bar).sqrt())
             }
+            Start::Observed => match guidance {
+                Some(guidance) => guidance.start(alpha_bar, &noise()?)?,
+                None => return Err(Error::config("a start that a guidance says needs a guidance")),
+            },
             Start::Noisy => self.estimate.clone().mul_scalar(alpha_bar.sqrt()),
         };
         let inputs = Inputs { schedule, guidance, resume_at: 0, noises_before: self.noises, ..self.inputs };

@@ -35,18 +35,30 @@ pub enum Method {
     FewStep,
     /// DDNM and, for noisy observations, DDNM+ (Wang et al. 2023).
     Ddnm,
+    /// DDRM (Kawar et al. 2022).
+    Ddrm,
     /// DiffPIR (Zhu et al. 2023).
     Diffpir,
+    /// DPS (Chung et al. 2023).
+    Dps,
+    /// PiGDM (Song et al. 2023).
+    Pigdm,
+    /// DAPS (Zhang et al. 2024) with its data step in closed form.
+    Daps,
 }
 
 impl Method {
     /// Every method, with the name it is written by.
-    pub const ALL: [(Self, &'static str); 5] = [
+    pub const ALL: [(Self, &'static str); 9] = [
         (Self::Staged, "staged"),
         (Self::Ancestral, "ancestral"),
         (Self::FewStep, "few-step"),
         (Self::Ddnm, "ddnm"),
+        (Self::Ddrm, "ddrm"),
         (Self::Diffpir, "diffpir"),
+        (Self::Dps, "dps"),
+        (Self::Pigdm, "pigdm"),
+        (Self::Daps, "daps"),
     ];
 }
 
@@ -67,7 +79,8 @@ pub struct Overrides {
     pub steps: Option<String>,
     /// Place between the least error (0) and the detail of a sample of the posterior (1), for [`Method::Staged`].
     pub aim: Option<f64>,
-    /// s, see [`crate::guidance::AdirConfig::strength`].
+    /// s, see [`crate::guidance::AdirConfig::strength`]; for [`Method::Dps`] the step, see
+    /// [`crate::guidance::DpsConfig::step`].
     pub strength: Option<Strength>,
     /// See [`crate::guidance::AdirConfig::residual`].
     pub residual: Option<Residual>,
@@ -79,7 +92,7 @@ pub struct Overrides {
     pub data_step: Option<DataStep>,
     /// See [`super::StageSettings::clip_x0`].
     pub clip_x0: Option<bool>,
-    /// Share of fresh noise: eta of DDIM ([`Method::FewStep`]) and DDNM.
+    /// Share of fresh noise: eta of DDIM ([`Method::FewStep`], [`Method::Pigdm`]), DDNM and DDRM.
     pub eta: Option<f64>,
     /// Share of fresh noise in the variance of the next level: zeta of DiffPIR.
     pub zeta: Option<f64>,
@@ -116,15 +129,15 @@ impl Overrides {
     /// # Errors
     /// [`Error::Config`] naming the setting and the methods that it belongs to.
     pub fn check_for(&self, method: Method) -> Result<()> {
-        use Method::{Ancestral, Ddnm, Diffpir, FewStep, Staged};
+        use Method::{Ancestral, Ddnm, Ddrm, Diffpir, Dps, FewStep, Pigdm, Staged};
         let settings: [(&str, bool, &[Method]); 9] = [
             ("aim", self.aim.is_some(), &[Staged]),
-            ("strength (--scale)", self.strength.is_some(), &[Ancestral, FewStep]),
+            ("strength (--scale)", self.strength.is_some(), &[Ancestral, FewStep, Dps]),
             ("residual", self.residual.is_some(), &[Ancestral]),
             ("adjoint", self.adjoint.is_some(), &[Ancestral, FewStep]),
             ("cap", self.cap.is_some(), &[Ancestral]),
             ("data step", self.data_step.is_some(), &[FewStep]),
-            ("eta", self.eta.is_some(), &[FewStep, Ddnm]),
+            ("eta", self.eta.is_some(), &[FewStep, Ddnm, Ddrm, Pigdm]),
             ("zeta", self.zeta.is_some(), &[Diffpir]),
             ("eps after guidance", self.eps_after_guidance.is_some(), &[FewStep]),
         ];

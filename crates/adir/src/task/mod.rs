@@ -5,6 +5,7 @@ mod method;
 mod paper;
 mod resolve;
 mod settings;
+mod siblings;
 mod staged;
 #[cfg(test)]
 mod tests;

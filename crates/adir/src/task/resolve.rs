@@ -5,11 +5,10 @@ use std::borrow::Cow;
 use serde::Serialize;
 
 use super::method::{Choice, Method, Overrides, Preset, Source};
-use super::settings::{GuidanceSettings, Levels, SamplerSettings, Settings, StageSettings};
-use super::{Hint, paper, staged};
+use super::settings::{GuidanceSettings, Settings};
+use super::{Hint, paper, siblings, staged};
 use crate::guidance::{ProximalConfig, Trust};
 use crate::operator::LinearOperator;
-use crate::sampler::{EpsAfterGuidance, Mixture, Start};
 use crate::schedule::{Respacing, Schedule};
 use crate::units::NoiseLevel;
 use crate::{Error, Result};
@@ -57,12 +56,7 @@ impl Situation<'_> {
 
     /// The timestep of the network whose noise-to-signal ratio sqrt((1 - alpha_bar)/alpha_bar) is nearest to `ratio`.
     pub(super) fn timestep(&self, ratio: f64) -> u16 {
-        let distance = |t: usize| {
-            let alpha_bar = self.schedule.alpha_bar(t);
-            (((1.0 - alpha_bar) / alpha_bar).sqrt() / ratio).ln().abs()
-        };
-        let nearest = (0..self.schedule.len()).min_by(|a, b| distance(*a).total_cmp(&distance(*b)));
-        nearest.and_then(|t| u16::try_from(t).ok()).unwrap_or(0)
+        u16::try_from(self.schedule.nearest(ratio)).unwrap_or(u16::MAX)
     }
 
     /// The network's last timestep.
@@ -91,44 +85,13 @@ pub fn resolve(preset: Preset, situation: &Situation<'_>, given: &Overrides) -> 
     let stages = match method {
         Method::Staged => staged::stages(situation, given, &mut choices)?,
         Method::Ancestral | Method::FewStep => paper::stages(preset, method, situation, given, &mut choices)?,
-        Method::Ddnm => ddnm(situation, given, &mut choices),
-        Method::Diffpir => diffpir(situation, given, &mut choices),
+        _ => siblings::stages(method, situation, given, &mut choices)?,
     };
-    let lengths = stages.iter().map(|stage| Ok(stage.levels.schedule(situation.schedule)?.len()));
-    let steps = lengths.sum::<Result<usize>>()?;
-    Ok((Settings { steps, stages }, choices.0))
-}
-
-/// DDNM(+) as published: 100 uniform steps, eta 0.85.
-fn ddnm(situation: &Situation<'_>, given: &Overrides, choices: &mut Choices) -> Vec<StageSettings> {
-    let eta = choices.pick("eta", given.eta, 0.85, Source::Preset, f64::to_string);
-    let guidance = situation.proximal(Trust::Ddnm { eta }, true);
-    vec![one_stage(Mixture::Fresh(eta), EpsAfterGuidance::Keep, guidance, given, choices)]
-}
-
-/// DiffPIR: 100 uniform steps, lambda 7, zeta 0.1 (the defaults of its authors' code as found in deepinv).
-fn diffpir(situation: &Situation<'_>, given: &Overrides, choices: &mut Choices) -> Vec<StageSettings> {
-    let zeta = choices.pick("zeta", given.zeta, 0.1, Source::Preset, f64::to_string);
-    let guidance = situation.proximal(Trust::Annealed { lambda: 7.0 }, false);
-    vec![one_stage(Mixture::Fresh(zeta.sqrt()), EpsAfterGuidance::Rederive, guidance, given, choices)]
-}
-
-fn one_stage(
-    mixture: Mixture,
-    eps_after_guidance: EpsAfterGuidance,
-    guidance: GuidanceSettings,
-    given: &Overrides,
-    choices: &mut Choices,
-) -> StageSettings {
-    let steps = choices.pick("steps", given.steps.clone(), "100".to_owned(), Source::Preset, Clone::clone);
-    let clip_x0 = choices.pick("clip", given.clip_x0, true, Source::Preset, bool::to_string);
-    StageSettings {
-        start: Start::Noise,
-        levels: Levels::Respaced(steps),
-        clip_x0,
-        sampler: SamplerSettings::Renoise { mixture, eps_after_guidance },
-        guidance,
+    let mut steps = 0;
+    for stage in &stages {
+        steps += stage.passes(situation.schedule)?.iter().map(|(_, levels)| levels.len()).sum::<usize>();
     }
+    Ok((Settings { steps, stages }, choices.0))
 }
 
 /// Settings in words, in the order they were made.
@@ -168,10 +131,10 @@ pub(super) fn word<T: Serialize>(value: &T) -> String {
     }
 }
 
-/// A plain number of steps.
+/// A plain number of network evaluations.
 pub(super) fn count(steps: &str) -> Result<usize> {
     match steps.parse::<Respacing>()? {
         Respacing::Sections(counts) if counts.len() == 1 && counts[0] > 0 => Ok(counts[0]),
-        _ => Err(Error::config(format!("steps {steps:?}: the method staged takes a number of network evaluations"))),
+        _ => Err(Error::config(format!("steps {steps:?}: this method takes a number of network evaluations"))),
     }
 }

@@ -2,10 +2,15 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::guidance::{AdirConfig, ProximalConfig};
+use crate::guidance::{AdirConfig, DpsConfig, PigdmConfig, ProximalConfig};
 use crate::sampler::{EpsAfterGuidance, Mixture, Start};
 use crate::schedule::{Respacing, Schedule};
 use crate::{Error, Result};
+
+/// Noise-to-signal ratio at the end of a pass of [`SamplerSettings::Decoupled`], and the degree of its spacing, as in
+/// DAPS's code.
+const PASS_END: f64 = 0.01;
+const PASS_POWER: i32 = 7;
 
 /// Complete settings of a sampling run.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -36,7 +41,7 @@ pub struct StageSettings {
 }
 
 /// The noise levels of a stage.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 #[non_exhaustive]
 pub enum Levels {
@@ -51,6 +56,23 @@ pub enum Levels {
         /// The exponent, 1 for even steps.
         power: i32,
     },
+    /// `count` timesteps from the last to 0 at 1 - sqrt(k / (count - 1)) of the whole, dense at low noise: DiffPIR's.
+    Roots {
+        /// How many; fewer where neighbouring ones would be the same.
+        count: usize,
+    },
+    /// The timesteps whose noise-to-signal ratios sqrt((1 - alpha_bar)/alpha_bar) are nearest to `count` from `first` down
+    /// to `last`, even steps in their root of degree `power`: those of Karras et al. (2022).
+    Ratios {
+        /// The highest.
+        first: f64,
+        /// The lowest.
+        last: f64,
+        /// How many; fewer where neighbouring ones would be the same.
+        count: usize,
+        /// The degree.
+        power: i32,
+    },
 }
 
 impl Levels {
@@ -62,16 +84,37 @@ impl Levels {
         match self {
             Self::Respaced(words) => trained.respaced(&words.parse::<Respacing>()?),
             Self::Powers { first, count: 1, .. } => trained.at(&[usize::from(*first)]),
-            Self::Powers { count, .. } if *count > trained.len() => {
+            Self::Powers { count, .. } | Self::Roots { count } | Self::Ratios { count, .. }
+                if *count > trained.len() =>
+            {
                 Err(Error::config(format!("{count} steps: the network knows {} noise levels", trained.len())))
             }
-            Self::Powers { count: 0, .. } => Err(Error::config("at least one sampling step is needed")),
+            Self::Powers { count: 0, .. } | Self::Roots { count: 0 } | Self::Ratios { count: 0, .. } => {
+                Err(Error::config("at least one sampling step is needed"))
+            }
             Self::Powers { first, count, power } => {
                 let at = |k: usize| {
                     let share = k as f64 / (count - 1) as f64;
                     (f64::from(*first) * share.powi(*power)).round() as usize
                 };
                 let mut steps: Vec<usize> = (0..*count).map(at).collect();
+                steps.dedup();
+                trained.at(&steps)
+            }
+            Self::Roots { count } => {
+                let (total, last) = (trained.len() as f64, trained.len() - 1);
+                let down = |k: usize| (total * (k as f64 / (count - 1).max(1) as f64).sqrt()) as usize;
+                let mut steps: Vec<usize> = (0..*count).rev().map(|k| last - down(k).min(last)).collect();
+                steps.dedup();
+                trained.at(&steps)
+            }
+            Self::Ratios { first, last, count, power } => {
+                let root = |ratio: f64| ratio.powf(1.0 / f64::from(*power));
+                let at = |k: usize| {
+                    let share = k as f64 / (count - 1).max(1) as f64;
+                    trained.nearest((root(*first) + share * (root(*last) - root(*first))).powi(*power))
+                };
+                let mut steps: Vec<usize> = (0..*count).rev().map(at).collect();
                 steps.dedup();
                 trained.at(&steps)
             }
@@ -100,6 +143,30 @@ pub enum SamplerSettings {
         /// The eps that belongs to an x0 estimate that guidance has moved.
         eps_after_guidance: EpsAfterGuidance,
     },
+    /// Every level of the stage is a pass of its own, which starts in fresh noise around the estimate of the one before:
+    /// deterministic steps down to an estimate, and guidance at its end (DAPS, Zhang et al. 2024).
+    Decoupled {
+        /// Steps of a pass.
+        steps: usize,
+    },
+}
+
+impl StageSettings {
+    /// The passes down the noise levels that it consists of, with their starts: one, but for
+    /// [`SamplerSettings::Decoupled`].
+    ///
+    /// # Errors
+    /// As [`Levels::schedule`].
+    pub fn passes(&self, trained: &Schedule) -> Result<Vec<(Start, Schedule)>> {
+        let levels = self.levels.schedule(trained)?;
+        let SamplerSettings::Decoupled { steps } = self.sampler else { return Ok(vec![(self.start, levels)]) };
+        let pass = |i: usize| {
+            let start = if i + 1 == levels.len() { self.start } else { Start::Estimate };
+            let pass = Levels::Ratios { first: levels.ratio(i), last: PASS_END, count: steps, power: PASS_POWER };
+            Ok((start, pass.schedule(trained)?))
+        };
+        (0..levels.len()).rev().map(pass).collect()
+    }
 }
 
 /// A guidance with its settings.
@@ -111,6 +178,10 @@ pub enum GuidanceSettings {
     Adir(AdirConfig),
     /// A proximal step.
     Proximal(ProximalConfig),
+    /// A gradient through the network: DPS.
+    Dps(DpsConfig),
+    /// A gradient through the network: PiGDM.
+    Pigdm(PigdmConfig),
     /// None. The observation then counts only as the start.
     None,
 }

@@ -47,13 +47,13 @@ pub(super) fn stages(
     for (stage, name) in stages.iter().zip(["first stage", "second stage"]) {
         let (first, steps) = match &stage.levels {
             Levels::Powers { first, count, .. } => (*first, *count),
-            Levels::Respaced(_) => continue,
+            _ => continue,
         };
         let rule = match stage.start {
             Start::Noise => "from noise: the observation does not decide what is coarse",
             Start::Estimate if name == "first stage" => "from what the observation decides",
             Start::Estimate => "detail finer than the noise it starts from",
-            Start::Noisy => "from the observation at the level of its noise",
+            Start::Observed | Start::Noisy => "from the observation at the level of its noise",
         };
         choices.note(name, format!("{steps} steps from t = {first}"), source(false, rule));
     }

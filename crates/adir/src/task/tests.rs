@@ -94,7 +94,7 @@ fn stages(task: Task, levels: f64, given: &Overrides) -> Vec<(crate::sampler::St
     let settings = resolve(Preset::Fast, &situation, given).unwrap().0;
     let stage = |stage: &StageSettings| match stage.levels {
         Levels::Powers { first, count, .. } => (stage.start, first, count),
-        Levels::Respaced(_) => panic!("{stage:?}"),
+        _ => panic!("{stage:?}"),
     };
     let stages: Vec<_> = settings.stages.iter().map(stage).collect();
     assert_eq!(settings.steps, stages.iter().map(|(.., count)| count).sum::<usize>());

@@ -23,7 +23,7 @@ use crate::store::Store;
 ///
 /// Writes OUTPUT/table.md, OUTPUT/cells.csv and OUTPUT/sheet.png. Every result is kept in OUTPUT/cells: the same
 /// command continues after an interruption, and a command with more images, tasks or methods computes only what is new.
-/// By default it uses the middle 128x128 pixels of ten images per set and 4 samples of 20 steps; see --full.
+/// By default it uses the middle 128x128 pixels of ten images per set and 4 samples; see --full.
 /// Sides are cut to what the network's size multiple and the factor both divide: 120 of 128 pixels for sr3 where the
 /// network takes multiples of 8. Images below that are left out.
 #[derive(Debug, Args)]
@@ -38,12 +38,14 @@ pub struct EvalArgs {
     /// sides)
     #[arg(long, value_delimiter = ',', default_value = "sr4,deblur:box:5+10")]
     tasks: Vec<EvalTask>,
-    /// Methods [default: every method whose inputs are given, except shared and auto]
+    /// Methods [default: every method whose inputs are given, except shared, auto and the solvers]
     ///
     /// observed: the observation itself; bicubic: interpolation; wiener: a Wiener filter tuned on these images; none: the
     /// prior as it is; self, random, knn, lora: the prior adapted to the observation, to random images, to the nearest
     /// images with all weights, and with low-rank factors; shared: one adaptation per group of observations with the same
-    /// nearest images; auto: adapted weights only if held-out images are denoised better; adapter: the one of --adapter
+    /// nearest images; auto: adapted weights only if held-out images are denoised better; adapter: the one of --adapter;
+    /// the solvers staged, few-step, ancestral, paper, ddnm, ddrm, diffpir, dps, pigdm, daps: the prior as it is, with the
+    /// settings of `adir restore --method` (paper: of that preset)
     #[arg(long, value_delimiter = ',', value_parser = named::<Method>(Method::ALL.map(|(_, name)| name)))]
     methods: Vec<Method>,
     /// Gallery (folder or index) for the methods knn, lora, shared and auto
@@ -67,13 +69,13 @@ pub struct EvalArgs {
     /// Number of seeds; each repeats everything random
     #[arg(long, default_value_t = 1, value_name = "N")]
     seeds: u64,
-    /// All images, whole (but for what is cut as above), with the preset's steps
+    /// All images, whole (but for what is cut as above)
     #[arg(long, conflicts_with_all = ["count", "crop"])]
     full: bool,
     /// Preset: fast or paper, as of `adir restore`
     #[arg(long, default_value = "fast", value_parser = preset())]
     preset: Preset,
-    /// Sampling steps [default: 20; with --full those of the preset]
+    /// Sampling steps of every method [default: those of the preset, or of the solver]
     #[arg(long, value_name = "N")]
     steps: Option<String>,
     /// Rank of the low-rank factors of the method lora
@@ -118,9 +120,17 @@ pub fn run(args: &EvalArgs, log: &Log) -> Result<u8> {
         let name = name.unwrap_or_else(|| set.display().to_string());
         for task in &args.tasks {
             let images = args.images(set, &files, task.unit(header.info().size_multiple), log)?;
-            let mine: Vec<Method> = methods.iter().copied().filter(|m| m.suits(task)).collect();
+            let suiting: Vec<Method> = methods.iter().copied().filter(|m| m.suits(task)).collect();
             for seed in 0..args.seeds {
                 let bench = Bench::new((&config, &engine), task, seed, &images, &metrics, &watch)?;
+                let mine = suiting.iter().copied().filter(|&method| {
+                    let refusal = bench.refusal(method);
+                    if let Some(reason) = &refusal {
+                        log.warn(&format!("left out: {} of {}: {reason}", method.name(), task.text));
+                    }
+                    refusal.is_none()
+                });
+                let mine: Vec<Method> = mine.collect();
                 for (i, truth) in images.iter().enumerate() {
                     let mut pictures = Vec::new();
                     for &method in &mine {
@@ -151,7 +161,7 @@ impl EvalArgs {
         config.random_from.clone_from(&self.random_from);
         config.adapter.clone_from(&self.adapter);
         config.samples = self.samples;
-        config.steps = self.steps.clone().or((!self.full).then(|| "20".to_owned()));
+        config.steps = self.steps.clone();
         config.preset = self.preset;
         config.lora = low_rank(self.lora);
         config.overlap = self.overlap;
@@ -163,7 +173,9 @@ impl EvalArgs {
     fn methods(&self, config: &EvalConfig) -> Result<Vec<Method>> {
         if self.methods.is_empty() {
             let all = Method::ALL.iter().map(|(method, _)| *method);
-            let suits = |m: &Method| !matches!(m, Method::Shared | Method::Auto) && config.lacks(*m).is_none();
+            let suits = |m: &Method| {
+                !matches!(m, Method::Shared | Method::Auto) && !m.is_solver() && config.lacks(*m).is_none()
+            };
             return Ok(all.filter(suits).collect());
         }
         match self.methods.iter().find_map(|m| Some((m, config.lacks(*m)?))) {
