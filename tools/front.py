@@ -24,8 +24,8 @@ TASKS = {
     "denoise25": (["--task", "denoise", "--sigma", "25"], []),
 }
 METHODS = [
-    "few-step 50:--method few-step", "staged 0:--aim 0", "staged 0.25:--aim 0.25", "staged 0.5:--aim 0.5", "staged 1:--aim 1",
-    "ddnm 20:--method ddnm --steps 20", "ddnm 100:--method ddnm", "diffpir 20:--method diffpir --steps 20", "diffpir 100:--method diffpir",
+    "few-step 50:--method few-step", "staged 0:--aim 0", "staged 0.25:--aim 0.25", "staged 0.5:--aim 0.5", "staged 0.75:--aim 0.75", "staged 1:--aim 1",
+    "ddnm 20:--method ddnm --steps 20", "ddnm 100:--method ddnm", "ddrm 20:--method ddrm", "diffpir 20:--method diffpir --steps 20", "diffpir 100:--method diffpir",
 ]
 
 
