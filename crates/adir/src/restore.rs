@@ -13,7 +13,7 @@ use crate::Result;
 use crate::guidance::{AdirGuidance, DpsGuidance, GreyGuidance, Guidance, PigdmGuidance, ProximalGuidance};
 use crate::models::{Denoiser, DenoiserInfo, Space};
 use crate::noise::{Noise, Stream};
-use crate::operator::{Compose, Crop, ImageShape, LinearOperator, Solve, solve};
+use crate::operator::{Compose, Crop, ImageShape, LinearOperator, Solve, least_damping, solve};
 use crate::problem::Measurement;
 use crate::sampler::{
     AncestralConfig, DdimConfig, EpsAfterGuidance, Inputs, Mixture, NoiseSource, RenoiseConfig, Rule, Stage, Stages,
@@ -86,18 +86,11 @@ impl StagePlan {
 
 /// Mean square of photographs in [-1, 1] units: what an inverse of A weighs the noise of y against.
 const IMAGE_POWER: f64 = 0.25;
-/// Least damping of that inverse, in units of the largest eigenvalue of A A^T.
-const LEAST_DAMPING: f64 = 1e-5;
 
 /// What y alone says: A^T (A A^T + sigma^2/0.25)^-1 y, the pseudo-inverse where y has no noise and the eigenvectors of
 /// A A^T are known.
 fn estimate(operator: &dyn LinearOperator, y: &Tensor<4>, sigma: f64) -> Result<Tensor<4>> {
-    let exact = operator.gram().is_some_and(|gram| gram.is_exact());
-    let damping = match sigma * sigma / IMAGE_POWER {
-        0.0 if exact => 0.0,
-        damping if exact => damping,
-        damping => damping.max(LEAST_DAMPING * operator.norm_squared()),
-    };
+    let damping = (sigma * sigma / IMAGE_POWER).max(least_damping(operator));
     operator.adjoint(&solve(operator, 1.0, damping, y, &Solve::default())?)
 }
 

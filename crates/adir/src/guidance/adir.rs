@@ -14,13 +14,9 @@ use crate::schedule::Schedule;
 use crate::tensor::Tensor;
 use crate::{Error, Result};
 
-/// Maximum number of conjugate-gradient steps in [`DataStep::Proximal`].
-const SOLVE_STEPS: usize = 30;
 /// Smallest 1/c, in units of the largest eigenvalue of A A*. Below it, rounding errors of y and of sums would be
 /// amplified.
 const LEAST_DAMPING: f64 = 1e-5;
-/// Relative residual at which they stop.
-const SOLVED: f64 = 1e-3;
 
 /// Strength of the guidance.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
@@ -157,7 +153,7 @@ impl AdirGuidance {
             Adjoint::Normalized => 1.0 / self.lambda,
             Adjoint::Strict => 1.0,
         };
-        solve(self.operator.as_ref(), scale, damping, residual, &Solve { steps: SOLVE_STEPS, tolerance: SOLVED })
+        solve(self.operator.as_ref(), scale, damping, residual, &Solve::default())
     }
 
     /// 1/lambda_max(A* A): the gain of an exact projection in the best-observed direction.

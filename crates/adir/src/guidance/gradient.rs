@@ -7,13 +7,11 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
-use super::{Correction, Guidance, StepState, Target, check_observation, residual_of};
-use crate::operator::{LinearOperator, Solve, solve};
+use super::{Correction, Guidance, StepState, Target, check_observation, check_sigma, residual_of};
+use crate::operator::{LinearOperator, Solve, least_damping, solve};
 use crate::tensor::Tensor;
 use crate::{Error, Result};
 
-/// Smallest damping of the system of PiGDM where it is solved by iteration, in units of the largest eigenvalue of A A^T.
-const LEAST_DAMPING: f64 = 1e-5;
 /// Norm of A x0 - y below which DPS leaves the state as it is.
 const AGREES: f64 = 1e-12;
 
@@ -110,11 +108,8 @@ impl PigdmGuidance {
     /// [`Error::Config`] when sigma is negative or not finite, or `y` is not of the operator's range.
     pub fn new(operator: Arc<dyn LinearOperator>, y: Tensor<4>, config: PigdmConfig) -> Result<Self> {
         check_observation(operator.as_ref(), &y)?;
-        if !(config.sigma.is_finite() && config.sigma >= 0.0) {
-            return Err(Error::config(format!("a noise level of {}: expected 0 or more", config.sigma)));
-        }
-        let exact = operator.gram().is_some_and(|gram| gram.is_exact());
-        let least_damping = if exact { 0.0 } else { LEAST_DAMPING * operator.norm_squared() };
+        check_sigma(config.sigma)?;
+        let least_damping = least_damping(operator.as_ref());
         Ok(Self { operator, y, config, least_damping })
     }
 }

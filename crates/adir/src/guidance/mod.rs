@@ -90,6 +90,14 @@ fn residual_of(operator: &dyn LinearOperator, y: &Tensor<4>, x0: &Tensor<4>) -> 
     Ok((residual, mean_square.sqrt()))
 }
 
+/// Refuses a noise level of y, in [-1, 1] units, that none can have.
+fn check_sigma(sigma: f64) -> Result<()> {
+    if sigma.is_finite() && sigma >= 0.0 {
+        return Ok(());
+    }
+    Err(Error::config(format!("a noise level of {sigma}: expected 0 or more")))
+}
+
 /// Refuses an observation that is not of the operator's range.
 fn check_observation(operator: &dyn LinearOperator, y: &Tensor<4>) -> Result<()> {
     let (range, found) = (operator.range(), ImageShape::of_batch(y));

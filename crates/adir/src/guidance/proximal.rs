@@ -3,23 +3,21 @@
 //! With A = U S V^T every step here moves an x0 estimate the share h of the way to y, direction by direction:
 //! V^T x0 + h (U^T y / s - V^T x0). What differs is h: the proximal step takes h = c s^2 / (1 + c s^2) with
 //! c = r^2 / sigma^2, r^2 the error of the estimate; DDNM+ takes y as it is while its noise is below that of the next
-//! level, and DDRM does the same from another start. The noise of y that an estimate takes over is handed on as [`YNoise`], so that a sampler adds only what is
-//! missing.
+//! level, and DDRM does the same from another start. The noise of y that an estimate takes over is handed on as
+//! [`YNoise`], so that a sampler adds only what is missing.
 
 use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
-use super::{Correction, Guidance, StepState, Target, residual_of};
-use crate::operator::{Gram, LinearOperator, Solve, solve};
+use super::{Correction, Guidance, StepState, Target, check_observation, check_sigma, residual_of};
+use crate::operator::{Gram, LinearOperator, Solve, least_damping, solve};
 use crate::schedule::Schedule;
 use crate::tensor::Tensor;
 use crate::{Error, Result};
 
 /// Solving a blur whose borders couple.
 const SOLVE: Solve = Solve { steps: 16, tolerance: 1e-3 };
-/// Smallest 1/c, in units of the largest eigenvalue of A A^T, where a system is solved by iteration.
-const LEAST_DAMPING: f64 = 1e-5;
 
 /// What y is worth against an x0 estimate of noise level t.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
@@ -124,6 +122,7 @@ pub struct ProximalGuidance {
     operator: Arc<dyn LinearOperator>,
     y: Tensor<4>,
     config: ProximalConfig,
+    /// Where it is exact.
     gram: Option<Gram>,
 }
 
@@ -138,12 +137,12 @@ impl ProximalGuidance {
     /// [`Error::Config`] when a number is out of its range, `y` is not of the operator's range, or DDNM+ is asked for an
     /// operator whose singular values are not known.
     pub fn new(operator: Arc<dyn LinearOperator>, y: Tensor<4>, config: ProximalConfig) -> Result<Self> {
-        super::check_observation(operator.as_ref(), &y)?;
+        check_observation(operator.as_ref(), &y)?;
         let positive = |value: f64, name: &str| {
             let right = value.is_finite() && value > 0.0;
             if right { Ok(()) } else { Err(Error::config(format!("{name} {value}: expected a number above 0"))) }
         };
-        let gram = operator.gram();
+        let gram = operator.exact_gram();
         match config.trust {
             Trust::Calibrated { factor } => positive(factor, "the trust in y")?,
             Trust::Annealed { lambda } => positive(lambda, "lambda")?,
@@ -153,7 +152,7 @@ impl ProximalGuidance {
             Trust::Ddrm { eta_b, .. } if !(0.0..=1.0).contains(&eta_b) => {
                 return Err(Error::config(format!("eta_b = {eta_b}: expected 0 to 1")));
             }
-            Trust::Ddnm { .. } | Trust::Ddrm { .. } if !gram.as_ref().is_some_and(Gram::is_exact) => {
+            Trust::Ddnm { .. } | Trust::Ddrm { .. } if gram.is_none() => {
                 return Err(Error::config(
                     "DDNM and DDRM need the singular values of the operator, which are known for masks, down-sampling and \
                      circular blurs; use another method",
@@ -161,9 +160,7 @@ impl ProximalGuidance {
             }
             Trust::Ddnm { .. } | Trust::Ddrm { .. } | Trust::Decoupled => {}
         }
-        if !(config.sigma.is_finite() && config.sigma >= 0.0) {
-            return Err(Error::config(format!("a noise level of {}: expected 0 or more", config.sigma)));
-        }
+        check_sigma(config.sigma)?;
         Ok(Self { operator, y, config, gram })
     }
 
@@ -192,11 +189,9 @@ impl ProximalGuidance {
     fn step(&self, residual: &Tensor<4>, share: Share) -> Result<Tensor<4>> {
         let solved = match (share, &self.gram) {
             (Share::Proximal(c), _) => solve(self.operator.as_ref(), 1.0, 1.0 / c, residual, &SOLVE)?,
-            (share, Some(gram)) if gram.is_exact() => {
-                gram.filter(residual, |v| if v > 0.0 { share.of(v) / v } else { 0.0 })?
-            }
-            _ => {
-                let damping = LEAST_DAMPING * self.operator.norm_squared();
+            (share, Some(gram)) => gram.filter(residual, |v| if v > 0.0 { share.of(v) / v } else { 0.0 })?,
+            (_, None) => {
+                let damping = least_damping(self.operator.as_ref());
                 solve(self.operator.as_ref(), 1.0, damping, residual, &SOLVE)?
             }
         };
@@ -250,11 +245,7 @@ impl Guidance for ProximalGuidance {
         let sigma = self.config.sigma;
         let y_noise = match &self.gram {
             // A near Gram matrix would not do: where it is wrongly near zero, what is missing is overrated without bound.
-            Some(gram)
-                if self.config.count_noise
-                    && gram.is_exact()
-                    && (sigma > 0.0 || matches!(share, Share::Spectral { .. })) =>
-            {
+            Some(gram) if self.config.count_noise && (sigma > 0.0 || matches!(share, Share::Spectral { .. })) => {
                 Some(YNoise {
                     operator: self.operator.clone(),
                     gram: gram.clone(),

@@ -112,7 +112,7 @@ impl LinearOperator for Blur {
     /// first call, then kept.
     fn norm_squared(&self) -> f64 {
         *self.norm_squared.get_or_init(|| {
-            if let Some(gram) = self.gram().filter(Gram::is_exact) {
+            if let Some(gram) = self.exact_gram() {
                 return gram.largest();
             }
             let Ok::<_, Infallible>(norm_squared) = norm::largest_eigenvalue(self.domain.pixels(), |x| {

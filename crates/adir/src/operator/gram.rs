@@ -40,7 +40,7 @@ enum Basis {
 /// The discrete Fourier basis of planes, or of planes mirrored at their lower and right borders: the cosine basis.
 #[derive(Debug)]
 struct Waves {
-    mirrored: bool,
+    /// Of the size of the planes, or of twice their sides.
     fft: Fft2d,
     /// In the order of the transform's spectrum.
     eigenvalues: Vec<f64>,
@@ -59,16 +59,17 @@ impl Gram {
 
     /// A A^T of a circular convolution of planes of y's size with `kernel`: the squares of its transfer function.
     pub(super) fn circular(range: ImageShape, kernel: &Kernel) -> Self {
-        let fft = Fft2d::new(range.height, range.width);
-        let eigenvalues = transfer(&fft, kernel).iter().map(Complex64::norm_sqr).collect();
-        Self::waves(range, Waves { mirrored: false, fft, eigenvalues })
+        Self::convolution(range, Fft2d::new(range.height, range.width), kernel)
     }
 
     /// The same on planes that continue mirrored (half-sample symmetric), for kernels symmetric in both axes.
     pub(super) fn mirrored(range: ImageShape, kernel: &Kernel) -> Self {
-        let fft = Fft2d::new(2 * range.height, 2 * range.width);
+        Self::convolution(range, Fft2d::new(2 * range.height, 2 * range.width), kernel)
+    }
+
+    fn convolution(range: ImageShape, fft: Fft2d, kernel: &Kernel) -> Self {
         let eigenvalues = transfer(&fft, kernel).iter().map(Complex64::norm_sqr).collect();
-        Self::waves(range, Waves { mirrored: true, fft, eigenvalues })
+        Self::waves(range, Waves { fft, eigenvalues })
     }
 
     /// A A^T of a separable map that commutes with mirroring, by the first column of A A^T on each axis.
@@ -78,7 +79,7 @@ impl Gram {
         let fft = Fft2d::new(2 * range.height, 2 * range.width);
         let (vertical, horizontal) = (cosine_eigenvalues(vertical), cosine_eigenvalues(horizontal));
         let eigenvalues = horizontal.iter().flat_map(|h| vertical.iter().map(move |v| h * v)).collect();
-        Self::waves(range, Waves { mirrored: true, fft, eigenvalues })
+        Self::waves(range, Waves { fft, eigenvalues })
     }
 
     fn waves(range: ImageShape, waves: Waves) -> Self {
@@ -172,7 +173,6 @@ impl Waves {
                 }
             }
         }
-        debug_assert_eq!(self.mirrored, self.fft.height == 2 * height);
     }
 }
 

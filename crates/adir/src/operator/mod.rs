@@ -51,7 +51,7 @@ pub use kernel_spec::KernelSpec;
 pub use mask::{Mask, PixelMask};
 pub use norm::normalized_adjoint;
 pub use resize::{BicubicDownsample, MAX_FACTOR, bicubic_resize, bicubic_upsample};
-pub use solve::{Solve, solve};
+pub use solve::{Solve, least_damping, solve};
 pub use wiener::wiener;
 pub use wraps::wraps_around;
 
@@ -136,6 +136,10 @@ pub trait LinearOperator: Debug + Send + Sync {
     /// systems of A to conjugate gradients, and the noise of a step without regard to that of y.
     fn gram(&self) -> Option<Gram> {
         None
+    }
+    /// [`LinearOperator::gram`], where it is exact.
+    fn exact_gram(&self) -> Option<Gram> {
+        self.gram().filter(Gram::is_exact)
     }
     /// Which pixels of y carry information: row-major flags, one for each pixel of the range, the same for every
     /// channel. `None`, the default, means all of them. Where a flag is false the row of A is zero, and what y holds

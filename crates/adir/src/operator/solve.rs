@@ -20,6 +20,15 @@ impl Default for Solve {
     }
 }
 
+/// Least damping, in units of the largest eigenvalue of A A^T, of a system that is solved by iteration.
+const LEAST_DAMPING: f64 = 1e-5;
+
+/// The least damping with which [`solve`] finds what A says of x, of A A^T unscaled: none in closed form. An iteration
+/// would amplify rounding errors of y and of sums without it.
+pub fn least_damping(operator: &dyn LinearOperator) -> f64 {
+    if operator.exact_gram().is_some() { 0.0 } else { LEAST_DAMPING * operator.norm_squared() }
+}
+
 /// u with (scale A A^T + damping I) u = r.
 ///
 /// In closed form where [`LinearOperator::gram`] is exact; else by conjugate gradients in f64 on the host, where

@@ -46,7 +46,7 @@ impl Situation<'_> {
 
     /// Whether singular values are known.
     pub(super) fn has_spectrum(&self) -> bool {
-        self.operator.gram().is_some_and(|gram| gram.is_exact())
+        self.operator.exact_gram().is_some()
     }
 
     /// A proximal guidance with that trust.
