@@ -8,7 +8,8 @@ use serde::{Deserialize, Serialize};
 
 use super::Inputs;
 use super::chain::{Evaluation, Outcome, Rule, eps_from_x0, predict_x0};
-use crate::guidance::{StepState, Target};
+use crate::guidance::{StepState, Target, YNoise};
+use crate::tensor::Tensor;
 use crate::{Error, Result};
 
 /// The eps used with an x0 that guidance has corrected.
@@ -40,6 +41,43 @@ impl Default for DdimConfig {
     }
 }
 
+/// An x0 estimate after guidance, and the eps that belongs to it.
+pub(super) struct Estimate {
+    pub x0: Tensor<4>,
+    pub eps: Tensor<4>,
+    /// See [`Outcome::residual_rms`].
+    pub residual_rms: Option<f64>,
+    /// See [`crate::guidance::Correction::y_noise`].
+    pub y_noise: Option<YNoise>,
+}
+
+impl Estimate {
+    /// The estimate from what the network says, corrected by the guidance if there is one.
+    ///
+    /// # Errors
+    /// Those of the guidance.
+    pub fn corrected(
+        inputs: &Inputs<'_>,
+        evaluation: Evaluation<'_>,
+        clip_x0: bool,
+        eps_after_guidance: EpsAfterGuidance,
+    ) -> Result<Self> {
+        let Evaluation { at, x_t, prediction, back } = evaluation;
+        let (schedule, index) = (inputs.schedule, at.index);
+        let (mut x0, mut eps) = predict_x0(schedule, index, x_t, prediction.eps.clone(), clip_x0);
+        let Some(guidance) = inputs.guidance else { return Ok(Self { x0, eps, residual_rms: None, y_noise: None }) };
+        let state = StepState { schedule, index, x_t, x0: &x0, eps: &eps, back };
+        let correction = guidance.correct(&state, Target::X0)?;
+        if let Some(shift) = correction.shift {
+            x0 = x0 + shift;
+            if eps_after_guidance == EpsAfterGuidance::Rederive {
+                eps = eps_from_x0(schedule, index, x_t, &x0);
+            }
+        }
+        Ok(Self { x0, eps, residual_rms: Some(correction.residual_rms), y_noise: correction.y_noise })
+    }
+}
+
 impl Rule for DdimConfig {
     fn check(&self) -> Result<()> {
         if (0.0..=1.0).contains(&self.eta) {
@@ -52,22 +90,11 @@ impl Rule for DdimConfig {
     /// x_(t-1) = sqrt(alpha_bar') x0 + sqrt(1 - alpha_bar' - sigma^2) eps + sigma z, alpha_bar' being that of the step
     /// before and sigma = eta sqrt((1 - alpha_bar')/(1 - alpha_bar)) sqrt(1 - alpha_bar/alpha_bar').
     fn update(&self, inputs: &Inputs<'_>, evaluation: Evaluation<'_>) -> Result<Outcome> {
-        let Evaluation { at, x_t, prediction, back } = evaluation;
+        let Evaluation { at, x_t, .. } = evaluation;
         let config = *self;
         let schedule = inputs.schedule;
-        let (mut x0, mut eps) = predict_x0(schedule, at.index, x_t, prediction.eps.clone(), config.clip_x0);
-        let mut residual_rms = None;
-        if let Some(guidance) = inputs.guidance {
-            let state = StepState { schedule, index: at.index, x_t, x0: &x0, eps: &eps, back };
-            let correction = guidance.correct(&state, Target::X0)?;
-            residual_rms = Some(correction.residual_rms);
-            if let Some(shift) = correction.shift {
-                x0 = x0 + shift;
-                if config.eps_after_guidance == EpsAfterGuidance::Rederive {
-                    eps = eps_from_x0(schedule, at.index, x_t, &x0);
-                }
-            }
-        }
+        let Estimate { x0, eps, residual_rms, .. } =
+            Estimate::corrected(inputs, evaluation, config.clip_x0, config.eps_after_guidance)?;
         let (alpha_bar, next_alpha_bar) = (schedule.alpha_bar(at.index), schedule.alpha_bar_prev(at.index));
         let variance =
             config.eta * config.eta * (1.0 - next_alpha_bar) / (1.0 - alpha_bar) * (1.0 - alpha_bar / next_alpha_bar);

@@ -8,9 +8,8 @@
 use serde::{Deserialize, Serialize};
 
 use super::Inputs;
-use super::chain::{Evaluation, Outcome, Rule, eps_from_x0, predict_x0};
-use super::ddim::EpsAfterGuidance;
-use crate::guidance::{StepState, Target};
+use super::chain::{Evaluation, Outcome, Rule};
+use super::ddim::{EpsAfterGuidance, Estimate};
 use crate::{Error, Result};
 
 /// What the noise of the next level is made of. All shares are of its standard deviation, 0 to 1.
@@ -68,21 +67,10 @@ impl Rule for RenoiseConfig {
 
     /// x' = sqrt(alpha_bar') x0 + fresh z + rest eps; x0 after the last step.
     fn update(&self, inputs: &Inputs<'_>, evaluation: Evaluation<'_>) -> Result<Outcome> {
-        let Evaluation { at, x_t, prediction, back } = evaluation;
+        let Evaluation { at, x_t, .. } = evaluation;
         let schedule = inputs.schedule;
-        let (mut x0, mut eps) = predict_x0(schedule, at.index, x_t, prediction.eps.clone(), self.clip_x0);
-        let (mut residual_rms, mut y_noise) = (None, None);
-        if let Some(guidance) = inputs.guidance {
-            let state = StepState { schedule, index: at.index, x_t, x0: &x0, eps: &eps, back };
-            let correction = guidance.correct(&state, Target::X0)?;
-            (residual_rms, y_noise) = (Some(correction.residual_rms), correction.y_noise);
-            if let Some(shift) = correction.shift {
-                x0 = x0 + shift;
-                if self.eps_after_guidance == EpsAfterGuidance::Rederive {
-                    eps = eps_from_x0(schedule, at.index, x_t, &x0);
-                }
-            }
-        }
+        let Estimate { x0, eps, residual_rms, y_noise } =
+            Estimate::corrected(inputs, evaluation, self.clip_x0, self.eps_after_guidance)?;
         if at.index == 0 {
             return Ok(Outcome { x_t: x0.clone(), x0, residual_rms });
         }
