@@ -75,10 +75,9 @@ pub fn measure_for(problem: &Problem, x: &Tensor<4>, y: &Tensor<4>, limits: &Lim
 
 /// Words for a library enum, for clap: its names in records, with hyphens.
 pub fn words<T: Clone + Send + Sync + DeserializeOwned + 'static>(
-    names: &'static [&'static str],
+    names: impl Into<PossibleValuesParser>,
 ) -> impl TypedValueParser<Value = T> {
-    PossibleValuesParser::new(names)
-        .try_map(|name: String| serde_json::from_value::<T>(serde_json::Value::String(name.replace('-', "_"))))
+    names.into().try_map(|name: String| serde_json::from_value::<T>(serde_json::Value::String(name.replace('-', "_"))))
 }
 
 /// A preset, for clap.

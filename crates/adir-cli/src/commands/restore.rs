@@ -81,9 +81,7 @@ struct SamplingArgs {
     /// Sampler: staged (an estimate with opposed noise, then detail as --aim asks), few-step (the paper's guidance with
     /// DDIM), ancestral (the paper's Algorithm 1), or a published solver with its published settings: ddnm, ddrm, diffpir,
     /// dps and pigdm (by gradients through the network: slow), daps (1000 network evaluations)
-    #[arg(long, value_parser = words::<Method>(&[
-        "staged", "few-step", "ancestral", "ddnm", "ddrm", "diffpir", "dps", "pigdm", "daps",
-    ]))]
+    #[arg(long, value_parser = words::<Method>(Method::ALL.map(Method::name)))]
     method: Option<Method>,
     /// Fresh noise per step of few-step, ddnm, ddrm and pigdm, 0 to 1
     #[arg(long)]

@@ -183,17 +183,21 @@ impl Method {
         (Self::Shared, "shared"),
         (Self::Auto, "auto"),
         (Self::Adapter, "adapter"),
-        (Self::Solver(Solver::Staged), "staged"),
-        (Self::Solver(Solver::FewStep), "few-step"),
-        (Self::Solver(Solver::Ancestral), "ancestral"),
+        Self::of_solver(Solver::Staged),
+        Self::of_solver(Solver::FewStep),
+        Self::of_solver(Solver::Ancestral),
         (Self::Paper, "paper"),
-        (Self::Solver(Solver::Ddnm), "ddnm"),
-        (Self::Solver(Solver::Ddrm), "ddrm"),
-        (Self::Solver(Solver::Diffpir), "diffpir"),
-        (Self::Solver(Solver::Dps), "dps"),
-        (Self::Solver(Solver::Pigdm), "pigdm"),
-        (Self::Solver(Solver::Daps), "daps"),
+        Self::of_solver(Solver::Ddnm),
+        Self::of_solver(Solver::Ddrm),
+        Self::of_solver(Solver::Diffpir),
+        Self::of_solver(Solver::Dps),
+        Self::of_solver(Solver::Pigdm),
+        Self::of_solver(Solver::Daps),
     ];
+
+    const fn of_solver(solver: Solver) -> (Self, &'static str) {
+        (Self::Solver(solver), solver.name())
+    }
 
     /// Whether it is one of those that restore with the prior as it is, by settings of its own.
     pub fn is_solver(self) -> bool {

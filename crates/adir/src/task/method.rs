@@ -48,23 +48,38 @@ pub enum Method {
 }
 
 impl Method {
-    /// Every method, with the name it is written by.
-    pub const ALL: [(Self, &'static str); 9] = [
-        (Self::Staged, "staged"),
-        (Self::Ancestral, "ancestral"),
-        (Self::FewStep, "few-step"),
-        (Self::Ddnm, "ddnm"),
-        (Self::Ddrm, "ddrm"),
-        (Self::Diffpir, "diffpir"),
-        (Self::Dps, "dps"),
-        (Self::Pigdm, "pigdm"),
-        (Self::Daps, "daps"),
+    /// Every method.
+    pub const ALL: [Self; 9] = [
+        Self::Staged,
+        Self::FewStep,
+        Self::Ancestral,
+        Self::Ddnm,
+        Self::Ddrm,
+        Self::Diffpir,
+        Self::Dps,
+        Self::Pigdm,
+        Self::Daps,
     ];
+
+    /// The name it is written by.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Staged => "staged",
+            Self::Ancestral => "ancestral",
+            Self::FewStep => "few-step",
+            Self::Ddnm => "ddnm",
+            Self::Ddrm => "ddrm",
+            Self::Diffpir => "diffpir",
+            Self::Dps => "dps",
+            Self::Pigdm => "pigdm",
+            Self::Daps => "daps",
+        }
+    }
 }
 
 impl fmt::Display for Method {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(Self::ALL.iter().find(|(method, _)| method == self).map_or("", |(_, name)| name))
+        f.write_str(self.name())
     }
 }
 

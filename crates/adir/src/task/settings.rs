@@ -81,44 +81,35 @@ impl Levels {
     /// # Errors
     /// [`Error::Config`] when they do not fit the network's schedule.
     pub fn schedule(&self, trained: &Schedule) -> Result<Schedule> {
-        match self {
-            Self::Respaced(words) => trained.respaced(&words.parse::<Respacing>()?),
-            Self::Powers { first, count: 1, .. } => trained.at(&[usize::from(*first)]),
-            Self::Powers { count, .. } | Self::Roots { count } | Self::Ratios { count, .. }
-                if *count > trained.len() =>
-            {
-                Err(Error::config(format!("{count} steps: the network knows {} noise levels", trained.len())))
-            }
-            Self::Powers { count: 0, .. } | Self::Roots { count: 0 } | Self::Ratios { count: 0, .. } => {
-                Err(Error::config("at least one sampling step is needed"))
-            }
-            Self::Powers { first, count, power } => {
-                let at = |k: usize| {
-                    let share = k as f64 / (count - 1) as f64;
-                    (f64::from(*first) * share.powi(*power)).round() as usize
-                };
-                let mut steps: Vec<usize> = (0..*count).map(at).collect();
-                steps.dedup();
-                trained.at(&steps)
-            }
-            Self::Roots { count } => {
-                let (total, last) = (trained.len() as f64, trained.len() - 1);
-                let down = |k: usize| (total * (k as f64 / (count - 1).max(1) as f64).sqrt()) as usize;
-                let mut steps: Vec<usize> = (0..*count).rev().map(|k| last - down(k).min(last)).collect();
-                steps.dedup();
-                trained.at(&steps)
-            }
-            Self::Ratios { first, last, count, power } => {
-                let root = |ratio: f64| ratio.powf(1.0 / f64::from(*power));
-                let at = |k: usize| {
-                    let share = k as f64 / (count - 1).max(1) as f64;
-                    trained.nearest((root(*first) + share * (root(*last) - root(*first))).powi(*power))
-                };
-                let mut steps: Vec<usize> = (0..*count).rev().map(at).collect();
-                steps.dedup();
-                trained.at(&steps)
-            }
+        let count = match self {
+            Self::Respaced(words) => return trained.respaced(&words.parse::<Respacing>()?),
+            Self::Powers { first, count: 1, .. } => return trained.at(&[usize::from(*first)]),
+            Self::Powers { count, .. } | Self::Roots { count } | Self::Ratios { count, .. } => *count,
+        };
+        if count > trained.len() {
+            return Err(Error::config(format!("{count} steps: the network knows {} noise levels", trained.len())));
         }
+        if count == 0 {
+            return Err(Error::config("at least one sampling step is needed"));
+        }
+        let share = |k: usize| k as f64 / (count - 1).max(1) as f64;
+        let mut steps: Vec<usize> = match self {
+            Self::Respaced(_) => Vec::new(),
+            Self::Powers { first, power, .. } => {
+                (0..count).map(|k| (f64::from(*first) * share(k).powi(*power)).round() as usize).collect()
+            }
+            Self::Roots { .. } => {
+                let last = trained.len() - 1;
+                let down = |k: usize| (trained.len() as f64 * share(k).sqrt()) as usize;
+                (0..count).rev().map(|k| last - down(k).min(last)).collect()
+            }
+            Self::Ratios { first, last, power, .. } => {
+                let [first, last] = [first, last].map(|ratio| ratio.powf(1.0 / f64::from(*power)));
+                (0..count).rev().map(|k| trained.nearest((first + share(k) * (last - first)).powi(*power))).collect()
+            }
+        };
+        steps.dedup();
+        trained.at(&steps)
     }
 }
 

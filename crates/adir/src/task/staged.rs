@@ -39,11 +39,12 @@ pub(super) fn stages(
     given: &Overrides,
     choices: &mut Choices,
 ) -> Result<Vec<StageSettings>> {
-    let (aim, source_of_aim) = default_aim(situation);
-    let aim = choices.pick("aim", given.aim, aim, source_of_aim, f64::to_string);
+    let holes = situation.hint == Hint::Hides && has_holes(situation.operator);
+    let (aim, source) = default_aim(situation.hint, holes);
+    let aim = choices.pick("aim", given.aim, aim, source, f64::to_string);
     let steps = given.steps.as_deref().map(count).transpose()?;
-    let stages = Recipe { situation, aim, steps, clip_x0: given.clip_x0.unwrap_or(true) }.stages()?;
-    choices.note("clip", given.clip_x0.unwrap_or(true).to_string(), source(given.clip_x0.is_some(), "always"));
+    let clip_x0 = choices.pick("clip", given.clip_x0, true, Source::rule("always"), bool::to_string);
+    let stages = Recipe { situation, holes, aim, steps, clip_x0 }.stages()?;
     for (stage, name) in stages.iter().zip(["first stage", "second stage"]) {
         let (first, steps) = match &stage.levels {
             Levels::Powers { first, count, .. } => (*first, *count),
@@ -55,29 +56,27 @@ pub(super) fn stages(
             Start::Estimate => "detail finer than the noise it starts from",
             Start::Observed | Start::Noisy => "from the observation at the level of its noise",
         };
-        choices.note(name, format!("{steps} steps from t = {first}"), source(false, rule));
+        choices.note(name, format!("{steps} steps from t = {first}"), Source::rule(rule));
     }
     Ok(stages)
 }
 
 /// The aim unless one is given. Where y decides what is coarse, the estimate of least error invents least; where it does
 /// not, that estimate is a blur of all that could be there, and one of these is more use.
-fn default_aim(situation: &Situation<'_>) -> (f64, Source) {
-    match situation.hint {
+fn default_aim(hint: Hint, holes: bool) -> (f64, Source) {
+    match hint {
         Hint::ShrinksBy(_) | Hint::Blurs | Hint::Identity => (0.0, Source::Preset),
-        Hint::Hides if !has_holes(situation.operator) => (0.0, Source::Preset),
+        Hint::Hides if !holes => (0.0, Source::Preset),
         Hint::Hides => (1.0, Source::rule("the observation says nothing of large holes")),
         Hint::DropsColour => (1.0, Source::rule("the observation says nothing of colours")),
         Hint::Unknown => (1.0, Source::rule("nothing is known of the operator")),
     }
 }
 
-fn source(given: bool, rule: &'static str) -> Source {
-    if given { Source::Given } else { Source::rule(rule) }
-}
-
 struct Recipe<'a> {
     situation: &'a Situation<'a>,
+    /// Whether pixels are hidden in large holes.
+    holes: bool,
     aim: f64,
     steps: Option<usize>,
     clip_x0: bool,
@@ -101,7 +100,7 @@ impl Recipe<'_> {
             Hint::Hides | Hint::DropsColour | Hint::Unknown if self.aim == 0.0 => {
                 Ok(vec![self.whole(self.only_or(25))])
             }
-            Hint::Hides if !has_holes(self.situation.operator) => {
+            Hint::Hides if !self.holes => {
                 let Counts { first, second } = self.counts(25, 4 + (4.0 * self.aim).round() as usize)?;
                 Ok(vec![self.whole(first), self.detail(second, DETAIL_OF_SCATTERED)])
             }
