@@ -8,10 +8,10 @@ use serde::{Deserialize, Serialize};
 use super::config::{AdaptConfig, Trained};
 use super::curve::{Curve, Point};
 use super::learner::{Learner, State};
-use crate::io::weights::{Dtype, TensorSpec, WeightFile, stream_safetensors};
+use crate::io::weights::WeightFile;
 use crate::models::params::Params;
-use crate::optim::{Adam, AdamConfig, Ema};
-use crate::tensor::{self, Compute, DType, Tensor};
+use crate::optim::{Adam, AdamConfig, Ema, read_moments, read_values, save_tensors};
+use crate::tensor::{Compute, DType};
 use crate::{Error, Result};
 
 /// Name prefixes of the last weights, their average, the best average and both moments.
@@ -77,9 +77,7 @@ pub(super) fn save(path: &Path, of: &str, learners: &[Learner], lost: u32, given
     };
     let text = serde_json::to_string(&written).map_err(|e| Error::config(format!("the state of a training: {e}")))?;
     let metadata = BTreeMap::from([(STATE.to_owned(), text)]);
-    let specs: Vec<_> =
-        tensors.iter().map(|(name, spec, _)| TensorSpec { name, shape: &spec.shape, dtype: Dtype::F32 }).collect();
-    stream_safetensors(path, &specs, &metadata, |index| tensor::to_f32(&tensors[index].2))
+    save_tensors(path, &tensors, &metadata)
 }
 
 /// Learners, steps of what was given up, and its measurements.
@@ -120,21 +118,10 @@ fn learner(
     let mut learner = Learner::new(base, found.trained, config)?;
     let layout = learner.params().layout().clone();
     let compute = Compute::new(&base.device(), DType::F32);
-    let read = |kind: &str, spec: &crate::models::params::ParamSpec| -> Result<Vec<f32>> {
-        let name = format!("{k}.{kind}{}", spec.name);
-        match file.info(&name) {
-            Some(info) if info.shape == spec.shape => Ok(file.read_f32(&name)?),
-            Some(info) => {
-                Err(Error::model(file.path(), format!("{name} is {:?}, expected {:?}", info.shape, spec.shape)))
-            }
-            None => Err(Error::model(file.path(), format!("has no {name}"))),
-        }
-    };
-    let params = |kind: &str| Params::load(layout.clone(), &compute, |spec| read(kind, spec));
-    let moment = |kind: &str, spec| -> Result<Tensor<1>> {
-        let values = read(kind, spec)?;
-        let count = values.len();
-        Ok(tensor::from_f32(values, [count], &compute.device))
+    let params = |kind: &str| {
+        Params::load(layout.clone(), &compute, |spec| {
+            read_values(file, &format!("{k}.{kind}{}", spec.name), &spec.shape)
+        })
     };
     let weights = params(KINDS[0])?;
     learner.state = match learner.state {
@@ -145,11 +132,9 @@ fn learner(
     if !found.points.is_empty() {
         learner.best = Some(params(KINDS[2])?);
     }
-    let moments = layout.specs().iter().map(|spec| {
-        let held = file.info(&format!("{k}.{}{}", KINDS[3], spec.name)).is_some();
-        held.then(|| Ok([moment(KINDS[3], spec)?, moment(KINDS[4], spec)?])).transpose()
-    });
-    learner.adam = Adam::resume(AdamConfig::default(), found.step, moments.collect::<Result<_>>()?);
+    let [first, second] = [KINDS[3], KINDS[4]].map(|kind| format!("{k}.{kind}"));
+    let moments = read_moments(file, &layout, [&first, &second], &compute.device)?;
+    learner.adam = Adam::resume(AdamConfig::default(), found.step, moments);
     learner.step = found.step;
     learner.curve = Curve {
         before: from_bits(&found.before),

@@ -131,7 +131,7 @@ pub(super) fn difference(a: &[f64], b: &[f64]) -> (f64, f64) {
     (mean, (variance / n).sqrt())
 }
 
-fn mean(losses: &[f64]) -> f64 {
+pub(super) fn mean(losses: &[f64]) -> f64 {
     losses.iter().sum::<f64>() / losses.len() as f64
 }
 

@@ -6,7 +6,7 @@ use super::adapter::Adapter;
 use super::checkpoint;
 use super::config::{AdaptConfig, Timesteps, Trained};
 use super::crops::CropSource;
-use super::curve::{HeldOut, Point, Stopped, exceeds, next_measurement};
+use super::curve::{HeldOut, Point, Stopped, exceeds, mean, next_measurement};
 use super::held_out::HeldOutCrops;
 use super::learner::Learner;
 use crate::io::weights::WeightFile;
@@ -308,7 +308,7 @@ impl Adaptation {
         let losses = crops.losses(&self.model.with_params(adapted))?;
         let learner = &mut self.learners[turn];
         learner.note(losses);
-        let before = learner.curve.before.iter().sum::<f64>() / learner.curve.before.len() as f64;
+        let before = mean(&learner.curve.before);
         let (trained, latest) = (learner.trained, learner.curve.summary().pop());
         if let [low_rank, full] = self.learners.as_slice()
             && full.step >= RACE.min(self.config.iterations)

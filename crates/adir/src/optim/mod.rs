@@ -24,3 +24,4 @@ pub use loss::{
     Batch, LevelWeights, LossGradients, Objective, add_noise, batch_loss, loss_by_blocks, simple_loss, simple_losses,
 };
 pub use save::save_params;
+pub(crate) use save::{read_moments, read_values, save_tensors};

@@ -2,15 +2,14 @@
 
 use std::collections::BTreeMap;
 use std::path::Path;
-use std::sync::Arc;
 
 use super::config::TrainConfig;
 use super::trainer::{Trainer, adam_config, weights_of};
-use crate::io::weights::{Dtype, TensorSpec, WeightFile, stream_safetensors};
-use crate::models::params::{ParamLayout, Params};
+use crate::io::weights::{Dtype, WeightFile};
+use crate::models::params::{ParamSpec, Params};
 use crate::models::{Prior, PriorHeader};
-use crate::optim::{Adam, Ema, save_params};
-use crate::tensor::{self, Compute, Device, Tensor};
+use crate::optim::{Adam, Ema, read_moments, read_values, save_params, save_tensors};
+use crate::tensor::Compute;
 use crate::{Error, Result};
 
 /// Name prefixes of the last weights, their average and both moments.
@@ -20,7 +19,7 @@ impl Trainer {
     /// Writes `model`, the average of the weights, in f16 as a model that `adir` loads, with `notes` in its metadata.
     ///
     /// # Errors
-    /// As [`stream_safetensors`].
+    /// As [`save_params`].
     pub fn save_model(&self, model: &Prior, path: &Path, notes: &BTreeMap<String, String>) -> Result<()> {
         let mut metadata = model.metadata();
         metadata.extend(notes.clone());
@@ -31,7 +30,7 @@ impl Trainer {
     /// Writes the complete state for [`Trainer::resume`].
     ///
     /// # Errors
-    /// As [`stream_safetensors`].
+    /// As [`save_params`].
     pub fn save(&self, path: &Path) -> Result<()> {
         let layout = self.params().layout();
         let mut tensors = Vec::new();
@@ -49,10 +48,7 @@ impl Trainer {
             // As bits: a decimal number would have to be read back exactly.
             ("seconds".into(), self.seconds.to_bits().to_string()),
         ]);
-        let specs: Vec<_> = (tensors.iter())
-            .map(|(name, spec, _)| TensorSpec { name, shape: &spec.shape, dtype: Dtype::F32 })
-            .collect();
-        stream_safetensors(path, &specs, &metadata, |index| tensor::to_f32(&tensors[index].2))
+        save_tensors(path, &tensors, &metadata)
     }
 
     /// The training of a checkpoint.
@@ -77,43 +73,13 @@ impl Trainer {
             return Err(fault(format!("invalid training time: {seconds} seconds")));
         }
         let layout = PriorHeader::new(config.network.clone())?.network().layout().clone();
-        let read = |kind: &str| load(file, layout.clone(), kind, compute);
-        let moments: Vec<_> = layout
-            .specs()
-            .iter()
-            .map(|spec| {
-                let read = |kind: &str| tensor_of(file, &format!("{kind}{}", spec.name), &spec.shape, &compute.device);
-                match file.info(&format!("{}{}", KINDS[2], spec.name)) {
-                    Some(_) => Ok(Some([read(KINDS[2])?, read(KINDS[3])?])),
-                    None => Ok(None),
-                }
-            })
-            .collect::<Result<_>>()?;
+        let read = |kind: &str| {
+            let read = |spec: &ParamSpec| read_values(file, &format!("{kind}{}", spec.name), &spec.shape);
+            Params::load(layout.clone(), &weights_of(compute), read)
+        };
+        let moments = read_moments(file, &layout, [KINDS[2], KINDS[3]], &compute.device)?;
         let adam = Adam::resume(adam_config(&config), step, moments);
         let ema = Ema::new(read(KINDS[1])?, 0.0);
         Self::from_state(config, read(KINDS[0])?, adam, ema, (step, seconds), compute)
-    }
-}
-
-fn load(file: &WeightFile, layout: Arc<ParamLayout>, kind: &str, compute: &Compute) -> Result<Params> {
-    Params::load(layout, &weights_of(compute), |spec| {
-        let name = format!("{kind}{}", spec.name);
-        check_shape(file, &name, &spec.shape)?;
-        Ok(file.read_f32(&name)?)
-    })
-}
-
-fn tensor_of(file: &WeightFile, name: &str, shape: &[usize], device: &Device) -> Result<Tensor<1>> {
-    check_shape(file, name, shape)?;
-    let values = file.read_f32(name)?;
-    let count = values.len();
-    Ok(tensor::from_f32(values, [count], device))
-}
-
-fn check_shape(file: &WeightFile, name: &str, shape: &[usize]) -> Result<()> {
-    match file.info(name) {
-        Some(info) if info.shape == shape => Ok(()),
-        Some(info) => Err(Error::model(file.path(), format!("{name} is {:?}, expected {shape:?}", info.shape))),
-        None => Err(Error::model(file.path(), format!("has no {name}"))),
     }
 }
