@@ -84,7 +84,7 @@ impl Case {
     /// The states after every step.
     fn run(&self) -> Result<Vec<Vec<f64>>> {
         let schedule = Schedule::new(BetaSchedule::Linear, 1000)?;
-        let (mean, variance) = (image(|i| 0.2 * (0.4 * i).cos()), image(|i| 0.25 + 0.2 * (1.3 * i).sin()));
+        let (mean, variance) = (image(|i| 1.1 * (0.4 * i).cos()), image(|i| 0.4 + 0.2 * (1.3 * i).sin()));
         let denoiser = GaussianDenoiser::new(schedule, mean, variance);
         let overrides = Overrides {
             method: Some(self.method),
