@@ -196,6 +196,18 @@ fn a_prior_is_trained_resumed_and_used() {
     assert_eq!(fs::read(f.join("a.safetensors")).unwrap(), fs::read(f.join("c.safetensors")).unwrap());
     train("b.safetensors", "6", &["--resume"]);
     expect(0, &f, &["restore", "y.png", "-o", "r.png", "--task", "sr4", "--steps", "4", "--model", "a.safetensors"]);
+    let measure = ["models", "measure", "photos", "--model", "a.safetensors", "--crop", "16", "--crops", "32"];
+    let (out, _) = expect(0, &f, &[&measure[..], &["--write", "m.safetensors"]].concat());
+    expect(2, &f, &[&measure[..], &["--write", "m.safetensors"]].concat());
+    let errors = |model: &str| -> String {
+        let (info, _) = expect(0, &f, &["models", "info", "--model", model, "--json"]);
+        let info: serde_json::Value = serde_json::from_str(&info).unwrap();
+        info["metadata"]["estimate_errors"].as_str().unwrap().to_owned()
+    };
+    let [trained, measured] = ["a.safetensors", "m.safetensors"].map(errors);
+    let entries: Vec<(f64, f64)> = serde_json::from_str(&measured).unwrap();
+    assert!(entries.len() == 8 && trained != measured, "{trained}, then {measured}");
+    assert!(out.contains(&format!("{:.3e}", entries[3].1)), "{out}: {measured}");
     fs::write(f.join("bad.json"), "{}").unwrap();
     let (_, err) = expect(4, &f, &["train", "photos", "-o", "d.safetensors", "--model-config", "bad.json"]);
     assert!(err.contains("bad.json"), "{err}");

@@ -4,7 +4,7 @@
 //! this crate need the same ones, and a program needs none. Here and nowhere else a function may panic: an assertion
 //! is its purpose.
 
-use crate::models::{Conditioning, Denoiser, DenoiserInfo, Prediction, PredictionKind, Pullback};
+use crate::models::{Conditioning, Denoiser, DenoiserInfo, EstimateErrors, Prediction, PredictionKind, Pullback};
 use crate::operator::{ImageShape, LinearOperator};
 use crate::schedule::{Schedule, Timestep, VarianceKind};
 use crate::tensor::{Tensor, from_f64, to_f64};
@@ -25,6 +25,13 @@ impl GaussianDenoiser {
         Self { info: ideal(schedule, mean.dims()[1]), mean, variance }
     }
 
+    /// The same with a table of the errors of its estimates.
+    #[must_use]
+    pub fn with_errors(mut self, errors: Option<EstimateErrors>) -> Self {
+        self.info.errors = errors;
+        self
+    }
+
     /// d eps / d x_t of every element: sqrt(1 - alpha_bar) / (alpha_bar variance + 1 - alpha_bar).
     fn slope(&self, t: Timestep) -> Tensor<4> {
         let alpha_bar = self.info.schedule.original_alpha_bar(t);
@@ -36,7 +43,7 @@ impl GaussianDenoiser {
 /// What is known of an ideal denoiser of images of that many channels.
 fn ideal(schedule: Schedule, channels: usize) -> DenoiserInfo {
     let (variance, prediction) = (VarianceKind::FixedSmall, PredictionKind::Epsilon);
-    DenoiserInfo { channels, size_multiple: 1, schedule, variance, prediction }
+    DenoiserInfo { channels, size_multiple: 1, schedule, variance, prediction, errors: None }
 }
 
 /// The way back of a [`GaussianDenoiser`], which is linear: its slope, and the shape of x_t.

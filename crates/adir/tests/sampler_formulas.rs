@@ -51,7 +51,7 @@ impl Toy {
 
 fn info(size_multiple: usize) -> DenoiserInfo {
     let (variance, prediction) = (VarianceKind::LearnedRange, PredictionKind::Epsilon);
-    DenoiserInfo { channels: 1, size_multiple, schedule: full_schedule(), variance, prediction }
+    DenoiserInfo { channels: 1, size_multiple, schedule: full_schedule(), variance, prediction, errors: None }
 }
 
 impl Denoiser for Toy {

@@ -3,9 +3,9 @@
 use std::sync::{Arc, Mutex};
 
 use adir::Result;
-use adir::guidance::{Guidance, ProximalConfig, ProximalGuidance, Trust, estimate_error};
+use adir::guidance::{Guidance, ProximalConfig, ProximalGuidance, Trust};
 use adir::io::limits::Limits;
-use adir::models::{Conditioning, Denoiser, DenoiserInfo, Pixels, Prediction};
+use adir::models::{Conditioning, Denoiser, DenoiserInfo, EstimateErrors, Pixels, Prediction};
 use adir::noise::{Noise, Stream};
 use adir::operator::{
     BicubicDownsample, Blur, Boundary, Gram, Identity, ImageShape, Kernel, LinearOperator, Mask, PixelMask, Solve,
@@ -123,8 +123,18 @@ fn predict(x: f64, alpha_bar: f64) -> (f64, f64) {
 }
 
 fn sample(schedule: &Schedule, rule: RenoiseConfig, guidance: Option<&dyn Guidance>, noise: &dyn NoiseSource) -> f64 {
-    let (denoiser, x_t) = (prior(), noise.start(0, &pixel(0.0)).unwrap());
-    let inputs = Inputs { guidance, ..Inputs::new(&denoiser, schedule, noise) };
+    sample_of(&prior(), schedule, rule, guidance, noise)
+}
+
+fn sample_of(
+    denoiser: &GaussianDenoiser,
+    schedule: &Schedule,
+    rule: RenoiseConfig,
+    guidance: Option<&dyn Guidance>,
+    noise: &dyn NoiseSource,
+) -> f64 {
+    let x_t = noise.start(0, &pixel(0.0)).unwrap();
+    let inputs = Inputs { guidance, ..Inputs::new(denoiser, schedule, noise) };
     one(&Chain::new(inputs, rule, x_t).unwrap().last().unwrap().unwrap().x_t)
 }
 
@@ -167,21 +177,37 @@ fn every_mixture_is_its_formula() {
 fn counted_noise_fills_up_to_the_level() {
     let schedule = respaced(5);
     let guidance = proximal(Trust::Calibrated { factor: 3.0 }, SIGMA, true);
-    for mixture in [Mixture::Fresh(0.6), Mixture::Opposed(0.6)] {
-        let sign = if let Mixture::Opposed(_) = mixture { -1.0 } else { 1.0 };
-        let mut x = waves(0);
-        for (k, i) in (0..5).rev().enumerate() {
-            let (ab, next) = (schedule.alpha_bar(i), schedule.alpha_bar_prev(i));
-            let (x0, eps) = predict(x, ab);
-            let c = 3.0 * estimate_error(ab) / (SIGMA * SIGMA);
-            let h = c * GAIN * GAIN / (1.0 + c * GAIN * GAIN);
-            let x0 = x0 + h * (Y / GAIN - x0);
-            let kept = sign * 0.8 * (1.0 - next).sqrt() * (1.0 - h);
-            let fresh = (1.0 - next - next * (h * SIGMA / GAIN).powi(2) - kept * kept).max(0.0).sqrt();
-            x = if i == 0 { x0 } else { next.sqrt() * x0 + fresh * waves(k + 1) + kept * eps };
+    let table = EstimateErrors::new(vec![(1e-3, 2e-4), (1.0, 0.05), (100.0, 0.07)]).unwrap();
+    let measured = |ab: f64| table.at(ab);
+    for (errors, error) in
+        [(None, &EstimateErrors::by_formula as &dyn Fn(f64) -> f64), (Some(table.clone()), &measured)]
+    {
+        for mixture in [Mixture::Fresh(0.6), Mixture::Opposed(0.6)] {
+            let sign = if let Mixture::Opposed(_) = mixture { -1.0 } else { 1.0 };
+            let mut x = waves(0);
+            for (k, i) in (0..5).rev().enumerate() {
+                let (ab, next) = (schedule.alpha_bar(i), schedule.alpha_bar_prev(i));
+                let (x0, eps) = predict(x, ab);
+                let c = 3.0 * error(ab) / (SIGMA * SIGMA);
+                let h = c * GAIN * GAIN / (1.0 + c * GAIN * GAIN);
+                let x0 = x0 + h * (Y / GAIN - x0);
+                let kept = sign * 0.8 * (1.0 - next).sqrt() * (1.0 - h);
+                let fresh = (1.0 - next - next * (h * SIGMA / GAIN).powi(2) - kept * kept).max(0.0).sqrt();
+                x = if i == 0 { x0 } else { next.sqrt() * x0 + fresh * waves(k + 1) + kept * eps };
+            }
+            let rule = renoise(mixture, EpsAfterGuidance::Keep);
+            assert_close(
+                &[sample_of(
+                    &prior().with_errors(errors.clone()),
+                    &schedule,
+                    rule,
+                    Some(&guidance),
+                    &Numbered::new(&waves),
+                )],
+                &[x],
+                1e-10,
+            );
         }
-        let rule = renoise(mixture, EpsAfterGuidance::Keep);
-        assert_close(&[sample(&schedule, rule, Some(&guidance), &Numbered::new(&waves))], &[x], 1e-10);
     }
 }
 

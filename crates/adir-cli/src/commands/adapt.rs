@@ -182,10 +182,11 @@ pub fn run(args: &AdaptCommandArgs, log: &Log) -> Result<u8> {
         AdaptCommand::Merge { writing, f16 } => {
             let (prior, found, info) = writing.read(log)?;
             let merged = format!("adapter {:?} into the weights {}", info.name, info.base);
-            let mut metadata = prior.metadata();
+            let adapted = found.adapt(&prior, &info)?;
+            let mut metadata = adapted.metadata();
             metadata.insert("merged".to_owned(), merged);
             let dtype = if *f16 { Dtype::F16 } else { Dtype::F32 };
-            save_params(&writing.output, &found.apply(prior.params())?, dtype, &metadata)?;
+            save_params(&writing.output, adapted.params(), dtype, &metadata)?;
         }
         AdaptCommand::Remove { adapter, store } => {
             if adapter.is_file() {

@@ -5,9 +5,10 @@ use std::path::{Path, PathBuf};
 use adir::adapt::Adapter;
 use adir::engine::{Cache, Engine};
 use adir::io::limits::Limits;
-use adir::io::weights::WeightFile;
-use adir::models::{Conditioning, Denoiser, DenoiserInfo, Prior, PriorHeader};
+use adir::io::weights::{Dtype, WeightFile};
+use adir::models::{Conditioning, Denoiser, DenoiserInfo, EstimateErrors, Prior, PriorHeader};
 use adir::noise::{Noise, Stream};
+use adir::optim::save_params;
 use adir::schedule::Timestep;
 use adir::tensor::{self, DType};
 use adir::train::{Collection, LEVELS};
@@ -18,6 +19,7 @@ use serde_json::json;
 use crate::commands::train::validate;
 use crate::log::Log;
 use crate::model::ModelArgs;
+use crate::out::check_output;
 use crate::store::Store;
 
 /// List the known networks, show the contents of a weights file, or measure a network.
@@ -31,7 +33,8 @@ pub struct ModelsArgs {
 enum ModelsCommand {
     /// List the networks that can be loaded
     List,
-    /// Measure the loss l_simple on the held-out photographs of a folder, in total and by timestep
+    /// Measure a network on the held-out photographs of a folder: the loss l_simple, in total and by timestep, and the error
+    /// of its x0 estimates, by which restorations of noisy observations weigh the observation
     Measure {
         /// Folder of photographs, split as by `adir train`
         folder: PathBuf,
@@ -49,6 +52,12 @@ enum ModelsCommand {
         /// Measure with this adapter: a file, or a name or key shown by `adir adapt list`
         #[arg(long, value_name = "ADAPTER")]
         adapter: Option<PathBuf>,
+        /// Write the model with that error in its metadata (.safetensors, f32)
+        #[arg(long, value_name = "FILE", conflicts_with = "adapter")]
+        write: Option<PathBuf>,
+        /// Replace an existing FILE
+        #[arg(long, requires = "write")]
+        overwrite: bool,
         #[command(flatten)]
         store: Store,
     },
@@ -73,15 +82,20 @@ struct Measure<'a> {
     crops: usize,
     used: bool,
     adapter: Option<PathBuf>,
+    write: Option<&'a Path>,
+    overwrite: bool,
 }
 
-/// Prints the l_simple of a network on a folder of photographs, in total and by timestep.
+/// Prints the losses of a network on a folder of photographs, and keeps the errors of its estimates.
 fn measure(args: &Measure, log: &Log) -> Result<u8> {
+    if let Some(path) = args.write {
+        check_output(args.folder, path, args.overwrite)?;
+    }
     let prior = args.model.engine().build()?.prior(&|_| log.flow())?;
     let mut model = (*prior).clone();
     if let Some(path) = &args.adapter {
-        let adapter = Adapter::load(&WeightFile::open(path)?, &prior)?;
-        model = prior.with_params(adapter.apply(prior.params())?);
+        let file = WeightFile::open(path)?;
+        model = Adapter::load(&file, &prior)?.adapt(&prior, &Adapter::info(&file)?)?;
     }
     let multiple = model.info().size_multiple;
     if args.side == 0 || !args.side.is_multiple_of(multiple) {
@@ -100,6 +114,13 @@ fn measure(args: &Measure, log: &Log) -> Result<u8> {
     for (k, loss) in found.levels.iter().enumerate() {
         say!("t {:>3} to {:>3}: {loss:.6}", k * all / LEVELS, (k + 1) * all / LEVELS - 1)?;
     }
+    for (ratio, error) in found.errors.iter().flat_map(EstimateErrors::entries) {
+        say!("noise-to-signal ratio {ratio:.3e}: mean squared error of x0 {error:.3e}")?;
+    }
+    if let Some(path) = args.write {
+        let model = model.with_errors(found.errors);
+        save_params(path, model.params(), Dtype::F32, &model.metadata())?;
+    }
     Ok(crate::exit::DONE)
 }
 
@@ -114,10 +135,22 @@ pub fn run(args: &ModelsArgs, log: &Log) -> Result<u8> {
             Ok(crate::exit::DONE)
         }
         ModelsCommand::Info { model, json, test } => info(model, *json, *test, log),
-        ModelsCommand::Measure { folder, model, crop, crops, used, adapter, store } => {
+        ModelsCommand::Measure { folder, model, crop, crops, used, adapter, write, overwrite, store } => {
             let find = |adapter: &PathBuf| store.open()?.find_adapter(adapter, None);
             let adapter = adapter.as_ref().map(find).transpose()?;
-            measure(&Measure { folder, model, side: *crop, crops: *crops, used: *used, adapter }, log)
+            measure(
+                &Measure {
+                    folder,
+                    model,
+                    side: *crop,
+                    crops: *crops,
+                    used: *used,
+                    adapter,
+                    write: write.as_deref(),
+                    overwrite: *overwrite,
+                },
+                log,
+            )
         }
     }
 }

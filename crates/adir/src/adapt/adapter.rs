@@ -10,8 +10,8 @@ use super::config::AdaptConfig;
 use super::curve::HeldOut;
 use crate::io::hash::{ContentHash, sha256};
 use crate::io::weights::{Dtype, WeightFile};
-use crate::models::Prior;
 use crate::models::params::{ParamSpec, Params, Role};
+use crate::models::{Denoiser, Prior};
 use crate::optim::{AdaptedLayers, Lora, name_of_a, save_params};
 use crate::tensor::{Compute, DType};
 use crate::{Error, Result};
@@ -110,6 +110,17 @@ impl Adapter {
         }
     }
 
+    /// `base` with the adapted weights, and with the error of its estimates that `info` tells; where nothing was held out,
+    /// that of `base`.
+    ///
+    /// # Errors
+    /// As [`Adapter::apply`].
+    pub fn adapt(&self, base: &Prior, info: &AdapterInfo) -> Result<Prior> {
+        let measured = info.outcome.as_ref().and_then(|outcome| outcome.errors.clone());
+        let errors = measured.or_else(|| base.info().errors.clone());
+        Ok(base.with_params(self.apply(base.params())?).with_errors(errors))
+    }
+
     /// Writes the adapter as safetensors in f32, with `info` in the metadata. A full adaptation also gets the network's
     /// configuration, so that it loads as a model.
     ///
@@ -126,7 +137,7 @@ impl Adapter {
             serde_json::to_string(&info).map_err(|e| Error::config(format!("invalid adapter description: {e}")))?;
         let mut metadata = BTreeMap::from([(INFO.to_owned(), text)]);
         match lora {
-            None => metadata.extend(model.metadata()),
+            None => metadata.extend(self.adapt(model, &info)?.metadata()),
             // Keys that diffusers' tools expect.
             Some((rank, alpha)) => {
                 metadata.extend([("rank".into(), rank.to_string()), ("alpha".into(), alpha.to_string())]);

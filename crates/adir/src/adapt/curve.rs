@@ -8,6 +8,7 @@ use std::fmt;
 use serde::{Deserialize, Serialize};
 
 use super::config::Trained;
+use crate::models::EstimateErrors;
 
 /// Steps after which the loss is measured: doubling at first, then evenly.
 const FIRST: u32 = 25;
@@ -96,6 +97,9 @@ pub struct HeldOut {
     /// The same losses by noise level.
     #[serde(default)]
     pub bands: Vec<Band>,
+    /// The error of the adapted network's x0 estimates.
+    #[serde(default)]
+    pub errors: Option<EstimateErrors>,
 }
 
 impl HeldOut {
@@ -237,6 +241,7 @@ impl Curve {
             stopped: Some(stopped),
             slope: self.slope(),
             bands: self.bands(losses, timesteps, all),
+            errors: None,
         })
     }
 }

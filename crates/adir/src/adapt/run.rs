@@ -11,7 +11,7 @@ use super::held_out::HeldOutCrops;
 use super::learner::Learner;
 use crate::io::weights::WeightFile;
 use crate::models::params::Params;
-use crate::models::{Denoiser, Prior};
+use crate::models::{Denoiser, EstimateErrors, Prior};
 use crate::noise::{Noise, Stream};
 use crate::optim::{
     Batch, LossGradients, Objective, Workers, accumulate, add, batch_loss, gradient_norm, loss_by_blocks,
@@ -286,7 +286,12 @@ impl Adaptation {
         let stopped = if learner.step < self.config.iterations { Stopped::NoGain } else { Stopped::Budget };
         let all = self.model.info().schedule.len();
         let outcome = learner.curve.outcome(learner.trained, stopped, &HeldOutCrops::timesteps(all), all)?;
-        Some(HeldOut { given_up: self.given_up.clone(), ..outcome })
+        let (schedule, weights) = (&self.model.info().schedule, self.config.level_weights);
+        let (weight, (_, losses)) = (weights.of(schedule), learner.curve.best()?);
+        let unweighted = HeldOutCrops::timesteps(all).into_iter().map(Timestep).zip(losses);
+        let unweighted: Vec<_> = unweighted.map(|(t, loss)| (t, loss / weight(t))).collect();
+        let errors = EstimateErrors::measured(schedule, &unweighted);
+        Some(HeldOut { given_up: self.given_up.clone(), errors, ..outcome })
     }
 
     /// Measures the loss with the base weights, where images are held out.

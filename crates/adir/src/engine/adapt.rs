@@ -257,7 +257,7 @@ impl Engine {
     ) -> Result<(Arc<Prior>, Option<String>)> {
         let Some(reference) = &request.start else { return Ok((prior.clone(), None)) };
         let found = self.kept(prior, reference, observed)?;
-        Ok((Arc::new(prior.with_params(found.adapter.apply(prior.params())?)), Some(found.key)))
+        Ok((Arc::new(found.adapter.adapt(prior, &found.info)?), Some(found.key)))
     }
 
     /// Groups of observations that have much of their nearest images in common (see [`group_by_neighbours`]), with the
@@ -364,7 +364,7 @@ impl Engine {
             key: found.key.clone(),
             name: found.info.name.clone(),
         };
-        let prior = if used { Arc::new(prior.with_params(found.adapter.apply(prior.params())?)) } else { prior };
+        let prior = if used { Arc::new(found.adapter.adapt(&prior, &found.info)?) } else { prior };
         Ok((prior, record))
     }
 

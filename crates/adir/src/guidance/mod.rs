@@ -16,9 +16,9 @@ use std::fmt::Debug;
 pub use adir::{AdirConfig, AdirGuidance, Adjoint, DataStep, Residual, Strength};
 pub use gradient::{DpsConfig, DpsGuidance, PigdmConfig, PigdmGuidance};
 pub use grey::GreyGuidance;
-pub use proximal::{ProximalConfig, ProximalGuidance, Trust, YNoise, estimate_error};
+pub use proximal::{ProximalConfig, ProximalGuidance, Trust, YNoise};
 
-use crate::models::Pullback;
+use crate::models::{EstimateErrors, Pullback};
 use crate::operator::{ImageShape, LinearOperator};
 use crate::schedule::Schedule;
 use crate::tensor::{Tensor, to_f64};
@@ -42,6 +42,8 @@ pub struct StepState<'a> {
     pub eps: &'a Tensor<4>,
     /// The way back from the network's eps to x_t, for a guidance that [needs it](Guidance::needs_gradient).
     pub back: Option<&'a dyn Pullback>,
+    /// The error of the network's x0 estimates, where it was measured.
+    pub errors: Option<&'a EstimateErrors>,
 }
 
 /// What a sampler lets a guidance correct.

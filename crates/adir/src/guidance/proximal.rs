@@ -11,6 +11,7 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 
 use super::{Correction, Guidance, StepState, Target, check_observation, check_sigma, residual_of};
+use crate::models::EstimateErrors;
 use crate::operator::{Gram, LinearOperator, Solve, least_damping, solve};
 use crate::schedule::Schedule;
 use crate::tensor::Tensor;
@@ -24,8 +25,8 @@ const SOLVE: Solve = Solve { steps: 16, tolerance: 1e-3 };
 #[serde(rename_all = "snake_case", deny_unknown_fields)]
 #[non_exhaustive]
 pub enum Trust {
-    /// c = `factor` r_t^2 / sigma^2, with r_t^2 the mean squared error of the network's x0 estimates
-    /// ([`estimate_error`]). 1 is the weight for white errors; those of networks are coloured, and 8 is best.
+    /// c = `factor` r_t^2 / sigma^2, with r_t^2 the mean squared error of the network's x0 estimates, as measured
+    /// ([`EstimateErrors`]) or else by [`EstimateErrors::by_formula`]. 1 is the weight for white errors; those of networks are coloured, and 8 is best.
     Calibrated {
         /// More than 0.
         factor: f64,
@@ -52,15 +53,6 @@ pub enum Trust {
     /// c = (1 - alpha_bar) / (alpha_bar sigma^2) at the first level of a pass, as the data step that ends the pass; none
     /// before. DAPS (Zhang et al. 2024): the estimate at the end of a pass has an error of the level it began at.
     Decoupled,
-}
-
-/// Mean squared error, in [-1, 1] units, of the x0 estimates of a network for natural images: 0.022 of the noise-to-signal
-/// ratio (1 - alpha_bar)/alpha_bar to the power 0.45, at most the ratio itself and at most 0.25.
-///
-/// Fitted to the embedded prior on held-out photographs (docs/results/sampling.md).
-pub fn estimate_error(alpha_bar: f64) -> f64 {
-    let ratio = (1.0 - alpha_bar) / alpha_bar;
-    (0.022 * ratio.powf(0.45)).min(ratio).min(0.25)
 }
 
 /// The noise of y in an x0 estimate, direction by direction of A A^T.
@@ -165,7 +157,7 @@ impl ProximalGuidance {
     }
 
     /// The share h of the way to y for an eigenvalue s^2 of A A^T, at step `index`.
-    fn share(&self, schedule: &Schedule, index: usize) -> Share {
+    fn share(&self, schedule: &Schedule, index: usize, errors: Option<&EstimateErrors>) -> Share {
         let ratio = |alpha_bar: f64| (1.0 - alpha_bar) / alpha_bar;
         let (alpha_bar, next) = (schedule.alpha_bar(index), schedule.alpha_bar_prev(index));
         let sigma = self.config.sigma;
@@ -178,7 +170,10 @@ impl ProximalGuidance {
             Trust::Decoupled if index > 0 => Share::None,
             Trust::Ddrm { eta, eta_b } => spectral(eta, eta_b),
             _ if sigma == 0.0 => Share::All,
-            Trust::Calibrated { factor } => Share::Proximal(factor * estimate_error(alpha_bar) / (sigma * sigma)),
+            Trust::Calibrated { factor } => {
+                let error = errors.map_or_else(|| EstimateErrors::by_formula(alpha_bar), |table| table.at(alpha_bar));
+                Share::Proximal(factor * error / (sigma * sigma))
+            }
             Trust::Annealed { lambda } => Share::Proximal(ratio(alpha_bar) / (lambda * sigma * sigma)),
             Trust::Ddnm { eta } => spectral(eta, 1.0),
             Trust::Decoupled => Share::Proximal(ratio(schedule.alpha_bar(schedule.len() - 1)) / (sigma * sigma)),
@@ -237,7 +232,7 @@ impl Guidance for ProximalGuidance {
         }
         let (residual, residual_rms) = residual_of(self.operator.as_ref(), &self.y, state.x0)?;
         // The last step has no next level whose noise could hide y's: DDNM+ and DDRM then leave the estimate as it is.
-        let share = self.share(state.schedule, state.index);
+        let share = self.share(state.schedule, state.index, state.errors);
         if let Share::None = share {
             return Ok(Correction::new(None, residual_rms));
         }

@@ -66,6 +66,7 @@ impl Moment {
             x0: &self.x0,
             eps: &self.eps,
             back: None,
+            errors: None,
         }
     }
 

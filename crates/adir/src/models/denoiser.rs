@@ -4,6 +4,7 @@ use std::fmt::Debug;
 
 use serde::{Deserialize, Serialize};
 
+use super::EstimateErrors;
 use crate::schedule::{Schedule, Timestep, VarianceKind};
 use crate::tensor::{self, Tensor};
 use crate::{Error, Result};
@@ -78,6 +79,8 @@ pub struct DenoiserInfo {
     pub variance: VarianceKind,
     /// What the network predicts; [`Denoiser::predict`] makes eps of it.
     pub prediction: PredictionKind,
+    /// The error of its x0 estimates, where it was measured.
+    pub errors: Option<EstimateErrors>,
 }
 
 impl DenoiserInfo {

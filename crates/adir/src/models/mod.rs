@@ -8,6 +8,7 @@ mod by_blocks;
 pub mod clip;
 mod denoiser;
 pub mod efficientnet_lite;
+mod estimate_errors;
 pub mod guided_diffusion;
 mod image_mean;
 mod load;
@@ -18,6 +19,7 @@ mod space;
 
 pub use by_blocks::gradients_by_blocks;
 pub use denoiser::{Conditioning, Denoiser, DenoiserInfo, Prediction, PredictionKind, Pullback};
+pub use estimate_errors::EstimateErrors;
 pub use image_mean::ImageMean;
 pub use network::{BlockMemory, Network};
 pub use prior::{Prior, PriorHeader, WeightsId};

@@ -7,7 +7,9 @@ use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use super::guided_diffusion::{KeyReport, UNet, UNetConfig, config_of, shapes_of};
 use super::params::{ParamLayout, Params};
-use super::{Conditioning, Denoiser, DenoiserInfo, ImageMean, Network, Pixels, Prediction, Pullback, Space};
+use super::{
+    Conditioning, Denoiser, DenoiserInfo, EstimateErrors, ImageMean, Network, Pixels, Prediction, Pullback, Space,
+};
 use crate::io::hash::Hasher;
 use crate::io::sidecar::beside;
 use crate::io::weights::WeightFile;
@@ -169,7 +171,9 @@ impl Prior {
             return Err(Error::model(file.path(), format!("the weights do not fit the network:\n{report}")));
         }
         let image_mean = file.metadata().get(ImageMean::KEY).map(|text| ImageMean::from_json(text)).transpose();
-        Ok(PriorHeader { image_mean: image_mean.map_err(fault)?, ..header })
+        let errors = file.metadata().get(EstimateErrors::KEY).map(|text| EstimateErrors::from_json(text)).transpose();
+        let info = DenoiserInfo { errors: errors.map_err(&fault)?, ..(*header.info).clone() };
+        Ok(PriorHeader { image_mean: image_mean.map_err(fault)?, info: Arc::new(info), ..header })
     }
 
     /// Loads a checkpoint tensor by tensor, so that no more than one tensor exists twice, to where and in what precision
@@ -220,16 +224,23 @@ impl Prior {
         Self { net, params, info, id, space, image_mean, config }
     }
 
-    /// The same network with other weights (adapted, averaged), which have an id of their own.
+    /// The same network with other weights (adapted, averaged), which have an id of their own. What was measured of its
+    /// errors does not hold for them.
     #[must_use]
     pub fn with_params(&self, params: Params) -> Self {
-        Self { params, id: Arc::default(), ..self.clone() }
+        Self { params, id: Arc::default(), ..self.clone() }.with_errors(None)
     }
 
     /// The same network with the mean colours of its training images; `None` for no correction.
     #[must_use]
     pub fn with_image_mean(self, image_mean: Option<ImageMean>) -> Self {
         Self { image_mean, ..self }
+    }
+
+    /// The same network with the error of its x0 estimates; `None` where it is not known.
+    #[must_use]
+    pub fn with_errors(self, errors: Option<EstimateErrors>) -> Self {
+        Self { info: Arc::new(DenoiserInfo { errors, ..(*self.info).clone() }), ..self }
     }
 
     /// The same network sampling in another space.
@@ -242,7 +253,8 @@ impl Prior {
     pub fn metadata(&self) -> BTreeMap<String, String> {
         let config = self.config.as_ref().map(|config| ("config".to_owned(), config.to_json()));
         let mean = self.image_mean.map(|known| (ImageMean::KEY.to_owned(), known.to_json()));
-        config.into_iter().chain(mean).collect()
+        let errors = self.info.errors.as_ref().map(|table| (EstimateErrors::KEY.to_owned(), table.to_json()));
+        config.into_iter().chain(mean).chain(errors).collect()
     }
 
     /// The configuration of a guided-diffusion network.

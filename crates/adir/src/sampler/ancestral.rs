@@ -80,7 +80,8 @@ impl Rule for AncestralConfig {
             posterior(inputs.schedule, at.index, x_t, prediction.clone(), config)?;
         let mut residual_rms = None;
         if let Some(guidance) = inputs.guidance {
-            let state = StepState { schedule: inputs.schedule, index: at.index, x_t, x0: &x0, eps: &eps, back };
+            let (schedule, errors) = (inputs.schedule, inputs.denoiser.info().errors.as_ref());
+            let state = StepState { schedule, index: at.index, x_t, x0: &x0, eps: &eps, back, errors };
             let correction =
                 guidance.correct(&state, Target::Mean { mean: &mean, variance: &log_variance.clone().exp() })?;
             residual_rms = Some(correction.residual_rms);

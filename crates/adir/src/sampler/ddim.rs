@@ -66,7 +66,8 @@ impl Estimate {
         let (schedule, index) = (inputs.schedule, at.index);
         let (mut x0, mut eps) = predict_x0(schedule, index, x_t, prediction.eps.clone(), clip_x0);
         let Some(guidance) = inputs.guidance else { return Ok(Self { x0, eps, residual_rms: None, y_noise: None }) };
-        let state = StepState { schedule, index, x_t, x0: &x0, eps: &eps, back };
+        let errors = inputs.denoiser.info().errors.as_ref();
+        let state = StepState { schedule, index, x_t, x0: &x0, eps: &eps, back, errors };
         let correction = guidance.correct(&state, Target::X0)?;
         if let Some(shift) = correction.shift {
             x0 = x0 + shift;

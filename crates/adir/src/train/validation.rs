@@ -3,10 +3,10 @@
 use super::photographs::Photographs;
 use super::trainer::draw;
 use crate::Result;
-use crate::models::{Denoiser, Prior};
+use crate::models::{Denoiser, EstimateErrors, Prior};
 use crate::noise::{Noise, Stream};
 use crate::optim::{Batch, simple_losses};
-use crate::schedule::Timestep;
+use crate::schedule::{Schedule, Timestep};
 
 /// Number of timestep bins.
 pub const LEVELS: usize = 10;
@@ -22,6 +22,8 @@ pub struct Validation {
     pub crops: usize,
     /// Side of the crops.
     pub side: usize,
+    /// The error of the network's x0 estimates; absent for fewer than 16 crops.
+    pub errors: Option<EstimateErrors>,
 }
 
 impl Validation {
@@ -52,8 +54,9 @@ impl Validation {
         })
     }
 
-    /// Sums up what [`Validation::run`] yielded, for a schedule of `all` steps.
-    pub fn of(losses: &[(Timestep, f64)], side: usize, all: usize) -> Self {
+    /// Sums up what [`Validation::run`] yielded, with timesteps of `schedule`.
+    pub fn of(losses: &[(Timestep, f64)], side: usize, schedule: &Schedule) -> Self {
+        let all = schedule.original_len();
         let mean = |some: &mut dyn Iterator<Item = f64>| {
             let (sum, count) = some.fold((0.0, 0), |(sum, count), loss| (sum + loss, count + 1));
             sum / f64::from(count)
@@ -65,6 +68,7 @@ impl Validation {
             levels: std::array::from_fn(of_level),
             crops: losses.len(),
             side,
+            errors: EstimateErrors::measured(schedule, losses),
         }
     }
 }

@@ -229,6 +229,7 @@ impl UNetConfig {
             schedule: self.schedule()?,
             variance: self.variance_kind(),
             prediction: PredictionKind::Epsilon,
+            errors: None,
         })
     }
 
