@@ -36,6 +36,8 @@ pub struct SamplingConfig {
     pub seed: u64,
     /// Class of a class-conditional network.
     pub class: Option<usize>,
+    /// Whether the network will be adapted to images like the one to restore.
+    pub adapted: bool,
 }
 
 /// Makes a guidance from the operator, on images of the size that is sampled, and the observation.
@@ -128,6 +130,7 @@ impl RestorePlan {
             sigma: measurement.sigma(),
             rounding: measurement.rounding(),
             schedule: &model.schedule,
+            adapted: sampling.adapted,
             own_guidance: make.is_some(),
         };
         let (settings, mut choices) = resolve(sampling.preset, &situation, &sampling.overrides)?;
@@ -199,6 +202,11 @@ impl RestorePlan {
     /// Network evaluations per sample.
     pub fn steps(&self) -> usize {
         self.settings.steps
+    }
+
+    /// Whether the network is differentiated by its input in some step.
+    pub fn needs_gradient(&self) -> bool {
+        self.stages.iter().filter_map(|stage| stage.guidance.as_ref()).any(|guidance| guidance.needs_gradient())
     }
 
     /// Shape of the sampled canvas: the result's, with sides rounded up to multiples that the network accepts.

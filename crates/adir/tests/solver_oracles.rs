@@ -347,7 +347,7 @@ impl Scene {
         let problem = Problem::with_operator(self.operator.clone(), self.hint).sigma(self.sigma * 127.5);
         let measurement = problem.measure(&self.y, NoiseLevel(0.0), 1, &Limits::default()).unwrap();
         let overrides = Overrides { clip_x0: Some(false), ..overrides };
-        let sampling = SamplingConfig { preset: Preset::Fast, overrides, seed: 3, class: None };
+        let sampling = SamplingConfig { preset: Preset::Fast, overrides, seed: 3, class: None, adapted: false };
         let plan = RestorePlan::new(measurement, &sampling, denoiser.info()).unwrap();
         let noise = plan.noise(0);
         plan.sampler(&denoiser, &Pixels, &noise).unwrap().last().unwrap().unwrap().x_t

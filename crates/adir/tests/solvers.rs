@@ -94,7 +94,7 @@ impl Case {
             strength: self.step.map(Strength::Scale),
             ..Overrides::default()
         };
-        let sampling = SamplingConfig { preset: Preset::Fast, overrides, seed: 0, class: None };
+        let sampling = SamplingConfig { preset: Preset::Fast, overrides, seed: 0, class: None, adapted: false };
         let measurement = self.problem().measure(&self.y(), NoiseLevel(0.0), 1, &Limits::default())?;
         let plan = RestorePlan::new(measurement, &sampling, denoiser.info())?;
         plan.sampler(&denoiser, &Pixels, &Recorded)?.map(|step| to_f64(&step?.x_t)).collect()
@@ -139,7 +139,7 @@ fn methods_that_need_singular_values_refuse_what_has_none() {
         (Method::Daps, false),
     ] {
         let overrides = Overrides { method: Some(method), ..Overrides::default() };
-        let sampling = SamplingConfig { preset: Preset::Fast, overrides, seed: 0, class: None };
+        let sampling = SamplingConfig { preset: Preset::Fast, overrides, seed: 0, class: None, adapted: false };
         let plan = RestorePlan::new(measurement.clone(), &sampling, info.info());
         assert_eq!(plan.is_err(), refuses, "{method}: {plan:?}");
     }

@@ -127,6 +127,7 @@ impl Engine {
             overrides: sampling.overrides.clone(),
             seed: sampling.seed,
             class: sampling.class,
+            adapted: request.adapt.is_some(),
         };
         header.check_class(sampling.class)?;
         let make = request.guidance.as_ref().map(|maker| maker.0.as_ref());
@@ -137,7 +138,10 @@ impl Engine {
         let canvas = restore.canvas();
         let at_once = self.samples_at_once(sampling.samples);
         let memory = Memory {
-            sampling: header.network().forward_memory(canvas.height, canvas.width, at_once),
+            sampling: match restore.needs_gradient() {
+                true => header.network().gradient_memory(canvas.height, canvas.width, at_once),
+                false => header.network().forward_memory(canvas.height, canvas.width, at_once),
+            },
             adaptation: adapt.as_ref().map(AdaptPlan::memory),
         };
         self.check_memory(memory.most())?;

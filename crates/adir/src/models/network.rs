@@ -106,4 +106,19 @@ pub trait Network: Debug + Send + Sync {
         let activations = 4 * n * (skips + MAPS_ALIVE * self.largest_map(height, width));
         (PROGRAM + weights + weights.min(MOST_PACKED) + activations) as u64
     }
+
+    /// The same where every evaluation is differentiated by its input (see [`super::Denoiser::predict_back`]): the maps of
+    /// all blocks are alive at once. Fitted to peaks measured at 128x128 to 512x512 pixels.
+    fn gradient_memory(&self, height: usize, width: usize, n: usize) -> u64 {
+        /// Scratch space of the backward pass.
+        const BACKWARD: u64 = 80 << 20;
+        /// The widest map with what is in passing, forward and backward.
+        const MAPS_ALIVE: usize = 11;
+        /// Share of the counted maps that is alive at the same time, in percent.
+        const SHARE: u64 = 61;
+        let blocks = self.memory_of_blocks(height, width);
+        let maps: usize = blocks.iter().map(|block| block.kept + block.saved).sum();
+        let maps = 4 * n * (maps + MAPS_ALIVE * self.largest_map(height, width));
+        self.forward_memory(0, 0, 0) + BACKWARD + maps as u64 * SHARE / 100
+    }
 }

@@ -26,6 +26,8 @@ pub struct Situation<'a> {
     pub rounding: NoiseLevel,
     /// The schedule the network was trained with.
     pub schedule: &'a Schedule,
+    /// Whether the network is adapted to images like the one to restore.
+    pub adapted: bool,
     /// Whether the guidance is the caller's.
     pub own_guidance: bool,
 }

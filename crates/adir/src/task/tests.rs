@@ -34,6 +34,7 @@ fn settings(task: Task, levels: f64, rounding: f64, given: &Overrides) -> Resolv
         sigma,
         rounding,
         schedule: &schedule,
+        adapted: false,
         own_guidance: false,
     };
     let given = Overrides { method: Some(Method::FewStep), ..given.clone() };
@@ -82,16 +83,7 @@ fn blurs_with_much_noise_are_solved_for_and_trusted_as_in_a_gaussian_model() {
 
 /// The stages of the method staged: start, first timestep, evaluations.
 fn stages(task: Task, levels: f64, given: &Overrides) -> Vec<(crate::sampler::Start, u16, usize)> {
-    let (operator, schedule) = (operator(task), Schedule::new(BetaSchedule::Linear, 1000).unwrap());
-    let situation = Situation {
-        hint: task.hint(),
-        operator: operator.as_ref(),
-        sigma: NoiseLevel::from_255(levels),
-        rounding: NoiseLevel(0.0),
-        schedule: &schedule,
-        own_guidance: false,
-    };
-    let settings = resolve(Preset::Fast, &situation, given).unwrap().0;
+    let settings = staged(task, levels, given, false);
     let stage = |stage: &StageSettings| match stage.levels {
         Levels::Powers { first, count, .. } => (stage.start, first, count),
         _ => panic!("{stage:?}"),
@@ -99,6 +91,20 @@ fn stages(task: Task, levels: f64, given: &Overrides) -> Vec<(crate::sampler::St
     let stages: Vec<_> = settings.stages.iter().map(stage).collect();
     assert!(settings.steps <= stages.iter().map(|(.., count)| count).sum::<usize>());
     stages
+}
+
+fn staged(task: Task, levels: f64, given: &Overrides, adapted: bool) -> Settings {
+    let (operator, schedule) = (operator(task), Schedule::new(BetaSchedule::Linear, 1000).unwrap());
+    let situation = Situation {
+        hint: task.hint(),
+        operator: operator.as_ref(),
+        sigma: NoiseLevel::from_255(levels),
+        rounding: NoiseLevel(0.0),
+        schedule: &schedule,
+        adapted,
+        own_guidance: false,
+    };
+    resolve(Preset::Fast, &situation, given).unwrap().0
 }
 
 /// More detail is asked for by a second stage from a higher noise level.
@@ -117,8 +123,28 @@ fn the_aim_names_the_noise_level_of_the_second_stage() {
     let alpha_bar = schedule.alpha_bar(usize::from(denoise[0].1));
     assert!((((1.0 - alpha_bar) / alpha_bar).sqrt() * 127.5 - 25.0).abs() < 0.3, "{denoise:?}");
     assert_eq!((denoise.len(), denoise[0].0, denoise[0].2), (1, Noisy, 1));
+    let given = Overrides { steps: Some("5".into()), ..aim(0.0) };
+    assert_eq!(stages(Task::Denoise, 25.0, &given)[0].2, 5);
     let given = Overrides { steps: Some("30".into()), ..aim(0.5) };
     assert_eq!(stages(Task::Deblur, 10.0, &given).iter().map(|stage| stage.2).collect::<Vec<_>>(), [10, 20]);
+}
+
+/// Blurred and noisy, with a network that knows what such images look like: gradients through it, then steps of detail.
+#[test]
+fn an_adapted_network_is_asked_for_gradients() {
+    let gradients = |task, levels, given: &Overrides, adapted| -> Vec<bool> {
+        let stages = staged(task, levels, given, adapted).stages;
+        stages.iter().map(|stage| matches!(stage.guidance, GuidanceSettings::Pigdm(_))).collect()
+    };
+    let none = Overrides::default();
+    assert_eq!(gradients(Task::Deblur, 5.0, &none, true), [true, false]);
+    assert_eq!(gradients(Task::Deblur, 5.0, &none, false), [false, false]);
+    assert_eq!(gradients(Task::Deblur, 0.0, &none, true), [false, false]);
+    assert_eq!(gradients(Task::SuperResolution { factor: 4 }, 0.0, &none, true), [false]);
+    let given = Overrides { steps: Some("30".into()), ..none };
+    let levels = staged(Task::Deblur, 5.0, &given, true).stages.into_iter().map(|stage| stage.levels);
+    let counts = levels.map(|levels| if let Levels::Powers { count, .. } = levels { count } else { 0 });
+    assert_eq!(counts.collect::<Vec<_>>(), [20, 10]);
 }
 
 #[test]
@@ -131,6 +157,7 @@ fn settings_without_effect_are_refused() {
         sigma: NoiseLevel::from_255(5.0),
         rounding: NoiseLevel(0.0),
         schedule: &schedule,
+        adapted: false,
         own_guidance: false,
     };
     let none = Overrides::default();
