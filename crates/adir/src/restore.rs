@@ -129,6 +129,7 @@ impl RestorePlan {
             rounding: measurement.rounding(),
             schedule: &model.schedule,
             own_guidance: make.is_some(),
+            beyond_range: measurement.beyond_range()?.is_some(),
         };
         let (settings, mut choices) = resolve(sampling.preset, &situation, &sampling.overrides)?;
         choices.splice(0..0, measurement.notes().iter().cloned());

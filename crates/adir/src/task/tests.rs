@@ -35,6 +35,7 @@ fn settings(task: Task, levels: f64, rounding: f64, given: &Overrides) -> Resolv
         rounding,
         schedule: &schedule,
         own_guidance: false,
+        beyond_range: false,
     };
     let given = Overrides { method: Some(Method::FewStep), ..given.clone() };
     let settings = resolve(Preset::Fast, &situation, &given).unwrap().0;
@@ -90,6 +91,7 @@ fn stages(task: Task, levels: f64, given: &Overrides) -> Vec<(crate::sampler::St
         rounding: NoiseLevel(0.0),
         schedule: &schedule,
         own_guidance: false,
+        beyond_range: false,
     };
     let settings = resolve(Preset::Fast, &situation, given).unwrap().0;
     let stage = |stage: &StageSettings| match stage.levels {
@@ -132,6 +134,7 @@ fn settings_without_effect_are_refused() {
         rounding: NoiseLevel(0.0),
         schedule: &schedule,
         own_guidance: false,
+        beyond_range: false,
     };
     let none = Overrides::default();
     let refused = |given: Overrides| resolve(Preset::Fast, &situation, &given).unwrap_err().to_string();
