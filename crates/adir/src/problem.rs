@@ -231,6 +231,9 @@ impl Problem {
     ) -> Result<Measurement> {
         self.check()?;
         tensor::check_finite(y, "the observation")?;
+        let stored_as_rgb = self.task == Task::Colourise && y.dims()[1] == 3;
+        let grey_of_rgb = stored_as_rgb.then(|| one_channel(y)).transpose()?;
+        let y = grey_of_rgb.as_ref().unwrap_or(y);
         let mut notes = Vec::new();
         let (given, degradation, mask, window) = match &self.operator {
             Some(operator) => (Some(operator.clone()), None, None, Window::whole(operator.domain())),
@@ -257,11 +260,6 @@ impl Problem {
             _ => None,
         };
         let (y, operator, of_grey) = match grey {
-            None if self.task == Task::Colourise && y.dims()[1] == 3 => {
-                let y = one_channel(y)?;
-                let operator = build(ImageShape::of_batch(&y))?;
-                (y, operator, None)
-            }
             None => (y.clone(), build(ImageShape::of_batch(y))?, None),
             Some(_) => {
                 let y = y.clone().narrow(1, 0, 1);

@@ -118,8 +118,10 @@ impl Engine {
         let adapt = request.adapt.as_ref().map(|adapt| self.plan_adaptation(adapt, sampling.preset)).transpose()?;
         let header = self.header()?;
         let channels = header.info().channels;
-        let measurement =
-            request.problem.measure(&picture.tensor, picture.rounding(), channels, &self.limits).map_err(|e| named(file.as_deref(), e))?;
+        let measurement = request
+            .problem
+            .measure(&picture.tensor, picture.rounding(), channels, &self.limits)
+            .map_err(|e| named(file.as_deref(), e))?;
         let settings = SamplingConfig {
             preset: sampling.preset,
             overrides: sampling.overrides.clone(),

@@ -14,20 +14,26 @@ pub(super) fn warnings(plan: &Plan) -> Result<Vec<String>> {
     let mut warnings: Vec<String> = plan.picture.warnings.iter().map(|text| format!("{name}: {text}")).collect();
     warnings.extend(bits(plan)?.map(|text| format!("{name}: {text}")));
     if let Some([least, most]) = plan.restore().measurement().beyond_range()? {
-        let most = if most > 1.0 { most } else { least };
         let clipped = plan.restore().settings().stages.iter().any(|stage| stage.clip_x0);
-        let what = if clipped { "are lost, because estimates are clipped" } else { "are kept: estimates are not clipped" };
-        warnings.push(format!("{name}: values beyond black and white, up to {most:.4} (white is 1), {what}"));
+        let what =
+            if clipped { "are lost, because estimates are clipped" } else { "are kept: estimates are not clipped" };
+        warnings
+            .push(format!("{name}: values from {least:.4} to {most:.4} lie beyond black (0) and white (1) and {what}"));
         if let Some(outputs) = plan.outputs().filter(|_| !clipped && plan.depth() != BitDepth::Float) {
             let output = outputs.image.display();
-            warnings.push(format!("{output}: values beyond black and white are cut off in this format; .tif keeps them"));
+            warnings
+                .push(format!("{output}: values beyond black and white are cut off in this format; .tif keeps them"));
         }
     }
     if let Some(outputs) = plan.outputs() {
         let format = ImageFormat::from_path(&outputs.image)?;
         let (_, lost) = plan.picture.metadata.fitted(format, plan.restore().measurement().result().channels);
         if !lost.is_empty() {
-            warnings.push(format!("{}: not carried over from the observation: {}", outputs.image.display(), lost.join(", ")));
+            warnings.push(format!(
+                "{}: not carried over from the observation: {}",
+                outputs.image.display(),
+                lost.join(", ")
+            ));
         }
     }
     Ok(warnings)

@@ -68,9 +68,10 @@ impl<'a> Block<'a> {
     /// The entry of `tag` in the directory at `directory`.
     fn find(&self, directory: usize, tag: u16) -> Option<Entry> {
         let entries = usize::from(self.u16(directory)?).min(MOST_ENTRIES);
-        (0..entries).map(|i| directory + 2 + 12 * i).find(|at| self.u16(*at) == Some(tag)).and_then(|at| {
-            Some(Entry { kind: self.u16(at + 2)?, field: at + 8 })
-        })
+        (0..entries)
+            .map(|i| directory + 2 + 12 * i)
+            .find(|at| self.u16(*at) == Some(tag))
+            .and_then(|at| Some(Entry { kind: self.u16(at + 2)?, field: at + 8 }))
     }
 
     /// The value of an entry of one whole number.

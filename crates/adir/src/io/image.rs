@@ -211,7 +211,10 @@ fn picture(path: &Path, format: ImageFormat, decoded: Decoded, reading: &Reading
     let scale = reading.scale(path, white.clone().ok())?.ok_or_else(|| {
         let ([least, most], name) = (range(&values), white.err().unwrap_or_default());
         let proposal = proposal(least, most);
-        Error::input(path, format!("holds {name} from {least} to {most}: say which value is white, for example {proposal}"))
+        Error::input(
+            path,
+            format!("holds {name} from {least} to {most}: say which value is white, for example {proposal}"),
+        )
     })?;
     if bit_depth == BitDepth::Float && reading.white.is_none() && scale.span() == 1.0 {
         check_unit_range(path, &values)?;

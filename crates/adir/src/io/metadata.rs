@@ -59,8 +59,8 @@ pub struct Text {
 
 /// Colour spaces that the header of an ICC profile may name.
 const SPACES: [&[u8; 4]; 23] = [
-    b"RGB ", b"GRAY", b"CMYK", b"CMY ", b"Lab ", b"XYZ ", b"Luv ", b"YCbr", b"Yxy ", b"HSV ", b"HLS ", b"2CLR", b"3CLR",
-    b"4CLR", b"5CLR", b"6CLR", b"7CLR", b"8CLR", b"9CLR", b"ACLR", b"BCLR", b"CCLR", b"DCLR",
+    b"RGB ", b"GRAY", b"CMYK", b"CMY ", b"Lab ", b"XYZ ", b"Luv ", b"YCbr", b"Yxy ", b"HSV ", b"HLS ", b"2CLR",
+    b"3CLR", b"4CLR", b"5CLR", b"6CLR", b"7CLR", b"8CLR", b"9CLR", b"ACLR", b"BCLR", b"CCLR", b"DCLR",
 ];
 
 /// Whether a profile may stand beside pixels of so many colour channels: it is of their colour space, or of none known.
@@ -121,7 +121,8 @@ impl Metadata {
             lost.push("comments".to_owned());
         }
         if format != ImageFormat::Png {
-            let usual = |(kind, data): &([u8; 4], Vec<u8>)| kind == b"sRGB" || kind == b"gAMA" && data == &GAMMA_OF_SRGB;
+            let usual =
+                |(kind, data): &([u8; 4], Vec<u8>)| kind == b"sRGB" || kind == b"gAMA" && data == &GAMMA_OF_SRGB;
             let unusual = kept.png_colour.iter().any(|chunk| !usual(chunk) && &chunk.0 != b"cHRM");
             if unusual && kept.icc.is_none() {
                 lost.push("gamma and primaries".to_owned());

@@ -128,7 +128,7 @@ pub(super) fn range(values: &[f32]) -> [f32; 2] {
 
 /// Options that would fit values of that range.
 pub(super) fn proposal(least: f32, most: f32) -> String {
-    let usual = [1.0, 100.0, 255.0, 1023.0, 4095.0, 16383.0, 32767.0, 65535.0].into_iter();
+    let usual = [1.0, 100.0, 127.0, 255.0, 1023.0, 4095.0, 16383.0, 32767.0, 65535.0].into_iter();
     let white = usual.clone().find(|white| most <= *white).unwrap_or(most);
     if least < 0.0 { format!("--black {least} --white {most}") } else { format!("--white {white}") }
 }
@@ -140,7 +140,8 @@ mod tests {
     #[test]
     fn other_scales_are_told_from_stars_and_noise() {
         let check = |values: &[f32]| check_unit_range(Path::new("y.tif"), values).map_err(|e| e.to_string());
-        for right in [&[0.0, 0.5, 1.0][..], &[0.1, 0.1, 0.1, 3.0], &[-0.2, 0.4, 1.3], &[-0.02, 0.01, -0.01, 0.03], &[]] {
+        for right in [&[0.0, 0.5, 1.0][..], &[0.1, 0.1, 0.1, 3.0], &[-0.2, 0.4, 1.3], &[-0.02, 0.01, -0.01, 0.03], &[]]
+        {
             check(right).unwrap();
         }
         let bytes = check(&[28.0, 145.0, 176.0]).unwrap_err();

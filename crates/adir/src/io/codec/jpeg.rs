@@ -120,6 +120,6 @@ pub fn encode(path: &Path, file: &mut AtomicFile<'_>, raster: &Raster, metadata:
         };
         segment(0xfe, &[keyword.as_bytes(), text.text.as_bytes()])
     });
-    let parts = [head.to_vec()].into_iter().chain(xmp).chain(texts).chain([tail.to_vec()]);
-    parts.map(|part| file.write_all(&part)).collect::<std::io::Result<()>>().map_err(|e| Error::io(path, e))
+    let mut parts = [head.to_vec()].into_iter().chain(xmp).chain(texts).chain([tail.to_vec()]);
+    parts.try_for_each(|part| file.write_all(&part)).map_err(|e| Error::io(path, e))
 }

@@ -68,9 +68,8 @@ impl Frame {
     pub fn blocks(&self) -> usize {
         let most = |axis: usize| self.components.iter().map(|c| c.sampling[axis]).max().unwrap_or(1);
         let along = |pixels: usize, factor: usize, most: usize| (pixels * factor).div_ceil(8 * most);
-        let blocks = |c: &Component| {
-            along(self.width, c.sampling[0], most(0)) * along(self.height, c.sampling[1], most(1))
-        };
+        let blocks =
+            |c: &Component| along(self.width, c.sampling[0], most(0)) * along(self.height, c.sampling[1], most(1));
         self.components.iter().map(blocks).sum()
     }
 

@@ -4,8 +4,9 @@ use std::path::Path;
 
 /// Extensions of camera raw files.
 const RAW_EXTENSIONS: [&str; 33] = [
-    "3fr", "arw", "cr2", "cr3", "crw", "dcr", "dng", "erf", "fff", "gpr", "iiq", "k25", "kdc", "mdc", "mef", "mos", "mrw",
-    "nef", "nrw", "orf", "pef", "raf", "raw", "rw2", "rwl", "sr2", "srf", "srw", "x3f", "cap", "eip", "bay", "dcs",
+    "3fr", "arw", "cr2", "cr3", "crw", "dcr", "dng", "erf", "fff", "gpr", "iiq", "k25", "kdc", "mdc", "mef", "mos",
+    "mrw", "nef", "nrw", "orf", "pef", "raf", "raw", "rw2", "rwl", "sr2", "srf", "srw", "x3f", "cap", "eip", "bay",
+    "dcs",
 ];
 
 /// What to do with a camera raw file.
@@ -60,8 +61,13 @@ mod tests {
         for name in ["a.DNG", "b.cr2", "c.nef", "d.ARW", "e.orf", "f.rw2", "g.raf"] {
             assert!(is_raw(Path::new(name), b"anything"), "{name}");
         }
-        let starts: [&[u8]; 5] =
-            [b"II*\0\x10\0\0\0CR\x02\0", b"IIRO\x08\0\0\0", b"IIU\0\x18\0\0\0", b"FUJIFILMCCD-RAW", b"\0\0\0\x18ftypcrx "];
+        let starts: [&[u8]; 5] = [
+            b"II*\0\x10\0\0\0CR\x02\0",
+            b"IIRO\x08\0\0\0",
+            b"IIU\0\x18\0\0\0",
+            b"FUJIFILMCCD-RAW",
+            b"\0\0\0\x18ftypcrx ",
+        ];
         for start in starts {
             assert!(is_raw(Path::new("renamed.tif"), start), "{start:?}");
         }

@@ -95,7 +95,8 @@ fn latin1(bytes: &[u8]) -> String {
 
 /// The chunk that stores a text.
 pub fn text_chunk(Text { keyword, text }: &Text) -> (png::chunk::ChunkType, Vec<u8>) {
-    let latin = |text: &str| text.chars().map(|c| u8::try_from(c).ok().filter(|c| *c != 0)).collect::<Option<Vec<u8>>>();
+    let latin =
+        |text: &str| text.chars().map(|c| u8::try_from(c).ok().filter(|c| *c != 0)).collect::<Option<Vec<u8>>>();
     let keyword = latin(keyword).filter(|keyword| (1..80).contains(&keyword.len()));
     let keyword = keyword.unwrap_or_else(|| b"Comment".to_vec());
     match latin(text) {

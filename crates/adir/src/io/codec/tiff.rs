@@ -40,7 +40,7 @@ pub fn decode(path: &Path, mut file: impl BufRead + Seek, page: usize, limits: &
     let start = |file| Patched::starting_with(file, layout, &page).map_err(|e| read_error(path, e));
     let mut view = start(&mut file)?;
     if palette {
-        view = view.as_grey(layout, &page);
+        view = view.call_grey(layout, &page);
     }
     let damaged = damaged(path);
     let budget = usize::try_from(limits.max_decoded_bytes).unwrap_or(usize::MAX);
@@ -146,6 +146,7 @@ fn metadata<R: Read + Seek>(decoder: &mut Decoder<R>, page: &Page) -> Metadata {
     for (tag, keyword) in TIFF_TEXTS {
         match decoder.get_tag_ascii_string(Tag::from_u16_exhaustive(tag)) {
             // These describe the pages and sizes of the file, which the result does not have.
+            Ok(text) if text.starts_with("{\"shape\":") => {}
             Ok(text) if describes_layout(&text) => metadata.leave_out("a description of the file's layout"),
             Ok(text) if !text.is_empty() => metadata.texts.push(Text { keyword: keyword.into(), text }),
             _ => {}
@@ -160,9 +161,9 @@ fn metadata<R: Read + Seek>(decoder: &mut Decoder<R>, page: &Page) -> Metadata {
     metadata
 }
 
-/// Whether a description is one that programs read: of ImageJ, tifffile, OME.
+/// Whether a description is one that programs read: of ImageJ or OME.
 fn describes_layout(text: &str) -> bool {
-    text.starts_with("ImageJ=") || text.starts_with("{\"shape\"") || text.contains("<OME ") || text.contains(":OME ")
+    text.starts_with("ImageJ=") || text.contains("<OME ") || text.contains(":OME ")
 }
 
 pub fn encode(path: &Path, file: &mut AtomicFile<'_>, raster: &Raster, metadata: &Metadata) -> Result<()> {

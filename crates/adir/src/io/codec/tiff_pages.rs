@@ -159,7 +159,7 @@ impl<R: Read + Seek> Patched<R> {
     }
 
     /// The same, its indices into a palette called grey.
-    pub fn as_grey(mut self, layout: Layout, page: &Page) -> Self {
+    pub fn call_grey(mut self, layout: Layout, page: &Page) -> Self {
         self.patches.push((page.photometric_at, layout.bytes(1, 2)));
         self
     }

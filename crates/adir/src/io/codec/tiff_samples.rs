@@ -132,12 +132,16 @@ fn check_channels(path: &Path, page: &Page) -> Result<()> {
     if page.samples == colours || page.samples == colours + 1 && alpha && page.photometric != Some(3) {
         return Ok(());
     }
-    let kind = if colours == 3 { "RGB" } else { "grey" };
-    let more = if page.samples < colours { "too few" } else { "of which the others are not declared as alpha" };
+    let kind = if colours == 3 { "RGB has 3" } else { "grey has 1" };
+    let others = match page.samples.checked_sub(colours) {
+        None | Some(0) => "",
+        Some(1) => ", and the other is not declared as alpha",
+        Some(_) => ", and the others are not alpha alone",
+    };
     Err(Error::input(
         path,
         format!(
-            "{} channels: {kind} has {colours}, {more}; store each image in a file of its own, or take the others away",
+            "has {} channels, but {kind}{others}: store the channels to restore in a file of their own",
             page.samples
         ),
     ))
