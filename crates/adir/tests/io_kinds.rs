@@ -215,7 +215,7 @@ fn channels_without_meaning_are_refused() {
         let directory = Directory::new([1, 1], 8, photometric, vec![7; n as usize]).with(277, &[n]);
         let directory = directory.with(258, &vec![8; n as usize]);
         let directory = if extra.is_empty() { directory } else { directory.with(338, extra) };
-        f.file("c.tif", &tiff(&[directory]))
+        f.file(&format!("{n}.tif"), &tiff(&[directory]))
     };
     assert!(refusal(&channels(2, 1, &[])).contains("2 channels"));
     assert!(refusal(&channels(2, 1, &[0])).contains("2 channels"));

@@ -74,7 +74,7 @@ mod tests {
         assert!(!beyond(&noisy, 1.9) && beyond(&noisy, 2.4));
         assert!(!beyond(&sharp, 1.04) && beyond(&sharp, 1.06));
         let shrunk = Problem::super_resolution(4);
-        assert!(!beyond(&shrunk, 1.4) && beyond(&shrunk, 1.8), "{}", overshoot(4).powi(2));
+        assert!(!beyond(&shrunk, 1.3) && beyond(&shrunk, 1.5), "{}", overshoot(4).powi(2));
         assert!(beyond(&Problem::deblur("gaussian:5:1.2"), 1.01));
         assert!(!beyond(&Problem::deblur("gaussian:5:1.2"), 1.0));
     }
