@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 
+use adir::io::image::Reading;
 use adir::io::limits::Limits;
 use adir::operator::{Boundary, ImageShape};
 use adir::problem::{Measurement, Problem};
@@ -35,6 +36,28 @@ pub struct DegradationArgs {
     /// Standard deviation of the noise in grey levels (0 to 255)
     #[arg(long, default_value_t = 0.0, value_name = "LEVELS")]
     pub sigma: f64,
+}
+
+/// How image files are read where they do not say it.
+#[derive(Debug, Clone, Args)]
+pub struct ReadArgs {
+    /// File value that is white, where it is not 255, 65535, or 1 for floats: 4095 for 12-bit data in 16 bits, 255 for
+    /// floats of 0 to 255. Results of the same bit depth are written in these values again
+    #[arg(long, value_name = "VALUE", allow_negative_numbers = true)]
+    pub white: Option<f64>,
+    /// File value that is black [default: 0]
+    #[arg(long, value_name = "VALUE", allow_negative_numbers = true)]
+    pub black: Option<f64>,
+}
+
+impl ReadArgs {
+    /// What they ask for, of that page.
+    pub fn reading(&self, page: Option<usize>) -> Result<Reading> {
+        let mut reading = Reading::default();
+        (reading.page, reading.black, reading.white) = (page, self.black, self.white);
+        reading.check()?;
+        Ok(reading)
+    }
 }
 
 impl DegradationArgs {

@@ -20,6 +20,8 @@ use crate::tensor::{self, Tensor};
 use crate::units::NoiseLevel;
 use crate::{Error, Result};
 
+mod range;
+
 /// A degradation by name or as an operator, and the noise after it.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -229,6 +231,9 @@ impl Problem {
     ) -> Result<Measurement> {
         self.check()?;
         tensor::check_finite(y, "the observation")?;
+        let stored_as_rgb = self.task == Task::Colourise && y.dims()[1] == 3;
+        let grey_of_rgb = stored_as_rgb.then(|| one_channel(y)).transpose()?;
+        let y = grey_of_rgb.as_ref().unwrap_or(y);
         let mut notes = Vec::new();
         let (given, degradation, mask, window) = match &self.operator {
             Some(operator) => (Some(operator.clone()), None, None, Window::whole(operator.domain())),
@@ -375,6 +380,30 @@ fn channels_are_equal(y: &Tensor<4>, known: Option<&[bool]>) -> Result<bool> {
         .filter(|&i| known.is_none_or(|known| known.get(i).is_none_or(|known| *known)))
         .all(|i| values[i] == values[plane + i] && values[i] == values[2 * plane + i]))
 }
+
+/// The grey image that three channels store, up to the rounding of colours in a JPEG file: most scans are stored so.
+fn one_channel(y: &Tensor<4>) -> Result<Tensor<4>> {
+    if channels_are_equal(y, None)? {
+        return Ok(y.clone().narrow(1, 0, 1));
+    }
+    let values = tensor::to_f32(y)?;
+    let plane = ImageShape::of_batch(y).pixels();
+    let spread = |i: usize| {
+        let [r, g, b] = [0, 1, 2].map(|channel| values[channel * plane + i]);
+        r.max(g).max(b) - r.min(g).min(b)
+    };
+    let most = (0..plane).map(spread).fold(0.0, f32::max) * 127.5;
+    if most > COLOURLESS {
+        return Err(Error::config(format!(
+            "the task colourise starts from a grey image, but the channels of this one differ by up to {most:.0} grey \
+             levels: convert it to grey first, for example with `magick IN -colorspace Gray OUT`"
+        )));
+    }
+    Ok(y.clone().mean_dim(1))
+}
+
+/// Grey levels that the channels of a grey image may differ by: a step of the least colour that JPEG stores.
+const COLOURLESS: f32 = 4.0;
 
 /// A problem that fits its observation.
 #[derive(Debug, Clone)]

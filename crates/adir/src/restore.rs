@@ -132,6 +132,7 @@ impl RestorePlan {
             schedule: &model.schedule,
             adapted: sampling.adapted,
             own_guidance: make.is_some(),
+            beyond_range: measurement.beyond_range()?.is_some(),
         };
         let (settings, mut choices) = resolve(sampling.preset, &situation, &sampling.overrides)?;
         choices.splice(0..0, measurement.notes().iter().cloned());

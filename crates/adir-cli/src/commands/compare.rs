@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use adir::engine::Decibel;
-use adir::io::image::read_image;
+use adir::io::image::read_image_as;
 use adir::io::limits::Limits;
 use adir::metric::{Case, Metric, Needs, all, named, standard};
 use adir::task::Task;
@@ -11,7 +11,7 @@ use adir::{Error, Result};
 use clap::Args;
 use serde_json::{Map, Value, json};
 
-use crate::args::{DegradationArgs, measure_for};
+use crate::args::{DegradationArgs, ReadArgs, measure_for};
 
 /// Compare a result with the true image, and with the observation it was restored from.
 #[derive(Debug, Args)]
@@ -26,6 +26,8 @@ pub struct CompareArgs {
     /// The observation y; also prints how well A x agrees with it (needs --task)
     #[arg(long, value_name = "IMAGE", requires = "task")]
     observed: Option<PathBuf>,
+    #[command(flatten)]
+    read: ReadArgs,
     #[command(flatten)]
     degradation: Option<DegradationArgs>,
     /// Pixels that luma metrics leave out at each border [default: the factor for srN, else 0]
@@ -82,11 +84,12 @@ impl CompareArgs {
     /// Names and values, in order.
     fn values(&self, reference: &Path, result: &Path) -> Result<Vec<(String, Option<f64>)>> {
         let (metrics, limits) = (self.metrics()?, Limits::default());
-        let truth = read_image(reference, &limits)?.tensor;
-        let restored = read_image(result, &limits)?.tensor;
+        let reading = self.read.reading(None)?;
+        let read = |path: &Path| Ok::<_, Error>(read_image_as(path, &reading, &limits)?.tensor);
+        let (truth, restored) = (read(reference)?, read(result)?);
         let observed = match (&self.observed, &self.degradation) {
             (Some(observed), Some(degradation)) => {
-                let y = read_image(observed, &limits)?.tensor;
+                let y = read(observed)?;
                 Some(measure_for(&degradation.problem()?, &restored, &y, &limits)?)
             }
             _ => None,

@@ -4,13 +4,13 @@ use std::path::PathBuf;
 
 use adir::Result;
 use adir::evaluate::observe;
-use adir::io::image::{BitDepth, ImageFormat, WriteOptions, read_image, write_image};
+use adir::io::image::{BitDepth, ImageFormat, WriteOptions, read_image_as, write_image};
 use adir::io::limits::Limits;
 use adir::operator::{Boundary, Degradation, ImageShape, Mask};
 use adir::tensor::Tensor;
 use clap::Args;
 
-use crate::args::DegradationArgs;
+use crate::args::{DegradationArgs, ReadArgs};
 use crate::log::Log;
 use crate::out::check_output;
 
@@ -19,9 +19,11 @@ use crate::out::check_output;
 pub struct DegradeArgs {
     /// The image x
     input: PathBuf,
-    /// Where to write y: 8 bits, or 32-bit float for .tif, which keeps values beyond black and white
+    /// Where to write y: 8 bits, or 32-bit float for .tif, which keeps values beyond black (0) and white (1)
     #[arg(short, long)]
     output: PathBuf,
+    #[command(flatten)]
+    read: ReadArgs,
     #[command(flatten)]
     degradation: DegradationArgs,
     /// Seed of the noise
@@ -38,12 +40,15 @@ pub fn run(args: &DegradeArgs, log: &Log) -> Result<u8> {
     let float = ImageFormat::from_path(&args.output)? == ImageFormat::Tiff;
     let problem = args.degradation.problem()?;
     let (degradation, mask) = problem.degradation(problem.boundary.unwrap_or(Boundary::Circular), &limits)?;
-    let picture = read_image(&args.input, &limits)?;
+    let picture = read_image_as(&args.input, &args.read.reading(None)?, &limits)?;
+    picture.warnings.iter().for_each(|warning| log.warn(&format!("{}: {warning}", args.input.display())));
     let x = cut_to_fit(picture.tensor, &degradation, mask.as_ref(), log)?;
     let a = degradation.build(ImageShape::of_batch(&x), mask.as_ref())?;
     let y = observe(a.as_ref(), &x, problem.noise(), args.seed)?;
     let bit_depth = if float { BitDepth::Float } else { BitDepth::Eight };
-    write_image(&args.output, &y, &WriteOptions { bit_depth, icc: picture.icc, ..WriteOptions::default() })?;
+    let mut options = WriteOptions { bit_depth, ..WriteOptions::default() };
+    options.metadata.icc = picture.metadata.icc;
+    write_image(&args.output, &y, &options)?;
     let [_, _, h, w] = y.dims();
     log.info(&format!("{}: {w}x{h}", args.output.display()));
     Ok(crate::exit::DONE)

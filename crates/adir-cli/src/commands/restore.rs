@@ -10,7 +10,7 @@ use adir::{Error, Result};
 use clap::Args;
 
 use crate::adaptation::AdaptArgs;
-use crate::args::{DegradationArgs, preset, share, words};
+use crate::args::{DegradationArgs, ReadArgs, preset, share, words};
 use crate::log::Log;
 use crate::model::ModelArgs;
 
@@ -26,6 +26,11 @@ pub struct RestoreArgs {
     /// Where to write x (.png, .tif, .jpg, .webp); a record of settings and measurements is written beside it (.json)
     #[arg(short, long)]
     output: PathBuf,
+    /// Page of a TIFF stack or frame of an animation to restore, from 1 [default: 1, with a warning if there are more]
+    #[arg(long, value_name = "N")]
+    page: Option<usize>,
+    #[command(flatten)]
+    read: ReadArgs,
     #[command(flatten)]
     degradation: DegradationArgs,
     #[command(flatten)]
@@ -156,6 +161,7 @@ impl RestoreArgs {
         problem.keep_margin = self.keep_margin;
         let sampling = &self.sampling;
         let mut request = Request::new(input.as_path(), problem).preset(sampling.preset).seed(sampling.seed);
+        request.reading = self.read.reading(self.page)?;
         request.sampling.samples = sampling.samples;
         request.sampling.class = sampling.class;
         request.sampling.overrides = sampling.overrides();
@@ -173,6 +179,7 @@ pub fn run(args: &RestoreArgs, log: &Log) -> Result<u8> {
     let engine = args.adaptation.engine(args.model.engine()).build()?;
     let plan = engine.plan(&args.request()?)?;
     if args.explain {
+        plan.warnings().iter().for_each(|warning| log.warn(warning));
         say!("{plan}")?;
         return Ok(crate::exit::DONE);
     }

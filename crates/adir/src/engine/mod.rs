@@ -29,6 +29,7 @@ mod request;
 mod run;
 #[cfg(test)]
 mod tests;
+mod warnings;
 
 pub use adapt::{AdaptPlan, AdapterFound, Label, Observed};
 pub use cache::{Cache, FolderCache, KeptAdapter, NoCache};

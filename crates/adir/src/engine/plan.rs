@@ -7,8 +7,9 @@ use std::sync::Arc;
 use super::adapt::{AdaptPlan, Observed};
 use super::open::Engine;
 use super::request::{Observation, Request, Target};
+use super::warnings::warnings;
 use crate::io::atomic::{check_writable, refuse_inputs, refuse_overwrite};
-use crate::io::image::{BitDepth, ImageFormat, Picture, read_hashed};
+use crate::io::image::{BitDepth, ImageFormat, Picture, read_hashed_as};
 use crate::operator::ImageShape;
 use crate::optim::Workers;
 use crate::problem::{KernelSource, MaskSource};
@@ -31,6 +32,7 @@ pub struct Plan {
     pub(super) adapt: Option<AdaptPlan>,
     pub(super) outputs: Option<Outputs>,
     format: Option<ImageFormat>,
+    warnings: Vec<String>,
     memory: Memory,
     model_name: String,
 }
@@ -105,23 +107,21 @@ impl Engine {
         let (content, picture) = match &request.input {
             Observation::Picture(picture) => (content_of(picture)?, picture.clone()),
             Observation::File(path) => {
-                let (picture, content) = read_hashed(path, &self.limits)?;
+                let (picture, content) = read_hashed_as(path, &request.reading, &self.limits)?;
                 (content, Arc::new(picture))
             }
         };
-        if let (Some(output), Some(format)) = (&request.output, format)
-            && picture.alpha.is_some()
-            && !format.holds_alpha()
-        {
-            let message = "the observation has an alpha channel, which this format cannot hold";
-            return Err(Error::config(format!("{}: {message}: write .png, .webp or .tif", output.path.display())));
+        if let (Some(output), Some(format)) = (&request.output, format) {
+            check_alpha(&output.path, &picture, format)?;
         }
         let sampling = &request.sampling;
         let adapt = request.adapt.as_ref().map(|adapt| self.plan_adaptation(adapt, sampling.preset)).transpose()?;
         let header = self.header()?;
         let channels = header.info().channels;
-        let measurement =
-            request.problem.measure(&picture.tensor, picture.bit_depth.rounding(), channels, &self.limits)?;
+        let measurement = request
+            .problem
+            .measure(&picture.tensor, picture.rounding(), channels, &self.limits)
+            .map_err(|e| named(file.as_deref(), e))?;
         let settings = SamplingConfig {
             preset: sampling.preset,
             overrides: sampling.overrides.clone(),
@@ -146,7 +146,20 @@ impl Engine {
         };
         self.check_memory(memory.most())?;
         let (request, restore, model_name) = (request.clone(), Arc::new(restore), self.model_name());
-        Ok(Plan { request, picture, file, content, restore, adapt, outputs, format, memory, model_name })
+        let plan = Plan {
+            warnings: Vec::new(),
+            request,
+            picture,
+            file,
+            content,
+            restore,
+            adapt,
+            outputs,
+            format,
+            memory,
+            model_name,
+        };
+        Ok(Plan { warnings: warnings(&plan)?, ..plan })
     }
 
     /// Number of samples computed at once: one per CPU thread. This is faster than all threads on one sample and gives
@@ -220,6 +233,29 @@ impl Engine {
     }
 }
 
+/// Refuses alpha that the format of the output cannot hold.
+fn check_alpha(output: &Path, picture: &Picture, format: ImageFormat) -> Result<()> {
+    let message = match (&picture.alpha, format) {
+        (None, _) | (Some(_), ImageFormat::Tiff) => return Ok(()),
+        (Some(_), format) if !format.holds_alpha() => {
+            "the observation has an alpha channel, which this format cannot hold: write .png, .webp or .tif"
+        }
+        (Some(_), _) if picture.associated_alpha => {
+            "the colours of the observation are multiplied by its alpha channel, which only .tif can say"
+        }
+        _ => return Ok(()),
+    };
+    Err(Error::config(format!("{}: {message}", output.display())))
+}
+
+/// A configuration error with the observation's name before it.
+fn named(file: Option<&Path>, error: Error) -> Error {
+    match (file, error) {
+        (Some(file), Error::Config(message)) => Error::Config(format!("{}: {message}", file.display())),
+        (_, other) => other,
+    }
+}
+
 /// SHA-256 of the sizes and values of a picture from memory.
 fn content_of(picture: &Picture) -> Result<ContentHash> {
     let mut bytes = format!("{:?}\n", picture.tensor.dims()).into_bytes();
@@ -258,6 +294,12 @@ impl Plan {
     /// The files to write, if any.
     pub fn outputs(&self) -> Option<&Outputs> {
         self.outputs.as_ref()
+    }
+
+    /// What the user should know before it runs: what is unusual about the observation, and what of it the output cannot
+    /// hold. A run reports them as [`Event::Warning`](super::Event::Warning).
+    pub fn warnings(&self) -> &[String] {
+        &self.warnings
     }
 
     /// What it takes of memory.

@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::adapt::{AdaptConfig, Trained};
 use crate::guidance::Guidance;
-use crate::io::image::Picture;
+use crate::io::image::{Picture, Reading};
 use crate::operator::LinearOperator;
 use crate::optim::LevelWeights;
 use crate::problem::Problem;
@@ -25,6 +25,9 @@ use crate::{Error, Result};
 pub struct Request {
     /// The observation y.
     pub input: Observation,
+    /// How its file is read where that does not say it: page, black and white.
+    #[serde(default, skip_serializing_if = "Reading::is_default")]
+    pub reading: Reading,
     /// What was measured.
     pub problem: Problem,
     /// How to sample.
@@ -375,6 +378,7 @@ impl Request {
     pub fn new(input: impl Into<Observation>, problem: Problem) -> Self {
         Self {
             input: input.into(),
+            reading: Reading::default(),
             problem,
             sampling: SamplingRequest::default(),
             adapt: None,
@@ -447,6 +451,10 @@ impl Request {
     /// [`Error::Config`] naming the setting.
     pub fn check(&self) -> Result<()> {
         self.problem.check()?;
+        self.reading.check()?;
+        if matches!(self.input, Observation::Picture(_)) && !self.reading.is_default() {
+            return Err(Error::config("page, black and white say how a file is read; this observation is in memory"));
+        }
         let SamplingRequest { preset, overrides, samples, .. } = &self.sampling;
         if !(1..=1000).contains(samples) {
             return Err(Error::config(format!("{samples} samples: expected 1 to 1000")));

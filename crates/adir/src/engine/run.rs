@@ -4,18 +4,19 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Instant;
 
-use super::event::{Event, Watch, report};
+use super::event::{Event, Watch, report, warn};
 use super::open::Engine;
 use super::plan::{Outputs, Plan};
 use super::record::{AdaptationRecord, Decibel, FileRecord, ModelRecord, Record, Seconds};
 use super::request::{Observation, Request};
-use crate::io::image::{Picture, read_image};
+use crate::io::image::{BitDepth, Picture, Reading, Scale, read_image_as};
 use crate::models::Prior;
 use crate::operator::bicubic_resize;
 use crate::optim::Workers;
 use crate::problem::MaskSource;
 use crate::restore::RestorePlan;
 use crate::retrieve::ContentHash;
+use crate::task::Task;
 use crate::tensor::{self, Tensor};
 use crate::{Error, Result};
 
@@ -40,6 +41,7 @@ impl Engine {
     /// [`Engine::prior`] and [`Engine::adapt`].
     pub fn run(&self, plan: &Plan, watch: &Watch<'_>) -> Result<Restored> {
         let started = Instant::now();
+        plan.warnings().iter().try_for_each(|message| warn(watch, message))?;
         let base = self.prior(watch)?;
         let (prior, adaptation) = match &plan.adapt {
             None => (base.clone(), None),
@@ -151,7 +153,7 @@ fn sample_one(
     plan.finish(prior.space().as_ref(), &last)
 }
 
-/// A result as a picture: stored like the observation, with its profile, and its alpha brought to size.
+/// A result as a picture: stored like the observation, with its metadata, and its alpha brought to size.
 fn picture(plan: &Plan, x: Tensor<4>) -> Result<Picture> {
     let source = &plan.picture;
     let [_, _, h, w] = source.tensor.dims();
@@ -164,9 +166,21 @@ fn picture(plan: &Plan, x: Tensor<4>) -> Result<Picture> {
         }
         None => None,
     };
-    let (icc, exif) = (source.icc.clone(), source.exif.clone());
-    Ok(Picture { tensor: x, alpha, icc, exif, bit_depth: plan.depth(), format: source.format })
+    let factor = match plan.restore.measurement().task() {
+        Task::SuperResolution { factor } => factor as f64,
+        _ => 1.0,
+    };
+    let side = |pixels: usize| u32::try_from(pixels).unwrap_or(u32::MAX);
+    let metadata = source.metadata.clone().resized([factor, factor], (side(width), side(height)));
+    let bit_depth = plan.depth();
+    let scale = source.scale.filter(|_| bit_depth == source.bit_depth);
+    let (associated_alpha, format) = (source.associated_alpha, source.format);
+    let warnings = Vec::new();
+    Ok(Picture { tensor: x, alpha, associated_alpha, metadata, bit_depth, scale, format, warnings })
 }
+
+/// Floats as they are, whatever their range.
+const UNIT: Scale = Scale { black: 0.0, white: 1.0 };
 
 impl Restored {
     /// Writes the files that the request asked for. What was saved is what is judged: the agreement in the record is that
@@ -187,7 +201,13 @@ impl Restored {
     }
 
     fn judge(&mut self, image: &Path, engine: &Engine) -> Result<()> {
-        let saved = read_image(image, engine.limits())?.tensor;
+        let scale = self.mean.scale.or((self.mean.bit_depth == BitDepth::Float).then_some(UNIT));
+        let reading = scale.map_or(Reading::default(), Reading::scaled);
+        let mut saved = read_image_as(image, &reading, engine.limits())?.tensor;
+        // A format without grey stores it in each channel.
+        if saved.dims()[1] > self.mean.tensor.dims()[1] {
+            saved = saved.narrow(1, 0, 1);
+        }
         self.record.agreement_psnr = Decibel(self.restore.measurement().agreement(&saved)?);
         Ok(())
     }

@@ -23,7 +23,9 @@ fn folder(name: &str) -> PathBuf {
 fn picture(seed: u64) -> Picture {
     let noise = Noise::new(seed, Stream::Evaluation).normal_tensor(0, [1, 3, 4, 4], &cpu(), DType::F32);
     let tensor = crate::operator::bicubic_upsample(&(noise * 0.3), 4).unwrap();
-    Picture { tensor, alpha: None, icc: None, exif: None, bit_depth: BitDepth::Eight, format: ImageFormat::Png }
+    let mut picture = Picture::from_tensor(tensor);
+    (picture.bit_depth, picture.format) = (BitDepth::Eight, ImageFormat::Png);
+    picture
 }
 
 fn go(_: &Event) -> ControlFlow<()> {
@@ -42,7 +44,8 @@ fn config_error(found: crate::Result<Plan>) -> String {
 fn a_plan_refuses_before_the_weights_are_read() {
     let f = folder("refuse");
     picture(1).write(f.join("y.png")).unwrap();
-    let with_alpha = Picture { alpha: Some(vec![0.5; 256]), ..picture(1) };
+    let mut with_alpha = picture(1);
+    with_alpha.alpha = Some(vec![0.5; 256]);
     with_alpha.write(f.join("rgba.png")).unwrap();
     let engine = Engine::builder().model(f.join("missing.safetensors"), None).build().unwrap();
     let request = || Request::new(f.join("y.png"), Problem::super_resolution(2));

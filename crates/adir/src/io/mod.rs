@@ -14,10 +14,15 @@ pub use adir_weights::hash;
 
 pub mod atomic;
 mod codec;
+mod exif;
 pub mod folder;
 pub mod image;
 pub mod limits;
 pub mod lossy;
+mod metadata;
+mod raster;
+mod scale;
 pub mod side_inputs;
 pub mod sidecar;
+mod turned;
 pub mod weights;

@@ -5,7 +5,7 @@ use std::io::Read;
 use std::path::Path;
 
 use super::codec::{ImageFormat, Raster, Samples};
-use super::image::{decode_file, read_image};
+use super::image::{Reading, decode_file, read_image};
 use super::limits::Limits;
 use crate::tensor::Tensor;
 use crate::{Error, Result};
@@ -51,7 +51,7 @@ pub fn read_kernel_values(path: &Path, limits: &Limits) -> Result<KernelValues> 
     let mut start = Vec::new();
     (&mut file).take(12).read_to_end(&mut start).map_err(cannot)?;
     if ImageFormat::from_content(&start).is_some() {
-        let raster = decode_file(path, limits)?.1.raster;
+        let raster = decode_file(path, &Reading::default(), limits)?.1.raster;
         let (width, height) = (raster.width as usize, raster.height as usize);
         return Ok(KernelValues { values: grey(&raster), height, width });
     }

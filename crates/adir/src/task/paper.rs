@@ -71,7 +71,8 @@ pub(super) fn stages(
         Strength::Projection => "projection".into(),
         Strength::Scale(s) => format!("{s}"),
     });
-    let clip_x0 = choices.pick("clip", given.clip_x0, true, Source::Preset, bool::to_string);
+    let (clip, source) = situation.clip(Source::Preset);
+    let clip_x0 = choices.pick("clip", given.clip_x0, clip, source, bool::to_string);
     let stage = |sampler, residual, cap| {
         let guidance = GuidanceSettings::Adir(AdirConfig { strength, residual, adjoint, cap, data_step });
         vec![StageSettings { start: Start::Noise, levels: Levels::Respaced(steps), clip_x0, sampler, guidance }]

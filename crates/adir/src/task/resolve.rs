@@ -30,6 +30,8 @@ pub struct Situation<'a> {
     pub adapted: bool,
     /// Whether the guidance is the caller's.
     pub own_guidance: bool,
+    /// Whether y holds values that no image from black to white explains, which clipping would lose.
+    pub beyond_range: bool,
 }
 
 /// Least noise, in grey levels, that a blur is solved with: what the network's own rounding amounts to.
@@ -49,6 +51,14 @@ impl Situation<'_> {
     /// Whether singular values are known.
     pub(super) fn has_spectrum(&self) -> bool {
         self.operator.exact_gram().is_some()
+    }
+
+    /// Whether estimates are clipped unless it is said, and why; `usual` is why they are where nothing speaks against it.
+    pub(super) fn clip(&self, usual: Source) -> (bool, Source) {
+        match self.beyond_range {
+            false => (true, usual),
+            true => (false, Source::rule("the observation holds values beyond black and white")),
+        }
     }
 
     /// A proximal guidance with that trust.

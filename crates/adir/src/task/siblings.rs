@@ -77,7 +77,8 @@ pub(super) fn stages(
         Method::Diffpir if is_plain(&steps) => Levels::Roots { count: count(&steps)? },
         _ => Levels::Respaced(steps),
     };
-    let clip_x0 = choices.pick("clip", given.clip_x0, true, Source::Preset, bool::to_string);
+    let (clip, source) = situation.clip(Source::Preset);
+    let clip_x0 = choices.pick("clip", given.clip_x0, clip, source, bool::to_string);
     let start = if method == Method::Ddrm { Start::Observed } else { Start::Noise };
     Ok(vec![StageSettings { start, levels, clip_x0, sampler, guidance }])
 }

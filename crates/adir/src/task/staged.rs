@@ -43,7 +43,8 @@ pub(super) fn stages(
     let (aim, source) = default_aim(situation.hint, holes);
     let aim = choices.pick("aim", given.aim, aim, source, f64::to_string);
     let steps = given.steps.as_deref().map(count).transpose()?;
-    let clip_x0 = choices.pick("clip", given.clip_x0, true, Source::rule("always"), bool::to_string);
+    let (clip, source) = situation.clip(Source::rule("always"));
+    let clip_x0 = choices.pick("clip", given.clip_x0, clip, source, bool::to_string);
     let stages = Recipe { situation, holes, aim, steps, clip_x0 }.stages()?;
     for (stage, name) in stages.iter().zip(["first stage", "second stage"]) {
         let (first, steps) = match &stage.levels {

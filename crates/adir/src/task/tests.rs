@@ -36,6 +36,7 @@ fn settings(task: Task, levels: f64, rounding: f64, given: &Overrides) -> Resolv
         schedule: &schedule,
         adapted: false,
         own_guidance: false,
+        beyond_range: false,
     };
     let given = Overrides { method: Some(Method::FewStep), ..given.clone() };
     let settings = resolve(Preset::Fast, &situation, &given).unwrap().0;
@@ -103,6 +104,7 @@ fn staged(task: Task, levels: f64, given: &Overrides, adapted: bool) -> Settings
         schedule: &schedule,
         adapted,
         own_guidance: false,
+        beyond_range: false,
     };
     resolve(Preset::Fast, &situation, given).unwrap().0
 }
@@ -159,6 +161,7 @@ fn settings_without_effect_are_refused() {
         schedule: &schedule,
         adapted: false,
         own_guidance: false,
+        beyond_range: false,
     };
     let none = Overrides::default();
     let refused = |given: Overrides| resolve(Preset::Fast, &situation, &given).unwrap_err().to_string();

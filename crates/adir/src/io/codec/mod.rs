@@ -1,23 +1,28 @@
 //! The image formats, each between a file and a [`Raster`] of interleaved samples.
 //!
-//! PNG and TIFF are decoded by their own crates and not through `image`: only there can text chunks be
-//! left alone and 32-bit float samples be read. Every decoder checks the header against the limits
-//! before it takes memory for pixels.
+//! PNG, TIFF and WebP are decoded by their own crates and not through `image`: only there can text chunks be
+//! left alone, 32-bit float samples be read, and frames be counted. Every decoder checks the header against the
+//! limits before it takes memory for pixels.
 
 use std::io::{BufRead, Seek, Write};
 use std::path::Path;
 
-use image::ImageDecoder;
 use image::metadata::Orientation;
 
 use super::atomic::AtomicFile;
 use super::limits::Limits;
+use super::metadata::Metadata;
 use crate::units::NoiseLevel;
 use crate::{Error, Result};
 
 mod jpeg;
+mod jpeg_markers;
+pub(super) mod kinds;
 mod png;
+mod png_chunks;
 mod tiff;
+mod tiff_pages;
+mod tiff_samples;
 mod webp;
 
 /// An image file format.
@@ -133,6 +138,15 @@ impl Samples {
         }
     }
 
+    /// White, where the type has one: that of floats is 1.
+    pub fn white(&self) -> f64 {
+        match self {
+            Self::Eight(_) => 255.0,
+            Self::Sixteen(_) => 65535.0,
+            Self::Float(_) => 1.0,
+        }
+    }
+
     fn len(&self) -> usize {
         match self {
             Self::Eight(samples) => samples.len(),
@@ -147,23 +161,33 @@ pub(super) struct Raster {
     pub width: u32,
     pub height: u32,
     pub channels: usize,
+    /// Floats are the values of the file.
     pub samples: Samples,
+    /// Whether the colours are multiplied by alpha already.
+    pub associated: bool,
 }
 
 /// A decoded file.
 pub(super) struct Decoded {
     pub raster: Raster,
-    pub icc: Option<Vec<u8>>,
-    /// Without the `Exif\0\0` prefix.
-    pub exif: Option<Vec<u8>>,
+    /// The file value that is white; `Err` with the samples' type where it does not say.
+    pub white: Result<f64, String>,
+    pub metadata: Metadata,
     /// From the format's own tag; [`Orientation::NoTransforms`] where EXIF holds it.
     pub orientation: Orientation,
+    /// Pages or frames in the file.
+    pub pages: usize,
+    /// What is wrong with the file, though it could be read.
+    pub warnings: Vec<String>,
 }
 
-/// Raw metadata carried along with the pixels.
-pub(super) struct Metadata<'a> {
-    pub icc: Option<&'a [u8]>,
-    pub exif: Option<&'a [u8]>,
+impl Decoded {
+    /// A file of one page whose samples have the usual white.
+    fn new(raster: Raster, metadata: Metadata) -> Self {
+        let white = Ok(raster.samples.white());
+        let orientation = Orientation::NoTransforms;
+        Self { raster, white, metadata, orientation, pages: 1, warnings: Vec::new() }
+    }
 }
 
 /// Decodes a file.
@@ -171,23 +195,28 @@ pub(super) fn decode(
     format: ImageFormat,
     path: &Path,
     reader: impl BufRead + Seek,
+    page: usize,
     limits: &Limits,
 ) -> Result<Decoded> {
     let mut decoded = match format {
-        ImageFormat::Png => png::decode(path, reader, limits),
-        ImageFormat::Jpeg => jpeg::decode(path, reader, limits),
-        ImageFormat::WebP => webp::decode(path, reader, limits),
-        ImageFormat::Tiff => tiff::decode(path, reader, limits),
+        ImageFormat::Png => png::decode(path, reader, page, limits),
+        ImageFormat::Jpeg => jpeg::decode(path, reader, page, limits),
+        ImageFormat::WebP => webp::decode(path, reader, page, limits),
+        ImageFormat::Tiff => tiff::decode(path, reader, page, limits),
     }?;
-    let Raster { width, height, channels, samples } = &decoded.raster;
+    let Raster { width, height, channels, samples, .. } = &decoded.raster;
     let expected = (*width as usize).saturating_mul(*height as usize).saturating_mul(*channels);
     if samples.len() != expected {
         let found = samples.len();
         return Err(Error::input(path, format!("{found} samples for {width}x{height} pixels of {channels} channels")));
     }
-    let fits = |bytes: &Vec<u8>| !bytes.is_empty() && bytes.len() <= limits.max_metadata;
-    decoded.icc = decoded.icc.filter(fits);
-    decoded.exif = decoded.exif.filter(fits);
+    let Metadata { icc, exif, xmp, .. } = &mut decoded.metadata;
+    let mut large = Vec::new();
+    for (block, what) in [(icc, "a large ICC profile"), (exif, "a large EXIF block"), (xmp, "a large XMP packet")] {
+        block.take_if(|bytes| bytes.is_empty());
+        large.extend(block.take_if(|bytes| bytes.len() > limits.max_metadata).map(|_| what));
+    }
+    large.into_iter().for_each(|what| decoded.metadata.leave_out(what));
     Ok(decoded)
 }
 
@@ -197,7 +226,7 @@ pub(super) fn encode(
     path: &Path,
     file: &mut AtomicFile<'_>,
     raster: &Raster,
-    metadata: &Metadata<'_>,
+    metadata: &Metadata,
 ) -> Result<()> {
     match format {
         ImageFormat::Png => png::encode(path, file, raster, metadata),
@@ -208,18 +237,13 @@ pub(super) fn encode(
     file.flush().map_err(|e| Error::io(path, e))
 }
 
-/// All of an 8-bit image from a decoder of the `image` crate, whose header is read already.
-fn decode_eight_bit(path: &Path, mut decoder: impl ImageDecoder, limits: &Limits) -> Result<Decoded> {
-    let color = decoder.color_type();
-    let (width, height) = decoder.dimensions();
-    let size = limits.check(path, (width, height), u64::from(color.bytes_per_pixel()))?;
-    let icc = decoder.icc_profile().map_err(|e| image_error(path, e))?;
-    let exif = decoder.exif_metadata().map_err(|e| image_error(path, e))?;
-    let mut samples = vec![0; size];
-    decoder.read_image(&mut samples).map_err(|e| image_error(path, e))?;
-    let channels = usize::from(color.channel_count());
-    let raster = Raster { width, height, channels, samples: Samples::Eight(samples) };
-    Ok(Decoded { raster, icc, exif, orientation: Orientation::NoTransforms })
+/// Refuses a page that the file does not have.
+fn check_page(path: &Path, page: usize, pages: usize) -> Result<()> {
+    match pages {
+        _ if page <= pages => Ok(()),
+        1 => Err(Error::config(format!("{}: page {page} of a file of one page", path.display()))),
+        _ => Err(Error::config(format!("{}: page {page} of a file of {pages} pages", path.display()))),
+    }
 }
 
 /// An error of the `image` crate while reading.

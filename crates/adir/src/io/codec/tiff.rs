@@ -1,82 +1,172 @@
-//! TIFF with grey or RGB pixels, with or without alpha, of 8 or 16 bits or 32-bit float; the first page
-//! of a file. Planar files are interleaved. EXIF is a directory in TIFF and not a block of bytes, so it
-//! is neither read nor written; orientation has a tag of its own.
+//! TIFF with grey, RGB or palette pixels, with or without alpha. Planar files are interleaved. Smaller versions of an
+//! image are no pages of their own. EXIF is a directory in TIFF and not a block of bytes, so it is neither read nor
+//! written; orientation has a tag of its own.
 
-use std::io::{BufRead, Seek};
+use std::io::{BufRead, Read, Seek, SeekFrom};
 use std::path::Path;
 
 use image::metadata::Orientation;
-use tiff::ColorType;
+use tiff::decoder::ifd::Value;
 use tiff::decoder::{Decoder, DecodingResult, Limits as TiffLimits};
 use tiff::encoder::colortype::{self, ColorType as EncodedColor};
-use tiff::encoder::{Compression, DeflateLevel, TiffEncoder, TiffValue};
-use tiff::tags::{ExtraSamples, Tag};
+use tiff::encoder::{Compression, DeflateLevel, Rational, TiffEncoder, TiffValue};
+use tiff::tags::{ExtraSamples, ResolutionUnit, Tag};
 use tiff::{TiffError, TiffResult};
 
-use super::{Decoded, Metadata, Raster, Samples, read_error, refused};
+use super::kinds::DEVELOP;
+use super::tiff_pages::{Layout, Page, Patched, directories};
+use super::tiff_samples::{check, colours, convert, unpack};
+use super::{Decoded, Raster, Samples, check_page, jpeg_markers, read_error, refused};
 use crate::io::atomic::AtomicFile;
 use crate::io::limits::Limits;
+use crate::io::metadata::{Metadata, Resolution, TIFF_TEXTS, Text, tiff_tag};
 use crate::{Error, Result};
 
-pub fn decode(path: &Path, reader: impl BufRead + Seek, limits: &Limits) -> Result<Decoded> {
-    let damaged = |e: TiffError| match e {
+/// XMP, and the colours of a palette.
+const XMP: Tag = Tag::Unknown(700);
+const COLOUR_MAP: Tag = Tag::Unknown(320);
+
+fn damaged(path: &Path) -> impl Fn(TiffError) -> Error + '_ {
+    move |e| match e {
         TiffError::IoError(e) => read_error(path, e),
         other => Error::input(path, other.to_string()),
-    };
+    }
+}
+
+pub fn decode(path: &Path, mut file: impl BufRead + Seek, page: usize, limits: &Limits) -> Result<Decoded> {
+    let (layout, page, pages) = choose(path, &mut file, page)?;
+    check(path, &page)?;
+    let palette = page.photometric == Some(3);
+    let start = |file| Patched::starting_with(file, layout, &page).map_err(|e| read_error(path, e));
+    let mut view = start(&mut file)?;
+    if palette {
+        view = view.call_grey(layout, &page);
+    }
+    let damaged = damaged(path);
     let budget = usize::try_from(limits.max_decoded_bytes).unwrap_or(usize::MAX);
     let mut own = TiffLimits::default();
     own.decoding_buffer_size = budget;
     own.intermediate_buffer_size = budget;
     own.ifd_value_size = limits.max_metadata;
-    let mut decoder = Decoder::new(reader).map_err(damaged)?.with_limits(own);
-    let (width, height) = decoder.dimensions().map_err(damaged)?;
-    let color = decoder.colortype().map_err(damaged)?;
-    let channels: usize = match color {
-        ColorType::Gray(_) => 1,
-        ColorType::GrayA(_) | ColorType::Multiband { num_samples: 2, .. } => 2,
-        ColorType::RGB(_) => 3,
-        ColorType::RGBA(_) => 4,
-        _ => return Err(unsupported(path, color)),
-    };
-    let bits = color.bit_depth();
-    if !matches!(bits, 8 | 16 | 32) {
-        return Err(unsupported(path, color));
+    let mut decoder = Decoder::new(view).map_err(&damaged)?.with_limits(own);
+    let (width, height) = decoder.dimensions().map_err(&damaged)?;
+    let bits = page.bits.first().copied().unwrap_or(1);
+    let stored = usize::try_from(page.samples).unwrap_or(usize::MAX);
+    let channels = if palette { 3 } else { stored };
+    limits.check(path, (width, height), (channels as u64).saturating_mul(bits.div_ceil(8)))?;
+    if page.compression == 7 {
+        check_jpeg(path, &mut decoder)?;
     }
-    limits.check(path, (width, height), channels as u64 * u64::from(bits / 8))?;
-    let orientation = decoder.find_tag_unsigned::<u8>(Tag::Orientation).map_err(damaged)?;
-    let icc = decoder.get_tag_u8_vec(Tag::IccProfile).ok();
+    let orientation = decoder.find_tag_unsigned::<u8>(Tag::Orientation).map_err(&damaged)?;
+    let metadata = metadata(&mut decoder, &page);
     let mut result = DecodingResult::U8(Vec::new());
-    let layout = decoder.read_image_to_buffer(&mut result).map_err(damaged)?;
-    let planes = layout.planes;
-    let samples = match result {
-        DecodingResult::U8(samples) => Samples::Eight(interleave(samples, planes)),
-        DecodingResult::U16(samples) => Samples::Sixteen(interleave(samples, planes)),
-        DecodingResult::F32(samples) => Samples::Float(interleave(samples, planes)),
-        _ => return Err(unsupported(path, color)),
+    let layout = decoder.read_image_to_buffer(&mut result).map_err(&damaged)?;
+    let (samples, white) = match result {
+        DecodingResult::U8(packed) if palette || bits < 8 => {
+            let mut indices = if bits < 8 { unpack(&packed, width as usize, bits as usize) } else { packed };
+            if palette {
+                let map = decoder.get_tag_u16_vec(COLOUR_MAP).map_err(&damaged)?;
+                (colours(path, &indices, &map)?, Ok(255.0))
+            } else {
+                let step = 255 / ((1_u8 << bits) - 1);
+                indices.iter_mut().for_each(|v| *v *= step);
+                (Samples::Eight(indices), Ok(255.0))
+            }
+        }
+        DecodingResult::U8(mut samples) if page.photometric == Some(6) => {
+            rgb_from_ycbcr(&mut samples);
+            (Samples::Eight(samples), Ok(255.0))
+        }
+        other => convert(path, other, layout.planes)?,
     };
-    Ok(Decoded {
-        raster: Raster { width, height, channels, samples },
-        icc,
-        exif: None,
-        orientation: orientation.and_then(Orientation::from_exif).unwrap_or(Orientation::NoTransforms),
-    })
+    let raster = Raster { width, height, channels, samples, associated: page.extra == [1] };
+    let orientation = orientation.and_then(Orientation::from_exif).unwrap_or(Orientation::NoTransforms);
+    Ok(Decoded { white, orientation, pages, ..Decoded::new(raster, metadata) })
 }
 
-fn unsupported(path: &Path, color: ColorType) -> Error {
-    Error::input(path, format!("{color:?} samples are not supported, only grey and RGB of 8, 16 or 32-bit float"))
-}
-
-/// Planes one after another, brought together by pixel.
-fn interleave<T: Copy>(samples: Vec<T>, planes: usize) -> Vec<T> {
-    let size = samples.len() / planes.max(1);
-    if planes <= 1 || size == 0 {
-        return samples;
+/// The directory of a page, and the number of pages. Where the chain has smaller versions only, the whole images below
+/// are the pages.
+fn choose(path: &Path, file: &mut (impl Read + Seek), page: usize) -> Result<(Layout, Page, usize)> {
+    let (layout, chain, below) = directories(file).map_err(|e| read_error(path, e))?;
+    if chain.iter().chain(&below).any(Page::is_raw) {
+        return Err(Error::input(path, DEVELOP));
     }
-    let planes: Vec<&[T]> = samples.chunks_exact(size).collect();
-    (0..size).flat_map(|pixel| planes.iter().filter_map(move |plane| plane.get(pixel).copied())).collect()
+    let whole = |pages: &[Page]| pages.iter().filter(|page| page.is_whole()).cloned().collect::<Vec<_>>();
+    let pages = [whole(&chain), whole(&below), chain].into_iter().find(|pages| !pages.is_empty()).unwrap_or_default();
+    if pages.is_empty() {
+        return Err(Error::input(path, "the TIFF file holds no image, or is cut off"));
+    }
+    check_page(path, page, pages.len())?;
+    Ok((layout, pages[page - 1].clone(), pages.len()))
 }
 
-pub fn encode(path: &Path, file: &mut AtomicFile<'_>, raster: &Raster, metadata: &Metadata<'_>) -> Result<()> {
+/// Refuses JPEG data that declare more pixels than their strip or tile, which would be decoded before they are cut.
+fn check_jpeg<R: Read + Seek>(path: &Path, decoder: &mut Decoder<R>) -> Result<()> {
+    let [offsets, counts] = [[Tag::StripOffsets, Tag::TileOffsets], [Tag::StripByteCounts, Tag::TileByteCounts]]
+        .map(|tags| tags.into_iter().find_map(|tag| decoder.get_tag_u64_vec(tag).ok()).unwrap_or_default());
+    let (width, height) = decoder.chunk_dimensions();
+    for (offset, count) in offsets.into_iter().zip(counts) {
+        let mut data = Vec::new();
+        decoder.inner().seek(SeekFrom::Start(offset)).map_err(|e| read_error(path, e))?;
+        decoder.inner().take(count).read_to_end(&mut data).map_err(|e| read_error(path, e))?;
+        match jpeg_markers::size(&data) {
+            Some((w, h)) if w <= width.next_multiple_of(16) && h <= height.next_multiple_of(16) => {}
+            _ => return Err(Error::input(path, "JPEG data do not have the size of their strip or tile")),
+        }
+    }
+    Ok(())
+}
+
+/// In place, as JFIF defines it.
+fn rgb_from_ycbcr(samples: &mut [u8]) {
+    for pixel in samples.as_chunks_mut::<3>().0 {
+        let [y, cb, cr] = pixel.map(f32::from);
+        let (cb, cr) = (cb - 128.0, cr - 128.0);
+        let rgb = [y + 1.402 * cr, y - 0.344_136 * cb - 0.714_136 * cr, y + 1.772 * cb];
+        *pixel = rgb.map(|v| v.round().clamp(0.0, 255.0) as u8);
+    }
+}
+
+/// What the tags say besides the pixels.
+fn metadata<R: Read + Seek>(decoder: &mut Decoder<R>, page: &Page) -> Metadata {
+    let mut metadata = Metadata { icc: decoder.get_tag_u8_vec(Tag::IccProfile).ok(), ..Metadata::default() };
+    metadata.xmp = decoder.get_tag_u8_vec(XMP).ok();
+    let unit = decoder.find_tag_unsigned::<u16>(Tag::ResolutionUnit).ok().flatten().unwrap_or(2);
+    let mut side = |tag| match decoder.get_tag(tag) {
+        Ok(Value::Rational(n, d)) => Some(f64::from(n) / f64::from(d)),
+        Ok(Value::List(values)) => match values.as_slice() {
+            [Value::Rational(n, d)] => Some(f64::from(*n) / f64::from(*d)),
+            _ => None,
+        },
+        _ => None,
+    };
+    if let (Some(x), Some(y), 2 | 3) = (side(Tag::XResolution), side(Tag::YResolution), unit) {
+        metadata.resolution = Resolution::per(x, y, if unit == 3 { 1.0 / 2.54 } else { 1.0 });
+    }
+    for (tag, keyword) in TIFF_TEXTS {
+        match decoder.get_tag_ascii_string(Tag::from_u16_exhaustive(tag)) {
+            // These describe the pages and sizes of the file, which the result does not have.
+            Ok(text) if text.starts_with("{\"shape\":") => {}
+            Ok(text) if describes_layout(&text) => metadata.leave_out("a description of the file's layout"),
+            Ok(text) if !text.is_empty() => metadata.texts.push(Text { keyword: keyword.into(), text }),
+            _ => {}
+        }
+    }
+    if page.exif {
+        metadata.leave_out("EXIF");
+    }
+    if page.iptc {
+        metadata.leave_out("IPTC or Photoshop data");
+    }
+    metadata
+}
+
+/// Whether a description is one that programs read: of ImageJ or OME.
+fn describes_layout(text: &str) -> bool {
+    text.starts_with("ImageJ=") || text.contains("<OME ") || text.contains(":OME ")
+}
+
+pub fn encode(path: &Path, file: &mut AtomicFile<'_>, raster: &Raster, metadata: &Metadata) -> Result<()> {
     let rgb = raster.channels >= 3;
     match (&raster.samples, rgb) {
         (Samples::Eight(samples), false) => page::<colortype::Gray8>(file, raster, samples, metadata),
@@ -96,7 +186,7 @@ fn page<C: EncodedColor>(
     file: &mut AtomicFile<'_>,
     raster: &Raster,
     samples: &[C::Inner],
-    metadata: &Metadata<'_>,
+    metadata: &Metadata,
 ) -> TiffResult<()>
 where
     [C::Inner]: TiffValue,
@@ -104,10 +194,37 @@ where
     let mut encoder = TiffEncoder::new(file)?.with_compression(Compression::Deflate(DeflateLevel::Balanced));
     let mut image = encoder.new_image::<C>(raster.width, raster.height)?;
     if raster.channels.is_multiple_of(2) {
-        image.extra_samples(&[ExtraSamples::UnassociatedAlpha])?;
+        let alpha = if raster.associated { ExtraSamples::AssociatedAlpha } else { ExtraSamples::UnassociatedAlpha };
+        image.extra_samples(&[alpha])?;
     }
-    if let Some(icc) = metadata.icc {
-        image.encoder().write_tag(Tag::IccProfile, icc)?;
+    if let Some(Resolution { x, y }) = metadata.resolution {
+        image.resolution_unit(ResolutionUnit::Inch);
+        image.x_resolution(fraction(x));
+        image.y_resolution(fraction(y));
+    }
+    if let Some(icc) = &metadata.icc {
+        image.encoder().write_tag(Tag::IccProfile, icc.as_slice())?;
+    }
+    if let Some(xmp) = &metadata.xmp {
+        image.encoder().write_tag(XMP, xmp.as_slice())?;
+    }
+    let mut written = Vec::new();
+    for Text { keyword, text } in &metadata.texts {
+        let tag = tiff_tag(keyword).filter(|tag| !written.contains(tag));
+        let text = text.replace('\0', " ");
+        if let Some(tag) = tag {
+            written.push(tag);
+            image.encoder().write_tag(Tag::from_u16_exhaustive(tag), text.as_str())?;
+        }
     }
     image.write_data(samples)
+}
+
+/// Whole where it nearly is, as 300 pixels per inch are after a detour through pixels per metre.
+fn fraction(v: f64) -> Rational {
+    if (v - v.round()).abs() < 0.005 {
+        return Rational { n: v.round() as u32, d: 1 };
+    }
+    let d = (1e9 / v).clamp(1.0, 1e4).floor();
+    Rational { n: (v * d).round() as u32, d: d as u32 }
 }

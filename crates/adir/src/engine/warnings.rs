@@ -1,0 +1,52 @@
+//! What a user should know of an observation and its output before anything is computed.
+
+use super::plan::Plan;
+use crate::Result;
+use crate::io::image::{BitDepth, ImageFormat};
+use crate::tensor;
+
+/// Largest values of data of 10 and 12 bits.
+const FEWER_BITS: [f32; 2] = [1023.0, 4095.0];
+
+/// The warnings of a plan.
+pub(super) fn warnings(plan: &Plan) -> Result<Vec<String>> {
+    let name = plan.file.as_ref().map_or("the observation".into(), |file| file.display().to_string());
+    let mut warnings: Vec<String> = plan.picture.warnings.iter().map(|text| format!("{name}: {text}")).collect();
+    warnings.extend(bits(plan)?.map(|text| format!("{name}: {text}")));
+    if let Some([least, most]) = plan.restore().measurement().beyond_range()? {
+        let clipped = plan.restore().settings().stages.iter().any(|stage| stage.clip_x0);
+        let what =
+            if clipped { "are lost, because estimates are clipped" } else { "are kept: estimates are not clipped" };
+        warnings
+            .push(format!("{name}: values from {least:.4} to {most:.4} lie beyond black (0) and white (1) and {what}"));
+        if let Some(outputs) = plan.outputs().filter(|_| !clipped && plan.depth() != BitDepth::Float) {
+            let output = outputs.image.display();
+            warnings
+                .push(format!("{output}: values beyond black and white are cut off in this format; .tif keeps them"));
+        }
+    }
+    if let Some(outputs) = plan.outputs() {
+        let format = ImageFormat::from_path(&outputs.image)?;
+        let (_, lost) = plan.picture.metadata.fitted(format, plan.restore().measurement().result().channels);
+        if !lost.is_empty() {
+            warnings.push(format!(
+                "{}: not carried over from the observation: {}",
+                outputs.image.display(),
+                lost.join(", ")
+            ));
+        }
+    }
+    Ok(warnings)
+}
+
+/// Whether 16 bits seem to hold fewer.
+fn bits(plan: &Plan) -> Result<Option<String>> {
+    let picture = &plan.picture;
+    if picture.bit_depth != BitDepth::Sixteen || picture.scale.is_some() || plan.request().reading.white.is_some() {
+        return Ok(None);
+    }
+    let most = tensor::to_f32(&picture.tensor)?.into_iter().fold(-1.0_f32, f32::max);
+    let most = ((most + 1.0) / 2.0 * 65535.0).round();
+    let white = FEWER_BITS.into_iter().find(|white| most > 0.0 && most <= *white);
+    Ok(white.map(|white| format!("no value exceeds {most} of 65535; if {white} is white, give --white {white}")))
+}

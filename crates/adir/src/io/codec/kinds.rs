@@ -1,0 +1,78 @@
+//! Files that are no images this program reads, by name, so that a message can say what they are.
+
+use std::path::Path;
+
+/// Extensions of camera raw files.
+const RAW_EXTENSIONS: [&str; 33] = [
+    "3fr", "arw", "cr2", "cr3", "crw", "dcr", "dng", "erf", "fff", "gpr", "iiq", "k25", "kdc", "mdc", "mef", "mos",
+    "mrw", "nef", "nrw", "orf", "pef", "raf", "raw", "rw2", "rwl", "sr2", "srf", "srw", "x3f", "cap", "eip", "bay",
+    "dcs",
+];
+
+/// What to do with a camera raw file.
+pub const DEVELOP: &str = "is a camera raw file, which is not read (nor is the preview in it): develop it first, for \
+                           example to a 16-bit TIFF with darktable, RawTherapee or dcraw -6 -T";
+
+/// Whether first bytes or the name are those of a camera raw file.
+pub fn is_raw(path: &Path, start: &[u8]) -> bool {
+    let extension = path.extension().and_then(|e| e.to_str()).unwrap_or_default().to_ascii_lowercase();
+    let named = RAW_EXTENSIONS.contains(&extension.as_str());
+    named
+        || matches!(
+            start,
+            [b'I', b'I', 42, 0, _, _, _, _, b'C', b'R', ..]
+                | [b'I', b'I', b'R', b'O' | b'S', ..]
+                | [b'M', b'M', b'O', b'R', ..]
+                | [b'I', b'I', b'U', 0, ..]
+                | [b'I', b'I', 0x1a, 0, 0, 0, b'H', b'E', b'A', b'P', ..]
+                | [b'F', b'U', b'J', b'I', b'F', b'I', b'L', b'M', b'C', b'C', b'D', b'-', ..]
+                | [b'F', b'O', b'V', b'b', ..]
+                | [0, b'M', b'R', b'M', ..]
+                | [_, _, _, _, b'f', b't', b'y', b'p', b'c', b'r', b'x', b' ', ..]
+        )
+}
+
+/// What a file is that is no image which can be read, if its first bytes tell.
+pub fn other_kind(start: &[u8]) -> Option<&'static str> {
+    Some(match start {
+        [b'G', b'I', b'F', b'8', ..] => "GIF",
+        [b'B', b'M', ..] if start.len() >= 12 && start[6..10] == [0; 4] => "BMP",
+        [_, _, _, _, b'f', b't', b'y', b'p', b'h' | b'm', ..] => "HEIF",
+        [_, _, _, _, b'f', b't', b'y', b'p', b'a', b'v', b'i', ..] => "AVIF",
+        [0xff, 0x0a, ..] | [0, 0, 0, 12, b'J', b'X', b'L', b' ', ..] => "JPEG XL",
+        [0, 0, 0, 12, b'j', b'P', ..] | [0xff, 0x4f, 0xff, 0x51, ..] => "JPEG 2000",
+        [b'8', b'B', b'P', b'S', ..] => "Photoshop",
+        [b'%', b'P', b'D', b'F', ..] => "PDF",
+        [b'S', b'I', b'M', b'P', b'L', b'E', b' ', b' ', ..] => "FITS",
+        [b'v', b'/', b'1', 1, ..] => "OpenEXR",
+        [b'#', b'?', b'R', b'A', b'D' | b'G', ..] => "Radiance HDR",
+        [b'P', b'1'..=b'7' | b'F' | b'f', b' ' | b'\n' | b'\r' | b'\t', ..] => "Netpbm",
+        [b'D', b'I', b'C', b'M', ..] => "DICOM",
+        _ => return None,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn camera_raw_is_known_by_name_and_by_content() {
+        for name in ["a.DNG", "b.cr2", "c.nef", "d.ARW", "e.orf", "f.rw2", "g.raf"] {
+            assert!(is_raw(Path::new(name), b"anything"), "{name}");
+        }
+        let starts: [&[u8]; 5] = [
+            b"II*\0\x10\0\0\0CR\x02\0",
+            b"IIRO\x08\0\0\0",
+            b"IIU\0\x18\0\0\0",
+            b"FUJIFILMCCD-RAW",
+            b"\0\0\0\x18ftypcrx ",
+        ];
+        for start in starts {
+            assert!(is_raw(Path::new("renamed.tif"), start), "{start:?}");
+        }
+        for start in [&b"II*\0\x08\0\0\0\x01\0CR"[..], b"MM\0*\0\0\0\x08....", b"\x89PNG\r\n\x1a\n....", b""] {
+            assert!(!is_raw(Path::new("a.tif"), start), "{start:?}");
+        }
+    }
+}
