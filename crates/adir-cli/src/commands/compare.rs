@@ -6,12 +6,17 @@ use adir::engine::Decibel;
 use adir::io::image::read_image;
 use adir::io::limits::Limits;
 use adir::metric::{Case, Metric, Needs, all, named, standard};
+use adir::operator::ImageShape;
 use adir::task::Task;
 use adir::{Error, Result};
 use clap::Args;
 use serde_json::{Map, Value, json};
 
 use crate::args::{DegradationArgs, measure_for};
+use crate::memory;
+
+/// What the metrics hold at most for a pixel of the truth: 177 bytes were measured, with an observation.
+const BYTES_PER_PIXEL: u64 = 200;
 
 /// Compare a result with the true image, and with the observation it was restored from.
 #[derive(Debug, Args)]
@@ -83,6 +88,7 @@ impl CompareArgs {
     fn values(&self, reference: &Path, result: &Path) -> Result<Vec<(String, Option<f64>)>> {
         let (metrics, limits) = (self.metrics()?, Limits::default());
         let truth = read_image(reference, &limits)?.tensor;
+        memory::check(ImageShape::of_batch(&truth).pixels() as u64 * BYTES_PER_PIXEL)?;
         let restored = read_image(result, &limits)?.tensor;
         let observed = match (&self.observed, &self.degradation) {
             (Some(observed), Some(degradation)) => {

@@ -3,19 +3,20 @@
 use std::path::{Path, PathBuf};
 
 use adir::adapt::Adapter;
-use adir::engine::{Cache, Engine};
+use adir::engine::Engine;
 use adir::io::limits::Limits;
 use adir::io::weights::WeightFile;
 use adir::models::{Conditioning, Denoiser, DenoiserInfo, Prior, PriorHeader};
 use adir::noise::{Noise, Stream};
 use adir::schedule::Timestep;
 use adir::tensor::{self, DType};
-use adir::train::{Collection, LEVELS};
+use adir::train::{Collection, LEVELS, Tiles};
 use adir::{Error, Result};
 use clap::{Args, Subcommand};
 use serde_json::json;
 
-use crate::commands::train::validate;
+use crate::args::words;
+use crate::commands::train::{TILES, validate, warn_of_left_out};
 use crate::log::Log;
 use crate::model::ModelArgs;
 use crate::store::Store;
@@ -43,6 +44,9 @@ enum ModelsCommand {
         /// Number of crops
         #[arg(long, default_value_t = 512)]
         crops: usize,
+        /// Whether files NAME_ROW_COLUMN.* are tiles of one photograph, as of `adir train`
+        #[arg(long, default_value = "auto", value_name = "WHEN", value_parser = words::<Tiles>(TILES))]
+        tiles: Tiles,
         /// Measure on the training photographs instead of the held-out ones
         #[arg(long)]
         used: bool,
@@ -71,6 +75,7 @@ struct Measure<'a> {
     model: &'a ModelArgs,
     side: usize,
     crops: usize,
+    tiles: Tiles,
     used: bool,
     adapter: Option<PathBuf>,
 }
@@ -84,10 +89,15 @@ fn measure(args: &Measure, log: &Log) -> Result<u8> {
         model = prior.with_params(adapter.apply(prior.params())?);
     }
     let multiple = model.info().size_multiple;
+    if args.crops == 0 {
+        return Err(Error::config("--crops 0: expected 1 or more"));
+    }
     if args.side == 0 || !args.side.is_multiple_of(multiple) {
         return Err(Error::config(format!("--crop {}: expected a multiple of {multiple}", args.side)));
     }
-    let photographs = Collection::read(args.folder, args.side, 4 << 30, &Limits::default(), |_, _| log.check())?;
+    let limits = Limits::default();
+    let photographs = Collection::read(args.folder, args.side, 4 << 30, &limits, args.tiles, |_, _| log.check())?;
+    warn_of_left_out(&photographs, log);
     let part = if args.used { &photographs.training } else { &photographs.held_out };
     if part.is_empty() {
         let other = if args.used { "without --used" } else { "with --used" };
@@ -98,7 +108,8 @@ fn measure(args: &Measure, log: &Log) -> Result<u8> {
     let all = model.info().schedule.len();
     say!("l_simple {:.5} on {} crops of {side}x{side}", found.loss, found.crops, side = args.side)?;
     for (k, loss) in found.levels.iter().enumerate() {
-        say!("t {:>3} to {:>3}: {loss:.6}", k * all / LEVELS, (k + 1) * all / LEVELS - 1)?;
+        let loss = loss.map_or_else(|| "no crops".into(), |loss| format!("{loss:.6}"));
+        say!("t {:>3} to {:>3}: {loss}", k * all / LEVELS, (k + 1) * all / LEVELS - 1)?;
     }
     Ok(crate::exit::DONE)
 }
@@ -114,10 +125,10 @@ pub fn run(args: &ModelsArgs, log: &Log) -> Result<u8> {
             Ok(crate::exit::DONE)
         }
         ModelsCommand::Info { model, json, test } => info(model, *json, *test, log),
-        ModelsCommand::Measure { folder, model, crop, crops, used, adapter, store } => {
-            let find = |adapter: &PathBuf| store.open()?.find_adapter(adapter, None);
+        ModelsCommand::Measure { folder, model, crop, crops, tiles, used, adapter, store } => {
+            let find = |adapter: &PathBuf| store.find_adapter(adapter);
             let adapter = adapter.as_ref().map(find).transpose()?;
-            measure(&Measure { folder, model, side: *crop, crops: *crops, used: *used, adapter }, log)
+            measure(&Measure { folder, model, side: *crop, crops: *crops, tiles: *tiles, used: *used, adapter }, log)
         }
     }
 }

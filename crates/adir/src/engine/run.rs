@@ -4,9 +4,10 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Instant;
 
-use super::event::{Event, Watch, report};
+use super::event::{Event, Watch, report, warn};
 use super::open::Engine;
-use super::plan::{Outputs, Plan};
+use super::outputs::Outputs;
+use super::plan::Plan;
 use super::record::{AdaptationRecord, Decibel, FileRecord, ModelRecord, Record, Seconds};
 use super::request::{Observation, Request};
 use crate::io::image::{Picture, read_image};
@@ -40,6 +41,10 @@ impl Engine {
     /// [`Engine::prior`] and [`Engine::adapt`].
     pub fn run(&self, plan: &Plan, watch: &Watch<'_>) -> Result<Restored> {
         let started = Instant::now();
+        if let [first, ..] = plan.stale() {
+            let (count, first) = (plan.stale.len(), first.display());
+            warn(watch, format!("{count} samples of an earlier run are left as they are, from {first} on"))?;
+        }
         let base = self.prior(watch)?;
         let (prior, adaptation) = match &plan.adapt {
             None => (base.clone(), None),
@@ -183,6 +188,7 @@ impl Restored {
         }
         self.mean.write(&outputs.image)?;
         self.judge(&outputs.image, engine)?;
+        outputs.check_record()?;
         self.record.write(&outputs.record)
     }
 
