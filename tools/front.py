@@ -105,7 +105,7 @@ def main():
                 more = ["--mask", out / f"{f.stem}.mask.png"] if task == "inpaint50" else []
                 y = out / f"{f.stem}.{task}.tif"
                 if not y.exists(): run("degrade", x, "-o", y, *options, *more, "--seed", 100 + i)
-                z = out / f"{f.stem}.{task}.{re.sub('[^a-z0-9.]+', '_', name)}.png"; record = Path(str(z).replace(".png", ".json"))
+                z = out / f"{f.stem}.{task}.{re.sub('[^a-z0-9.]+', '_', name)}.png"; record = Path(f"{z}.json")
                 if not z.exists(): run("restore", y, "-o", z, *options, *assumed, *more, *model, "--seed", 7, *extra.split())
                 j = json.loads(record.read_text()); r, truth = read(z), read(x)
                 rows.append((psnr(r, truth), ssim(r, truth), learned(r, truth) if learned else math.nan, j["settings"]["steps"], j["seconds"]["sample"], j["agreement_psnr"]))

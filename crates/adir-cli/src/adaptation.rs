@@ -3,12 +3,13 @@
 use std::path::{Path, PathBuf};
 
 use adir::adapt::Trained;
-use adir::engine::{Adapt, AdaptOverrides, EngineBuilder, Keep, Target};
+use adir::engine::{Adapt, AdaptOverrides, EngineBuilder, Keep, NamedAdapters, Target};
 use adir::optim::AdaptedLayers;
 use adir::task::Preset;
 use adir::{Error, Result};
 use clap::{Args, ValueEnum};
 
+use crate::seed::Seed;
 use crate::store::Store;
 
 /// Training steps on the neighbours of an observation, after an archive's adapter.
@@ -37,12 +38,12 @@ pub struct AdaptSettings {
     /// Image encoder: a CLIP model (file or folder) [default: the embedded EfficientNet-Lite0]
     #[arg(long, value_name = "WEIGHTS")]
     pub encoder: Option<PathBuf>,
-    /// Number of nearest images
-    #[arg(short = 'k', long, default_value_t = 20, value_name = "K")]
-    pub neighbours: usize,
+    /// Number of nearest images [default: 20]
+    #[arg(short = 'k', long, value_name = "K")]
+    pub neighbours: Option<usize>,
     /// Leave out images closer to the observation than this angle in radians, 0 to pi
-    #[arg(long, default_value_t = 0.0, value_name = "RADIANS", value_parser = crate::args::distance)]
-    pub closer_than: f64,
+    #[arg(long, value_name = "RADIANS", value_parser = crate::args::distance)]
+    pub closer_than: Option<f64>,
     /// Most training steps: fewer are taken if the loss on held-out images stops falling [default: what takes about 2.5
     /// minutes on two cores with the embedded prior]
     #[arg(long, value_name = "N")]
@@ -72,9 +73,9 @@ pub struct AdaptSettings {
     /// K of the loss weight
     #[arg(long, value_name = "K")]
     pub adapt_p2_k: Option<f64>,
-    /// Seed of the crops, timesteps and noise of the training; it does not follow --seed
-    #[arg(long, default_value_t = 0, value_name = "SEED")]
-    pub adapt_seed: u64,
+    /// Seed of the crops, timesteps and noise of the training, -1 to draw one; it does not follow --seed [default: 0]
+    #[arg(long, value_name = "SEED")]
+    pub adapt_seed: Option<Seed>,
     /// Recompute blocks of the network in the backward pass instead of keeping them: much less memory, a third more time
     #[arg(long)]
     pub recompute: bool,
@@ -107,7 +108,7 @@ pub struct AdaptArgs {
     pub full: bool,
     #[command(flatten)]
     pub store: Store,
-    /// Neither use adapted weights of earlier runs nor keep new ones
+    /// Use no cache: embed the images of a gallery anew, and neither use adapted weights of earlier runs nor keep new ones
     #[arg(long)]
     pub no_cache: bool,
 }
@@ -131,6 +132,35 @@ impl AdaptSettings {
         }
     }
 
+    /// The first option given that chooses images from a gallery.
+    fn of_search(&self) -> Option<&'static str> {
+        let given = [
+            (self.encoder.is_some(), "--encoder"),
+            (self.neighbours.is_some(), "--neighbours"),
+            (self.closer_than.is_some(), "--closer-than"),
+        ];
+        given.into_iter().find(|(given, _)| *given).map(|(_, name)| name)
+    }
+
+    /// The first option given that says how to train.
+    pub fn of_training(&self) -> Option<&'static str> {
+        let given = [
+            (self.iterations.is_some(), "--iterations"),
+            (self.adapt_minutes.is_some(), "--adapt-minutes"),
+            (self.adapt_rate.is_some(), "--adapt-rate"),
+            (self.adapt_crop.is_some(), "--adapt-crop"),
+            (self.adapt_batch.is_some(), "--adapt-batch"),
+            (self.adapt_ema.is_some(), "--adapt-ema"),
+            (self.adapt_strength.is_some(), "--adapt-strength"),
+            (self.adapt_p2_gamma.is_some(), "--adapt-p2-gamma"),
+            (self.adapt_p2_k.is_some(), "--adapt-p2-k"),
+            (self.adapt_seed.is_some(), "--adapt-seed"),
+            (self.recompute, "--recompute"),
+            (self.adapt_micro_batch.is_some(), "--adapt-micro-batch"),
+        ];
+        given.into_iter().find(|(given, _)| *given).map(|(_, name)| name)
+    }
+
     /// An engine with the encoder.
     pub fn engine(&self, builder: EngineBuilder) -> EngineBuilder {
         match &self.encoder {
@@ -141,8 +171,9 @@ impl AdaptSettings {
 
     /// An adaptation to `target`.
     pub fn request(&self, target: Target, keep: Keep, trained: Option<Trained>) -> Adapt {
-        let mut adapt = Adapt::new(target).neighbours(self.neighbours).keep(keep).seed(self.adapt_seed);
-        adapt.closer_than = self.closer_than;
+        let mut adapt = Adapt::new(target).keep(keep).seed(self.adapt_seed.unwrap_or_default().value);
+        adapt.neighbours = self.neighbours.unwrap_or(adapt.neighbours);
+        adapt.closer_than = self.closer_than.unwrap_or(adapt.closer_than);
         adapt.overrides = self.overrides(trained);
         adapt
     }
@@ -154,8 +185,32 @@ pub fn low_rank(rank: usize) -> Trained {
 }
 
 impl AdaptArgs {
+    /// Refuses options that would have no effect. With `--adapt none` none has: it switches off what it is added to.
+    fn check_effects(&self, is_adapter_given: bool) -> Result<()> {
+        if self.gallery.is_some() || self.adapt == Some(Mode::None) {
+            return Ok(());
+        }
+        if let Some(option) = self.settings.of_search() {
+            return Err(Error::config(format!("{option} has no effect without --gallery FOLDER, which it needs")));
+        }
+        let how = [(self.lora.is_some(), "--lora"), (self.full, "--full")];
+        let how = how.into_iter().find(|(given, _)| *given).map(|(_, name)| name);
+        match self.settings.of_training().or(how) {
+            Some(option) if self.adapt.is_none() => Err(Error::config(match is_adapter_given {
+                true => format!("{option} has no effect: without --gallery FOLDER an adapter is used as it is"),
+                false => format!("{option} has no effect: nothing is adapted without --gallery FOLDER or --adapt self"),
+            })),
+            _ => Ok(()),
+        }
+    }
+
     /// The adaptation asked for, if any.
     pub fn request(&self, preset: Preset) -> Result<Option<Adapt>> {
+        self.check_effects(false)?;
+        self.made(preset)
+    }
+
+    fn made(&self, preset: Preset) -> Result<Option<Adapt>> {
         let mode = self.adapt.unwrap_or(match (&self.gallery, preset) {
             (None, _) => Mode::None,
             (Some(_), Preset::Paper) => Mode::Gallery,
@@ -201,7 +256,8 @@ impl AdaptArgs {
 
     /// The use of an adapter that is there, refined if there is something to refine it on.
     pub fn refining(&self, adapter: &Path, preset: Preset) -> Result<Adapt> {
-        let Some(mut adapt) = self.request(preset)? else {
+        self.check_effects(true)?;
+        let Some(mut adapt) = self.made(preset)? else {
             let target = Target::Adapter(adapter.to_owned());
             return Ok(self.settings.request(target, Keep::Always, None));
         };
@@ -217,6 +273,7 @@ impl AdaptArgs {
     pub fn engine(&self, builder: EngineBuilder) -> EngineBuilder {
         let builder = self.settings.engine(builder);
         match self.store.find() {
+            Some(cache) if self.no_cache => builder.cache(NamedAdapters(cache)),
             Some(cache) => builder.cache(cache),
             None => builder,
         }

@@ -9,11 +9,12 @@ use clap::ValueEnum;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use serde_json::{Value, json};
 
+use crate::out::escaped;
 use crate::stop::Stop;
 
-/// Writes a line to stderr. Errors are ignored: stderr may be closed.
-fn put(text: Arguments<'_>) {
-    let _ = writeln!(stderr().lock(), "{text}");
+/// Writes a line to stderr, without control characters. Errors are ignored: stderr may be closed.
+pub fn put(text: Arguments<'_>) {
+    let _ = writeln!(stderr().lock(), "{}", escaped(&text.to_string()));
 }
 
 /// Format of the log on stderr.

@@ -11,13 +11,16 @@ mod exit;
 mod log;
 mod memory;
 mod model;
+mod seed;
 mod stop;
 mod store;
+mod time;
 mod watch;
 
 use std::process::ExitCode;
 
-use clap::{Parser, Subcommand};
+use clap::error::ErrorKind;
+use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
 
 /// Restore images whose degradation is known, with a diffusion prior that agrees with the measurement.
 ///
@@ -49,9 +52,32 @@ enum Command {
     Verify(commands::verify::VerifyArgs),
 }
 
+/// Options take negative numbers: what is wrong with one is said where it is used.
+fn with_negative_numbers(command: clap::Command) -> clap::Command {
+    let is_option = |arg: &clap::Arg| !arg.is_positional() && arg.get_action().takes_values();
+    let command = command.mut_args(|arg| if is_option(&arg) { arg.allow_negative_numbers(true) } else { arg });
+    let names: Vec<String> = command.get_subcommands().map(|inner| inner.get_name().to_owned()).collect();
+    names.into_iter().fold(command, |command, name| command.mut_subcommand(name, with_negative_numbers))
+}
+
+/// The arguments; what is wrong with them ends the program.
+fn arguments() -> Cli {
+    let matches = with_negative_numbers(Cli::command()).try_get_matches();
+    matches.and_then(|matches| Cli::from_arg_matches(&matches)).unwrap_or_else(|error| {
+        let missing = error.kind() == ErrorKind::MissingRequiredArgument;
+        let _ = error.print();
+        if missing && error.to_string().contains("--task <TASK>") {
+            log::put(format_args!(
+                "hint: the factor belongs to the task: --task sr4 restores an image four times as large"
+            ));
+        }
+        std::process::exit(error.exit_code())
+    })
+}
+
 fn main() -> ExitCode {
     adir::tensor::keep_freed_memory();
-    let cli = Cli::parse();
+    let cli = arguments();
     let (stop, listening) = match stop::Stop::listen() {
         Ok(stop) => (stop, Ok(())),
         Err(error) => (stop::Stop::default(), Err(error)),

@@ -1,8 +1,8 @@
 //! Where the program keeps indexes and adapted weights.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
-use adir::engine::FolderCache;
+use adir::engine::{Cache, FolderCache, NoCache};
 use adir::{Error, Result};
 use clap::Args;
 
@@ -25,6 +25,14 @@ impl Store {
                 .map(|folder| folder.join("adir"))
         };
         self.cache.clone().or_else(standard).map(FolderCache::new)
+    }
+
+    /// The file of an adapter; only names and keys need a cache.
+    ///
+    /// # Errors
+    /// As [`Cache::find_adapter`], and [`Error::Config`] when no folder for the cache is known.
+    pub fn find_adapter(&self, adapter: &Path) -> Result<PathBuf> {
+        if adapter.is_file() { NoCache.find_adapter(adapter, None) } else { self.open()?.find_adapter(adapter, None) }
     }
 
     /// The cache.

@@ -58,7 +58,7 @@ fn a_window_of_a_blurred_scene_is_deblurred_by_default() {
     adir(&f, &args);
     let (input, result) = (psnr(&x, &y), psnr(&x, &read(&f.join("r.png")).tensor));
     assert!(result > input + 1.0, "{result:.2} dB, the input {input:.2} dB");
-    let record: serde_json::Value = serde_json::from_slice(&fs::read(f.join("r.json")).unwrap()).unwrap();
+    let record: serde_json::Value = serde_json::from_slice(&fs::read(f.join("r.png.json")).unwrap()).unwrap();
     assert!((40.0..50.0).contains(&record["agreement_psnr"].as_f64().unwrap()), "{}", record["agreement_psnr"]);
     // With its margin the result is the scene.
     adir(&f, &[&args[..3], &["m.png"], &args[4..], &["--keep-margin", "--steps", "4"]].concat());

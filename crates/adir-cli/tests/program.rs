@@ -46,7 +46,7 @@ fn a_restoration_agrees_with_its_observation_and_repeats_byte_for_byte() {
     let (json, _) = expect(0, &f, &["compare", "x.png", "a.png", "--observed", "y.png", "--task", "sr4", "--json"]);
     let scores: serde_json::Value = serde_json::from_str(&json).unwrap();
     assert!(scores["agreement_psnr"].as_f64().unwrap() > 40.0, "{json}");
-    let record: serde_json::Value = serde_json::from_slice(&fs::read(f.join("a.json")).unwrap()).unwrap();
+    let record: serde_json::Value = serde_json::from_slice(&fs::read(f.join("a.png.json")).unwrap()).unwrap();
     assert_eq!(record["agreement_psnr"], scores["agreement_psnr"]);
     assert_eq!(record["seed"], 3);
     fs::remove_dir_all(f).unwrap();
@@ -79,7 +79,7 @@ fn faults_have_their_exit_codes_and_leave_no_output() {
     let thin = adir::tensor::from_f32(vec![0.0; 4000], [1, 1, 4000, 1], &adir::tensor::cpu());
     adir::io::image::write_image(&f.join("thin.png"), &thin, &Default::default()).unwrap();
     fs::create_dir(f.join("nothing")).unwrap();
-    let cases: [(i32, &[&str], &str); 19] = [
+    let cases: [(i32, &[&str], &str); 18] = [
         (2, &["restore", "y.png", "-o", "o.png"], "--task"),
         (2, &["restore", "y.png", "-o", "o.png", "--task", "sr99"], "sr2 to sr16"),
         (2, &["restore", "y.png", "-o", "o.png", "--task", "deblur"], "--kernel"),
@@ -94,7 +94,6 @@ fn faults_have_their_exit_codes_and_leave_no_output() {
         (4, &["restore", "y.png", "-o", "o.png", "--task", "sr4", "-m", "weights.pt"], "weights.pt"),
         (2, &["restore", "y.png", "-o", "y.png", "--task", "sr4", "--overwrite"], "input"),
         (3, &["restore", "y.png", "-o", "y.png/o.png", "--task", "sr4"], "y.png"),
-        (3, &["restore", "y.png", "-o", "missing/o.png", "--task", "sr4"], "missing: "),
         (3, &["index", "build", "nothing", "-o", "o.png"], "contains no images"),
         (3, &["index", "info", "text.png"], "adir index build"),
         (3, &["eval", "nothing", "-o", "o.png"], "contains no images"),
@@ -103,7 +102,7 @@ fn faults_have_their_exit_codes_and_leave_no_output() {
     for (code, args, said) in cases {
         let (_, err) = expect(code, &f, args);
         assert!(err.contains(said), "{args:?} should mention {said:?}:\n{err}");
-        assert!(!f.join("o.png").exists() && !f.join("o.json").exists(), "{args:?}");
+        assert!(!f.join("o.png").exists() && !f.join("o.png.json").exists(), "{args:?}");
     }
     fs::write(f.join("o.png"), "precious").unwrap();
     expect(2, &f, &["restore", "y.png", "-o", "o.png", "--task", "sr4"]);
@@ -228,7 +227,7 @@ fn an_adaptation_is_cached_by_what_determined_it() {
         let args = ["restore", "y.png", "-o", output, "--task", "sr4", "--steps", "4", "--cache", "cache"];
         let adapt = ["--gallery", "photos", "-k", "5", "--iterations", "3", "--adapt-crop", "16"];
         expect(0, &f, &[&args[..], &adapt, more].concat());
-        let record = fs::read(f.join(output).with_extension("json")).unwrap();
+        let record = fs::read(f.join(format!("{output}.json"))).unwrap();
         let record: serde_json::Value = serde_json::from_slice(&record).unwrap();
         (fs::read(f.join(output)).unwrap(), record["adaptation"].clone())
     };
@@ -347,7 +346,7 @@ fn an_archive_has_an_adapter_of_its_own() {
     let restore = |output: &str, more: &[&str]| {
         let args = ["restore", "y.png", "-o", output, "--task", "sr4", "--steps", "3", "--cache", "cache"];
         expect(0, &f, &[&args[..], &["--adapter", "all.safetensors"], more].concat());
-        let record = fs::read(f.join(output).with_extension("json")).unwrap();
+        let record = fs::read(f.join(format!("{output}.json"))).unwrap();
         let record: serde_json::Value = serde_json::from_slice(&record).unwrap();
         record["adaptation"].clone()
     };
@@ -398,7 +397,7 @@ fn a_folder_of_observations_shares_adapters_by_its_neighbours() {
     };
     let used = |input: &str, adapter: &str| {
         restore(input, "r.png", adapter, 0);
-        let record: serde_json::Value = serde_json::from_slice(&fs::read(f.join("r.json")).unwrap()).unwrap();
+        let record: serde_json::Value = serde_json::from_slice(&fs::read(f.join("r.png.json")).unwrap()).unwrap();
         (record["adaptation"]["key"].clone(), fs::read(f.join("r.png")).unwrap())
     };
     let (cat, cat2, other) =
@@ -423,7 +422,7 @@ fn a_folder_of_observations_shares_adapters_by_its_neighbours() {
     // A folder's name is the whole of it.
     fs::rename(f.join("scans"), f.join("scans.2")).unwrap();
     let (out, _) = expect(0, &f, &[&["adapt", "create", "scans.2"], &settings[..]].concat());
-    assert!(out.contains("  scans.2  "), "{out}");
+    assert!(out.contains("  scans, scans.2  "), "{out}");
     fs::rename(f.join("scans.2"), f.join("scans")).unwrap();
     expect(2, &f, &["adapt", "create", "scans", "--adapt", "self", "--cache", "cache"]);
     create(2, &["--overlap", "2"]);
@@ -472,7 +471,7 @@ fn embeddings_are_imported() {
     let f = folder("import");
     gallery(&f);
     let encoder = EfficientNetLite0::embedded(&adir::tensor::cpu()).unwrap();
-    let names: Vec<String> = adir::io::folder::image_files(&f.join("photos")).unwrap();
+    let names: Vec<String> = adir::io::folder::image_files(&f.join("photos")).unwrap().files;
     let write = |from: usize, to: usize| {
         let mut npy = format!(
             "{{'descr': '<f4', 'fortran_order': False, 'shape': ({}, {}), }}",

@@ -66,7 +66,7 @@ impl Seek for Hooked<'_> {
     }
 }
 
-/// Writes the file at `path` whole or not at all; `fill` provides the content.
+/// Writes the file at `path` whole or not at all; `fill` provides the content. Missing folders are made.
 ///
 /// # Errors
 /// What `fill` returns, or [`Error::Io`] where the system refuses; `path` then holds what it held before
@@ -82,7 +82,7 @@ fn write_with<E: From<Error>>(
 ) -> Result<(), E> {
     let io_error = |e| E::from(Error::io(path, e));
     let folder = folder_of(path);
-    hook(Step::Create).map_err(io_error)?;
+    hook(Step::Create).and_then(|()| make_folder(folder)).map_err(io_error)?;
     let (file, scratch) = create_scratch(folder).map_err(io_error)?;
     if let Ok(existing) = fs::metadata(path) {
         // Overwriting must not make a private file public.
@@ -107,15 +107,44 @@ fn folder_of(path: &Path) -> &Path {
     }
 }
 
+/// Makes a folder and those it lies in, so that they survive a power cut.
+fn make_folder(folder: &Path) -> io::Result<()> {
+    if folder.is_dir() {
+        return Ok(());
+    }
+    let outer = folder_of(folder);
+    make_folder(outer)?;
+    match fs::create_dir(folder) {
+        // Someone else was faster.
+        Err(e) if e.kind() == io::ErrorKind::AlreadyExists && folder.is_dir() => Ok(()),
+        made => made.and_then(|()| sync_folder(outer)),
+    }
+}
+
 /// Whether [`write()`] could begin at `path`, tried with an empty scratch file: worth knowing before a long computation.
+/// No folder is made.
 ///
 /// # Errors
-/// [`Error::Io`] where the folder is missing or takes no files; [`Error::Invalid`] where the path is a folder.
+/// [`Error::Io`] where the folder takes no files, or a missing one cannot be made; [`Error::Invalid`] where the path is a
+/// folder, or a name in it is longer than the file system takes.
 pub fn check_writable(path: &Path) -> Result<()> {
-    if path.is_dir() {
+    if path.is_dir() || path.file_name().is_none() {
         return Err(Error::invalid(format!("{} is a folder, expected a file name", path.display())));
     }
-    let folder = folder_of(path);
+    let (mut folder, mut names) = (folder_of(path), vec![path.file_name()]);
+    while folder.symlink_metadata().is_err_and(|e| e.kind() == io::ErrorKind::NotFound) {
+        names.push(folder.file_name());
+        folder = folder_of(folder);
+    }
+    for name in names.into_iter().flatten() {
+        if folder.join(name).symlink_metadata().is_err_and(|e| e.kind() == io::ErrorKind::InvalidFilename) {
+            let start: String = name.to_string_lossy().chars().take(40).collect();
+            return Err(Error::invalid(format!(
+                "the name {start}... has {} bytes, which is longer than the file system takes",
+                name.len()
+            )));
+        }
+    }
     create_scratch(folder).map(drop).map_err(|e| Error::io(folder, e))
 }
 
@@ -232,9 +261,26 @@ mod tests {
         let folder = folder("writable");
         check_writable(&folder.join("new.png")).unwrap();
         assert_eq!(fs::read_dir(&folder).unwrap().count(), 0, "the trial leaves nothing");
-        let missing = check_writable(&folder.join("missing/new.png")).unwrap_err();
-        assert!(matches!(&missing, Error::Io { path, .. } if path.ends_with("missing")), "{missing}");
+        fs::write(folder.join("file"), b"x").unwrap();
+        let no_folder = check_writable(&folder.join("file/new.png")).unwrap_err();
+        assert!(matches!(&no_folder, Error::Io { path, .. } if path.ends_with("file")), "{no_folder}");
         assert!(matches!(check_writable(&folder), Err(Error::Invalid(_))));
+        for long in ["x".repeat(256), format!("missing/{}", "é".repeat(128)), format!("{}/x", "y".repeat(300))] {
+            let refused = check_writable(&folder.join(long)).unwrap_err().to_string();
+            assert!(refused.contains("longer than the file system takes"), "{refused}");
+        }
+        check_writable(&folder.join("x".repeat(255))).unwrap();
+        fs::remove_dir_all(&folder).unwrap();
+    }
+
+    #[test]
+    fn missing_folders_are_made_when_something_is_written() {
+        let folder = folder("missing");
+        let path = folder.join("a/b/new.bin");
+        check_writable(&path).unwrap();
+        assert!(!folder.join("a").exists(), "asking makes none");
+        write(&path, |file| file.write_all(b"new").map_err(|e| Error::io("x", e))).unwrap();
+        assert_eq!(fs::read(&path).unwrap(), b"new");
         fs::remove_dir_all(&folder).unwrap();
     }
 

@@ -1,7 +1,6 @@
 //! SHA-256, by which files are told apart in records, caches and checkpoints.
 
 use std::fmt;
-use std::fs::File;
 use std::io::Read;
 use std::path::Path;
 use std::str::FromStr;
@@ -90,7 +89,7 @@ pub fn sha256(bytes: &[u8]) -> ContentHash {
 /// [`Error::Unreadable`].
 pub fn hash_file(path: &Path) -> Result<(u64, ContentHash)> {
     let fault = |e| Error::unreadable(path, e);
-    let mut file = File::open(path).map_err(fault)?;
+    let mut file = crate::open_regular(path).map_err(fault)?;
     let (mut hasher, mut size, mut piece) = (Hasher::default(), 0, vec![0; 1 << 16]);
     loop {
         match file.read(&mut piece).map_err(fault)? {

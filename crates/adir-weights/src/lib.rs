@@ -49,6 +49,7 @@ mod error;
 mod gather;
 pub mod hash;
 pub mod npy;
+mod open;
 mod pass;
 mod pickle;
 mod safetensors;
@@ -60,5 +61,6 @@ mod zip;
 
 pub use error::{Error, Result};
 pub use hash::ContentHash;
+pub use open::open_regular;
 pub use weights::{Dtype, TensorInfo, WeightFile};
 pub use writer::{TensorSpec, TensorToWrite, stream_safetensors, write_safetensors};

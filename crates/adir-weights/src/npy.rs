@@ -1,6 +1,5 @@
 //! NumPy's `.npy` files of arrays of two dimensions, such as the embeddings that clip-retrieval writes.
 
-use std::fs::File;
 use std::io::{BufReader, Read};
 use std::path::Path;
 
@@ -17,7 +16,7 @@ const MAX_HEADER: usize = 64 << 10;
 /// [`Error::Unreadable`] if the file is missing; [`Error::Malformed`] if it is damaged or holds another kind of array.
 pub fn read_npy(path: &Path) -> Result<(usize, usize, Vec<f32>)> {
     let bad = |e| Error::unreadable(path, e);
-    let file = File::open(path).map_err(bad)?;
+    let file = crate::open_regular(path).map_err(bad)?;
     let length = file.metadata().map_err(bad)?.len();
     from_reader(path, BufReader::new(file), length)
 }

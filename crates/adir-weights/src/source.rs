@@ -5,7 +5,6 @@
 
 use std::borrow::Cow;
 use std::fmt;
-use std::fs::File;
 use std::io::{self, Read, Seek, SeekFrom};
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
@@ -13,7 +12,7 @@ use std::sync::{Mutex, PoisonError};
 use flate2::Crc;
 use flate2::read::DeflateDecoder;
 
-use crate::{Error, Result};
+use crate::{Error, Result, open_regular};
 
 /// Chunk size in bytes; a multiple of every element size.
 pub(crate) const CHUNK: usize = 1 << 20;
@@ -97,7 +96,7 @@ impl Region {
 impl Source {
     pub fn open(path: &Path) -> Result<Self> {
         let cannot = |e: io::Error| Error::malformed(path, format!("cannot be opened: {e}"));
-        let file = File::open(path).map_err(cannot)?;
+        let file = open_regular(path).map_err(cannot)?;
         let metadata = file.metadata().map_err(cannot)?;
         if !metadata.is_file() {
             return Err(Error::malformed(path, "is not a regular file"));

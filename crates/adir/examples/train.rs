@@ -8,7 +8,7 @@ use adir::io::limits::Limits;
 use adir::models::guided_diffusion::UNetConfig;
 use adir::prelude::*;
 use adir::tensor::Compute;
-use adir::train::{Collection, Length, TrainConfig, Trainer};
+use adir::train::{Collection, Length, Tiles, TrainConfig, Trainer};
 
 const NETWORK: &str = r#"{"in_channels": 3, "out_channels": 6, "model_channels": 32, "num_res_blocks": 1,
     "channel_mult": [1, 2], "attention_resolutions": [2], "num_head_channels": 16, "use_scale_shift_norm": true}"#;
@@ -20,7 +20,8 @@ fn main() -> Result<()> {
     let steps = steps.parse().map_err(|_| Error::config("the number of steps"))?;
     let network = UNetConfig::from_json(NETWORK)?;
     let config = TrainConfig { crop: 32, batch: 4, ..TrainConfig::new(network, Length::Steps(steps)) };
-    let photographs = Collection::read(Path::new(&folder), config.crop, 1 << 30, &Limits::default(), |_, _| Ok(()))?;
+    let photographs =
+        Collection::read(Path::new(&folder), config.crop, 1 << 30, &Limits::default(), Tiles::Auto, |_, _| Ok(()))?;
     photographs.check_trainable(Path::new(&folder))?;
     let mut trainer = Trainer::new(config, None, &Compute::default())?;
     while trainer.share() < 1.0 {

@@ -297,6 +297,7 @@ fn an_adapter_comes_back_from_its_file_to_the_bit() {
         run.advance(&batch(&cases, 1)).unwrap();
         let (model, adapter) = (model(), run.adapter());
         let info = AdapterInfo {
+            also: Vec::new(),
             name: "test".into(),
             base: model.id().unwrap().to_string(),
             provenance: Provenance {

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 
 use adir::adapt::{Adapter, AdapterInfo, Stopped};
 use adir::engine::{AdaptPlan, AdapterFound, Cache, Engine, Label, Observed, Target};
+use adir::io::atomic::check_outputs;
 use adir::io::folder::image_files;
 use adir::io::image::read_hashed;
 use adir::io::weights::{Dtype, WeightFile};
@@ -21,8 +22,11 @@ use crate::adaptation::AdaptArgs;
 use crate::args::preset;
 use crate::log::Log;
 use crate::model::ModelArgs;
-use crate::out::check_output;
 use crate::store::Store;
+use crate::time::ago;
+
+/// The share of nearest images in common from which observations share an adapter.
+const OVERLAP: f64 = 0.25;
 
 /// Adapt the model ahead of a restoration, and manage adapters.
 ///
@@ -113,8 +117,10 @@ struct Writing {
 impl Writing {
     /// The prior, the adapter and what it says of itself, once the file may be written.
     fn read(&self, log: &Log) -> Result<(Prior, Adapter, AdapterInfo)> {
-        let path = self.store.open()?.find_adapter(&self.adapter, None)?;
-        check_output(&path, &self.output, self.overwrite)?;
+        let path = self.store.find_adapter(&self.adapter)?;
+        let inputs = [Some(&path), self.model.model.as_ref(), self.model.model_config.as_ref()];
+        let inputs: Vec<&Path> = inputs.into_iter().flatten().map(PathBuf::as_path).collect();
+        check_outputs(&inputs, &[&self.output], self.overwrite)?;
         load(&self.model, &path, log)
     }
 }
@@ -125,7 +131,7 @@ struct CreateArgs {
     #[arg(required_unless_present = "archive", conflicts_with = "archive")]
     images: Vec<PathBuf>,
     /// Adapt to all images of this folder
-    #[arg(long, value_name = "FOLDER", conflicts_with_all = ["gallery", "adapt", "prompt", "neighbours", "closer_than"])]
+    #[arg(long, value_name = "FOLDER", conflicts_with_all = ["gallery", "adapt", "prompt", "encoder", "neighbours", "closer_than", "overlap"])]
     archive: Option<PathBuf>,
     /// Name of the adapter [default: the name of the first image or folder]
     #[arg(long)]
@@ -133,9 +139,9 @@ struct CreateArgs {
     /// Also write the adapter to this file (.safetensors); for several observations, to files in this folder
     #[arg(short, long)]
     output: Option<PathBuf>,
-    /// Group observations whose nearest images overlap by at least this share on average, 0 to 1
-    #[arg(long, default_value_t = 0.25, value_name = "SHARE", value_parser = crate::args::share)]
-    overlap: f64,
+    /// Group observations whose nearest images overlap by at least this share on average, 0 to 1 [default: 0.25]
+    #[arg(long, value_name = "SHARE", value_parser = crate::args::share)]
+    overlap: Option<f64>,
     /// Replace an existing file
     #[arg(long)]
     overwrite: bool,
@@ -146,6 +152,15 @@ struct CreateArgs {
     adaptation: AdaptArgs,
     #[command(flatten)]
     model: ModelArgs,
+}
+
+impl CreateArgs {
+    /// The files and folders that are read.
+    fn inputs(&self) -> Vec<&Path> {
+        let AdaptArgs { gallery, settings, .. } = &self.adaptation;
+        let named = [&self.archive, gallery, &settings.encoder, &self.model.model, &self.model.model_config];
+        self.images.iter().chain(named.into_iter().flatten()).map(PathBuf::as_path).collect()
+    }
 }
 
 pub fn run(args: &AdaptCommandArgs, log: &Log) -> Result<u8> {
@@ -162,7 +177,7 @@ pub fn run(args: &AdaptCommandArgs, log: &Log) -> Result<u8> {
             broken.iter().for_each(|e| log.warn(&e.to_string()));
         }
         AdaptCommand::Info { adapter, store, json } => {
-            let path = store.open()?.find_adapter(adapter, None)?;
+            let path = store.find_adapter(adapter)?;
             let info = Adapter::info(&WeightFile::open(&path)?)?;
             let key = path.file_stem().unwrap_or_default().to_string_lossy();
             match json {
@@ -171,9 +186,19 @@ pub fn run(args: &AdaptCommandArgs, log: &Log) -> Result<u8> {
             }
         }
         AdaptCommand::Rename { adapter, name, store, model } => {
-            let path = store.open()?.find_adapter(adapter, None)?;
+            let path = store.find_adapter(adapter)?;
             let (prior, found, info) = load(model, &path, log)?;
-            found.save(&path, &AdapterInfo { name: checked_name(name)?, ..info }, &prior)?;
+            let name = checked_name(name)?;
+            // One of several names is replaced if it was asked for by that one.
+            let info = match info.also.iter().position(|also| adapter.as_path() == Path::new(also)) {
+                Some(k) => {
+                    let mut also = info.also;
+                    also[k] = name;
+                    AdapterInfo { also, ..info }
+                }
+                None => AdapterInfo { name, ..info },
+            };
+            found.save(&path, &info, &prior)?;
         }
         AdaptCommand::Export(writing) => {
             let (prior, found, info) = writing.read(log)?;
@@ -192,7 +217,7 @@ pub fn run(args: &AdaptCommandArgs, log: &Log) -> Result<u8> {
             if adapter.is_file() {
                 return Err(Error::config("remove takes the name or key of an adapter in the cache, not a file"));
             }
-            let path = store.open()?.find_adapter(adapter, None)?;
+            let path = store.find_adapter(adapter)?;
             std::fs::remove_file(&path).map_err(|e| Error::io(path, e))?;
         }
     }
@@ -226,8 +251,12 @@ impl Image {
 }
 
 fn create(args: &CreateArgs, log: &Log) -> Result<()> {
-    if args.adaptation.no_cache && args.output.is_none() {
-        return Err(Error::config("--no-cache needs a file for the adapter: give one with -o"));
+    if args.output.is_none() {
+        if args.adaptation.no_cache {
+            return Err(Error::config("--no-cache needs a file for the adapter: give one with -o"));
+        }
+        // Nothing else would hold the adapter.
+        args.adaptation.store.open()?.check()?;
     }
     let name = args.name.as_deref().map(checked_name).transpose()?;
     if let Some(folder) = &args.archive {
@@ -240,6 +269,10 @@ fn create(args: &CreateArgs, log: &Log) -> Result<()> {
     let engine = args.adaptation.engine(args.model.engine()).build()?;
     let plan = engine.plan_adaptation(&request, args.preset)?;
     match args.images.as_slice() {
+        [image] if !image.is_dir() && args.overlap.is_some() => {
+            let message = "--overlap has no effect on one observation: give several, or a folder of them";
+            Err(Error::config(format!("{}: {message}", image.display())))
+        }
         [image] if !image.is_dir() => create_one(args, &engine, &plan, image, name, log),
         _ => create_shared(args, &engine, &plan, name, log),
     }
@@ -249,8 +282,8 @@ fn create(args: &CreateArgs, log: &Log) -> Result<()> {
 fn create_for_archive(args: &CreateArgs, folder: &Path, name: Option<String>, log: &Log) -> Result<()> {
     // The state of the training lies beside the file, and the same command continues it.
     let state = args.output.as_ref().map(|output| output.with_extension("checkpoint"));
-    if let Some(output) = &args.output {
-        check_output(folder, output, args.overwrite || state.as_ref().is_some_and(|state| state.is_file()))?;
+    if let (Some(output), Some(state)) = (&args.output, &state) {
+        check_outputs(&args.inputs(), &[output, state], args.overwrite || state.is_file())?;
     }
     let own = folder.canonicalize().map_err(|e| Error::input(folder, e.to_string()))?;
     let name = name.unwrap_or_else(|| own.file_name().unwrap_or_default().to_string_lossy().into_owned());
@@ -275,7 +308,7 @@ fn create_one(
     log: &Log,
 ) -> Result<()> {
     if let Some(output) = &args.output {
-        check_output(file, output, args.overwrite)?;
+        check_outputs(&args.inputs(), &[output], args.overwrite)?;
     }
     let image = Image::read(file, engine)?;
     let watcher = log.watcher();
@@ -290,21 +323,17 @@ fn create_shared(args: &CreateArgs, engine: &Engine, plan: &AdaptPlan, name: Opt
     if plan.request().target == Target::Itself {
         return Err(Error::config("--adapt self takes a single observation: give only one, or use --gallery"));
     }
-    let files = observations(&args.images)?;
+    let files = observations(&args.images, log)?;
     let first = args.images[0].canonicalize().map_err(|e| Error::input(&args.images[0], e.to_string()))?;
     let own = if first.is_dir() { first.file_name() } else { first.file_stem() };
     let name = name.unwrap_or_else(|| own.unwrap_or_default().to_string_lossy().into_owned());
     let images = files.iter().map(|file| Image::read(file, engine)).collect::<Result<Vec<_>>>()?;
     let observed: Vec<_> = images.iter().map(Image::observed).collect();
     let watcher = log.watcher();
-    let groups = engine.group(plan, &observed, args.overlap, &|event| watcher.see(event))?;
+    let groups = engine.group(plan, &observed, args.overlap.unwrap_or(OVERLAP), &|event| watcher.see(event))?;
     let output = |number: usize| args.output.as_ref().map(|folder| folder.join(format!("{name}-{number}.safetensors")));
-    if let Some(folder) = &args.output {
-        std::fs::create_dir_all(folder).map_err(|e| Error::io(folder, e))?;
-    }
-    for file in (1..=groups.len()).filter_map(output) {
-        check_output(&args.images[0], &file, args.overwrite)?;
-    }
+    let outputs: Vec<PathBuf> = (1..=groups.len()).filter_map(output).collect();
+    check_outputs(&args.inputs(), &outputs.iter().map(PathBuf::as_path).collect::<Vec<_>>(), args.overwrite)?;
     for (number, (group, neighbours)) in (1..).zip(&groups) {
         let members: Vec<&Image> = group.members.iter().map(|&m| &images[m]).collect();
         let serves = members.iter().map(|image| image.content.to_string()).collect();
@@ -320,11 +349,13 @@ fn create_shared(args: &CreateArgs, engine: &Engine, plan: &AdaptPlan, name: Opt
 }
 
 /// The images, and those in the folders, among `paths`.
-fn observations(paths: &[PathBuf]) -> Result<Vec<PathBuf>> {
+fn observations(paths: &[PathBuf], log: &Log) -> Result<Vec<PathBuf>> {
     let mut all = Vec::new();
     for path in paths {
         if path.is_dir() {
-            let names = image_files(path)?;
+            let listing = image_files(path)?;
+            listing.warnings().iter().for_each(|message| log.warn(message));
+            let names = listing.files;
             if names.is_empty() {
                 return Err(Error::input(path, "contains no images"));
             }
@@ -345,10 +376,19 @@ fn finish(
     output: Option<&Path>,
     log: &Log,
 ) -> Result<()> {
-    let watch = |_: &adir::engine::Event| log.flow();
-    engine.relabel(&mut found, label, !args.adaptation.no_cache, &watch)?;
+    let watcher = log.watcher();
+    let watch = |event: &adir::engine::Event| watcher.see(event);
+    let (asked_for, keep) = (label.name.clone(), found.kept && !args.adaptation.no_cache);
+    engine.relabel(&mut found, label, keep, &watch)?;
     if let Some(output) = output {
         found.adapter.save(output, &found.info, &*engine.prior(&watch)?)?;
+    } else if !found.kept {
+        let folder = args.adaptation.store.open()?;
+        let message = "the cache does not take the adapter, which is lost: give a file with -o, or another --cache";
+        return Err(Error::input(folder.folder(), message));
+    }
+    if found.info.name != asked_for {
+        log.info(&format!("this adapter was made as {:?}; {asked_for:?} is a further name of it", found.info.name));
     }
     if found.from_cache {
         log.info("found in the cache; nothing was trained");
@@ -376,12 +416,14 @@ fn summary(key: &str, info: &AdapterInfo) -> String {
         .outcome
         .as_ref()
         .map_or_else(String::new, |outcome| format!("; held-out loss {:.5} -> {:.5}", outcome.before, outcome.after));
-    format!("{key:.12}  {}  {kind}; {images} images, {steps} steps{outcome}", info.name)
+    let names = std::iter::once(&info.name).chain(&info.also).map(String::as_str).collect::<Vec<_>>().join(", ");
+    let images = if images == 1 { "1 image".to_owned() } else { format!("{images} images") };
+    format!("{key:.12}  {names}  {kind}; {images}, {steps} steps{outcome}")
 }
 
 fn describe(key: &str, path: &Path, info: &AdapterInfo) -> Value {
     json!({
-        "key": key, "file": path, "name": info.name, "base": info.base, "provenance": info.provenance,
+        "key": key, "file": path.to_string_lossy(), "name": info.name, "also": info.also, "base": info.base, "provenance": info.provenance,
         "outcome": info.outcome, "serves": info.serves,
         "lora": info.lora.map(|(rank, alpha)| json!({"rank": rank, "alpha": alpha})),
     })
@@ -399,6 +441,9 @@ fn in_words(key: &str, path: &Path, info: &AdapterInfo) -> String {
     let mut line = |name: &str, value: String| {
         let _ = write!(text, "\n{name:<20} {value}");
     };
+    if let Some(written) = ago(path) {
+        line("written", written);
+    }
     line("budget", format!("{} steps of {} crops of {} pixels", settings.iterations, settings.batch, settings.crop));
     let Some(outcome) = &info.outcome else {
         line("held-out images", "none: nothing is known of its worth".into());

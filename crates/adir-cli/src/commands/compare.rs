@@ -6,12 +6,17 @@ use adir::engine::Decibel;
 use adir::io::image::read_image_as;
 use adir::io::limits::Limits;
 use adir::metric::{Case, Metric, Needs, all, named, standard};
+use adir::operator::ImageShape;
 use adir::task::Task;
 use adir::{Error, Result};
 use clap::Args;
 use serde_json::{Map, Value, json};
 
 use crate::args::{DegradationArgs, ReadArgs, measure_for};
+use crate::memory;
+
+/// What the metrics hold at most for a pixel of the truth: 177 bytes were measured, with an observation.
+const BYTES_PER_PIXEL: u64 = 200;
 
 /// Compare a result with the true image, and with the observation it was restored from.
 #[derive(Debug, Args)]
@@ -86,7 +91,9 @@ impl CompareArgs {
         let (metrics, limits) = (self.metrics()?, Limits::default());
         let reading = self.read.reading(None)?;
         let read = |path: &Path| Ok::<_, Error>(read_image_as(path, &reading, &limits)?.tensor);
-        let (truth, restored) = (read(reference)?, read(result)?);
+        let truth = read(reference)?;
+        memory::check(ImageShape::of_batch(&truth).pixels() as u64 * BYTES_PER_PIXEL)?;
+        let restored = read(result)?;
         let observed = match (&self.observed, &self.degradation) {
             (Some(observed), Some(degradation)) => {
                 let y = read(observed)?;

@@ -1,9 +1,10 @@
 //! `adir degrade`: makes an observation y from an image x, for experiments.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use adir::Result;
 use adir::evaluate::observe;
+use adir::io::atomic::check_outputs;
 use adir::io::image::{BitDepth, ImageFormat, WriteOptions, read_image_as, write_image};
 use adir::io::limits::Limits;
 use adir::operator::{Boundary, Degradation, ImageShape, Mask};
@@ -12,7 +13,7 @@ use clap::Args;
 
 use crate::args::{DegradationArgs, ReadArgs};
 use crate::log::Log;
-use crate::out::check_output;
+use crate::seed::Seed;
 
 /// Degrade an image x to an observation y = A x + e.
 #[derive(Debug, Args)]
@@ -26,9 +27,9 @@ pub struct DegradeArgs {
     read: ReadArgs,
     #[command(flatten)]
     degradation: DegradationArgs,
-    /// Seed of the noise
-    #[arg(long, default_value_t = 0)]
-    seed: u64,
+    /// Seed of the noise; -1 draws one
+    #[arg(long, default_value_t)]
+    seed: Seed,
     /// Replace an existing output
     #[arg(long)]
     overwrite: bool,
@@ -36,7 +37,9 @@ pub struct DegradeArgs {
 
 pub fn run(args: &DegradeArgs, log: &Log) -> Result<u8> {
     let limits = Limits::default();
-    check_output(&args.input, &args.output, args.overwrite)?;
+    let (kernel, mask) = (args.degradation.kernel.as_deref().map(Path::new), args.degradation.mask.as_deref());
+    let inputs: Vec<&Path> = [Some(args.input.as_path()), kernel, mask].into_iter().flatten().collect();
+    check_outputs(&inputs, &[&args.output], args.overwrite)?;
     let float = ImageFormat::from_path(&args.output)? == ImageFormat::Tiff;
     let problem = args.degradation.problem()?;
     let (degradation, mask) = problem.degradation(problem.boundary.unwrap_or(Boundary::Circular), &limits)?;
@@ -44,13 +47,14 @@ pub fn run(args: &DegradeArgs, log: &Log) -> Result<u8> {
     picture.warnings.iter().for_each(|warning| log.warn(&format!("{}: {warning}", args.input.display())));
     let x = cut_to_fit(picture.tensor, &degradation, mask.as_ref(), log)?;
     let a = degradation.build(ImageShape::of_batch(&x), mask.as_ref())?;
-    let y = observe(a.as_ref(), &x, problem.noise(), args.seed)?;
+    let y = observe(a.as_ref(), &x, problem.noise(), args.seed.value)?;
     let bit_depth = if float { BitDepth::Float } else { BitDepth::Eight };
     let mut options = WriteOptions { bit_depth, ..WriteOptions::default() };
     options.metadata.icc = picture.metadata.icc;
     write_image(&args.output, &y, &options)?;
     let [_, _, h, w] = y.dims();
-    log.info(&format!("{}: {w}x{h}", args.output.display()));
+    let seed = if args.seed.drawn { format!(", seed {}", args.seed) } else { String::new() };
+    log.info(&format!("{}: {w}x{h}{seed}", args.output.display()));
     Ok(crate::exit::DONE)
 }
 

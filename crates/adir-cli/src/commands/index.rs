@@ -2,8 +2,11 @@
 
 use std::cell::RefCell;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
-use adir::engine::{build_index, open_encoder};
+use adir::encode::Encoder;
+use adir::engine::{Cache, Event, Gallery, NoCache, build_index, open_encoder};
+use adir::io::atomic::check_outputs;
 use adir::io::image::read_hashed;
 use adir::io::limits::Limits;
 use adir::retrieve::{Exclude, Index, Precision, read_names, read_npy, read_parquet_names, read_parquet_vectors};
@@ -12,7 +15,8 @@ use clap::{Args, Subcommand};
 use serde_json::json;
 
 use crate::log::Log;
-use crate::out::check_output;
+use crate::store::Store;
+use crate::time::ago;
 
 /// Index the images of a folder, and find the ones most similar to an image or a text.
 #[derive(Debug, Args)]
@@ -39,7 +43,7 @@ enum IndexCommand {
     },
     /// List the images nearest to an image or a text: distance in radians and path, nearest first
     Search {
-        /// The index
+        /// The index, or the folder of images, whose index is then kept in the cache as for --gallery
         index: PathBuf,
         /// The image
         #[arg(required_unless_present = "text", conflicts_with = "text")]
@@ -59,6 +63,8 @@ enum IndexCommand {
         /// Print one JSON object per line
         #[arg(long)]
         json: bool,
+        #[command(flatten)]
+        store: Store,
     },
     /// Make an index from embeddings computed elsewhere, for example by clip-retrieval
     ///
@@ -68,8 +74,13 @@ enum IndexCommand {
     Import(Import),
     /// Show the contents of an index
     Info {
-        /// The index
+        /// The index, or the folder of images, whose index is then kept in the cache as for --gallery
         index: PathBuf,
+        /// For a folder: a CLIP model, file or folder [default: the embedded EfficientNet-Lite0]
+        #[arg(long, value_name = "WEIGHTS")]
+        encoder: Option<PathBuf>,
+        #[command(flatten)]
+        store: Store,
     },
 }
 
@@ -114,9 +125,8 @@ impl Import {
                 "{files} --names files for {vectors} embeddings files; give one per embeddings file"
             )));
         }
-        for input in self.vectors.iter().chain(names) {
-            check_output(input, &self.output, self.overwrite)?;
-        }
+        let inputs = self.vectors.iter().chain(names).chain(&self.encoder).map(PathBuf::as_path);
+        check_outputs(&inputs.collect::<Vec<_>>(), &[&self.output], self.overwrite)?;
         let root = self.folder.canonicalize();
         let root = root.map_err(|e| Error::input(&self.folder, format!("cannot be opened: {e}")))?;
         let encoder = open_encoder(self.encoder.as_deref())?;
@@ -126,7 +136,7 @@ impl Import {
         let failed = RefCell::new(None);
         let rows = self.vectors.iter().zip(names).map_while(|(vectors, names)| {
             let read = log.check().and_then(|()| self.rows(vectors, names, &root, encoder.id().dimension));
-            progress.step("", json!({"path": vectors}));
+            progress.step("", json!({"path": vectors.to_string_lossy()}));
             read.map_err(|e| failed.replace(Some(e))).ok()
         });
         let index = Index::from_features(encoder.id().clone(), precision, &root, &mut rows.flatten());
@@ -183,15 +193,37 @@ fn is_parquet(path: &Path) -> bool {
     path.extension().is_some_and(|e| e.eq_ignore_ascii_case("parquet"))
 }
 
+/// The file of a folder's index: beside the folder, under its name.
+fn beside(folder: &Path) -> Result<PathBuf> {
+    let folder = match folder.file_name() {
+        Some(_) => folder.components().collect(),
+        // `.` and `..` have names of their own elsewhere.
+        None => folder.canonicalize().map_err(|e| Error::input(folder, format!("cannot be opened: {e}")))?,
+    };
+    let Some(name) = folder.file_name() else {
+        return Err(Error::config("the root has no place beside it for an index: give one with -o"));
+    };
+    let mut name = name.to_owned();
+    name.push(".index");
+    Ok(folder.with_file_name(name))
+}
+
+/// An index file, or the index of a folder, brought up to date in the cache.
+fn opened(path: &Path, encoder: &Arc<dyn Encoder>, store: &Store, log: &Log) -> Result<Index> {
+    let cache: Box<dyn Cache> = store.find().map_or_else(|| Box::new(NoCache) as _, |cache| Box::new(cache) as _);
+    let watcher = log.watcher();
+    let watch = |event: &Event| watcher.see(event);
+    let gallery = Gallery::open(path, encoder.clone(), cache.as_ref(), &Limits::default(), &watch)?;
+    watcher.finish();
+    Ok(gallery.index().clone())
+}
+
 pub fn run(args: &IndexArgs, log: &Log) -> Result<u8> {
     match &args.command {
         IndexCommand::Import(import) => import.run(log)?,
         IndexCommand::Build { folder, output, encoder, f32 } => {
-            let path = output.clone().unwrap_or_else(|| {
-                let mut name = folder.components().collect::<PathBuf>().into_os_string();
-                name.push(".index");
-                name.into()
-            });
+            let path = output.clone().map_or_else(|| beside(folder), Ok)?;
+            check_outputs(&[], &[&path], true)?;
             let precision = if *f32 { Precision::F32 } else { Precision::F16 };
             let encoder = open_encoder(encoder.as_deref())?;
             let watcher = log.watcher();
@@ -201,9 +233,9 @@ pub fn run(args: &IndexArgs, log: &Log) -> Result<u8> {
             watcher.finish();
             log.info(&format!("{}: {} images", path.display(), index.entries().len()));
         }
-        IndexCommand::Search { index, image, text, encoder, neighbours, closer_than, json } => {
-            let index = Index::open(index)?;
+        IndexCommand::Search { index, image, text, encoder, neighbours, closer_than, json, store } => {
             let encoder = open_encoder(encoder.as_deref())?;
+            let index = opened(index, &encoder, store, log)?;
             let (query, content) = match (image, text) {
                 (Some(path), _) => {
                     let (picture, content) = read_hashed(path, &Limits::default())?;
@@ -221,12 +253,18 @@ pub fn run(args: &IndexArgs, log: &Log) -> Result<u8> {
                 }
             }
         }
-        IndexCommand::Info { index } => {
-            let index = Index::open(index)?;
+        IndexCommand::Info { index: path, encoder, store } => {
+            let index = match path.is_dir() {
+                true => opened(path, &open_encoder(encoder.as_deref())?, store, log)?,
+                false => Index::open(path)?,
+            };
             say!("folder     {}", index.root().display())?;
             say!("images     {}", index.entries().len())?;
             say!("encoder    {}", index.encoder())?;
             say!("numbers    {:?}", index.precision())?;
+            if let Some(changed) = ago(path).filter(|_| path.is_file()) {
+                say!("written    {changed}")?;
+            }
             say!(
                 "complete   {}",
                 if index.is_complete() { "yes" } else { "no: run `adir index build` again to continue" }

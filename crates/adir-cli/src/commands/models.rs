@@ -3,7 +3,8 @@
 use std::path::{Path, PathBuf};
 
 use adir::adapt::Adapter;
-use adir::engine::{Cache, Engine};
+use adir::engine::Engine;
+use adir::io::atomic::check_outputs;
 use adir::io::limits::Limits;
 use adir::io::weights::{Dtype, WeightFile};
 use adir::models::{Conditioning, Denoiser, DenoiserInfo, EstimateErrors, Prior, PriorHeader};
@@ -11,15 +12,15 @@ use adir::noise::{Noise, Stream};
 use adir::optim::save_params;
 use adir::schedule::Timestep;
 use adir::tensor::{self, DType};
-use adir::train::{Collection, LEVELS};
+use adir::train::{Collection, LEVELS, Tiles};
 use adir::{Error, Result};
 use clap::{Args, Subcommand};
 use serde_json::json;
 
-use crate::commands::train::validate;
+use crate::args::words;
+use crate::commands::train::{TILES, validate, warn_of_left_out};
 use crate::log::Log;
 use crate::model::ModelArgs;
-use crate::out::check_output;
 use crate::store::Store;
 
 /// List the known networks, show the contents of a weights file, or measure a network.
@@ -46,6 +47,9 @@ enum ModelsCommand {
         /// Number of crops
         #[arg(long, default_value_t = 512)]
         crops: usize,
+        /// Whether files NAME_ROW_COLUMN.* are tiles of one photograph, as of `adir train`
+        #[arg(long, default_value = "auto", value_name = "WHEN", value_parser = words::<Tiles>(TILES))]
+        tiles: Tiles,
         /// Measure on the training photographs instead of the held-out ones
         #[arg(long)]
         used: bool,
@@ -80,6 +84,7 @@ struct Measure<'a> {
     model: &'a ModelArgs,
     side: usize,
     crops: usize,
+    tiles: Tiles,
     used: bool,
     adapter: Option<PathBuf>,
     write: Option<&'a Path>,
@@ -89,7 +94,7 @@ struct Measure<'a> {
 /// Prints the losses of a network on a folder of photographs, and keeps the errors of its estimates.
 fn measure(args: &Measure, log: &Log) -> Result<u8> {
     if let Some(path) = args.write {
-        check_output(args.folder, path, args.overwrite)?;
+        check_outputs(&[args.folder], &[path], args.overwrite)?;
     }
     let prior = args.model.engine().build()?.prior(&|_| log.flow())?;
     let mut model = (*prior).clone();
@@ -98,10 +103,15 @@ fn measure(args: &Measure, log: &Log) -> Result<u8> {
         model = Adapter::load(&file, &prior)?.adapt(&prior, &Adapter::info(&file)?)?;
     }
     let multiple = model.info().size_multiple;
+    if args.crops == 0 {
+        return Err(Error::config("--crops 0: expected 1 or more"));
+    }
     if args.side == 0 || !args.side.is_multiple_of(multiple) {
         return Err(Error::config(format!("--crop {}: expected a multiple of {multiple}", args.side)));
     }
-    let photographs = Collection::read(args.folder, args.side, 4 << 30, &Limits::default(), |_, _| log.check())?;
+    let limits = Limits::default();
+    let photographs = Collection::read(args.folder, args.side, 4 << 30, &limits, args.tiles, |_, _| log.check())?;
+    warn_of_left_out(&photographs, log);
     let part = if args.used { &photographs.training } else { &photographs.held_out };
     if part.is_empty() {
         let other = if args.used { "without --used" } else { "with --used" };
@@ -112,7 +122,8 @@ fn measure(args: &Measure, log: &Log) -> Result<u8> {
     let all = model.info().schedule.len();
     say!("l_simple {:.5} on {} crops of {side}x{side}", found.loss, found.crops, side = args.side)?;
     for (k, loss) in found.levels.iter().enumerate() {
-        say!("t {:>3} to {:>3}: {loss:.6}", k * all / LEVELS, (k + 1) * all / LEVELS - 1)?;
+        let loss = loss.map_or_else(|| "no crops".into(), |loss| format!("{loss:.6}"));
+        say!("t {:>3} to {:>3}: {loss}", k * all / LEVELS, (k + 1) * all / LEVELS - 1)?;
     }
     for (ratio, error) in found.errors.iter().flat_map(EstimateErrors::entries) {
         say!("noise-to-signal ratio {ratio:.3e}: mean squared error of x0 {error:.3e}")?;
@@ -135,8 +146,8 @@ pub fn run(args: &ModelsArgs, log: &Log) -> Result<u8> {
             Ok(crate::exit::DONE)
         }
         ModelsCommand::Info { model, json, test } => info(model, *json, *test, log),
-        ModelsCommand::Measure { folder, model, crop, crops, used, adapter, write, overwrite, store } => {
-            let find = |adapter: &PathBuf| store.open()?.find_adapter(adapter, None);
+        ModelsCommand::Measure { folder, model, crop, crops, tiles, used, adapter, write, overwrite, store } => {
+            let find = |adapter: &PathBuf| store.find_adapter(adapter);
             let adapter = adapter.as_ref().map(find).transpose()?;
             measure(
                 &Measure {
@@ -144,6 +155,7 @@ pub fn run(args: &ModelsArgs, log: &Log) -> Result<u8> {
                     model,
                     side: *crop,
                     crops: *crops,
+                    tiles: *tiles,
                     used: *used,
                     adapter,
                     write: write.as_deref(),

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use adir::engine::{OutputRequest, Request};
 use adir::guidance::{Adjoint, DataStep, Residual, Strength};
 use adir::sampler::EpsAfterGuidance;
-use adir::task::{Method, Overrides, Preset};
+use adir::task::{Method, Overrides, Preset, Task};
 use adir::{Error, Result};
 use clap::Args;
 
@@ -13,6 +13,7 @@ use crate::adaptation::AdaptArgs;
 use crate::args::{DegradationArgs, ReadArgs, preset, share, words};
 use crate::log::Log;
 use crate::model::ModelArgs;
+use crate::seed::Seed;
 
 /// Restore an image x from its degraded observation y = A x + e.
 #[derive(Debug, Args)]
@@ -23,7 +24,8 @@ pub struct RestoreArgs {
     /// The observation y, given as an option
     #[arg(short = 'i', long = "input", value_name = "INPUT")]
     input_option: Option<PathBuf>,
-    /// Where to write x (.png, .tif, .jpg, .webp); a record of settings and measurements is written beside it (.json)
+    /// Where to write x (.png, .tif, .jpg, .webp); a record of settings and measurements is
+    /// written beside it (x.png.json)
     #[arg(short, long)]
     output: PathBuf,
     /// Page of a TIFF stack or frame of an animation to restore, from 1 [default: 1, with a warning if there are more]
@@ -70,9 +72,9 @@ struct SamplingArgs {
     /// stride)
     #[arg(long, value_name = "N")]
     steps: Option<String>,
-    /// Random seed
-    #[arg(long, default_value_t = 0)]
-    seed: u64,
+    /// Random seed; -1 draws one, which the record holds
+    #[arg(long, default_value_t)]
+    seed: Seed,
     /// Number of samples. With more than one, the output is their mean, and the samples are written beside it as
     /// x.1.png, x.2.png ...
     #[arg(short = 'n', long, default_value_t = 1, value_name = "N")]
@@ -135,6 +137,21 @@ fn strength(text: &str) -> Result<Strength, String> {
 }
 
 impl SamplingArgs {
+    /// Refuses the factor of the task as a strength: other programs call it -s.
+    fn check_strength(&self, task: Task) -> Result<()> {
+        match (self.strength, task) {
+            (Some(Strength::Scale(s)), Task::SuperResolution { factor })
+                if self.preset == Preset::Fast && self.method.is_none() && s == factor as f64 =>
+            {
+                Err(Error::config(format!(
+                    "-s {s} is the guidance strength, not the factor, which {task} says already: leave it out, or name a \
+                     --method that takes a strength"
+                )))
+            }
+            _ => Ok(()),
+        }
+    }
+
     fn overrides(&self) -> Overrides {
         Overrides {
             method: self.method,
@@ -160,11 +177,12 @@ impl RestoreArgs {
         let mut problem = self.degradation.problem()?;
         problem.keep_margin = self.keep_margin;
         let sampling = &self.sampling;
-        let mut request = Request::new(input.as_path(), problem).preset(sampling.preset).seed(sampling.seed);
+        let mut request = Request::new(input.as_path(), problem).preset(sampling.preset).seed(sampling.seed.value);
         request.reading = self.read.reading(self.page)?;
         request.sampling.samples = sampling.samples;
         request.sampling.class = sampling.class;
         request.sampling.overrides = sampling.overrides();
+        sampling.check_strength(request.problem.task)?;
         request.adapt = match &self.adapter {
             Some(adapter) => Some(self.adaptation.refining(adapter, sampling.preset)?),
             None => self.adaptation.request(sampling.preset)?,
@@ -182,6 +200,9 @@ pub fn run(args: &RestoreArgs, log: &Log) -> Result<u8> {
         plan.warnings().iter().for_each(|warning| log.warn(warning));
         say!("{plan}")?;
         return Ok(crate::exit::DONE);
+    }
+    if args.sampling.seed.drawn {
+        log.info(&format!("seed {}", args.sampling.seed));
     }
     let watcher = log.watcher();
     let mut restored = engine.run(&plan, &|event| watcher.see(event))?;

@@ -7,8 +7,8 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use adir::compute::Precision;
-use adir::io::atomic;
-use adir::io::image::{WriteOptions, write_image};
+use adir::io::atomic::{self, check_outputs};
+use adir::io::image::{ImageFormat, WriteOptions, write_image};
 use adir::io::limits::Limits;
 use adir::io::weights::WeightFile;
 use adir::models::guided_diffusion::{UNetConfig, config_of};
@@ -18,14 +18,18 @@ use adir::optim::LevelWeights;
 use adir::sampler::{AncestralConfig, Chain, Inputs, initial_noise};
 use adir::schedule::Respacing;
 use adir::tensor::{self, Compute, DType, Tensor};
-use adir::train::{Collection, LEVELS, Length, Photographs, TrainConfig, Trainer, Validation};
+use adir::train::{Collection, LEVELS, Length, Photographs, Tiles, TrainConfig, Trainer, Validation};
 use adir::{Error, Result};
 use clap::Args;
 use serde_json::json;
 
+use crate::args::words;
 use crate::log::Log;
 use crate::model::precision;
-use crate::out::check_output;
+use crate::seed::Seed;
+
+/// Files left out that are shown one by one; the rest is counted.
+const SHOWN: usize = 20;
 
 /// The default network.
 const NETWORK: &str = r#"{"in_channels":3,"out_channels":6,"model_channels":32,"num_res_blocks":1,
@@ -36,7 +40,7 @@ const NETWORK: &str = r#"{"in_channels":3,"out_channels":6,"model_channels":32,"
 ///
 /// Writes the averaged weights (f16 safetensors, for `restore --model`), a model card (.md) and a checkpoint
 /// (.checkpoint) from which `--resume` continues. Stop at any time with Ctrl-C. One photograph in 25 is held out for
-/// measuring; files NAME_ROW_COLUMN.* count as tiles of one photograph.
+/// measuring.
 #[derive(Debug, Args)]
 pub struct TrainArgs {
     /// Folder of photographs (PNG, JPEG, WebP, TIFF), including subfolders
@@ -84,12 +88,16 @@ pub struct TrainArgs {
     /// K of the loss weight; it bounds the weight of the strongest noise
     #[arg(long, default_value_t = 1.0, value_name = "K")]
     p2_k: f64,
-    /// Random seed of initial weights, crops, timesteps and noise
-    #[arg(long, default_value_t = 0)]
-    seed: u64,
+    /// Random seed of initial weights, crops, timesteps and noise; -1 draws one, which the model card holds
+    #[arg(long, default_value_t)]
+    seed: Seed,
     /// Memory for photographs in GB; if they do not fit, a random part is used
     #[arg(long, default_value_t = 4.0, value_name = "GB")]
     memory: f64,
+    /// Whether files NAME_ROW_COLUMN.* are tiles of one photograph, which is trained on or held out whole: always, never,
+    /// or auto (if their numbers count from 0 without leading zeros, unlike dates and scans)
+    #[arg(long, default_value = "auto", value_name = "WHEN", value_parser = words::<Tiles>(TILES))]
+    tiles: Tiles,
     /// Minutes between checkpoints
     #[arg(long, default_value_t = 5.0, value_name = "MINUTES")]
     checkpoint_every: f64,
@@ -154,12 +162,21 @@ pub fn run(args: &TrainArgs, log: &Log) -> Result<u8> {
 impl TrainArgs {
     /// The training, new or continued, once its files may be written.
     fn trainer(&self, checkpoint: &Path, card: &Path) -> Result<Trainer> {
-        for path in [self.output.as_path(), card].into_iter().chain(self.sheet.as_deref()) {
-            check_output(&self.folder, path, self.overwrite || self.resume)?;
+        let inputs = [Some(&self.folder), self.init.as_ref(), self.model_config.as_ref()].into_iter().flatten();
+        let inputs: Vec<&Path> = inputs.map(PathBuf::as_path).collect();
+        let outputs: Vec<&Path> =
+            [self.output.as_path(), card, checkpoint].into_iter().chain(self.sheet.as_deref()).collect();
+        if let Some(sheet) = &self.sheet {
+            ImageFormat::from_path(sheet)?;
         }
-        if !self.resume {
-            check_output(&self.folder, checkpoint, self.overwrite)
-                .map_err(|e| Error::config(format!("{e}, or continue that training with --resume")))?;
+        check_outputs(&inputs, &outputs, self.overwrite || self.resume).map_err(|e| match e {
+            Error::Config(message) if !self.overwrite && !self.resume && checkpoint.is_file() => {
+                Error::config(format!("{message}, or continue that training with --resume"))
+            }
+            other => other,
+        })?;
+        if self.validation_crops == 0 {
+            return Err(Error::config("--validation-crops 0: expected 1 or more"));
         }
         if self.dtype == Precision::F64 {
             return Err(Error::config("--dtype f64: not supported in training; use f32"));
@@ -178,17 +195,13 @@ impl TrainArgs {
     fn photographs(&self, config: &TrainConfig, log: &Log) -> Result<Collection> {
         let reading = log.progress("reading photographs", 0);
         let bytes = self.memory_bytes()?;
-        let photographs = Collection::read(&self.folder, config.crop, bytes, &Limits::default(), |done, all| {
-            reading.at(done, all);
-            log.check()
-        })?;
+        let photographs =
+            Collection::read(&self.folder, config.crop, bytes, &Limits::default(), self.tiles, |done, all| {
+                reading.at(done, all);
+                log.check()
+            })?;
         drop(reading);
-        for error in photographs.skipped.iter().take(20) {
-            log.warn(&format!("skipped: {error}"));
-        }
-        if photographs.skipped.len() > 20 {
-            log.warn(&format!("skipped: {} more files", photographs.skipped.len() - 20));
-        }
+        warn_of_left_out(&photographs, log);
         photographs.check_trainable(&self.folder)?;
         if photographs.share < 1.0 {
             log.warn(&format!("only {} of the photographs fit into memory: see --memory", photographs.share));
@@ -225,7 +238,7 @@ impl TrainArgs {
             warm_up: self.warm_up,
             ema: self.ema,
             level_weights: LevelWeights { k: self.p2_k, gamma: self.p2_gamma },
-            seed: self.seed,
+            seed: self.seed.value,
             ..TrainConfig::new(network, self.length()?.unwrap_or(Length::Steps(20_000)))
         })
     }
@@ -243,6 +256,23 @@ impl TrainArgs {
         } else {
             Err(Error::config(format!("--memory {}: expected a positive number of GB", self.memory)))
         }
+    }
+}
+
+/// The names of [`Tiles`].
+pub const TILES: [&str; 3] = ["auto", "always", "never"];
+
+/// Says what of a folder is not used.
+pub fn warn_of_left_out(photographs: &Collection, log: &Log) {
+    photographs.unseen.iter().for_each(|message| log.warn(message));
+    for error in photographs.skipped.iter().take(SHOWN) {
+        log.warn(&format!("left out: {error}"));
+    }
+    if photographs.skipped.len() > SHOWN {
+        log.warn(&format!("left out: {} more files", photographs.skipped.len() - SHOWN));
+    }
+    if photographs.copies > 0 {
+        log.warn(&format!("left out: {} files with the same pixels as another one", photographs.copies));
     }
 }
 
@@ -375,7 +405,8 @@ fn card_text(args: &TrainArgs, trainer: &Trainer, photographs: &Collection, vali
     );
     let all = config.network.diffusion_steps;
     for (k, loss) in validation.levels.iter().enumerate() {
-        let _ = writeln!(text, "| {} to {} | {loss:.5} |", k * all / LEVELS, (k + 1) * all / LEVELS - 1);
+        let loss = loss.map_or_else(|| "no crops".into(), |loss| format!("{loss:.5}"));
+        let _ = writeln!(text, "| {} to {} | {loss} |", k * all / LEVELS, (k + 1) * all / LEVELS - 1);
     }
     text
 }

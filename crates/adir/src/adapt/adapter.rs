@@ -8,12 +8,12 @@ use std::path::Path;
 
 use super::config::AdaptConfig;
 use super::curve::HeldOut;
-use crate::io::hash::{ContentHash, sha256};
+use crate::io::hash::{ContentHash, Hasher, sha256};
 use crate::io::weights::{Dtype, WeightFile};
 use crate::models::params::{ParamSpec, Params, Role};
 use crate::models::{Denoiser, Prior};
 use crate::optim::{AdaptedLayers, Lora, name_of_a, save_params};
-use crate::tensor::{Compute, DType};
+use crate::tensor::{self, Compute, DType};
 use crate::{Error, Result};
 
 /// Adapted weights: all of them, or what was added.
@@ -31,6 +31,9 @@ pub enum Adapter {
 pub struct AdapterInfo {
     /// Any name.
     pub name: String,
+    /// Further names that it was asked for by.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub also: Vec<String>,
     /// Identity of the base weights, see [`crate::models::WeightsId`].
     pub base: String,
     /// What determined it.
@@ -86,8 +89,28 @@ impl Provenance {
     }
 }
 
+impl AdapterInfo {
+    /// Whether that is one of its names.
+    pub fn is_named(&self, name: &str) -> bool {
+        self.name == name || self.also.iter().any(|other| other == name)
+    }
+}
+
 /// The key of [`AdapterInfo`] in the metadata.
 const INFO: &str = "adir_adapter";
+/// That of the SHA-256 of all values, which tells a damaged file.
+const CHECKSUM: &str = "adir_sha256";
+
+/// The SHA-256 of names and values, in the order of the parameters.
+fn checksum(params: &Params) -> Result<String> {
+    let (layout, mut hasher) = (params.layout(), Hasher::default());
+    for (id, spec) in layout.ids().zip(layout.specs()) {
+        hasher.update(spec.name.as_bytes());
+        let values = tensor::to_f32(&params.flat(id))?;
+        hasher.update(&values.into_iter().flat_map(f32::to_le_bytes).collect::<Vec<u8>>());
+    }
+    Ok(hasher.finish().to_string())
+}
 
 impl Adapter {
     /// Rank and alpha, if it is low-rank factors.
@@ -95,6 +118,13 @@ impl Adapter {
         match self {
             Self::Full(_) => None,
             Self::Lora(lora) => Some((lora.rank(), lora.alpha())),
+        }
+    }
+
+    fn params(&self) -> &Params {
+        match self {
+            Self::Full(params) => params,
+            Self::Lora(lora) => lora.factors(),
         }
     }
 
@@ -127,15 +157,11 @@ impl Adapter {
     /// # Errors
     /// As [`save_params`].
     pub fn save(&self, path: &Path, info: &AdapterInfo, model: &Prior) -> Result<()> {
-        let params = match self {
-            Self::Full(params) => params,
-            Self::Lora(lora) => lora.factors(),
-        };
-        let lora = self.lora();
+        let (params, lora) = (self.params(), self.lora());
         let info = AdapterInfo { lora, ..info.clone() };
         let text =
             serde_json::to_string(&info).map_err(|e| Error::config(format!("invalid adapter description: {e}")))?;
-        let mut metadata = BTreeMap::from([(INFO.to_owned(), text)]);
+        let mut metadata = BTreeMap::from([(INFO.to_owned(), text), (CHECKSUM.to_owned(), checksum(params)?)]);
         match lora {
             None => metadata.extend(self.adapt(model, &info)?.metadata()),
             // Keys that diffusers' tools expect.
@@ -201,6 +227,10 @@ impl Adapter {
         let held = file.names().count();
         if held != used {
             return Err(Error::model(file.path(), format!("has {held} tensors, expected {used}")));
+        }
+        if file.metadata().get(CHECKSUM).is_some_and(|stored| checksum(loaded.params()).is_ok_and(|sum| sum != *stored))
+        {
+            return Err(Error::model(file.path(), "is damaged: its values are not those that were written"));
         }
         Ok(loaded)
     }

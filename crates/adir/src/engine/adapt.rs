@@ -5,21 +5,16 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::event::{Event, Watch, report, warn};
-use super::gallery::{Found, Gallery};
 use super::open::Engine;
 use super::record::{AdaptationRecord, ImageRecord};
 use super::request::{Adapt, Keep, Target};
-use crate::adapt::{
-    AdaptConfig, Adaptation, Adapter, AdapterInfo, CropScale, HeldOut, Provenance, Trained, adaptation_memory,
-};
-use crate::encode::Embedding;
-use crate::io::folder::image_files;
+use super::sources::Source;
+use crate::adapt::{AdaptConfig, Adaptation, Adapter, AdapterInfo, HeldOut, Provenance, Trained, adaptation_memory};
 use crate::io::hash::sha256;
-use crate::io::image::{read_hashed, read_image};
 use crate::io::weights::WeightFile;
 use crate::models::{Denoiser, Prior};
 use crate::optim::Workers;
-use crate::retrieve::{ContentHash, Group, Neighbour, group_by_neighbours};
+use crate::retrieve::{ContentHash, Group, group_by_neighbours};
 use crate::task::Preset;
 use crate::tensor::{DType, Tensor};
 use crate::{Error, Result};
@@ -28,8 +23,6 @@ use crate::{Error, Result};
 const TIMED: u32 = 8;
 /// How often the state of a training that can go on is written.
 const STATE_EVERY: Duration = Duration::from_secs(120);
-/// Memory for the images of an archive, in values.
-const ARCHIVE_VALUES: usize = 1 << 28;
 
 /// A checked adaptation, for any observation.
 #[derive(Debug, Clone)]
@@ -38,6 +31,10 @@ pub struct AdaptPlan {
     config: AdaptConfig,
     memory: u64,
 }
+
+/// Said instead of adapting where a check is asked for.
+const CANNOT_BE_CHECKED: &str = "there is one image to adapt to, so none can be held out to check an adaptation by: the \
+                                 weights are used as they are (`--adapt gallery` adapts unchecked)";
 
 /// An observation to adapt for.
 #[derive(Debug, Clone, Copy)]
@@ -48,6 +45,14 @@ pub struct Observed<'a> {
     pub file: Option<&'a Path>,
     /// SHA-256 of the file, or of sizes and values.
     pub content: ContentHash,
+}
+
+impl Observed<'_> {
+    /// What an adapter for it is called by default: the name of its file, or the first digits of its hash.
+    fn name(&self) -> String {
+        let name = self.file.and_then(Path::file_stem).map(|stem| stem.to_string_lossy().into_owned());
+        name.unwrap_or_else(|| format!("{:.12}", self.content.to_string()))
+    }
 }
 
 /// What a new adapter is called, and the observations it is made for.
@@ -70,6 +75,8 @@ pub struct AdapterFound {
     pub key: String,
     /// Whether it was there already.
     pub from_cache: bool,
+    /// Whether it is in the cache now.
+    pub kept: bool,
     /// The images it was made from, nearest first.
     pub images: Vec<ImageRecord>,
 }
@@ -79,7 +86,7 @@ impl AdapterFound {
     pub fn is_used(&self, keep: Keep) -> bool {
         match keep {
             Keep::Always => true,
-            Keep::IfHeldOutImproves => self.info.outcome.as_ref().is_none_or(HeldOut::helped),
+            Keep::IfHeldOutImproves => self.info.outcome.as_ref().is_some_and(HeldOut::helped),
         }
     }
 }
@@ -98,19 +105,6 @@ impl AdaptPlan {
     /// Bytes of memory it takes at most, weights included, on a CPU in f32.
     pub fn memory(&self) -> u64 {
         self.memory
-    }
-}
-
-/// An image to adapt to: its place and content, and its pixels where they are at hand.
-struct Source {
-    path: Option<PathBuf>,
-    record: ImageRecord,
-    pixels: Option<Tensor<4>>,
-}
-
-impl Source {
-    fn found(found: Found) -> Self {
-        Self { path: Some(found.path), record: found.record, pixels: None }
     }
 }
 
@@ -166,31 +160,8 @@ impl Engine {
         observed: &Observed<'_>,
         watch: &Watch<'_>,
     ) -> Result<AdapterFound> {
-        let mut config = plan.config.clone();
-        let sources = match &plan.request.target {
-            Target::Adapter(_) => return Err(Error::config("an adapter that is there already is not made again")),
-            Target::Itself => {
-                let [_, _, h, w] = observed.y.dims();
-                let multiple = prior.info().size_multiple;
-                config.crop = config.crop.min((h.min(w) / multiple * multiple).max(multiple));
-                config.scale = CropScale::Native;
-                let record =
-                    ImageRecord { path: observed.file.map(Path::to_owned), sha256: observed.content, distance: None };
-                vec![Source { path: None, record, pixels: Some(observed.y.clone()) }]
-            }
-            Target::Archive(folder) => self.archive(folder, config.seed, watch)?,
-            Target::Images(files) => files.iter().map(|file| self.source(file)).collect::<Result<_>>()?,
-            Target::Gallery(path) | Target::Text { gallery: path, .. } => {
-                let gallery = self.gallery(path, watch)?;
-                let nearest = nearest(&gallery, &plan.request, observed)?;
-                gallery.describe(&nearest)?.into_iter().map(Source::found).collect()
-            }
-        };
-        let name = observed.file.and_then(Path::file_stem).map(|stem| stem.to_string_lossy().into_owned());
-        let label = Label {
-            name: name.unwrap_or_else(|| format!("{:.12}", observed.content.to_string())),
-            serves: vec![observed.content.to_string()],
-        };
+        let (sources, config) = self.sources(prior, plan, observed, watch)?;
+        let label = Label { name: observed.name(), serves: vec![observed.content.to_string()] };
         self.train_or_find(prior, Job { sources, label, config, request: &plan.request, state: None }, watch)
     }
 
@@ -219,33 +190,6 @@ impl Engine {
             Job { sources, label, config: plan.config.clone(), request: &plan.request, state },
             watch,
         )
-    }
-
-    /// The images of a folder, in an order that `seed` decides, as many as fit into memory.
-    fn archive(&self, folder: &Path, seed: u64, watch: &Watch<'_>) -> Result<Vec<Source>> {
-        let mut names = image_files(folder)?;
-        names.sort_by_cached_key(|name| sha256(format!("{seed} {name}").as_bytes()).to_string());
-        let (mut sources, mut values) = (Vec::new(), 0);
-        for (done, name) in names.iter().enumerate() {
-            let path = folder.join(name);
-            match read_hashed(&path, &self.limits) {
-                Ok((picture, sha256)) => {
-                    values += picture.tensor.dims().iter().product::<usize>();
-                    if values > ARCHIVE_VALUES && !sources.is_empty() {
-                        warn(watch, format!("{done} of {} images fit into memory and are used", names.len()))?;
-                        break;
-                    }
-                    let record = ImageRecord { path: Some(name.into()), sha256, distance: None };
-                    sources.push(Source { path: Some(path), record, pixels: Some(picture.tensor) });
-                }
-                Err(e) => warn(watch, format!("left out: {e}"))?,
-            }
-            report(watch, &Event::Indexing { done: done + 1, total: names.len(), path: name.clone() })?;
-        }
-        if sources.is_empty() {
-            return Err(Error::input(folder, "contains no images"));
-        }
-        Ok(sources)
     }
 
     /// The prior from which an adaptation starts, and the key of the adapter that made it, if one did.
@@ -277,7 +221,7 @@ impl Engine {
         let gallery = self.gallery(path, watch)?;
         let mut all = Vec::with_capacity(observations.len());
         for observed in observations {
-            all.push(nearest(&gallery, &plan.request, observed)?);
+            all.push(self.nearest(&gallery, &plan.request, observed, watch)?);
             report(watch, &Event::Searching { done: all.len(), total: observations.len() })?;
         }
         let groups = group_by_neighbours(&all, overlap);
@@ -303,17 +247,23 @@ impl Engine {
         watch: &Watch<'_>,
     ) -> Result<AdapterFound> {
         let prior = self.prior(watch)?;
-        let sources = files.iter().map(|file| self.source(file)).collect::<Result<_>>()?;
+        let sources = self.files(files)?;
         let job = Job { sources, label, config: plan.config.clone(), request: &plan.request, state: None };
         self.train_or_find(&prior, job, watch)
     }
 
-    /// Gives an adapter another name and adds the observations it serves, in the cache too if `keep`.
+    /// Gives an adapter a name and adds the observations it serves, in the cache too if `keep`. One that was in the cache
+    /// keeps the name it has there and gets a further one. If the cache refuses, a warning says so.
     ///
     /// # Errors
-    /// As [`super::Cache::keep_adapter`].
+    /// As [`Engine::prior`]; [`Error::Interrupted`] when the watcher breaks.
     pub fn relabel(&self, found: &mut AdapterFound, label: Label, keep: bool, watch: &Watch<'_>) -> Result<()> {
-        let mut info = AdapterInfo { name: label.name, ..found.info.clone() };
+        let mut info = found.info.clone();
+        match found.from_cache {
+            true if info.is_named(&label.name) => {}
+            true => info.also.push(label.name),
+            false => info.name = label.name,
+        }
         info.serves.extend(label.serves);
         info.serves.sort();
         info.serves.dedup();
@@ -321,7 +271,9 @@ impl Engine {
             found.info = info;
             if keep {
                 let prior = self.prior(watch)?;
-                self.cache.keep_adapter(&found.key, &found.adapter, &found.info, &prior)?;
+                if let Err(e) = self.cache.keep_adapter(&found.key, &found.adapter, &found.info, &prior) {
+                    warn(watch, format!("the name of the adapter is not kept: {e}"))?;
+                }
             }
         }
         Ok(())
@@ -337,15 +289,33 @@ impl Engine {
     ) -> Result<(Arc<Prior>, AdaptationRecord)> {
         let request = &plan.request;
         let (prior, start) = self.started(prior, request, observed)?;
-        let found = match &request.target {
-            Target::Adapter(reference) => self.kept(&prior, reference, observed)?,
-            _ => self.adapt_from(&prior, plan, observed, watch)?,
+        let (images, found) = match &request.target {
+            Target::Adapter(reference) => {
+                let found = self.kept(&prior, reference, observed)?;
+                (found.images.clone(), Ok(found))
+            }
+            _ => {
+                let (sources, config) = self.sources(&prior, plan, observed, watch)?;
+                let images = sources.iter().map(|source| source.record.clone()).collect();
+                let cannot_be_checked = sources.len() < 2 && request.keep == Keep::IfHeldOutImproves;
+                let found = if cannot_be_checked {
+                    warn(watch, CANNOT_BE_CHECKED)?;
+                    Err(provenance(&prior, &sources, config)?)
+                } else {
+                    let label = Label { name: observed.name(), serves: vec![observed.content.to_string()] };
+                    let job = Job { sources, label, config, request, state: None };
+                    Ok(self.train_or_find(&prior, job, watch)?)
+                };
+                (images, found)
+            }
         };
-        let used = found.is_used(request.keep);
-        let given = matches!(request.target, Target::Adapter(_));
-        if !given {
-            let outcome = found.info.outcome.clone();
-            report(watch, &Event::Adapted { from_cache: found.from_cache, outcome, used })?;
+        let used = found.as_ref().is_ok_and(|found| found.is_used(request.keep));
+        let from_cache = found.as_ref().is_ok_and(|found| found.from_cache);
+        let outcome = found.as_ref().ok().and_then(|found| found.info.outcome.clone());
+        let name = found.as_ref().map_or_else(|_| observed.name(), |found| found.info.name.clone());
+        let provenance = found.as_ref().map_or_else(|untrained| untrained, |found| &found.info.provenance);
+        if !matches!(request.target, Target::Adapter(_)) {
+            report(watch, &Event::Adapted { from_cache, outcome: outcome.clone(), used })?;
         }
         let from_gallery = request.target.gallery().map(|path| self.gallery(path, watch)).transpose()?;
         let record = AdaptationRecord {
@@ -356,15 +326,18 @@ impl Engine {
             encoder: from_gallery.as_ref().map(|gallery| (**gallery.encoder().id()).clone()),
             neighbours: from_gallery.as_ref().map(|_| request.neighbours),
             closer_than: from_gallery.as_ref().map(|_| request.closer_than),
-            images: found.images.clone(),
-            settings: found.info.provenance.settings.clone(),
-            outcome: found.info.outcome.clone(),
+            images,
+            settings: provenance.settings.clone(),
+            outcome,
             used,
-            from_cache: found.from_cache,
-            key: found.key.clone(),
-            name: found.info.name.clone(),
+            from_cache,
+            key: provenance.key()?,
+            name,
         };
-        let prior = if used { Arc::new(found.adapter.adapt(&prior, &found.info)?) } else { prior };
+        let prior = match found {
+            Ok(found) if used => Arc::new(found.adapter.adapt(&prior, &found.info)?),
+            _ => prior,
+        };
         Ok((prior, record))
     }
 
@@ -375,26 +348,13 @@ impl Engine {
         let (adapter, info) = (Adapter::load(&file, prior)?, Adapter::info(&file)?);
         let images = info.provenance.images.iter();
         let images = images.map(|&sha256| ImageRecord { path: None, sha256, distance: None }).collect();
-        Ok(AdapterFound { adapter, key: info.provenance.key()?, info, from_cache: true, images })
-    }
-
-    fn source(&self, file: &Path) -> Result<Source> {
-        let record = ImageRecord { path: Some(file.to_owned()), sha256: ContentHash::of_file(file)?, distance: None };
-        Ok(Source { path: Some(file.to_owned()), record, pixels: None })
+        Ok(AdapterFound { adapter, key: info.provenance.key()?, info, from_cache: true, kept: true, images })
     }
 
     fn train_or_find(&self, prior: &Prior, job: Job<'_>, watch: &Watch<'_>) -> Result<AdapterFound> {
         let Job { sources, label, config, request, state } = job;
         config.check(prior.info().size_multiple)?;
-        let compute = prior.params().compute();
-        let in_full = compute.dtype == DType::F32 && !compute.bf16_products;
-        let mut provenance = Provenance {
-            version: Provenance::VERSION,
-            base: prior.id()?.to_string(),
-            images: sources.iter().map(|source| source.record.sha256).collect(),
-            settings: config,
-            computed_in: (!in_full).then(|| format!("{:?}, bf16 products: {}", compute.dtype, compute.bf16_products)),
-        };
+        let mut provenance = provenance(prior, &sources, config)?;
         let images: Vec<_> = sources.iter().map(|source| source.record.clone()).collect();
         let of = provenance.key_without_budget()?;
         // Minutes that became a number of steps once are that number for good.
@@ -409,10 +369,10 @@ impl Engine {
             }
             match self.cache.adapter(&key, prior) {
                 Ok(Some((adapter, info))) => {
-                    Ok(Some(AdapterFound { adapter, info, key, from_cache: true, images: images.clone() }))
+                    Ok(Some(AdapterFound { adapter, info, key, from_cache: true, kept: true, images: images.clone() }))
                 }
                 Ok(None) => Ok(None),
-                Err(e) => warn(watch, format!("the kept adapter is made anew: {e}")).map(|()| None),
+                Err(e) => warn(watch, format!("the adapter in the cache is made anew: {e}")).map(|()| None),
             }
         };
         if to_time.is_none()
@@ -420,22 +380,19 @@ impl Engine {
         {
             return Ok(found);
         }
-        let pixels = |source: Source| match (source.pixels, source.path) {
-            (Some(pixels), _) => Ok(pixels),
-            (None, Some(path)) => Ok(read_image(&path, &self.limits)?.tensor),
-            (None, None) => Err(Error::config("an image without pixels and file")),
-        };
-        let pictures = sources.into_iter().map(pixels).collect::<Result<Vec<_>>>()?;
+        let usable = if request.use_cache { self.cache.check() } else { Ok(()) };
+        if let Err(e) = &usable {
+            warn(watch, format!("the cache takes nothing, the adapter will not be kept: {e}; see --cache"))?;
+        }
+        let pictures = sources.into_iter().map(|source| source.pixels(self)).collect::<Result<Vec<_>>>()?;
+        let state_is_cached = matches!(state, Some(StateFile::InCache));
         let state = match state {
             None => None,
             Some(StateFile::At(path)) => Some(path.to_owned()),
-            Some(StateFile::InCache) => self.cache.state_path(&of).filter(|_| request.use_cache),
+            Some(StateFile::InCache) => self.cache.state_path(&of).filter(|_| request.use_cache && usable.is_ok()),
         };
-        if let Some(folder) = state.as_ref().and_then(|path| path.parent()).filter(|f| !f.as_os_str().is_empty()) {
-            std::fs::create_dir_all(folder).map_err(|e| Error::io(folder, e))?;
-        }
         let new = || Adaptation::new(prior, pictures.clone(), provenance.settings.clone());
-        let mut training = Training { run: new()?, of, state, watch };
+        let mut training = Training { run: new()?, of, state, state_is_cached, watch };
         training.resume()?;
         if to_time.is_none() && training.run.is_beyond_budget() {
             // A longer training was here before: its weights are not those of a shorter one.
@@ -459,15 +416,30 @@ impl Engine {
         let (key, outcome, adapter) = (provenance.key()?, run.held_out(), run.adapter());
         let Label { name, serves } = label;
         let (base, lora) = (provenance.base.clone(), adapter.lora());
-        let info = AdapterInfo { name, base, provenance, outcome, lora, serves };
-        if request.use_cache
-            && let Err(e) = self.cache.keep_adapter(&key, &adapter, &info, prior)
-        {
+        let info = AdapterInfo { name, also: Vec::new(), base, provenance, outcome, lora, serves };
+        let kept = match request.use_cache && usable.is_ok() {
+            false => false,
             // What took minutes to make is worth using, whatever the disk says.
-            warn(watch, format!("the adapter is not kept: {e}"))?;
-        }
-        Ok(AdapterFound { adapter, info, key, from_cache: false, images })
+            true => match self.cache.keep_adapter(&key, &adapter, &info, prior) {
+                Ok(()) => true,
+                Err(e) => warn(watch, format!("the adapter is not kept: {e}")).map(|()| false)?,
+            },
+        };
+        Ok(AdapterFound { adapter, info, key, from_cache: false, kept, images })
     }
+}
+
+/// What determines the adapter for these images.
+fn provenance(prior: &Prior, sources: &[Source], settings: AdaptConfig) -> Result<Provenance> {
+    let compute = prior.params().compute();
+    let in_full = compute.dtype == DType::F32 && !compute.bf16_products;
+    Ok(Provenance {
+        version: Provenance::VERSION,
+        base: prior.id()?.to_string(),
+        images: sources.iter().map(|source| source.record.sha256).collect(),
+        settings,
+        computed_in: (!in_full).then(|| format!("{:?}, bf16 products: {}", compute.dtype, compute.bf16_products)),
+    })
 }
 
 /// An adapter to find or to make.
@@ -491,16 +463,32 @@ struct Training<'a> {
     /// What the state belongs to.
     of: String,
     state: Option<PathBuf>,
+    /// Whether the file is one of the cache, which the training can do without.
+    state_is_cached: bool,
     watch: &'a Watch<'a>,
 }
 
 impl Training<'_> {
     /// Goes on from the state, if there is one.
     fn resume(&mut self) -> Result<()> {
-        if let Some(path) = self.state.as_ref().filter(|path| path.is_file()) {
-            self.run.resume(&WeightFile::open(path)?, &self.of)?;
+        let Some(path) = self.state.as_ref().filter(|path| path.is_file()) else { return Ok(()) };
+        let resumed = WeightFile::open(path).map_err(Error::from).and_then(|file| self.run.resume(&file, &self.of));
+        match resumed {
+            Err(e) if self.state_is_cached => warn(self.watch, format!("the training begins anew: {e}")),
+            resumed => resumed,
         }
-        Ok(())
+    }
+
+    /// Writes the state, if it is written anywhere. A cache that refuses costs no training.
+    fn save(&mut self) -> Result<()> {
+        let Some(path) = &self.state else { return Ok(()) };
+        match self.run.save(path, &self.of) {
+            Err(e) if self.state_is_cached => {
+                self.state = None;
+                warn(self.watch, format!("the state of the training is not kept: {e}"))
+            }
+            saved => saved,
+        }
     }
 
     /// A step, reported; `total` is that of the report.
@@ -547,16 +535,14 @@ impl Training<'_> {
         let mut saved = Instant::now();
         loop {
             let total = self.run.total();
-            if let Some(path) = self.state.as_ref().filter(|_| self.run.is_last_before_end()) {
-                self.run.save(path, &self.of)?;
+            if self.run.is_last_before_end() {
+                self.save()?;
             }
             let more = self.step(total);
             let stopped = matches!(more, Err(Error::Interrupted));
             let last = matches!(more, Ok(false));
-            if let Some(path) = self.state.as_ref().filter(|_| stopped || last || saved.elapsed() > STATE_EVERY)
-                && self.run.can_go_on()
-            {
-                self.run.save(path, &self.of)?;
+            if (stopped || last || saved.elapsed() > STATE_EVERY) && self.run.can_go_on() {
+                self.save()?;
                 saved = Instant::now();
             }
             if !more? {
@@ -564,14 +550,4 @@ impl Training<'_> {
             }
         }
     }
-}
-
-/// The images of a gallery that are nearest to `observed`, or to the prompt, nearest first.
-fn nearest(gallery: &Gallery, request: &Adapt, observed: &Observed<'_>) -> Result<Vec<Neighbour>> {
-    let query: Embedding = match &request.target {
-        Target::Text { prompt, .. } => gallery.encoder().text(prompt)?,
-        _ => gallery.encoder().image(observed.y)?,
-    };
-    let exclude: Vec<_> = std::iter::once(observed.content).chain(request.exclude.iter().copied()).collect();
-    gallery.nearest(&query, request.neighbours, request.closer_than, &exclude)
 }

@@ -21,6 +21,14 @@ const SHORTEST_KEY: usize = 6;
 /// Whatever is wrong with an entry, the run goes on without it: a [`Cache`] reports the fault, and the engine makes the
 /// entry anew.
 pub trait Cache: Debug + Send + Sync {
+    /// Whether something can be kept: worth knowing before it is made.
+    ///
+    /// # Errors
+    /// [`Error::Io`] where the system refuses.
+    fn check(&self) -> Result<()> {
+        Ok(())
+    }
+
     /// The adapter kept under `key`, for `prior`.
     ///
     /// # Errors
@@ -100,6 +108,32 @@ impl Cache for NoCache {
     }
 }
 
+/// Keeps nothing and finds nothing of its own accord, but knows the adapters of a folder by their names.
+#[derive(Debug, Clone)]
+pub struct NamedAdapters(pub FolderCache);
+
+impl Cache for NamedAdapters {
+    fn adapter(&self, _: &str, _: &Prior) -> Result<Option<(Adapter, AdapterInfo)>> {
+        Ok(None)
+    }
+
+    fn keep_adapter(&self, _: &str, _: &Adapter, _: &AdapterInfo, _: &Prior) -> Result<()> {
+        Ok(())
+    }
+
+    fn index(&self, _: &Path, _: &EncoderId) -> Result<Option<Index>> {
+        Ok(None)
+    }
+
+    fn keep_index(&self, _: &Path, _: &Index) -> Result<()> {
+        Ok(())
+    }
+
+    fn find_adapter(&self, reference: &Path, observation: Option<&str>) -> Result<PathBuf> {
+        self.0.find_adapter(reference, observation)
+    }
+}
+
 /// Keeps everything in a folder: `adapters/KEY.safetensors` and `indexes/HASH.index`; `steps/HASH` notes how many steps
 /// some minutes of training became, and `adapters/HASH.checkpoint` is a training that can go on.
 #[derive(Debug, Clone)]
@@ -142,24 +176,32 @@ impl FolderCache {
     }
 
     fn index_path(&self, gallery: &Path, encoder: &EncoderId) -> PathBuf {
-        let name = sha256(format!("{} {encoder}", gallery.display()).as_bytes());
+        // Of the bytes of the path: two names that are not Unicode may look alike.
+        let name = sha256(&[gallery.as_os_str().as_encoded_bytes(), format!(" {encoder}").as_bytes()].concat());
         self.folder.join("indexes").join(format!("{name}.index"))
     }
 }
 
 impl Cache for FolderCache {
+    fn check(&self) -> Result<()> {
+        Ok(atomic::check_writable(&self.adapter_path("check"))?)
+    }
+
     fn adapter(&self, key: &str, prior: &Prior) -> Result<Option<(Adapter, AdapterInfo)>> {
         let path = self.adapter_path(key);
         if !path.is_file() {
             return Ok(None);
         }
         let file = WeightFile::open(&path)?;
-        Ok(Some((Adapter::load(&file, prior)?, Adapter::info(&file)?)))
+        let (adapter, info) = (Adapter::load(&file, prior)?, Adapter::info(&file)?);
+        if info.provenance.key()? != key {
+            return Err(Error::model(&path, "is another adapter than its name says"));
+        }
+        Ok(Some((adapter, info)))
     }
 
     fn keep_adapter(&self, key: &str, adapter: &Adapter, info: &AdapterInfo, prior: &Prior) -> Result<()> {
         let path = self.adapter_path(key);
-        make_folder_of(&path)?;
         adapter.save(&path, info, prior)
     }
 
@@ -169,7 +211,6 @@ impl Cache for FolderCache {
 
     fn note_steps(&self, key: &str, steps: u32) -> Result<()> {
         let path = self.folder.join("steps").join(key);
-        make_folder_of(&path)?;
         atomic::write(&path, |file| writeln!(file, "{steps}").map_err(|e| Error::io(&path, e)))
     }
 
@@ -184,7 +225,6 @@ impl Cache for FolderCache {
 
     fn keep_index(&self, gallery: &Path, index: &Index) -> Result<()> {
         let path = self.index_path(gallery, index.encoder());
-        make_folder_of(&path)?;
         index.save(&path)
     }
 
@@ -193,7 +233,8 @@ impl Cache for FolderCache {
             return Ok(reference.to_owned());
         }
         let text = reference.to_string_lossy();
-        let is_meant = |k: &KeptAdapter| k.info.name == text || text.len() >= SHORTEST_KEY && k.key.starts_with(&*text);
+        let is_meant =
+            |k: &KeptAdapter| k.info.is_named(&text) || text.len() >= SHORTEST_KEY && k.key.starts_with(&*text);
         let mut found: Vec<KeptAdapter> = self.adapters()?.0.into_iter().filter(is_meant).collect();
         // Names come first: a folder of observations gave its own to their adapters.
         let in_folder = found.is_empty() && reference.is_dir();
@@ -228,11 +269,6 @@ fn no_adapter(reference: &Path) -> Error {
     ))
 }
 
-fn make_folder_of(path: &Path) -> Result<()> {
-    let folder = path.parent().unwrap_or(Path::new("."));
-    std::fs::create_dir_all(folder).map_err(|e| Error::io(folder, e))
-}
-
 /// The adapters in a folder, sorted by name and key, and errors for unreadable files; empty if the folder does not
 /// exist.
 fn adapters_in(folder: &Path) -> Result<(Vec<KeptAdapter>, Vec<Error>)> {
@@ -244,7 +280,8 @@ fn adapters_in(folder: &Path) -> Result<(Vec<KeptAdapter>, Vec<Error>)> {
     };
     for file in files {
         let path = file.map_err(|e| Error::io(folder, e))?.path();
-        let Some(key) = path.file_name().and_then(|n| n.to_str()?.strip_suffix(".safetensors")) else { continue };
+        let Some(key) = path.file_name().map(|name| name.to_string_lossy().into_owned()) else { continue };
+        let Some(key) = key.strip_suffix(".safetensors") else { continue };
         let info = WeightFile::open(&path).map_err(Error::from).and_then(|file| Adapter::info(&file));
         match info {
             Ok(info) => kept.push(KeptAdapter { key: key.to_owned(), path: path.clone(), info }),

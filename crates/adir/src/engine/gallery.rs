@@ -1,23 +1,32 @@
 //! Galleries: the index of a folder, brought up to date, with the encoder that made it.
 
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use super::cache::Cache;
 use super::event::{Event, Watch, report, warn};
 use super::record::ImageRecord;
-use crate::encode::{Embedding, Encoder};
+use crate::encode::{Embedding, Encoder, spherical_distance};
+use crate::io::image::read_image;
 use crate::io::limits::Limits;
-use crate::retrieve::{Build, BuildOutcome, ContentHash, Exclude, Index, Neighbour, Precision};
+use crate::io::open_regular;
+use crate::retrieve::{Build, BuildOutcome, ContentHash, Exclude, Index, Neighbour, Precision, Stat};
 use crate::{Error, Result};
 
 /// Warnings about files of a gallery that are shown one by one; the rest is counted.
 const SHOWN_WARNINGS: usize = 20;
 
+/// Images whose embeddings are closer than this, in radians, are one: rounding to f16 moves an embedding by 3e-4, and two
+/// photographs of one scene are a hundred times as far apart.
+const SAME_IMAGE: f64 = 1e-3;
+
 /// Images to choose from, and what tells their likeness.
 pub struct Gallery {
     encoder: Arc<dyn Encoder>,
     index: Index,
+    /// Images whose absence was reported.
+    told: Mutex<BTreeSet<usize>>,
 }
 
 /// An image of a gallery.
@@ -43,13 +52,14 @@ impl Gallery {
         if path.is_file() {
             let index = Index::open(path)?;
             index.check_encoder(encoder.id()).map_err(|e| Error::input(path, format!("{e}; see --encoder")))?;
-            return Ok(Self { encoder, index });
+            return Ok(Self { encoder, index, told: Mutex::default() });
         }
         let root = path.canonicalize().map_err(|e| Error::input(path, format!("cannot be opened: {e}")))?;
-        let previous = match cache.index(&root, encoder.id()) {
+        let previous = match cache.index(&root, encoder.id()).and_then(|index| checked(index, &root, encoder.as_ref()))
+        {
             Ok(previous) => previous,
             Err(e) => {
-                warn(watch, format!("the kept index is made anew: {e}"))?;
+                warn(watch, format!("the index in the cache is made anew: {e}"))?;
                 None
             }
         };
@@ -58,7 +68,7 @@ impl Gallery {
             Err(e) => warn(watch, format!("the index is not kept: {e}")),
         };
         let index = update(&root, encoder.as_ref(), Precision::F16, previous, limits, &keep, watch)?;
-        Ok(Self { encoder, index })
+        Ok(Self { encoder, index, told: Mutex::default() })
     }
 
     /// The encoder.
@@ -72,36 +82,100 @@ impl Gallery {
     }
 
     /// The `count` images nearest to `query`, nearest first, without those in `exclude`, and not closer than
-    /// `closer_than` radians.
+    /// `closer_than` radians. Of several files with one content, or whose embeddings are the same, it is the nearest. The
+    /// next nearest images take the place of files that are gone or have changed since they were indexed: a warning says
+    /// so.
     ///
     /// # Errors
-    /// [`Error::Input`] when no image is left; [`Error::Config`] for a query of another encoder.
+    /// [`Error::Input`] when no image is left; [`Error::Config`] for a query of another encoder;
+    /// [`Error::Interrupted`] when the watcher breaks.
     pub fn nearest(
         &self,
         query: &Embedding,
         count: usize,
         closer_than: f64,
         exclude: &[ContentHash],
+        limits: &Limits,
+        watch: &Watch<'_>,
     ) -> Result<Vec<Neighbour>> {
         let entries = self.index.entries();
-        let is_excluded = |n: &Neighbour| entries[n.id].content.is_some_and(|content| exclude.contains(&content));
-        // Excluded files may be several times in the gallery.
-        let mut wanted = count;
-        loop {
-            let exclusion = Exclude { closer_than, content: exclude.first().copied() };
+        let exclusion = Exclude { closer_than, content: exclude.first().copied() };
+        let (mut left, mut gone): (Vec<Neighbour>, Vec<(usize, Error)>) = Default::default();
+        let (mut wanted, mut seen) = (count, 0);
+        while left.len() < count {
             let found = self.index.nearest(query, wanted, &exclusion)?;
             let exhausted = found.len() < wanted;
-            let mut left: Vec<_> = found.into_iter().filter(|n| !is_excluded(n)).collect();
-            if left.len() >= count || exhausted {
-                left.truncate(count);
-                return if left.is_empty() {
-                    Err(Error::input(self.index.root(), "contains no images to adapt to"))
-                } else {
-                    Ok(left)
-                };
+            for n in found.into_iter().skip(std::mem::replace(&mut seen, wanted)) {
+                let content = entries[n.id].content;
+                if left.len() == count || content.is_some_and(|content| exclude.contains(&content)) {
+                    continue;
+                }
+                match self.fault(n.id, limits) {
+                    Some(fault) => gone.push((n.id, fault)),
+                    None if self.is_copy(&n, &left) => {}
+                    None => left.push(n),
+                }
             }
-            wanted += exclude.len().max(1);
+            if exhausted {
+                break;
+            }
+            wanted = wanted.saturating_mul(2);
         }
+        self.tell(gone, watch)?;
+        if left.is_empty() {
+            return Err(Error::input(self.index.root(), "contains no images to adapt to"));
+        }
+        Ok(left)
+    }
+
+    /// Whether an image is in `nearer` already, under another name or stored in another way.
+    fn is_copy(&self, n: &Neighbour, nearer: &[Neighbour]) -> bool {
+        let (entries, content) = (self.index.entries(), self.index.entries()[n.id].content);
+        if content.is_some() && nearer.iter().any(|other| entries[other.id].content == content) {
+            return true;
+        }
+        // Copies are as far from the query as one another.
+        let close = nearer.iter().rev().take_while(|other| n.distance - other.distance < SAME_IMAGE);
+        let vector = |id| self.index.vector(id).unwrap_or_default();
+        close.into_iter().any(|other| spherical_distance(&vector(n.id), &vector(other.id)) < SAME_IMAGE)
+    }
+
+    /// What keeps the file of an image from being used as it was indexed.
+    fn fault(&self, id: usize, limits: &Limits) -> Option<Error> {
+        let (entry, path) = (&self.index.entries()[id], self.index.file(id)?);
+        let Some(content) = entry.content else {
+            // The embedding came from elsewhere: whether there is an image has never been looked at.
+            return read_image(&path, limits).err();
+        };
+        let stat = match Stat::of_file(&path) {
+            Ok(stat) => stat,
+            Err(e) => return Some(e),
+        };
+        if stat.modified.is_some() && (stat.size, stat.modified) == (entry.size, entry.modified) {
+            return open_regular(&path).err().map(|e| Error::input(&path, format!("cannot be read: {e}")));
+        }
+        match ContentHash::of_file(&path) {
+            Ok(found) if found == content => None,
+            Ok(_) => Some(Error::input(&path, "has changed since it was indexed")),
+            Err(e) => Some(e.into()),
+        }
+    }
+
+    /// Warns of images that are gone, of each once.
+    fn tell(&self, gone: Vec<(usize, Error)>, watch: &Watch<'_>) -> Result<()> {
+        let mut told = self.told.lock().unwrap_or_else(PoisonError::into_inner);
+        let new: Vec<Error> = gone.into_iter().filter(|(id, _)| told.insert(*id)).map(|(_, error)| error).collect();
+        let Some(first) = new.first() else { return Ok(()) };
+        let count = match new.len() {
+            1 => "one of the nearest images is".to_owned(),
+            more => format!("{more} of the nearest images are"),
+        };
+        warn(
+            watch,
+            format!(
+                "{count} left out, and the next nearest taken: {first} (`adir index build` brings an index up to date)"
+            ),
+        )
     }
 
     /// Files and records of images.
@@ -119,6 +193,17 @@ impl Gallery {
         };
         images.iter().map(describe).collect()
     }
+}
+
+/// An index from the cache, if it is what it should be: that of `root` by `encoder`.
+fn checked(index: Option<Index>, root: &Path, encoder: &dyn Encoder) -> Result<Option<Index>> {
+    if let Some(index) = &index {
+        index.check_encoder(encoder.id())?;
+        if index.precision() != Precision::F16 || index.root().canonicalize().ok().as_deref() != Some(root) {
+            return Err(Error::input(index.root(), "its index is in the place of another folder's"));
+        }
+    }
+    Ok(index)
 }
 
 /// Brings the index file at `path` up to date with `folder`. What was embedded before an interruption is kept.
@@ -151,6 +236,9 @@ fn update(
 ) -> Result<Index> {
     let before = previous.as_ref().filter(|index| index.is_complete()).map(|index| index.entries().to_vec());
     let mut build = Build::new(root, encoder, precision, *limits, previous)?;
+    for message in build.unseen() {
+        warn(watch, message)?;
+    }
     let total = build.total();
     let (mut done, mut skipped) = (0, 0);
     while let Some(event) = build.next() {

@@ -23,20 +23,23 @@ mod cache;
 mod event;
 mod gallery;
 mod open;
+mod outputs;
 mod plan;
 mod record;
 mod request;
 mod run;
+mod sources;
 #[cfg(test)]
 mod tests;
 mod warnings;
 
 pub use adapt::{AdaptPlan, AdapterFound, Label, Observed};
-pub use cache::{Cache, FolderCache, KeptAdapter, NoCache};
+pub use cache::{Cache, FolderCache, KeptAdapter, NamedAdapters, NoCache};
 pub use event::{Event, Watch};
 pub use gallery::{Gallery, build_index};
 pub use open::{Engine, EngineBuilder, open_encoder};
-pub use plan::{Memory, Outputs, Plan};
+pub use outputs::Outputs;
+pub use plan::{Memory, Plan};
 pub use record::{AdaptationRecord, Decibel, FileRecord, ImageRecord, ModelRecord, Record, Seconds, write_json};
 pub use request::{Adapt, AdaptOverrides, Keep, Observation, OutputRequest, Request, SamplingRequest, Target};
 pub use run::Restored;

@@ -6,20 +6,16 @@ use std::sync::Arc;
 
 use super::adapt::{AdaptPlan, Observed};
 use super::open::Engine;
-use super::request::{Observation, Request, Target};
+use super::outputs::Outputs;
+use super::request::{Observation, Request};
 use super::warnings::warnings;
-use crate::io::atomic::{check_writable, refuse_inputs, refuse_overwrite};
 use crate::io::image::{BitDepth, ImageFormat, Picture, read_hashed_as};
 use crate::operator::ImageShape;
 use crate::optim::Workers;
-use crate::problem::{KernelSource, MaskSource};
 use crate::restore::{RestorePlan, SamplingConfig};
 use crate::retrieve::ContentHash;
 use crate::tensor::{self, is_cpu};
 use crate::{Error, Result};
-
-/// Longest name of a file, in bytes, on the file systems in use.
-const LONGEST_NAME: usize = 255;
 
 /// A restoration that is ready to run.
 #[derive(Debug, Clone)]
@@ -31,6 +27,8 @@ pub struct Plan {
     pub(super) restore: Arc<RestorePlan>,
     pub(super) adapt: Option<AdaptPlan>,
     pub(super) outputs: Option<Outputs>,
+    /// Samples of an earlier run that stay beside the new ones.
+    pub(super) stale: Vec<PathBuf>,
     format: Option<ImageFormat>,
     warnings: Vec<String>,
     memory: Memory,
@@ -53,39 +51,6 @@ impl Memory {
     }
 }
 
-/// The files of a result.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Outputs {
-    /// The image.
-    pub image: PathBuf,
-    /// The samples, where there are several.
-    pub samples: Vec<PathBuf>,
-    /// The record.
-    pub record: PathBuf,
-}
-
-impl Outputs {
-    /// `x.png`, `x.1.png`, `x.2.png` ... and `x.json`.
-    pub fn new(image: &Path, samples: usize) -> Self {
-        let extension = image.extension().unwrap_or_default().to_os_string();
-        let numbered = |k: usize| {
-            let mut end = std::ffi::OsString::from(format!("{k}."));
-            end.push(&extension);
-            image.with_extension(end)
-        };
-        Self {
-            image: image.to_owned(),
-            samples: if samples > 1 { (1..=samples).map(numbered).collect() } else { Vec::new() },
-            record: image.with_extension("json"),
-        }
-    }
-
-    /// All of them, the image first.
-    pub fn all(&self) -> impl Iterator<Item = &Path> {
-        [&self.image, &self.record].into_iter().chain(&self.samples).map(PathBuf::as_path)
-    }
-}
-
 impl Engine {
     /// Checks a request, the observation and the files named in it, and settles every setting. Reads no weights but
     /// their names and shapes.
@@ -103,7 +68,10 @@ impl Engine {
             Observation::File(path) => Some(path.clone()),
         };
         // Outputs come first: whatever the picture is, it must not be written over.
-        self.check_outputs(file.as_deref().unwrap_or(Path::new("")), request, outputs.as_ref())?;
+        let stale = match (&outputs, &request.output) {
+            (Some(outputs), Some(asked)) => outputs.check(&self.files_read(request), asked.overwrite)?,
+            _ => Vec::new(),
+        };
         let (content, picture) = match &request.input {
             Observation::Picture(picture) => (content_of(picture)?, picture.clone()),
             Observation::File(path) => {
@@ -155,6 +123,7 @@ impl Engine {
             restore,
             adapt,
             outputs,
+            stale,
             format,
             memory,
             model_name,
@@ -178,49 +147,6 @@ impl Engine {
             ))),
             _ => Ok(()),
         }
-    }
-
-    /// Refuses outputs that cannot be written, that exist, or that would destroy what is read.
-    fn check_outputs(&self, input: &Path, request: &Request, outputs: Option<&Outputs>) -> Result<()> {
-        let others = self.files_read(request);
-        let (Some(outputs), Some(request)) = (outputs, request.output.as_ref()) else { return Ok(()) };
-        for path in outputs.all() {
-            let length = path.file_name().map_or(0, |name| name.as_encoded_bytes().len());
-            if length > LONGEST_NAME {
-                return Err(Error::config(format!(
-                    "the name of an output, {length} bytes, is longer than the {LONGEST_NAME} that file systems take: \
-                     {}",
-                    path.display()
-                )));
-            }
-            refuse_overwrite(input, path, request.overwrite)?;
-            refuse_inputs(others.iter().map(PathBuf::as_path), path)?;
-            check_writable(path)?;
-        }
-        Ok(())
-    }
-
-    /// Files besides the observation that the request or the engine reads.
-    fn files_read(&self, request: &Request) -> Vec<PathBuf> {
-        let mut files = self.model_files();
-        if let Some(KernelSource::Text(text)) = &request.problem.kernel {
-            files.push(text.into());
-        }
-        if let Some(MaskSource::File(mask)) = &request.problem.mask {
-            files.push(mask.clone());
-        }
-        match request.adapt.as_ref().map(|adapt| &adapt.target) {
-            Some(
-                Target::Gallery(path)
-                | Target::Text { gallery: path, .. }
-                | Target::Adapter(path)
-                | Target::Archive(path),
-            ) => files.push(path.clone()),
-            Some(Target::Images(images)) => files.extend(images.iter().cloned()),
-            Some(Target::Itself) | None => {}
-        }
-        files.extend(request.adapt.as_ref().and_then(|adapt| adapt.start.clone()));
-        files
     }
 
     /// Refuses a result that exceeds the limits for reading it back.
@@ -257,7 +183,7 @@ fn named(file: Option<&Path>, error: Error) -> Error {
 }
 
 /// SHA-256 of the sizes and values of a picture from memory.
-fn content_of(picture: &Picture) -> Result<ContentHash> {
+pub(super) fn content_of(picture: &Picture) -> Result<ContentHash> {
     let mut bytes = format!("{:?}\n", picture.tensor.dims()).into_bytes();
     for value in tensor::to_f32(&picture.tensor)? {
         bytes.extend(value.to_le_bytes());
@@ -300,6 +226,11 @@ impl Plan {
     /// hold. A run reports them as [`Event::Warning`](super::Event::Warning).
     pub fn warnings(&self) -> &[String] {
         &self.warnings
+    }
+
+    /// Samples of an earlier run that stay, because this one has fewer.
+    pub fn stale(&self) -> &[PathBuf] {
+        &self.stale
     }
 
     /// What it takes of memory.

@@ -1,7 +1,7 @@
 //! The record of a run: every value used and where it came from, enough to repeat it.
 
 use std::fmt;
-use std::io::Write;
+use std::io::{BufReader, Read, Write};
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
@@ -9,12 +9,15 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use super::request::{Keep, Request, Target};
 use crate::adapt::{AdaptConfig, HeldOut};
 use crate::encode::EncoderId;
-use crate::io::atomic;
+use crate::io::{atomic, open_regular};
 use crate::models::guided_diffusion::UNetConfig;
 use crate::operator::Degradation;
 use crate::retrieve::ContentHash;
 use crate::task::{Choice, Settings, Task};
 use crate::{Error, Result};
+
+/// Records are some kilobytes: of what is longer, the end is not looked for.
+const MOST_BYTES: u64 = 1 << 26;
 
 /// What was done, and how well the result agrees with what was measured.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -192,13 +195,27 @@ impl Record {
         write_json(path.as_ref(), self)
     }
 
+    /// The number of samples in the record in `path`, of whatever version; `None` for anything else.
+    pub(super) fn samples_in(path: &Path) -> Option<usize> {
+        #[derive(Deserialize)]
+        struct Start {
+            program: String,
+            samples: usize,
+        }
+        let file = open_regular(path).ok()?;
+        let start: Start = serde_json::from_reader(BufReader::new(file.take(MOST_BYTES))).ok()?;
+        start.program.starts_with("adir ").then_some(start.samples)
+    }
+
     /// Reads the record in `path`.
     ///
     /// # Errors
     /// [`Error::Input`] when the file is missing, no record, or of another version.
     pub fn read(path: impl AsRef<Path>) -> Result<Self> {
         let path = path.as_ref();
-        let text = std::fs::read_to_string(path).map_err(|e| Error::input(path, format!("cannot be read: {e}")))?;
+        let mut text = String::new();
+        let read = open_regular(path).and_then(|file| file.take(MOST_BYTES).read_to_string(&mut text));
+        read.map_err(|e| Error::input(path, format!("cannot be read: {e}")))?;
         let record: Self = serde_json::from_str(&text)
             .map_err(|e| Error::input(path, format!("is no record of a restoration: {e}")))?;
         if record.schema != Self::SCHEMA {

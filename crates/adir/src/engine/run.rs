@@ -6,7 +6,8 @@ use std::time::Instant;
 
 use super::event::{Event, Watch, report, warn};
 use super::open::Engine;
-use super::plan::{Outputs, Plan};
+use super::outputs::Outputs;
+use super::plan::Plan;
 use super::record::{AdaptationRecord, Decibel, FileRecord, ModelRecord, Record, Seconds};
 use super::request::{Observation, Request};
 use crate::io::image::{BitDepth, Picture, Reading, Scale, read_image_as};
@@ -42,6 +43,10 @@ impl Engine {
     pub fn run(&self, plan: &Plan, watch: &Watch<'_>) -> Result<Restored> {
         let started = Instant::now();
         plan.warnings().iter().try_for_each(|message| warn(watch, message))?;
+        if let [first, ..] = plan.stale() {
+            let (count, first) = (plan.stale.len(), first.display());
+            warn(watch, format!("{count} samples of an earlier run are left as they are, from {first} on"))?;
+        }
         let base = self.prior(watch)?;
         let (prior, adaptation) = match &plan.adapt {
             None => (base.clone(), None),
@@ -197,6 +202,7 @@ impl Restored {
         }
         self.mean.write(&outputs.image)?;
         self.judge(&outputs.image, engine)?;
+        outputs.check_record()?;
         self.record.write(&outputs.record)
     }
 

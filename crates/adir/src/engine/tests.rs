@@ -57,8 +57,8 @@ fn a_plan_refuses_before_the_weights_are_read() {
     assert!(config_error(engine.plan(&alpha)).contains("alpha"));
     let long = f.join(format!("{}.png", "n".repeat(300)));
     assert!(config_error(engine.plan(&request().output(long))).contains("304 bytes"));
-    // The record's name is longer by a byte than the image's.
-    let just = f.join(format!("{}.png", "n".repeat(251)));
+    // The record's name is longer by five bytes than the image's.
+    let just = f.join(format!("{}.png", "n".repeat(247)));
     assert!(config_error(engine.plan(&request().output(just))).contains("256 bytes"));
     assert!(config_error(engine.plan(&request().samples(0))).contains("0 samples"));
     let mut eta = request();
@@ -92,7 +92,7 @@ fn outputs_that_would_replace_inputs_are_refused() {
     let f = folder("inputs");
     picture(1).write(f.join("y.png")).unwrap();
     picture(2).write(f.join("m.png")).unwrap();
-    std::fs::write(f.join("k.json"), "1 1\n1 1\n").unwrap();
+    std::fs::write(f.join("k.png.json"), "1 1\n1 1\n").unwrap();
     let engine = Engine::builder().build().unwrap();
     let refused = |problem: Problem, adapt: Option<Adapt>, output: &str| {
         let mut request = Request::new(f.join("y.png"), problem);
@@ -102,8 +102,8 @@ fn outputs_that_would_replace_inputs_are_refused() {
     };
     let mask = Problem::inpaint(f.join("m.png").as_path());
     assert!(refused(mask, None, "m.png").contains("would replace the input"));
-    let kernel = Problem::deblur(f.join("k.json").to_str().unwrap());
-    assert!(refused(kernel, None, "k.png").contains("k.json"), "the record counts, too");
+    let kernel = Problem::deblur(f.join("k.png.json").to_str().unwrap());
+    assert!(refused(kernel, None, "k.png").contains("k.png.json"), "the record counts, too");
     let adapter = Adapt::new(Target::Adapter(f.join("m.png")));
     assert!(refused(Problem::super_resolution(2), Some(adapter), "m.png").contains("m.png"));
     std::fs::remove_dir_all(f).unwrap();
@@ -121,7 +121,7 @@ fn names_that_are_not_unicode_are_recorded() {
     let request = Request::new(name(b"y\xff.png"), Problem::super_resolution(2)).steps(1).output(name(b"x\xfe.png"));
     let mut restored = engine.run(&engine.plan(&request).unwrap(), &go).unwrap();
     restored.save(&engine).unwrap();
-    let record = Record::read(name(b"x\xfe.json")).unwrap();
+    let record = Record::read(name(b"x\xfe.png.json")).unwrap();
     assert!(record.input.path.unwrap().to_str().unwrap().ends_with("y\u{fffd}.png"));
     std::fs::remove_dir_all(f).unwrap();
 }
@@ -156,7 +156,7 @@ fn a_run_is_repeated_from_its_record() {
         .output(f.join("x.png"));
     let mut first = engine.run(&engine.plan(&request).unwrap(), &go).unwrap();
     first.save(&engine).unwrap();
-    let record = Record::read(f.join("x.json")).unwrap();
+    let record = Record::read(f.join("x.png.json")).unwrap();
     let adaptation = record.adaptation.as_ref().unwrap();
     assert!(adaptation.used && !adaptation.from_cache && adaptation.settings.seed == 5);
     assert_eq!(record.agreement_psnr, first.record.agreement_psnr);

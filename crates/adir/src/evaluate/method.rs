@@ -451,7 +451,7 @@ impl<'a> Bench<'a> {
 
     fn random_images(&self, truth: &Truth) -> Result<Vec<PathBuf>> {
         let folder = self.config.random_from.clone().unwrap_or_default();
-        let mut names = image_files(&folder)?;
+        let mut names = image_files(&folder)?.files;
         let own = truth.content.to_string().bytes().take(4).fold(0u32, |all, byte| all << 8 | u32::from(byte));
         let noise = Noise::new(self.seed, Stream::Evaluation);
         let count = self.config.adapt.neighbours.min(names.len());

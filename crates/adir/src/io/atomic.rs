@@ -1,22 +1,47 @@
 //! Writing files whole or not at all, and not over another.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 pub use adir_weights::atomic::{AtomicFile, check_writable, write};
 
+use super::image::ImageFormat;
 use crate::{Error, Result};
 
-/// Refuses an output that would destroy something: one that is the input itself, however it is spelled,
-/// always; any other existing file unless `overwrite` is set.
+/// Checks the outputs of a run before it: each can be written, no two are one file, and none would destroy something. An
+/// output that is one of `inputs`, however it is spelled, or an image in a folder among them, is refused always; any other
+/// existing file unless `overwrite` is set.
 ///
 /// # Errors
-/// [`Error::Config`] naming the file.
-pub fn refuse_overwrite(input: &Path, output: &Path, overwrite: bool) -> Result<()> {
+/// [`Error::Config`] naming the file; [`Error::Io`] where the system takes no files.
+pub fn check_outputs(inputs: &[&Path], outputs: &[&Path], overwrite: bool) -> Result<()> {
+    for (k, output) in outputs.iter().enumerate() {
+        if outputs[..k].iter().any(|other| place(other) == place(output)) {
+            let message = format!("{}: two outputs of this run would be this one file", output.display());
+            return Err(Error::config(message));
+        }
+        refuse_overwrite(inputs, output, overwrite)?;
+        check_writable(output)?;
+    }
+    Ok(())
+}
+
+fn refuse_overwrite(inputs: &[&Path], output: &Path, overwrite: bool) -> Result<()> {
     if output.symlink_metadata().is_err() {
         return Ok(());
     }
-    if same_file(input, output) {
-        return Err(Error::config(format!("{}: the output is the input file itself", output.display())));
+    if let Some(input) = inputs.iter().find(|input| same_file(input, output)) {
+        let (output, input) = (output.display(), input.display());
+        return Err(Error::config(format!("{output}: would replace the input {input}: choose another output")));
+    }
+    let is_image_in = |folder: &Path| {
+        let below = matches!((folder.canonicalize(), output.canonicalize()), (Ok(a), Ok(b)) if b.starts_with(&a));
+        folder.is_dir() && ImageFormat::from_path(output).is_ok() && below
+    };
+    if let Some(folder) = inputs.iter().find(|input| is_image_in(input)) {
+        let (output, folder) = (output.display(), folder.display());
+        return Err(Error::config(format!(
+            "{output}: would replace an image of the input folder {folder}: choose another output"
+        )));
     }
     if !overwrite {
         return Err(Error::config(format!("{} already exists; use --overwrite to replace it", output.display())));
@@ -24,19 +49,11 @@ pub fn refuse_overwrite(input: &Path, output: &Path, overwrite: bool) -> Result<
     Ok(())
 }
 
-/// Refuses an output that is one of `inputs`, however they are spelled.
-///
-/// # Errors
-/// [`Error::Config`] naming both files.
-pub fn refuse_inputs<'a>(inputs: impl IntoIterator<Item = &'a Path>, output: &Path) -> Result<()> {
-    match inputs.into_iter().find(|input| output.symlink_metadata().is_ok() && same_file(input, output)) {
-        None => Ok(()),
-        Some(input) => Err(Error::config(format!(
-            "{}: would replace the input {}; choose another output",
-            output.display(),
-            input.display()
-        ))),
-    }
+/// Where a path leads, whether something is there or not.
+fn place(path: &Path) -> PathBuf {
+    let (Some(folder), Some(name)) = (path.parent(), path.file_name()) else { return path.to_owned() };
+    let folder = if folder.as_os_str().is_empty() { Path::new(".") } else { folder };
+    folder.canonicalize().unwrap_or_else(|_| place(folder)).join(name)
 }
 
 /// Whether two paths lead to one file: through links, spelling or (on Unix) a second hard link.
@@ -79,11 +96,22 @@ mod tests {
         #[cfg(unix)]
         spellings.push(folder.join("hard.png"));
         for output in spellings {
-            assert!(refuse_overwrite(&input, &output, true).is_err(), "{}", output.display());
+            assert!(check_outputs(&[&other, &input], &[&output], true).is_err(), "{}", output.display());
         }
-        assert!(refuse_overwrite(&input, &other, false).is_err());
-        assert!(refuse_overwrite(&input, &other, true).is_ok());
-        assert!(refuse_overwrite(&input, &folder.join("new.png"), false).is_ok());
+        assert!(check_outputs(&[&input], &[&other], false).is_err());
+        assert!(check_outputs(&[&input], &[&other], true).is_ok());
+        assert!(check_outputs(&[&input], &[&folder.join("new.png")], false).is_ok());
+        // An image of a folder that is read, but nothing else in it.
+        let text = folder.join("notes.txt");
+        fs::write(&text, b"z").unwrap();
+        let refused = check_outputs(&[&folder.join("sub/..")], &[&other], true).unwrap_err().to_string();
+        assert!(refused.contains("an image of the input folder"), "{refused}");
+        check_outputs(&[&folder], &[&text, &folder.join("new.png")], true).unwrap();
+        // Two outputs in one place, whether it is there or not.
+        for (a, b) in [("new.png", "sub/../new.png"), ("n/x.png", "./n/x.png")] {
+            let refused = check_outputs(&[], &[&folder.join(a), &folder.join(b)], true).unwrap_err().to_string();
+            assert!(refused.contains("two outputs"), "{refused}");
+        }
         fs::remove_dir_all(&folder).unwrap();
     }
 }

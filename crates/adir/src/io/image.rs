@@ -243,7 +243,7 @@ fn unreadable(path: &Path, error: &std::io::Error) -> Error {
 
 /// Opens a file that is a regular one and not too large.
 fn open(path: &Path, limits: &Limits) -> Result<File> {
-    let file = File::open(path).map_err(|e| unreadable(path, &e))?;
+    let file = super::open_regular(path).map_err(|e| unreadable(path, &e))?;
     let metadata = file.metadata().map_err(|e| unreadable(path, &e))?;
     if !metadata.is_file() {
         return Err(Error::input(path, "is not a regular file"));

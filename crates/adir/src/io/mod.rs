@@ -10,7 +10,7 @@
 //!
 //! Weight files, hashes and atomic writes are those of the crate `adir-weights`.
 
-pub use adir_weights::hash;
+pub use adir_weights::{hash, open_regular};
 
 pub mod atomic;
 mod codec;

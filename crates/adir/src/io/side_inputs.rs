@@ -1,6 +1,5 @@
 //! The small inputs beside an image: masks for inpainting and blur kernels.
 
-use std::fs::File;
 use std::io::Read;
 use std::path::Path;
 
@@ -47,7 +46,7 @@ pub struct KernelValues {
 /// differ in length; [`Error::Limits`] if it is too large.
 pub fn read_kernel_values(path: &Path, limits: &Limits) -> Result<KernelValues> {
     let cannot = |e: std::io::Error| Error::input(path, format!("cannot be read: {e}"));
-    let mut file = File::open(path).map_err(cannot)?;
+    let mut file = super::open_regular(path).map_err(cannot)?;
     let mut start = Vec::new();
     (&mut file).take(12).read_to_end(&mut start).map_err(cannot)?;
     if ImageFormat::from_content(&start).is_some() {

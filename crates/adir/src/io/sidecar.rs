@@ -1,6 +1,5 @@
 //! The configuration file beside a weights file.
 
-use std::fs::File;
 use std::io::Read;
 use std::path::{Path, PathBuf};
 
@@ -30,7 +29,7 @@ fn append(path: &Path, suffix: &str) -> PathBuf {
 pub fn sidecar_config(path: &Path) -> Result<String> {
     let fault = |e: std::io::Error| Error::model(path, format!("cannot be read: {e}"));
     let mut text = String::new();
-    File::open(path).map_err(fault)?.take(MOST_BYTES + 1).read_to_string(&mut text).map_err(fault)?;
+    super::open_regular(path).map_err(fault)?.take(MOST_BYTES + 1).read_to_string(&mut text).map_err(fault)?;
     if text.len() as u64 > MOST_BYTES {
         return Err(Error::model(path, format!("the configuration has more than {MOST_BYTES} bytes")));
     }

@@ -47,6 +47,8 @@ pub struct Build<'a> {
     root: PathBuf,
     limits: Limits,
     files: Vec<String>,
+    /// What could not be looked at, in words.
+    unseen: Vec<String>,
     /// Files that have been handled.
     done: usize,
     previous: Option<Index>,
@@ -61,7 +63,7 @@ impl<'a> Build<'a> {
     /// over from `previous`, an earlier index of the folder, finished or not.
     ///
     /// # Errors
-    /// [`Error::Input`] if the folder cannot be listed or a name in it is not UTF-8; [`Error::Config`] if
+    /// [`Error::Input`] if the folder cannot be listed; [`Error::Config`] if
     /// `previous` was made by another encoder or at another precision.
     pub fn new(
         folder: &Path,
@@ -77,14 +79,16 @@ impl<'a> Build<'a> {
                 return Err(Error::Config(format!("the existing index stores {held:?}, not {precision:?}")));
             }
         }
-        let files = image_files(folder)?;
+        let listing = image_files(folder)?;
+        let unseen = listing.warnings();
         let known_entries = previous.iter().flat_map(|index| index.entries().iter().enumerate());
         let known = known_entries.filter_map(|(id, entry)| Some((entry.content?, id))).collect();
         Ok(Self {
             encoder,
             root: folder.to_owned(),
             limits,
-            files,
+            files: listing.files,
+            unseen,
             done: 0,
             previous,
             known,
@@ -97,6 +101,11 @@ impl<'a> Build<'a> {
     /// The number of files, and so of events.
     pub fn total(&self) -> usize {
         self.files.len()
+    }
+
+    /// What of the folder could not be looked at: folders and names, a line for each kind.
+    pub fn unseen(&self) -> &[String] {
+        &self.unseen
     }
 
     /// The index of what has been handled so far. It counts as complete only at the end of the iteration;
@@ -170,18 +179,23 @@ impl<'a> Build<'a> {
 
 /// What a file's directory entry says.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-struct Stat {
-    size: u64,
+pub(crate) struct Stat {
+    pub size: u64,
     /// See [`Entry::modified`].
-    modified: Option<u64>,
+    pub modified: Option<u64>,
 }
 
 /// A file that was changed less long ago, in nanoseconds, may change again without another time.
 const SETTLED: u64 = 2_000_000_000;
 
 impl Stat {
-    fn of_file(path: &Path) -> Result<Self> {
+    /// # Errors
+    /// [`Error::Input`] if there is no such file, or something else in its place: a pipe might never answer.
+    pub fn of_file(path: &Path) -> Result<Self> {
         let metadata = fs::metadata(path).map_err(|e| Error::input(path, format!("cannot be read: {e}")))?;
+        if !metadata.is_file() {
+            return Err(Error::input(path, "is not a regular file"));
+        }
         let since =
             |time: SystemTime| time.duration_since(UNIX_EPOCH).ok().and_then(|d| u64::try_from(d.as_nanos()).ok());
         let (changed, now) = (metadata.modified().ok().and_then(since), since(SystemTime::now()));

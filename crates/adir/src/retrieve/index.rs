@@ -11,6 +11,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::encode::norm;
 use crate::encode::{Embedding, EncoderId};
+use crate::io::folder::is_plain;
 use crate::{Error, Result};
 
 /// How an index stores a number. f16 halves the memory and the time of a search; what it rounds away is far
@@ -129,7 +130,7 @@ impl Index {
                 )));
             }
         }
-        if let Some(bad) = entries.iter().find(|entry| !is_safe(&entry.path)) {
+        if let Some(bad) = entries.iter().find(|entry| !is_plain(&entry.path)) {
             return Err(Error::Config(format!("{:?} is not a path inside the folder", bad.path)));
         }
         let norms: Vec<f64> = (0..entries.len()).into_par_iter().map(|id| norm(&vectors.row(id, dimension))).collect();
@@ -219,12 +220,6 @@ impl Index {
         }
         Err(Error::Config(format!("the index was made by the encoder {}, not by {encoder}", self.encoder)))
     }
-}
-
-/// Whether a path stays below its folder on every system: parts that are names, `/` between them.
-fn is_safe(path: &str) -> bool {
-    let plain = |part: &str| !part.is_empty() && part != "." && part != "..";
-    !path.contains(['\\', '\0']) && path.split('/').all(plain)
 }
 
 #[cfg(test)]

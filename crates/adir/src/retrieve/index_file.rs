@@ -14,7 +14,6 @@
 //! file's own folder, so that an archive can be moved with its index. Every size is checked against the length of the
 //! file. The checksum detects damage, not malice: a forged file can only name other images of the archive.
 
-use std::fs::File;
 use std::io::{BufReader, Read, Write};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -25,7 +24,7 @@ use serde::{Deserialize, Serialize};
 use super::ContentHash;
 use super::index::{Entry, Index, Precision, Vectors};
 use crate::encode::EncoderId;
-use crate::io::atomic;
+use crate::io::{atomic, open_regular};
 use crate::{Error, Result};
 
 const MAGIC: &[u8; 8] = b"ADIRINDX";
@@ -46,20 +45,26 @@ struct Header {
     images: u64,
     complete: bool,
     root: String,
+    /// The bytes of the folder's path where it is not UTF-8, on systems whose paths are bytes.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    root_bytes: Option<Vec<u8>>,
 }
 
 impl Index {
     /// Writes the index to `path`, whole or not at all.
     ///
     /// # Errors
-    /// [`Error::Io`] where the system refuses, [`Error::Config`] if the archive's folder is not UTF-8.
+    /// [`Error::Io`] where the system refuses, [`Error::Config`] if the archive's folder has a name that the
+    /// file cannot hold, on systems whose paths are not bytes.
     pub fn save(&self, path: &Path) -> Result<()> {
+        let root = stored_root(self.root(), path)?;
         let header = Header {
             encoder: (**self.encoder()).clone(),
             precision: self.precision(),
             images: self.entries().len() as u64,
             complete: self.is_complete(),
-            root: stored_root(self.root(), path)?,
+            root: root.to_string_lossy().into_owned(),
+            root_bytes: bytes_of(&root)?,
         };
         let header = serde_json::to_vec(&header).map_err(|e| Error::config(format!("invalid index header: {e}")))?;
         atomic::write(path, |file| {
@@ -97,24 +102,39 @@ impl Index {
     /// holds a path that leaves the archive's folder or a vector without direction.
     pub fn open(path: &Path) -> Result<Self> {
         let bad = |e: std::io::Error| Error::input(path, format!("cannot be read: {e}"));
-        let file = File::open(path).map_err(bad)?;
+        let file = open_regular(path).map_err(bad)?;
         let metadata = file.metadata().map_err(bad)?;
-        if !metadata.is_file() {
-            return Err(Error::input(path, "is not a regular file"));
-        }
         let reader = BufReader::with_capacity(CHUNK, file);
         Reader { path, reader, remaining: metadata.len(), crc: crc32fast::Hasher::new(), version: VERSION }.index()
     }
 }
 
 /// The archive's folder as the file at `file` names it.
-fn stored_root(root: &Path, file: &Path) -> Result<String> {
+fn stored_root(root: &Path, file: &Path) -> Result<PathBuf> {
     let below = parent(file).canonicalize().ok().zip(root.canonicalize().ok());
     let relative = below.as_ref().and_then(|(folder, root)| root.strip_prefix(folder).ok());
     let absolute = || std::path::absolute(root).map_err(|e| Error::io(root, e));
-    let stored = relative.map_or_else(absolute, |path| Ok(path.to_owned()))?;
-    let text = stored.to_str().map(str::to_owned);
-    text.ok_or_else(|| Error::Config(format!("{}: the path of the folder is not UTF-8", root.display())))
+    relative.map_or_else(absolute, |path| Ok(path.to_owned()))
+}
+
+/// The bytes of a path that is not UTF-8.
+fn bytes_of(path: &Path) -> Result<Option<Vec<u8>>> {
+    if path.to_str().is_some() {
+        return Ok(None);
+    }
+    #[cfg(unix)]
+    return Ok(Some(std::os::unix::ffi::OsStrExt::as_bytes(path.as_os_str()).to_vec()));
+    #[cfg(not(unix))]
+    Err(Error::Config(format!("{}: the path of the folder is not Unicode", path.display())))
+}
+
+/// The path of a header.
+fn root_of(header: &Header) -> PathBuf {
+    #[cfg(unix)]
+    if let Some(bytes) = &header.root_bytes {
+        return <std::ffi::OsStr as std::os::unix::ffi::OsStrExt>::from_bytes(bytes).into();
+    }
+    PathBuf::from(&header.root)
 }
 
 /// The folder that a file lies in.
@@ -217,7 +237,7 @@ impl<R: Read> Reader<'_, R> {
         if stored != computed {
             return Err(self.error(format!("is damaged: checksum {computed:08x}, expected {stored:08x}")));
         }
-        let root = parent(self.path).join(PathBuf::from(header.root));
+        let root = parent(self.path).join(root_of(&header));
         Index::new(Arc::new(header.encoder), root, header.complete, entries, vectors)
             .map_err(|e| self.error(e.to_string()))
     }
@@ -297,6 +317,7 @@ mod tests {
             images: 2,
             complete: false,
             root: "/archive".into(),
+            root_bytes: None,
         };
         let mut writer = Checked { inner: Vec::new(), crc: crc32fast::Hasher::new() };
         index.write(&serde_json::to_vec(&header).unwrap(), &mut writer).unwrap();
@@ -403,6 +424,24 @@ mod tests {
         }
     }
 
+    #[cfg(unix)]
+    #[test]
+    fn a_folder_may_have_any_name() {
+        use std::os::unix::ffi::OsStrExt;
+        let folder = std::env::temp_dir().join(format!("adir-index-bytes-{}", std::process::id()));
+        let root = folder.join(std::ffi::OsStr::from_bytes(b"caf\xe9"));
+        std::fs::create_dir_all(&root).unwrap();
+        let entries = vec![Entry { path: "a.png".into(), size: 0, content: None, modified: None }];
+        let encoder = EncoderId { name: "t".into(), weights: "".into(), preprocessing: "".into(), dimension: 1 };
+        let index = Index::new(Arc::new(encoder), root.clone(), true, entries, Vectors::F32(vec![1.0])).unwrap();
+        for file in [folder.join("x.index"), std::env::temp_dir().join(format!("adir-{}.index", std::process::id()))] {
+            index.save(&file).unwrap();
+            assert_eq!(Index::open(&file).unwrap().file(0).unwrap(), root.join("a.png"));
+            std::fs::remove_file(file).unwrap();
+        }
+        std::fs::remove_dir_all(&folder).unwrap();
+    }
+
     #[test]
     fn an_archive_moves_with_its_index() {
         let folder = std::env::temp_dir().join(format!("adir-index-{}", std::process::id()));
@@ -413,7 +452,7 @@ mod tests {
         let vectors = Vectors::F32(vec![1.0]);
         let index = Index::new(Arc::new(encoder), before.join("photos"), true, entries, vectors).unwrap();
         index.save(&before.join("photos.index")).unwrap();
-        index.save(&folder.join("no such folder/x.index")).unwrap_err();
+        index.save(&before.join("photos.index/x.index")).unwrap_err();
         index.save(&before.join("photos/inside.index")).unwrap();
         std::fs::rename(&before, &after).unwrap();
         let found = Index::open(&after.join("photos.index")).unwrap();

@@ -14,6 +14,7 @@ mod parquet;
 mod search;
 
 pub use adir_weights::ContentHash;
+pub(crate) use build::Stat;
 pub use build::{Build, BuildEvent, BuildOutcome};
 pub use group::{Group, group_by_neighbours};
 pub use index::{Entry, Index, Precision};

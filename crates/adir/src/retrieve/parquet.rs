@@ -2,7 +2,6 @@
 //!
 //! The reader is Apache's, without Arrow. It panics on some damaged files; that ends here, as an error like any other.
 
-use std::fs::File;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 
@@ -12,6 +11,7 @@ use parquet::record::reader::RowIter;
 use parquet::schema::types::Type;
 
 use super::names::Names;
+use crate::io::open_regular;
 use crate::{Error, Result};
 
 /// Most values that a column may have for each byte of the file. Columns of equal values compress without bound, but
@@ -84,7 +84,7 @@ fn each_unguarded(
 ) -> Result<()> {
     let bad = |message: String| Error::input(path, message);
     let malformed = |e: parquet::errors::ParquetError| bad(format!("cannot be read as Parquet: {e}"));
-    let file = File::open(path).map_err(|e| bad(format!("cannot be read: {e}")))?;
+    let file = open_regular(path).map_err(|e| bad(format!("cannot be read: {e}")))?;
     let bytes = file.metadata().map_err(|e| bad(format!("cannot be read: {e}")))?.len();
     let reader = SerializedFileReader::new(file).map_err(malformed)?;
     let schema = reader.metadata().file_metadata().schema();

@@ -7,10 +7,12 @@
 mod checkpoint;
 mod config;
 mod photographs;
+mod split;
 mod trainer;
 mod validation;
 
 pub use config::{Length, TrainConfig};
 pub use photographs::{Collection, Photographs};
+pub use split::Tiles;
 pub use trainer::{StepReport, Trainer};
 pub use validation::{LEVELS, Validation};

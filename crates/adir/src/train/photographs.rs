@@ -3,12 +3,14 @@
 //! Files are decoded once and kept as 8-bit RGB in memory, large ones in tiles. If they do not fit into the given
 //! memory, a share of the tiles is kept, chosen by name, so that every run on the same files uses the same tiles.
 
-use std::collections::BTreeSet;
+use std::collections::HashSet;
 use std::path::Path;
 
 use rayon::prelude::*;
 
+use super::split::{Tiles, held_out};
 use crate::io::folder::image_files;
+use crate::io::hash::{ContentHash, Hasher};
 use crate::io::image::read_image;
 use crate::io::limits::Limits;
 use crate::models::ImageMean;
@@ -19,8 +21,6 @@ use crate::{Error, Result};
 /// Side of the tiles of large images, in crops, and the minimum in pixels.
 const TILE_IN_CROPS: usize = 4;
 const LEAST_TILE: usize = 512;
-/// Every n-th photograph is held out.
-const HELD_OUT_EVERY: usize = 25;
 /// Share of crops at the images' own scale; the others are averaged from twice the side.
 const AT_OWN_SCALE: f64 = 0.6;
 
@@ -48,6 +48,10 @@ pub struct Collection {
     pub held_out: Photographs,
     /// Files that were left out, with the reason.
     pub skipped: Vec<Error>,
+    /// Folders and names that could not be looked at, in words: a line for each kind.
+    pub unseen: Vec<String>,
+    /// Files with the pixels of another one, which are left out.
+    pub copies: usize,
     /// The share of the images that fits in memory: 1, 1/2, 1/4 ...
     pub share: f64,
 }
@@ -56,6 +60,8 @@ pub struct Collection {
 struct Candidate {
     /// Hash of file name and tile number; decides which tiles stay if memory is short.
     hash: u32,
+    /// Of the pixels of the image it belongs to.
+    image: ContentHash,
     held_out: bool,
     tile: Tile,
 }
@@ -64,8 +70,8 @@ impl Collection {
     /// Reads all images in `folder`, which must allow crops of side `crop`, into at most `bytes` of memory.
     /// Files that cannot be used are listed, not fatal. `report` receives the number of files done and the total.
     ///
-    /// Every 25th photograph is held out whole: the files `NAME_ROW_COLUMN.png`, with numbers of up to three
-    /// digits, are tiles of the one photograph `NAME`.
+    /// Every 25th photograph is held out whole; `tiles` tells which files are parts of one photograph. Of several files
+    /// with the same pixels one is kept, and none of them is both trained on and held out.
     ///
     /// # Errors
     /// [`Error::Input`] when the folder cannot be listed, or leaves no images; what `report` returns.
@@ -74,10 +80,13 @@ impl Collection {
         crop: usize,
         bytes: usize,
         limits: &Limits,
+        tiles: Tiles,
         mut report: impl FnMut(usize, usize) -> Result<()>,
     ) -> Result<Self> {
-        let files = image_files(folder)?;
-        let held_out = held_out(&files);
+        let listing = image_files(folder)?;
+        let (unseen, files) = (listing.warnings(), listing.files);
+        let held_out = held_out(&files, tiles);
+        let (mut seen, mut copies) = ([HashSet::new(), HashSet::new()], 0);
         let mut skipped = Vec::new();
         let mut kept: Vec<Candidate> = Vec::new();
         // A tile stays when these bits of its hash are zero; each further bit halves their number.
@@ -85,22 +94,25 @@ impl Collection {
         let at_once = 8 * rayon::current_num_threads();
         for (batch, some) in files.chunks(at_once).enumerate() {
             report(batch * at_once, files.len())?;
-            let read = |file: &String| -> Result<Vec<Candidate>> {
+            let read = |file: &String| -> Result<(ContentHash, Vec<Candidate>)> {
                 let path = folder.join(file);
-                let tiles = cut(&read_rgb(&path, limits)?, crop);
+                let whole = read_rgb(&path, limits)?;
+                let (image, tiles) = (whole.hash(), cut(&whole, crop));
                 if tiles.is_empty() {
                     return Err(Error::input(path, format!("is smaller than a crop of {crop}x{crop}")));
                 }
                 let candidate = |(k, tile): (usize, Tile)| Candidate {
                     hash: crc32fast::hash(format!("{file} {k}").as_bytes()),
-                    held_out: held_out.contains(photograph(file)),
+                    image,
+                    held_out: held_out.contains(file.as_str()),
                     tile,
                 };
-                Ok(tiles.into_iter().enumerate().map(candidate).collect())
+                Ok((image, tiles.into_iter().enumerate().map(candidate).collect()))
             };
-            for result in some.par_iter().map(read).collect::<Vec<_>>() {
+            for (file, result) in some.iter().zip(some.par_iter().map(read).collect::<Vec<_>>()) {
                 match result {
-                    Ok(candidates) => kept.extend(candidates.into_iter().filter(|c| c.hash & mask == 0)),
+                    Ok((image, _)) if !seen[usize::from(held_out.contains(file.as_str()))].insert(image) => copies += 1,
+                    Ok((_, candidates)) => kept.extend(candidates.into_iter().filter(|c| c.hash & mask == 0)),
                     Err(error) => skipped.push(error),
                 }
             }
@@ -110,6 +122,10 @@ impl Collection {
             }
         }
         report(files.len(), files.len())?;
+        // A copy of what is held out is not trained on.
+        let [trained_on, out] = &seen;
+        copies += trained_on.intersection(out).count();
+        kept.retain(|c| c.held_out || !out.contains(&c.image));
         let (out, training): (Vec<_>, Vec<_>) = kept.into_iter().partition(|c| c.held_out);
         if training.is_empty() && out.is_empty() {
             let (usable, all) = (files.len() - skipped.len(), files.len());
@@ -122,6 +138,8 @@ impl Collection {
             training: photographs(training),
             held_out: photographs(out),
             skipped,
+            unseen,
+            copies,
             share: 1.0 / (f64::from(mask) + 1.0),
         })
     }
@@ -191,6 +209,14 @@ impl Photographs {
 }
 
 impl Tile {
+    /// Of its size and pixels.
+    fn hash(&self) -> ContentHash {
+        let mut hasher = Hasher::default();
+        hasher.update(format!("{} {}\n", self.height, self.width).as_bytes());
+        hasher.update(&self.pixels);
+        hasher.finish()
+    }
+
     /// Writes a square crop in [-1, 1], channel by channel; each value is the mean of `scale * scale` pixels.
     fn crop(&self, top: usize, left: usize, scale: usize, mirrored: bool, side: usize, out: &mut [f32]) {
         let area = (scale * scale) as u32;
@@ -243,43 +269,10 @@ fn cut(image: &Tile, crop: usize) -> Vec<Tile> {
     tiles
 }
 
-/// Every 25th photograph, in the order of their names' CRC-32.
-fn held_out(files: &[String]) -> BTreeSet<&str> {
-    let names: BTreeSet<&str> = files.iter().map(|file| photograph(file)).collect();
-    let mut names: Vec<&str> = names.into_iter().collect();
-    names.sort_by_key(|name| crc32fast::hash(name.as_bytes()));
-    names.into_iter().step_by(HELD_OUT_EVERY).collect()
-}
-
-/// The photograph a file shows: its name without ending, and without row and column of a tile.
-fn photograph(file: &str) -> &str {
-    let stem = Path::new(file).file_stem().and_then(|stem| stem.to_str()).unwrap_or(file);
-    let number = |name: &str| {
-        let (before, digits) = name.rsplit_once('_')?;
-        let is_number = (1..=3).contains(&digits.len()) && digits.bytes().all(|b| b.is_ascii_digit());
-        (is_number && !before.is_empty()).then_some(before.len())
-    };
-    number(stem).and_then(|end| number(&stem[..end])).map_or(stem, |end| &stem[..end])
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::noise::Stream;
-
-    #[test]
-    fn tiles_of_one_photograph_share_its_name() {
-        for (file, name) in [
-            ("photo_a2ec_2_2.webp", "photo_a2ec"),
-            ("a/b/scan_001_012.png", "scan"),
-            ("IMG_001.png", "IMG_001"),
-            ("cc_0123456789.webp", "cc_0123456789"),
-            ("_1_2.png", "_1_2"),
-            ("x_1_1234.png", "x_1_1234"),
-        ] {
-            assert_eq!(photograph(file), name);
-        }
-    }
 
     /// The crop of a ramp is a ramp: position, scale, mirroring and the order of channels.
     #[test]

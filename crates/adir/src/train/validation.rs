@@ -16,8 +16,8 @@ pub const LEVELS: usize = 10;
 pub struct Validation {
     /// l_simple, t uniform.
     pub loss: f64,
-    /// l_simple for t in each tenth of the schedule, least noise first.
-    pub levels: [f64; LEVELS],
+    /// l_simple for t in each tenth of the schedule, least noise first; absent where no crop fell.
+    pub levels: [Option<f64>; LEVELS],
     /// Number of crops.
     pub crops: usize,
     /// Side of the crops.
@@ -59,12 +59,12 @@ impl Validation {
         let all = schedule.original_len();
         let mean = |some: &mut dyn Iterator<Item = f64>| {
             let (sum, count) = some.fold((0.0, 0), |(sum, count), loss| (sum + loss, count + 1));
-            sum / f64::from(count)
+            (count > 0).then(|| sum / f64::from(count))
         };
         let level = |t: Timestep| usize::from(t.0) * LEVELS / all.max(1);
         let of_level = |k: usize| mean(&mut losses.iter().filter(|(t, _)| level(*t) == k).map(|(_, loss)| *loss));
         Self {
-            loss: mean(&mut losses.iter().map(|(_, loss)| *loss)),
+            loss: mean(&mut losses.iter().map(|(_, loss)| *loss)).unwrap_or(f64::NAN),
             levels: std::array::from_fn(of_level),
             crops: losses.len(),
             side,

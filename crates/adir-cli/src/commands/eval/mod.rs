@@ -98,7 +98,7 @@ pub struct EvalArgs {
 pub fn run(args: &EvalArgs, log: &Log) -> Result<u8> {
     let config = args.config();
     let methods = args.methods(&config)?;
-    let sets = args.sets.iter().map(|set| Ok((set, args.files(set)?))).collect::<Result<Vec<_>>>()?;
+    let sets = args.sets.iter().map(|set| Ok((set, args.files(set, log)?))).collect::<Result<Vec<_>>>()?;
     let cells = args.output.join("cells");
     std::fs::create_dir_all(&cells).map_err(|e| Error::io(&cells, e))?;
     let builder = args.settings.engine(args.model.engine());
@@ -185,8 +185,10 @@ impl EvalArgs {
     }
 
     /// The files of a set to use.
-    fn files(&self, set: &Path) -> Result<Vec<String>> {
-        let names = image_files(set)?;
+    fn files(&self, set: &Path, log: &Log) -> Result<Vec<String>> {
+        let listing = image_files(set)?;
+        listing.warnings().iter().for_each(|message| log.warn(message));
+        let names = listing.files;
         if names.is_empty() {
             return Err(Error::input(set, "contains no images"));
         }

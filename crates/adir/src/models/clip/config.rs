@@ -1,12 +1,12 @@
 //! The parts of a CLIP configuration that the weights do not determine: activation and heads.
 
-use std::fs::File;
 use std::io::Read;
 use std::path::Path;
 
 use serde::Deserialize;
 
 use super::net::Activation;
+use crate::io::open_regular;
 use crate::{Error, Result};
 
 /// Largest configuration file that is read.
@@ -64,7 +64,7 @@ impl Config {
     pub fn beside(folder: &Path) -> Result<Option<Self>> {
         for (name, is_open_clip) in [("open_clip_config.json", true), ("config.json", false)] {
             let path = folder.join(name);
-            let Ok(file) = File::open(&path) else { continue };
+            let Ok(file) = open_regular(&path) else { continue };
             let mut text = String::new();
             let read = file.take(MAX_BYTES).read_to_string(&mut text).map_err(|e| e.to_string());
             let parse = if is_open_clip { Self::from_open_clip } else { Self::from_hugging_face };

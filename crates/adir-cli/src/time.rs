@@ -1,0 +1,41 @@
+//! Times as people tell them.
+
+use std::path::Path;
+use std::time::{Duration, SystemTime};
+
+/// How long ago a file was written, if that is known.
+pub fn ago(path: &Path) -> Option<String> {
+    let written = path.metadata().ok()?.modified().ok()?;
+    // A clock that went back is no reason to say nothing.
+    Some(in_words(SystemTime::now().duration_since(written).unwrap_or_default()))
+}
+
+fn in_words(time: Duration) -> String {
+    let seconds = time.as_secs();
+    let units = [(86_400 * 365, "year"), (86_400 * 30, "month"), (86_400, "day"), (3_600, "hour"), (60, "minute")];
+    match units.iter().find(|(length, _)| seconds >= *length) {
+        None => "less than a minute ago".into(),
+        Some((length, unit)) if seconds / length == 1 => format!("1 {unit} ago"),
+        Some((length, unit)) => format!("{} {unit}s ago", seconds / length),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_largest_whole_unit_counts() {
+        for (seconds, text) in [
+            (0, "less than a minute ago"),
+            (60, "1 minute ago"),
+            (7_199, "1 hour ago"),
+            (7_200, "2 hours ago"),
+            (86_400 * 29, "29 days ago"),
+            (86_400 * 364, "12 months ago"),
+            (86_400 * 800, "2 years ago"),
+        ] {
+            assert_eq!(in_words(Duration::from_secs(seconds)), text);
+        }
+    }
+}

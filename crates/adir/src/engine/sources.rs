@@ -1,0 +1,142 @@
+//! The images that a prior is adapted to: different ones, whatever their files are called.
+
+use std::collections::HashSet;
+use std::path::{Path, PathBuf};
+
+use super::adapt::{AdaptPlan, Observed};
+use super::event::{Event, Watch, report, warn};
+use super::gallery::{Found, Gallery};
+use super::open::Engine;
+use super::plan::content_of;
+use super::record::ImageRecord;
+use super::request::{Adapt, Target};
+use crate::adapt::{AdaptConfig, CropScale};
+use crate::encode::Embedding;
+use crate::io::folder::image_files;
+use crate::io::hash::sha256;
+use crate::io::image::{read_hashed, read_image};
+use crate::models::{Denoiser, Prior};
+use crate::retrieve::{ContentHash, Neighbour};
+use crate::tensor::Tensor;
+use crate::{Error, Result};
+
+/// Memory for the images of an archive, in values.
+const ARCHIVE_VALUES: usize = 1 << 28;
+
+/// An image to adapt to: its place and content, and its pixels where they are at hand.
+pub(super) struct Source {
+    path: Option<PathBuf>,
+    pub record: ImageRecord,
+    pixels: Option<Tensor<4>>,
+}
+
+impl Source {
+    fn found(found: Found) -> Self {
+        Self { path: Some(found.path), record: found.record, pixels: None }
+    }
+
+    /// Its pixels, read now if they are not at hand.
+    pub fn pixels(self, engine: &Engine) -> Result<Tensor<4>> {
+        match (self.pixels, self.path) {
+            (Some(pixels), _) => Ok(pixels),
+            (None, Some(path)) => Ok(read_image(&path, &engine.limits)?.tensor),
+            (None, None) => Err(Error::config("an image without pixels and file")),
+        }
+    }
+}
+
+impl Engine {
+    /// The images that `plan` adapts to for `observed`, nearest first, and the settings that suit them.
+    pub(super) fn sources(
+        &self,
+        prior: &Prior,
+        plan: &AdaptPlan,
+        observed: &Observed<'_>,
+        watch: &Watch<'_>,
+    ) -> Result<(Vec<Source>, AdaptConfig)> {
+        let mut config = plan.config().clone();
+        let sources = match &plan.request().target {
+            Target::Adapter(_) => return Err(Error::config("an adapter that is there already is not made again")),
+            Target::Itself => {
+                let [_, _, h, w] = observed.y.dims();
+                let multiple = prior.info().size_multiple;
+                config.crop = config.crop.min((h.min(w) / multiple * multiple).max(multiple));
+                config.scale = CropScale::Native;
+                let record =
+                    ImageRecord { path: observed.file.map(Path::to_owned), sha256: observed.content, distance: None };
+                vec![Source { path: None, record, pixels: Some(observed.y.clone()) }]
+            }
+            Target::Archive(folder) => self.archive(folder, config.seed, watch)?,
+            Target::Images(files) => self.files(files)?,
+            Target::Gallery(path) | Target::Text { gallery: path, .. } => {
+                let gallery = self.gallery(path, watch)?;
+                let nearest = self.nearest(&gallery, plan.request(), observed, watch)?;
+                gallery.describe(&nearest)?.into_iter().map(Source::found).collect()
+            }
+        };
+        Ok((sources, config))
+    }
+
+    /// The different images among `files`.
+    pub(super) fn files(&self, files: &[PathBuf]) -> Result<Vec<Source>> {
+        let mut seen = HashSet::new();
+        let sources = files.iter().map(|file| self.source(file)).collect::<Result<Vec<_>>>()?;
+        Ok(sources.into_iter().filter(|source| seen.insert(source.record.sha256)).collect())
+    }
+
+    fn source(&self, file: &Path) -> Result<Source> {
+        let record = ImageRecord { path: Some(file.to_owned()), sha256: ContentHash::of_file(file)?, distance: None };
+        Ok(Source { path: Some(file.to_owned()), record, pixels: None })
+    }
+
+    /// The different images of a folder, in an order that `seed` decides, as many as fit into memory.
+    pub(super) fn archive(&self, folder: &Path, seed: u64, watch: &Watch<'_>) -> Result<Vec<Source>> {
+        let listing = image_files(folder)?;
+        for message in listing.warnings() {
+            warn(watch, message)?;
+        }
+        let mut names = listing.files;
+        names.sort_by_cached_key(|name| sha256(format!("{seed} {name}").as_bytes()).to_string());
+        let (mut sources, mut values, mut copies, mut seen) = (Vec::new(), 0, 0, HashSet::new());
+        for (done, name) in names.iter().enumerate() {
+            let path = folder.join(name);
+            match read_hashed(&path, &self.limits) {
+                Ok((picture, _)) if !seen.insert(content_of(&picture)?) => copies += 1,
+                Ok((picture, sha256)) => {
+                    values += picture.tensor.dims().iter().product::<usize>();
+                    if values > ARCHIVE_VALUES && !sources.is_empty() {
+                        warn(watch, format!("{done} of {} images fit into memory and are used", names.len()))?;
+                        break;
+                    }
+                    let record = ImageRecord { path: Some(name.into()), sha256, distance: None };
+                    sources.push(Source { path: Some(path), record, pixels: Some(picture.tensor) });
+                }
+                Err(e) => warn(watch, format!("left out: {e}"))?,
+            }
+            report(watch, &Event::Indexing { done: done + 1, total: names.len(), path: name.clone() })?;
+        }
+        if copies > 0 {
+            warn(watch, format!("left out: {copies} files with the same pixels as another one"))?;
+        }
+        if sources.is_empty() {
+            return Err(Error::input(folder, "contains no images"));
+        }
+        Ok(sources)
+    }
+
+    /// The images of a gallery that are nearest to `observed`, or to the prompt, nearest first.
+    pub(super) fn nearest(
+        &self,
+        gallery: &Gallery,
+        request: &Adapt,
+        observed: &Observed<'_>,
+        watch: &Watch<'_>,
+    ) -> Result<Vec<Neighbour>> {
+        let query: Embedding = match &request.target {
+            Target::Text { prompt, .. } => gallery.encoder().text(prompt)?,
+            _ => gallery.encoder().image(observed.y)?,
+        };
+        let exclude: Vec<_> = std::iter::once(observed.content).chain(request.exclude.iter().copied()).collect();
+        gallery.nearest(&query, request.neighbours, request.closer_than, &exclude, &self.limits, watch)
+    }
+}
