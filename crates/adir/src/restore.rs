@@ -50,6 +50,8 @@ pub struct RestorePlan {
     stages: Vec<StagePlan>,
     settings: Settings,
     choices: Vec<Choice>,
+    /// A, on images of the size that is sampled.
+    operator: Arc<dyn LinearOperator>,
     /// What y alone says, where a stage starts from it.
     estimate: Option<Tensor<4>>,
     canvas: ImageShape,
@@ -175,6 +177,7 @@ impl RestorePlan {
         };
         Ok(Self {
             stages,
+            operator: on_canvas.clone(),
             estimate,
             measurement,
             settings,
@@ -203,6 +206,24 @@ impl RestorePlan {
     /// Network evaluations per sample.
     pub fn steps(&self) -> usize {
         self.settings.steps
+    }
+
+    /// A, on images of the size that is sampled.
+    pub fn operator(&self) -> &Arc<dyn LinearOperator> {
+        &self.operator
+    }
+
+    /// What y alone says of x, `[1, c, h, w]` of the size that is sampled.
+    ///
+    /// # Errors
+    /// Those of the operator.
+    pub fn observed(&self) -> Result<Tensor<4>> {
+        estimate(self.operator.as_ref(), self.measurement.y(), self.measurement.sigma().0)
+    }
+
+    /// The class that is sampled, for a class-conditional network.
+    pub fn class(&self) -> Option<usize> {
+        self.class
     }
 
     /// Whether the network is differentiated by its input in some step.

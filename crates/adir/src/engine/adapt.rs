@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use super::by_y::{ByY, Misfit};
 use super::event::{Event, Watch, report, warn};
 use super::open::Engine;
 use super::record::{AdaptationRecord, ImageRecord};
@@ -14,6 +15,7 @@ use crate::io::hash::sha256;
 use crate::io::weights::WeightFile;
 use crate::models::{Denoiser, Prior};
 use crate::optim::Workers;
+use crate::restore::RestorePlan;
 use crate::retrieve::{ContentHash, Group, group_by_neighbours};
 use crate::task::Preset;
 use crate::tensor::{DType, Tensor};
@@ -23,6 +25,49 @@ use crate::{Error, Result};
 const TIMED: u32 = 8;
 /// How often the state of a training that can go on is written.
 const STATE_EVERY: Duration = Duration::from_secs(120);
+
+/// Which weights an observation is sampled with, by what it says of them.
+struct Choice<'a> {
+    restore: &'a RestorePlan,
+    seed: u64,
+    /// Those chosen so far.
+    sampled: Arc<Prior>,
+    /// What y says of the adapter that was the start.
+    start_by_y: Option<ByY>,
+    /// What it says of the adapted weights.
+    by_y: Option<ByY>,
+}
+
+impl Choice<'_> {
+    /// Takes weights that were not checked on held-out images only where y is nearer to their estimates by more than the
+    /// standard error; those that were (`checked`) unless y is farther from theirs by more than that. Returns whether the
+    /// adapted ones are taken.
+    fn between(&mut self, start: Option<Arc<Prior>>, adapted: Option<Arc<Prior>>, checked: bool) -> Result<bool> {
+        let measure = |prior: &Prior| Misfit::measure(self.restore, prior, self.seed);
+        if start.is_none() && adapted.is_none() {
+            return Ok(false);
+        }
+        let mut misfit = measure(&self.sampled)?;
+        if let Some(start) = start {
+            let other = measure(&start)?;
+            let by_y = other.against(&misfit);
+            self.start_by_y = Some(by_y);
+            if by_y.is_better() {
+                (self.sampled, misfit) = (start, other);
+            }
+        }
+        let Some(adapted) = adapted else { return Ok(false) };
+        let by_y = measure(&adapted)?.against(&misfit);
+        self.by_y = Some(by_y);
+        // What was checked was checked against the start.
+        let start_was_left = self.start_by_y.is_some_and(|by_y| !by_y.is_better());
+        let used = if checked && !start_was_left { !by_y.is_worse() } else { by_y.is_better() };
+        if used {
+            self.sampled = adapted;
+        }
+        Ok(used)
+    }
+}
 
 /// A checked adaptation, for any observation.
 #[derive(Debug, Clone)]
@@ -285,9 +330,11 @@ impl Engine {
         prior: &Arc<Prior>,
         plan: &AdaptPlan,
         observed: &Observed<'_>,
+        restore: &RestorePlan,
         watch: &Watch<'_>,
     ) -> Result<(Arc<Prior>, AdaptationRecord)> {
         let request = &plan.request;
+        let base = prior;
         let (prior, start) = self.started(prior, request, observed)?;
         let (images, found) = match &request.target {
             Target::Adapter(reference) => {
@@ -309,18 +356,34 @@ impl Engine {
                 (images, found)
             }
         };
-        let used = found.as_ref().is_ok_and(|found| found.is_used(request.keep));
+        let adapted = match &found {
+            Ok(found) if found.is_used(request.keep) => Some(Arc::new(found.adapter.adapt(&prior, &found.info)?)),
+            _ => None,
+        };
+        let mut choice = Choice { restore, seed: request.seed, sampled: base.clone(), start_by_y: None, by_y: None };
+        let used = match request.keep {
+            Keep::Always => {
+                choice.sampled = adapted.unwrap_or(prior);
+                true
+            }
+            Keep::IfHeldOutImproves => {
+                let checked = !matches!(request.target, Target::Adapter(_));
+                choice.between(start.is_some().then_some(prior), adapted, checked)?
+            }
+        };
+        let Choice { sampled, start_by_y, by_y, .. } = choice;
         let from_cache = found.as_ref().is_ok_and(|found| found.from_cache);
         let outcome = found.as_ref().ok().and_then(|found| found.info.outcome.clone());
         let name = found.as_ref().map_or_else(|_| observed.name(), |found| found.info.name.clone());
         let provenance = found.as_ref().map_or_else(|untrained| untrained, |found| &found.info.provenance);
-        if !matches!(request.target, Target::Adapter(_)) {
-            report(watch, &Event::Adapted { from_cache, outcome: outcome.clone(), used })?;
+        if !matches!((&request.target, request.keep), (Target::Adapter(_), Keep::Always)) {
+            report(watch, &Event::Adapted { from_cache, outcome: outcome.clone(), by_y, used })?;
         }
         let from_gallery = request.target.gallery().map(|path| self.gallery(path, watch)).transpose()?;
         let record = AdaptationRecord {
             target: request.target.clone(),
             start,
+            start_by_y,
             keep: request.keep,
             gallery: from_gallery.as_ref().map(|gallery| gallery.index().root().to_owned()),
             encoder: from_gallery.as_ref().map(|gallery| (**gallery.encoder().id()).clone()),
@@ -329,16 +392,13 @@ impl Engine {
             images,
             settings: provenance.settings.clone(),
             outcome,
+            by_y,
             used,
             from_cache,
             key: provenance.key()?,
             name,
         };
-        let prior = match found {
-            Ok(found) if used => Arc::new(found.adapter.adapt(&prior, &found.info)?),
-            _ => prior,
-        };
-        Ok((prior, record))
+        Ok((sampled, record))
     }
 
     /// An adapter that is there already.

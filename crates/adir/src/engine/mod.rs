@@ -19,6 +19,7 @@
 //! ```
 
 mod adapt;
+mod by_y;
 mod cache;
 mod event;
 mod gallery;
@@ -34,6 +35,7 @@ mod tests;
 mod warnings;
 
 pub use adapt::{AdaptPlan, AdapterFound, Label, Observed};
+pub use by_y::ByY;
 pub use cache::{Cache, FolderCache, KeptAdapter, NamedAdapters, NoCache};
 pub use event::{Event, Watch};
 pub use gallery::{Gallery, build_index};

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
+use super::by_y::ByY;
 use super::request::{Keep, Request, Target};
 use crate::adapt::{AdaptConfig, HeldOut};
 use crate::encode::EncoderId;
@@ -97,6 +98,10 @@ pub struct AdaptationRecord {
     /// The key of the adapter that was refined, where there was one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub start: Option<String>,
+    /// What y says of that adapter against the plain prior, where it was asked. It was used if y was nearer by more than the
+    /// standard error.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub start_by_y: Option<ByY>,
     /// When the adapted weights are used.
     pub keep: Keep,
     /// The folder of the gallery.
@@ -114,6 +119,9 @@ pub struct AdaptationRecord {
     pub settings: AdaptConfig,
     /// What held-out images say of it.
     pub outcome: Option<HeldOut>,
+    /// What y says of the adapted weights against those that would be used without them, where it was asked.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub by_y: Option<ByY>,
     /// Whether the adapted weights were used.
     pub used: bool,
     /// Whether the adapter was there already.

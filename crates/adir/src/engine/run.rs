@@ -51,7 +51,7 @@ impl Engine {
         let (prior, adaptation) = match &plan.adapt {
             None => (base.clone(), None),
             Some(adapt) => {
-                let (prior, record) = self.adapted(&base, adapt, &plan.observed(), watch)?;
+                let (prior, record) = self.adapted(&base, adapt, &plan.observed(), &plan.restore, watch)?;
                 (prior, Some(record))
             }
         };
