@@ -11,7 +11,7 @@ use adir::{Error, Result};
 use clap::Args;
 use serde_json::{Map, Value, json};
 
-use crate::args::{DegradationArgs, measure_for};
+use crate::args::{DegradationArgs, MeasuredArgs, measure_for};
 
 /// Compare a result with the true image, and with the observation it was restored from.
 #[derive(Debug, Args)]
@@ -28,6 +28,8 @@ pub struct CompareArgs {
     observed: Option<PathBuf>,
     #[command(flatten)]
     degradation: Option<DegradationArgs>,
+    #[command(flatten)]
+    measured: MeasuredArgs,
     /// Pixels that luma metrics leave out at each border [default: the factor for srN, else 0]
     #[arg(long, value_name = "PIXELS")]
     border: Option<usize>,
@@ -87,7 +89,7 @@ impl CompareArgs {
         let observed = match (&self.observed, &self.degradation) {
             (Some(observed), Some(degradation)) => {
                 let y = read_image(observed, &limits)?.tensor;
-                Some(measure_for(&degradation.problem()?, &restored, &y, &limits)?)
+                Some(measure_for(&self.measured.of(degradation.problem()?), &restored, &y, &limits)?)
             }
             _ => None,
         };

@@ -189,8 +189,10 @@ impl Engine {
         if let Some(KernelSource::Text(text)) = &request.problem.kernel {
             files.push(text.into());
         }
-        if let Some(MaskSource::File(mask)) = &request.problem.mask {
-            files.push(mask.clone());
+        for mask in [&request.problem.mask, &request.problem.ignore] {
+            if let Some(MaskSource::File(mask)) = mask {
+                files.push(mask.clone());
+            }
         }
         match request.adapt.as_ref().map(|adapt| &adapt.target) {
             Some(
@@ -254,6 +256,11 @@ impl Plan {
     /// The files to write, if any.
     pub fn outputs(&self) -> Option<&Outputs> {
         self.outputs.as_ref()
+    }
+
+    /// What was assumed and may be wrong, and where the observation contradicts what was given.
+    pub fn warnings(&self) -> &[String] {
+        self.restore.measurement().warnings()
     }
 
     /// What it takes of memory.
