@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use super::highlights::beyond_white;
 use super::measurement::{Grey, Measurement};
 use super::saturation::{Saturated, plateaus};
 use super::{Problem, noise};
@@ -39,6 +40,27 @@ impl Degraded<'_> {
             }
             (None, None) => Err(Error::config("a problem without a degradation")),
         }
+    }
+
+    /// `offset`, and what light beyond white has spread from the plateaus that `saturated` leaves out, if there is any.
+    fn with_highlights(
+        &self,
+        y: &Tensor<4>,
+        operator: &dyn LinearOperator,
+        saturated: Option<&Mask>,
+        offset: Option<Tensor<4>>,
+    ) -> Result<Option<Tensor<4>>> {
+        let (Some(mask), Some(Degradation::Blur { kernel, .. })) = (saturated, &self.degradation) else {
+            return Ok(offset);
+        };
+        let shown = self.degradation.as_ref().map(|d| d.window_for_range(ImageShape::of_batch(y))).transpose()?;
+        let shown = shown.unwrap_or(Window::whole(operator.domain()));
+        let beyond = beyond_white(y, mask, &kernel.build()?, operator.domain(), shown)?;
+        let spread = beyond.map(|beyond| operator.apply(&beyond)).transpose()?;
+        Ok(match (offset, spread) {
+            (Some(a), Some(b)) => Some(a + b),
+            (a, b) => a.or(b),
+        })
     }
 
     /// `operator`, observed only where y was measured.
@@ -99,7 +121,7 @@ impl Problem {
                 (Some(degradation), mask, window)
             }
         };
-        let unmeasured = self.unmeasured(y, limits, &mut notes, &mut warnings)?;
+        let (unmeasured, saturated) = self.unmeasured(y, limits, &mut notes, &mut warnings)?;
         let degraded = Degraded { problem: self, degradation, mask, unmeasured };
         let known = match (&degraded.mask, &degraded.unmeasured) {
             (Some(a), Some(b)) => Some(a.and(b)?),
@@ -116,11 +138,13 @@ impl Problem {
         let (y, operator, offset, of_grey) = match grey {
             None => {
                 let (operator, offset) = degraded.build(shape)?;
+                let offset = degraded.with_highlights(y, operator.as_ref(), saturated.as_ref(), offset)?;
                 (y.clone(), operator, offset, None)
             }
             Some(_) => {
                 let y = y.clone().narrow(1, 0, 1);
                 let (of_grey, offset) = degraded.build(ImageShape::of_batch(&y))?;
+                let offset = degraded.with_highlights(&y, of_grey.as_ref(), saturated.as_ref(), offset)?;
                 let mean = Grayscale::new(ImageShape { channels, ..of_grey.domain() })?;
                 notes.push(Choice::rule("grey", "one measurement", "the observation is grey, and so is the result"));
                 let operator: Arc<dyn LinearOperator> = Arc::new(Compose::new(vec![Arc::new(mean), of_grey.clone()])?);
@@ -198,14 +222,15 @@ impl Problem {
         Ok(boundary)
     }
 
-    /// The pixels of y that were measured, unless all of them were, as far as an inpainting's mask does not say it.
+    /// The pixels of y that were measured, and of them apart those that are not at white; absent where all are. What an
+    /// inpainting's mask says is not in it.
     fn unmeasured(
         &self,
         y: &Tensor<4>,
         limits: &Limits,
         notes: &mut Vec<Choice>,
         warnings: &mut Vec<String>,
-    ) -> Result<Option<Mask>> {
+    ) -> Result<(Option<Mask>, Option<Mask>)> {
         let ImageShape { height, width, .. } = ImageShape::of_batch(y);
         let share =
             |mask: &Mask| mask.known().iter().filter(|known| !**known).count() as f64 / mask.known().len() as f64;
@@ -241,10 +266,11 @@ impl Problem {
                 None => Choice::rule("saturated", value, "pixels at white are bounds, left out as unmeasured"),
             });
         }
-        Ok(match (ignored, saturated) {
-            (Some(a), Some(b)) => Some(a.and(&b)?),
-            (a, b) => a.or(b),
-        })
+        let unmeasured = match (ignored, &saturated) {
+            (Some(a), Some(b)) => Some(a.and(b)?),
+            (a, b) => a.or_else(|| b.clone()),
+        };
+        Ok((unmeasured, saturated))
     }
 }
 

@@ -5,6 +5,7 @@
 //! the network makes, the part of them that is the result, and the noise of y.
 
 mod fit;
+mod highlights;
 mod measurement;
 mod noise;
 mod noise_estimate;
