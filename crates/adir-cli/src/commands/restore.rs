@@ -10,7 +10,7 @@ use adir::{Error, Result};
 use clap::Args;
 
 use crate::adaptation::AdaptArgs;
-use crate::args::{DegradationArgs, ReadArgs, preset, share, words};
+use crate::args::{DegradationArgs, MeasuredArgs, ReadArgs, preset, share, words};
 use crate::log::Log;
 use crate::model::ModelArgs;
 use crate::seed::Seed;
@@ -35,6 +35,8 @@ pub struct RestoreArgs {
     read: ReadArgs,
     #[command(flatten)]
     degradation: DegradationArgs,
+    #[command(flatten)]
+    measured: MeasuredArgs,
     #[command(flatten)]
     model: ModelArgs,
     #[command(flatten)]
@@ -174,7 +176,7 @@ impl RestoreArgs {
     /// The request that the arguments make.
     fn request(&self) -> Result<Request> {
         let input = self.input.as_ref().or(self.input_option.as_ref()).ok_or_else(|| Error::config("no input"))?;
-        let mut problem = self.degradation.problem()?;
+        let mut problem = self.measured.of(self.degradation.problem()?);
         problem.keep_margin = self.keep_margin;
         let sampling = &self.sampling;
         let mut request = Request::new(input.as_path(), problem).preset(sampling.preset).seed(sampling.seed.value);
@@ -203,6 +205,9 @@ pub fn run(args: &RestoreArgs, log: &Log) -> Result<u8> {
     }
     if args.sampling.seed.drawn {
         log.info(&format!("seed {}", args.sampling.seed));
+    }
+    for found in plan.restore().choices().iter().filter(|found| ["sigma", "saturated"].contains(&found.name.as_ref())) {
+        log.info(&format!("{} {} ({})", found.name, found.value, found.source));
     }
     let watcher = log.watcher();
     let mut restored = engine.run(&plan, &|event| watcher.see(event))?;

@@ -44,10 +44,13 @@ pub struct Record {
     pub task: Task,
     /// The degradation with all of its numbers; absent for an operator of a caller.
     pub degradation: Option<Degradation>,
-    /// Standard deviation of the noise in y, in grey levels of 0..255.
+    /// Standard deviation of the noise in y, in grey levels of 0..255, given or estimated.
     pub sigma: f64,
     /// The file of the mask.
     pub mask: Option<FileRecord>,
+    /// The file that marks pixels of y as not measured.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ignore: Option<FileRecord>,
     /// Seed of the noise of sampling.
     pub seed: u64,
     /// Number of samples.
@@ -58,6 +61,9 @@ pub struct Record {
     pub settings: Settings,
     /// The same in words, with the source of each.
     pub sources: Vec<Choice>,
+    /// What was assumed and may be wrong, and where y contradicts what was given.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub warnings: Vec<String>,
     /// The adaptation, if there was one.
     pub adaptation: Option<AdaptationRecord>,
     /// Times.
