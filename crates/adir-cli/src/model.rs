@@ -36,15 +36,24 @@ pub struct ModelArgs {
     /// Precision the network computes in
     #[arg(long, default_value = "f32", value_parser = precision())]
     pub dtype: Precision,
+    /// Most memory to take, in GB: larger images are sampled in tiles [default: what is free]
+    #[arg(long, value_name = "GB")]
+    pub max_memory: Option<f64>,
 }
 
 impl ModelArgs {
     /// An engine with this network, refusing what does not fit into the memory that is free.
     pub fn engine(&self) -> EngineBuilder {
-        let builder = Engine::builder().device(&self.device).precision(self.dtype).memory(memory::available());
+        let builder = Engine::builder().device(&self.device).precision(self.dtype).memory(self.memory());
         match &self.model {
             Some(weights) => builder.model(weights, self.model_config.clone()),
             None => builder,
         }
+    }
+
+    /// Bytes that may be taken.
+    fn memory(&self) -> Option<u64> {
+        let most = self.max_memory.map(|gb| (gb.max(0.0) * 1e9) as u64);
+        memory::available().into_iter().chain(most).min()
     }
 }

@@ -84,6 +84,10 @@ struct SamplingArgs {
     /// Class label, for a class-conditional network
     #[arg(long)]
     class: Option<usize>,
+    /// Sample in tiles of this many pixels a side, overlapping and blended at every step [default: the whole image, or the
+    /// largest tiles that fit into the memory]
+    #[arg(long, value_name = "PIXELS")]
+    tile: Option<usize>,
     /// Guidance strength s, or "projection" for noise-free observations (s = infinity); the step of dps
     #[arg(short = 's', long = "scale", value_name = "S", value_parser = strength)]
     strength: Option<Strength>,
@@ -183,6 +187,7 @@ impl RestoreArgs {
         request.reading = self.read.reading(self.page)?;
         request.sampling.samples = sampling.samples;
         request.sampling.class = sampling.class;
+        request.sampling.tile = sampling.tile;
         request.sampling.overrides = sampling.overrides();
         sampling.check_strength(request.problem.task)?;
         request.adapt = match &self.adapter {

@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use super::by_y::{ByY, Misfit};
 use super::event::{Event, Watch, report, warn};
 use super::open::Engine;
+use super::plan::Plan;
 use super::record::{AdaptationRecord, ImageRecord};
 use super::request::{Adapt, Keep, Target};
 use super::sources::Source;
@@ -29,6 +30,7 @@ const STATE_EVERY: Duration = Duration::from_secs(120);
 /// Which weights an observation is sampled with, by what it says of them.
 struct Choice<'a> {
     restore: &'a RestorePlan,
+    tile: Option<usize>,
     seed: u64,
     /// Those chosen so far.
     sampled: Arc<Prior>,
@@ -43,7 +45,7 @@ impl Choice<'_> {
     /// standard error; those that were (`checked`) unless y is farther from theirs by more than that. Returns whether the
     /// adapted ones are taken.
     fn between(&mut self, start: Option<Arc<Prior>>, adapted: Option<Arc<Prior>>, checked: bool) -> Result<bool> {
-        let measure = |prior: &Prior| Misfit::measure(self.restore, prior, self.seed);
+        let measure = |prior: &Prior| Misfit::measure(self.restore, prior, self.tile, self.seed);
         if start.is_none() && adapted.is_none() {
             return Ok(false);
         }
@@ -78,8 +80,8 @@ pub struct AdaptPlan {
 }
 
 /// Said instead of adapting where a check is asked for.
-const CANNOT_BE_CHECKED: &str = "there is one image to adapt to, so none can be held out to check an adaptation by: the \
-                                 weights are used as they are (`--adapt gallery` adapts unchecked)";
+const CANNOT_BE_CHECKED: &str = "there is one image to adapt to, so none can be held out to check an adaptation by: nothing \
+                                 is adapted, the prior is used as it is (`--adapt gallery` adapts unchecked)";
 
 /// An observation to adapt for.
 #[derive(Debug, Clone, Copy)]
@@ -330,7 +332,7 @@ impl Engine {
         prior: &Arc<Prior>,
         plan: &AdaptPlan,
         observed: &Observed<'_>,
-        restore: &RestorePlan,
+        run: &Plan,
         watch: &Watch<'_>,
     ) -> Result<(Arc<Prior>, AdaptationRecord)> {
         let request = &plan.request;
@@ -360,7 +362,14 @@ impl Engine {
             Ok(found) if found.is_used(request.keep) => Some(Arc::new(found.adapter.adapt(&prior, &found.info)?)),
             _ => None,
         };
-        let mut choice = Choice { restore, seed: request.seed, sampled: base.clone(), start_by_y: None, by_y: None };
+        let mut choice = Choice {
+            restore: &run.restore,
+            tile: run.extent.tile,
+            seed: request.seed,
+            sampled: base.clone(),
+            start_by_y: None,
+            by_y: None,
+        };
         let used = match request.keep {
             Keep::Always => {
                 choice.sampled = adapted.unwrap_or(prior);

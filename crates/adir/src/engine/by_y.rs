@@ -10,7 +10,7 @@ use std::fmt;
 use serde::{Deserialize, Serialize};
 
 use crate::Result;
-use crate::models::{Conditioning, Denoiser, Prior};
+use crate::models::{Conditioning, Denoiser, Prior, Tiled};
 use crate::noise::{Noise, Stream};
 use crate::restore::RestorePlan;
 use crate::schedule::Timestep;
@@ -73,12 +73,14 @@ impl ByY {
 pub(super) struct Misfit(Vec<Vec<f64>>);
 
 impl Misfit {
-    /// Of the estimates of `prior`, with the noise of `seed`.
+    /// Of the estimates of `prior`, in tiles of that side if one is given, with the noise of `seed`.
     ///
     /// # Errors
     /// Those of the network, its space and the operator.
-    pub fn measure(plan: &RestorePlan, prior: &Prior, seed: u64) -> Result<Self> {
+    pub fn measure(plan: &RestorePlan, prior: &Prior, tile: Option<usize>, seed: u64) -> Result<Self> {
         let (space, schedule) = (prior.space(), &prior.info().schedule);
+        let tiled = tile.map(|tile| Tiled::new(prior, tile)).transpose()?;
+        let denoiser: &dyn Denoiser = tiled.as_ref().map_or(prior as &dyn Denoiser, |tiled| tiled);
         let clean = space.encode(&plan.observed()?)?;
         let noise = Noise::new(seed, Stream::Evaluation);
         let conditioning = Conditioning::from(plan.class());
@@ -88,7 +90,7 @@ impl Misfit {
             let fresh = noise.normal_tensor(k as u32, clean.dims(), &tensor::cpu(), DType::F32);
             let noisy = clean.clone() + fresh.to_device(&clean.device()).cast(clean.dtype()) * ratio;
             let x_t = noisy.clone() * alpha_bar.sqrt();
-            let eps = prior.predict(&x_t, Timestep(t as u16), &conditioning)?.eps;
+            let eps = denoiser.predict(&x_t, Timestep(t as u16), &conditioning)?.eps;
             let x0 = space.decode(&(noisy - eps * ratio))?.clamp(-1.0, 1.0);
             by_part(&(plan.operator().apply(&x0)? - plan.measurement().y().clone()))
         };

@@ -111,11 +111,15 @@ pub struct SamplingRequest {
     pub samples: usize,
     /// Class, for a class-conditional network.
     pub class: Option<usize>,
+    /// Side of the tiles in which the network sees a larger image; by default it sees all of it, and tiles only where
+    /// the memory does not suffice.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub tile: Option<usize>,
 }
 
 impl Default for SamplingRequest {
     fn default() -> Self {
-        Self { preset: Preset::Fast, overrides: Overrides::default(), seed: 0, samples: 1, class: None }
+        Self { preset: Preset::Fast, overrides: Overrides::default(), seed: 0, samples: 1, class: None, tile: None }
     }
 }
 

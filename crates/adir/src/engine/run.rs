@@ -11,7 +11,7 @@ use super::plan::Plan;
 use super::record::{AdaptationRecord, Decibel, FileRecord, ModelRecord, Record, Seconds};
 use super::request::{Observation, Request};
 use crate::io::image::{BitDepth, Picture, Reading, Scale, read_image_as};
-use crate::models::Prior;
+use crate::models::{Denoiser, Prior, Space, Tiled};
 use crate::operator::bicubic_resize;
 use crate::optim::Workers;
 use crate::problem::{MaskSource, Sigma};
@@ -51,7 +51,7 @@ impl Engine {
         let (prior, adaptation) = match &plan.adapt {
             None => (base.clone(), None),
             Some(adapt) => {
-                let (prior, record) = self.adapted(&base, adapt, &plan.observed(), &plan.restore, watch)?;
+                let (prior, record) = self.adapted(&base, adapt, &plan.observed(), plan, watch)?;
                 (prior, Some(record))
             }
         };
@@ -104,8 +104,10 @@ impl Engine {
     /// The samples and their mean, `[1, c, h, w]` in about [-1, 1].
     fn sample(&self, plan: &Plan, prior: &Prior, watch: &Watch<'_>) -> Result<(Vec<Tensor<4>>, Tensor<4>)> {
         let count = plan.request.sampling.samples;
-        let task = |sample: usize| sample_one(&plan.restore, prior, sample, count, watch);
-        let results = match self.samples_at_once(count) {
+        let tiled = plan.extent.tile.map(|tile| Tiled::new(prior, tile)).transpose()?;
+        let denoiser: &dyn Denoiser = tiled.as_ref().map_or(prior as &dyn Denoiser, |tiled| tiled);
+        let task = |sample: usize| sample_one(&plan.restore, denoiser, prior.space().as_ref(), sample, count, watch);
+        let results = match plan.extent.samples_at_once {
             0 | 1 => (0..count).map(task).collect::<Result<Vec<_>>>()?,
             _ => Workers::new()?.map(count, task)?,
         };
@@ -143,14 +145,15 @@ fn mask_record(mask: Option<&MaskSource>) -> Result<Option<FileRecord>> {
 
 fn sample_one(
     plan: &RestorePlan,
-    prior: &Prior,
+    denoiser: &dyn Denoiser,
+    space: &dyn Space,
     sample: usize,
     samples: usize,
     watch: &Watch<'_>,
 ) -> Result<Tensor<4>> {
     let noise = plan.noise(sample);
     let mut last = None;
-    for step in plan.sampler(prior, prior.space().as_ref(), &noise)? {
+    for step in plan.sampler(denoiser, space, &noise)? {
         let step = step?;
         let event = Event::Sampling {
             sample,
@@ -164,7 +167,7 @@ fn sample_one(
         last = Some(step.x_t);
     }
     let last = last.ok_or_else(|| Error::config("no sampling steps"))?;
-    plan.finish(prior.space().as_ref(), &last)
+    plan.finish(space, &last)
 }
 
 /// A result as a picture: stored like the observation, with its metadata, and its alpha brought to size.

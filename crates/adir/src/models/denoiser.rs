@@ -146,7 +146,7 @@ pub trait Denoiser: Send + Sync {
         x_t: &Tensor<4>,
         t: Timestep,
         conditioning: &Conditioning,
-    ) -> Result<(Prediction, Box<dyn Pullback>)> {
+    ) -> Result<(Prediction, Box<dyn Pullback + '_>)> {
         let _ = (x_t, t, conditioning);
         Err(Error::config("this denoiser has no gradient of its prediction with respect to x_t"))
     }

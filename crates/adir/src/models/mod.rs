@@ -16,6 +16,7 @@ mod network;
 pub mod params;
 mod prior;
 mod space;
+mod tiled;
 
 pub use by_blocks::gradients_by_blocks;
 pub use denoiser::{Conditioning, Denoiser, DenoiserInfo, Prediction, PredictionKind, Pullback};
@@ -24,3 +25,5 @@ pub use image_mean::ImageMean;
 pub use network::{BlockMemory, Network};
 pub use prior::{Prior, PriorHeader, WeightsId};
 pub use space::{Pixels, Space};
+pub use tiled::Tiled;
+pub(crate) use tiled::{check_tile, tile_counts};
