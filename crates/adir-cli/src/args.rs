@@ -50,8 +50,8 @@ pub struct MeasuredArgs {
     /// Pixels of the observation that were not measured, for any task: dust, dead pixels, a time stamp. Marked as in --mask
     #[arg(long, value_name = "IMAGE")]
     ignore: Option<PathBuf>,
-    /// What areas at white say, where there may have been more light than fits: ignore (nothing), or keep (that it is
-    /// white) [default: ignore after a blur, else keep]
+    /// What areas at white say, where there may have been more light than fits: ignore (in deblurring, that there was at
+    /// least that much; else nothing), or keep (that they are white) [default: ignore for deblur, else keep]
     #[arg(long, value_parser = words::<Saturated>(&["ignore", "keep"]))]
     saturated: Option<Saturated>,
 }

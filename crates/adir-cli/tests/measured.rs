@@ -76,10 +76,10 @@ fn noise_that_is_not_given_is_estimated() {
     assert!(plan("30").contains("smoother than need be"));
     assert!(!plan("3").contains("warning"));
     assert!(plan("auto").contains("estimated"));
-    // Without noise nothing is assumed, and there is nothing to remove.
+    // Without noise there is that of rounding, and nothing to remove.
     write(f.join("clean.png"), &blur.apply(&scene).unwrap());
     let said = adir(0, &f, &["restore", "clean.png", "-o", "p.png", "--task", "deblur", "--kernel", "box:7", "--plan"]);
-    assert!(said.contains("0 (no noise beyond rounding)"), "{said}");
+    assert!(said.contains("0.29") && said.contains("no noise but that of rounding"), "{said}");
     let flat = Tensor::<4>::zeros([1, 3, 40, 40], &cpu());
     write(f.join("flat.png"), &flat);
     let said = adir(2, &f, &["restore", "flat.png", "-o", "p.png", "--task", "denoise"]);
@@ -105,7 +105,7 @@ fn white_stars_leave_no_rings() {
     assert!(said.contains("saturated") && said.contains("% of the observation"), "{said}");
     adir(0, &f, &[&args[..3], &["keep.png"], &args[4..], &["--saturated", "keep"]].concat());
     let agreement = |name: &str| record(f.join(name))["agreement_psnr"].as_f64().unwrap();
-    assert!(agreement("r.json") > 44.0, "{}", agreement("r.json"));
+    assert!(agreement("r.json") > 40.0, "{}", agreement("r.json"));
     assert!(agreement("keep.json") < 35.0, "{}", agreement("keep.json"));
     // Off the stars nothing is much brighter than the sky: no ring.
     let ring = |name: &str| {

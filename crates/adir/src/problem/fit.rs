@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::highlights::beyond_white;
+use super::highlights::highlights;
 use super::measurement::{Grey, Measurement};
 use super::saturation::{Saturated, plateaus};
 use super::{Problem, noise};
@@ -15,9 +15,6 @@ use crate::tensor::{self, Tensor};
 use crate::units::NoiseLevel;
 use crate::{Error, Result};
 
-/// Share of y from which plateaus at white are too much to leave out: what would take their place is invented.
-const MOST_SATURATED: f64 = 0.25;
-
 /// The degradation of one channel, or of all at once.
 struct Degraded<'a> {
     problem: &'a Problem,
@@ -25,8 +22,6 @@ struct Degraded<'a> {
     degradation: Option<Degradation>,
     /// The missing pixels of an inpainting.
     mask: Option<Mask>,
-    /// Other pixels that were not measured.
-    unmeasured: Option<Mask>,
 }
 
 impl Degraded<'_> {
@@ -42,30 +37,51 @@ impl Degraded<'_> {
         }
     }
 
-    /// `offset`, and what light beyond white has spread from the plateaus that `saturated` leaves out, if there is any.
-    fn with_highlights(
+    /// `y` without what it has besides A x for an x up to white: `offset`, and the light beyond white that `saturated`
+    /// pixels hide, and how far that is from explaining their surroundings. Where saturated pixels have no highlights to
+    /// stand for them, they are left as they are, to be masked.
+    fn within_white(
         &self,
-        y: &Tensor<4>,
+        y: Tensor<4>,
         operator: &dyn LinearOperator,
         saturated: Option<&Mask>,
         offset: Option<Tensor<4>>,
-    ) -> Result<Option<Tensor<4>>> {
-        let (Some(mask), Some(Degradation::Blur { kernel, .. })) = (saturated, &self.degradation) else {
-            return Ok(offset);
+    ) -> Result<(Tensor<4>, f64)> {
+        let dtype = y.dtype();
+        let found = match (saturated, &self.degradation) {
+            (Some(mask), Some(Degradation::Blur { kernel, .. })) => {
+                let shown = self.shown(ImageShape::of_batch(&y))?;
+                highlights(&y, mask, &kernel.build()?, operator.domain(), shown)?
+            }
+            _ => None,
         };
-        let shown = self.degradation.as_ref().map(|d| d.window_for_range(ImageShape::of_batch(y))).transpose()?;
-        let shown = shown.unwrap_or(Window::whole(operator.domain()));
-        let beyond = beyond_white(y, mask, &kernel.build()?, operator.domain(), shown)?;
-        let spread = beyond.map(|beyond| operator.apply(&beyond)).transpose()?;
-        Ok(match (offset, spread) {
-            (Some(a), Some(b)) => Some(a + b),
-            (a, b) => a.or(b),
+        let (y, misfit) = match found {
+            None => (y, 0.0),
+            Some(found) => ((found.y - operator.apply(&found.beyond)?).cast(dtype), found.misfit),
+        };
+        let y = match offset {
+            None => y,
+            Some(offset) => y - offset.cast(dtype),
+        };
+        Ok((y, misfit))
+    }
+
+    /// Whether highlights stand for saturated pixels.
+    fn has_highlights(&self) -> Result<bool> {
+        Ok(match &self.degradation {
+            Some(Degradation::Blur { kernel, .. }) => kernel.build()?.weights().iter().all(|weight| *weight >= 0.0),
+            _ => false,
         })
     }
 
-    /// `operator`, observed only where y was measured.
-    fn observed(&self, operator: Arc<dyn LinearOperator>) -> Result<Arc<dyn LinearOperator>> {
-        Ok(match &self.unmeasured {
+    /// The part of the domain that lies under an observation of that shape.
+    fn shown(&self, range: ImageShape) -> Result<Window> {
+        self.degradation.as_ref().map_or(Ok(Window::whole(range)), |degradation| degradation.window_for_range(range))
+    }
+
+    /// `operator`, observed only where `mask` says so.
+    fn masked(operator: Arc<dyn LinearOperator>, mask: Option<&Mask>) -> Result<Arc<dyn LinearOperator>> {
+        Ok(match mask {
             None => operator,
             Some(mask) => Arc::new(Masked::new(operator, mask)?),
         })
@@ -96,7 +112,10 @@ impl Problem {
         let known = measurement.measured();
         let noise = noise::settle(self.task, self.sigma, &one, known.as_ref(), rounding)?;
         measurement.sigma = noise.levels;
-        measurement.rounding = rounding;
+        // Noise is in the misfit, too.
+        let misfit = measurement.rounding.0;
+        let unexplained = (misfit * misfit - measurement.sigma().0.powi(2) - rounding.0.powi(2)).max(0.0).sqrt();
+        measurement.rounding = NoiseLevel(rounding.0.hypot(unexplained));
         measurement.notes.extend(noise.note);
         measurement.warnings.extend(noise.warning);
         Ok(measurement)
@@ -124,12 +143,12 @@ impl Problem {
                 (Some(degradation), mask, window)
             }
         };
-        let (unmeasured, saturated) = self.unmeasured(y, limits, &mut notes, &mut warnings)?;
-        let degraded = Degraded { problem: self, degradation, mask, unmeasured };
-        let known = match (&degraded.mask, &degraded.unmeasured) {
-            (Some(a), Some(b)) => Some(a.and(b)?),
-            (a, b) => a.clone().or_else(|| b.clone()),
-        };
+        let (ignored, saturated) = self.unmeasured(y, limits, &mut notes)?;
+        let degraded = Degraded { problem: self, degradation, mask };
+        let unmeasured = both(ignored.as_ref(), saturated.as_ref())?;
+        let known = both(degraded.mask.as_ref(), unmeasured.as_ref())?;
+        // Pixels that pull at nothing. Saturated ones pull where highlights stand for them, and count nowhere.
+        let silent = if degraded.has_highlights()? { ignored } else { unmeasured.clone() };
         let keeps_colours = self.operator.is_none() && self.task != Task::Colourise;
         let grey = match y.dims()[1] {
             1 if keeps_colours && channels == 3 => Some(Grey::OneChannel),
@@ -138,20 +157,19 @@ impl Problem {
             }
             _ => None,
         };
-        let (y, operator, offset, of_grey) = match grey {
+        let ((y, misfit), operator, of_grey) = match grey {
             None => {
                 let (operator, offset) = degraded.build(shape)?;
-                let offset = degraded.with_highlights(y, operator.as_ref(), saturated.as_ref(), offset)?;
-                (y.clone(), operator, offset, None)
+                (degraded.within_white(y.clone(), operator.as_ref(), saturated.as_ref(), offset)?, operator, None)
             }
             Some(_) => {
                 let y = y.clone().narrow(1, 0, 1);
                 let (of_grey, offset) = degraded.build(ImageShape::of_batch(&y))?;
-                let offset = degraded.with_highlights(&y, of_grey.as_ref(), saturated.as_ref(), offset)?;
+                let y = degraded.within_white(y, of_grey.as_ref(), saturated.as_ref(), offset)?;
                 let mean = Grayscale::new(ImageShape { channels, ..of_grey.domain() })?;
                 notes.push(Choice::rule("grey", "one measurement", "the observation is grey, and so is the result"));
                 let operator: Arc<dyn LinearOperator> = Arc::new(Compose::new(vec![Arc::new(mean), of_grey.clone()])?);
-                (y, operator, offset, Some(of_grey))
+                (y, operator, Some(of_grey))
             }
         };
         let domain = operator.domain();
@@ -169,24 +187,20 @@ impl Problem {
             )));
         }
         let window = if self.keep_margin { Window::whole(domain) } else { window };
-        let operator = degraded.observed(operator)?;
-        let y = match offset {
-            Some(offset) => y.clone() - offset.cast(y.dtype()),
-            None => y,
+        let on_stored = match (grey, of_grey) {
+            (Some(Grey::OneChannel), Some(of_grey)) => of_grey,
+            _ => operator.clone(),
         };
-        // Values that were not measured must not pull at anything.
-        let y = match &degraded.unmeasured {
+        let on_stored = Degraded::masked(on_stored, unmeasured.as_ref())?;
+        let operator = Degraded::masked(operator, silent.as_ref())?;
+        let y = match &silent {
             Some(mask) => mask.keep(&y)?,
             None => y,
-        };
-        let on_stored = match (grey, of_grey) {
-            (Some(Grey::OneChannel), Some(of_grey)) => degraded.observed(of_grey)?,
-            _ => operator.clone(),
         };
         let on_result: Arc<dyn LinearOperator> =
             if window == Window::whole(domain) { on_stored } else { Arc::new(InWindow::new(on_stored, window)?) };
         // Nothing but noise, and pixels of which not even that is known: the network has to fill holes.
-        let hint = match (self.task.hint(), &degraded.unmeasured) {
+        let hint = match (self.task.hint(), &unmeasured) {
             (Hint::Identity, Some(_)) => Hint::Hides,
             (hint, _) => hint,
         };
@@ -203,7 +217,7 @@ impl Problem {
             mask,
             known,
             sigma: 0.0,
-            rounding: NoiseLevel(0.0),
+            rounding: NoiseLevel(misfit),
             notes,
             warnings,
         })
@@ -225,14 +239,12 @@ impl Problem {
         Ok(boundary)
     }
 
-    /// The pixels of y that were measured, and of them apart those that are not at white; absent where all are. What an
-    /// inpainting's mask says is not in it.
+    /// The pixels of y that are not ignored, and those that are not saturated; absent where all are.
     fn unmeasured(
         &self,
         y: &Tensor<4>,
         limits: &Limits,
         notes: &mut Vec<Choice>,
-        warnings: &mut Vec<String>,
     ) -> Result<(Option<Mask>, Option<Mask>)> {
         let ImageShape { height, width, .. } = ImageShape::of_batch(y);
         let share =
@@ -246,35 +258,28 @@ impl Problem {
                 Some(mask)
             }
         };
-        let blurs = self.kernel.is_some() || matches!(self.task.hint(), Hint::Blurs);
         let saturated = match self.saturated {
             Some(Saturated::Ignore) => plateaus(y)?,
-            None if blurs => plateaus(y)?.filter(|mask| {
-                let few = share(mask) <= MOST_SATURATED;
-                if !few {
-                    warnings.push(format!(
-                        "{:.0} % of the observation is white, where there may have been more light than it holds. As this \
-                         is much, it is taken as it is; --saturated ignore leaves it out",
-                        100.0 * share(mask)
-                    ));
-                }
-                few
-            }),
+            None if self.task == Task::Deblur => plateaus(y)?,
             _ => None,
         };
         if let Some(mask) = &saturated {
             let value = format!("{:.2} % of the observation", 100.0 * share(mask));
             notes.push(match self.saturated {
                 Some(_) => Choice { name: "saturated".into(), value, source: Source::Given },
-                None => Choice::rule("saturated", value, "pixels at white are bounds, left out as unmeasured"),
+                None => Choice::rule("saturated", value, "pixels at white are bounds, not measurements"),
             });
         }
-        let unmeasured = match (ignored, &saturated) {
-            (Some(a), Some(b)) => Some(a.and(b)?),
-            (a, b) => a.or_else(|| b.clone()),
-        };
-        Ok((unmeasured, saturated))
+        Ok((ignored, saturated))
     }
+}
+
+/// The pixels that both masks know, where there are masks.
+fn both(a: Option<&Mask>, b: Option<&Mask>) -> Result<Option<Mask>> {
+    Ok(match (a, b) {
+        (Some(a), Some(b)) => Some(a.and(b)?),
+        (a, b) => a.or(b).cloned(),
+    })
 }
 
 /// Whether the known pixels of all channels are the same.

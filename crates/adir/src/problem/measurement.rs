@@ -102,7 +102,7 @@ impl Measurement {
         self.known.clone()
     }
 
-    /// Standard deviation of the error of y's quantisation.
+    /// Standard deviation of the error of y's quantisation, and of what stands for the light of saturated pixels.
     pub fn rounding(&self) -> NoiseLevel {
         self.rounding
     }

@@ -58,6 +58,8 @@ const CONTRADICTS: f64 = 2.0;
 /// ... so many grey levels more. Estimates err upwards by as much where all of an image is textured.
 const BEYOND: f64 = 1.5;
 
+const TOO_LITTLE: &str = "too little of the observation is known to estimate its noise";
+
 /// Refuses a noise level that none can have.
 pub(super) fn check(task: Task, sigma: Option<Sigma>) -> Result<()> {
     match sigma {
@@ -101,17 +103,23 @@ pub(super) fn settle(
         }
         None | Some(Sigma::Auto) => {
             let (levels, rule) = match estimate()? {
-                None => (0.0, "too little of the observation is known to estimate its noise"),
+                None => (0.0, TOO_LITTLE),
                 Some(found) => (beyond_rounding(found, rounding.to_255()), "estimated from the observation"),
             };
             if levels == 0.0 && task == Task::Denoise {
                 return Err(Error::config(format!(
                     "{}; if there is noise to remove, give --sigma",
-                    if rule.starts_with("too") { rule } else { "the observation shows no noise" }
+                    if rule == TOO_LITTLE { rule } else { "the observation shows no noise" }
                 )));
             }
-            let value = if levels == 0.0 { "0 (no noise beyond rounding)".into() } else { levels.to_string() };
-            Ok(Noise { levels, note: Some(Choice::rule("sigma", value, rule)), warning: None })
+            // A blur is solved for with that of rounding at least, from the start on (docs/results/noise.md).
+            let least = if task == Task::Deblur { hundredths(rounding.to_255()) } else { 0.0 };
+            let (levels, rule) = match levels {
+                0.0 if rule == TOO_LITTLE => (least, rule),
+                0.0 => (least, "the observation shows no noise but that of rounding"),
+                levels => (levels, rule),
+            };
+            Ok(Noise { levels, note: Some(Choice::rule("sigma", levels.to_string(), rule)), warning: None })
         }
     }
 }
@@ -119,7 +127,11 @@ pub(super) fn settle(
 /// What of a noise is not rounding, to a hundredth, so that it can be given again as a number.
 fn beyond_rounding(found: f64, rounding: f64) -> f64 {
     let rest = (found * found - rounding * rounding).max(0.0).sqrt();
-    if rest < NONE.max(ABOVE_ROUNDING * rounding) { 0.0 } else { (rest * 100.0).round() / 100.0 }
+    if rest < NONE.max(ABOVE_ROUNDING * rounding) { 0.0 } else { hundredths(rest) }
+}
+
+fn hundredths(levels: f64) -> f64 {
+    (levels * 100.0).round() / 100.0
 }
 
 /// What to say where y shows another noise than was given.

@@ -15,7 +15,8 @@ use crate::tensor::{self, Tensor};
 #[serde(rename_all = "snake_case")]
 #[non_exhaustive]
 pub enum Saturated {
-    /// Nothing: the [`plateaus`] of them are left out, as unknown pixels are. The default of deblurring.
+    /// That there was at least that much light, after a blur with weights of 0 or more; else nothing: the [`plateaus`] of
+    /// them are left out, as unknown pixels are. They never count in the agreement. The default of deblurring.
     Ignore,
     /// What they say. The default of all other tasks: a noisy white would be darker without its brighter half, and
     /// nothing blurs it into its neighbours.
