@@ -15,6 +15,7 @@ use crate::operator::ImageShape;
 use crate::optim::Workers;
 use crate::restore::{RestorePlan, SamplingConfig};
 use crate::retrieve::ContentHash;
+use crate::task::Hint;
 use crate::tensor::{self, is_cpu};
 use crate::{Error, Result};
 
@@ -56,7 +57,9 @@ impl Memory {
 /// Sides of the tiles that are tried, largest first. Below the least, too much of a tile is overlap.
 const TILES: [usize; 6] = [1024, 768, 512, 384, 256, 192];
 /// Bytes for a value of the image while it is sampled in tiles: state, estimate, noise, and what guidance computes in f64.
-const BYTES_PER_VALUE: usize = 80;
+/// Blurs are solved for in the spectrum, and by iterations.
+const BYTES_PER_VALUE: usize = 48;
+const BYTES_PER_BLURRED_VALUE: usize = 140;
 
 /// How much is computed at once.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -163,7 +166,11 @@ impl Engine {
                 false => header.network().forward_memory(height, width, samples),
             };
             let whole = if tile.is_some() { canvas.pixels() * canvas.channels * samples } else { 0 };
-            network + (whole * BYTES_PER_VALUE) as u64
+            let bytes = match restore.measurement().hint() {
+                Hint::Blurs | Hint::Unknown => BYTES_PER_BLURRED_VALUE,
+                _ => BYTES_PER_VALUE,
+            };
+            network + (whole * bytes) as u64
         };
         let free = self.memory.filter(|_| is_cpu(&self.compute().device)).unwrap_or(u64::MAX);
         let most = self.samples_at_once(sampling.samples);
