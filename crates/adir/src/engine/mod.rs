@@ -20,12 +20,14 @@
 
 mod adapt;
 mod cache;
+mod deviation;
 mod event;
 mod gallery;
 mod open;
 mod outputs;
 mod plan;
 mod record;
+pub mod report;
 mod request;
 mod run;
 mod sources;
@@ -35,11 +37,13 @@ mod warnings;
 
 pub use adapt::{AdaptPlan, AdapterFound, Label, Observed};
 pub use cache::{Cache, FolderCache, KeptAdapter, NamedAdapters, NoCache};
+pub use deviation::{Deviation, DeviationRecord};
 pub use event::{Event, Watch};
 pub use gallery::{Gallery, build_index};
 pub use open::{Engine, EngineBuilder, open_encoder};
-pub use outputs::Outputs;
+pub use outputs::{DeviationFiles, Outputs};
 pub use plan::{Memory, Plan};
 pub use record::{AdaptationRecord, Decibel, FileRecord, ImageRecord, ModelRecord, Record, Seconds, write_json};
+pub use report::{Bias, Findings};
 pub use request::{Adapt, AdaptOverrides, Keep, Observation, OutputRequest, Request, SamplingRequest, Target};
 pub use run::Restored;
