@@ -275,11 +275,15 @@ impl AdaptArgs {
 
     /// An engine that keeps adapters and indexes where the user wants them.
     pub fn engine(&self, builder: EngineBuilder) -> EngineBuilder {
-        let builder = self.settings.engine(builder);
-        match self.store.find() {
-            Some(cache) if self.no_cache => builder.cache(NamedAdapters(cache)),
-            Some(cache) => builder.cache(cache),
-            None => builder,
-        }
+        engine_with(self.settings.engine(builder), &self.store, self.no_cache)
+    }
+}
+
+/// An engine that keeps adapters and indexes in that store; with `no_cache` it only knows adapters by their names.
+pub fn engine_with(builder: EngineBuilder, store: &Store, no_cache: bool) -> EngineBuilder {
+    match store.find() {
+        Some(cache) if no_cache => builder.cache(NamedAdapters(cache)),
+        Some(cache) => builder.cache(cache),
+        None => builder,
     }
 }

@@ -1,7 +1,7 @@
 //! Log on stderr: text with a progress bar, or one JSON object per event.
 
 use std::fmt::Arguments;
-use std::io::{Write, stderr};
+use std::io::{IsTerminal, Write, stderr};
 use std::ops::ControlFlow;
 use std::time::Duration;
 
@@ -12,9 +12,78 @@ use serde_json::{Value, json};
 use crate::out::escaped;
 use crate::stop::Stop;
 
+/// Whether stderr takes colours: it is a terminal that knows them, and `NO_COLOR` is not set.
+fn colours() -> bool {
+    let set = |name: &str| std::env::var_os(name).filter(|value| !value.is_empty());
+    stderr().is_terminal() && set("NO_COLOR").is_none() && set("TERM").is_some_and(|term| term != "dumb")
+}
+
 /// Writes a line to stderr, without control characters. Errors are ignored: stderr may be closed.
 pub fn put(text: Arguments<'_>) {
     let _ = writeln!(stderr().lock(), "{}", escaped(&text.to_string()));
+}
+
+/// Declares the kinds of JSON events with a list of all of them.
+macro_rules! kinds {
+    ($($(#[$doc:meta])* $kind:ident = $name:literal,)*) => {
+        /// What a JSON event is; `docs/guide/json-events.md` documents each.
+        #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+        pub enum Kind {
+            $($(#[$doc])* $kind,)*
+        }
+
+        impl Kind {
+            #[cfg(test)]
+            const ALL: &[Self] = &[$(Self::$kind),*];
+
+            /// Its value of `event`.
+            fn name(self) -> &'static str {
+                match self {
+                    $(Self::$kind => $name,)*
+                }
+            }
+        }
+    };
+}
+
+kinds! {
+    /// A message.
+    Info = "info",
+    /// A message that -v adds.
+    Detail = "detail",
+    /// Something to know; the run goes on.
+    Warning = "warning",
+    /// The end of a run that failed.
+    Error = "error",
+    /// A step was taken.
+    Step = "step",
+    /// How a command stands that counts no steps.
+    Progress = "progress",
+    /// Something was measured.
+    Measured = "measured",
+    /// What a restoration's numbers say of it.
+    Verdict = "verdict",
+}
+
+/// Writes an event: its kind, and then the fields of `rest`.
+fn event(kind: Kind, rest: Value) {
+    let mut fields = serde_json::Map::from_iter([("event".to_owned(), json!(kind.name()))]);
+    if let Value::Object(rest) = rest {
+        fields.extend(rest);
+    }
+    put(format_args!("{}", Value::Object(fields)));
+}
+
+/// How much is logged.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default)]
+pub enum Level {
+    /// Errors and warnings.
+    Quiet,
+    /// Messages and progress.
+    #[default]
+    Usual,
+    /// Settings, files and times too.
+    Verbose,
 }
 
 /// Format of the log on stderr.
@@ -31,14 +100,23 @@ pub enum Format {
 #[derive(Debug, Clone)]
 pub struct Log {
     format: Format,
-    quiet: bool,
+    level: Level,
     stop: Stop,
 }
 
 impl Log {
-    /// A log of that form; a quiet one prints only errors and warnings.
-    pub fn new(format: Format, quiet: bool, stop: Stop) -> Self {
-        Self { format, quiet, stop }
+    /// A log of that form.
+    pub fn new(format: Format, level: Level, stop: Stop) -> Self {
+        Self { format, level, stop }
+    }
+
+    fn is_quiet(&self) -> bool {
+        self.level == Level::Quiet
+    }
+
+    /// Whether details are wanted.
+    pub fn is_verbose(&self) -> bool {
+        self.level == Level::Verbose
     }
 
     /// What a watcher answers.
@@ -53,14 +131,37 @@ impl Log {
 
     /// Logs a message.
     pub fn info(&self, text: &str) {
-        if !self.quiet {
-            self.line("info", text);
+        if !self.is_quiet() {
+            self.line(Kind::Info, text);
+        }
+    }
+
+    /// Logs what only `-v` shows.
+    pub fn detail(&self, text: &str) {
+        if self.is_verbose() {
+            self.line(Kind::Detail, text);
         }
     }
 
     /// Logs a warning.
     pub fn warn(&self, text: &str) {
-        self.line("warning", text);
+        self.line(Kind::Warning, text);
+    }
+
+    /// Logs what the numbers of a result say: `text` in one line, and `fields` of the JSON event. A quiet log leaves out
+    /// that nothing is wrong.
+    pub fn verdict(&self, pass: bool, text: &str, fields: Value) {
+        match self.format {
+            _ if pass && self.is_quiet() => {}
+            Format::Json => event(Kind::Verdict, fields),
+            Format::Text => {
+                let word = if pass { "PASS" } else { "WARN" };
+                let colour = if pass { "32" } else { "33" };
+                // The text's own control characters are written out; these are ours.
+                let word = if colours() { format!("\u{1b}[{colour}m{word}\u{1b}[0m") } else { word.into() };
+                let _ = writeln!(stderr().lock(), "{word} {}", escaped(text));
+            }
+        }
     }
 
     /// Logs an error with a hint.
@@ -73,22 +174,22 @@ impl Log {
                 }
             }
             Format::Json => {
-                put(format_args!("{}", json!({"event": "error", "message": text, "hint": hint, "exit_code": code})))
+                event(Kind::Error, json!({"message": text, "hint": hint, "exit_code": code}));
             }
         }
     }
 
-    fn line(&self, level: &str, text: &str) {
+    fn line(&self, kind: Kind, text: &str) {
         match self.format {
-            Format::Text if level == "info" => put(format_args!("{text}")),
-            Format::Text => put(format_args!("{level}: {text}")),
-            Format::Json => put(format_args!("{}", json!({"event": level, "message": text}))),
+            Format::Text if kind == Kind::Warning => put(format_args!("warning: {text}")),
+            Format::Text => put(format_args!("{text}")),
+            Format::Json => event(kind, json!({"message": text})),
         }
     }
 
     /// Progress over `total` steps of `what`.
     pub fn progress(&self, what: &str, total: usize) -> Progress {
-        let bar = if self.quiet || self.format == Format::Json {
+        let bar = if self.is_quiet() || self.format == Format::Json {
             ProgressBar::with_draw_target(Some(total as u64), ProgressDrawTarget::hidden())
         } else {
             ProgressBar::new(total as u64)
@@ -120,10 +221,10 @@ impl Progress {
     pub fn tell(&self, text: &str, detail: &Value) {
         self.bar.set_message(text.to_owned());
         match self.log.format {
-            _ if self.log.quiet => {}
+            _ if self.log.is_quiet() => {}
             Format::Json => {
                 let eta = self.bar.eta().as_secs_f64();
-                put(format_args!("{}", json!({"event": "progress", "of": self.what, "eta_s": eta, "detail": detail})));
+                event(Kind::Progress, json!({"of": self.what, "eta_s": eta, "detail": detail}));
             }
             Format::Text if self.bar.is_hidden() => put(format_args!("{}: {text}", self.what)),
             Format::Text => {}
@@ -133,8 +234,8 @@ impl Progress {
     /// Prints a line that stays above the bar; `detail` goes into the JSON log.
     pub fn line(&self, text: &str, detail: &Value) {
         match self.log.format {
-            _ if self.log.quiet => {}
-            Format::Json => put(format_args!("{}", json!({"event": "measured", "of": self.what, "detail": detail}))),
+            _ if self.log.is_quiet() => {}
+            Format::Json => event(Kind::Measured, json!({"of": self.what, "detail": detail})),
             Format::Text => self.bar.suspend(|| put(format_args!("{text}"))),
         }
     }
@@ -143,13 +244,11 @@ impl Progress {
     pub fn step(&self, text: &str, detail: Value) {
         self.bar.set_message(text.to_owned());
         self.bar.inc(1);
-        if self.log.format == Format::Json && !self.log.quiet {
+        if self.log.format == Format::Json && !self.log.is_quiet() {
             let (done, total) = (self.bar.position(), self.bar.length());
             let eta = self.bar.eta().as_secs_f64();
-            put(format_args!(
-                "{}",
-                json!({"event": "step", "of": self.what, "done": done, "total": total, "eta_s": eta, "detail": detail})
-            ));
+            let fields = json!({"of": self.what, "done": done, "total": total, "eta_s": eta, "detail": detail});
+            event(Kind::Step, fields);
         }
     }
 }
@@ -157,5 +256,46 @@ impl Progress {
 impl Drop for Progress {
     fn drop(&mut self) {
         self.bar.finish_and_clear();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn text(path: &str) -> String {
+        std::fs::read_to_string(std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join(path)).unwrap()
+    }
+
+    /// Every kind of event has its line in the table of the guide, and the table names no other.
+    #[test]
+    fn every_event_is_documented() {
+        let guide = text("../../docs/guide/json-events.md");
+        let table = guide.split("## Events\n").nth(1).unwrap().split("|---|---|---|\n").nth(1).unwrap();
+        let table = table.split("\n\n").next().unwrap();
+        let rows = table.lines().filter_map(|line| line.strip_prefix("| `")?.split_once('`')).map(|(name, _)| name);
+        let (mut told, mut known): (Vec<&str>, Vec<&str>) =
+            (rows.collect(), Kind::ALL.iter().map(|kind| kind.name()).collect());
+        told.sort_unstable();
+        known.sort_unstable();
+        assert_eq!(told, known);
+    }
+
+    /// The engine's events are documented too, by the names they have in JSON.
+    #[test]
+    fn every_event_of_the_engine_is_documented() {
+        let guide = text("../../docs/guide/json-events.md");
+        let code = text("../adir/src/engine/event.rs");
+        let body = code.split("pub enum Event {").nth(1).unwrap().split("\n}").next().unwrap();
+        let variants = body.lines().filter_map(|line| line.strip_prefix("    ")).filter(|line| !line.starts_with(' '));
+        let names: Vec<String> = variants
+            .filter_map(|line| line.strip_suffix(" {"))
+            .map(|name| name.chars().flat_map(char::to_lowercase).collect())
+            .collect();
+        assert!(names.len() >= 8, "{names:?}");
+        let table = guide.split("## Events of the library").nth(1).unwrap();
+        for name in &names {
+            assert!(table.contains(&format!("| `{name}` |")), "{name}");
+        }
     }
 }

@@ -11,6 +11,8 @@ mod exit;
 mod log;
 mod memory;
 mod model;
+mod pipe;
+mod report;
 mod seed;
 mod stop;
 mod store;
@@ -37,6 +39,9 @@ struct Cli {
     /// Print only errors and warnings
     #[arg(short, long, global = true)]
     quiet: bool,
+    /// Print settings with their sources, files and times too
+    #[arg(short, long, global = true, conflicts_with = "quiet")]
+    verbose: bool,
 }
 
 #[derive(Debug, Subcommand)]
@@ -50,6 +55,10 @@ enum Command {
     Index(commands::index::IndexArgs),
     Train(Box<commands::train::TrainArgs>),
     Verify(commands::verify::VerifyArgs),
+    Replay(commands::replay::ReplayArgs),
+    Doctor(commands::doctor::DoctorArgs),
+    Completions(commands::completions::CompletionsArgs),
+    Man(commands::completions::ManArgs),
 }
 
 /// Options take negative numbers: what is wrong with one is said where it is used.
@@ -82,7 +91,12 @@ fn main() -> ExitCode {
         Ok(stop) => (stop, Ok(())),
         Err(error) => (stop::Stop::default(), Err(error)),
     };
-    let log = log::Log::new(cli.log_format, cli.quiet, stop);
+    let level = match (cli.quiet, cli.verbose) {
+        (true, _) => log::Level::Quiet,
+        (false, true) => log::Level::Verbose,
+        (false, false) => log::Level::Usual,
+    };
+    let log = log::Log::new(cli.log_format, level, stop);
     let done = listening.and_then(|()| match &cli.command {
         Command::Restore(args) => commands::restore::run(args, &log),
         Command::Degrade(args) => commands::degrade::run(args, &log),
@@ -93,6 +107,10 @@ fn main() -> ExitCode {
         Command::Index(args) => commands::index::run(args, &log),
         Command::Train(args) => commands::train::run(args, &log),
         Command::Verify(args) => commands::verify::run(args, &log),
+        Command::Replay(args) => commands::replay::run(args, &log),
+        Command::Doctor(args) => commands::doctor::run(args),
+        Command::Completions(args) => commands::completions::run(args, Cli::command()),
+        Command::Man(args) => commands::completions::man(args, Cli::command()),
     });
     ExitCode::from(done.unwrap_or_else(|error| {
         if out::nobody_listens(&error) {

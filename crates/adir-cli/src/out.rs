@@ -23,7 +23,12 @@ pub fn line(text: Arguments<'_>) -> Result<()> {
         // Programs get names as they are.
         false => writeln!(out, "{text}"),
     };
-    written.map_err(|e| Error::io(STDOUT, e))
+    written.map_err(failed)
+}
+
+/// An error of stdout.
+pub fn failed(error: std::io::Error) -> Error {
+    Error::io(STDOUT, error)
 }
 
 /// Whether the error is a closed stdout.

@@ -27,6 +27,15 @@ impl Store {
         self.cache.clone().or_else(standard).map(FolderCache::new)
     }
 
+    /// The same wherever the current folder is.
+    ///
+    /// # Errors
+    /// [`Error::Io`] where the system does not know the current folder.
+    pub fn absolute(&self) -> Result<Self> {
+        let absolute = |path: &PathBuf| std::path::absolute(path).map_err(|e| Error::io(path, e));
+        Ok(Self { cache: self.cache.as_ref().map(absolute).transpose()? })
+    }
+
     /// The file of an adapter; only names and keys need a cache.
     ///
     /// # Errors

@@ -12,12 +12,13 @@ use crate::log::{Log, Progress};
 pub struct Watcher {
     log: Log,
     bar: Mutex<Option<(String, Progress)>>,
+    warnings: Mutex<Vec<String>>,
 }
 
 impl Log {
     /// A watcher that shows events in this log.
     pub fn watcher(&self) -> Watcher {
-        Watcher { log: self.clone(), bar: Mutex::new(None) }
+        Watcher { log: self.clone(), bar: Mutex::default(), warnings: Mutex::default() }
     }
 }
 
@@ -25,7 +26,11 @@ impl Watcher {
     /// Shows an event.
     pub fn see(&self, event: &Event) -> ControlFlow<()> {
         match event {
-            Event::Warning { message } => self.log.warn(message),
+            Event::Loading { .. } => self.log.detail(&event.to_string()),
+            Event::Warning { message } => {
+                self.warnings.lock().unwrap_or_else(PoisonError::into_inner).push(message.clone());
+                self.log.warn(message);
+            }
             Event::Indexing { done, total, path } => {
                 self.step("indexing".into(), (*done, *total), "", json!({"path": path}));
             }
@@ -78,6 +83,11 @@ impl Watcher {
         if let Some((_, progress)) = bar.as_ref() {
             progress.line(text, detail);
         }
+    }
+
+    /// The warnings so far.
+    pub fn warnings(&self) -> Vec<String> {
+        self.warnings.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// Takes the bar away.

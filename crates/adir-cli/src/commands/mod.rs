@@ -2,10 +2,13 @@
 
 pub mod adapt;
 pub mod compare;
+pub mod completions;
 pub mod degrade;
+pub mod doctor;
 pub mod eval;
 pub mod index;
 pub mod models;
+pub mod replay;
 pub mod restore;
 pub mod train;
 pub mod verify;

@@ -1,33 +1,43 @@
 //! `adir restore`: x from y.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
-use adir::engine::{OutputRequest, Request};
+use adir::engine::{OutputRequest, Record, Request};
 use adir::guidance::{Adjoint, DataStep, Residual, Strength};
 use adir::sampler::EpsAfterGuidance;
 use adir::task::{Method, Overrides, Preset, Task};
 use adir::{Error, Result};
 use clap::Args;
+use serde_json::json;
 
 use crate::adaptation::AdaptArgs;
 use crate::args::{DegradationArgs, MeasuredArgs, ReadArgs, preset, share, words};
 use crate::log::Log;
 use crate::model::ModelArgs;
+use crate::pipe::{self, Scratch};
+use crate::report::{Report, in_one_line};
 use crate::seed::Seed;
 
 /// Restore an image x from its degraded observation y = A x + e.
 #[derive(Debug, Args)]
 pub struct RestoreArgs {
-    /// The observation y
+    /// The observation y; - reads it from stdin
     #[arg(required_unless_present = "input_option", conflicts_with = "input_option")]
     input: Option<PathBuf>,
     /// The observation y, given as an option
     #[arg(short = 'i', long = "input", value_name = "INPUT")]
     input_option: Option<PathBuf>,
     /// Where to write x (.png, .tif, .jpg, .webp); a record of settings and measurements is
-    /// written beside it (x.png.json)
+    /// written beside it (x.png.json). - writes a PNG to stdout, and a record only with --record
     #[arg(short, long)]
     output: PathBuf,
+    /// Where to write the record, in place of the file beside the result
+    #[arg(long, value_name = "JSON")]
+    record: Option<PathBuf>,
+    /// Write a page about the result: input and result to compare, agreement, bias, where samples differ, settings. It
+    /// needs no other file
+    #[arg(long, value_name = "HTML")]
+    report: Option<PathBuf>,
     /// Page of a TIFF stack or frame of an animation to restore, from 1 [default: 1, with a warning if there are more]
     #[arg(long, value_name = "N")]
     page: Option<usize>,
@@ -77,8 +87,9 @@ struct SamplingArgs {
     /// Random seed; -1 draws one, which the record holds
     #[arg(long, default_value_t)]
     seed: Seed,
-    /// Number of samples. With more than one, the output is their mean, and the samples are written beside it as
-    /// x.1.png, x.2.png ...
+    /// Number of samples. With more than one, the output is their mean; the samples are written beside it as
+    /// x.1.png, x.2.png ..., and where they differ as x.std.png (standard deviation in 1/256 of a grey level) and
+    /// x.heat.png
     #[arg(short = 'n', long, default_value_t = 1, value_name = "N")]
     samples: usize,
     /// Class label, for a class-conditional network
@@ -177,13 +188,14 @@ impl SamplingArgs {
 }
 
 impl RestoreArgs {
-    /// The request that the arguments make.
-    fn request(&self) -> Result<Request> {
+    /// The request that the arguments make, writing the result to `output`.
+    fn request(&self, output: &Path) -> Result<Request> {
         let input = self.input.as_ref().or(self.input_option.as_ref()).ok_or_else(|| Error::config("no input"))?;
         let mut problem = self.measured.of(self.degradation.problem()?);
         problem.keep_margin = self.keep_margin;
         let sampling = &self.sampling;
-        let mut request = Request::new(input.as_path(), problem).preset(sampling.preset).seed(sampling.seed.value);
+        let mut request =
+            Request::new(pipe::observation(input)?, problem).preset(sampling.preset).seed(sampling.seed.value);
         request.reading = self.read.reading(self.page)?;
         request.sampling.samples = sampling.samples;
         request.sampling.class = sampling.class;
@@ -194,15 +206,32 @@ impl RestoreArgs {
             Some(adapter) => Some(self.adaptation.refining(adapter, sampling.preset)?),
             None => self.adaptation.request(sampling.preset)?,
         };
-        request.output = Some(OutputRequest::new(&self.output, self.overwrite));
+        let mut asked = OutputRequest::new(output, self.overwrite);
+        asked.record.clone_from(&self.record);
+        asked.report.clone_from(&self.report);
+        request.output = Some(asked);
         Ok(request)
     }
 }
 
+/// Refuses what stdout cannot hold.
+fn check_pipe(args: &RestoreArgs) -> Result<()> {
+    if args.sampling.samples > 1 {
+        return Err(Error::config("-o - holds one picture, several samples are several files: give -o FILE"));
+    }
+    if args.explain { Ok(()) } else { pipe::check_stdout() }
+}
+
 pub fn run(args: &RestoreArgs, log: &Log) -> Result<u8> {
     let started = std::time::Instant::now();
+    let to_stdout = pipe::is_pipe(&args.output);
+    let scratch = match to_stdout {
+        true => Some(check_pipe(args).and_then(|()| Scratch::new())?),
+        false => None,
+    };
+    let output = scratch.as_ref().map_or(args.output.clone(), |scratch| scratch.file("stdout.png"));
     let engine = args.adaptation.engine(args.model.engine()).build()?;
-    let plan = engine.plan(&args.request()?)?;
+    let plan = engine.plan(&args.request(&output)?)?;
     if args.explain {
         plan.warnings().iter().for_each(|warning| log.warn(warning));
         say!("{plan}")?;
@@ -214,15 +243,42 @@ pub fn run(args: &RestoreArgs, log: &Log) -> Result<u8> {
     for found in plan.restore().choices().iter().filter(|found| ["sigma", "saturated"].contains(&found.name.as_ref())) {
         log.info(&format!("{} {} ({})", found.name, found.value, found.source));
     }
+    plan.to_string().lines().for_each(|line| log.detail(line));
     let watcher = log.watcher();
     let mut restored = engine.run(&plan, &|event| watcher.see(event))?;
     watcher.finish();
     restored.save(&engine)?;
+    let name = if to_stdout { "<stdout>".into() } else { args.output.display().to_string() };
+    if to_stdout {
+        forget_place(&mut restored.record);
+        args.record.as_ref().map_or(Ok(()), |record| restored.record.write(record))?;
+    }
+    let findings = restored.findings()?;
+    if let Some(path) = &args.report {
+        let warnings = watcher.warnings();
+        Report { plan: &plan, restored: &restored, findings: &findings, warnings: &warnings, name: &name }
+            .write(path)?;
+    }
+    if to_stdout {
+        pipe::to_stdout(&output)?;
+    }
+    let seconds = restored.record.seconds;
+    log.detail(&format!("{:.1} s to load and adapt, {:.1} s to sample", seconds.load_and_adapt, seconds.sample));
     log.info(&format!(
-        "{}: {:.1} s, agrees with the observation to {}",
-        args.output.display(),
+        "{name}: {:.1} s, agrees with the observation to {}",
         started.elapsed().as_secs_f64(),
         restored.record.agreement_psnr
     ));
+    let word = if findings.pass() { "PASS" } else { "WARN" };
+    let fields = json!({"file": name, "verdict": word, "findings": findings});
+    log.verdict(findings.pass(), &in_one_line(&name, &findings), fields);
     Ok(crate::exit::DONE)
+}
+
+/// Takes the temporary file out of the record of a result that went to stdout.
+fn forget_place(record: &mut Record) {
+    if let Some(request) = &mut record.request {
+        request.output = None;
+    }
+    record.results.iter_mut().for_each(|file| file.path = None);
 }

@@ -14,6 +14,7 @@ pub(crate) mod math;
 mod neon;
 mod portable;
 
+use std::fmt;
 use std::sync::OnceLock;
 
 use half::f16;
@@ -168,6 +169,18 @@ pub enum Isa {
     Avx2,
     /// 512-bit vectors (F, BW, DQ, VL).
     Avx512,
+}
+
+/// `portable`, `neon`, `avx2`, `avx512`.
+impl fmt::Display for Isa {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Isa::Portable => "portable",
+            Isa::Neon => "neon",
+            Isa::Avx2 => "avx2",
+            Isa::Avx512 => "avx512",
+        })
+    }
 }
 
 impl Isa {

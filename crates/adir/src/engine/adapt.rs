@@ -396,6 +396,7 @@ impl Engine {
             keep: request.keep,
             gallery: from_gallery.as_ref().map(|gallery| gallery.index().root().to_owned()),
             encoder: from_gallery.as_ref().map(|gallery| (**gallery.encoder().id()).clone()),
+            encoder_file: from_gallery.as_ref().and_then(|_| self.encoder_file().map(Path::to_owned)),
             neighbours: from_gallery.as_ref().map(|_| request.neighbours),
             closer_than: from_gallery.as_ref().map(|_| request.closer_than),
             images,

@@ -204,10 +204,16 @@ impl Engine {
             files.push(weights.clone());
             files.extend(config.clone());
         }
-        if let EncoderSource::File(path) = &self.encoder {
-            files.push(path.clone());
-        }
+        files.extend(self.encoder_file().map(Path::to_owned));
         files
+    }
+
+    /// The file or folder that the encoder comes from, if it comes from one.
+    pub(super) fn encoder_file(&self) -> Option<&Path> {
+        match &self.encoder {
+            EncoderSource::File(path) => Some(path),
+            EncoderSource::Embedded | EncoderSource::Loaded(_) => None,
+        }
     }
 
     /// The weight file of the prior and its configuration, opened but not read.

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use super::open::Engine;
 use super::record::Record;
-use super::request::{Observation, Request, Target};
+use super::request::{Observation, OutputRequest, Request, Target};
 use crate::io::atomic::check_outputs;
 use crate::problem::{KernelSource, MaskSource};
 use crate::{Error, Result};
@@ -17,33 +17,81 @@ pub struct Outputs {
     pub image: PathBuf,
     /// The samples, where there are several.
     pub samples: Vec<PathBuf>,
+    /// Where they differ, where there are several.
+    pub deviation: Option<DeviationFiles>,
     /// The record.
     pub record: PathBuf,
+    /// The page about the run, which the caller writes.
+    pub report: Option<PathBuf>,
+}
+
+/// The two pictures of where samples differ.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DeviationFiles {
+    /// Standard deviations.
+    pub map: PathBuf,
+    /// The mean of the samples with the deviations in colour over it.
+    pub heat: PathBuf,
+}
+
+/// What stays of an earlier run that had more samples.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Stale {
+    /// Samples.
+    pub samples: Vec<PathBuf>,
+    /// Maps of where they differ, if now there is one sample.
+    pub maps: Vec<PathBuf>,
 }
 
 impl Outputs {
-    /// `x.png`, `x.1.png`, `x.2.png` ... and `x.png.json`.
+    /// `x.png`, `x.1.png`, `x.2.png` ..., `x.std.png`, `x.heat.png` and `x.png.json`.
     pub fn new(image: &Path, samples: usize) -> Self {
         let several = (1..=samples).filter(|_| samples > 1);
         let mut record = OsString::from(image);
         record.push(".json");
-        Self { image: image.to_owned(), samples: several.map(|k| sample(image, k)).collect(), record: record.into() }
+        Self {
+            image: image.to_owned(),
+            samples: several.map(|k| sample(image, k)).collect(),
+            deviation: (samples > 1).then(|| deviation(image)),
+            record: record.into(),
+            report: None,
+        }
+    }
+
+    /// Those of a request.
+    pub(super) fn of(asked: &OutputRequest, samples: usize) -> Self {
+        let outputs = Self::new(&asked.path, samples);
+        let record = asked.record.clone().unwrap_or_else(|| outputs.record.clone());
+        Self { record, report: asked.report.clone(), ..outputs }
+    }
+
+    /// The pictures, the image first.
+    pub fn pictures(&self) -> impl Iterator<Item = &Path> {
+        let files = [&self.image].into_iter().chain(&self.samples).chain(self.maps());
+        files.map(PathBuf::as_path)
+    }
+
+    fn maps(&self) -> impl Iterator<Item = &PathBuf> {
+        self.deviation.iter().flat_map(|files| [&files.map, &files.heat])
     }
 
     /// All of them, the image first.
     pub fn all(&self) -> impl Iterator<Item = &Path> {
-        [&self.image, &self.record].into_iter().chain(&self.samples).map(PathBuf::as_path)
+        self.pictures().chain([&self.record].into_iter().chain(&self.report).map(PathBuf::as_path))
     }
 
     /// Refuses outputs that cannot be written, that exist, or that would destroy what is read; a record's name that
-    /// belongs to something else is refused even if files are replaced. Returns samples of an earlier run that stay
-    /// beside the new ones.
-    pub(super) fn check(&self, inputs: &[PathBuf], overwrite: bool) -> Result<Vec<PathBuf>> {
+    /// belongs to something else is refused even if files are replaced. Returns what of an earlier run stays beside
+    /// the new files.
+    pub(super) fn check(&self, inputs: &[PathBuf], overwrite: bool) -> Result<Stale> {
         let inputs: Vec<&Path> = inputs.iter().map(PathBuf::as_path).collect();
         check_outputs(&inputs, &self.all().collect::<Vec<_>>(), overwrite)?;
-        let Some(before) = self.check_record()? else { return Ok(Vec::new()) };
+        let Some(before) = self.check_record()? else { return Ok(Stale::default()) };
         let stale = (self.samples.len() + 1..=before).filter(|_| before > 1).map(|k| sample(&self.image, k));
-        Ok(stale.filter(|path| path.is_file()).collect())
+        let maps = (before > 1 && self.deviation.is_none()).then(|| deviation(&self.image));
+        let maps = maps.into_iter().flat_map(|files| [files.map, files.heat]);
+        let is_there = |path: &PathBuf| path.is_file();
+        Ok(Stale { samples: stale.filter(is_there).collect(), maps: maps.filter(is_there).collect() })
     }
 
     /// The number of samples in the record that will be replaced, if there is one.
@@ -62,6 +110,11 @@ impl Outputs {
         })?;
         Ok(Some(samples))
     }
+}
+
+/// The pictures of where samples differ, PNG whatever the image is.
+fn deviation(image: &Path) -> DeviationFiles {
+    DeviationFiles { map: image.with_extension("std.png"), heat: image.with_extension("heat.png") }
 }
 
 /// The file of the k-th sample, counted from 1.

@@ -6,10 +6,10 @@ use std::sync::Arc;
 
 use super::adapt::{AdaptPlan, Observed};
 use super::open::Engine;
-use super::outputs::Outputs;
+use super::outputs::{Outputs, Stale};
 use super::request::{Observation, Request, SamplingRequest};
 use super::warnings::warnings;
-use crate::io::image::{BitDepth, ImageFormat, Picture, read_hashed_as};
+use crate::io::image::{BitDepth, ImageFormat, Picture, read_bytes, read_hashed_as};
 use crate::models::{PriorHeader, check_tile, tile_counts};
 use crate::operator::ImageShape;
 use crate::optim::Workers;
@@ -29,8 +29,8 @@ pub struct Plan {
     pub(super) restore: Arc<RestorePlan>,
     pub(super) adapt: Option<AdaptPlan>,
     pub(super) outputs: Option<Outputs>,
-    /// Samples of an earlier run that stay beside the new ones.
-    pub(super) stale: Vec<PathBuf>,
+    /// What of an earlier run stays beside the new files.
+    stale: Stale,
     format: Option<ImageFormat>,
     warnings: Vec<String>,
     pub(super) extent: Extent,
@@ -84,21 +84,25 @@ impl Engine {
     /// more memory or larger images than allowed, [`Error::Io`] for outputs that cannot be written.
     pub fn plan(&self, request: &Request) -> Result<Plan> {
         request.check()?;
-        let outputs = request.output.as_ref().map(|output| Outputs::new(&output.path, request.sampling.samples));
+        let outputs = request.output.as_ref().map(|output| Outputs::of(output, request.sampling.samples));
         let format = request.output.as_ref().map(|output| ImageFormat::from_path(&output.path)).transpose()?;
         let file = match &request.input {
-            Observation::Picture(_) => None,
+            Observation::Picture(_) | Observation::Bytes { .. } => None,
             Observation::File(path) => Some(path.clone()),
         };
         // Outputs come first: whatever the picture is, it must not be written over.
         let stale = match (&outputs, &request.output) {
             (Some(outputs), Some(asked)) => outputs.check(&self.files_read(request), asked.overwrite)?,
-            _ => Vec::new(),
+            _ => Stale::default(),
         };
         let (content, picture) = match &request.input {
             Observation::Picture(picture) => (content_of(picture)?, picture.clone()),
             Observation::File(path) => {
                 let (picture, content) = read_hashed_as(path, &request.reading, &self.limits)?;
+                (content, Arc::new(picture))
+            }
+            Observation::Bytes { name, bytes } => {
+                let (picture, content) = read_bytes(name, bytes, &request.reading, &self.limits)?;
                 (content, Arc::new(picture))
             }
         };
@@ -292,7 +296,12 @@ impl Plan {
 
     /// Samples of an earlier run that stay, because this one has fewer.
     pub fn stale(&self) -> &[PathBuf] {
-        &self.stale
+        &self.stale.samples
+    }
+
+    /// Maps of where samples differ of an earlier run that stay, because this one has one sample.
+    pub fn stale_maps(&self) -> &[PathBuf] {
+        &self.stale.maps
     }
 
     /// What it takes of memory.

@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use super::by_y::ByY;
+use super::deviation::DeviationRecord;
 use super::request::{Keep, Request, Target};
 use crate::adapt::{AdaptConfig, HeldOut};
 use crate::encode::EncoderId;
@@ -70,6 +71,16 @@ pub struct Record {
     pub seconds: Seconds,
     /// PSNR of A x against y.
     pub agreement_psnr: Decibel,
+    /// The widest instruction set of the processor, which the CPU computed with: others differ in the last bits. Absent
+    /// in records of earlier versions.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub instructions: Option<String>,
+    /// The pictures that were written, the result first; empty in records of earlier versions.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub results: Vec<FileRecord>,
+    /// How far the samples differ, where there are several.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub deviation: Option<DeviationRecord>,
 }
 
 /// A file, by place and content.
@@ -115,6 +126,9 @@ pub struct AdaptationRecord {
     pub gallery: Option<PathBuf>,
     /// What told the likeness of images.
     pub encoder: Option<EncoderId>,
+    /// Its file or folder, where it is not the embedded one.
+    #[serde(default, skip_serializing_if = "Option::is_none", with = "crate::io::lossy::option")]
+    pub encoder_file: Option<PathBuf>,
     /// Number of nearest images that was asked for.
     pub neighbours: Option<usize>,
     /// Images closer than this were left out, in radians.

@@ -64,6 +64,14 @@ pub enum Observation {
     /// An image in memory; a request with one cannot be serialised.
     #[serde(skip)]
     Picture(Arc<Picture>),
+    /// The bytes of an image file, and what messages call it; a request with them cannot be serialised.
+    #[serde(skip)]
+    Bytes {
+        /// The name.
+        name: PathBuf,
+        /// The bytes.
+        bytes: Arc<Vec<u8>>,
+    },
 }
 
 impl From<&str> for Observation {
@@ -123,7 +131,7 @@ impl Default for SamplingRequest {
     }
 }
 
-/// Files to write: the image, the samples beside it if there are several, and the record.
+/// Files to write: the image, its record, and if there are several samples, these and two maps of where they differ.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 #[non_exhaustive]
@@ -131,6 +139,12 @@ pub struct OutputRequest {
     /// The image; its extension names the format.
     #[serde(with = "crate::io::lossy::path")]
     pub path: PathBuf,
+    /// The record; by default it is beside the image.
+    #[serde(default, skip_serializing_if = "Option::is_none", with = "crate::io::lossy::option")]
+    pub record: Option<PathBuf>,
+    /// A page that the caller writes about the run. The engine only keeps it from replacing another file.
+    #[serde(default, skip_serializing_if = "Option::is_none", with = "crate::io::lossy::option")]
+    pub report: Option<PathBuf>,
     /// Whether existing files are replaced.
     #[serde(default)]
     pub overwrite: bool,
@@ -428,7 +442,7 @@ impl Request {
     /// Writing the result to `path` and its record beside it.
     #[must_use]
     pub fn output(self, path: impl Into<PathBuf>) -> Self {
-        Self { output: Some(OutputRequest { path: path.into(), overwrite: false }), ..self }
+        Self { output: Some(OutputRequest::new(path, false)), ..self }
     }
 
     /// By a guidance of the caller's in place of ADIR's: `make` gets the operator, on images of the size that is
@@ -471,6 +485,6 @@ impl Request {
 impl OutputRequest {
     /// To `path`, replacing existing files if `overwrite`.
     pub fn new(path: impl Into<PathBuf>, overwrite: bool) -> Self {
-        Self { path: path.into(), overwrite }
+        Self { path: path.into(), record: None, report: None, overwrite }
     }
 }

@@ -4,11 +4,13 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Instant;
 
+use super::deviation::Deviation;
 use super::event::{Event, Watch, report, warn};
 use super::open::Engine;
 use super::outputs::Outputs;
 use super::plan::Plan;
 use super::record::{AdaptationRecord, Decibel, FileRecord, ModelRecord, Record, Seconds};
+use super::report::{Findings, Judged};
 use super::request::{Observation, Request};
 use crate::io::image::{BitDepth, Picture, Reading, Scale, read_image_as};
 use crate::models::{Denoiser, Prior, Space, Tiled};
@@ -18,7 +20,7 @@ use crate::problem::{MaskSource, Sigma};
 use crate::restore::RestorePlan;
 use crate::retrieve::ContentHash;
 use crate::task::Task;
-use crate::tensor::{self, Tensor};
+use crate::tensor::{self, Isa, Tensor};
 use crate::{Error, Result};
 
 /// What a run made.
@@ -28,10 +30,14 @@ pub struct Restored {
     pub mean: Picture,
     /// The samples, where there are several.
     pub samples: Vec<Picture>,
+    /// Where they differ, where there are several.
+    pub deviation: Option<Deviation>,
     /// What was done.
     pub record: Record,
     restore: Arc<RestorePlan>,
     outputs: Option<Outputs>,
+    /// The result as it was read again from its file.
+    saved: Option<Tensor<4>>,
 }
 
 impl Engine {
@@ -44,8 +50,11 @@ impl Engine {
         let started = Instant::now();
         plan.warnings().iter().try_for_each(|message| warn(watch, message))?;
         if let [first, ..] = plan.stale() {
-            let (count, first) = (plan.stale.len(), first.display());
+            let (count, first) = (plan.stale().len(), first.display());
             warn(watch, format!("{count} samples of an earlier run are left as they are, from {first} on"))?;
+        }
+        for map in plan.stale_maps() {
+            warn(watch, format!("{}: this map of an earlier run is left as it is", map.display()))?;
         }
         let base = self.prior(watch)?;
         let (prior, adaptation) = match &plan.adapt {
@@ -60,6 +69,10 @@ impl Engine {
         let sampled = Instant::now();
         let agreement = plan.restore.measurement().agreement(&mean)?;
         let samples = if samples.len() > 1 { samples } else { Vec::new() };
+        let deviation = match samples.len() {
+            0 => None,
+            _ => Some(Deviation::of(&samples, &mean, plan.depth())?),
+        };
         let samples = samples.into_iter().map(|x| picture(plan, x)).collect::<Result<_>>()?;
         let (request, sampling) = (&plan.request, &plan.request.sampling);
         let measurement = plan.restore.measurement();
@@ -96,9 +109,12 @@ impl Engine {
                 sample: (sampled - loaded).as_secs_f64(),
             },
             agreement_psnr: Decibel(agreement),
+            instructions: Some(Isa::active().to_string()),
+            results: Vec::new(),
+            deviation: deviation.as_ref().map(|deviation| deviation.record),
         };
         let (restore, outputs) = (plan.restore.clone(), plan.outputs.clone());
-        Ok(Restored { mean: picture(plan, mean)?, samples, record, restore, outputs })
+        Ok(Restored { mean: picture(plan, mean)?, samples, deviation, record, restore, outputs, saved: None })
     }
 
     /// The samples and their mean, `[1, c, h, w]` in about [-1, 1].
@@ -212,8 +228,13 @@ impl Restored {
         for (path, sample) in outputs.samples.iter().zip(&self.samples) {
             sample.write(path)?;
         }
+        if let (Some(files), Some(deviation)) = (&outputs.deviation, &self.deviation) {
+            deviation.map.write(&files.map)?;
+            deviation.heat.write(&files.heat)?;
+        }
         self.mean.write(&outputs.image)?;
         self.judge(&outputs.image, engine)?;
+        self.record.results = outputs.pictures().map(written).collect::<Result<_>>()?;
         outputs.check_record()?;
         self.record.write(&outputs.record)
     }
@@ -227,6 +248,25 @@ impl Restored {
             saved = saved.narrow(1, 0, 1);
         }
         self.record.agreement_psnr = Decibel(self.restore.measurement().agreement(&saved)?);
+        self.saved = Some(saved);
         Ok(())
     }
+
+    /// What the numbers say of the result: as it was saved, if it was, else as it was computed.
+    ///
+    /// # Errors
+    /// [`Error::Numerical`] when a value is not finite; those of the operator.
+    pub fn findings(&self) -> Result<Findings> {
+        let computed = &self.mean.tensor;
+        let judged = match &self.saved {
+            Some(saved) => Judged { saved, computed, depth: self.mean.bit_depth },
+            None => Judged { saved: computed, computed, depth: BitDepth::Float },
+        };
+        Findings::of(self.restore.measurement(), judged)
+    }
+}
+
+/// A file that was written.
+fn written(path: &Path) -> Result<FileRecord> {
+    Ok(FileRecord { path: Some(path.to_owned()), sha256: ContentHash::of_file(path)? })
 }

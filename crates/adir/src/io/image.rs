@@ -94,6 +94,18 @@ impl Picture {
         write_image(path, &self.tensor, &options)
     }
 
+    /// The bytes of a PNG file with nothing but the pixels, 8 bits a sample, that shows it: what lies beyond black and
+    /// white is cut off.
+    ///
+    /// # Errors
+    /// As [`write_image`], but for those of the system.
+    pub fn to_png(&self) -> Result<Vec<u8>> {
+        let name = Path::new("<png>");
+        let raster =
+            raster(name, &self.tensor, &WriteOptions { alpha: self.alpha.clone(), ..WriteOptions::default() })?;
+        codec::png_bytes(name, &raster, &Metadata::default())
+    }
+
     /// Standard deviation of the quantisation error: 1/sqrt(12) of a step.
     pub fn rounding(&self) -> NoiseLevel {
         match (self.bit_depth, self.scale) {
@@ -159,8 +171,16 @@ pub fn read_hashed_as(path: &Path, reading: &Reading, limits: &Limits) -> Result
     let mut bytes = Vec::new();
     let read = open(path, limits)?.take(limits.max_decoded_bytes).read_to_end(&mut bytes);
     read.map_err(|e| unreadable(path, &e))?;
-    let (format, decoded) = decode(path, Cursor::new(&bytes), reading, limits)?;
-    Ok((picture(path, format, decoded, reading)?, sha256(&bytes)))
+    read_bytes(path, &bytes, reading, limits)
+}
+
+/// Reads an image as [`read_hashed_as`] does from the bytes of a file, which messages call `name`.
+///
+/// # Errors
+/// As [`read_image_as`].
+pub fn read_bytes(name: &Path, bytes: &[u8], reading: &Reading, limits: &Limits) -> Result<(Picture, ContentHash)> {
+    let (format, decoded) = decode(name, Cursor::new(bytes), reading, limits)?;
+    Ok((picture(name, format, decoded, reading)?, sha256(bytes)))
 }
 
 /// Reads an image as [`read_image`] does, and the SHA-256 of its file.

@@ -237,6 +237,13 @@ pub(super) fn encode(
     file.flush().map_err(|e| Error::io(path, e))
 }
 
+/// The bytes of a PNG file, which messages call `path`.
+pub(super) fn png_bytes(path: &Path, raster: &Raster, metadata: &Metadata) -> Result<Vec<u8>> {
+    let mut bytes = Vec::new();
+    png::encode(path, &mut bytes, raster, metadata)?;
+    Ok(bytes)
+}
+
 /// Refuses a page that the file does not have.
 fn check_page(path: &Path, page: usize, pages: usize) -> Result<()> {
     match pages {

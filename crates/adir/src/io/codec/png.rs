@@ -2,7 +2,7 @@
 //! a frame as it is shown. Compressed texts are skipped unread: some inflate without bound.
 
 use std::borrow::Cow;
-use std::io::{BufRead, Seek, SeekFrom};
+use std::io::{BufRead, Seek, SeekFrom, Write};
 use std::path::Path;
 
 use image::AnimationDecoder;
@@ -13,7 +13,6 @@ use png::{
 
 use super::png_chunks::{INCHES_IN_A_METRE, XMP, collect, international_chunk, text_chunk};
 use super::{Decoded, Raster, Samples, check_page, image_error, read_error, refused};
-use crate::io::atomic::AtomicFile;
 use crate::io::limits::Limits;
 use crate::io::metadata::Metadata;
 use crate::{Error, Result};
@@ -91,7 +90,7 @@ fn frame(path: &Path, file: impl BufRead + Seek, index: usize, still: Raster, li
     Ok(Raster { samples: Samples::Eight(samples), ..still })
 }
 
-pub fn encode(path: &Path, file: &mut AtomicFile<'_>, raster: &Raster, metadata: &Metadata) -> Result<()> {
+pub fn encode(path: &Path, file: &mut impl Write, raster: &Raster, metadata: &Metadata) -> Result<()> {
     let failed = |e: EncodingError| match e {
         EncodingError::IoError(e) => Error::io(path, e),
         other => refused(path, other),

@@ -1,0 +1,99 @@
+//! `-` in place of a file: an image from stdin, a PNG to stdout.
+
+use std::ffi::OsStr;
+use std::fs;
+use std::io::{IsTerminal, Read, Write, stdin, stdout};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use adir::engine::Observation;
+use adir::io::limits::Limits;
+use adir::{Error, Result};
+
+/// What messages call the observation.
+const STDIN: &str = "<stdin>";
+
+/// Whether a path means stdin or stdout; `./-` is a file.
+pub fn is_pipe(path: &Path) -> bool {
+    path.as_os_str() == OsStr::new("-")
+}
+
+/// The observation: a file, or what stdin holds.
+///
+/// # Errors
+/// [`Error::Config`] where stdin is a terminal, [`Error::Input`] when it cannot be read or is empty, [`Error::Limits`]
+/// for more bytes than an image may have.
+pub fn observation(path: &Path) -> Result<Observation> {
+    if !is_pipe(path) {
+        return Ok(path.into());
+    }
+    if stdin().is_terminal() {
+        return Err(Error::config("- reads the observation from a pipe, but stdin is a terminal"));
+    }
+    let (most, mut bytes) = (Limits::default().max_decoded_bytes, Vec::new());
+    let read = stdin().lock().take(most.saturating_add(1)).read_to_end(&mut bytes);
+    read.map_err(|e| Error::input(STDIN, format!("cannot be read: {e}")))?;
+    if bytes.len() as u64 > most {
+        return Err(Error::Limits(format!("{STDIN}: more than the {most} bytes that are allowed")));
+    }
+    Ok(Observation::Bytes { name: STDIN.into(), bytes: Arc::new(bytes) })
+}
+
+/// A folder of the program's own, gone with this value.
+#[derive(Debug)]
+pub struct Scratch(PathBuf);
+
+impl Scratch {
+    /// A new folder among the system's temporary ones, which only the user can read.
+    ///
+    /// # Errors
+    /// [`Error::Io`] where the system refuses.
+    pub fn new() -> Result<Self> {
+        let parent = std::env::temp_dir();
+        for attempt in 0_u32.. {
+            let folder = parent.join(format!("adir-{}-{attempt}", std::process::id()));
+            let mut builder = fs::DirBuilder::new();
+            #[cfg(unix)]
+            std::os::unix::fs::DirBuilderExt::mode(&mut builder, 0o700);
+            match builder.create(&folder) {
+                Ok(()) => return Ok(Self(folder)),
+                // A run that was killed may have left its folder.
+                Err(e) if e.kind() == std::io::ErrorKind::AlreadyExists && attempt < 1000 => {}
+                Err(e) => return Err(Error::io(folder, e)),
+            }
+        }
+        Err(Error::config("no name is left for a temporary folder"))
+    }
+
+    /// The place of a file in it.
+    pub fn file(&self, name: impl AsRef<Path>) -> PathBuf {
+        self.0.join(name)
+    }
+}
+
+impl Drop for Scratch {
+    fn drop(&mut self) {
+        let _ = fs::remove_dir_all(&self.0);
+    }
+}
+
+/// Refuses to write a picture to a terminal.
+///
+/// # Errors
+/// [`Error::Config`] where stdout is one.
+pub fn check_stdout() -> Result<()> {
+    match stdout().is_terminal() {
+        true => Err(Error::config("-o - writes a PNG to stdout, which is a terminal: give a file, or a pipe")),
+        false => Ok(()),
+    }
+}
+
+/// Writes a file to stdout.
+///
+/// # Errors
+/// [`Error::Io`] where the system refuses.
+pub fn to_stdout(path: &Path) -> Result<()> {
+    let bytes = fs::read(path).map_err(|e| Error::io(path, e))?;
+    let mut out = stdout().lock();
+    out.write_all(&bytes).and_then(|()| out.flush()).map_err(crate::out::failed)
+}

@@ -1,0 +1,244 @@
+//! The page: HTML with everything in it, which loads nothing from elsewhere.
+
+use std::fmt::Write;
+use std::path::Path;
+
+use adir::engine::{AdaptationRecord, Findings};
+use adir::io::image::{Picture, read_image};
+use adir::io::limits::Limits;
+use adir::operator::{ImageShape, Window};
+use adir::{Error, Result};
+
+use super::Report;
+use super::html::escaped;
+use super::picture::{shown, thumbnail};
+
+/// Neighbours that are shown; the rest is counted.
+const SHOWN_NEIGHBOURS: usize = 24;
+
+/// Moves the border between the pictures.
+const SCRIPT: &str = "const s=document.getElementById('at'),p=document.getElementById('pair');\
+const f=()=>p.style.setProperty('--at',s.value+'%');s.addEventListener('input',f);f();";
+
+/// Nothing but what is in the page may be loaded.
+const POLICY: &str = "default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src 'unsafe-inline'";
+
+/// The page, whose parts are written one after the other.
+struct Page(String);
+
+impl Page {
+    fn put(&mut self, text: std::fmt::Arguments<'_>) -> Result<()> {
+        self.0.write_fmt(text).map_err(|e| Error::config(format!("the report: {e}")))
+    }
+}
+
+/// Appends to a page like `write!`.
+macro_rules! put {
+    ($page:expr, $($part:tt)*) => { $page.put(format_args!($($part)*))? };
+}
+
+/// The page of a report.
+pub fn page(report: &Report<'_>) -> Result<String> {
+    let mut page = Page(String::new());
+    let (name, word) = (escaped(report.name), if report.findings.pass() { "PASS" } else { "WARN" });
+    put!(
+        page,
+        "<!DOCTYPE html>\n<html lang=\"en\">\n<meta charset=\"utf-8\">\n\
+         <meta name=\"viewport\" content=\"width=device-width, initial-scale=1\">\n\
+         <meta http-equiv=\"Content-Security-Policy\" content=\"{POLICY}\">\n\
+         <title>{word}: {name}</title>\n<style>\n{}</style>\n<h1>{name}</h1>\n",
+        include_str!("page.css")
+    );
+    verdict(&mut page, report.findings)?;
+    slider(&mut page, report)?;
+    deviation(&mut page, report)?;
+    numbers(&mut page, report.findings)?;
+    warnings(&mut page, report.warnings)?;
+    if let Some(adaptation) = &report.restored.record.adaptation {
+        neighbours(&mut page, adaptation)?;
+    }
+    settings(&mut page, report)?;
+    put!(page, "<script>{SCRIPT}</script>\n</html>\n");
+    Ok(page.0)
+}
+
+fn verdict(page: &mut Page, findings: &Findings) -> Result<()> {
+    if findings.pass() {
+        put!(
+            page,
+            "<div class=\"verdict pass\"><b>PASS</b> The result agrees with the observation as well as noise and rounding \
+             allow. That says nothing of what the observation does not show: it is invented from what is likely.</div>\n"
+        );
+        return Ok(());
+    }
+    put!(page, "<div class=\"verdict warn\"><b>WARN</b><ul>");
+    for fault in &findings.faults {
+        put!(page, "<li>{}</li>", escaped(fault));
+    }
+    put!(page, "</ul></div>\n");
+    Ok(())
+}
+
+/// Input and result, one over the other.
+fn slider(page: &mut Page, report: &Report<'_>) -> Result<()> {
+    let (y, x) = (shown(report.plan.picture())?, shown(&report.restored.mean)?);
+    let [top, left, height, width] = place_of_y(report);
+    put!(
+        page,
+        "<h2>Observation and result</h2>\n<div class=\"frame\" style=\"--ratio:{}/{}\"><div class=\"pair\" id=\"pair\">\
+         <img alt=\"The observation y\" src=\"{}\" style=\"top:{top}%;left:{left}%;width:{width}%;height:{height}%\">\
+         <img class=\"x\" alt=\"The result x\" src=\"{}\"><i></i></div>\n\
+         <input type=\"range\" id=\"at\" min=\"0\" max=\"100\" value=\"50\" step=\"1\" \
+         aria-label=\"Border between observation and result, percent from the left\">\n\
+         <div class=\"ends\"><span>observation</span><span>result</span></div></div>\n",
+        x.width,
+        x.height,
+        y.url,
+        x.url
+    );
+    if x.shrunk || y.shrunk {
+        put!(page, "<p class=\"note\">Pictures are made smaller for this page; the files are not.</p>\n");
+    }
+    Ok(())
+}
+
+/// Where y lies on the result, in percent of it: top, left, height, width. Only a result that keeps its margin is larger.
+fn place_of_y(report: &Report<'_>) -> [f64; 4] {
+    let measurement = report.plan.restore().measurement();
+    let (whole, y) = (measurement.result(), ImageShape::of_batch(measurement.y()));
+    let window = measurement.degradation().and_then(|degradation| degradation.window_for_range(y).ok());
+    let is_kept = report.plan.request().problem.keep_margin;
+    let Window { top, left, height, width } = window.filter(|_| is_kept).unwrap_or(Window::whole(whole));
+    let percent = |part: usize, of: usize| 100.0 * part as f64 / of.max(1) as f64;
+    [percent(top, whole.height), percent(left, whole.width), percent(height, whole.height), percent(width, whole.width)]
+}
+
+fn deviation(page: &mut Page, report: &Report<'_>) -> Result<()> {
+    let Some(deviation) = &report.restored.deviation else { return Ok(()) };
+    let heat = shown(&deviation.heat)?;
+    put!(
+        page,
+        "<h2>Where {} samples differ</h2>\n<figure class=\"frame\" style=\"--ratio:{}/{}\"><img alt=\"Standard deviations in colour over the mean\" src=\"{}\" \
+         width=\"{}\" height=\"{}\">\
+         <div class=\"scale\" style=\"background:linear-gradient(to right,#808080,#280b54 6%,#781c6d 25%,#cb4149 50%,\
+         #f59628 75%,#fcffa4)\"></div><div class=\"ends\"><span>they agree</span><span>32 grey levels and more</span></div>\
+         <figcaption>Standard deviation over the samples: {:.2} grey levels in the root mean square, {:.1} at most. Where \
+         there is colour, the observation does not determine the image.</figcaption></figure>\n",
+        report.restored.record.samples,
+        heat.width,
+        heat.height,
+        heat.url,
+        heat.width,
+        heat.height,
+        deviation.record.rms_255,
+        deviation.record.most_255
+    );
+    Ok(())
+}
+
+fn numbers(page: &mut Page, findings: &Findings) -> Result<()> {
+    put!(
+        page,
+        "<h2>Agreement</h2>\n<table>\n<tr><th>values of y compared</th><td>{}</td></tr>\n\
+         <tr><th>A x - y, root mean square</th><td>{:.3} grey levels; noise, rounding and the solver explain {:.3}</td></tr>\n\
+         <tr><th>noise given</th><td>{} grey levels</td></tr>\n",
+        findings.observed,
+        findings.misfit_255,
+        findings.allowed_255,
+        findings.sigma_255
+    );
+    let channels: &[&str] = if findings.bias.len() == 3 { &["red", "green", "blue"] } else { &["grey"] };
+    for (bias, channel) in findings.bias.iter().zip(channels) {
+        let said = if bias.is_significant() { ": more than chance" } else { "" };
+        put!(
+            page,
+            "<tr><th>bias of A x - y, {channel}</th><td>{:+.3} &plusmn; {:.3} grey levels{said}</td></tr>\n",
+            bias.mean_255,
+            bias.error_255
+        );
+    }
+    put!(
+        page,
+        "<tr><th>black or white</th><td>{:.2} % of the result, {:.2} % of the observation</td></tr>\n</table>\n",
+        100.0 * findings.clipped,
+        100.0 * findings.clipped_observed
+    );
+    Ok(())
+}
+
+fn warnings(page: &mut Page, warnings: &[String]) -> Result<()> {
+    if warnings.is_empty() {
+        return Ok(());
+    }
+    put!(page, "<h2>Warnings</h2>\n<ul class=\"list\">\n");
+    for warning in warnings {
+        put!(page, "<li>{}</li>\n", escaped(warning));
+    }
+    put!(page, "</ul>\n");
+    Ok(())
+}
+
+/// The images that were adapted to, as thumbnails where their files can be read.
+fn neighbours(page: &mut Page, adaptation: &AdaptationRecord) -> Result<()> {
+    let used = if adaptation.used { "used" } else { "not used" };
+    put!(page, "<h2>Adaptation</h2>\n<p>The adapted weights were {used}");
+    match &adaptation.outcome {
+        Some(outcome) => put!(page, ": {}.</p>\n", escaped(&outcome.to_string())),
+        None => put!(page, ".</p>\n"),
+    }
+    put!(page, "<div class=\"few\">\n");
+    for image in adaptation.images.iter().take(SHOWN_NEIGHBOURS) {
+        let name = image.path.as_deref().map_or("an image from memory".into(), Path::to_string_lossy);
+        let file = image.path.as_ref().map(|path| adaptation.gallery.as_ref().map_or(path.clone(), |g| g.join(path)));
+        let small = file.and_then(|file| small(&file));
+        let distance = image.distance.map_or(String::new(), |distance| format!(", {distance:.2} rad"));
+        let name = escaped(&name);
+        match small {
+            Some(url) => put!(page, "<figure><img alt=\"\" src=\"{url}\">"),
+            None => put!(page, "<figure>"),
+        }
+        put!(page, "<figcaption>{name}{distance}</figcaption></figure>\n");
+    }
+    put!(page, "</div>\n");
+    let more = adaptation.images.len().saturating_sub(SHOWN_NEIGHBOURS);
+    if more > 0 {
+        put!(page, "<p class=\"note\">And {more} more.</p>\n");
+    }
+    Ok(())
+}
+
+/// The address of a thumbnail, if the file can be read.
+fn small(file: &Path) -> Option<String> {
+    let picture: Picture = read_image(file, &Limits::default()).ok()?;
+    Some(thumbnail(&picture).ok()?.url)
+}
+
+fn settings(page: &mut Page, report: &Report<'_>) -> Result<()> {
+    let record = &report.restored.record;
+    put!(page, "<h2>Settings</h2>\n<table class=\"wide\">\n");
+    put!(page, "<thead><tr><th>setting</th><th>value</th><th>source</th></tr></thead>\n<tbody>\n");
+    let file = record.input.path.as_deref().map_or("from memory".into(), Path::to_string_lossy);
+    let facts = [
+        ("program", record.program.clone()),
+        ("observation", file.into_owned()),
+        ("SHA-256 of the observation", record.input.sha256.to_string()),
+        ("model", record.model.name.clone()),
+        ("SHA-256 of the model", record.model.sha256.clone()),
+        ("computed by", format!("{} in {}", record.device, record.dtype)),
+        ("task", record.task.to_string()),
+        ("noise", format!("{} grey levels", record.sigma)),
+        ("seed", record.seed.to_string()),
+        ("samples", record.samples.to_string()),
+        ("time", format!("{:.1} s", record.seconds.load_and_adapt + record.seconds.sample)),
+    ];
+    for (name, value) in facts {
+        put!(page, "<tr><td>{name}</td><td>{}</td><td></td></tr>\n", escaped(&value));
+    }
+    for choice in &record.sources {
+        let source = choice.source.to_string();
+        let [name, value, source] = [&choice.name, choice.value.as_str(), source.as_str()].map(escaped);
+        put!(page, "<tr><td>{name}</td><td>{value}</td><td>{source}</td></tr>\n");
+    }
+    put!(page, "</tbody></table>\n");
+    Ok(())
+}

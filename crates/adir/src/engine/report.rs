@@ -1,0 +1,292 @@
+//! What a result says of itself: how far A x is from y, against what the noise allows.
+//!
+//! Every number is of the image as it was saved. Thresholds are constants here, and
+//! `docs/guide/reading-the-report.md` explains them.
+
+use serde::{Deserialize, Serialize};
+
+use crate::io::image::BitDepth;
+use crate::operator::ImageShape;
+use crate::problem::Measurement;
+use crate::tensor::{self, Tensor};
+use crate::{Error, Result};
+
+/// A misfit above this many times what is allowed is too large.
+pub const TOO_FAR: f64 = 1.25;
+/// What the solvers leave on noise-free observations, in grey levels of 0..255: allowed besides noise and rounding.
+pub const SOLVER_255: f64 = 1.0;
+/// With noise given, a misfit below this share of it reproduces the noise.
+pub const TOO_CLOSE: f64 = 0.5;
+/// A bias is one beyond this many standard errors of the mean ...
+pub const BIAS_ERRORS: f64 = 4.0;
+/// ... that also exceeds this many grey levels of 0..255.
+pub const LEAST_BIAS_255: f64 = 0.25;
+/// Share of the values that may be black or white beyond the share of y.
+pub const CLIPPED: f64 = 0.02;
+
+/// The numbers of a result, and what is wrong with them.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+#[non_exhaustive]
+pub struct Findings {
+    /// Values of y that A x is compared with.
+    pub observed: usize,
+    /// Root mean square of A x - y over them, in grey levels of 0..255.
+    pub misfit_255: f64,
+    /// What it would be for the truth, in grey levels of 0..255: the noise given, the rounding of y, what storing the
+    /// result changed of A x, and [`SOLVER_255`].
+    pub allowed_255: f64,
+    /// The noise given, in grey levels of 0..255.
+    pub sigma_255: f64,
+    /// Mean of A x - y per channel of y.
+    pub bias: Vec<Bias>,
+    /// Share of the values of x that are black or white, 0 to 1.
+    pub clipped: f64,
+    /// The same of y.
+    pub clipped_observed: f64,
+    /// What is wrong, in words; nothing if the result passes.
+    pub faults: Vec<String>,
+}
+
+/// The mean of A x - y in a channel, in grey levels of 0..255.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Bias {
+    /// The mean.
+    pub mean_255: f64,
+    /// Its standard error.
+    pub error_255: f64,
+}
+
+impl Bias {
+    /// Whether it is more than chance and rounding.
+    pub fn is_significant(&self) -> bool {
+        self.mean_255.abs() > LEAST_BIAS_255.max(BIAS_ERRORS * self.error_255)
+    }
+}
+
+/// A result to be judged, `[1, c, h, w]` in about [-1, 1].
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Judged<'a> {
+    /// As it was saved.
+    pub saved: &'a Tensor<4>,
+    /// As it was computed.
+    pub computed: &'a Tensor<4>,
+    /// How it was saved.
+    pub depth: BitDepth,
+}
+
+impl Findings {
+    /// Whether nothing is wrong.
+    pub fn pass(&self) -> bool {
+        self.faults.is_empty()
+    }
+
+    /// Of a result of `measurement`.
+    ///
+    /// # Errors
+    /// [`Error::Config`] when the shapes do not fit; [`Error::Numerical`] when a value is not finite; those of the
+    /// operator.
+    pub(super) fn of(measurement: &Measurement, judged: Judged<'_>) -> Result<Self> {
+        let a = measurement.on_result();
+        let ax = a.apply(judged.saved)?;
+        let shape = ImageShape::of_batch(measurement.y());
+        if ImageShape::of_batch(&ax) != shape {
+            let found = ImageShape::of_batch(&ax);
+            return Err(Error::config(format!(
+                "a result whose observation is {found}, but the observation is {shape}"
+            )));
+        }
+        tensor::check_finite(&ax, "A x")?;
+        let within = match judged.depth {
+            BitDepth::Float => judged.computed.clone(),
+            _ => judged.computed.clone().clamp(-1.0, 1.0),
+        };
+        let stored = tensor::to_f64(&a.apply(&within)?)?;
+        let (ax, y) = (tensor::to_f64(&ax)?, tensor::to_f64(measurement.y())?);
+        let seen: Vec<usize> = match a.observed() {
+            None => (0..shape.pixels()).collect(),
+            Some(flags) => (0..shape.pixels()).filter(|i| flags.get(*i).is_some_and(|seen| *seen)).collect(),
+        };
+        let at = |channel: usize| seen.iter().map(move |i| channel * shape.pixels() + i);
+        let all = || (0..shape.channels).flat_map(at);
+        let count = seen.len() * shape.channels;
+        let mean_square = |difference: &dyn Fn(usize) -> f64| {
+            all().map(|i| difference(i).powi(2)).sum::<f64>() / count.max(1) as f64 * 127.5 * 127.5
+        };
+        let misfit = mean_square(&|i| ax[i] - y[i]).sqrt();
+        let storing = mean_square(&|i| ax[i] - stored[i]);
+        let [sigma, rounding] = [measurement.sigma().0 * 127.5, measurement.rounding().0 * 127.5];
+        let allowed = (sigma * sigma + rounding * rounding + storing + SOLVER_255 * SOLVER_255).sqrt();
+        let bias = |channel: usize| {
+            let per = seen.len().max(1) as f64;
+            let mean = at(channel).map(|i| ax[i] - y[i]).sum::<f64>() / per * 127.5;
+            let variance = at(channel).map(|i| ((ax[i] - y[i]) * 127.5 - mean).powi(2)).sum::<f64>() / per;
+            Bias { mean_255: mean, error_255: (variance / per).sqrt() }
+        };
+        let is_cut = |v: f64| (v.abs() - 1.0).abs() < 1e-6;
+        let x = tensor::to_f64(judged.saved)?;
+        let share = |cut: usize, of: usize| cut as f64 / of.max(1) as f64;
+        let mut findings = Self {
+            observed: count,
+            misfit_255: misfit,
+            allowed_255: allowed,
+            sigma_255: sigma,
+            bias: (0..shape.channels).map(bias).collect(),
+            clipped: share(x.iter().filter(|v| is_cut(**v)).count(), x.len()),
+            clipped_observed: share(all().filter(|i| is_cut(y[*i])).count(), count),
+            faults: Vec::new(),
+        };
+        findings.faults = findings.found();
+        Ok(findings)
+    }
+
+    /// What is wrong, in words.
+    fn found(&self) -> Vec<String> {
+        let Self { misfit_255: misfit, allowed_255: allowed, sigma_255: sigma, .. } = self;
+        let mut faults = Vec::new();
+        if *misfit > TOO_FAR * allowed {
+            faults.push(format!(
+                "A x differs from y by {misfit:.2} grey levels, noise and rounding explain {allowed:.2}: the \
+                 degradation or --sigma is not that of the observation"
+            ));
+        }
+        if *misfit < TOO_CLOSE * sigma {
+            faults.push(format!(
+                "A x differs from y by {misfit:.2} grey levels, but the noise is given as {sigma:.2}: the result \
+                 reproduces the noise, or --sigma is too large"
+            ));
+        }
+        for (channel, bias) in self.bias.iter().enumerate().filter(|(_, bias)| bias.is_significant()) {
+            let channel = self.channel(channel);
+            let Bias { mean_255: mean, error_255: error } = bias;
+            faults
+                .push(format!("A x is off by {mean:+.2} grey levels{channel} on average (standard error {error:.2})"));
+        }
+        if self.clipped > self.clipped_observed + CLIPPED {
+            let [x, y] = [self.clipped, self.clipped_observed].map(|share| 100.0 * share);
+            faults.push(format!("{x:.1} % of the result is black or white, {y:.1} % of the observation"));
+        }
+        faults
+    }
+
+    /// ` in red`, where there are colours.
+    fn channel(&self, channel: usize) -> &'static str {
+        match (self.bias.len(), channel) {
+            (3, 0) => " in red",
+            (3, 1) => " in green",
+            (3, 2) => " in blue",
+            _ => "",
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::io::limits::Limits;
+    use crate::noise::{Noise, Stream};
+    use crate::operator::Mask;
+    use crate::problem::Problem;
+    use crate::tensor::{DType, cpu, from_f32};
+    use crate::units::NoiseLevel;
+
+    const SIDE: usize = 32;
+
+    /// A picture with no value near black or white.
+    fn truth() -> Tensor<4> {
+        let values = (0..3 * SIDE * SIDE).map(|i| ((i % 97) as f32 / 97.0 - 0.5) * 1.2).collect();
+        from_f32(values, [1, 3, SIDE, SIDE], &cpu())
+    }
+
+    fn noise(sigma: f64) -> Tensor<4> {
+        let noise = Noise::new(5, Stream::Evaluation).normal_tensor(0, [1, 3, SIDE, SIDE], &cpu(), DType::F32);
+        noise * (sigma / 127.5)
+    }
+
+    /// Of `x`, saved without loss, as the result of an observation with that noise.
+    fn judge(problem: Problem, y: &Tensor<4>, x: &Tensor<4>) -> Findings {
+        let measurement = problem.measure(y, NoiseLevel(0.0), 3, &Limits::default()).unwrap();
+        let judged = Judged { saved: x, computed: x, depth: BitDepth::Eight };
+        Findings::of(&measurement, judged).unwrap()
+    }
+
+    fn only_fault(findings: &Findings) -> &str {
+        assert_eq!(findings.faults.len(), 1, "{findings:?}");
+        &findings.faults[0]
+    }
+
+    /// The truth differs from y by the noise, and passes; told of half or of three times the noise, it does not.
+    #[test]
+    fn a_misfit_is_measured_by_the_noise() {
+        let (x, y) = (truth(), truth() + noise(10.0));
+        let found = judge(Problem::denoise(10.0), &y, &x);
+        assert!(found.pass() && (found.misfit_255 - 10.0).abs() < 0.3, "{found:?}");
+        assert_eq!((found.observed, found.bias.len()), (3 * SIDE * SIDE, 3));
+        assert!((found.allowed_255 - (100.0 + SOLVER_255 * SOLVER_255).sqrt()).abs() < 1e-6, "{found:?}");
+        assert!(only_fault(&judge(Problem::denoise(5.0), &y, &x)).contains("is not that of the observation"));
+        assert!(only_fault(&judge(Problem::denoise(30.0), &y, &x)).contains("reproduces the noise"));
+        // The thresholds themselves: 1.25 times what is allowed, and half of the noise.
+        let scaled = |share: f64| judge(Problem::denoise(10.0), &(truth() + noise(10.0 * share)), &x);
+        assert!(scaled(1.2).pass() && !scaled(1.35).pass() && scaled(0.55).pass() && !scaled(0.45).pass());
+    }
+
+    /// A shift of the mean counts beyond four standard errors and a quarter of a grey level.
+    #[test]
+    fn a_bias_is_measured_by_its_standard_error() {
+        let (x, y) = (truth(), truth() + noise(10.0));
+        let shifted = |levels: f64| judge(Problem::denoise(10.0), &(y.clone() + levels / 127.5), &x);
+        let found = shifted(3.0);
+        assert_eq!(found.faults.len(), 3, "{found:?}");
+        assert!(found.faults[2].starts_with("A x is off by -") && found.faults[2].contains("in blue"), "{found:?}");
+        assert!((found.bias[0].error_255 - 10.0 / SIDE as f64).abs() < 0.03, "{found:?}");
+        assert!(shifted(0.5).pass(), "chance explains it: {:?}", shifted(0.5));
+        let exact = |levels: f64| judge(Problem::denoise(0.5), &(truth() + noise(0.5) + levels / 127.5), &x);
+        assert!(exact(0.15).pass() && !exact(0.4).pass());
+    }
+
+    #[test]
+    fn values_at_black_and_white_count_beyond_those_of_the_observation() {
+        let cut = |share: f32, white: f32| {
+            let last = (3.0 * (SIDE * SIDE) as f32 * share) as usize;
+            let values = (0..3 * SIDE * SIDE).map(|i| if i < last { white } else { (i % 7) as f32 * 0.1 }).collect();
+            from_f32(values, [1, 3, SIDE, SIDE], &cpu())
+        };
+        let problem = || Problem::denoise(5.0);
+        let found = judge(problem(), &(cut(0.05, 0.96) + noise(5.0)), &cut(0.05, 1.0));
+        assert!(
+            found.faults.iter().any(|fault| fault.starts_with("5.0 % of the result is black or white")),
+            "{found:?}"
+        );
+        let found = judge(problem(), &cut(0.05, 1.0), &cut(0.05, 1.0));
+        assert_eq!((found.clipped, found.clipped_observed), (153.0 / 3072.0, 153.0 / 3072.0));
+        assert!(found.faults.iter().all(|fault| !fault.contains("black or white")), "{found:?}");
+        assert!(judge(problem(), &(cut(0.01, 0.96) + noise(5.0)), &cut(0.01, 1.0)).clipped < CLIPPED);
+    }
+
+    /// What a file holds in a hole is no observation.
+    #[test]
+    fn missing_pixels_do_not_count() {
+        let known: Vec<bool> = (0..SIDE * SIDE).map(|i| i >= SIDE).collect();
+        let values: Vec<f32> = tensor::to_f32(&truth()).unwrap();
+        let holed = values.iter().enumerate().map(|(i, v)| if i % (SIDE * SIDE) < SIDE { 1.0 } else { *v }).collect();
+        let y = from_f32(holed, [1, 3, SIDE, SIDE], &cpu());
+        let found = judge(Problem::inpaint(Mask::new(SIDE, SIDE, known).unwrap()), &y, &truth());
+        assert_eq!((found.observed, found.misfit_255, found.clipped_observed), (3 * (SIDE - 1) * SIDE, 0.0, 0.0));
+        assert!(found.pass());
+    }
+
+    /// What storing costs is allowed; what was wrong before is not.
+    #[test]
+    fn the_loss_of_a_format_is_allowed() {
+        let (computed, saved) = (truth(), truth() + noise(4.0));
+        let of = |y: &Tensor<4>| {
+            let measurement = Problem::denoise(1.0).measure(y, NoiseLevel(0.0), 3, &Limits::default()).unwrap();
+            Findings::of(&measurement, Judged { saved: &saved, computed: &computed, depth: BitDepth::Eight }).unwrap()
+        };
+        let found = of(&(truth() + 0.001));
+        assert!(found.pass() && found.misfit_255 > 3.8, "{found:?}");
+        let noisy = Noise::new(9, Stream::Evaluation).normal_tensor(0, [1, 3, SIDE, SIDE], &cpu(), DType::F32);
+        assert!(!of(&(truth() + noisy * (6.0 / 127.5))).pass());
+    }
+}
