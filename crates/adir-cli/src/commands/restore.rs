@@ -1,6 +1,6 @@
 //! `adir restore`: x from y.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use adir::engine::{OutputRequest, Request};
 use adir::guidance::{Adjoint, DataStep, Residual, Strength};
@@ -9,25 +9,32 @@ use adir::task::{Method, Overrides, Preset, Task};
 use adir::{Error, Result};
 use clap::Args;
 
+use super::restore_folder::{self, FolderArgs};
 use crate::adaptation::AdaptArgs;
 use crate::args::{DegradationArgs, ReadArgs, preset, share, words};
 use crate::log::Log;
 use crate::model::ModelArgs;
 use crate::seed::Seed;
 
-/// Restore an image x from its degraded observation y = A x + e.
+/// Restore an image x from its degraded observation y = A x + e, or all images of a folder.
+///
+/// If INPUT is a folder, its images and those in its folders are restored, each as it would be alone, and the results get
+/// their names below OUTPUT. A file that cannot be restored stops nothing: it is named at the end, and the exit code is 1.
+/// Finished files are left alone, so that the same command goes on after an interruption. With --gallery, observations
+/// with the same nearest images share an adaptation. Manifests in OUTPUT say what became of each file; `adir merge` joins
+/// those of several shards.
 #[derive(Debug, Args)]
 pub struct RestoreArgs {
-    /// The observation y
+    /// The observation y, or a folder of observations
     #[arg(required_unless_present = "input_option", conflicts_with = "input_option")]
     input: Option<PathBuf>,
     /// The observation y, given as an option
     #[arg(short = 'i', long = "input", value_name = "INPUT")]
     input_option: Option<PathBuf>,
-    /// Where to write x (.png, .tif, .jpg, .webp); a record of settings and measurements is
-    /// written beside it (x.png.json)
+    /// Where to write x (.png, .tif, .jpg, .webp), or the folder for the results of a folder; a record of settings and
+    /// measurements is written beside each (x.png.json)
     #[arg(short, long)]
-    output: PathBuf,
+    pub(super) output: PathBuf,
     /// Page of a TIFF stack or frame of an animation to restore, from 1 [default: 1, with a warning if there are more]
     #[arg(long, value_name = "N")]
     page: Option<usize>,
@@ -36,11 +43,11 @@ pub struct RestoreArgs {
     #[command(flatten)]
     degradation: DegradationArgs,
     #[command(flatten)]
-    model: ModelArgs,
+    pub(super) model: ModelArgs,
     #[command(flatten)]
-    sampling: SamplingArgs,
+    pub(super) sampling: SamplingArgs,
     #[command(flatten)]
-    adaptation: AdaptArgs,
+    pub(super) adaptation: AdaptArgs,
     /// Sample with this adapter: a file, a folder, or a name or key shown by `adir adapt list`. If several match, the
     /// one made for this observation is used. With --gallery, low-rank factors trained on the nearest images refine it
     #[arg(long, value_name = "ADAPTER")]
@@ -49,16 +56,18 @@ pub struct RestoreArgs {
     /// size of the observation
     #[arg(long)]
     keep_margin: bool,
-    /// Replace existing outputs
+    #[command(flatten)]
+    pub(super) folder: FolderArgs,
+    /// Replace existing outputs; of a folder, those that are not finished
     #[arg(long)]
-    overwrite: bool,
+    pub(super) overwrite: bool,
     /// Check the request, print every setting with its source and the memory needed, and stop
     #[arg(long, visible_alias = "plan")]
-    explain: bool,
+    pub(super) explain: bool,
 }
 
 #[derive(Debug, Clone, Args)]
-struct SamplingArgs {
+pub(super) struct SamplingArgs {
     /// Preset: fast (the method staged, about 20 network evaluations), or paper (settings of the paper's Table 4: 1000
     /// ancestral steps)
     #[arg(long, default_value = "fast", value_parser = preset())]
@@ -74,7 +83,7 @@ struct SamplingArgs {
     steps: Option<String>,
     /// Random seed; -1 draws one, which the record holds
     #[arg(long, default_value_t)]
-    seed: Seed,
+    pub(super) seed: Seed,
     /// Number of samples. With more than one, the output is their mean, and the samples are written beside it as
     /// x.1.png, x.2.png ...
     #[arg(short = 'n', long, default_value_t = 1, value_name = "N")]
@@ -171,13 +180,25 @@ impl SamplingArgs {
 }
 
 impl RestoreArgs {
+    /// The observation, or the folder of observations.
+    pub(super) fn input(&self) -> Result<&Path> {
+        let input = self.input.as_ref().or(self.input_option.as_ref());
+        input.map(PathBuf::as_path).ok_or_else(|| Error::config("no input"))
+    }
+
+    /// Whether an interrupted training is kept.
+    pub(super) fn keeps_training(&self) -> bool {
+        let adaptation = &self.adaptation;
+        (adaptation.gallery.is_some() || adaptation.adapt.is_some()) && !adaptation.no_cache
+    }
+
     /// The request that the arguments make.
-    fn request(&self) -> Result<Request> {
-        let input = self.input.as_ref().or(self.input_option.as_ref()).ok_or_else(|| Error::config("no input"))?;
+    pub(super) fn request(&self) -> Result<Request> {
+        let input = self.input()?;
         let mut problem = self.degradation.problem()?;
         problem.keep_margin = self.keep_margin;
         let sampling = &self.sampling;
-        let mut request = Request::new(input.as_path(), problem).preset(sampling.preset).seed(sampling.seed.value);
+        let mut request = Request::new(input, problem).preset(sampling.preset).seed(sampling.seed.value);
         request.reading = self.read.reading(self.page)?;
         request.sampling.samples = sampling.samples;
         request.sampling.class = sampling.class;
@@ -194,6 +215,10 @@ impl RestoreArgs {
 
 pub fn run(args: &RestoreArgs, log: &Log) -> Result<u8> {
     let started = std::time::Instant::now();
+    if args.input()?.is_dir() {
+        return restore_folder::run(args, log);
+    }
+    args.folder.refuse_for_a_file(args.input()?)?;
     let engine = args.adaptation.engine(args.model.engine()).build()?;
     let plan = engine.plan(&args.request()?)?;
     if args.explain {
@@ -205,8 +230,13 @@ pub fn run(args: &RestoreArgs, log: &Log) -> Result<u8> {
         log.info(&format!("seed {}", args.sampling.seed));
     }
     let watcher = log.watcher();
-    let mut restored = engine.run(&plan, &|event| watcher.see(event))?;
+    let restored = engine.run(&plan, &|event| watcher.see(event));
     watcher.finish();
+    if matches!(restored, Err(Error::Interrupted)) {
+        let kept = if args.keeps_training() { "; a training goes on where it was" } else { "" };
+        log.warn(&format!("stopped: nothing is written; the same command starts again{kept}"));
+    }
+    let mut restored = restored?;
     restored.save(&engine)?;
     log.info(&format!(
         "{}: {:.1} s, agrees with the observation to {}",

@@ -23,6 +23,8 @@ use crate::{Error, Result};
 const TIMED: u32 = 8;
 /// How often the state of a training that can go on is written.
 const STATE_EVERY: Duration = Duration::from_secs(120);
+/// The same of one that is removed at the end, unless writing takes longer than a twentieth of that.
+const SHORT_STATE_EVERY: Duration = Duration::from_secs(30);
 
 /// A checked adaptation, for any observation.
 #[derive(Debug, Clone)]
@@ -102,6 +104,11 @@ impl AdaptPlan {
         &self.config
     }
 
+    /// Adapts to `images` of the gallery in place of those nearest to the observation.
+    pub(super) fn share(&mut self, images: &[PathBuf]) {
+        self.request.shared = images.to_vec();
+    }
+
     /// Bytes of memory it takes at most, weights included, on a CPU in f32.
     pub fn memory(&self) -> u64 {
         self.memory
@@ -142,7 +149,8 @@ impl Engine {
         Ok(AdaptPlan { request: request.clone(), config, memory })
     }
 
-    /// The adapter for `observed`: from the cache, or made now and kept there.
+    /// The adapter for `observed`: from the cache, or made now and kept there. A training that is interrupted leaves its
+    /// state in the cache, and the next one for the same images goes on from there, to the same weights.
     ///
     /// # Errors
     /// [`Error::Input`] when images are missing or damaged, [`Error::Numerical`] when the training diverges,
@@ -162,7 +170,11 @@ impl Engine {
     ) -> Result<AdapterFound> {
         let (sources, config) = self.sources(prior, plan, observed, watch)?;
         let label = Label { name: observed.name(), serves: vec![observed.content.to_string()] };
-        self.train_or_find(prior, Job { sources, label, config, request: &plan.request, state: None }, watch)
+        self.train_or_find(
+            prior,
+            Job { sources, label, config, request: &plan.request, state: StateFile::WhileTraining },
+            watch,
+        )
     }
 
     /// The adapter for all images of an archive, [`Target::Archive`]: from the cache, or made now and kept there. The
@@ -184,7 +196,7 @@ impl Engine {
         let prior = self.prior(watch)?;
         let sources = self.archive(folder, plan.config.seed, watch)?;
         let label = Label { name, serves: Vec::new() };
-        let state = Some(state.map_or(StateFile::InCache, StateFile::At));
+        let state = state.map_or(StateFile::InCache, StateFile::At);
         self.train_or_find(
             &prior,
             Job { sources, label, config: plan.config.clone(), request: &plan.request, state },
@@ -248,7 +260,13 @@ impl Engine {
     ) -> Result<AdapterFound> {
         let prior = self.prior(watch)?;
         let sources = self.files(files)?;
-        let job = Job { sources, label, config: plan.config.clone(), request: &plan.request, state: None };
+        let job = Job {
+            sources,
+            label,
+            config: plan.config.clone(),
+            request: &plan.request,
+            state: StateFile::WhileTraining,
+        };
         self.train_or_find(&prior, job, watch)
     }
 
@@ -303,7 +321,7 @@ impl Engine {
                     Err(provenance(&prior, &sources, config)?)
                 } else {
                     let label = Label { name: observed.name(), serves: vec![observed.content.to_string()] };
-                    let job = Job { sources, label, config, request, state: None };
+                    let job = Job { sources, label, config, request, state: StateFile::WhileTraining };
                     Ok(self.train_or_find(&prior, job, watch)?)
                 };
                 (images, found)
@@ -351,6 +369,12 @@ impl Engine {
         Ok(AdapterFound { adapter, key: info.provenance.key()?, info, from_cache: true, kept: true, images })
     }
 
+    /// The key of an adapter that is there already, for an observation with that hash.
+    pub(super) fn adapter_key(&self, reference: &Path, content: ContentHash) -> Result<String> {
+        let path = self.cache.find_adapter(reference, Some(&content.to_string()))?;
+        Adapter::info(&WeightFile::open(&path)?)?.provenance.key()
+    }
+
     fn train_or_find(&self, prior: &Prior, job: Job<'_>, watch: &Watch<'_>) -> Result<AdapterFound> {
         let Job { sources, label, config, request, state } = job;
         config.check(prior.info().size_multiple)?;
@@ -364,6 +388,12 @@ impl Engine {
         let to_time = request.overrides.minutes.filter(|_| noted.is_none());
         let kept = |provenance: &Provenance| -> Result<Option<AdapterFound>> {
             let key = provenance.key()?;
+            if !request.shared.is_empty()
+                && let Some((adapter, info)) = self.shared_adapter(&key)
+            {
+                let images = images.clone();
+                return Ok(Some(AdapterFound { adapter, info, key, from_cache: true, kept: false, images }));
+            }
             if !request.use_cache {
                 return Ok(None);
             }
@@ -375,9 +405,14 @@ impl Engine {
                 Err(e) => warn(watch, format!("the adapter in the cache is made anew: {e}")).map(|()| None),
             }
         };
+        let passing = self.cache.state_path(&format!("{of}.running"));
         if to_time.is_none()
             && let Some(found) = kept(&provenance)?
         {
+            if found.kept {
+                // Another process was faster than the one that left it.
+                passing.iter().for_each(|path| drop(std::fs::remove_file(path)));
+            }
             return Ok(found);
         }
         let usable = if request.use_cache { self.cache.check() } else { Ok(()) };
@@ -385,14 +420,16 @@ impl Engine {
             warn(watch, format!("the cache takes nothing, the adapter will not be kept: {e}; see --cache"))?;
         }
         let pictures = sources.into_iter().map(|source| source.pixels(self)).collect::<Result<Vec<_>>>()?;
-        let state_is_cached = matches!(state, Some(StateFile::InCache));
+        let state_is_cached = !matches!(state, StateFile::At(_));
+        let passes = matches!(state, StateFile::WhileTraining);
+        let cached = |path: Option<PathBuf>| path.filter(|_| request.use_cache && usable.is_ok());
         let state = match state {
-            None => None,
-            Some(StateFile::At(path)) => Some(path.to_owned()),
-            Some(StateFile::InCache) => self.cache.state_path(&of).filter(|_| request.use_cache && usable.is_ok()),
+            StateFile::At(path) => Some(path.to_owned()),
+            StateFile::InCache => cached(self.cache.state_path(&of)),
+            StateFile::WhileTraining => cached(passing),
         };
         let new = || Adaptation::new(prior, pictures.clone(), provenance.settings.clone());
-        let mut training = Training { run: new()?, of, state, state_is_cached, watch };
+        let mut training = Training { run: new()?, of, state, state_is_cached, passes, watch };
         training.resume()?;
         if to_time.is_none() && training.run.is_beyond_budget() {
             // A longer training was here before: its weights are not those of a shorter one.
@@ -412,7 +449,7 @@ impl Engine {
             }
         }
         training.finish()?;
-        let run = training.run;
+        let (run, passed) = (training.run, training.state.filter(|_| passes));
         let (key, outcome, adapter) = (provenance.key()?, run.held_out(), run.adapter());
         let Label { name, serves } = label;
         let (base, lora) = (provenance.base.clone(), adapter.lora());
@@ -425,6 +462,10 @@ impl Engine {
                 Err(e) => warn(watch, format!("the adapter is not kept: {e}")).map(|()| false)?,
             },
         };
+        passed.iter().for_each(|path| drop(std::fs::remove_file(path)));
+        if !kept && !request.shared.is_empty() {
+            self.share_adapter(&key, &adapter, &info);
+        }
         Ok(AdapterFound { adapter, info, key, from_cache: false, kept, images })
     }
 }
@@ -448,13 +489,17 @@ struct Job<'a> {
     label: Label,
     config: AdaptConfig,
     request: &'a Adapt,
-    state: Option<StateFile<'a>>,
+    state: StateFile<'a>,
 }
 
 /// Where a training that can go on keeps its state.
 enum StateFile<'a> {
+    /// In that file, for good: a larger budget goes on from it.
     At(&'a Path),
+    /// In the cache, for good.
     InCache,
+    /// In the cache, until the training ends.
+    WhileTraining,
 }
 
 /// A training, what is reported of it, and its state in a file.
@@ -465,6 +510,8 @@ struct Training<'a> {
     state: Option<PathBuf>,
     /// Whether the file is one of the cache, which the training can do without.
     state_is_cached: bool,
+    /// Whether it is removed when the training ends.
+    passes: bool,
     watch: &'a Watch<'a>,
 }
 
@@ -532,18 +579,22 @@ impl Training<'_> {
 
     /// All steps that are left.
     fn finish(&mut self) -> Result<()> {
-        let mut saved = Instant::now();
+        let (mut saved, mut every) = (Instant::now(), if self.passes { SHORT_STATE_EVERY } else { STATE_EVERY });
         loop {
             let total = self.run.total();
-            if self.run.is_last_before_end() {
+            if self.run.is_last_before_end() && !self.passes {
                 self.save()?;
             }
             let more = self.step(total);
             let stopped = matches!(more, Err(Error::Interrupted));
-            let last = matches!(more, Ok(false));
-            if (stopped || last || saved.elapsed() > STATE_EVERY) && self.run.can_go_on() {
+            let last = matches!(more, Ok(false)) && !self.passes;
+            if (stopped || last || saved.elapsed() > every) && self.run.can_go_on() {
+                let started = Instant::now();
                 self.save()?;
                 saved = Instant::now();
+                if self.passes {
+                    every = SHORT_STATE_EVERY.max(20 * (saved - started));
+                }
             }
             if !more? {
                 return Ok(());

@@ -21,6 +21,7 @@
 mod adapt;
 mod cache;
 mod event;
+mod folder;
 mod gallery;
 mod open;
 mod outputs;
@@ -36,6 +37,10 @@ mod warnings;
 pub use adapt::{AdaptPlan, AdapterFound, Label, Observed};
 pub use cache::{Cache, FolderCache, KeptAdapter, NamedAdapters, NoCache};
 pub use event::{Event, Watch};
+pub use folder::{
+    FileFault, FileOutcome, FileState, FolderDone, FolderPlan, FolderRequest, ManifestEntry, ManifestHead, Merged,
+    Shard, merge,
+};
 pub use gallery::{Gallery, build_index};
 pub use open::{Engine, EngineBuilder, open_encoder};
 pub use outputs::Outputs;
