@@ -18,8 +18,8 @@ const REFINING: u32 = 100;
 /// What the model is adapted to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum Mode {
-    /// The nearest gallery images; the adapted weights are used only if they denoise
-    /// held-out neighbours better
+    /// The nearest gallery images; the adapted weights are used only if they denoise held-out neighbours better and the
+    /// observation does not contradict. With --adapter alone: that adapter, if the observation speaks for it
     Auto,
     /// The nearest gallery images, without the held-out check
     Gallery,
@@ -257,6 +257,10 @@ impl AdaptArgs {
     /// The use of an adapter that is there, refined if there is something to refine it on.
     pub fn refining(&self, adapter: &Path, preset: Preset) -> Result<Adapt> {
         self.check_effects(true)?;
+        if self.adapt == Some(Mode::Auto) && self.gallery.is_none() {
+            let target = Target::Adapter(adapter.to_owned());
+            return Ok(self.settings.request(target, Keep::IfHeldOutImproves, None));
+        }
         let Some(mut adapt) = self.made(preset)? else {
             let target = Target::Adapter(adapter.to_owned());
             return Ok(self.settings.request(target, Keep::Always, None));

@@ -4,11 +4,10 @@ use std::path::PathBuf;
 
 use adir::io::image::Reading;
 use adir::io::limits::Limits;
-use adir::operator::{Boundary, ImageShape};
-use adir::problem::{Measurement, Problem};
+use adir::operator::{Boundary, ImageShape, KernelCentre};
+use adir::problem::{Measurement, Problem, Saturated, Sigma};
 use adir::task::{Preset, Task};
 use adir::tensor::Tensor;
-use adir::units::NoiseLevel;
 use adir::{Error, Result};
 use clap::Args;
 use clap::builder::{PossibleValuesParser, TypedValueParser};
@@ -20,22 +19,58 @@ pub struct DegradationArgs {
     /// What happened to the image: sr2 to sr16 (scaled down by that factor), deblur, inpaint, denoise, colourise
     #[arg(short = 't', long)]
     pub task: Task,
-    /// Blur kernel: box:N, gaussian:N:SIGMA, motion:LENGTH:ANGLE, or an image or text file with the weights. With srN,
-    /// the image was blurred before it was scaled down
+    /// Blur kernel: box:N, gaussian:N:SIGMA, motion:LENGTH:ANGLE, or an image, text or NumPy file with the weights. With
+    /// srN, the image was blurred before it was scaled down
     #[arg(long, value_name = "KERNEL")]
     pub kernel: Option<String>,
+    /// The centre of a kernel with an even side n: opencv (pixel n/2 - 1, counted from 0; also scipy.signal and
+    /// uniform_filter), matlab (pixel n/2; also scipy.ndimage.convolve), or symmetric (between the two) [default:
+    /// symmetric for gaussian, else matlab]
+    #[arg(long, value_name = "CENTRE")]
+    pub kernel_centre: Option<KernelCentre>,
     /// What the blur saw beyond the border of the observation. valid: the rest of a larger scene, of which the
-    /// observation is a window, as in a real photograph; circular: the opposite border; reflect; replicate; zero
-    /// (mid-grey). [default: valid, but circular where opposite borders of the observation continue each other, and
+    /// observation is a window, as in a real photograph; circular: the opposite border; reflect (the edge pixel repeats);
+    /// reflect-101 (it does not); replicate; constant:VALUE (a grey level, constant:0 is black) [default: valid, but circular where opposite borders of the observation continue each other, and
     /// in `adir degrade`]
     #[arg(long)]
     pub boundary: Option<Boundary>,
-    /// Mask of the missing pixels, for inpaint (white = unknown)
+    /// Mask of the missing pixels, for inpaint: white is unknown, or of two colours the one that is not black, or what is
+    /// opaque where all colours are alike
     #[arg(long, value_name = "IMAGE")]
     pub mask: Option<PathBuf>,
-    /// Standard deviation of the noise in grey levels (0 to 255)
-    #[arg(long, default_value_t = 0.0, value_name = "LEVELS")]
-    pub sigma: f64,
+    /// Standard deviation of the noise in grey levels (0 to 255), or auto: estimated from the observation [default: auto
+    /// for deblur and denoise, else 0]
+    #[arg(long, value_name = "LEVELS", value_parser = sigma)]
+    pub sigma: Option<Sigma>,
+}
+
+/// Which pixels of the observation count.
+#[derive(Debug, Clone, Args)]
+pub struct MeasuredArgs {
+    /// Pixels of the observation that were not measured, for any task: dust, dead pixels, a time stamp. Marked as in --mask
+    #[arg(long, value_name = "IMAGE")]
+    ignore: Option<PathBuf>,
+    /// What areas at white say, where there may have been more light than fits: ignore (nothing), or keep (that it is
+    /// white) [default: ignore after a blur, else keep]
+    #[arg(long, value_parser = words::<Saturated>(&["ignore", "keep"]))]
+    saturated: Option<Saturated>,
+}
+
+impl MeasuredArgs {
+    /// `problem` with them.
+    pub fn of(&self, problem: Problem) -> Problem {
+        let mut problem = problem;
+        problem.ignore = self.ignore.as_deref().map(Into::into);
+        problem.saturated = self.saturated;
+        problem
+    }
+}
+
+fn sigma(text: &str) -> Result<Sigma, String> {
+    match text {
+        "auto" => Ok(Sigma::Auto),
+        _ => text.parse().map(Sigma::Levels).map_err(|_| "expected a number of grey levels, or auto".into()),
+    }
 }
 
 /// How image files are read where they do not say it.
@@ -63,8 +98,10 @@ impl ReadArgs {
 impl DegradationArgs {
     /// What was measured.
     pub fn problem(&self) -> Result<Problem> {
-        let mut problem = Problem::new(self.task).sigma(self.sigma);
+        let mut problem = Problem::new(self.task);
+        problem.sigma = self.sigma;
         problem.kernel = self.kernel.as_deref().map(Into::into);
+        problem.kernel_centre = self.kernel_centre;
         problem.mask = self.mask.as_deref().map(Into::into);
         problem.boundary = self.boundary;
         problem.check()?;
@@ -79,7 +116,7 @@ pub fn measure_for(problem: &Problem, x: &Tensor<4>, y: &Tensor<4>, limits: &Lim
     let measure = |keep_margin: bool| -> Result<Measurement> {
         let mut problem = problem.clone();
         problem.keep_margin = keep_margin;
-        problem.measure(y, NoiseLevel(0.0), found.channels, limits)
+        problem.fit(y, found.channels, limits)
     };
     let cut = measure(false)?;
     if cut.result() == found {

@@ -186,6 +186,16 @@ fn what_is_in_the_way_is_refused_before_anything_is_computed() {
     assert!(restore(0, &f, &["s", "-o", "o", "--overwrite"]).contains("1 restored, 2 finished before"));
     let second = images(&f.join("o"));
     assert!(second["0/02.png"] != first["0/02.png"] && second["1/01.png"] == first["1/01.png"]);
+    // Noise that is estimated is not noise that is given.
+    let denoise = |code: i32, sigma: &[&str]| {
+        let args = ["restore", "s", "-o", "q", "--task", "denoise", "--steps", "2"];
+        expect(code, &f, &[&args[..], sigma].concat()).1
+    };
+    assert!(denoise(0, &[]).contains("3 restored, 0 finished"));
+    assert!(denoise(0, &["--sigma", "auto"]).contains("0 restored, 3 finished"));
+    assert!(denoise(2, &["--sigma", "20"]).contains("made with other settings"));
+    assert!(denoise(0, &["--sigma", "20", "--overwrite"]).contains("3 restored, 0 finished"));
+    assert!(denoise(2, &[]).contains("made with other settings"));
     fs::remove_dir_all(f).unwrap();
 }
 
@@ -350,7 +360,7 @@ fn an_interrupted_training_goes_on() {
     let states = || files(&f.join("home/adir/adapters"), |name| name.ends_with(".checkpoint")).len();
     assert_eq!(states(), 1);
     let (mut child, said) = started(&f, &args, "\"of\":\"adapting\",\"total\":");
-    let steps = said.lines().filter(|line| line.contains("\"of\":\"adapting\"")).last().unwrap().to_owned();
+    let steps = said.lines().filter(|line| line.contains("\"of\":\"adapting\"")).next_back().unwrap().to_owned();
     let step: Value = serde_json::from_str(&steps).unwrap();
     assert!(step["done"].as_u64() > Some(1), "it began anew: {steps}");
     std::io::copy(&mut child.stderr.take().unwrap(), &mut std::io::sink()).unwrap();

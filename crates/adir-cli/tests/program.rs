@@ -286,6 +286,14 @@ fn adapters_are_made_named_taken_along_and_merged() {
         let (file, whole) = (format!("{kind}.safetensors"), format!("{kind}-whole.safetensors"));
         expect(0, &f, &[&["adapt", "export", kind, "-o", &file], &cache[..]].concat());
         assert_eq!(restore(&name("file"), &["--adapter", &file]), itself);
+        // y decides.
+        let auto = restore(&name("auto"), &["--adapter", &file, "--adapt", "auto"]);
+        let record = fs::read(f.join(format!("{}.json", name("auto")))).unwrap();
+        let record: serde_json::Value = serde_json::from_slice(&record).unwrap();
+        let (by_y, used) = (&record["adaptation"]["by_y"], record["adaptation"]["used"].as_bool().unwrap());
+        assert_eq!(used, by_y["gain"].as_f64().unwrap() > by_y["standard_error"].as_f64().unwrap(), "{by_y}");
+        let plain = restore(&name("plain"), &[]);
+        assert!(plain != itself && auto == if used { itself.clone() } else { plain }, "{used}");
         expect(0, &f, &["adapt", "merge", &file, "-o", &whole]);
         assert_eq!(restore(&name("merged"), &["--model", &whole]), itself);
         // Merged weights are other weights: the adapter does not belong to them.

@@ -29,9 +29,93 @@ pub fn from_reader(path: &Path, reader: impl Read, length: u64) -> Result<(usize
     read(reader, length).map_err(|message| Error::malformed(path, message))
 }
 
+/// Reads an array of one or two dimensions of integers or floats, stored row by row or column by column: the number of
+/// rows (1 for one dimension), of columns, and the values, row after row.
+///
+/// For small arrays: all of it is held twice.
+///
+/// # Errors
+/// As [`from_reader`].
+pub fn matrix(path: &Path, reader: impl Read, length: u64) -> Result<(usize, usize, Vec<f64>)> {
+    read_matrix(reader, length).map_err(|message| Error::malformed(path, message))
+}
+
 /// The array in `length` bytes, or what is wrong with them.
 fn read(mut reader: impl Read, length: u64) -> Result<(usize, usize, Vec<f32>), String> {
-    let cut = |e: std::io::Error| format!("is truncated: {e}");
+    let (Header { kind, by_columns, extents }, left) = read_header(&mut reader, length)?;
+    if !matches!(kind, Kind::F2 | Kind::F4 | Kind::F8) {
+        return Err(format!("has element type {}, expected '<f2', '<f4' or '<f8'", kind.name()));
+    }
+    if by_columns {
+        return Err("is stored column by column, expected row by row".into());
+    }
+    let &[rows, columns] = extents.as_slice() else {
+        return Err(format!("has shape {}, expected (rows, columns)", shape_of(&extents)));
+    };
+    let count = sized(kind, rows, columns, left)?;
+    let mut values = Vec::new();
+    if count == 0 {
+        return Ok((rows, columns, values));
+    }
+    values.try_reserve_exact(count).map_err(|_| format!("{rows} x {columns} numbers do not fit in memory"))?;
+    let mut buffer = vec![0; columns * kind.size()];
+    for _ in 0..rows {
+        reader.read_exact(&mut buffer).map_err(cut)?;
+        values.extend(buffer.chunks_exact(kind.size()).map(|bytes| kind.value(bytes) as f32));
+    }
+    Ok((rows, columns, values))
+}
+
+fn read_matrix(mut reader: impl Read, length: u64) -> Result<(usize, usize, Vec<f64>), String> {
+    let (Header { kind, by_columns, extents }, left) = read_header(&mut reader, length)?;
+    let (rows, columns) = match extents.as_slice() {
+        [columns] => (1, *columns),
+        [rows, columns] => (*rows, *columns),
+        _ => return Err(format!("has shape {}, expected one or two dimensions", shape_of(&extents))),
+    };
+    let count = sized(kind, rows, columns, left)?;
+    let mut bytes = Vec::new();
+    bytes.try_reserve_exact(count * kind.size()).map_err(|_| format!("{rows} x {columns} numbers are too many"))?;
+    reader.take(left).read_to_end(&mut bytes).map_err(cut)?;
+    let values: Vec<f64> = bytes.chunks_exact(kind.size()).map(|bytes| kind.value(bytes)).collect();
+    if values.len() != count {
+        return Err(format!("is truncated: {} numbers, expected {rows} x {columns}", values.len()));
+    }
+    if !by_columns {
+        return Ok((rows, columns, values));
+    }
+    let by_rows = (0..rows).flat_map(|row| (0..columns).map(move |column| column * rows + row));
+    Ok((rows, columns, by_rows.map(|i| values[i]).collect()))
+}
+
+fn cut(e: std::io::Error) -> String {
+    format!("is truncated: {e}")
+}
+
+/// Number of elements of an array whose data has `left` bytes.
+fn sized(kind: Kind, rows: usize, columns: usize, left: u64) -> Result<usize, String> {
+    let count = rows.checked_mul(columns).ok_or_else(|| format!("declares {rows} x {columns} numbers"))?;
+    if (count as u64).checked_mul(kind.size() as u64) != Some(left) {
+        return Err(format!("has {left} bytes of data, expected {rows} x {columns} x {}", kind.size()));
+    }
+    Ok(count)
+}
+
+fn shape_of(extents: &[usize]) -> String {
+    let extents: Vec<String> = extents.iter().map(ToString::to_string).collect();
+    format!("({})", extents.join(", "))
+}
+
+/// What a header says.
+struct Header {
+    kind: Kind,
+    /// Whether it is stored column by column.
+    by_columns: bool,
+    extents: Vec<usize>,
+}
+
+/// The header of an array in `length` bytes, and the number of bytes behind it.
+fn read_header(reader: &mut impl Read, length: u64) -> Result<(Header, u64), String> {
     let mut start = [0; 8];
     reader.read_exact(&mut start).map_err(cut)?;
     let [magic @ .., major, _minor] = start;
@@ -48,78 +132,77 @@ fn read(mut reader: impl Read, length: u64) -> Result<(usize, usize, Vec<f32>), 
     let mut header = vec![0; header_bytes];
     reader.read_exact(&mut header).map_err(cut)?;
     let header = std::str::from_utf8(&header).map_err(|_| "has a header that is not text")?;
-    let (kind, rows, columns) = parse(header)?;
-    let count = rows.checked_mul(columns).ok_or_else(|| format!("declares {rows} x {columns} numbers"))?;
-    let bytes = (count as u64).checked_mul(kind.size() as u64);
-    let found = length.saturating_sub((8 + size_bytes + header_bytes) as u64);
-    if bytes != Some(found) {
-        return Err(format!("has {found} bytes of data, expected {rows} x {columns} x {}", kind.size()));
-    }
-    let mut values = Vec::new();
-    if count == 0 {
-        return Ok((rows, columns, values));
-    }
-    values.try_reserve_exact(count).map_err(|_| format!("{rows} x {columns} numbers do not fit in memory"))?;
-    let mut buffer = vec![0; columns * kind.size()];
-    for _ in 0..rows {
-        reader.read_exact(&mut buffer).map_err(cut)?;
-        kind.append(&buffer, &mut values);
-    }
-    Ok((rows, columns, values))
+    Ok((parse(header)?, length.saturating_sub((8 + size_bytes + header_bytes) as u64)))
 }
 
-/// The element types that are read.
-#[derive(Debug, Clone, Copy)]
-enum Kind {
-    F2,
-    F4,
-    F8,
-}
+/// Declares the element types that are read, each with NumPy's name and how its bytes become a number.
+macro_rules! kinds {
+    ($($kind:ident $name:literal $type:ty, $value:expr;)*) => {
+        /// The element types that are read.
+        #[derive(Debug, Clone, Copy)]
+        enum Kind { $($kind,)* }
 
-impl Kind {
-    fn size(self) -> usize {
-        match self {
-            Self::F2 => 2,
-            Self::F4 => 4,
-            Self::F8 => 8,
+        impl Kind {
+            fn named(name: &str) -> Option<Self> {
+                match name { $($name => Some(Self::$kind),)* _ => None }
+            }
+
+            fn name(self) -> &'static str {
+                match self { $(Self::$kind => $name,)* }
+            }
+
+            fn size(self) -> usize {
+                match self { $(Self::$kind => size_of::<$type>(),)* }
+            }
+
+            /// The number in as many bytes as one takes.
+            fn value(self, bytes: &[u8]) -> f64 {
+                match self {
+                    $(Self::$kind => {
+                        let mut own = [0; size_of::<$type>()];
+                        own.copy_from_slice(bytes);
+                        $value(<$type>::from_le_bytes(own))
+                    })*
+                }
+            }
         }
-    }
-
-    fn append(self, bytes: &[u8], values: &mut Vec<f32>) {
-        match self {
-            Self::F2 => values.extend(bytes.as_chunks().0.iter().map(|&b| f16::from_le_bytes(b).to_f32())),
-            Self::F4 => values.extend(bytes.as_chunks().0.iter().map(|&b| f32::from_le_bytes(b))),
-            Self::F8 => values.extend(bytes.as_chunks().0.iter().map(|&b| f64::from_le_bytes(b) as f32)),
-        }
-    }
+    };
 }
 
-/// Element type, rows and columns from a header such as
+kinds! {
+    F2 "<f2" f16, f64::from;
+    F4 "<f4" f32, f64::from;
+    F8 "<f8" f64, f64::from;
+    Bool "|b1" u8, f64::from;
+    U1 "|u1" u8, f64::from;
+    U2 "<u2" u16, f64::from;
+    U4 "<u4" u32, f64::from;
+    U8 "<u8" u64, |v| v as f64;
+    I1 "|i1" i8, f64::from;
+    I2 "<i2" i16, f64::from;
+    I4 "<i4" i32, f64::from;
+    I8 "<i8" i64, |v| v as f64;
+}
+
+/// Element type, order and extents from a header such as
 /// `{'descr': '<f4', 'fortran_order': False, 'shape': (3, 512), }`.
-fn parse(header: &str) -> Result<(Kind, usize, usize), String> {
+fn parse(header: &str) -> Result<Header, String> {
     let after = |key: &str| {
         let (_, rest) = header.split_once(&format!("'{key}':")).ok_or_else(|| format!("has no {key} in its header"))?;
         Ok::<&str, String>(rest.trim_start())
     };
-    let kind = match after("descr")?.split('\'').nth(1) {
-        Some("<f2") => Kind::F2,
-        Some("<f4") => Kind::F4,
-        Some("<f8") => Kind::F8,
-        other => {
-            return Err(format!("has element type {}, expected '<f2', '<f4' or '<f8'", other.unwrap_or("a structure")));
-        }
-    };
-    if !after("fortran_order")?.starts_with("False") {
-        return Err("is stored column by column, expected row by row".into());
-    }
+    let name = after("descr")?.split('\'').nth(1);
+    let kind = name.and_then(Kind::named);
+    let kind = kind.ok_or_else(|| {
+        format!("has element type {}, expected little-endian integers or floats", name.unwrap_or("a structure"))
+    })?;
+    let by_columns = !after("fortran_order")?.starts_with("False");
     let shape = after("shape")?.strip_prefix('(').and_then(|rest| rest.split_once(')')).map(|(shape, _)| shape);
     let shape = shape.ok_or("has a malformed shape in its header")?;
     let extents: Option<Vec<usize>> =
         shape.split(',').map(str::trim).filter(|e| !e.is_empty()).map(|e| e.parse().ok()).collect();
-    match extents.as_deref() {
-        Some(&[rows, columns]) => Ok((kind, rows, columns)),
-        _ => Err(format!("has shape ({shape}), expected (rows, columns)")),
-    }
+    let extents = extents.ok_or_else(|| format!("has shape ({shape}), expected whole numbers"))?;
+    Ok(Header { kind, by_columns, extents })
 }
 
 #[cfg(test)]
@@ -157,12 +240,41 @@ mod tests {
     }
 
     #[test]
+    fn a_small_matrix_is_read_whatever_its_numbers_and_order() {
+        let matrix = |header: &str, numbers: &[u8]| {
+            let bytes = npy(1, header, numbers);
+            read_matrix(&bytes[..], bytes.len() as u64)
+        };
+        let f8: Vec<u8> = [0.1f64, 0.2, 0.3, 0.4].iter().flat_map(|v| v.to_le_bytes()).collect();
+        let rows = "{'descr': '<f8', 'fortran_order': False, 'shape': (2, 2), }";
+        assert_eq!(matrix(rows, &f8), Ok((2, 2, vec![0.1, 0.2, 0.3, 0.4])), "all digits");
+        let columns = "{'descr': '<f8', 'fortran_order': True, 'shape': (2, 2), }";
+        assert_eq!(matrix(columns, &f8), Ok((2, 2, vec![0.1, 0.3, 0.2, 0.4])));
+        let line = "{'descr': '|u1', 'fortran_order': False, 'shape': (3,), }";
+        assert_eq!(matrix(line, &[1, 2, 255]), Ok((1, 3, vec![1.0, 2.0, 255.0])));
+        let negative = "{'descr': '<i8', 'fortran_order': False, 'shape': (1, 1), }";
+        assert_eq!(matrix(negative, &(-7i64).to_le_bytes()), Ok((1, 1, vec![-7.0])));
+        for (header, part) in [
+            ("{'descr': '<f8', 'fortran_order': False, 'shape': (2, 3), }", "32 bytes of data"),
+            ("{'descr': '>f8', 'fortran_order': False, 'shape': (2, 2), }", ">f8"),
+            ("{'descr': '<f8', 'fortran_order': False, 'shape': (2, 2, 1), }", "(2, 2, 1)"),
+            ("{'descr': '<f8', 'fortran_order': False, 'shape': (), }", "()"),
+        ] {
+            let message = matrix(header, &f8).unwrap_err();
+            assert!(message.contains(part), "{header}: {message}");
+        }
+        let bytes = npy(1, rows, &f8);
+        assert!((0..bytes.len()).all(|n| read_matrix(&bytes[..n], n as u64).is_err()));
+        assert!(read_matrix(&bytes[..40], bytes.len() as u64).is_err());
+    }
+
+    #[test]
     fn refuses_what_it_does_not_read() {
         let numbers = [0; 8];
         for (header, hint) in [
             ("{'descr': '<i4', 'fortran_order': False, 'shape': (1, 2), }", "<i4"),
             ("{'descr': '<f4', 'fortran_order': True, 'shape': (1, 2), }", "column"),
-            ("{'descr': '<f4', 'fortran_order': False, 'shape': (2,), }", "(2,)"),
+            ("{'descr': '<f4', 'fortran_order': False, 'shape': (2,), }", "(2)"),
             ("{'descr': '<f4', 'fortran_order': False, 'shape': (1, 3), }", "8 bytes"),
             ("{'descr': '<f4', 'fortran_order': False, 'shape': (9223372036854775807, 4), }", "declares"),
             ("{'descr': '<f4', 'fortran_order': False, 'shape': (-1, 2), }", "(-1, 2)"),

@@ -5,7 +5,7 @@
 //! image's sides do not suit the network, the image is sampled on a larger canvas of which only a window
 //! is observed, so nothing is invented about y at its border.
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use burn::tensor::DType;
 
@@ -50,8 +50,10 @@ pub struct RestorePlan {
     stages: Vec<StagePlan>,
     settings: Settings,
     choices: Vec<Choice>,
-    /// What y alone says, where a stage starts from it.
-    estimate: Option<Tensor<4>>,
+    /// A, on images of the size that is sampled.
+    operator: Arc<dyn LinearOperator>,
+    /// Where the first stage starts from what y alone says.
+    start: Option<StartEstimate>,
     canvas: ImageShape,
     seed: u64,
     class: Option<usize>,
@@ -94,6 +96,28 @@ const IMAGE_POWER: f64 = 0.25;
 fn estimate(operator: &dyn LinearOperator, y: &Tensor<4>, sigma: f64) -> Result<Tensor<4>> {
     let damping = (sigma * sigma / IMAGE_POWER).max(least_damping(operator));
     operator.adjoint(&solve(operator, 1.0, damping, y, &Solve::default())?)
+}
+
+/// What y alone says, found when it is first needed: a plan does not wait for it.
+#[derive(Debug)]
+struct StartEstimate {
+    operator: Arc<dyn LinearOperator>,
+    sigma: f64,
+    found: OnceLock<Tensor<4>>,
+}
+
+impl StartEstimate {
+    fn new(operator: Arc<dyn LinearOperator>, sigma: f64) -> Self {
+        Self { operator, sigma, found: OnceLock::new() }
+    }
+
+    fn get(&self, y: &Tensor<4>) -> Result<Tensor<4>> {
+        if let Some(found) = self.found.get() {
+            return Ok(found.clone());
+        }
+        let found = estimate(self.operator.as_ref(), y, self.sigma)?;
+        Ok(self.found.get_or_init(|| found).clone())
+    }
 }
 
 impl RestorePlan {
@@ -168,14 +192,15 @@ impl RestorePlan {
             };
             stages.extend(settings.passes(&model.schedule)?.into_iter().map(plan));
         }
-        let estimate = match settings.stages.first().map(|stage| stage.start) {
+        let start = match settings.stages.first().map(|stage| stage.start) {
             None | Some(Start::Noise | Start::Observed) => None,
-            Some(Start::Estimate) => Some(estimate(on_canvas.as_ref(), y, situation.sigma.0)?),
-            Some(Start::Noisy) => Some(estimate(on_canvas.as_ref(), y, 0.0)?),
+            Some(Start::Estimate) => Some(StartEstimate::new(on_canvas.clone(), situation.sigma.0)),
+            Some(Start::Noisy) => Some(StartEstimate::new(on_canvas.clone(), 0.0)),
         };
         Ok(Self {
             stages,
-            estimate,
+            operator: on_canvas.clone(),
+            start,
             measurement,
             settings,
             choices,
@@ -205,6 +230,24 @@ impl RestorePlan {
         self.settings.steps
     }
 
+    /// A, on images of the size that is sampled.
+    pub fn operator(&self) -> &Arc<dyn LinearOperator> {
+        &self.operator
+    }
+
+    /// What y alone says of x, `[1, c, h, w]` of the size that is sampled.
+    ///
+    /// # Errors
+    /// Those of the operator.
+    pub fn observed(&self) -> Result<Tensor<4>> {
+        estimate(self.operator.as_ref(), self.measurement.y(), self.measurement.sigma().0)
+    }
+
+    /// The class that is sampled, for a class-conditional network.
+    pub fn class(&self) -> Option<usize> {
+        self.class
+    }
+
     /// Whether the network is differentiated by its input in some step.
     pub fn needs_gradient(&self) -> bool {
         self.stages.iter().filter_map(|stage| stage.guidance.as_ref()).any(|guidance| guidance.needs_gradient())
@@ -232,8 +275,8 @@ impl RestorePlan {
         noise: &'a dyn NoiseSource,
     ) -> Result<Stages<'a>> {
         let ImageShape { channels, height, width } = space.state_shape(self.canvas);
-        let estimate = match &self.estimate {
-            Some(estimate) => space.encode(estimate)?,
+        let estimate = match &self.start {
+            Some(start) => space.encode(&start.get(self.measurement.y())?)?,
             None => Tensor::zeros([1, channels, height, width], (&tensor::cpu(), DType::F32)),
         };
         let stage = |stage: &'a StagePlan| Stage {

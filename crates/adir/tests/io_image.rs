@@ -218,8 +218,9 @@ fn what_a_format_cannot_hold_is_refused_before_anything_is_written() {
         assert!(matches!(result, Err(Error::Config(_) | Error::Numerical(_))), "case {number}: {result:?}");
     }
     assert_eq!(std::fs::read_dir(&scratch.0).unwrap().count(), 0);
-    let nowhere = write_image(&scratch.0.join("absent/a.png"), &grey, &WriteOptions::default());
-    assert!(matches!(nowhere, Err(Error::Io { .. })));
+    let written = |name: &str| write_image(&scratch.0.join(name), &grey, &WriteOptions::default());
+    written("absent/a.png").unwrap();
+    assert!(matches!(written("absent/a.png/a.png"), Err(Error::Io { .. })));
 }
 
 /// All image fixtures.
@@ -308,12 +309,41 @@ fn masks_are_black_or_white() {
     let levels = [0.0, 127.0, 128.0, 255.0].map(|v| v / 127.5 - 1.0).to_vec();
     write_image(&path, &from_f32(levels, [1, 1, 2, 2], &cpu()), &WriteOptions::default()).unwrap();
     let mask = read_mask(&path, &Limits::default()).unwrap();
-    assert_eq!(mask.dims(), [1, 1, 2, 2]);
-    assert_eq!(to_f32(&mask).unwrap(), [0.0, 0.0, 1.0, 1.0]);
+    assert_eq!((mask.height(), mask.width()), (2, 2));
+    assert_eq!(mask.known(), [true, true, false, false]);
     // Colour counts by its mean: two of three channels white is white, one is black.
     let rgb = from_f32(vec![1.0, 1.0, 1.0, -1.0, -1.0, -1.0], [1, 3, 1, 2], &cpu());
     write_image(&path, &rgb, &WriteOptions::default()).unwrap();
-    assert_eq!(to_f32(&read_mask(&path, &Limits::default()).unwrap()).unwrap(), [1.0, 0.0]);
+    assert_eq!(read_mask(&path, &Limits::default()).unwrap().known(), [false, true]);
+}
+
+/// As numpy, editors and labelling programs write masks.
+#[test]
+fn masks_are_understood_however_they_mark_pixels() {
+    let scratch = Scratch::new("masks");
+    let path = scratch.0.join("mask.png");
+    let write = |colour: [f64; 4], alpha: Option<[f32; 4]>, bit_depth: BitDepth| {
+        let colour = colour.map(|v| (v * 2.0 - 1.0) as f32).to_vec();
+        let options = WriteOptions { alpha: alpha.map(Vec::from), bit_depth, ..WriteOptions::default() };
+        write_image(&path, &from_f32(colour, [1, 1, 2, 2], &cpu()), &options).unwrap();
+        read_mask(&path, &Limits::default()).map(|mask| mask.known().to_vec())
+    };
+    let expected = [true, false, true, true];
+    let (one, deep) = (1.0 / 255.0, 1.0 / 65535.0);
+    assert_eq!(write([0.0, one, 0.0, 0.0], None, BitDepth::Eight).unwrap(), expected, "0 and 1");
+    assert_eq!(write([0.0, deep, 0.0, 0.0], None, BitDepth::Sixteen).unwrap(), expected, "0 and 1 of 65535");
+    assert_eq!(write([0.0, 0.3, 0.0, 0.0], None, BitDepth::Eight).unwrap(), expected, "an entry of a palette");
+    let painted = Some([0.0, 1.0, 0.0, 0.0]);
+    for colour in [0.0, 0.5, 1.0] {
+        assert_eq!(write([colour; 4], painted, BitDepth::Eight).unwrap(), expected, "painted in {colour}");
+    }
+    assert_eq!(write([0.0, 1.0, 0.0, 0.0], Some([1.0; 4]), BitDepth::Eight).unwrap(), expected, "alpha says nothing");
+    assert_eq!(write([0.0, 1.0, 0.0, 0.0], Some([0.0, 1.0, 1.0, 0.0]), BitDepth::Eight).unwrap(), expected);
+    // Of three levels, half of white decides, and nothing is marked here.
+    assert_eq!(write([0.0, one, 2.0 * one, 0.0], None, BitDepth::Eight).unwrap(), [true; 4]);
+    assert!(
+        matches!(write([1.0; 4], None, BitDepth::Eight), Err(Error::Config(message)) if message.contains("mask.png"))
+    );
 }
 
 #[test]

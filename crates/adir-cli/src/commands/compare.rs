@@ -12,7 +12,7 @@ use adir::{Error, Result};
 use clap::Args;
 use serde_json::{Map, Value, json};
 
-use crate::args::{DegradationArgs, ReadArgs, measure_for};
+use crate::args::{DegradationArgs, MeasuredArgs, ReadArgs, measure_for};
 use crate::memory;
 
 /// What the metrics hold at most for a pixel of the truth: 177 bytes were measured, with an observation.
@@ -35,6 +35,8 @@ pub struct CompareArgs {
     read: ReadArgs,
     #[command(flatten)]
     degradation: Option<DegradationArgs>,
+    #[command(flatten)]
+    measured: MeasuredArgs,
     /// Pixels that luma metrics leave out at each border [default: the factor for srN, else 0]
     #[arg(long, value_name = "PIXELS")]
     border: Option<usize>,
@@ -97,7 +99,7 @@ impl CompareArgs {
         let observed = match (&self.observed, &self.degradation) {
             (Some(observed), Some(degradation)) => {
                 let y = read(observed)?;
-                Some(measure_for(&degradation.problem()?, &restored, &y, &limits)?)
+                Some(measure_for(&self.measured.of(degradation.problem()?), &restored, &y, &limits)?)
             }
             _ => None,
         };

@@ -2,13 +2,16 @@
 
 use std::path::{Path, PathBuf};
 
-use adir::Result;
 use adir::evaluate::observe;
 use adir::io::atomic::check_outputs;
 use adir::io::image::{BitDepth, ImageFormat, WriteOptions, read_image_as, write_image};
 use adir::io::limits::Limits;
 use adir::operator::{Boundary, Degradation, ImageShape, Mask};
+use adir::problem::Sigma;
+use adir::task::Task;
 use adir::tensor::Tensor;
+use adir::units::NoiseLevel;
+use adir::{Error, Result};
 use clap::Args;
 
 use crate::args::{DegradationArgs, ReadArgs};
@@ -43,11 +46,26 @@ pub fn run(args: &DegradeArgs, log: &Log) -> Result<u8> {
     let float = ImageFormat::from_path(&args.output)? == ImageFormat::Tiff;
     let problem = args.degradation.problem()?;
     let (degradation, mask) = problem.degradation(problem.boundary.unwrap_or(Boundary::Circular), &limits)?;
+    if let Some(warning) = problem.kernel_warning(&limits)? {
+        log.warn(&warning);
+    }
     let picture = read_image_as(&args.input, &args.read.reading(None)?, &limits)?;
     picture.warnings.iter().for_each(|warning| log.warn(&format!("{}: {warning}", args.input.display())));
     let x = cut_to_fit(picture.tensor, &degradation, mask.as_ref(), log)?;
     let a = degradation.build(ImageShape::of_batch(&x), mask.as_ref())?;
-    let y = observe(a.as_ref(), &x, problem.noise(), args.seed.value)?;
+    let sigma = match problem.sigma {
+        None if problem.task == Task::Denoise => {
+            return Err(Error::config("degrading by noise needs its level, for example --sigma 25"));
+        }
+        None => 0.0,
+        Some(Sigma::Levels(levels)) => levels,
+        Some(_) => return Err(Error::config("degrade adds noise of a given level: --sigma needs a number here")),
+    };
+    let y = observe(a.as_ref(), &x, NoiseLevel::from_255(sigma), args.seed.value)?;
+    let y = match degradation.offset(ImageShape::of_batch(&x), mask.as_ref())? {
+        Some(offset) => y.clone() + offset.cast(y.dtype()),
+        None => y,
+    };
     let bit_depth = if float { BitDepth::Float } else { BitDepth::Eight };
     let mut options = WriteOptions { bit_depth, ..WriteOptions::default() };
     options.metadata.icc = picture.metadata.icc;

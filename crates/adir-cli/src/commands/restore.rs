@@ -11,7 +11,7 @@ use clap::Args;
 
 use super::restore_folder::{self, FolderArgs};
 use crate::adaptation::AdaptArgs;
-use crate::args::{DegradationArgs, ReadArgs, preset, share, words};
+use crate::args::{DegradationArgs, MeasuredArgs, ReadArgs, preset, share, words};
 use crate::log::Log;
 use crate::model::ModelArgs;
 use crate::seed::Seed;
@@ -42,6 +42,8 @@ pub struct RestoreArgs {
     read: ReadArgs,
     #[command(flatten)]
     degradation: DegradationArgs,
+    #[command(flatten)]
+    measured: MeasuredArgs,
     #[command(flatten)]
     pub(super) model: ModelArgs,
     #[command(flatten)]
@@ -195,7 +197,7 @@ impl RestoreArgs {
     /// The request that the arguments make.
     pub(super) fn request(&self) -> Result<Request> {
         let input = self.input()?;
-        let mut problem = self.degradation.problem()?;
+        let mut problem = self.measured.of(self.degradation.problem()?);
         problem.keep_margin = self.keep_margin;
         let sampling = &self.sampling;
         let mut request = Request::new(input, problem).preset(sampling.preset).seed(sampling.seed.value);
@@ -228,6 +230,9 @@ pub fn run(args: &RestoreArgs, log: &Log) -> Result<u8> {
     }
     if args.sampling.seed.drawn {
         log.info(&format!("seed {}", args.sampling.seed));
+    }
+    for found in plan.restore().choices().iter().filter(|found| ["sigma", "saturated"].contains(&found.name.as_ref())) {
+        log.info(&format!("{} {} ({})", found.name, found.value, found.source));
     }
     let watcher = log.watcher();
     let restored = engine.run(&plan, &|event| watcher.see(event));

@@ -2,29 +2,68 @@
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
+use super::by_y::{ByY, Misfit};
 use super::event::{Event, Watch, report, warn};
 use super::open::Engine;
 use super::record::{AdaptationRecord, ImageRecord};
 use super::request::{Adapt, Keep, Target};
 use super::sources::Source;
+use super::training::{StateFile, Training};
 use crate::adapt::{AdaptConfig, Adaptation, Adapter, AdapterInfo, HeldOut, Provenance, Trained, adaptation_memory};
 use crate::io::hash::sha256;
 use crate::io::weights::WeightFile;
 use crate::models::{Denoiser, Prior};
 use crate::optim::Workers;
+use crate::restore::RestorePlan;
 use crate::retrieve::{ContentHash, Group, group_by_neighbours};
 use crate::task::Preset;
 use crate::tensor::{DType, Tensor};
 use crate::{Error, Result};
 
-/// Steps that are timed to find how many take some minutes, after as many that are not.
-const TIMED: u32 = 8;
-/// How often the state of a training that can go on is written.
-const STATE_EVERY: Duration = Duration::from_secs(120);
-/// The same of one that is removed at the end, unless writing takes longer than a twentieth of that.
-const SHORT_STATE_EVERY: Duration = Duration::from_secs(30);
+/// Which weights an observation is sampled with, by what it says of them.
+struct Choice<'a> {
+    restore: &'a RestorePlan,
+    seed: u64,
+    /// Those chosen so far.
+    sampled: Arc<Prior>,
+    /// What y says of the adapter that was the start.
+    start_by_y: Option<ByY>,
+    /// What it says of the adapted weights.
+    by_y: Option<ByY>,
+}
+
+impl Choice<'_> {
+    /// Takes weights that were not checked on held-out images only where y is nearer to their estimates by more than the
+    /// standard error; those that were (`checked`) unless y is farther from theirs by more than that. Returns whether the
+    /// adapted ones are taken.
+    fn between(&mut self, start: Option<Arc<Prior>>, adapted: Option<Arc<Prior>>, checked: bool) -> Result<bool> {
+        let measure = |prior: &Prior| Misfit::measure(self.restore, prior, self.seed);
+        if start.is_none() && adapted.is_none() {
+            return Ok(false);
+        }
+        let mut misfit = measure(&self.sampled)?;
+        if let Some(start) = start {
+            let other = measure(&start)?;
+            let by_y = other.against(&misfit);
+            self.start_by_y = Some(by_y);
+            if by_y.is_better() {
+                (self.sampled, misfit) = (start, other);
+            }
+        }
+        let Some(adapted) = adapted else { return Ok(false) };
+        let by_y = measure(&adapted)?.against(&misfit);
+        self.by_y = Some(by_y);
+        // What was checked was checked against the start.
+        let start_was_left = self.start_by_y.is_some_and(|by_y| !by_y.is_better());
+        let used = if checked && !start_was_left { !by_y.is_worse() } else { by_y.is_better() };
+        if used {
+            self.sampled = adapted;
+        }
+        Ok(used)
+    }
+}
 
 /// A checked adaptation, for any observation.
 #[derive(Debug, Clone)]
@@ -303,9 +342,11 @@ impl Engine {
         prior: &Arc<Prior>,
         plan: &AdaptPlan,
         observed: &Observed<'_>,
+        restore: &RestorePlan,
         watch: &Watch<'_>,
     ) -> Result<(Arc<Prior>, AdaptationRecord)> {
         let request = &plan.request;
+        let base = prior;
         let (prior, start) = self.started(prior, request, observed)?;
         let (images, found) = match &request.target {
             Target::Adapter(reference) => {
@@ -327,18 +368,34 @@ impl Engine {
                 (images, found)
             }
         };
-        let used = found.as_ref().is_ok_and(|found| found.is_used(request.keep));
+        let adapted = match &found {
+            Ok(found) if found.is_used(request.keep) => Some(Arc::new(found.adapter.adapt(&prior, &found.info)?)),
+            _ => None,
+        };
+        let mut choice = Choice { restore, seed: request.seed, sampled: base.clone(), start_by_y: None, by_y: None };
+        let used = match request.keep {
+            Keep::Always => {
+                choice.sampled = adapted.unwrap_or(prior);
+                true
+            }
+            Keep::IfHeldOutImproves => {
+                let checked = !matches!(request.target, Target::Adapter(_));
+                choice.between(start.is_some().then_some(prior), adapted, checked)?
+            }
+        };
+        let Choice { sampled, start_by_y, by_y, .. } = choice;
         let from_cache = found.as_ref().is_ok_and(|found| found.from_cache);
         let outcome = found.as_ref().ok().and_then(|found| found.info.outcome.clone());
         let name = found.as_ref().map_or_else(|_| observed.name(), |found| found.info.name.clone());
         let provenance = found.as_ref().map_or_else(|untrained| untrained, |found| &found.info.provenance);
-        if !matches!(request.target, Target::Adapter(_)) {
-            report(watch, &Event::Adapted { from_cache, outcome: outcome.clone(), used })?;
+        if !matches!((&request.target, request.keep), (Target::Adapter(_), Keep::Always)) {
+            report(watch, &Event::Adapted { from_cache, outcome: outcome.clone(), by_y, used })?;
         }
         let from_gallery = request.target.gallery().map(|path| self.gallery(path, watch)).transpose()?;
         let record = AdaptationRecord {
             target: request.target.clone(),
             start,
+            start_by_y,
             keep: request.keep,
             gallery: from_gallery.as_ref().map(|gallery| gallery.index().root().to_owned()),
             encoder: from_gallery.as_ref().map(|gallery| (**gallery.encoder().id()).clone()),
@@ -347,16 +404,13 @@ impl Engine {
             images,
             settings: provenance.settings.clone(),
             outcome,
+            by_y,
             used,
             from_cache,
             key: provenance.key()?,
             name,
         };
-        let prior = match found {
-            Ok(found) if used => Arc::new(found.adapter.adapt(&prior, &found.info)?),
-            _ => prior,
-        };
-        Ok((prior, record))
+        Ok((sampled, record))
     }
 
     /// An adapter that is there already.
@@ -490,115 +544,4 @@ struct Job<'a> {
     config: AdaptConfig,
     request: &'a Adapt,
     state: StateFile<'a>,
-}
-
-/// Where a training that can go on keeps its state.
-enum StateFile<'a> {
-    /// In that file, for good: a larger budget goes on from it.
-    At(&'a Path),
-    /// In the cache, for good.
-    InCache,
-    /// In the cache, until the training ends.
-    WhileTraining,
-}
-
-/// A training, what is reported of it, and its state in a file.
-struct Training<'a> {
-    run: Adaptation,
-    /// What the state belongs to.
-    of: String,
-    state: Option<PathBuf>,
-    /// Whether the file is one of the cache, which the training can do without.
-    state_is_cached: bool,
-    /// Whether it is removed when the training ends.
-    passes: bool,
-    watch: &'a Watch<'a>,
-}
-
-impl Training<'_> {
-    /// Goes on from the state, if there is one.
-    fn resume(&mut self) -> Result<()> {
-        let Some(path) = self.state.as_ref().filter(|path| path.is_file()) else { return Ok(()) };
-        let resumed = WeightFile::open(path).map_err(Error::from).and_then(|file| self.run.resume(&file, &self.of));
-        match resumed {
-            Err(e) if self.state_is_cached => warn(self.watch, format!("the training begins anew: {e}")),
-            resumed => resumed,
-        }
-    }
-
-    /// Writes the state, if it is written anywhere. A cache that refuses costs no training.
-    fn save(&mut self) -> Result<()> {
-        let Some(path) = &self.state else { return Ok(()) };
-        match self.run.save(path, &self.of) {
-            Err(e) if self.state_is_cached => {
-                self.state = None;
-                warn(self.watch, format!("the state of the training is not kept: {e}"))
-            }
-            saved => saved,
-        }
-    }
-
-    /// A step, reported; `total` is that of the report.
-    fn step(&mut self, total: u32) -> Result<bool> {
-        let Some(step) = self.run.next() else { return Ok(false) };
-        let step = step?;
-        let (timestep, loss) = (step.timestep.0, step.loss);
-        report(self.watch, &Event::Adapting { step: step.step, total, timestep, loss })?;
-        if let Some(measured) = step.measured {
-            report(self.watch, &Event::Measured { measured })?;
-        }
-        Ok(true)
-    }
-
-    /// How many steps take that long, from the time of the next few.
-    fn steps_in(&mut self, time: Duration) -> Result<u32> {
-        let whole_budget = self.run.budget_within(f64::MAX, 1.0);
-        self.run.set_budget(whole_budget);
-        let started = Instant::now();
-        self.run.measure_before()?;
-        let measurement = started.elapsed().as_secs_f64();
-        let mut steps = Vec::new();
-        for _ in 0..2 * TIMED {
-            let started = Instant::now();
-            let measured_next = self.run.is_measured_next();
-            if !self.step(2 * TIMED)? {
-                break;
-            }
-            // A step with a measurement says nothing.
-            if !measured_next {
-                steps.push(started.elapsed().as_secs_f64());
-            }
-        }
-        // The first steps allocate what the later ones reuse.
-        let timed = &steps[steps.len() / 2..];
-        let step = timed.iter().sum::<f64>() / timed.len().max(1) as f64;
-        let budget = self.run.budget_within(time.as_secs_f64() / step.max(1e-6), measurement / step.max(1e-6));
-        // What an earlier run has done already is not taken back.
-        Ok(budget.max(self.run.budget_reached()))
-    }
-
-    /// All steps that are left.
-    fn finish(&mut self) -> Result<()> {
-        let (mut saved, mut every) = (Instant::now(), if self.passes { SHORT_STATE_EVERY } else { STATE_EVERY });
-        loop {
-            let total = self.run.total();
-            if self.run.is_last_before_end() && !self.passes {
-                self.save()?;
-            }
-            let more = self.step(total);
-            let stopped = matches!(more, Err(Error::Interrupted));
-            let last = matches!(more, Ok(false)) && !self.passes;
-            if (stopped || last || saved.elapsed() > every) && self.run.can_go_on() {
-                let started = Instant::now();
-                self.save()?;
-                saved = Instant::now();
-                if self.passes {
-                    every = SHORT_STATE_EVERY.max(20 * (saved - started));
-                }
-            }
-            if !more? {
-                return Ok(());
-            }
-        }
-    }
 }

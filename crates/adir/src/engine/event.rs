@@ -5,6 +5,7 @@ use std::ops::ControlFlow;
 
 use serde::Serialize;
 
+use super::by_y::ByY;
 use super::folder::FileOutcome;
 use crate::adapt::{HeldOut, Measured};
 use crate::{Error, Result};
@@ -102,6 +103,8 @@ pub enum Event {
         from_cache: bool,
         /// What held-out images say of it.
         outcome: Option<HeldOut>,
+        /// What y says of it, where it was asked.
+        by_y: Option<ByY>,
         /// Whether its weights are used.
         used: bool,
     },
@@ -146,13 +149,16 @@ impl fmt::Display for Event {
                 let change = 100.0 * (point.loss / before - 1.0);
                 write!(f, "adapting {trained}, {} steps: held-out loss {:.5}, {change:+.1} %", point.step, point.loss)
             }
-            Self::Adapted { from_cache, outcome, used } => {
+            Self::Adapted { from_cache, outcome, by_y, used } => {
                 f.write_str("adaptation: ")?;
                 if *from_cache {
                     f.write_str("found in the cache, nothing was trained: ")?;
                 }
                 if let Some(outcome) = outcome {
                     write!(f, "{outcome}: ")?;
+                }
+                if let Some(by_y) = by_y {
+                    write!(f, "{by_y}: ")?;
                 }
                 f.write_str(if *used { "used" } else { "not used" })
             }

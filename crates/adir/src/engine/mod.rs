@@ -19,6 +19,7 @@
 //! ```
 
 mod adapt;
+mod by_y;
 mod cache;
 mod event;
 mod folder;
@@ -32,9 +33,11 @@ mod run;
 mod sources;
 #[cfg(test)]
 mod tests;
+mod training;
 mod warnings;
 
 pub use adapt::{AdaptPlan, AdapterFound, Label, Observed};
+pub use by_y::ByY;
 pub use cache::{Cache, FolderCache, KeptAdapter, NamedAdapters, NoCache};
 pub use event::{Event, Watch};
 pub use folder::{

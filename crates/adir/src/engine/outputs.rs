@@ -82,8 +82,10 @@ impl Engine {
         if let Some(KernelSource::Text(text)) = &request.problem.kernel {
             files.push(text.into());
         }
-        if let Some(MaskSource::File(mask)) = &request.problem.mask {
-            files.push(mask.clone());
+        for mask in [&request.problem.mask, &request.problem.ignore] {
+            if let Some(MaskSource::File(mask)) = mask {
+                files.push(mask.clone());
+            }
         }
         match request.adapt.as_ref().map(|adapt| &adapt.target) {
             Some(

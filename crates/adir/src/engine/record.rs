@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
+use super::by_y::ByY;
 use super::request::{Keep, Request, Target};
 use crate::adapt::{AdaptConfig, HeldOut};
 use crate::encode::EncoderId;
@@ -43,10 +44,13 @@ pub struct Record {
     pub task: Task,
     /// The degradation with all of its numbers; absent for an operator of a caller.
     pub degradation: Option<Degradation>,
-    /// Standard deviation of the noise in y, in grey levels of 0..255.
+    /// Standard deviation of the noise in y, in grey levels of 0..255, given or estimated.
     pub sigma: f64,
     /// The file of the mask.
     pub mask: Option<FileRecord>,
+    /// The file that marks pixels of y as not measured.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ignore: Option<FileRecord>,
     /// Seed of the noise of sampling.
     pub seed: u64,
     /// Number of samples.
@@ -57,6 +61,9 @@ pub struct Record {
     pub settings: Settings,
     /// The same in words, with the source of each.
     pub sources: Vec<Choice>,
+    /// What was assumed and may be wrong, and where y contradicts what was given.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub warnings: Vec<String>,
     /// The adaptation, if there was one.
     pub adaptation: Option<AdaptationRecord>,
     /// Times.
@@ -97,6 +104,10 @@ pub struct AdaptationRecord {
     /// The key of the adapter that was refined, where there was one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub start: Option<String>,
+    /// What y says of that adapter against the plain prior, where it was asked. It was used if y was nearer by more than the
+    /// standard error.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub start_by_y: Option<ByY>,
     /// When the adapted weights are used.
     pub keep: Keep,
     /// The folder of the gallery.
@@ -114,6 +125,9 @@ pub struct AdaptationRecord {
     pub settings: AdaptConfig,
     /// What held-out images say of it.
     pub outcome: Option<HeldOut>,
+    /// What y says of the adapted weights against those that would be used without them, where it was asked.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub by_y: Option<ByY>,
     /// Whether the adapted weights were used.
     pub used: bool,
     /// Whether the adapter was there already.

@@ -14,7 +14,7 @@ use crate::io::image::{BitDepth, Picture, Reading, Scale, read_image_as};
 use crate::models::Prior;
 use crate::operator::bicubic_resize;
 use crate::optim::Workers;
-use crate::problem::MaskSource;
+use crate::problem::{MaskSource, Sigma};
 use crate::restore::RestorePlan;
 use crate::retrieve::ContentHash;
 use crate::task::Task;
@@ -51,7 +51,7 @@ impl Engine {
         let (prior, adaptation) = match &plan.adapt {
             None => (base.clone(), None),
             Some(adapt) => {
-                let (prior, record) = self.adapted(&base, adapt, &plan.observed(), watch)?;
+                let (prior, record) = self.adapted(&base, adapt, &plan.observed(), &plan.restore, watch)?;
                 (prior, Some(record))
             }
         };
@@ -70,7 +70,7 @@ impl Engine {
         let record = Record {
             schema: Record::SCHEMA,
             program: concat!("adir ", env!("CARGO_PKG_VERSION")).into(),
-            request: can_be_written.then(|| repeatable(request, adaptation.as_ref())),
+            request: can_be_written.then(|| repeatable(plan, adaptation.as_ref())),
             input: FileRecord { path: plan.file.clone(), sha256: plan.content },
             model: ModelRecord {
                 name: self.model_name(),
@@ -81,18 +81,15 @@ impl Engine {
             dtype: self.placement().1.to_string(),
             task: measurement.task(),
             degradation: measurement.degradation().cloned(),
-            sigma: request.problem.sigma,
-            mask: match &request.problem.mask {
-                Some(MaskSource::File(path)) => {
-                    Some(FileRecord { path: Some(path.clone()), sha256: ContentHash::of_file(path)? })
-                }
-                _ => None,
-            },
+            sigma: measurement.sigma_255(),
+            mask: mask_record(request.problem.mask.as_ref())?,
+            ignore: mask_record(request.problem.ignore.as_ref())?,
             seed: sampling.seed,
             samples: sampling.samples,
             class: sampling.class,
             settings: plan.restore.settings().clone(),
             sources: plan.restore.choices().to_vec(),
+            warnings: measurement.warnings().to_vec(),
             adaptation,
             seconds: Seconds {
                 load_and_adapt: (loaded - started).as_secs_f64(),
@@ -117,9 +114,10 @@ impl Engine {
     }
 }
 
-/// The request with the number of training steps that its minutes became.
-fn repeatable(request: &Request, adaptation: Option<&AdaptationRecord>) -> Request {
-    let mut request = request.clone();
+/// The request with the number of training steps that its minutes became, and the noise that was estimated.
+fn repeatable(plan: &Plan, adaptation: Option<&AdaptationRecord>) -> Request {
+    let mut request = plan.request.clone();
+    request.problem.sigma = Some(Sigma::Levels(plan.restore.measurement().sigma_255()));
     if let (Some(adapt), Some(done)) = (&mut request.adapt, adaptation)
         && adapt.overrides.minutes.take().is_some()
     {
@@ -129,7 +127,18 @@ fn repeatable(request: &Request, adaptation: Option<&AdaptationRecord>) -> Reque
 }
 
 fn has_pixels(plan: &Plan) -> bool {
-    matches!(plan.request.problem.mask, Some(MaskSource::Pixels(_)))
+    let problem = &plan.request.problem;
+    [&problem.mask, &problem.ignore].iter().any(|mask| matches!(mask, Some(MaskSource::Pixels(_))))
+}
+
+/// The file of a mask, where it is one.
+fn mask_record(mask: Option<&MaskSource>) -> Result<Option<FileRecord>> {
+    Ok(match mask {
+        Some(MaskSource::File(path)) => {
+            Some(FileRecord { path: Some(path.clone()), sha256: ContentHash::of_file(path)? })
+        }
+        _ => None,
+    })
 }
 
 fn sample_one(

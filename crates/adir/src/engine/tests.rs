@@ -9,7 +9,7 @@ use crate::Error;
 use crate::compute::Precision;
 use crate::io::image::{BitDepth, ImageFormat, Picture};
 use crate::noise::{Noise, Stream};
-use crate::problem::Problem;
+use crate::problem::{Problem, Sigma};
 use crate::tensor::{DType, cpu, to_f32};
 
 fn folder(name: &str) -> PathBuf {
@@ -133,7 +133,10 @@ fn unknown_keys_of_a_request_are_refused() {
     let request = Request::from_json(text).unwrap();
     let again = Request::from_json(&serde_json::to_string(&request).unwrap()).unwrap();
     assert_eq!(serde_json::to_value(&request).unwrap(), serde_json::to_value(&again).unwrap());
-    assert_eq!((again.sampling.seed, again.problem.sigma, again.adapt.unwrap().neighbours), (3, 2.0, 20));
+    assert_eq!(
+        (again.sampling.seed, again.problem.sigma, again.adapt.unwrap().neighbours),
+        (3, Some(Sigma::Levels(2.0)), 20)
+    );
     for (good, bad) in [("\"seed\"", "\"sead\""), ("\"sigma\"", "\"sigmas\""), ("\"iterations\"", "\"steps\"")] {
         let message = Request::from_json(&text.replace(good, bad)).unwrap_err().to_string();
         assert!(message.contains("unknown field"), "{bad}: {message}");

@@ -12,6 +12,7 @@ const FEWER_BITS: [f32; 2] = [1023.0, 4095.0];
 pub(super) fn warnings(plan: &Plan) -> Result<Vec<String>> {
     let name = plan.file.as_ref().map_or("the observation".into(), |file| file.display().to_string());
     let mut warnings: Vec<String> = plan.picture.warnings.iter().map(|text| format!("{name}: {text}")).collect();
+    warnings.extend_from_slice(plan.restore.measurement().warnings());
     warnings.extend(bits(plan)?.map(|text| format!("{name}: {text}")));
     if let Some([least, most]) = plan.restore().measurement().beyond_range()? {
         let clipped = plan.restore().settings().stages.iter().any(|stage| stage.clip_x0);

@@ -6,7 +6,7 @@ use crate::io::limits::Limits;
 use crate::metric::psnr_rgb;
 use crate::noise::{Noise, Stream};
 use crate::operator::{Boundary, Degradation, ImageShape, LinearOperator, Mask, wiener};
-use crate::problem::Problem;
+use crate::problem::{Problem, Saturated};
 use crate::task::Task;
 use crate::tensor::{Tensor, from_f32};
 use crate::units::NoiseLevel;
@@ -50,6 +50,8 @@ impl FromStr for EvalTask {
         let task: Task = name.parse()?;
         let mut problem = Problem::new(task).sigma(sigma).boundary(Boundary::Circular);
         problem.kernel = kernel.map(Into::into);
+        // Observations keep their full precision and range: nothing was cut off at white.
+        problem.saturated = Some(Saturated::Keep);
         let limits = Limits::default();
         let degradation = match task {
             // Its mask follows from the size of each image.

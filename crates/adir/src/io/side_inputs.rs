@@ -6,45 +6,58 @@ use std::path::Path;
 use super::codec::{ImageFormat, Raster, Samples};
 use super::image::{Reading, decode_file, read_image};
 use super::limits::Limits;
-use crate::tensor::Tensor;
+use crate::operator::{Mask, Rows, read_rows};
+use crate::tensor::to_f32;
 use crate::{Error, Result};
 
-/// Largest kernel written as text, in bytes.
-const MAX_KERNEL_TEXT: u64 = 16 << 20;
+/// Largest kernel written as text or as a NumPy array, in bytes.
+const MAX_KERNEL_BYTES: u64 = 16 << 20;
 
 /// Reads a mask image: white is unknown, to be filled in; black is known.
 ///
-/// Colour counts by the mean of its channels, and from half of white upwards a pixel is unknown. Alpha is
-/// ignored.
-///
-/// # Shapes
-/// `[1, 1, h, w]`, each value 0 or 1, on the CPU.
+/// Colour counts by the mean of its channels, and from half of white upwards a pixel is unknown. Of an image of two
+/// colours the brighter one is unknown if the other is black, however dark it is: 0 and 1, or two entries of a palette.
+/// Where all colours are alike and only alpha tells pixels apart, what is opaque is unknown: it was painted.
 ///
 /// # Errors
-/// As [`read_image`].
-pub fn read_mask(path: &Path, limits: &Limits) -> Result<Tensor<4>> {
+/// As [`read_image`]; [`Error::Config`] when no pixel is known.
+pub fn read_mask(path: &Path, limits: &Limits) -> Result<Mask> {
     let picture = read_image(path, limits)?;
-    Ok(picture.tensor.mean_dim(1).greater_equal_elem(0.0).float())
+    let [_, _, height, width] = picture.tensor.dims();
+    // From 0, black, to 1.
+    let levels: Vec<f32> = to_f32(&picture.tensor.mean_dim(1))?.into_iter().map(|v| (v + 1.0) / 2.0).collect();
+    let unknown = unknown_by(&levels, picture.alpha.as_deref());
+    let mask = Mask::new(height, width, unknown.into_iter().map(|unknown| !unknown).collect());
+    mask.map_err(|error| match error {
+        Error::Config(message) => Error::config(format!("{}: {message}", path.display())),
+        other => other,
+    })
 }
 
-/// The values of a blur kernel as its file gives them: not normalised, not centred.
-#[derive(Debug, Clone, PartialEq)]
-pub struct KernelValues {
-    /// Row by row, height * width of them.
-    pub values: Vec<f64>,
-    /// Number of rows.
-    pub height: usize,
-    /// Number of columns.
-    pub width: usize,
+/// Which pixels are unknown, by their grey levels and alpha, both from 0 to 1.
+fn unknown_by(levels: &[f32], alpha: Option<&[f32]>) -> Vec<bool> {
+    let (low, high) = range(levels);
+    let telling = |alpha: &&[f32]| low == high && range(alpha).0 < 0.5 && range(alpha).1 >= 0.5;
+    if let Some(alpha) = alpha.filter(telling) {
+        return alpha.iter().map(|alpha| *alpha >= 0.5).collect();
+    }
+    let two = low == 0.0 && levels.iter().all(|level| *level == low || *level == high);
+    let least = if two && high > 0.0 { high } else { 0.5 };
+    levels.iter().map(|level| *level >= least).collect()
 }
 
-/// Reads a blur kernel from an image (grey values from 0 to 1; colour counts by its mean) or from text: one
-/// row a line, numbers separated by blanks or commas.
+fn range(values: &[f32]) -> (f32, f32) {
+    let least = values.iter().copied().fold(f32::INFINITY, f32::min);
+    (least, values.iter().copied().fold(f32::NEG_INFINITY, f32::max))
+}
+
+/// Reads the values of a blur kernel, not normalised and not centred: from an image (grey values from 0 to 1; colour
+/// counts by its mean), from a NumPy array (.npy) of one or two dimensions, or from text, see [`read_rows`].
 ///
 /// # Errors
 /// [`Error::Input`] if the file is missing or damaged, a number cannot be read or is not finite, or rows
 /// differ in length; [`Error::Limits`] if it is too large.
-pub fn read_kernel_values(path: &Path, limits: &Limits) -> Result<KernelValues> {
+pub fn read_kernel_values(path: &Path, limits: &Limits) -> Result<Rows> {
     let cannot = |e: std::io::Error| Error::input(path, format!("cannot be read: {e}"));
     let mut file = super::open_regular(path).map_err(cannot)?;
     let mut start = Vec::new();
@@ -52,39 +65,24 @@ pub fn read_kernel_values(path: &Path, limits: &Limits) -> Result<KernelValues> 
     if ImageFormat::from_content(&start).is_some() {
         let raster = decode_file(path, &Reading::default(), limits)?.1.raster;
         let (width, height) = (raster.width as usize, raster.height as usize);
-        return Ok(KernelValues { values: grey(&raster), height, width });
+        return Ok(Rows { values: grey(&raster), height, width });
     }
-    file.take(MAX_KERNEL_TEXT).read_to_end(&mut start).map_err(cannot)?;
-    if start.len() as u64 >= MAX_KERNEL_TEXT {
-        let most = MAX_KERNEL_TEXT;
-        return Err(Error::Limits(format!("{}: the kernel has more than {most} bytes of text", path.display())));
+    file.take(MAX_KERNEL_BYTES).read_to_end(&mut start).map_err(cannot)?;
+    if start.len() as u64 >= MAX_KERNEL_BYTES {
+        let most = MAX_KERNEL_BYTES;
+        return Err(Error::Limits(format!("{}: the kernel has more than {most} bytes", path.display())));
     }
-    let text = String::from_utf8(start).map_err(|_| Error::input(path, "is neither an image nor a text file"))?;
-    parse_kernel(&text).map_err(|message| Error::input(path, message))
-}
-
-fn parse_kernel(text: &str) -> Result<KernelValues, String> {
-    let mut kernel = KernelValues { values: Vec::new(), height: 0, width: 0 };
-    for (line, row) in text.lines().enumerate() {
-        let before = kernel.values.len();
-        for word in row.split([',', ' ', '\t', '\r']).filter(|word| !word.is_empty()) {
-            let value = word.parse::<f64>().ok().filter(|value| value.is_finite());
-            kernel.values.push(value.ok_or_else(|| format!("line {}: {word:?} is not a finite number", line + 1))?);
-        }
-        let width = kernel.values.len() - before;
-        if width == 0 {
-            continue;
-        }
-        if kernel.height > 0 && width != kernel.width {
-            return Err(format!("line {}: {width} numbers, but the rows before have {}", line + 1, kernel.width));
-        }
-        kernel.width = width;
-        kernel.height += 1;
+    if start.starts_with(b"\x93NUMPY") {
+        let array = adir_weights::npy::matrix(path, &start[..], start.len() as u64);
+        let (height, width, values) = array.map_err(|error| match error {
+            adir_weights::Error::Malformed { message, .. } => Error::input(path, message),
+            other => other.into(),
+        })?;
+        return Ok(Rows { values, height, width });
     }
-    if kernel.height == 0 {
-        return Err("contains no numbers".to_owned());
-    }
-    Ok(kernel)
+    let text = String::from_utf8(start)
+        .map_err(|_| Error::input(path, "is neither an image nor a NumPy array nor text in UTF-8"))?;
+    read_rows(&text).map_err(|message| Error::input(path, message))
 }
 
 /// The mean of each pixel's colour channels, black 0 to white 1.

@@ -17,7 +17,8 @@ use crate::{Error, Result};
 /// y = k * x, the convolution of each channel with a [`Kernel`].
 ///
 /// y(i) = sum over j of k(j) x(i + c - j), with c the kernel's centre; for [`Boundary::Valid`]
-/// y(i) = sum over j of k(j) x(i + size - 1 - j). Large kernels are convolved by FFT.
+/// y(i) = sum over j of k(j) x(i + size - 1 - j). Large kernels are convolved by FFT. With [`Boundary::Constant`] this is
+/// the linear part, whose outside is 0.
 #[derive(Debug, Clone)]
 pub struct Blur {
     domain: ImageShape,
@@ -91,6 +92,18 @@ impl Blur {
     }
 }
 
+impl Blur {
+    fn iterated_norm(&self) -> f64 {
+        let Ok::<_, Infallible>(norm_squared) = norm::largest_eigenvalue(self.domain.pixels(), |x| {
+            let (mut y, mut out) = (vec![0.0; self.range.pixels()], vec![0.0; x.len()]);
+            self.forward(x, &mut y);
+            self.transpose(&y, &mut out);
+            Ok(out)
+        });
+        norm_squared
+    }
+}
+
 impl LinearOperator for Blur {
     fn domain(&self) -> ImageShape {
         self.domain
@@ -108,20 +121,31 @@ impl LinearOperator for Blur {
         host::map_images(y, self.range, self.domain, |y, x| self.transpose(y, x))
     }
 
-    /// In closed form where [`LinearOperator::gram`] is exact; else found by iteration on one channel. Computed on the
-    /// first call, then kept.
+    /// In closed form where [`LinearOperator::gram`] is exact; else found by iteration on one channel. For an image of
+    /// more than 128 x 128 pixels, the iteration runs on a smaller one, whose borders are as strong, and the spectrum of
+    /// the kernel says how strong the rest is. Computed on the first call, then kept.
     fn norm_squared(&self) -> f64 {
         *self.norm_squared.get_or_init(|| {
             if let Some(gram) = self.exact_gram() {
                 return gram.largest();
             }
-            let Ok::<_, Infallible>(norm_squared) = norm::largest_eigenvalue(self.domain.pixels(), |x| {
-                let (mut y, mut out) = (vec![0.0; self.range.pixels()], vec![0.0; x.len()]);
-                self.forward(x, &mut y);
-                self.transpose(&y, &mut out);
-                Ok(out)
-            });
-            norm_squared
+            if self.domain.pixels() <= norm::MOST_ITERATED {
+                return self.iterated_norm();
+            }
+            let plane = ImageShape { channels: 1, ..self.range };
+            let inner = Gram::circular(plane, &self.kernel).largest();
+            // Nothing, and one level, beyond the border add no light.
+            if matches!(self.boundary, Boundary::Valid | Boundary::Constant(_)) {
+                return inner;
+            }
+            let side = |side: usize, kernel: usize| side.min((3 * kernel).max(64));
+            let small = ImageShape {
+                channels: 1,
+                height: side(self.domain.height, self.kernel.height()),
+                width: side(self.domain.width, self.kernel.width()),
+            };
+            let at_borders = Self::new(small, self.kernel.clone(), self.boundary).map(|blur| blur.iterated_norm());
+            at_borders.map_or(inner, |at_borders| at_borders.max(inner))
         })
     }
 
@@ -132,7 +156,11 @@ impl LinearOperator for Blur {
         let gram = || match self.boundary {
             Boundary::Circular => Some(Gram::circular(self.range, &self.kernel)),
             Boundary::Reflect if self.kernel.is_symmetric() => Some(Gram::mirrored(self.range, &self.kernel)),
-            Boundary::Reflect | Boundary::Replicate | Boundary::Zero | Boundary::Valid => {
+            Boundary::Reflect
+            | Boundary::Reflect101
+            | Boundary::Replicate
+            | Boundary::Constant(_)
+            | Boundary::Valid => {
                 let small =
                     2 * self.kernel.height() <= self.range.height && 2 * self.kernel.width() <= self.range.width;
                 let near = if self.kernel.is_symmetric() { Gram::mirrored } else { Gram::circular };

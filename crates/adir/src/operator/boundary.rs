@@ -10,32 +10,39 @@ use super::resample::symmetric;
 use crate::{Error, Result};
 
 /// How an image continues beyond its border. (Letters are the pixels of a line.)
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
+#[derive(Debug, Clone, Copy, PartialEq, Default, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
 #[non_exhaustive]
 pub enum Boundary {
     /// `b c d | a b c d | a b c`: the image repeats itself.
     #[default]
     Circular,
-    /// `c b a | a b c d | d c b`: half-sample symmetric, the edge pixel repeats (MATLAB's
-    /// `symmetric`, scipy's `reflect`; not numpy's `reflect`, which does not repeat it).
+    /// `c b a | a b c d | d c b`: half-sample symmetric, the edge pixel repeats (MATLAB's `symmetric`, OpenCV's and
+    /// scipy's `reflect`).
     Reflect,
-    /// `a a a | a b c d | d d d`: the edge pixel is repeated.
+    /// `d c b | a b c d | c b a`: whole-sample symmetric, the edge pixel does not repeat (OpenCV's `REFLECT_101` and
+    /// default, numpy's `reflect`, scipy's `mirror`). Written `reflect-101`.
+    Reflect101,
+    /// `a a a | a b c d | d d d`: the edge pixel is repeated (MATLAB's `replicate`, numpy's `edge`, scipy's `nearest`).
     Replicate,
-    /// `0 0 0 | a b c d | 0 0 0`: zero, which is mid-grey.
-    Zero,
+    /// `v v v | a b c d | v v v`: one grey level, 0 (black) to 255 (white). Written `constant:VALUE`.
+    ///
+    /// The blur is then affine: an operator is its linear part, whose outside is 0, mid-grey; what the outside adds to
+    /// it is [`super::Degradation::offset`].
+    Constant(f64),
     /// Nothing: y has only the pixels whose kernel lies wholly inside x, so x is larger than y by
     /// the kernel's sides less one. What a camera records.
     Valid,
 }
 
 impl Boundary {
-    /// Every boundary, with the name it is written by.
-    pub const ALL: [(Self, &'static str); 5] = [
+    /// A boundary of every kind, with the name it is written by.
+    pub const ALL: [(Self, &'static str); 6] = [
         (Self::Circular, "circular"),
         (Self::Reflect, "reflect"),
+        (Self::Reflect101, "reflect-101"),
         (Self::Replicate, "replicate"),
-        (Self::Zero, "zero"),
+        (Self::Constant(0.0), "constant:0"),
         (Self::Valid, "valid"),
     ];
 
@@ -44,25 +51,73 @@ impl Boundary {
         match self {
             Self::Circular => Some(i.rem_euclid(n as i64) as usize),
             Self::Reflect => Some(symmetric(i, n)),
+            Self::Reflect101 => Some(whole_symmetric(i, n)),
             Self::Replicate => Some(i.clamp(0, n as i64 - 1) as usize),
-            Self::Zero | Self::Valid => usize::try_from(i).ok().filter(|&i| i < n),
+            Self::Constant(_) | Self::Valid => usize::try_from(i).ok().filter(|&i| i < n),
+        }
+    }
+
+    /// The value outside, in [-1, 1], where it is one.
+    pub(super) fn outside(self) -> Option<f64> {
+        match self {
+            Self::Constant(level) => Some(level / 127.5 - 1.0),
+            _ => None,
         }
     }
 }
 
+/// The pixel, out of `n`, at index `i` of a line mirrored about its first and its last pixel.
+fn whole_symmetric(i: i64, n: usize) -> usize {
+    let last = n as i64 - 1;
+    if last == 0 {
+        return 0;
+    }
+    let i = i.rem_euclid(2 * last);
+    i.min(2 * last - i) as usize
+}
+
 impl Display for Boundary {
     fn fmt(&self, f: &mut Formatter<'_>) -> std::fmt::Result {
-        Self::ALL.iter().find(|(boundary, _)| boundary == self).map_or(Ok(()), |(_, name)| f.write_str(name))
+        match self {
+            Self::Constant(level) => write!(f, "constant:{level}"),
+            _ => Self::ALL.iter().find(|(boundary, _)| boundary == self).map_or(Ok(()), |(_, name)| f.write_str(name)),
+        }
     }
 }
 
 impl FromStr for Boundary {
     type Err = Error;
 
+    /// Reads its name. `zero` is black, as in other programs.
     fn from_str(text: &str) -> Result<Self> {
+        if let Some(level) = text.strip_prefix("constant:") {
+            let level = level.parse().ok().filter(|level| (0.0..=255.0).contains(level)).ok_or_else(|| {
+                Error::config(format!("boundary {text:?}: expected a grey level from 0 (black) to 255 (white)"))
+            })?;
+            return Ok(Self::Constant(level));
+        }
+        if text == "zero" {
+            return Ok(Self::Constant(0.0));
+        }
         Self::ALL.iter().find(|(_, name)| *name == text).map(|(boundary, _)| *boundary).ok_or_else(|| {
-            Error::config(format!("unknown boundary {text:?}: expected circular, reflect, replicate, zero or valid"))
+            Error::config(format!(
+                "unknown boundary {text:?}: expected circular, reflect, reflect-101, replicate, constant:VALUE or valid"
+            ))
         })
+    }
+}
+
+impl TryFrom<String> for Boundary {
+    type Error = Error;
+
+    fn try_from(name: String) -> Result<Self> {
+        name.parse()
+    }
+}
+
+impl From<Boundary> for String {
+    fn from(boundary: Boundary) -> Self {
+        boundary.to_string()
     }
 }
 

@@ -9,6 +9,7 @@ use super::{
     BicubicDownsample, Blur, Boundary, Compose, Grayscale, Identity, ImageShape, KernelSpec, LinearOperator, Mask,
     PixelMask, Window,
 };
+use crate::tensor::{DType, Tensor, cpu};
 use crate::{Error, Result};
 
 /// A degradation. Builds the operator for an image of any size.
@@ -72,6 +73,38 @@ impl Degradation {
                 Arc::new(Compose::new(operators)?)
             }
         })
+    }
+
+    /// What y has besides A x, `[1, range]` for images of shape `domain`: what a blur sees of a boundary of one grey level.
+    /// `None` where it is nothing.
+    ///
+    /// # Errors
+    /// As [`Degradation::build`], and those of the operators.
+    pub fn offset(&self, domain: ImageShape, mask: Option<&Mask>) -> Result<Option<Tensor<4>>> {
+        match self {
+            Self::Blur { boundary, .. } => {
+                let Some(outside) = boundary.outside().filter(|outside| *outside != 0.0) else { return Ok(None) };
+                let ImageShape { channels, height, width } = domain;
+                let ones = Tensor::ones([1, channels, height, width], (&cpu(), DType::F64));
+                // Weights sum to one: what does not fall inside falls outside.
+                let inside = self.build_stage(domain, mask)?.apply(&ones)?;
+                Ok(Some((ones - inside).mul_scalar(outside)))
+            }
+            Self::Compose(stages) => {
+                let (mut domain, mut offset) = (domain, None::<Tensor<4>>);
+                for stage in stages {
+                    let operator = stage.build_stage(domain, mask)?;
+                    let before = offset.map(|offset| operator.apply(&offset)).transpose()?;
+                    offset = match (before, stage.offset(domain, mask)?) {
+                        (Some(a), Some(b)) => Some(a + b),
+                        (a, b) => a.or(b),
+                    };
+                    domain = operator.range();
+                }
+                Ok(offset)
+            }
+            Self::Identity | Self::SuperResolution { .. } | Self::Inpaint | Self::Grayscale => Ok(None),
+        }
     }
 
     /// Whether [`Degradation::build`] needs a mask.

@@ -10,7 +10,7 @@ use crate::{Error, Result};
 const NOTHING: f64 = 1e-9;
 
 /// y = A x, where x is only a window of A's domain and zero around it. Values of y that depend on what lies around the
-/// window are not [observed](LinearOperator::observed).
+/// window are not [observed](LinearOperator::observed), nor are those that A does not observe.
 ///
 /// This is how a result that was cut to the size of y is compared with y after a valid blur.
 #[derive(Debug, Clone)]
@@ -38,8 +38,13 @@ impl InWindow {
         let inside = Tensor::zeros([1, whole.channels, window.height, window.width], (&tensor::cpu(), DType::F64));
         let outside = tensor::to_f64(&inner.apply(&place(whole, window, inside, 1.0))?)?;
         let pixels = inner.range().pixels();
-        let observed: Vec<bool> =
-            (0..pixels).map(|i| outside.iter().skip(i).step_by(pixels).all(|v| v.abs() < NOTHING)).collect();
+        let by_inner = inner.observed();
+        let observed: Vec<bool> = (0..pixels)
+            .map(|i| {
+                by_inner.is_none_or(|observed| observed[i])
+                    && outside.iter().skip(i).step_by(pixels).all(|v| v.abs() < NOTHING)
+            })
+            .collect();
         if !observed.contains(&true) {
             return Err(Error::config(
                 "every value of the observation depends on pixels that the result does not hold",

@@ -2,8 +2,10 @@
 //!
 //! A kernel always sums to one, so that a blur keeps the brightness. Its centre is the element
 //! (height / 2, width / 2), rounded down and counted from zero: the middle one of an odd kernel, and
-//! the one after the middle of an even kernel, as in MATLAB's conv2 and scipy's ndimage.
+//! the one after the middle of an even kernel, as in MATLAB's conv2 and scipy's ndimage.convolve. Where another
+//! convention holds, [`Kernel::centred`] makes the sides odd.
 
+use super::kernel_text::{Rows, read_rows};
 use crate::{Error, Result};
 
 /// Largest side of a kernel, in pixels.
@@ -51,23 +53,14 @@ impl Kernel {
         Ok(Self { height, width, weights: values.into_iter().map(|v| v / sum).collect() })
     }
 
-    /// A kernel from text: one row a line, the numbers separated by blanks, tabs or commas. Empty
-    /// lines and what follows a `#` are skipped.
+    /// A kernel from text, as [`super::read_rows`] reads it.
     ///
     /// # Errors
-    /// [`Error::Config`] when a number cannot be read, the rows differ in length, or
-    /// [`Kernel::from_values`] refuses the values.
+    /// [`Error::Config`] when the text is no matrix of numbers, or [`Kernel::from_values`] refuses the values.
     pub fn from_text(text: &str) -> Result<Self> {
-        let mut rows = Vec::new();
-        for (number, line) in text.lines().enumerate() {
-            let content = line.split('#').next().unwrap_or_default();
-            let words = content.split(|c: char| c.is_whitespace() || c == ',').filter(|word| !word.is_empty());
-            let row = words.map(|word| parse_number(word, number + 1)).collect::<Result<Vec<f64>>>()?;
-            if !row.is_empty() {
-                rows.push(row);
-            }
-        }
-        Self::try_from(rows)
+        let Rows { values, height, width } =
+            read_rows(text).map_err(|message| Error::config(format!("the kernel: {message}")))?;
+        Self::from_values(height, width, values)
     }
 
     /// The single weight 1: no blur.
@@ -186,8 +179,4 @@ impl From<Kernel> for Vec<Vec<f64>> {
     fn from(kernel: Kernel) -> Self {
         kernel.weights.chunks(kernel.width).map(<[f64]>::to_vec).collect()
     }
-}
-
-fn parse_number(word: &str, line: usize) -> Result<f64> {
-    word.parse().map_err(|_| Error::config(format!("line {line} of the kernel: {word:?} is not a number")))
 }

@@ -43,9 +43,52 @@ impl Mask {
         self.width
     }
 
+    /// Whether every pixel is known.
+    pub fn marks_nothing(&self) -> bool {
+        self.known.iter().all(|known| *known)
+    }
+
+    /// The pixels that are known by both masks.
+    ///
+    /// # Errors
+    /// [`Error::Config`] when the sizes differ, or no pixel is known by both.
+    pub fn and(&self, other: &Self) -> Result<Self> {
+        if (self.height, self.width) != (other.height, other.width) {
+            return Err(Error::config(format!(
+                "a mask has {}x{} pixels, another {}x{} (height x width)",
+                self.height, self.width, other.height, other.width
+            )));
+        }
+        let known = self.known.iter().zip(&other.known).map(|(a, b)| *a && *b).collect();
+        Self::new(self.height, self.width, known)
+    }
+
     /// Row-major flags, true where the pixel is known.
     pub fn known(&self) -> &[bool] {
         &self.known
+    }
+}
+
+impl Mask {
+    /// The images, `[n, c, h, w]` of its size, with 0 where a pixel is not known.
+    ///
+    /// # Errors
+    /// [`Error::Config`] when they have another size.
+    pub fn keep(&self, images: &Tensor<4>) -> Result<Tensor<4>> {
+        let shape = ImageShape::of_batch(images);
+        if (shape.height, shape.width) != (self.height, self.width) {
+            return Err(Error::config(format!(
+                "a mask of {}x{} pixels does not fit images of {}x{} (height x width)",
+                self.height, self.width, shape.height, shape.width
+            )));
+        }
+        host::map_planes(images, shape, shape, |from, to| {
+            for ((to, from), known) in to.iter_mut().zip(from).zip(&self.known) {
+                if *known {
+                    *to = *from;
+                }
+            }
+        })
     }
 }
 
@@ -83,13 +126,8 @@ impl LinearOperator for PixelMask {
     }
 
     fn apply(&self, x: &Tensor<4>) -> Result<Tensor<4>> {
-        host::map_planes(x, self.domain, self.domain, |x, y| {
-            for ((y, x), known) in y.iter_mut().zip(x).zip(&self.mask.known) {
-                if *known {
-                    *y = *x;
-                }
-            }
-        })
+        host::check_shape(x, self.domain)?;
+        self.mask.keep(x)
     }
 
     fn adjoint(&self, y: &Tensor<4>) -> Result<Tensor<4>> {

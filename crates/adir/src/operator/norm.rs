@@ -12,6 +12,9 @@ use crate::{Error, Result};
 /// Iterations after which the estimate is taken as it is. Without a gap between the eigenvalues its
 /// relative error is then about (ln n / 2k)^2, below 1e-3 for any image and in practice below 1e-9.
 const MAX_ITERATIONS: usize = 200;
+/// Values of an image up to which a norm is found by iteration over all of it, in a fraction of a second. Larger images
+/// get a bound from the spectrum or from the norms of the parts, so that a plan is quick whatever the size.
+pub(super) const MOST_ITERATED: usize = 128 * 128;
 /// Relative change of the estimate, twice in a row, at which the iteration stops.
 const TOLERANCE: f64 = 1e-13;
 

@@ -1,6 +1,6 @@
 //! Linear systems of an operator: in closed form where its eigenvectors are known, else by conjugate gradients.
 
-use super::LinearOperator;
+use super::{LinearOperator, Mask};
 use crate::Result;
 use crate::tensor::{DType, Tensor, cpu, to_f64};
 
@@ -59,15 +59,24 @@ pub fn solve(
     }
     // What an approximation takes for nearly unobserved may be observed.
     let floor = gram.as_ref().map_or(0.0, |gram| 1e-6 * scale * gram.largest());
-    let precondition = |r: &Tensor<4>| match &gram {
-        Some(gram) => gram.filter(r, |eigenvalue| 1.0 / (scale * eigenvalue + damping.max(floor))),
-        None => Ok(r.clone()),
+    let seen = observed_mask(operator)?;
+    let precondition = |r: &Tensor<4>| match (&gram, &seen) {
+        (Some(gram), seen) => {
+            let improved = gram.filter(r, |eigenvalue| 1.0 / (scale * eigenvalue + damping.max(floor)))?;
+            // What is not observed stays 0: the directions of the search never leave what is.
+            seen.as_ref().map_or(Ok(improved.clone()), |seen| seen.keep(&improved))
+        }
+        (None, _) => Ok(r.clone()),
     };
     let inner = |a: &Tensor<4>, b: &Tensor<4>| -> Result<f64> {
         Ok(to_f64(&(a.clone() * b.clone()).sum())?.iter().sum::<f64>())
     };
     let (device, dtype) = (r.device(), r.dtype());
     let mut left = r.clone().to_device(&cpu()).cast(DType::F64);
+    // Rows of A that are zero leave only the damping: their part of u is known.
+    if let (Some(seen), Some(_)) = (&seen, &gram) {
+        left = seen.keep(&left)?;
+    }
     let mut solution = left.zeros_like();
     let mut improved = precondition(&left)?;
     let mut direction = improved.clone();
@@ -88,5 +97,18 @@ pub fn solve(
         direction = improved.clone() + direction * (next / square);
         square = next;
     }
+    if let (Some(seen), Some(_)) = (&seen, &gram)
+        && damping > 0.0
+    {
+        let r = r.clone().to_device(&cpu()).cast(DType::F64);
+        solution = solution + (r.clone() - seen.keep(&r)?) / damping;
+    }
     Ok(solution.cast(dtype).to_device(&device))
+}
+
+/// The observed pixels of y, where some are not.
+fn observed_mask(operator: &dyn LinearOperator) -> Result<Option<Mask>> {
+    let Some(observed) = operator.observed() else { return Ok(None) };
+    let range = operator.range();
+    Mask::new(range.height, range.width, observed.to_vec()).map(Some)
 }

@@ -2,7 +2,7 @@
 
 use super::Measurement;
 use crate::Result;
-use crate::operator::{Degradation, ImageShape};
+use crate::operator::{Degradation, ImageShape, Mask};
 use crate::resample::cubic;
 use crate::tensor;
 
@@ -20,13 +20,13 @@ impl Measurement {
     /// Those of reading y, and of a kernel's parameters.
     pub fn beyond_range(&self) -> Result<Option<[f64; 2]>> {
         let Some(degradation) = &self.degradation else { return Ok(None) };
-        let known = self.mask.as_ref().map(|mask| mask.known());
+        let known = self.known.as_ref().map(Mask::known);
         let plane = ImageShape::of_batch(&self.y).pixels();
         let seen = |i: usize| known.is_none_or(|known| known.get(i % plane).is_none_or(|known| *known));
         let values = tensor::to_f32(&self.y)?;
         let values = values.iter().enumerate().filter(|(i, _)| seen(*i)).map(|(_, v)| f64::from(*v));
         let (least, most) = values.fold((0.0_f64, 0.0_f64), |(a, b), v| (a.min(v), b.max(v)));
-        let noise = SPREAD * self.sigma.0.hypot(self.rounding.0) + ROUNDING;
+        let noise = SPREAD * self.sigma().0.hypot(self.rounding.0) + ROUNDING;
         let limit = gain(degradation)? + noise;
         Ok((least < -limit || most > limit).then(|| [least, most].map(|v| (v + 1.0) / 2.0)))
     }

@@ -9,18 +9,21 @@ use crate::engine::outputs::Outputs;
 use crate::engine::record::Record;
 use crate::engine::request::{Observation, Request, Target};
 use crate::operator::{Boundary, Degradation};
-use crate::problem::MaskSource;
+use crate::problem::{MaskSource, Sigma};
 use crate::retrieve::ContentHash;
+use crate::task::Task;
 use crate::{Error, Result};
 
 /// What a record must say besides the hash of the observation.
 pub(super) struct Asked {
     request: Value,
     minutes: bool,
+    /// Whether the noise is estimated from each observation.
+    estimated: bool,
     /// The adapter that is there already, as asked for.
     adapter: Option<std::path::PathBuf>,
     blur: Option<Value>,
-    mask: Option<ContentHash>,
+    masks: [Option<ContentHash>; 2],
     model: String,
     placement: [String; 2],
 }
@@ -35,18 +38,24 @@ impl Asked {
             _ => adapt.start.clone(),
         });
         let (degradation, _) = each.problem.degradation(Boundary::default(), engine.limits())?;
-        let mask = match &each.problem.mask {
-            Some(MaskSource::File(path)) => Some(ContentHash::of_file(path)?),
-            _ => None,
+        let hash = |mask: &Option<MaskSource>| match mask {
+            Some(MaskSource::File(path)) => ContentHash::of_file(path).map(Some),
+            _ => Ok(None),
+        };
+        let masks = [hash(&each.problem.mask)?, hash(&each.problem.ignore)?];
+        let estimated = match each.problem.sigma {
+            Some(sigma) => sigma == Sigma::Auto,
+            None => matches!(each.problem.task, Task::Deblur | Task::Denoise),
         };
         let (device, dtype) = engine.placement();
         Ok(Self {
             // By way of its text, as a record has it.
-            request: comparable(&Request::from_json(&text)?, minutes)?,
+            request: comparable(&Request::from_json(&text)?, minutes, estimated)?,
             minutes,
+            estimated,
             adapter,
             blur: kernel(&degradation),
-            mask,
+            masks,
             model: engine.prior(watch)?.id()?.to_string(),
             placement: [device.to_owned(), dtype.to_string()],
         })
@@ -59,9 +68,10 @@ impl Asked {
         let same = record.input.sha256 == content
             && record.model.sha256 == self.model
             && [&record.device, &record.dtype] == self.placement.each_ref()
-            && record.mask.as_ref().map(|mask| mask.sha256) == self.mask
+            && [&record.mask, &record.ignore].map(|mask| mask.as_ref().map(|mask| mask.sha256)) == self.masks
+            && record.sources.iter().any(|choice| choice.name == "sigma") == self.estimated
             && record.degradation.as_ref().and_then(kernel) == self.blur
-            && comparable(request, self.minutes)? == self.request;
+            && comparable(request, self.minutes, self.estimated)? == self.request;
         if !same || !is_in_place(outputs) {
             return Ok(false);
         }
@@ -75,10 +85,15 @@ impl Asked {
 }
 
 /// A request without what differs from file to file.
-fn comparable(request: &Request, minutes: bool) -> Result<Value> {
+fn comparable(request: &Request, minutes: bool, estimated: bool) -> Result<Value> {
     let mut request = request.clone();
     request.input = Observation::File("".into());
     request.output = None;
+    // A record holds the noise that was found, and 0 where none was said.
+    request.problem.sigma = match request.problem.sigma {
+        _ if estimated => None,
+        sigma => Some(sigma.unwrap_or(Sigma::Levels(0.0))),
+    };
     if let Some(adapt) = &mut request.adapt {
         adapt.shared.clear();
         if minutes {

@@ -175,6 +175,9 @@ impl Engine {
         }
         self.header()?.check_class(each.sampling.class)?;
         each.problem.degradation(Boundary::default(), &self.limits)?;
+        if let Some(ignored) = &each.problem.ignore {
+            ignored.read(&self.limits)?;
+        }
         check_writable(&manifest::path_of(&request.output, request.shard))?;
         let names = Names::new(&files, request.format, each.sampling.samples);
         let mut plan = FolderPlan {

@@ -48,6 +48,12 @@ fn some_mask(shape: ImageShape) -> Mask {
     Mask::new(shape.height, shape.width, known).unwrap()
 }
 
+/// Another one, with the first pixel known.
+fn other_mask(shape: ImageShape) -> Mask {
+    let known = (0..shape.pixels()).map(|i| i % 5 != 3).collect();
+    Mask::new(shape.height, shape.width, known).unwrap()
+}
+
 /// Every kind of operator on images of shape `domain`.
 fn registry(domain: ImageShape) -> Vec<Arc<dyn LinearOperator>> {
     let mut all: Vec<Arc<dyn LinearOperator>> = vec![
@@ -75,8 +81,12 @@ fn registry(domain: ImageShape) -> Vec<Arc<dyn LinearOperator>> {
         let inner = Window { top: 1, left: 1, height: domain.height - 2, width: domain.width - 2 };
         all.push(Arc::new(InWindow::new(valid, inner).unwrap()));
     }
-    let blur = Arc::new(Blur::new(domain, Kernel::boxed(3).unwrap(), Boundary::Reflect).unwrap());
+    let blur: Arc<dyn LinearOperator> =
+        Arc::new(Blur::new(domain, Kernel::boxed(3).unwrap(), Boundary::Reflect).unwrap());
+    all.push(Arc::new(Masked::new(blur.clone(), &some_mask(blur.range())).unwrap()));
     let gray = Arc::new(Grayscale::new(domain).unwrap());
+    let unmeasured = Arc::new(Masked::new(gray.clone(), &some_mask(domain)).unwrap());
+    all.push(Arc::new(Masked::new(unmeasured, &other_mask(domain)).unwrap()));
     let shrink = Arc::new(BicubicDownsample::new(gray.range(), 2).unwrap());
     all.push(Arc::new(Compose::new(vec![blur, gray, shrink]).unwrap()));
     all

@@ -1,0 +1,256 @@
+//! What was measured is what the method believes: noise, white areas, masks, kernels and borders. Each test is a fault
+//! that a user met.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use adir::io::image::{Picture, WriteOptions, read_image, write_image};
+use adir::io::limits::Limits;
+use adir::metric::psnr_rgb;
+use adir::noise::{Noise, Stream};
+use adir::operator::{Blur, Boundary, ImageShape, Kernel, LinearOperator};
+use adir::tensor::{DType, Tensor, cpu, from_f32, to_f32};
+
+fn folder(name: &str) -> PathBuf {
+    let folder = std::env::temp_dir().join(format!("adir-measured-{}-{name}", std::process::id()));
+    let _ = fs::remove_dir_all(&folder);
+    fs::create_dir_all(&folder).unwrap();
+    folder
+}
+
+/// Runs the program and gives what it says: stdout, then stderr.
+fn adir(code: i32, folder: &Path, args: &[&str]) -> String {
+    let output = Command::new(env!("CARGO_BIN_EXE_adir")).args(args).current_dir(folder).output().unwrap();
+    let said = [output.stdout, output.stderr].map(|text| String::from_utf8_lossy(&text).into_owned()).concat();
+    assert_eq!(output.status.code(), Some(code), "{args:?}: {said}");
+    said
+}
+
+fn read(path: PathBuf) -> Tensor<4> {
+    read_image(&path, &Limits::default()).unwrap().tensor
+}
+
+fn write(path: PathBuf, x: &Tensor<4>) {
+    write_image(&path, x, &WriteOptions::default()).unwrap();
+}
+
+fn record(path: PathBuf) -> serde_json::Value {
+    serde_json::from_slice(&fs::read(path).unwrap()).unwrap()
+}
+
+/// A part of the sample photo, `[1, 3, side, side]`.
+fn photo(side: usize) -> Tensor<4> {
+    let cat = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../examples/cat.png");
+    read(cat).narrow(2, 60, side).narrow(3, 60, side)
+}
+
+fn with_noise(x: Tensor<4>, levels: f64) -> Tensor<4> {
+    let noise = Noise::new(5, Stream::Degradation).normal_tensor(0, x.dims(), &cpu(), DType::F32);
+    x + noise * (levels / 127.5)
+}
+
+fn psnr(a: &Tensor<4>, b: &Tensor<4>) -> f64 {
+    psnr_rgb(a, b).unwrap()[0]
+}
+
+/// Without --sigma a blurred photo with noise came back at 12 dB, and exit 0.
+#[test]
+fn noise_that_is_not_given_is_estimated() {
+    let f = folder("noise");
+    let scene = photo(96);
+    let blur = Blur::new(ImageShape::of_batch(&scene), Kernel::boxed(7).unwrap(), Boundary::Replicate).unwrap();
+    write(f.join("y.png"), &with_noise(blur.apply(&scene).unwrap(), 3.0));
+    let args = ["restore", "y.png", "-o", "r.png", "--task", "deblur", "--kernel", "box:7", "--boundary", "replicate"];
+    let said = adir(0, &f, &args);
+    assert!(said.contains("estimated from the observation"), "{said}");
+    let record = record(f.join("r.png.json"));
+    let sigma = record["sigma"].as_f64().unwrap();
+    assert!((sigma / 3.0 - 1.0).abs() < 0.15, "{sigma}");
+    assert_eq!(record["request"]["problem"]["sigma"], record["sigma"], "repeated with the same noise");
+    let (input, result) = (psnr(&scene, &read(f.join("y.png"))), psnr(&scene, &read(f.join("r.png"))));
+    assert!(result > input + 1.0, "{result:.2} dB, the input {input:.2} dB");
+    // A number that y contradicts draws a warning, one that fits does not, and a plan says it too.
+    let plan = |sigma: &str| adir(0, &f, &[&args[..3], &["p.png"], &args[4..], &["--plan", "--sigma", sigma]].concat());
+    assert!(plan("0").contains("warning: the observation has noise of about"));
+    assert!(plan("30").contains("smoother than need be"));
+    assert!(!plan("3").contains("warning"));
+    assert!(plan("auto").contains("estimated"));
+    // Without noise nothing is assumed, and there is nothing to remove.
+    write(f.join("clean.png"), &blur.apply(&scene).unwrap());
+    let said = adir(0, &f, &["restore", "clean.png", "-o", "p.png", "--task", "deblur", "--kernel", "box:7", "--plan"]);
+    assert!(said.contains("0 (no noise beyond rounding)"), "{said}");
+    let flat = Tensor::<4>::zeros([1, 3, 40, 40], &cpu());
+    write(f.join("flat.png"), &flat);
+    let said = adir(2, &f, &["restore", "flat.png", "-o", "p.png", "--task", "denoise"]);
+    assert!(said.contains("no noise") && said.contains("--sigma"), "{said}");
+    fs::remove_dir_all(f).unwrap();
+}
+
+/// Around a star that is cut off at white, there were rings.
+#[test]
+fn white_stars_leave_no_rings() {
+    let f = folder("stars");
+    let shape = ImageShape::new(1, 64, 64);
+    let mut x = vec![-0.9; shape.elements()];
+    for (row, column, light) in [(20, 22, 60.0), (44, 40, 25.0), (50, 12, 0.9)] {
+        x[row * 64 + column] = light;
+    }
+    let x = from_f32(x, [1, 1, 64, 64], &cpu());
+    let blur = Blur::new(shape, Kernel::gaussian(15, 1.8).unwrap(), Boundary::Replicate).unwrap();
+    let y = with_noise(blur.apply(&x).unwrap(), 1.0);
+    write(f.join("y.png"), &y);
+    let args = ["restore", "y.png", "-o", "r.png", "--task", "deblur", "--kernel", "gaussian:15:1.8", "--sigma", "1"];
+    let said = adir(0, &f, &args);
+    assert!(said.contains("saturated") && said.contains("% of the observation"), "{said}");
+    adir(0, &f, &[&args[..3], &["keep.png"], &args[4..], &["--saturated", "keep"]].concat());
+    let agreement = |name: &str| record(f.join(name))["agreement_psnr"].as_f64().unwrap();
+    assert!(agreement("r.png.json") > 44.0, "{}", agreement("r.png.json"));
+    assert!(agreement("keep.png.json") < 35.0, "{}", agreement("keep.png.json"));
+    // Off the stars nothing is much brighter than the sky: no ring.
+    let ring = |name: &str| {
+        let values = to_f32(&(read(f.join(name)) - x.clone())).unwrap();
+        let far = |i: usize| {
+            let away = |(row, column): (f64, f64)| ((i / 64) as f64 - row).hypot((i % 64) as f64 - column);
+            [(20.0, 22.0), (44.0, 40.0), (50.0, 12.0)].map(away).into_iter().fold(f64::INFINITY, f64::min) > 5.0
+        };
+        127.5 * (0..64 * 64).filter(|i| far(*i)).map(|i| f64::from(values[i])).fold(0.0, f64::max)
+    };
+    assert!(ring("r.png") < 0.5 * ring("keep.png"), "{} {}", ring("r.png"), ring("keep.png"));
+    fs::remove_dir_all(f).unwrap();
+}
+
+/// Pixels that were not measured pull at nothing and count in nothing, whatever the task and whatever y holds there.
+#[test]
+fn ignored_pixels_say_nothing() {
+    let f = folder("ignore");
+    let x = photo(64);
+    // Of y, 64 pixels a side, or 16 of a down-sampled one.
+    let marks = |side: usize| {
+        let spot = |i: usize| if i / side % 16 == 5 && i % side % 16 > 8 { 1.0 } else { -1.0 };
+        from_f32((0..side * side).map(spot).collect(), [1, 1, side, side], &cpu())
+    };
+    for (name, task, side) in [
+        ("deblur", &["--task", "deblur", "--kernel", "gaussian:7:1.2", "--boundary", "reflect"][..], 64),
+        ("denoise", &["--task", "denoise"][..], 64),
+        ("sr4", &["--task", "sr4"][..], 16),
+        ("colourise", &["--task", "colourise"][..], 64),
+    ] {
+        write(f.join("x.png"), &x);
+        let sigma = if name == "denoise" { "10" } else { "1" };
+        adir(0, &f, &[&["degrade", "x.png", "-o", "y.png", "--overwrite", "--sigma", sigma][..], task].concat());
+        let y = read(f.join("y.png"));
+        let mask = marks(side);
+        write(f.join("m.png"), &mask);
+        let unknown = mask.clone().greater_elem(0.0);
+        let mut results = Vec::new();
+        for (file, level) in [("black.png", -1.0), ("grey.png", 0.3)] {
+            let channels = y.dims()[1];
+            write(f.join(file), &y.clone().mask_fill(unknown.clone().repeat_dim(1, channels), level));
+            let args =
+                ["restore", file, "-o", "r.png", "--overwrite", "--steps", if name == "sr4" { "4" } else { "6" }];
+            let given = [&args[..], task, &["--sigma", sigma, "--ignore", "m.png"]].concat();
+            adir(0, &f, &given);
+            results.push((fs::read(f.join("r.png")).unwrap(), record(f.join("r.png.json"))));
+            let compare = ["compare", "x.png", "r.png", "--observed", file, "--ignore", "m.png"];
+            let said = adir(0, &f, &[&compare[..], task, &["--metric", "agreement_psnr"]].concat());
+            let own = results[results.len() - 1].1["agreement_psnr"].as_f64().unwrap();
+            assert!(said.contains(&format!("{own:.4}")), "{name}: {said} {own}");
+        }
+        assert!(results[0].0 == results[1].0, "{name}: what a file holds in ignored pixels changed the result");
+        assert_eq!(results[0].1["agreement_psnr"], results[1].1["agreement_psnr"], "{name}");
+        assert!(results[0].1["ignore"]["sha256"].is_string());
+    }
+    let nothing = from_f32(vec![-1.0; 64 * 64], [1, 1, 64, 64], &cpu());
+    write(f.join("none.png"), &nothing);
+    write(f.join("small.png"), &marks(16));
+    for (mask, part) in
+        [("none.png", "none.png: the mask marks no pixel"), ("small.png", "small.png: the mask has 16x16")]
+    {
+        let said = adir(2, &f, &["restore", "x.png", "-o", "n.png", "--task", "sr2", "--ignore", mask, "--plan"]);
+        assert!(said.contains(part), "{said}");
+    }
+    fs::remove_dir_all(f).unwrap();
+}
+
+#[test]
+fn masks_that_mark_nothing_are_refused_and_others_are_understood() {
+    let f = folder("masks");
+    write(f.join("y.png"), &photo(32));
+    let inpaint = ["restore", "y.png", "-o", "r.png", "--overwrite", "--steps", "3", "--task", "inpaint", "--mask"];
+    let mask = |marked: f32| {
+        let inside = |i: usize| (10..20).contains(&(i / 32)) && (10..20).contains(&(i % 32));
+        from_f32((0..1024).map(|i| if inside(i) { marked } else { -1.0 }).collect(), [1, 1, 32, 32], &cpu())
+    };
+    write(f.join("none.png"), &mask(-1.0));
+    assert!(adir(2, &f, &[&inpaint[..], &["none.png"]].concat()).contains("none.png: the mask marks no pixel"));
+    let one = mask(2.0 / 255.0 - 1.0);
+    write(f.join("one.png"), &one);
+    let alpha = to_f32(&mask(1.0)).unwrap().into_iter().map(|v| (v + 1.0) / 2.0).collect();
+    let mut picture = Picture::from_tensor(mask(-1.0));
+    picture.alpha = Some(alpha);
+    picture.write(f.join("alpha.png")).unwrap();
+    for name in ["one.png", "alpha.png"] {
+        adir(0, &f, &[&inpaint[..], &[name]].concat());
+        let changed = to_f32(&(read(f.join("r.png")) - read(f.join("y.png"))).abs().max_dim(1)).unwrap();
+        let outside = changed.iter().zip(to_f32(&one).unwrap()).filter(|(_, mask)| *mask <= -1.0);
+        assert!(outside.clone().count() == 924 && outside.clone().all(|(v, _)| *v == 0.0), "{name}");
+        assert!(changed.iter().any(|v| *v > 0.0), "{name}: nothing was restored");
+    }
+    fs::remove_dir_all(f).unwrap();
+}
+
+#[test]
+fn kernels_are_read_as_they_are_meant_or_refused() {
+    let f = folder("kernels");
+    write(f.join("y.png"), &photo(32));
+    let plan = |code: i32, kernel: &str, more: &[&str]| {
+        let args =
+            ["restore", "y.png", "-o", "r.png", "--task", "deblur", "--sigma", "1", "--plan", "--kernel", kernel];
+        adir(code, &f, &[&args[..], more].concat())
+    };
+    for missing in ["psf.png", "folder/psf", "./psf", "psf_1.5.txt"] {
+        assert!(plan(3, missing, &[]).contains("no such file"), "{missing}");
+    }
+    assert!(plan(2, "bocks:3", &[]).contains("or the path of a file"));
+    assert!(plan(2, "gaussian:5:x", &[]).contains("unknown kernel"));
+    fs::write(f.join("commas.txt"), "0,25 0,5 0,25\n").unwrap();
+    assert!(plan(3, "commas.txt", &[]).contains("write points"));
+    fs::write(f.join("excel.csv"), "\u{feff}0,25;0,5;0,25\r\n").unwrap();
+    plan(0, "excel.csv", &[]);
+    fs::write(f.join("numpy.txt"), "# a header\n2.5e-01 5.0e-01 2.5e-01\n").unwrap();
+    assert!(!plan(0, "numpy.txt", &[]).contains("warning"));
+    let mut array = b"\x93NUMPY\x01\x00v\x00{'descr': '|u1', 'fortran_order': False, 'shape': (1, 3), }".to_vec();
+    array.resize(127, b' ');
+    array.extend(b"\n\x01\x02\x01");
+    fs::write(f.join("psf.npy"), array).unwrap();
+    plan(0, "psf.npy", &[]);
+    // Even sides draw a warning unless their centre is named.
+    assert!(plan(0, "box:4", &[]).contains("--kernel-centre"));
+    assert!(!plan(0, "box:4", &["--kernel-centre", "opencv"]).contains("warning"));
+    assert!(plan(2, "box:4", &["--kernel-centre", "scipy"]).contains("symmetric"));
+    fs::remove_dir_all(f).unwrap();
+}
+
+/// Black outside is black, in degrading and in restoring.
+#[test]
+fn a_black_outside_is_black() {
+    let f = folder("black");
+    let x = photo(64);
+    write(f.join("x.png"), &x);
+    let task = ["--task", "deblur", "--kernel", "box:7", "--boundary", "zero"];
+    adir(0, &f, &[&["degrade", "x.png", "-o", "y.tif", "--sigma", "1"][..], &task].concat());
+    let (y, inside) = (read(f.join("y.tif")), read(f.join("x.png")));
+    let corner =
+        |x: &Tensor<4>| f64::from(to_f32(&(x.clone().narrow(2, 0, 1).narrow(3, 0, 1) + 1.0).mean_dim(1)).unwrap()[0]);
+    assert!(
+        corner(&y) < 0.6 * corner(&inside),
+        "a quarter of the kernel sees the image: {} {}",
+        corner(&y),
+        corner(&inside)
+    );
+    adir(0, &f, &[&["restore", "y.tif", "-o", "r.tif"][..], &task].concat());
+    let (input, result) = (psnr(&x, &y), psnr(&x, &read(f.join("r.tif"))));
+    assert!(result > input + 4.0, "{result:.2} dB, the input {input:.2} dB");
+    fs::remove_dir_all(f).unwrap();
+}

@@ -1,0 +1,311 @@
+//! A problem and its observation, brought together.
+
+use std::sync::Arc;
+
+use super::highlights::beyond_white;
+use super::measurement::{Grey, Measurement};
+use super::saturation::{Saturated, plateaus};
+use super::{Problem, noise};
+use crate::io::limits::Limits;
+use crate::operator::{
+    Boundary, Compose, Degradation, Grayscale, ImageShape, InWindow, LinearOperator, Mask, Masked, Window, wraps_around,
+};
+use crate::task::{Choice, Hint, Source, Task};
+use crate::tensor::{self, Tensor};
+use crate::units::NoiseLevel;
+use crate::{Error, Result};
+
+/// Share of y from which plateaus at white are too much to leave out: what would take their place is invented.
+const MOST_SATURATED: f64 = 0.25;
+
+/// The degradation of one channel, or of all at once.
+struct Degraded<'a> {
+    problem: &'a Problem,
+    /// Absent for an operator of the caller's.
+    degradation: Option<Degradation>,
+    /// The missing pixels of an inpainting.
+    mask: Option<Mask>,
+    /// Other pixels that were not measured.
+    unmeasured: Option<Mask>,
+}
+
+impl Degraded<'_> {
+    /// A for observations of shape `range`, without a mask of unmeasured pixels, and what y has besides A x.
+    fn build(&self, range: ImageShape) -> Result<(Arc<dyn LinearOperator>, Option<Tensor<4>>)> {
+        match (&self.problem.operator, &self.degradation) {
+            (Some(operator), _) => Ok((operator.clone(), None)),
+            (None, Some(degradation)) => {
+                let domain = degradation.domain_for_range(range)?;
+                Ok((degradation.build(domain, self.mask.as_ref())?, degradation.offset(domain, self.mask.as_ref())?))
+            }
+            (None, None) => Err(Error::config("a problem without a degradation")),
+        }
+    }
+
+    /// `offset`, and what light beyond white has spread from the plateaus that `saturated` leaves out, if there is any.
+    fn with_highlights(
+        &self,
+        y: &Tensor<4>,
+        operator: &dyn LinearOperator,
+        saturated: Option<&Mask>,
+        offset: Option<Tensor<4>>,
+    ) -> Result<Option<Tensor<4>>> {
+        let (Some(mask), Some(Degradation::Blur { kernel, .. })) = (saturated, &self.degradation) else {
+            return Ok(offset);
+        };
+        let shown = self.degradation.as_ref().map(|d| d.window_for_range(ImageShape::of_batch(y))).transpose()?;
+        let shown = shown.unwrap_or(Window::whole(operator.domain()));
+        let beyond = beyond_white(y, mask, &kernel.build()?, operator.domain(), shown)?;
+        let spread = beyond.map(|beyond| operator.apply(&beyond)).transpose()?;
+        Ok(match (offset, spread) {
+            (Some(a), Some(b)) => Some(a + b),
+            (a, b) => a.or(b),
+        })
+    }
+
+    /// `operator`, observed only where y was measured.
+    fn observed(&self, operator: Arc<dyn LinearOperator>) -> Result<Arc<dyn LinearOperator>> {
+        Ok(match &self.unmeasured {
+            None => operator,
+            Some(mask) => Arc::new(Masked::new(operator, mask)?),
+        })
+    }
+}
+
+impl Problem {
+    /// The problem of the observation `y`, `[1, c, h, w]` in [-1, 1], whose values were rounded by `rounding` (a
+    /// standard deviation), for images of `channels` channels.
+    ///
+    /// Without a boundary given, a blur is circular where opposite borders of y continue each other (see
+    /// [`wraps_around`]), and else valid: y is a window of a larger scene. A grey y of a task that keeps colours is one
+    /// measurement of three channels, also where it is stored three times. Pixels that are ignored, or at white after a
+    /// blur, are not observed. Noise that is not given is estimated, see [`super::Sigma`].
+    ///
+    /// # Errors
+    /// As [`Problem::degradation`]; [`Error::Config`] when y, the degradation and the channels do not fit together, or a
+    /// denoising has nothing to remove; [`Error::Numerical`] when y is not finite.
+    pub fn measure(
+        &self,
+        y: &Tensor<4>,
+        rounding: NoiseLevel,
+        channels: usize,
+        limits: &Limits,
+    ) -> Result<Measurement> {
+        let mut measurement = self.fit(y, channels, limits)?;
+        let one = if measurement.is_grey() { y.clone().narrow(1, 0, 1) } else { y.clone() };
+        let known = measurement.measured();
+        let noise = noise::settle(self.task, self.sigma, &one, known.as_ref(), rounding)?;
+        measurement.sigma = noise.levels;
+        measurement.rounding = rounding;
+        measurement.notes.extend(noise.note);
+        measurement.warnings.extend(noise.warning);
+        Ok(measurement)
+    }
+
+    /// [`Problem::measure`] without regard to noise: enough to compare a result with y.
+    ///
+    /// # Errors
+    /// As [`Problem::measure`].
+    pub fn fit(&self, y: &Tensor<4>, channels: usize, limits: &Limits) -> Result<Measurement> {
+        self.check()?;
+        tensor::check_finite(y, "the observation")?;
+        let stored_as_rgb = self.task == Task::Colourise && y.dims()[1] == 3;
+        let grey_of_rgb = stored_as_rgb.then(|| one_channel(y)).transpose()?;
+        let y = grey_of_rgb.as_ref().unwrap_or(y);
+        let (mut notes, mut warnings) = (Vec::new(), Vec::new());
+        let shape = ImageShape::of_batch(y);
+        let (degradation, mask, window) = match &self.operator {
+            Some(operator) => (None, None, Window::whole(operator.domain())),
+            None => {
+                let boundary = self.boundary_of(y, &mut notes)?;
+                let (degradation, mask) = self.degradation(boundary, limits)?;
+                warnings.extend(self.kernel_warning(limits)?);
+                let window = degradation.window_for_range(shape)?;
+                (Some(degradation), mask, window)
+            }
+        };
+        let (unmeasured, saturated) = self.unmeasured(y, limits, &mut notes, &mut warnings)?;
+        let degraded = Degraded { problem: self, degradation, mask, unmeasured };
+        let known = match (&degraded.mask, &degraded.unmeasured) {
+            (Some(a), Some(b)) => Some(a.and(b)?),
+            (a, b) => a.clone().or_else(|| b.clone()),
+        };
+        let keeps_colours = self.operator.is_none() && self.task != Task::Colourise;
+        let grey = match y.dims()[1] {
+            1 if keeps_colours && channels == 3 => Some(Grey::OneChannel),
+            3 if keeps_colours && channels == 3 && channels_are_equal(y, known.as_ref().map(Mask::known))? => {
+                Some(Grey::EqualChannels)
+            }
+            _ => None,
+        };
+        let (y, operator, offset, of_grey) = match grey {
+            None => {
+                let (operator, offset) = degraded.build(shape)?;
+                let offset = degraded.with_highlights(y, operator.as_ref(), saturated.as_ref(), offset)?;
+                (y.clone(), operator, offset, None)
+            }
+            Some(_) => {
+                let y = y.clone().narrow(1, 0, 1);
+                let (of_grey, offset) = degraded.build(ImageShape::of_batch(&y))?;
+                let offset = degraded.with_highlights(&y, of_grey.as_ref(), saturated.as_ref(), offset)?;
+                let mean = Grayscale::new(ImageShape { channels, ..of_grey.domain() })?;
+                notes.push(Choice::rule("grey", "one measurement", "the observation is grey, and so is the result"));
+                let operator: Arc<dyn LinearOperator> = Arc::new(Compose::new(vec![Arc::new(mean), of_grey.clone()])?);
+                (y, operator, offset, Some(of_grey))
+            }
+        };
+        let domain = operator.domain();
+        if domain.channels != channels {
+            return Err(Error::config(format!(
+                "the restored image would have {} channels, the network makes {channels}",
+                domain.channels
+            )));
+        }
+        if operator.range() != ImageShape::of_batch(&y) {
+            return Err(Error::config(format!(
+                "the operator observes images of {}, the observation is {} (channels x height x width)",
+                operator.range(),
+                ImageShape::of_batch(&y)
+            )));
+        }
+        let window = if self.keep_margin { Window::whole(domain) } else { window };
+        let operator = degraded.observed(operator)?;
+        let y = match offset {
+            Some(offset) => y.clone() - offset.cast(y.dtype()),
+            None => y,
+        };
+        // Values that were not measured must not pull at anything.
+        let y = match &degraded.unmeasured {
+            Some(mask) => mask.keep(&y)?,
+            None => y,
+        };
+        let on_stored = match (grey, of_grey) {
+            (Some(Grey::OneChannel), Some(of_grey)) => degraded.observed(of_grey)?,
+            _ => operator.clone(),
+        };
+        let on_result: Arc<dyn LinearOperator> =
+            if window == Window::whole(domain) { on_stored } else { Arc::new(InWindow::new(on_stored, window)?) };
+        // Nothing but noise, and pixels of which not even that is known: the network has to fill holes.
+        let hint = match (self.task.hint(), &degraded.unmeasured) {
+            (Hint::Identity, Some(_)) => Hint::Hides,
+            (hint, _) => hint,
+        };
+        let Degraded { degradation, mask, .. } = degraded;
+        Ok(Measurement {
+            y,
+            operator,
+            on_result,
+            window,
+            grey,
+            hint,
+            task: self.task,
+            degradation,
+            mask,
+            known,
+            sigma: 0.0,
+            rounding: NoiseLevel(0.0),
+            notes,
+            warnings,
+        })
+    }
+
+    /// The boundary of the blur, where there is one.
+    fn boundary_of(&self, y: &Tensor<4>, notes: &mut Vec<Choice>) -> Result<Boundary> {
+        if self.kernel.is_none() {
+            return Ok(Boundary::Valid);
+        }
+        let (boundary, source) = match self.boundary {
+            Some(boundary) => (boundary, Source::Given),
+            None if wraps_around(y)? => {
+                (Boundary::Circular, Source::Rule("opposite borders of the observation continue each other".into()))
+            }
+            None => (Boundary::Valid, Source::Rule("the observation is a window of a larger scene".into())),
+        };
+        notes.push(Choice { name: "boundary".into(), value: boundary.to_string(), source });
+        Ok(boundary)
+    }
+
+    /// The pixels of y that were measured, and of them apart those that are not at white; absent where all are. What an
+    /// inpainting's mask says is not in it.
+    fn unmeasured(
+        &self,
+        y: &Tensor<4>,
+        limits: &Limits,
+        notes: &mut Vec<Choice>,
+        warnings: &mut Vec<String>,
+    ) -> Result<(Option<Mask>, Option<Mask>)> {
+        let ImageShape { height, width, .. } = ImageShape::of_batch(y);
+        let share =
+            |mask: &Mask| mask.known().iter().filter(|known| !**known).count() as f64 / mask.known().len() as f64;
+        let ignored = match &self.ignore {
+            None => None,
+            Some(source) => {
+                let mask = source.read_for(height, width, limits)?;
+                let value = format!("{:.2} % of the observation", 100.0 * share(&mask));
+                notes.push(Choice { name: "ignored".into(), value, source: Source::Given });
+                Some(mask)
+            }
+        };
+        let blurs = self.kernel.is_some() || matches!(self.task.hint(), Hint::Blurs);
+        let saturated = match self.saturated {
+            Some(Saturated::Ignore) => plateaus(y)?,
+            None if blurs => plateaus(y)?.filter(|mask| {
+                let few = share(mask) <= MOST_SATURATED;
+                if !few {
+                    warnings.push(format!(
+                        "{:.0} % of the observation is white, where there may have been more light than it holds. As this \
+                         is much, it is taken as it is; --saturated ignore leaves it out",
+                        100.0 * share(mask)
+                    ));
+                }
+                few
+            }),
+            _ => None,
+        };
+        if let Some(mask) = &saturated {
+            let value = format!("{:.2} % of the observation", 100.0 * share(mask));
+            notes.push(match self.saturated {
+                Some(_) => Choice { name: "saturated".into(), value, source: Source::Given },
+                None => Choice::rule("saturated", value, "pixels at white are bounds, left out as unmeasured"),
+            });
+        }
+        let unmeasured = match (ignored, &saturated) {
+            (Some(a), Some(b)) => Some(a.and(b)?),
+            (a, b) => a.or_else(|| b.clone()),
+        };
+        Ok((unmeasured, saturated))
+    }
+}
+
+/// Whether the known pixels of all channels are the same.
+fn channels_are_equal(y: &Tensor<4>, known: Option<&[bool]>) -> Result<bool> {
+    let values = tensor::to_f32(y)?;
+    let plane = ImageShape::of_batch(y).pixels();
+    Ok((0..plane)
+        .filter(|&i| known.is_none_or(|known| known.get(i).is_none_or(|known| *known)))
+        .all(|i| values[i] == values[plane + i] && values[i] == values[2 * plane + i]))
+}
+
+/// The grey image that three channels store, up to the rounding of colours in a JPEG file: most scans are stored so.
+fn one_channel(y: &Tensor<4>) -> Result<Tensor<4>> {
+    if channels_are_equal(y, None)? {
+        return Ok(y.clone().narrow(1, 0, 1));
+    }
+    let values = tensor::to_f32(y)?;
+    let plane = ImageShape::of_batch(y).pixels();
+    let spread = |i: usize| {
+        let [r, g, b] = [0, 1, 2].map(|channel| values[channel * plane + i]);
+        r.max(g).max(b) - r.min(g).min(b)
+    };
+    let most = (0..plane).map(spread).fold(0.0, f32::max) * 127.5;
+    if most > COLOURLESS {
+        return Err(Error::config(format!(
+            "the task colourise starts from a grey image, but the channels of this one differ by up to {most:.0} grey \
+             levels: convert it to grey first, for example with `magick IN -colorspace Gray OUT`"
+        )));
+    }
+    Ok(y.clone().mean_dim(1))
+}
+
+/// Grey levels that the channels of a grey image may differ by: a step of the least colour that JPEG stores.
+const COLOURLESS: f32 = 4.0;

@@ -1,0 +1,146 @@
+//! A problem that fits its observation.
+
+use std::sync::Arc;
+
+use crate::Result;
+use crate::operator::{Degradation, ImageShape, LinearOperator, Mask, Window};
+use crate::task::{Choice, Hint, Task};
+use crate::tensor::Tensor;
+use crate::units::NoiseLevel;
+
+/// How a grey observation was stored, and so how its result is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Grey {
+    OneChannel,
+    EqualChannels,
+}
+
+/// A problem that fits its observation.
+#[derive(Debug, Clone)]
+pub struct Measurement {
+    pub(super) y: Tensor<4>,
+    pub(super) operator: Arc<dyn LinearOperator>,
+    pub(super) on_result: Arc<dyn LinearOperator>,
+    pub(super) window: Window,
+    pub(super) grey: Option<Grey>,
+    pub(super) hint: Hint,
+    pub(super) task: Task,
+    pub(super) degradation: Option<Degradation>,
+    pub(super) mask: Option<Mask>,
+    /// Pixels of y that are known, of the mask and otherwise; absent where all are.
+    pub(super) known: Option<Mask>,
+    /// In grey levels.
+    pub(super) sigma: f64,
+    pub(super) rounding: NoiseLevel,
+    pub(super) notes: Vec<Choice>,
+    pub(super) warnings: Vec<String>,
+}
+
+impl Measurement {
+    /// The observation that guidance keeps to, `[1, range]`: of one channel where it is grey, less what a boundary of one
+    /// grey level adds, and 0 where it was not measured.
+    pub fn y(&self) -> &Tensor<4> {
+        &self.y
+    }
+
+    /// A, from images of the network's channels to [`Measurement::y`].
+    pub fn operator(&self) -> &Arc<dyn LinearOperator> {
+        &self.operator
+    }
+
+    /// The part of A's domain that is the result.
+    pub fn window(&self) -> Window {
+        self.window
+    }
+
+    /// Shape of the result.
+    pub fn result(&self) -> ImageShape {
+        let channels = match self.grey {
+            Some(Grey::OneChannel) => 1,
+            Some(Grey::EqualChannels) | None => self.operator.domain().channels,
+        };
+        ImageShape { channels, height: self.window.height, width: self.window.width }
+    }
+
+    /// Whether y is grey, and with it the result.
+    pub fn is_grey(&self) -> bool {
+        self.grey.is_some()
+    }
+
+    /// The kind of operator, for presets.
+    pub fn hint(&self) -> Hint {
+        self.hint
+    }
+
+    /// The task.
+    pub fn task(&self) -> Task {
+        self.task
+    }
+
+    /// The degradation by name, if it has one.
+    pub fn degradation(&self) -> Option<&Degradation> {
+        self.degradation.as_ref()
+    }
+
+    /// The missing pixels of an inpainting.
+    pub fn mask(&self) -> Option<&Mask> {
+        self.mask.as_ref()
+    }
+
+    /// Standard deviation of the noise in y.
+    pub fn sigma(&self) -> NoiseLevel {
+        NoiseLevel::from_255(self.sigma)
+    }
+
+    /// The same in grey levels of 0..255, as it was given or estimated.
+    pub fn sigma_255(&self) -> f64 {
+        self.sigma
+    }
+
+    /// The pixels of y that were measured; `None` where all of them were.
+    pub fn measured(&self) -> Option<Mask> {
+        self.known.clone()
+    }
+
+    /// Standard deviation of the error of y's quantisation.
+    pub fn rounding(&self) -> NoiseLevel {
+        self.rounding
+    }
+
+    /// What was decided by looking at y, with the reasons.
+    pub fn notes(&self) -> &[Choice] {
+        &self.notes
+    }
+
+    /// What the user should know: what was assumed and may be wrong, and where y contradicts what was given.
+    pub fn warnings(&self) -> &[String] {
+        &self.warnings
+    }
+
+    /// The result from an image of A's domain: cut to the window, grey where y is.
+    pub fn finish(&self, x: &Tensor<4>) -> Tensor<4> {
+        let x = self.window.cut(x);
+        match self.grey {
+            None => x,
+            Some(Grey::OneChannel) => x.mean_dim(1),
+            Some(Grey::EqualChannels) => {
+                let channels = x.dims()[1];
+                x.mean_dim(1).repeat_dim(1, channels)
+            }
+        }
+    }
+
+    /// A on results, with the values of y that depend on nothing else as those that it observes.
+    pub fn on_result(&self) -> &Arc<dyn LinearOperator> {
+        &self.on_result
+    }
+
+    /// PSNR of A x against y in dB over the range of the images, x being a result `[1, c, h, w]`. Values of y that
+    /// depend on what was cut off around the window do not count, nor do those that were not measured.
+    ///
+    /// # Errors
+    /// [`Error::Config`] when x has another shape than the result; those of the operator.
+    pub fn agreement(&self, x: &Tensor<4>) -> Result<f64> {
+        Ok(crate::metric::agreement(self.on_result.as_ref(), x, &self.y)?.first().copied().unwrap_or(f64::NAN))
+    }
+}
