@@ -143,6 +143,15 @@ impl Log {
         }
     }
 
+    /// Logs what became of a file: an event in the JSON log.
+    pub fn file(&self, text: &str, event: &adir::engine::Event) {
+        match self.format {
+            _ if self.is_quiet() => {}
+            Format::Text => put(format_args!("{text}")),
+            Format::Json => put(format_args!("{}", serde_json::to_value(event).unwrap_or_default())),
+        }
+    }
+
     /// Logs a warning.
     pub fn warn(&self, text: &str) {
         self.line(Kind::Warning, text);
@@ -187,8 +196,8 @@ impl Log {
         }
     }
 
-    /// Progress over `total` steps of `what`.
-    pub fn progress(&self, what: &str, total: usize) -> Progress {
+    /// Progress over `total` steps of `what`; `place` is shown before that.
+    pub fn progress(&self, place: &str, what: &str, total: usize) -> Progress {
         let bar = if self.is_quiet() || self.format == Format::Json {
             ProgressBar::with_draw_target(Some(total as u64), ProgressDrawTarget::hidden())
         } else {
@@ -197,7 +206,7 @@ impl Log {
         let style = ProgressStyle::with_template("{prefix} [{bar:30}] {pos}/{len} {elapsed}, {eta} left {msg}")
             .unwrap_or_else(|_| ProgressStyle::default_bar());
         bar.set_style(style.progress_chars("=> "));
-        bar.set_prefix(what.to_owned());
+        bar.set_prefix(format!("{place}{what}"));
         bar.enable_steady_tick(Duration::from_millis(500));
         Progress { log: self.clone(), bar, what: what.to_owned() }
     }

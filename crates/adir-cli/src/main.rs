@@ -47,6 +47,7 @@ struct Cli {
 #[derive(Debug, Subcommand)]
 enum Command {
     Restore(Box<commands::restore::RestoreArgs>),
+    Merge(commands::merge::MergeArgs),
     Degrade(commands::degrade::DegradeArgs),
     Compare(commands::compare::CompareArgs),
     Eval(Box<commands::eval::EvalArgs>),
@@ -99,6 +100,7 @@ fn main() -> ExitCode {
     let log = log::Log::new(cli.log_format, level, stop);
     let done = listening.and_then(|()| match &cli.command {
         Command::Restore(args) => commands::restore::run(args, &log),
+        Command::Merge(args) => commands::merge::run(args, &log),
         Command::Degrade(args) => commands::degrade::run(args, &log),
         Command::Eval(args) => commands::eval::run(args, &log),
         Command::Compare(args) => commands::compare::run(args),

@@ -7,18 +7,21 @@ use adir::engine::Event;
 use serde_json::json;
 
 use crate::log::{Log, Progress};
+use crate::time::in_words;
 
 /// Shows what an engine reports, and tells it to stop once the user has asked to.
 pub struct Watcher {
     log: Log,
     bar: Mutex<Option<(String, Progress)>>,
     warnings: Mutex<Vec<String>>,
+    /// Where the run is in a folder.
+    place: Mutex<String>,
 }
 
 impl Log {
     /// A watcher that shows events in this log.
     pub fn watcher(&self) -> Watcher {
-        Watcher { log: self.clone(), bar: Mutex::default(), warnings: Mutex::default() }
+        Watcher { log: self.clone(), bar: Mutex::default(), warnings: Mutex::default(), place: Mutex::default() }
     }
 }
 
@@ -33,6 +36,21 @@ impl Watcher {
             }
             Event::Indexing { done, total, path } => {
                 self.step("indexing".into(), (*done, *total), "", json!({"path": path}));
+            }
+            Event::Checking { done, total, path } => {
+                self.step("checking".into(), (*done, *total), "", json!({"path": path}));
+            }
+            Event::File { number, total, seconds_left, .. } => {
+                let left = seconds_left.map(|seconds| format!(", {} left", in_words(seconds)));
+                let place = format!("[{number}/{total}{}] ", left.unwrap_or_default());
+                *self.place.lock().unwrap_or_else(PoisonError::into_inner) = place;
+                self.finish();
+            }
+            Event::FileDone { done, total, seconds_left, .. } => {
+                self.finish();
+                let left =
+                    if done == total { String::new() } else { format!("; about {} left", in_words(*seconds_left)) };
+                self.log.file(&format!("{event}{left}"), event);
             }
             Event::Searching { done, total } => {
                 self.step("finding neighbours".into(), (*done, *total), "", json!(null));
@@ -63,17 +81,18 @@ impl Watcher {
 
     /// One more step of `what`; `done` of `total`, or 0 to count them here.
     fn step(&self, what: String, (done, total): (usize, usize), text: &str, detail: serde_json::Value) {
+        let place = self.place.lock().unwrap_or_else(PoisonError::into_inner).clone();
         let mut bar = self.bar.lock().unwrap_or_else(PoisonError::into_inner);
         if bar.as_ref().is_none_or(|(shown, _)| *shown != what) {
             // The old bar goes before the new one comes.
             *bar = None;
-            *bar = Some((what.clone(), self.log.progress(&what, total)));
+            *bar = Some((what.clone(), self.log.progress(&place, &what, total)));
         }
         if let Some((_, progress)) = bar.as_ref() {
-            progress.step(text, detail);
             if done > 0 {
-                progress.at(done, total);
+                progress.at(done - 1, total);
             }
+            progress.step(text, detail);
         }
     }
 

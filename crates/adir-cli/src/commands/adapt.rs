@@ -4,7 +4,7 @@ use std::fmt::Write;
 use std::path::{Path, PathBuf};
 
 use adir::adapt::{Adapter, AdapterInfo, Stopped};
-use adir::engine::{AdaptPlan, AdapterFound, Cache, Engine, Label, Observed, Target};
+use adir::engine::{AdaptPlan, AdapterFound, Cache, Engine, FolderRequest, Label, Observed, Target};
 use adir::io::atomic::check_outputs;
 use adir::io::folder::image_files;
 use adir::io::image::read_hashed;
@@ -24,9 +24,6 @@ use crate::log::Log;
 use crate::model::ModelArgs;
 use crate::store::Store;
 use crate::time::ago;
-
-/// The share of nearest images in common from which observations share an adapter.
-const OVERLAP: f64 = 0.25;
 
 /// Adapt the model ahead of a restoration, and manage adapters.
 ///
@@ -330,7 +327,8 @@ fn create_shared(args: &CreateArgs, engine: &Engine, plan: &AdaptPlan, name: Opt
     let images = files.iter().map(|file| Image::read(file, engine)).collect::<Result<Vec<_>>>()?;
     let observed: Vec<_> = images.iter().map(Image::observed).collect();
     let watcher = log.watcher();
-    let groups = engine.group(plan, &observed, args.overlap.unwrap_or(OVERLAP), &|event| watcher.see(event))?;
+    let groups =
+        engine.group(plan, &observed, args.overlap.unwrap_or(FolderRequest::OVERLAP), &|event| watcher.see(event))?;
     let output = |number: usize| args.output.as_ref().map(|folder| folder.join(format!("{name}-{number}.safetensors")));
     let outputs: Vec<PathBuf> = (1..=groups.len()).filter_map(output).collect();
     check_outputs(&args.inputs(), &outputs.iter().map(PathBuf::as_path).collect::<Vec<_>>(), args.overwrite)?;

@@ -131,7 +131,7 @@ impl Import {
         let root = root.map_err(|e| Error::input(&self.folder, format!("cannot be opened: {e}")))?;
         let encoder = open_encoder(self.encoder.as_deref())?;
         let precision = if self.f32 { Precision::F32 } else { Precision::F16 };
-        let progress = log.progress("importing", names.len());
+        let progress = log.progress("", "importing", names.len());
         // Only one file is in memory at a time; the first unreadable file ends the rows.
         let failed = RefCell::new(None);
         let rows = self.vectors.iter().zip(names).map_while(|(vectors, names)| {

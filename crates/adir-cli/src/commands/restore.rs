@@ -10,6 +10,7 @@ use adir::{Error, Result};
 use clap::Args;
 use serde_json::json;
 
+use super::restore_folder::{self, FolderArgs};
 use crate::adaptation::AdaptArgs;
 use crate::args::{DegradationArgs, MeasuredArgs, ReadArgs, preset, share, words};
 use crate::log::Log;
@@ -18,19 +19,25 @@ use crate::pipe::{self, Scratch};
 use crate::report::{Report, in_one_line};
 use crate::seed::Seed;
 
-/// Restore an image x from its degraded observation y = A x + e.
+/// Restore an image x from its degraded observation y = A x + e, or all images of a folder.
+///
+/// If INPUT is a folder, its images and those in its folders are restored, each as it would be alone, and the results get
+/// their names below OUTPUT. A file that cannot be restored stops nothing: it is named at the end, and the exit code is 1.
+/// Finished files are left alone, so that the same command goes on after an interruption. With --gallery, observations
+/// with the same nearest images share an adaptation. Manifests in OUTPUT say what became of each file; `adir merge` joins
+/// those of several shards.
 #[derive(Debug, Args)]
 pub struct RestoreArgs {
-    /// The observation y; - reads it from stdin
+    /// The observation y, or a folder of observations; - reads y from stdin
     #[arg(required_unless_present = "input_option", conflicts_with = "input_option")]
     input: Option<PathBuf>,
     /// The observation y, given as an option
     #[arg(short = 'i', long = "input", value_name = "INPUT")]
     input_option: Option<PathBuf>,
-    /// Where to write x (.png, .tif, .jpg, .webp); a record of settings and measurements is
-    /// written beside it (x.png.json). - writes a PNG to stdout, and a record only with --record
+    /// Where to write x (.png, .tif, .jpg, .webp), or the folder for the results of a folder; a record of settings and
+    /// measurements is written beside each (x.png.json). - writes a PNG to stdout, and a record only with --record
     #[arg(short, long)]
-    output: PathBuf,
+    pub(super) output: PathBuf,
     /// Where to write the record, in place of the file beside the result
     #[arg(long, value_name = "JSON")]
     record: Option<PathBuf>,
@@ -48,11 +55,11 @@ pub struct RestoreArgs {
     #[command(flatten)]
     measured: MeasuredArgs,
     #[command(flatten)]
-    model: ModelArgs,
+    pub(super) model: ModelArgs,
     #[command(flatten)]
-    sampling: SamplingArgs,
+    pub(super) sampling: SamplingArgs,
     #[command(flatten)]
-    adaptation: AdaptArgs,
+    pub(super) adaptation: AdaptArgs,
     /// Sample with this adapter: a file, a folder, or a name or key shown by `adir adapt list`. If several match, the
     /// one made for this observation is used. With --gallery, low-rank factors trained on the nearest images refine it
     #[arg(long, value_name = "ADAPTER")]
@@ -61,16 +68,18 @@ pub struct RestoreArgs {
     /// size of the observation
     #[arg(long)]
     keep_margin: bool,
-    /// Replace existing outputs
+    #[command(flatten)]
+    pub(super) folder: FolderArgs,
+    /// Replace existing outputs; of a folder, those that are not finished
     #[arg(long)]
-    overwrite: bool,
+    pub(super) overwrite: bool,
     /// Check the request, print every setting with its source and the memory needed, and stop
     #[arg(long, visible_alias = "plan")]
-    explain: bool,
+    pub(super) explain: bool,
 }
 
 #[derive(Debug, Clone, Args)]
-struct SamplingArgs {
+pub(super) struct SamplingArgs {
     /// Preset: fast (the method staged, about 20 network evaluations), or paper (settings of the paper's Table 4: 1000
     /// ancestral steps)
     #[arg(long, default_value = "fast", value_parser = preset())]
@@ -86,7 +95,7 @@ struct SamplingArgs {
     steps: Option<String>,
     /// Random seed; -1 draws one, which the record holds
     #[arg(long, default_value_t)]
-    seed: Seed,
+    pub(super) seed: Seed,
     /// Number of samples. With more than one, the output is their mean; the samples are written beside it as
     /// x.1.png, x.2.png ..., and where they differ as x.std.png (standard deviation in 1/256 of a grey level) and
     /// x.heat.png
@@ -188,14 +197,36 @@ impl SamplingArgs {
 }
 
 impl RestoreArgs {
+    /// The observation, or the folder of observations.
+    pub(super) fn input(&self) -> Result<&Path> {
+        let input = self.input.as_ref().or(self.input_option.as_ref());
+        input.map(PathBuf::as_path).ok_or_else(|| Error::config("no input"))
+    }
+
+    /// Whether an interrupted training is kept.
+    pub(super) fn keeps_training(&self) -> bool {
+        let adaptation = &self.adaptation;
+        (adaptation.gallery.is_some() || adaptation.adapt.is_some()) && !adaptation.no_cache
+    }
+
+    /// Refuses options whose files are one for each observation of a folder.
+    pub(super) fn check_for_folder(&self) -> Result<()> {
+        for (given, option) in [(self.record.is_some(), "--record"), (self.report.is_some(), "--report")] {
+            if given {
+                return Err(Error::config(format!("{option} names one file, but the input is a folder")));
+            }
+        }
+        Ok(())
+    }
+
     /// The request that the arguments make, writing the result to `output`.
-    fn request(&self, output: &Path) -> Result<Request> {
-        let input = self.input.as_ref().or(self.input_option.as_ref()).ok_or_else(|| Error::config("no input"))?;
+    pub(super) fn request(&self, output: &Path) -> Result<Request> {
+        let input = self.input()?;
         let mut problem = self.measured.of(self.degradation.problem()?);
         problem.keep_margin = self.keep_margin;
         let sampling = &self.sampling;
-        let mut request =
-            Request::new(pipe::observation(input)?, problem).preset(sampling.preset).seed(sampling.seed.value);
+        let observation = if input.is_dir() { input.into() } else { pipe::observation(input)? };
+        let mut request = Request::new(observation, problem).preset(sampling.preset).seed(sampling.seed.value);
         request.reading = self.read.reading(self.page)?;
         request.sampling.samples = sampling.samples;
         request.sampling.class = sampling.class;
@@ -224,6 +255,10 @@ fn check_pipe(args: &RestoreArgs) -> Result<()> {
 
 pub fn run(args: &RestoreArgs, log: &Log) -> Result<u8> {
     let started = std::time::Instant::now();
+    if args.input()?.is_dir() {
+        return restore_folder::run(args, log);
+    }
+    args.folder.refuse_for_a_file(args.input()?)?;
     let to_stdout = pipe::is_pipe(&args.output);
     let scratch = match to_stdout {
         true => Some(check_pipe(args).and_then(|()| Scratch::new())?),
@@ -245,8 +280,13 @@ pub fn run(args: &RestoreArgs, log: &Log) -> Result<u8> {
     }
     plan.to_string().lines().for_each(|line| log.detail(line));
     let watcher = log.watcher();
-    let mut restored = engine.run(&plan, &|event| watcher.see(event))?;
+    let restored = engine.run(&plan, &|event| watcher.see(event));
     watcher.finish();
+    if matches!(restored, Err(Error::Interrupted)) {
+        let kept = if args.keeps_training() { "; a training goes on where it was" } else { "" };
+        log.warn(&format!("stopped: nothing is written; the same command starts again{kept}"));
+    }
+    let mut restored = restored?;
     restored.save(&engine)?;
     let name = if to_stdout { "<stdout>".into() } else { args.output.display().to_string() };
     if to_stdout {

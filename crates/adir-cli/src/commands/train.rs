@@ -193,7 +193,7 @@ impl TrainArgs {
     }
 
     fn photographs(&self, config: &TrainConfig, log: &Log) -> Result<Collection> {
-        let reading = log.progress("reading photographs", 0);
+        let reading = log.progress("", "reading photographs", 0);
         let bytes = self.memory_bytes()?;
         let photographs =
             Collection::read(&self.folder, config.crop, bytes, &Limits::default(), self.tiles, |done, all| {
@@ -285,7 +285,7 @@ fn train(
     log: &Log,
 ) -> Result<()> {
     let every = Duration::from_secs_f64(60.0 * args.checkpoint_every.clamp(0.01, 1e6));
-    let progress = log.progress("training", 1000);
+    let progress = log.progress("", "training", 1000);
     let (mut saved, mut begun) = (Instant::now(), Instant::now());
     let (mut losses, mut images) = (0.0, 0);
     let mut count = 0;
@@ -326,7 +326,7 @@ fn train(
 
 /// The losses of a network on held-out photographs.
 pub fn validate(model: &Prior, held_out: &Photographs, crops: usize, side: usize, log: &Log) -> Result<Validation> {
-    let progress = log.progress("measuring", crops);
+    let progress = log.progress("", "measuring", crops);
     let mut losses = Vec::new();
     for some in Validation::run(model, held_out, crops.max(LEVELS), side) {
         losses.extend(some?);
@@ -342,7 +342,7 @@ fn sheet(model: &Prior, side: usize, log: &Log) -> Result<Tensor<4>> {
     const STEPS: usize = 100;
     let schedule = model.info().schedule.respaced(&Respacing::Sections(vec![STEPS]))?;
     let config = AncestralConfig { variance: model.info().variance, clip_x0: true };
-    let progress = log.progress("sampling", ROWS * ROWS * STEPS);
+    let progress = log.progress("", "sampling", ROWS * ROWS * STEPS);
     let mut rows = Vec::new();
     for row in 0..ROWS {
         let mut images = Vec::new();

@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use super::by_y::{ByY, Misfit};
 use super::event::{Event, Watch, report, warn};
@@ -11,6 +11,7 @@ use super::plan::Plan;
 use super::record::{AdaptationRecord, ImageRecord};
 use super::request::{Adapt, Keep, Target};
 use super::sources::Source;
+use super::training::{StateFile, Training};
 use crate::adapt::{AdaptConfig, Adaptation, Adapter, AdapterInfo, HeldOut, Provenance, Trained, adaptation_memory};
 use crate::io::hash::sha256;
 use crate::io::weights::WeightFile;
@@ -21,11 +22,6 @@ use crate::retrieve::{ContentHash, Group, group_by_neighbours};
 use crate::task::Preset;
 use crate::tensor::{DType, Tensor};
 use crate::{Error, Result};
-
-/// Steps that are timed to find how many take some minutes, after as many that are not.
-const TIMED: u32 = 8;
-/// How often the state of a training that can go on is written.
-const STATE_EVERY: Duration = Duration::from_secs(120);
 
 /// Which weights an observation is sampled with, by what it says of them.
 struct Choice<'a> {
@@ -149,6 +145,11 @@ impl AdaptPlan {
         &self.config
     }
 
+    /// Adapts to `images` of the gallery in place of those nearest to the observation.
+    pub(super) fn share(&mut self, images: &[PathBuf]) {
+        self.request.shared = images.to_vec();
+    }
+
     /// Bytes of memory it takes at most, weights included, on a CPU in f32.
     pub fn memory(&self) -> u64 {
         self.memory
@@ -189,7 +190,8 @@ impl Engine {
         Ok(AdaptPlan { request: request.clone(), config, memory })
     }
 
-    /// The adapter for `observed`: from the cache, or made now and kept there.
+    /// The adapter for `observed`: from the cache, or made now and kept there. A training that is interrupted leaves its
+    /// state in the cache, and the next one for the same images goes on from there, to the same weights.
     ///
     /// # Errors
     /// [`Error::Input`] when images are missing or damaged, [`Error::Numerical`] when the training diverges,
@@ -209,7 +211,11 @@ impl Engine {
     ) -> Result<AdapterFound> {
         let (sources, config) = self.sources(prior, plan, observed, watch)?;
         let label = Label { name: observed.name(), serves: vec![observed.content.to_string()] };
-        self.train_or_find(prior, Job { sources, label, config, request: &plan.request, state: None }, watch)
+        self.train_or_find(
+            prior,
+            Job { sources, label, config, request: &plan.request, state: StateFile::WhileTraining },
+            watch,
+        )
     }
 
     /// The adapter for all images of an archive, [`Target::Archive`]: from the cache, or made now and kept there. The
@@ -231,7 +237,7 @@ impl Engine {
         let prior = self.prior(watch)?;
         let sources = self.archive(folder, plan.config.seed, watch)?;
         let label = Label { name, serves: Vec::new() };
-        let state = Some(state.map_or(StateFile::InCache, StateFile::At));
+        let state = state.map_or(StateFile::InCache, StateFile::At);
         self.train_or_find(
             &prior,
             Job { sources, label, config: plan.config.clone(), request: &plan.request, state },
@@ -295,7 +301,13 @@ impl Engine {
     ) -> Result<AdapterFound> {
         let prior = self.prior(watch)?;
         let sources = self.files(files)?;
-        let job = Job { sources, label, config: plan.config.clone(), request: &plan.request, state: None };
+        let job = Job {
+            sources,
+            label,
+            config: plan.config.clone(),
+            request: &plan.request,
+            state: StateFile::WhileTraining,
+        };
         self.train_or_find(&prior, job, watch)
     }
 
@@ -352,7 +364,7 @@ impl Engine {
                     Err(provenance(&prior, &sources, config)?)
                 } else {
                     let label = Label { name: observed.name(), serves: vec![observed.content.to_string()] };
-                    let job = Job { sources, label, config, request, state: None };
+                    let job = Job { sources, label, config, request, state: StateFile::WhileTraining };
                     Ok(self.train_or_find(&prior, job, watch)?)
                 };
                 (images, found)
@@ -421,6 +433,12 @@ impl Engine {
         Ok(AdapterFound { adapter, key: info.provenance.key()?, info, from_cache: true, kept: true, images })
     }
 
+    /// The key of an adapter that is there already, for an observation with that hash.
+    pub(super) fn adapter_key(&self, reference: &Path, content: ContentHash) -> Result<String> {
+        let path = self.cache.find_adapter(reference, Some(&content.to_string()))?;
+        Adapter::info(&WeightFile::open(&path)?)?.provenance.key()
+    }
+
     fn train_or_find(&self, prior: &Prior, job: Job<'_>, watch: &Watch<'_>) -> Result<AdapterFound> {
         let Job { sources, label, config, request, state } = job;
         config.check(prior.info().size_multiple)?;
@@ -434,6 +452,12 @@ impl Engine {
         let to_time = request.overrides.minutes.filter(|_| noted.is_none());
         let kept = |provenance: &Provenance| -> Result<Option<AdapterFound>> {
             let key = provenance.key()?;
+            if !request.shared.is_empty()
+                && let Some((adapter, info)) = self.shared_adapter(&key)
+            {
+                let images = images.clone();
+                return Ok(Some(AdapterFound { adapter, info, key, from_cache: true, kept: false, images }));
+            }
             if !request.use_cache {
                 return Ok(None);
             }
@@ -445,9 +469,14 @@ impl Engine {
                 Err(e) => warn(watch, format!("the adapter in the cache is made anew: {e}")).map(|()| None),
             }
         };
+        let passing = self.cache.state_path(&format!("{of}.running"));
         if to_time.is_none()
             && let Some(found) = kept(&provenance)?
         {
+            if found.kept {
+                // Another process was faster than the one that left it.
+                passing.iter().for_each(|path| drop(std::fs::remove_file(path)));
+            }
             return Ok(found);
         }
         let usable = if request.use_cache { self.cache.check() } else { Ok(()) };
@@ -455,14 +484,16 @@ impl Engine {
             warn(watch, format!("the cache takes nothing, the adapter will not be kept: {e}; see --cache"))?;
         }
         let pictures = sources.into_iter().map(|source| source.pixels(self)).collect::<Result<Vec<_>>>()?;
-        let state_is_cached = matches!(state, Some(StateFile::InCache));
+        let state_is_cached = !matches!(state, StateFile::At(_));
+        let passes = matches!(state, StateFile::WhileTraining);
+        let cached = |path: Option<PathBuf>| path.filter(|_| request.use_cache && usable.is_ok());
         let state = match state {
-            None => None,
-            Some(StateFile::At(path)) => Some(path.to_owned()),
-            Some(StateFile::InCache) => self.cache.state_path(&of).filter(|_| request.use_cache && usable.is_ok()),
+            StateFile::At(path) => Some(path.to_owned()),
+            StateFile::InCache => cached(self.cache.state_path(&of)),
+            StateFile::WhileTraining => cached(passing),
         };
         let new = || Adaptation::new(prior, pictures.clone(), provenance.settings.clone());
-        let mut training = Training { run: new()?, of, state, state_is_cached, watch };
+        let mut training = Training { run: new()?, of, state, state_is_cached, passes, watch };
         training.resume()?;
         if to_time.is_none() && training.run.is_beyond_budget() {
             // A longer training was here before: its weights are not those of a shorter one.
@@ -482,7 +513,7 @@ impl Engine {
             }
         }
         training.finish()?;
-        let run = training.run;
+        let (run, passed) = (training.run, training.state.filter(|_| passes));
         let (key, outcome, adapter) = (provenance.key()?, run.held_out(), run.adapter());
         let Label { name, serves } = label;
         let (base, lora) = (provenance.base.clone(), adapter.lora());
@@ -495,6 +526,10 @@ impl Engine {
                 Err(e) => warn(watch, format!("the adapter is not kept: {e}")).map(|()| false)?,
             },
         };
+        passed.iter().for_each(|path| drop(std::fs::remove_file(path)));
+        if !kept && !request.shared.is_empty() {
+            self.share_adapter(&key, &adapter, &info);
+        }
         Ok(AdapterFound { adapter, info, key, from_cache: false, kept, images })
     }
 }
@@ -518,106 +553,5 @@ struct Job<'a> {
     label: Label,
     config: AdaptConfig,
     request: &'a Adapt,
-    state: Option<StateFile<'a>>,
-}
-
-/// Where a training that can go on keeps its state.
-enum StateFile<'a> {
-    At(&'a Path),
-    InCache,
-}
-
-/// A training, what is reported of it, and its state in a file.
-struct Training<'a> {
-    run: Adaptation,
-    /// What the state belongs to.
-    of: String,
-    state: Option<PathBuf>,
-    /// Whether the file is one of the cache, which the training can do without.
-    state_is_cached: bool,
-    watch: &'a Watch<'a>,
-}
-
-impl Training<'_> {
-    /// Goes on from the state, if there is one.
-    fn resume(&mut self) -> Result<()> {
-        let Some(path) = self.state.as_ref().filter(|path| path.is_file()) else { return Ok(()) };
-        let resumed = WeightFile::open(path).map_err(Error::from).and_then(|file| self.run.resume(&file, &self.of));
-        match resumed {
-            Err(e) if self.state_is_cached => warn(self.watch, format!("the training begins anew: {e}")),
-            resumed => resumed,
-        }
-    }
-
-    /// Writes the state, if it is written anywhere. A cache that refuses costs no training.
-    fn save(&mut self) -> Result<()> {
-        let Some(path) = &self.state else { return Ok(()) };
-        match self.run.save(path, &self.of) {
-            Err(e) if self.state_is_cached => {
-                self.state = None;
-                warn(self.watch, format!("the state of the training is not kept: {e}"))
-            }
-            saved => saved,
-        }
-    }
-
-    /// A step, reported; `total` is that of the report.
-    fn step(&mut self, total: u32) -> Result<bool> {
-        let Some(step) = self.run.next() else { return Ok(false) };
-        let step = step?;
-        let (timestep, loss) = (step.timestep.0, step.loss);
-        report(self.watch, &Event::Adapting { step: step.step, total, timestep, loss })?;
-        if let Some(measured) = step.measured {
-            report(self.watch, &Event::Measured { measured })?;
-        }
-        Ok(true)
-    }
-
-    /// How many steps take that long, from the time of the next few.
-    fn steps_in(&mut self, time: Duration) -> Result<u32> {
-        let whole_budget = self.run.budget_within(f64::MAX, 1.0);
-        self.run.set_budget(whole_budget);
-        let started = Instant::now();
-        self.run.measure_before()?;
-        let measurement = started.elapsed().as_secs_f64();
-        let mut steps = Vec::new();
-        for _ in 0..2 * TIMED {
-            let started = Instant::now();
-            let measured_next = self.run.is_measured_next();
-            if !self.step(2 * TIMED)? {
-                break;
-            }
-            // A step with a measurement says nothing.
-            if !measured_next {
-                steps.push(started.elapsed().as_secs_f64());
-            }
-        }
-        // The first steps allocate what the later ones reuse.
-        let timed = &steps[steps.len() / 2..];
-        let step = timed.iter().sum::<f64>() / timed.len().max(1) as f64;
-        let budget = self.run.budget_within(time.as_secs_f64() / step.max(1e-6), measurement / step.max(1e-6));
-        // What an earlier run has done already is not taken back.
-        Ok(budget.max(self.run.budget_reached()))
-    }
-
-    /// All steps that are left.
-    fn finish(&mut self) -> Result<()> {
-        let mut saved = Instant::now();
-        loop {
-            let total = self.run.total();
-            if self.run.is_last_before_end() {
-                self.save()?;
-            }
-            let more = self.step(total);
-            let stopped = matches!(more, Err(Error::Interrupted));
-            let last = matches!(more, Ok(false));
-            if (stopped || last || saved.elapsed() > STATE_EVERY) && self.run.can_go_on() {
-                self.save()?;
-                saved = Instant::now();
-            }
-            if !more? {
-                return Ok(());
-            }
-        }
-    }
+    state: StateFile<'a>,
 }

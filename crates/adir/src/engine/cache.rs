@@ -135,7 +135,8 @@ impl Cache for NamedAdapters {
 }
 
 /// Keeps everything in a folder: `adapters/KEY.safetensors` and `indexes/HASH.index`; `steps/HASH` notes how many steps
-/// some minutes of training became, and `adapters/HASH.checkpoint` is a training that can go on.
+/// some minutes of training became, and `adapters/HASH.checkpoint` is a training that can go on
+/// (`HASH.running.checkpoint`: one that was interrupted).
 #[derive(Debug, Clone)]
 pub struct FolderCache {
     folder: PathBuf,

@@ -6,6 +6,7 @@ use std::ops::ControlFlow;
 use serde::Serialize;
 
 use super::by_y::ByY;
+use super::folder::FileOutcome;
 use crate::adapt::{HeldOut, Measured};
 use crate::{Error, Result};
 
@@ -39,6 +40,40 @@ pub enum Event {
         done: usize,
         /// Observations in all.
         total: usize,
+    },
+    /// A file of a folder is about to be planned.
+    Checking {
+        /// Its number, from 1.
+        done: usize,
+        /// Files in all.
+        total: usize,
+        /// Its path below the folder.
+        path: String,
+    },
+    /// A file of a folder is about to be restored.
+    File {
+        /// Its number among those to restore, from 1.
+        number: usize,
+        /// Files to restore.
+        total: usize,
+        /// Its path below the folder.
+        path: String,
+        /// The time that it and the following ones will take, by that of those before.
+        seconds_left: Option<f64>,
+    },
+    /// A file of a folder was restored, or could not be.
+    FileDone {
+        /// Files looked at so far.
+        done: usize,
+        /// Files to restore.
+        total: usize,
+        /// Its path below the folder.
+        path: String,
+        /// What became of it.
+        #[serde(flatten)]
+        outcome: FileOutcome,
+        /// The time that the following ones will take.
+        seconds_left: f64,
     },
     /// Something was left out or done another way than asked; the run goes on.
     Warning {
@@ -96,6 +131,18 @@ impl fmt::Display for Event {
             Self::Loading { name } => write!(f, "loading {name}"),
             Self::Indexing { done, total, path } => write!(f, "indexing {done}/{total}: {path}"),
             Self::Searching { done, total } => write!(f, "finding neighbours {done}/{total}"),
+            Self::Checking { done, total, path } => write!(f, "checking {done}/{total}: {path}"),
+            Self::File { number, total, path, .. } => write!(f, "file {number}/{total}: {path}"),
+            Self::FileDone { done, total, path, outcome, .. } => {
+                write!(f, "{done}/{total}: {path}: ")?;
+                match outcome {
+                    FileOutcome::Restored { output, seconds, agreement_psnr } => {
+                        write!(f, "{output}: {seconds:.1} s, agrees with the observation to {agreement_psnr}")
+                    }
+                    FileOutcome::Finished => f.write_str("finished already"),
+                    FileOutcome::Failed { error } => write!(f, "failed: {error}"),
+                }
+            }
             Self::Warning { message } => write!(f, "warning: {message}"),
             Self::Adapting { step, total, loss, .. } => write!(f, "adapting {step}/{total}: loss {loss:.4}"),
             Self::Measured { measured: Measured { trained, point, before } } => {

@@ -23,6 +23,7 @@ mod by_y;
 mod cache;
 mod deviation;
 mod event;
+mod folder;
 mod gallery;
 mod open;
 mod outputs;
@@ -34,6 +35,7 @@ mod run;
 mod sources;
 #[cfg(test)]
 mod tests;
+mod training;
 mod warnings;
 
 pub use adapt::{AdaptPlan, AdapterFound, Label, Observed};
@@ -41,6 +43,10 @@ pub use by_y::ByY;
 pub use cache::{Cache, FolderCache, KeptAdapter, NamedAdapters, NoCache};
 pub use deviation::{Deviation, DeviationRecord};
 pub use event::{Event, Watch};
+pub use folder::{
+    FileFault, FileOutcome, FileState, FolderDone, FolderPlan, FolderRequest, ManifestEntry, ManifestHead, Merged,
+    Shard, merge,
+};
 pub use gallery::{Gallery, build_index};
 pub use open::{Engine, EngineBuilder, open_encoder};
 pub use outputs::{DeviationFiles, Outputs};

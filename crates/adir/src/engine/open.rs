@@ -8,6 +8,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use super::cache::{Cache, NoCache};
 use super::event::{Event, Watch, report};
 use super::gallery::Gallery;
+use crate::adapt::{Adapter, AdapterInfo};
 use crate::compute::Precision;
 use crate::encode::Encoder;
 use crate::io::limits::Limits;
@@ -43,6 +44,8 @@ struct Opened {
     prior: Option<Arc<Prior>>,
     encoder: Option<Arc<dyn Encoder>>,
     galleries: HashMap<PathBuf, Arc<Gallery>>,
+    /// The last adapter that several observations share and no cache keeps, by its key.
+    shared: Option<(String, Adapter, AdapterInfo)>,
 }
 
 #[derive(Debug, Clone)]
@@ -297,6 +300,18 @@ impl Engine {
         let gallery = Arc::new(Gallery::open(path, encoder, self.cache.as_ref(), &self.limits, watch)?);
         self.lock().galleries.insert(path.to_owned(), gallery.clone());
         Ok(gallery)
+    }
+
+    /// The adapter that [`Engine::share_adapter`] was given last, if it is that one.
+    pub(super) fn shared_adapter(&self, key: &str) -> Option<(Adapter, AdapterInfo)> {
+        let opened = self.lock();
+        let (_, adapter, info) = opened.shared.as_ref().filter(|(of, ..)| of == key)?;
+        Some((adapter.clone(), info.clone()))
+    }
+
+    /// Holds an adapter in memory for the next observation that shares it.
+    pub(super) fn share_adapter(&self, key: &str, adapter: &Adapter, info: &AdapterInfo) {
+        self.lock().shared = Some((key.to_owned(), adapter.clone(), info.clone()));
     }
 
     fn lock(&self) -> std::sync::MutexGuard<'_, Opened> {

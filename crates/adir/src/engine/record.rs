@@ -161,7 +161,7 @@ pub struct ImageRecord {
     pub path: Option<PathBuf>,
     /// SHA-256 of the file, or of sizes and values.
     pub sha256: ContentHash,
-    /// Its distance from the query in radians (Eq. 19), where it comes from a gallery.
+    /// Its distance from the query in radians (Eq. 19), where it was searched for in a gallery.
     pub distance: Option<f64>,
 }
 

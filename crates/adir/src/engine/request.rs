@@ -169,6 +169,10 @@ pub struct Adapt {
     /// Images closer to the observation than this are left out, in radians (Eq. 19).
     #[serde(default)]
     pub closer_than: f64,
+    /// Images of the gallery to adapt to in place of those nearest to the observation: those that it shares with
+    /// observations like it, most of which have them among their nearest.
+    #[serde(default, skip_serializing_if = "Vec::is_empty", with = "crate::io::lossy::list")]
+    pub shared: Vec<PathBuf>,
     /// Files with this content are left out, besides the observation itself.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub exclude: Vec<ContentHash>,
@@ -281,6 +285,7 @@ impl Adapt {
             keep,
             neighbours: twenty(),
             closer_than: 0.0,
+            shared: Vec::new(),
             exclude: Vec::new(),
             seed: 0,
             overrides: AdaptOverrides::default(),
@@ -372,6 +377,9 @@ impl Adapt {
             && images.is_empty()
         {
             return Err(Error::config("no images to adapt to"));
+        }
+        if !self.shared.is_empty() && self.target.gallery().is_none() {
+            return Err(Error::config("shared images come from a gallery, and this adaptation has none"));
         }
         if let Some(minutes) = self.overrides.minutes {
             if !(minutes > 0.0 && minutes <= 1e5) {

@@ -68,6 +68,17 @@ impl Engine {
             }
             Target::Archive(folder) => self.archive(folder, config.seed, watch)?,
             Target::Images(files) => self.files(files)?,
+            Target::Gallery(path) | Target::Text { gallery: path, .. } if !plan.request().shared.is_empty() => {
+                let mut sources = self.files(&plan.request().shared)?;
+                let gallery = self.gallery(path, watch)?;
+                for source in &mut sources {
+                    let path = source.record.path.as_ref();
+                    let below =
+                        path.and_then(|path| path.strip_prefix(gallery.index().root()).ok()).map(Path::to_owned);
+                    source.record.path = below.or(source.record.path.take());
+                }
+                sources
+            }
             Target::Gallery(path) | Target::Text { gallery: path, .. } => {
                 let gallery = self.gallery(path, watch)?;
                 let nearest = self.nearest(&gallery, plan.request(), observed, watch)?;

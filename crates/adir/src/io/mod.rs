@@ -18,6 +18,7 @@ mod exif;
 pub mod folder;
 pub mod image;
 pub mod limits;
+pub mod lines;
 pub mod lossy;
 mod metadata;
 mod raster;

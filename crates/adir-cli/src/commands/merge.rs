@@ -1,0 +1,44 @@
+//! `adir merge`: what became of a folder whose shards were restored by several processes.
+
+use std::path::PathBuf;
+
+use adir::Result;
+use adir::engine::{Shard, merge};
+use clap::Args;
+
+use crate::log::Log;
+
+/// Join the manifests of all shards of a folder of results, and say what is missing.
+///
+/// Looks whether every result and its record are in place, and writes OUTPUT/adir-manifest.jsonl, a JSON object per file.
+/// Exit code 1: files are missing or failed.
+#[derive(Debug, Args)]
+pub struct MergeArgs {
+    /// Folder of results that `adir restore FOLDER -o OUTPUT` wrote
+    output: PathBuf,
+}
+
+pub fn run(args: &MergeArgs, log: &Log) -> Result<u8> {
+    let merged = merge(&args.output)?;
+    for (shard, files) in &merged.absent {
+        say!("missing: shard {shard} with {files} files has not run (--shard {shard})")?;
+    }
+    for (file, shard) in &merged.missing {
+        match *shard {
+            Shard::WHOLE => say!("missing: {file}")?,
+            shard => say!("missing: {file} (--shard {shard})")?,
+        }
+    }
+    for (file, error) in &merged.failed {
+        say!("failed: {file}: {error}")?;
+    }
+    let absent: usize = merged.absent.iter().map(|(_, files)| files).sum();
+    let missing = merged.missing.len() + absent;
+    log.info(&format!(
+        "{}: {} files restored, {missing} missing, {} failed",
+        merged.path.display(),
+        merged.done,
+        merged.failed.len()
+    ));
+    Ok(if merged.is_complete() { crate::exit::DONE } else { crate::exit::SOME_FAILED })
+}

@@ -1,0 +1,151 @@
+//! `adir restore FOLDER`: all images of a folder.
+
+use std::path::Path;
+use std::str::FromStr;
+
+use adir::engine::{Event, FolderDone, FolderPlan, FolderRequest, Shard};
+use adir::io::image::ImageFormat;
+use adir::{Error, Result};
+use clap::Args;
+
+use super::restore::RestoreArgs;
+use crate::log::Log;
+
+/// Options that only a folder takes.
+#[derive(Debug, Clone, Args)]
+pub struct FolderArgs {
+    /// Of a folder: restore only part I of N, from 1. auto takes both from SLURM, auto/N takes I from the task number of
+    /// SLURM, Kubernetes (JOB_COMPLETION_INDEX) or HyperQueue
+    #[arg(long, value_name = "I/N")]
+    shard: Option<ShardArg>,
+    /// Of a folder: format of the results: png, tif, jpg or webp [default: that of each observation, where it can hold
+    /// the result]
+    #[arg(long, value_name = "FORMAT", value_parser = format)]
+    format: Option<ImageFormat>,
+    /// Of a folder with --gallery: observations share an adaptation if their nearest images overlap by at least this
+    /// share on average, 0 to 1 [default: 0.25]
+    #[arg(long, value_name = "SHARE", value_parser = crate::args::share)]
+    overlap: Option<f64>,
+}
+
+/// What `--shard` takes.
+#[derive(Debug, Clone, Copy)]
+enum ShardArg {
+    Given(Shard),
+    Auto(Option<usize>),
+}
+
+impl FromStr for ShardArg {
+    type Err = Error;
+
+    fn from_str(text: &str) -> Result<Self> {
+        match text.split_once('/') {
+            None if text == "auto" => Ok(Self::Auto(None)),
+            Some(("auto", of)) => {
+                let of = of.parse().map_err(|_| Error::config("expected auto/N with a number of parts N"))?;
+                Ok(Self::Auto(Some(of)))
+            }
+            _ => text.parse().map(Self::Given),
+        }
+    }
+}
+
+fn format(name: &str) -> Result<ImageFormat, String> {
+    ImageFormat::from_path(Path::new(&format!("x.{name}"))).map_err(|_| "expected png, tif, jpg or webp".into())
+}
+
+impl FolderArgs {
+    /// Refuses options that have no effect on a single file.
+    pub fn refuse_for_a_file(&self, input: &Path) -> Result<()> {
+        let given = [
+            (self.shard.is_some(), "--shard"),
+            (self.format.is_some(), "--format"),
+            (self.overlap.is_some(), "--overlap"),
+        ];
+        match given.into_iter().find(|(given, _)| *given) {
+            // What is missing is said as it is without the option.
+            Some((_, option)) if input.exists() => Err(Error::config(format!(
+                "{option} has no effect on a single file, and {} is no folder",
+                input.display()
+            ))),
+            _ => Ok(()),
+        }
+    }
+
+    fn shard(&self) -> Result<Shard> {
+        match self.shard {
+            None => Ok(Shard::WHOLE),
+            Some(ShardArg::Given(shard)) => Ok(shard),
+            Some(ShardArg::Auto(of)) => Shard::of_task(of, |name| std::env::var(name).ok()),
+        }
+    }
+}
+
+fn request(args: &RestoreArgs) -> Result<FolderRequest> {
+    args.check_for_folder()?;
+    if args.sampling.seed.drawn {
+        let message = "a seed drawn at each start would make finished files count as unfinished: give --seed a number";
+        return Err(Error::config(message));
+    }
+    if args.folder.overlap.is_some() && args.adaptation.gallery.is_none() {
+        return Err(Error::config("--overlap has no effect without --gallery FOLDER"));
+    }
+    let mut request = FolderRequest::new(args.input()?, &args.output, args.request(&args.output)?);
+    request.shard = args.folder.shard()?;
+    request.format = args.folder.format;
+    request.overlap = args.folder.overlap.unwrap_or(request.overlap);
+    request.overwrite = args.overwrite;
+    Ok(request)
+}
+
+pub fn run(args: &RestoreArgs, log: &Log) -> Result<u8> {
+    let request = request(args)?;
+    let engine = args.adaptation.engine(args.model.engine()).build()?;
+    let watcher = log.watcher();
+    let watch = |event: &Event| watcher.see(event);
+    let plan = engine.plan_folder(&request, &watch)?;
+    if args.explain {
+        let (first, faults) = engine.check_folder(&plan, &watch)?;
+        watcher.finish();
+        if let Some(first) = first {
+            say!("{first}\n")?;
+        }
+        say!("{}", in_words(&plan))?;
+        return Ok(told(faults.into_iter().map(|fault| (fault.file, fault.error.to_string())).collect(), log));
+    }
+    log.info(&in_words(&plan));
+    let done = engine.run_folder(&plan, &watch);
+    watcher.finish();
+    if let Err(error) = &done {
+        let kept = if args.keeps_training() { " and trainings" } else { "" };
+        let how = if matches!(error, Error::Interrupted) { "stopped" } else { "stopped by an error" };
+        log.warn(&format!("{how}: finished files{kept} are kept, and the same command goes on"));
+    }
+    let FolderDone { restored, finished, failed, .. } = done?;
+    let code = told(failed, log);
+    log.info(&format!("{}: {restored} restored, {finished} finished before", args.output.display()));
+    Ok(code)
+}
+
+/// How many files there are, and what is left to do.
+fn in_words(plan: &FolderPlan) -> String {
+    let shard = plan.request().shard;
+    let part = if shard == Shard::WHOLE { String::new() } else { format!(", shard {shard} of them") };
+    let (files, finished, to_do) = (plan.files(), plan.finished(), plan.to_do().len());
+    let scans = plan.request().scans.display();
+    format!("{scans}: {files} images{part}: {finished} finished, {to_do} to restore")
+}
+
+/// Names the files that failed; the exit code.
+fn told(failed: Vec<(String, String)>, log: &Log) -> u8 {
+    if failed.is_empty() {
+        return crate::exit::DONE;
+    }
+    let count = if failed.len() == 1 { "1 file".into() } else { format!("{} files", failed.len()) };
+    log.warn(&format!("{count} not restored:"));
+    for (file, error) in failed {
+        // Most errors name the file.
+        log.warn(&if error.contains(&file) { error } else { format!("{file}: {error}") });
+    }
+    crate::exit::SOME_FAILED
+}

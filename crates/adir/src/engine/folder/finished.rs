@@ -1,0 +1,117 @@
+//! Whether a file was restored already: its record says what was asked for, of which bytes, by which weights.
+
+use serde_json::Value;
+
+use super::manifest::is_in_place;
+use crate::engine::event::Watch;
+use crate::engine::open::Engine;
+use crate::engine::outputs::Outputs;
+use crate::engine::record::Record;
+use crate::engine::request::{Observation, Request, Target};
+use crate::operator::{Boundary, Degradation};
+use crate::problem::{MaskSource, Sigma};
+use crate::retrieve::ContentHash;
+use crate::task::Task;
+use crate::{Error, Result};
+
+/// What a record must say besides the hash of the observation.
+pub(super) struct Asked {
+    request: Value,
+    minutes: bool,
+    /// Whether the noise is estimated from each observation.
+    estimated: bool,
+    /// The adapter that is there already, as asked for.
+    adapter: Option<std::path::PathBuf>,
+    blur: Option<Value>,
+    masks: [Option<ContentHash>; 2],
+    model: String,
+    placement: [String; 2],
+}
+
+impl Asked {
+    /// What records of `each` say. Loads the prior.
+    pub fn new(engine: &Engine, each: &Request, watch: &Watch<'_>) -> Result<Self> {
+        let minutes = each.adapt.as_ref().is_some_and(|adapt| adapt.overrides.minutes.is_some());
+        let text = serde_json::to_string(each).map_err(|e| Error::config(format!("the request: {e}")))?;
+        let adapter = each.adapt.as_ref().and_then(|adapt| match &adapt.target {
+            Target::Adapter(reference) => Some(reference.clone()),
+            _ => adapt.start.clone(),
+        });
+        let (degradation, _) = each.problem.degradation(Boundary::default(), engine.limits())?;
+        let hash = |mask: &Option<MaskSource>| match mask {
+            Some(MaskSource::File(path)) => ContentHash::of_file(path).map(Some),
+            _ => Ok(None),
+        };
+        let masks = [hash(&each.problem.mask)?, hash(&each.problem.ignore)?];
+        let estimated = match each.problem.sigma {
+            Some(sigma) => sigma == Sigma::Auto,
+            None => matches!(each.problem.task, Task::Deblur | Task::Denoise),
+        };
+        let (device, dtype) = engine.placement();
+        Ok(Self {
+            // By way of its text, as a record has it.
+            request: comparable(&Request::from_json(&text)?, minutes, estimated)?,
+            minutes,
+            estimated,
+            adapter,
+            blur: kernel(&degradation),
+            masks,
+            model: engine.prior(watch)?.id()?.to_string(),
+            placement: [device.to_owned(), dtype.to_string()],
+        })
+    }
+
+    /// Whether `outputs` are what a run of this request on an observation with that hash would write.
+    pub fn is_met_by(&self, engine: &Engine, outputs: &Outputs, content: ContentHash) -> Result<bool> {
+        let Ok(record) = Record::read(&outputs.record) else { return Ok(false) };
+        let Some(request) = &record.request else { return Ok(false) };
+        let same = record.input.sha256 == content
+            && record.model.sha256 == self.model
+            && [&record.device, &record.dtype] == self.placement.each_ref()
+            && [&record.mask, &record.ignore].map(|mask| mask.as_ref().map(|mask| mask.sha256)) == self.masks
+            && record.sources.iter().any(|choice| choice.name == "sigma") == self.estimated
+            && record.degradation.as_ref().and_then(kernel) == self.blur
+            && comparable(request, self.minutes, self.estimated)? == self.request;
+        if !same || !is_in_place(outputs) {
+            return Ok(false);
+        }
+        let Some(reference) = &self.adapter else { return Ok(true) };
+        let key = engine.adapter_key(reference, content)?;
+        Ok(record.adaptation.is_some_and(|done| match &done.target {
+            Target::Adapter(_) => done.key == key,
+            _ => done.start.as_ref() == Some(&key),
+        }))
+    }
+}
+
+/// A request without what differs from file to file.
+fn comparable(request: &Request, minutes: bool, estimated: bool) -> Result<Value> {
+    let mut request = request.clone();
+    request.input = Observation::File("".into());
+    request.output = None;
+    // A record holds the noise that was found, and 0 where none was said.
+    request.problem.sigma = match request.problem.sigma {
+        _ if estimated => None,
+        sigma => Some(sigma.unwrap_or(Sigma::Levels(0.0))),
+    };
+    if let Some(adapt) = &mut request.adapt {
+        adapt.shared.clear();
+        if minutes {
+            // A record holds the number of steps that they became.
+            (adapt.overrides.minutes, adapt.overrides.iterations) = (None, None);
+        }
+    }
+    serde_json::to_value(&request).map_err(|e| Error::config(format!("the request: {e}")))
+}
+
+/// The kernel of the blur, if there is one.
+fn kernel(degradation: &Degradation) -> Option<Value> {
+    match degradation {
+        Degradation::Blur { kernel, .. } => {
+            let text = serde_json::to_string(kernel).ok()?;
+            serde_json::from_str(&text).ok()
+        }
+        Degradation::Compose(parts) => parts.iter().find_map(kernel),
+        _ => None,
+    }
+}

@@ -1,0 +1,81 @@
+//! Observations of a folder that share an adapter, as their nearest images are the same.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use super::FolderRequest;
+use crate::Result;
+use crate::engine::adapt::{AdaptPlan, Observed};
+use crate::engine::event::{Event, Watch, report};
+use crate::engine::open::Engine;
+use crate::io::image::read_hashed_as;
+use crate::retrieve::group_by_neighbours;
+
+/// Files that are grouped together: consecutive ones, whatever shards they belong to, so that every shard finds the same
+/// groups. The time for grouping grows with the cube.
+const BLOCK: usize = 500;
+
+/// What a file shares with others.
+#[derive(Debug, Clone)]
+pub(super) struct Shared {
+    /// The group, by its first member.
+    pub group: usize,
+    /// The images of the gallery that the group adapts to.
+    pub images: Vec<PathBuf>,
+}
+
+impl Engine {
+    /// The groups of two or more of `files`, by member, as far as those in `wanted` need them. A file that cannot be read
+    /// is in none.
+    pub(super) fn shared(
+        &self,
+        plan: &AdaptPlan,
+        request: &FolderRequest,
+        files: &[String],
+        wanted: &[usize],
+        watch: &Watch<'_>,
+    ) -> Result<BTreeMap<usize, Shared>> {
+        let mut shared = BTreeMap::new();
+        let Some(gallery) = plan.request().target.gallery() else { return Ok(shared) };
+        let gallery = self.gallery(gallery, watch)?;
+        let mut blocks: Vec<usize> = wanted.iter().map(|k| k / BLOCK).collect();
+        blocks.dedup();
+        let ranges = blocks.into_iter().map(|block| block * BLOCK..((block + 1) * BLOCK).min(files.len()));
+        let ranges: Vec<_> = ranges.collect();
+        let (total, mut done) = (ranges.iter().map(|range| range.len()).sum(), 0);
+        for range in ranges {
+            let (mut members, mut contents, mut nearest) = (Vec::new(), Vec::new(), Vec::new());
+            for k in range {
+                let path = request.scans.join(Path::new(&files[k]));
+                if let Ok((picture, content)) = read_hashed_as(&path, &request.each.reading, &self.limits) {
+                    let observed = Observed { y: &picture.tensor, file: Some(&path), content };
+                    nearest.push(self.nearest(&gallery, plan.request(), &observed, watch)?);
+                    members.push(k);
+                    contents.push(content);
+                }
+                done += 1;
+                report(watch, &Event::Searching { done, total })?;
+            }
+            for group in group_by_neighbours(&nearest, request.overlap) {
+                if group.members.len() < 2 {
+                    continue;
+                }
+                // No observation is adapted to itself, nor to one that shares its adapter.
+                let own = |id: usize| {
+                    let content = gallery.index().entries()[id].content;
+                    group.members.iter().any(|&m| Some(contents[m]) == content)
+                };
+                let ids = group.neighbours.iter().map(|n| n.id).filter(|&id| !own(id));
+                let images: Vec<PathBuf> = ids.filter_map(|id| gallery.index().file(id)).collect();
+                if images.is_empty() {
+                    continue;
+                }
+                let first = members[group.members[0]];
+                for &m in &group.members {
+                    shared.insert(members[m], Shared { group: first, images: images.clone() });
+                }
+            }
+        }
+        Ok(shared)
+    }
+}

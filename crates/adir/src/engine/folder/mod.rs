@@ -1,0 +1,345 @@
+//! Restoring all images of a folder: which files there are, how their results are called, what is done already, and
+//! which part of the work this process has.
+//!
+//! Each file is restored as it would be alone. The model, the index of a gallery and the adapters are opened once, and
+//! observations with the same nearest images share an adapter. A file is finished when its record is there and says what
+//! is asked for; a manifest per shard ([`merge`] joins them) says what became of each, and which results were begun, so
+//! that the same request goes on after a kill at any moment.
+
+mod finished;
+mod groups;
+mod manifest;
+mod names;
+mod run;
+mod shard;
+
+use std::path::{Path, PathBuf};
+
+use self::finished::Asked;
+use self::names::{Names, holding};
+use super::event::{Event, Watch, report, warn};
+use super::open::Engine;
+use super::outputs::Outputs;
+use super::plan::Plan;
+use super::request::{OutputRequest, Request};
+use crate::io::atomic::check_writable;
+use crate::io::folder::image_files;
+use crate::io::image::{ImageFormat, read_hashed_as};
+use crate::operator::Boundary;
+use crate::retrieve::ContentHash;
+use crate::task::Task;
+use crate::{Error, Result};
+
+pub use self::manifest::{FileState, ManifestEntry, ManifestHead, Merged, merge};
+pub use self::run::{FileOutcome, FolderDone};
+pub use self::shard::Shard;
+
+/// The restoration of all images of a folder.
+#[derive(Debug, Clone)]
+#[non_exhaustive]
+pub struct FolderRequest {
+    /// The folder of the observations; images in its folders count, too.
+    pub scans: PathBuf,
+    /// The folder of the results, which get the names of the observations; not one that holds `scans`.
+    pub output: PathBuf,
+    /// What is done to each. Its input and output are replaced.
+    pub each: Request,
+    /// The part of the files to restore.
+    pub shard: Shard,
+    /// The format of the results; by default that of the observation's name, where it can hold the result.
+    pub format: Option<ImageFormat>,
+    /// Observations share an adapter when their nearest images overlap by at least this share on average, 0 to 1.
+    pub overlap: f64,
+    /// Whether results of other requests are replaced. Finished files are left alone anyway.
+    pub overwrite: bool,
+}
+
+impl FolderRequest {
+    /// The share of nearest images in common from which observations share an adapter, by default.
+    pub const OVERLAP: f64 = 0.25;
+
+    /// The restoration of the images of `scans` into `output`, each as `each` says.
+    pub fn new(scans: impl Into<PathBuf>, output: impl Into<PathBuf>, each: Request) -> Self {
+        Self {
+            scans: scans.into(),
+            output: output.into(),
+            each,
+            shard: Shard::WHOLE,
+            format: None,
+            overlap: Self::OVERLAP,
+            overwrite: false,
+        }
+    }
+}
+
+/// A checked [`FolderRequest`], and what is done of it already.
+#[derive(Debug)]
+pub struct FolderPlan {
+    request: FolderRequest,
+    /// All files of the folder.
+    files: Vec<String>,
+    names: Names,
+    /// The files of this shard that are finished, and those to restore, by their places in `files`.
+    finished: Vec<(usize, PathBuf, ContentHash)>,
+    to_do: Vec<ToDo>,
+    /// What could not be listed.
+    unlisted: Vec<FileFault>,
+}
+
+/// A file that cannot be restored.
+#[derive(Debug)]
+pub struct FileFault {
+    /// Its path below the folder.
+    pub file: String,
+    /// Why.
+    pub error: Error,
+}
+
+/// A file to restore.
+#[derive(Debug, Clone)]
+struct ToDo {
+    k: usize,
+    /// Whether its outputs may be replaced: an earlier run of the same request left them unfinished.
+    ours: bool,
+}
+
+impl FolderPlan {
+    /// What was asked for.
+    pub fn request(&self) -> &FolderRequest {
+        &self.request
+    }
+
+    /// Files in the folder, in all shards.
+    pub fn files(&self) -> usize {
+        self.files.len()
+    }
+
+    /// Files of this shard that are finished.
+    pub fn finished(&self) -> usize {
+        self.finished.len()
+    }
+
+    /// Files of this shard that are to be restored, below the folder.
+    pub fn to_do(&self) -> impl ExactSizeIterator<Item = &str> {
+        self.to_do.iter().map(|to_do| self.files[to_do.k].as_str())
+    }
+
+    fn input(&self, k: usize) -> PathBuf {
+        self.request.scans.join(Path::new(&self.files[k]))
+    }
+
+    fn outputs(&self, name: &Path) -> Outputs {
+        Outputs::new(&self.request.output.join(name), self.request.each.sampling.samples)
+    }
+
+    /// The names that a file's result may have: the usual one, and those in formats that hold more.
+    fn candidates(&self, k: usize) -> Vec<PathBuf> {
+        let more = [ImageFormat::Png, ImageFormat::Tiff].map(|format| self.names.other(&self.files[k], format));
+        let more = more.into_iter().filter(|_| self.request.format.is_none());
+        std::iter::once(self.names.outputs[k].clone()).chain(more).collect()
+    }
+
+    /// The request for a file with its result in `name`.
+    fn single(&self, to_do: &ToDo, name: &Path) -> Request {
+        let mut request = self.request.each.clone();
+        request.input = self.input(to_do.k).into();
+        let overwrite = self.request.overwrite || to_do.ours;
+        request.output = Some(OutputRequest::new(self.request.output.join(name), overwrite));
+        request
+    }
+}
+
+impl Engine {
+    /// Checks the restoration of a folder: settings, model, files named in the request, names of the results, and what is
+    /// finished. Of the observations only those are read whose results are there, to compare their hashes, and as many as
+    /// it takes to find one that can be restored.
+    ///
+    /// # Errors
+    /// [`Error::Input`] for a folder that cannot be listed or holds no image; [`Error::Config`] for settings that are
+    /// wrong, folders that overlap, or results of another request in the way; as [`Engine::plan`] when no file can be
+    /// planned, for reasons that do not lie in the files.
+    pub fn plan_folder(&self, request: &FolderRequest, watch: &Watch<'_>) -> Result<FolderPlan> {
+        let each = &request.each;
+        each.check()?;
+        if !(0.0..=1.0).contains(&request.overlap) {
+            return Err(Error::config(format!("an overlap of {}: expected 0 to 1", request.overlap)));
+        }
+        if each.guidance.is_some() || matches!(each.problem.task, Task::Custom { .. }) {
+            return Err(Error::config(
+                "a folder takes no operator or guidance of the caller's: records cannot hold it",
+            ));
+        }
+        let (files, unlisted) = self.list(request, watch)?;
+        if let Some(adapt) = &each.adapt {
+            self.plan_adaptation(adapt, each.sampling.preset)?;
+        }
+        self.header()?.check_class(each.sampling.class)?;
+        each.problem.degradation(Boundary::default(), &self.limits)?;
+        if let Some(ignored) = &each.problem.ignore {
+            ignored.read(&self.limits)?;
+        }
+        check_writable(&manifest::path_of(&request.output, request.shard))?;
+        let names = Names::new(&files, request.format, each.sampling.samples);
+        let mut plan = FolderPlan {
+            request: request.clone(),
+            files,
+            names,
+            finished: Vec::new(),
+            to_do: Vec::new(),
+            unlisted: if request.shard.index() == 1 { unlisted } else { Vec::new() },
+        };
+        self.sort_out(&mut plan, watch)?;
+        self.try_one(&plan)?;
+        Ok(plan)
+    }
+
+    /// The images of the folder, and what could not be listed.
+    fn list(&self, request: &FolderRequest, watch: &Watch<'_>) -> Result<(Vec<String>, Vec<FileFault>)> {
+        let FolderRequest { scans, output, .. } = request;
+        if output.exists() && !output.is_dir() {
+            let message = "is a file: the results of a folder need a folder";
+            return Err(Error::config(format!("{}: {message}", output.display())));
+        }
+        let root = scans.canonicalize().map_err(|e| Error::input(scans, format!("cannot be opened: {e}")))?;
+        let results = output.canonicalize().ok();
+        if let Some(results) = &results
+            && root.starts_with(results)
+        {
+            let (output, scans) = (output.display(), scans.display());
+            let message = "results there could replace observations: choose another folder";
+            return Err(Error::config(format!("{output}: is or holds the input folder {scans}, and {message}")));
+        }
+        let listing = image_files(scans)?;
+        for message in listing.warnings() {
+            warn(watch, message)?;
+        }
+        let mut files = listing.files;
+        // Results within the folder are no observations.
+        if let Some(below) = results.as_ref().and_then(|results| results.strip_prefix(&root).ok()) {
+            files.retain(|file| !Path::new(file).starts_with(below));
+        }
+        if files.is_empty() && listing.odd_names.is_empty() {
+            return Err(Error::input(scans, "contains no images"));
+        }
+        let shown = |path: &Path| path.strip_prefix(scans).unwrap_or(path).to_string_lossy().into_owned();
+        let folders = listing.unlisted.into_iter().map(|error| match &error {
+            Error::Input { path, .. } => FileFault { file: shown(path), error },
+            _ => FileFault { file: String::new(), error },
+        });
+        let mut faults: Vec<FileFault> = folders.collect();
+        faults.extend(listing.odd_names.iter().map(|path| {
+            let error = Error::input(path, "the name is not UTF-8 or holds a backslash: restore it by itself");
+            FileFault { file: shown(path), error }
+        }));
+        Ok((files, faults))
+    }
+
+    /// Tells what is finished, what is left, and what is in the way.
+    fn sort_out(&self, plan: &mut FolderPlan, watch: &Watch<'_>) -> Result<()> {
+        let begun = manifest::begun(&plan.request.output)?;
+        let (mut asked, mut in_the_way) = (None, Vec::new());
+        for k in plan.request.shard.range(plan.files.len()) {
+            let names = plan.candidates(k);
+            let is_there = |path: &Path| path.symlink_metadata().is_ok();
+            let there = |name: &&PathBuf| plan.outputs(name).all().any(is_there);
+            let present: Vec<&PathBuf> = names.iter().filter(there).collect();
+            let mut done = None;
+            if !present.is_empty()
+                && let Ok(content) = ContentHash::of_file(&plan.input(k))
+            {
+                let asked = match &mut asked {
+                    Some(asked) => asked,
+                    none => none.insert(Asked::new(self, &plan.request.each, watch)?),
+                };
+                for name in &present {
+                    if asked.is_met_by(self, &plan.outputs(name), content)? {
+                        done = Some((k, (*name).clone(), content));
+                        break;
+                    }
+                }
+            }
+            let is_ours = |name: &PathBuf| begun.contains(&*name.to_string_lossy());
+            match done {
+                Some(done) => plan.finished.push(done),
+                None => {
+                    let ours = names.iter().any(is_ours);
+                    let usual = &plan.names.outputs[k];
+                    if present.contains(&usual) && !ours && !plan.request.overwrite {
+                        in_the_way.push(plan.request.output.join(usual));
+                    }
+                    plan.to_do.push(ToDo { k, ours });
+                }
+            }
+        }
+        match in_the_way.as_slice() {
+            [] => Ok(()),
+            [first, more @ ..] => Err(Error::config(format!(
+                "{}{}: made with other settings, from another file, or not by adir: use --overwrite to replace such \
+                 files, or another output folder",
+                first.display(),
+                if more.is_empty() { String::new() } else { format!(" and {} more", more.len()) }
+            ))),
+        }
+    }
+
+    /// Refuses a request by which no file can be restored, for a reason that does not lie in the files.
+    fn try_one(&self, plan: &FolderPlan) -> Result<()> {
+        if !plan.finished.is_empty() {
+            return Ok(());
+        }
+        let mut first = None;
+        for to_do in &plan.to_do {
+            match self.plan_file(plan, to_do) {
+                Ok(_) => return Ok(()),
+                Err(e @ (Error::Config(_) | Error::Model { .. })) => first = first.or(Some(e)),
+                Err(_) => {}
+            }
+        }
+        first.map_or(Ok(()), Err)
+    }
+
+    /// The plan for a file, in a format that can hold its result.
+    fn plan_file(&self, plan: &FolderPlan, to_do: &ToDo) -> Result<Plan> {
+        let name = &plan.names.outputs[to_do.k];
+        let request = plan.single(to_do, name);
+        let planned = self.plan(&request);
+        let format = ImageFormat::from_path(name)?;
+        let suits = match &planned {
+            Ok(planned) => holding(planned.picture(), format),
+            // It may be the format that does not suit.
+            Err(Error::Config(_)) => match read_hashed_as(&plan.input(to_do.k), &request.reading, &self.limits) {
+                Ok((picture, _)) => holding(&picture, format),
+                Err(_) => format,
+            },
+            Err(_) => format,
+        };
+        if suits == format || plan.request.format.is_some() {
+            return planned;
+        }
+        self.plan(&plan.single(to_do, &plan.names.other(&plan.files[to_do.k], suits)))
+    }
+
+    /// Plans every file that is to be restored, and computes nothing: the first plan, and what cannot be restored.
+    ///
+    /// # Errors
+    /// [`Error::Interrupted`] when the watcher breaks.
+    pub fn check_folder(&self, plan: &FolderPlan, watch: &Watch<'_>) -> Result<(Option<Plan>, Vec<FileFault>)> {
+        let (mut first, mut faults) = (None, Vec::new());
+        let total = plan.to_do.len();
+        for (done, to_do) in (1..).zip(&plan.to_do) {
+            let file = plan.files[to_do.k].clone();
+            report(watch, &Event::Checking { done, total, path: file.clone() })?;
+            match self.plan_file(plan, to_do) {
+                Ok(planned) => first = first.or(Some(planned)),
+                Err(error) => faults.push(FileFault { file, error }),
+            }
+        }
+        let same = |fault: &FileFault| match &fault.error {
+            Error::Input { path, message } => Some((fault.file.clone(), Error::input(path, message.clone()))),
+            _ => None,
+        };
+        let unlisted = plan.unlisted.iter().filter_map(same);
+        faults.extend(unlisted.map(|(file, error)| FileFault { file, error }));
+        Ok((first, faults))
+    }
+}

@@ -1,0 +1,127 @@
+//! A training that reports its steps, keeps its state in a file and goes on from there.
+
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use super::event::{Event, Watch, report, warn};
+use crate::adapt::Adaptation;
+use crate::io::weights::WeightFile;
+use crate::{Error, Result};
+
+/// Steps that are timed to find how many take some minutes, after as many that are not.
+const TIMED: u32 = 8;
+/// How often the state of a training that can go on is written.
+const STATE_EVERY: Duration = Duration::from_secs(120);
+/// The same of one that is removed at the end, unless writing takes longer than a twentieth of that.
+const SHORT_STATE_EVERY: Duration = Duration::from_secs(30);
+
+/// Where a training that can go on keeps its state.
+pub(super) enum StateFile<'a> {
+    /// In that file, for good: a larger budget goes on from it.
+    At(&'a Path),
+    /// In the cache, for good.
+    InCache,
+    /// In the cache, until the training ends.
+    WhileTraining,
+}
+
+/// A training, what is reported of it, and its state in a file.
+pub(super) struct Training<'a> {
+    pub run: Adaptation,
+    /// What the state belongs to.
+    pub of: String,
+    pub state: Option<PathBuf>,
+    /// Whether the file is one of the cache, which the training can do without.
+    pub state_is_cached: bool,
+    /// Whether it is removed when the training ends.
+    pub passes: bool,
+    pub watch: &'a Watch<'a>,
+}
+
+impl Training<'_> {
+    /// Goes on from the state, if there is one.
+    pub fn resume(&mut self) -> Result<()> {
+        let Some(path) = self.state.as_ref().filter(|path| path.is_file()) else { return Ok(()) };
+        let resumed = WeightFile::open(path).map_err(Error::from).and_then(|file| self.run.resume(&file, &self.of));
+        match resumed {
+            Err(e) if self.state_is_cached => warn(self.watch, format!("the training begins anew: {e}")),
+            resumed => resumed,
+        }
+    }
+
+    /// Writes the state, if it is written anywhere. A cache that refuses costs no training.
+    fn save(&mut self) -> Result<()> {
+        let Some(path) = &self.state else { return Ok(()) };
+        match self.run.save(path, &self.of) {
+            Err(e) if self.state_is_cached => {
+                self.state = None;
+                warn(self.watch, format!("the state of the training is not kept: {e}"))
+            }
+            saved => saved,
+        }
+    }
+
+    /// A step, reported; `total` is that of the report.
+    fn step(&mut self, total: u32) -> Result<bool> {
+        let Some(step) = self.run.next() else { return Ok(false) };
+        let step = step?;
+        let (timestep, loss) = (step.timestep.0, step.loss);
+        report(self.watch, &Event::Adapting { step: step.step, total, timestep, loss })?;
+        if let Some(measured) = step.measured {
+            report(self.watch, &Event::Measured { measured })?;
+        }
+        Ok(true)
+    }
+
+    /// How many steps take that long, from the time of the next few.
+    pub fn steps_in(&mut self, time: Duration) -> Result<u32> {
+        let whole_budget = self.run.budget_within(f64::MAX, 1.0);
+        self.run.set_budget(whole_budget);
+        let started = Instant::now();
+        self.run.measure_before()?;
+        let measurement = started.elapsed().as_secs_f64();
+        let mut steps = Vec::new();
+        for _ in 0..2 * TIMED {
+            let started = Instant::now();
+            let measured_next = self.run.is_measured_next();
+            if !self.step(2 * TIMED)? {
+                break;
+            }
+            // A step with a measurement says nothing.
+            if !measured_next {
+                steps.push(started.elapsed().as_secs_f64());
+            }
+        }
+        // The first steps allocate what the later ones reuse.
+        let timed = &steps[steps.len() / 2..];
+        let step = timed.iter().sum::<f64>() / timed.len().max(1) as f64;
+        let budget = self.run.budget_within(time.as_secs_f64() / step.max(1e-6), measurement / step.max(1e-6));
+        // What an earlier run has done already is not taken back.
+        Ok(budget.max(self.run.budget_reached()))
+    }
+
+    /// All steps that are left.
+    pub fn finish(&mut self) -> Result<()> {
+        let (mut saved, mut every) = (Instant::now(), if self.passes { SHORT_STATE_EVERY } else { STATE_EVERY });
+        loop {
+            let total = self.run.total();
+            if self.run.is_last_before_end() && !self.passes {
+                self.save()?;
+            }
+            let more = self.step(total);
+            let stopped = matches!(more, Err(Error::Interrupted));
+            let last = matches!(more, Ok(false)) && !self.passes;
+            if (stopped || last || saved.elapsed() > every) && self.run.can_go_on() {
+                let started = Instant::now();
+                self.save()?;
+                saved = Instant::now();
+                if self.passes {
+                    every = SHORT_STATE_EVERY.max(20 * (saved - started));
+                }
+            }
+            if !more? {
+                return Ok(());
+            }
+        }
+    }
+}
