@@ -360,7 +360,7 @@ fn an_interrupted_training_goes_on() {
     let states = || files(&f.join("home/adir/adapters"), |name| name.ends_with(".checkpoint")).len();
     assert_eq!(states(), 1);
     let (mut child, said) = started(&f, &args, "\"of\":\"adapting\",\"total\":");
-    let steps = said.lines().filter(|line| line.contains("\"of\":\"adapting\"")).next_back().unwrap().to_owned();
+    let steps = said.lines().rfind(|line| line.contains("\"of\":\"adapting\"")).unwrap().to_owned();
     let step: Value = serde_json::from_str(&steps).unwrap();
     assert!(step["done"].as_u64() > Some(1), "it began anew: {steps}");
     std::io::copy(&mut child.stderr.take().unwrap(), &mut std::io::sink()).unwrap();
