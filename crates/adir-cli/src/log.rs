@@ -299,7 +299,13 @@ mod tests {
         let variants = body.lines().filter_map(|line| line.strip_prefix("    ")).filter(|line| !line.starts_with(' '));
         let names: Vec<String> = variants
             .filter_map(|line| line.strip_suffix(" {"))
-            .map(|name| name.chars().flat_map(char::to_lowercase).collect())
+            .map(|name| {
+                let snake = |(i, c): (usize, char)| {
+                    let gap = if i > 0 && c.is_uppercase() { "_" } else { "" };
+                    format!("{gap}{}", c.to_lowercase())
+                };
+                name.chars().enumerate().map(snake).collect()
+            })
             .collect();
         assert!(names.len() >= 8, "{names:?}");
         let table = guide.split("## Events of the library").nth(1).unwrap();

@@ -105,7 +105,7 @@ fn white_stars_leave_no_rings() {
     assert!(said.contains("saturated") && said.contains("% of the observation"), "{said}");
     adir(0, &f, &[&args[..3], &["keep.png"], &args[4..], &["--saturated", "keep"]].concat());
     let agreement = |name: &str| record(f.join(name))["agreement_psnr"].as_f64().unwrap();
-    assert!(agreement("r.png.json") > 44.0, "{}", agreement("r.png.json"));
+    assert!(agreement("r.png.json") > 40.0, "{}", agreement("r.png.json"));
     assert!(agreement("keep.png.json") < 35.0, "{}", agreement("keep.png.json"));
     // Off the stars nothing is much brighter than the sky: no ring.
     let ring = |name: &str| {

@@ -306,12 +306,12 @@ fn adapters_are_made_named_taken_along_and_merged() {
     let measure = ["models", "measure", "photos", "--crop", "16", "--crops", "16", "--used"];
     let (plain, _) = expect(0, &f, &measure);
     let (adapted, _) = expect(0, &f, &[&measure[..], &["--adapter", "full", "--cache", "cache"]].concat());
-    assert!(plain.lines().count() == 11 && adapted.lines().count() == 11 && plain != adapted, "{plain}\n{adapted}");
+    assert!(plain.lines().count() == 19 && adapted.lines().count() == 19 && plain != adapted, "{plain}\n{adapted}");
     // One photograph is enough to measure on; it is held out, not used.
     fs::create_dir_all(f.join("one")).unwrap();
     fs::copy(f.join("x.png"), f.join("one/x.png")).unwrap();
     let one = ["models", "measure", "one", "--crop", "16", "--crops", "16"];
-    assert_eq!(expect(0, &f, &one).0.lines().count(), 11);
+    assert_eq!(expect(0, &f, &one).0.lines().count(), 19);
     let (_, err) = expect(3, &f, &[&one[..], &["--used"]].concat());
     assert!(err.contains("without --used"), "{err}");
     let (_, err) = expect(3, &f, &["train", "one", "-o", "m.safetensors", "--steps", "1"]);
