@@ -139,7 +139,7 @@ impl Measurement {
     /// depend on what was cut off around the window do not count, nor do those that were not measured.
     ///
     /// # Errors
-    /// [`Error::Config`] when x has another shape than the result; those of the operator.
+    /// [`crate::Error::Config`] when x has another shape than the result; those of the operator.
     pub fn agreement(&self, x: &Tensor<4>) -> Result<f64> {
         Ok(crate::metric::agreement(self.on_result.as_ref(), x, &self.y)?.first().copied().unwrap_or(f64::NAN))
     }

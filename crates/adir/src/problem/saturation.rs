@@ -26,7 +26,7 @@ pub enum Saturated {
 /// Pixels of a plateau, at least. A single white pixel is more likely noise.
 const PLATEAU: usize = 4;
 
-/// Which pixels of `y`, `[1, c, h, w]` in [-1, 1], are not in a plateau at white: [`PLATEAU`] or more neighbours, also
+/// Which pixels of `y`, `[1, c, h, w]` in [-1, 1], are not in a plateau at white: 4 or more neighbours, also
 /// diagonal ones, that are white in a channel. `None` where all are, and where values beyond white show that nothing was
 /// cut off there.
 ///
