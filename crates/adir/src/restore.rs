@@ -52,8 +52,10 @@ pub struct RestorePlan {
     choices: Vec<Choice>,
     /// A, on images of the size that is sampled.
     operator: Arc<dyn LinearOperator>,
-    /// Where the first stage starts from what y alone says.
-    start: Option<StartEstimate>,
+    /// What y alone says, by the noise it has.
+    observed: Inverse,
+    /// The same as if it had none.
+    noise_free: Inverse,
     canvas: ImageShape,
     seed: u64,
     class: Option<usize>,
@@ -99,24 +101,16 @@ fn estimate(operator: &dyn LinearOperator, y: &Tensor<4>, sigma: f64) -> Result<
 }
 
 /// What y alone says, found when it is first needed: a plan does not wait for it.
-#[derive(Debug)]
-struct StartEstimate {
-    operator: Arc<dyn LinearOperator>,
-    sigma: f64,
-    found: OnceLock<Tensor<4>>,
-}
+#[derive(Debug, Default)]
+struct Inverse(OnceLock<Tensor<4>>);
 
-impl StartEstimate {
-    fn new(operator: Arc<dyn LinearOperator>, sigma: f64) -> Self {
-        Self { operator, sigma, found: OnceLock::new() }
-    }
-
-    fn get(&self, y: &Tensor<4>) -> Result<Tensor<4>> {
-        if let Some(found) = self.found.get() {
+impl Inverse {
+    fn get(&self, find: impl FnOnce() -> Result<Tensor<4>>) -> Result<Tensor<4>> {
+        if let Some(found) = self.0.get() {
             return Ok(found.clone());
         }
-        let found = estimate(self.operator.as_ref(), y, self.sigma)?;
-        Ok(self.found.get_or_init(|| found).clone())
+        let found = find()?;
+        Ok(self.0.get_or_init(|| found).clone())
     }
 }
 
@@ -192,15 +186,11 @@ impl RestorePlan {
             };
             stages.extend(settings.passes(&model.schedule)?.into_iter().map(plan));
         }
-        let start = match settings.stages.first().map(|stage| stage.start) {
-            None | Some(Start::Noise | Start::Observed) => None,
-            Some(Start::Estimate) => Some(StartEstimate::new(on_canvas.clone(), situation.sigma.0)),
-            Some(Start::Noisy) => Some(StartEstimate::new(on_canvas.clone(), 0.0)),
-        };
         Ok(Self {
             stages,
             operator: on_canvas.clone(),
-            start,
+            observed: Inverse::default(),
+            noise_free: Inverse::default(),
             measurement,
             settings,
             choices,
@@ -240,7 +230,7 @@ impl RestorePlan {
     /// # Errors
     /// Those of the operator.
     pub fn observed(&self) -> Result<Tensor<4>> {
-        estimate(self.operator.as_ref(), self.measurement.y(), self.measurement.sigma().0)
+        self.observed.get(|| estimate(self.operator.as_ref(), self.measurement.y(), self.measurement.sigma().0))
     }
 
     /// The class that is sampled, for a class-conditional network.
@@ -275,9 +265,15 @@ impl RestorePlan {
         noise: &'a dyn NoiseSource,
     ) -> Result<Stages<'a>> {
         let ImageShape { channels, height, width } = space.state_shape(self.canvas);
-        let estimate = match &self.start {
-            Some(start) => space.encode(&start.get(self.measurement.y())?)?,
-            None => Tensor::zeros([1, channels, height, width], (&tensor::cpu(), DType::F32)),
+        let estimate = match self.settings.stages.first().map(|stage| stage.start) {
+            Some(Start::Estimate) => space.encode(&self.observed()?)?,
+            Some(Start::Noisy) => {
+                let found = || estimate(self.operator.as_ref(), self.measurement.y(), 0.0);
+                space.encode(&self.noise_free.get(found)?)?
+            }
+            None | Some(Start::Noise | Start::Observed) => {
+                Tensor::zeros([1, channels, height, width], (&tensor::cpu(), DType::F32))
+            }
         };
         let stage = |stage: &'a StagePlan| Stage {
             schedule: &stage.schedule,

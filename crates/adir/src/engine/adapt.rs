@@ -198,24 +198,22 @@ impl Engine {
     /// [`Error::Interrupted`] when the watcher breaks; as [`Engine::prior`] and [`Engine::gallery`].
     pub fn adapt(&self, plan: &AdaptPlan, observed: &Observed<'_>, watch: &Watch<'_>) -> Result<AdapterFound> {
         let (prior, _) = self.started(&self.prior(watch)?, &plan.request, observed)?;
-        self.adapt_from(&prior, plan, observed, watch)
+        let sources = self.sources(&prior, plan, observed, watch)?;
+        self.adapt_from(&prior, plan, observed, sources, watch)
     }
 
-    /// [`Engine::adapt`] from `prior`.
+    /// The adapter of `observed` for `sources`, from `prior`.
     fn adapt_from(
         &self,
         prior: &Prior,
         plan: &AdaptPlan,
         observed: &Observed<'_>,
+        (sources, config): (Vec<Source>, AdaptConfig),
         watch: &Watch<'_>,
     ) -> Result<AdapterFound> {
-        let (sources, config) = self.sources(prior, plan, observed, watch)?;
         let label = Label { name: observed.name(), serves: vec![observed.content.to_string()] };
-        self.train_or_find(
-            prior,
-            Job { sources, label, config, request: &plan.request, state: StateFile::WhileTraining },
-            watch,
-        )
+        let job = Job { sources, label, config, request: &plan.request, state: StateFile::WhileTraining };
+        self.train_or_find(prior, job, watch)
     }
 
     /// The adapter for all images of an archive, [`Target::Archive`]: from the cache, or made now and kept there. The
@@ -363,9 +361,7 @@ impl Engine {
                     warn(watch, CANNOT_BE_CHECKED)?;
                     Err(provenance(&prior, &sources, config)?)
                 } else {
-                    let label = Label { name: observed.name(), serves: vec![observed.content.to_string()] };
-                    let job = Job { sources, label, config, request, state: StateFile::WhileTraining };
-                    Ok(self.train_or_find(&prior, job, watch)?)
+                    Ok(self.adapt_from(&prior, plan, observed, (sources, config), watch)?)
                 };
                 (images, found)
             }

@@ -79,8 +79,7 @@ impl Misfit {
     /// Those of the network, its space and the operator.
     pub fn measure(plan: &RestorePlan, prior: &Prior, tile: Option<usize>, seed: u64) -> Result<Self> {
         let (space, schedule) = (prior.space(), &prior.info().schedule);
-        let tiled = tile.map(|tile| Tiled::new(prior, tile)).transpose()?;
-        let denoiser: &dyn Denoiser = tiled.as_ref().map_or(prior as &dyn Denoiser, |tiled| tiled);
+        let denoiser = Tiled::new(prior, tile)?;
         let clean = space.encode(&plan.observed()?)?;
         let noise = Noise::new(seed, Stream::Evaluation);
         let conditioning = Conditioning::from(plan.class());

@@ -19,7 +19,7 @@ const SHORTEST_KEY: usize = 6;
 /// Keeps what was expensive to make.
 ///
 /// Whatever is wrong with an entry, the run goes on without it: a [`Cache`] reports the fault, and the engine makes the
-/// entry anew.
+/// entry anew. What a cache does not say is that of [`NoCache`].
 pub trait Cache: Debug + Send + Sync {
     /// Whether something can be kept: worth knowing before it is made.
     ///
@@ -33,13 +33,19 @@ pub trait Cache: Debug + Send + Sync {
     ///
     /// # Errors
     /// [`Error::Model`] when the entry is damaged or belongs to other weights.
-    fn adapter(&self, key: &str, prior: &Prior) -> Result<Option<(Adapter, AdapterInfo)>>;
+    fn adapter(&self, key: &str, prior: &Prior) -> Result<Option<(Adapter, AdapterInfo)>> {
+        let _ = (key, prior);
+        Ok(None)
+    }
 
     /// Keeps an adapter under `key`, in place of one that is there.
     ///
     /// # Errors
     /// [`Error::Io`] where the system refuses.
-    fn keep_adapter(&self, key: &str, adapter: &Adapter, info: &AdapterInfo, prior: &Prior) -> Result<()>;
+    fn keep_adapter(&self, key: &str, adapter: &Adapter, info: &AdapterInfo, prior: &Prior) -> Result<()> {
+        let _ = (key, adapter, info, prior);
+        Ok(())
+    }
 
     /// The number of training steps noted under `key`.
     fn steps(&self, key: &str) -> Option<u32> {
@@ -66,13 +72,19 @@ pub trait Cache: Debug + Send + Sync {
     ///
     /// # Errors
     /// [`Error::Input`] when the entry is damaged.
-    fn index(&self, gallery: &Path, encoder: &EncoderId) -> Result<Option<Index>>;
+    fn index(&self, gallery: &Path, encoder: &EncoderId) -> Result<Option<Index>> {
+        let _ = (gallery, encoder);
+        Ok(None)
+    }
 
     /// Keeps the index of a folder, in place of one that is there.
     ///
     /// # Errors
     /// [`Error::Io`] where the system refuses.
-    fn keep_index(&self, gallery: &Path, index: &Index) -> Result<()>;
+    fn keep_index(&self, gallery: &Path, index: &Index) -> Result<()> {
+        let _ = (gallery, index);
+        Ok(())
+    }
 
     /// The file of the adapter that `reference` means: the path of a file, the name or the first digits of the key of
     /// an adapter that is kept, or a folder of adapters. Of several it is the one that was made for the observation with
@@ -90,45 +102,13 @@ pub trait Cache: Debug + Send + Sync {
 #[derive(Debug, Clone, Copy, Default)]
 pub struct NoCache;
 
-impl Cache for NoCache {
-    fn adapter(&self, _: &str, _: &Prior) -> Result<Option<(Adapter, AdapterInfo)>> {
-        Ok(None)
-    }
-
-    fn keep_adapter(&self, _: &str, _: &Adapter, _: &AdapterInfo, _: &Prior) -> Result<()> {
-        Ok(())
-    }
-
-    fn index(&self, _: &Path, _: &EncoderId) -> Result<Option<Index>> {
-        Ok(None)
-    }
-
-    fn keep_index(&self, _: &Path, _: &Index) -> Result<()> {
-        Ok(())
-    }
-}
+impl Cache for NoCache {}
 
 /// Keeps nothing and finds nothing of its own accord, but knows the adapters of a folder by their names.
 #[derive(Debug, Clone)]
 pub struct NamedAdapters(pub FolderCache);
 
 impl Cache for NamedAdapters {
-    fn adapter(&self, _: &str, _: &Prior) -> Result<Option<(Adapter, AdapterInfo)>> {
-        Ok(None)
-    }
-
-    fn keep_adapter(&self, _: &str, _: &Adapter, _: &AdapterInfo, _: &Prior) -> Result<()> {
-        Ok(())
-    }
-
-    fn index(&self, _: &Path, _: &EncoderId) -> Result<Option<Index>> {
-        Ok(None)
-    }
-
-    fn keep_index(&self, _: &Path, _: &Index) -> Result<()> {
-        Ok(())
-    }
-
     fn find_adapter(&self, reference: &Path, observation: Option<&str>) -> Result<PathBuf> {
         self.0.find_adapter(reference, observation)
     }

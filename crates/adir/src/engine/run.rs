@@ -120,9 +120,8 @@ impl Engine {
     /// The samples and their mean, `[1, c, h, w]` in about [-1, 1].
     fn sample(&self, plan: &Plan, prior: &Prior, watch: &Watch<'_>) -> Result<(Vec<Tensor<4>>, Tensor<4>)> {
         let count = plan.request.sampling.samples;
-        let tiled = plan.extent.tile.map(|tile| Tiled::new(prior, tile)).transpose()?;
-        let denoiser: &dyn Denoiser = tiled.as_ref().map_or(prior as &dyn Denoiser, |tiled| tiled);
-        let task = |sample: usize| sample_one(&plan.restore, denoiser, prior.space().as_ref(), sample, count, watch);
+        let denoiser = Tiled::new(prior, plan.extent.tile)?;
+        let task = |sample: usize| sample_one(&plan.restore, &denoiser, prior.space().as_ref(), sample, count, watch);
         let results = match plan.extent.samples_at_once {
             0 | 1 => (0..count).map(task).collect::<Result<Vec<_>>>()?,
             _ => Workers::new()?.map(count, task)?,

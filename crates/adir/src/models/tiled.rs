@@ -58,10 +58,10 @@ impl Side {
     }
 }
 
-/// A denoiser in tiles of at most a given side.
+/// A denoiser in tiles of at most a given side, or on whole images.
 pub struct Tiled<'a> {
     inner: &'a dyn Denoiser,
-    tile: usize,
+    tile: Option<usize>,
 }
 
 /// A tile: its place, and the weights of its rows and columns.
@@ -72,8 +72,7 @@ struct Tile {
 }
 
 impl Tile {
-    fn of<'t>(&self, image: &'t Tensor<4>) -> Tensor<4> {
-        let image: &'t Tensor<4> = image;
+    fn of(&self, image: &Tensor<4>) -> Tensor<4> {
         image.clone().narrow(2, self.at[0], self.rows.len()).narrow(3, self.at[1], self.columns.len())
     }
 
@@ -95,17 +94,17 @@ impl Tile {
 }
 
 impl<'a> Tiled<'a> {
-    /// `inner` in tiles of at most `tile` pixels a side.
+    /// `inner` in tiles of at most `tile` pixels a side; without a side it sees whole images.
     ///
     /// # Errors
     /// [`Error::Config`] for a side that is no multiple of what the network accepts, or less than two of them.
-    pub fn new(inner: &'a dyn Denoiser, tile: usize) -> Result<Self> {
-        check_tile(tile, inner.info().size_multiple)?;
+    pub fn new(inner: &'a dyn Denoiser, tile: Option<usize>) -> Result<Self> {
+        tile.map_or(Ok(()), |tile| check_tile(tile, inner.info().size_multiple))?;
         Ok(Self { inner, tile })
     }
 
     fn tiles(&self, height: usize, width: usize) -> Vec<Tile> {
-        tiles(self.tile, self.inner.info().size_multiple, height, width)
+        tiles(self.tile.unwrap_or(height.max(width)), self.inner.info().size_multiple, height, width)
     }
 }
 
@@ -231,7 +230,7 @@ mod tests {
         let schedule = Schedule::new(BetaSchedule::Linear, 1000).unwrap();
         let one = |v: f64| from_f64(vec![v; 3], [1, 3, 1, 1], &cpu());
         let whole = GaussianDenoiser::new(schedule, one(0.2), one(0.3));
-        let tiled = Tiled::new(&whole, 16).unwrap();
+        let tiled = Tiled::new(&whole, Some(16)).unwrap();
         let normal = |k| Noise::new(k, Stream::Sampling).normal_tensor(0, [2, 3, 40, 23], &cpu(), DType::F64);
         let (x_t, cotangent) = (normal(0), normal(1));
         let ask = |denoiser: &dyn Denoiser| {
@@ -241,6 +240,6 @@ mod tests {
         let (expected, found) = (ask(&whole), ask(&tiled));
         assert_close(&found.0, &expected.0, 1e-12);
         assert_close(&found.1, &expected.1, 1e-12);
-        assert!(Tiled::new(&whole, 1).is_err());
+        assert!(Tiled::new(&whole, Some(1)).is_err());
     }
 }

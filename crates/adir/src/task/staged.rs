@@ -30,8 +30,10 @@ const ETA: f64 = 0.85;
 
 /// Steps of both stages unless a number is given, for an aim.
 struct Counts {
-    first: usize,
-    second: usize,
+    /// A third of those that are given.
+    third: usize,
+    /// The others.
+    rest: usize,
 }
 
 pub(super) fn stages(
@@ -95,19 +97,19 @@ impl Recipe<'_> {
             Hint::Identity => Ok(vec![self.denoise(self.only_or(4 + (4.0 * self.aim).round() as usize))]),
             Hint::ShrinksBy(_) if !noisy && self.aim == 0.0 => Ok(vec![self.coarse(self.only_or(10))]),
             Hint::Blurs if noisy && self.situation.adapted => {
-                let Counts { first: second, second: first } = self.counts(15, 30)?;
-                Ok(vec![self.by_gradient(first), self.detail(second, DETAIL)])
+                let Counts { third, rest } = self.counts(15, 30)?;
+                Ok(vec![self.by_gradient(rest), self.detail(third, DETAIL)])
             }
             Hint::ShrinksBy(_) | Hint::Blurs => {
-                let Counts { first, second } = self.counts(8, 6 + (10.0 * self.aim).round() as usize)?;
-                Ok(vec![self.coarse(first), self.detail(second, DETAIL)])
+                let Counts { third, rest } = self.counts(8, 6 + (10.0 * self.aim).round() as usize)?;
+                Ok(vec![self.coarse(third), self.detail(rest, DETAIL)])
             }
             Hint::Hides | Hint::DropsColour | Hint::Unknown if self.aim == 0.0 => {
                 Ok(vec![self.whole(self.only_or(25))])
             }
             Hint::Hides if !self.holes => {
-                let Counts { first, second } = self.counts(25, 4 + (4.0 * self.aim).round() as usize)?;
-                Ok(vec![self.whole(first), self.detail(second, DETAIL_OF_SCATTERED)])
+                let Counts { third, rest } = self.counts(25, 4 + (4.0 * self.aim).round() as usize)?;
+                Ok(vec![self.whole(third), self.detail(rest, DETAIL_OF_SCATTERED)])
             }
             // Nothing in y says how a hole or a colour looks: all of it is sampled.
             Hint::Hides | Hint::DropsColour | Hint::Unknown => {
@@ -126,16 +128,16 @@ impl Recipe<'_> {
     }
 
     /// The steps that were given, a third of them for the first stage, or else the defaults.
-    fn counts(&self, first: usize, second: usize) -> Result<Counts> {
+    fn counts(&self, third: usize, rest: usize) -> Result<Counts> {
         match self.steps {
-            None => Ok(Counts { first, second }),
+            None => Ok(Counts { third, rest }),
             Some(steps) if steps > self.situation.schedule.len() => Err(Error::config(format!(
                 "{steps} steps: the network knows {} noise levels",
                 self.situation.schedule.len()
             ))),
             Some(steps @ 2..) => {
-                let first = (steps / 3).clamp(1, steps - 1);
-                Ok(Counts { first, second: steps - first })
+                let third = (steps / 3).clamp(1, steps - 1);
+                Ok(Counts { third, rest: steps - third })
             }
             Some(steps) => Err(Error::config(format!("{steps} steps: this task takes 2 or more, in two stages"))),
         }
