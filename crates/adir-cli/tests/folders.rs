@@ -3,11 +3,14 @@
 use std::collections::BTreeMap;
 use std::fs;
 use std::io::{BufRead, BufReader, Read};
-use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Output, Stdio};
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
 
-use adir::io::image::{Picture, WriteOptions, write_image};
+use adir::io::image::Picture;
 use serde_json::Value;
+
+mod common;
+use common::{checked, folder, json, part};
 
 /// What every run here has in common.
 const SR2: [&str; 4] = ["--task", "sr2", "--steps", "2"];
@@ -22,37 +25,13 @@ fn command(folder: &Path, args: &[&str]) -> Command {
 }
 
 #[track_caller]
-fn checked(code: i32, output: Output) -> (String, String) {
-    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
-    let (out, err) = (text(&output.stdout), text(&output.stderr));
-    assert_eq!(output.status.code(), Some(code), "{out}{err}");
-    assert!(!err.contains("panicked"), "{err}");
-    (out, err)
-}
-
-#[track_caller]
 fn expect(code: i32, folder: &Path, args: &[&str]) -> (String, String) {
-    checked(code, command(folder, args).output().unwrap())
+    checked(code, args, command(folder, args).output().unwrap())
 }
 
 #[track_caller]
 fn restore(code: i32, folder: &Path, args: &[&str]) -> String {
     expect(code, folder, &[&["restore"], args, &SR2].concat()).1
-}
-
-fn folder(name: &str) -> PathBuf {
-    let folder = std::env::temp_dir().join(format!("adir-folders-{}-{name}", std::process::id()));
-    let _ = fs::remove_dir_all(&folder);
-    fs::create_dir_all(&folder).unwrap();
-    folder
-}
-
-/// A square of the sample photo.
-fn part(path: &Path, top: usize, left: usize, side: usize) {
-    let cat = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../examples/cat.png");
-    let tensor = Picture::read(cat).unwrap().tensor.narrow(2, top, side).narrow(3, left, side);
-    fs::create_dir_all(path.parent().unwrap()).unwrap();
-    write_image(path, &tensor, &WriteOptions::default()).unwrap();
 }
 
 /// `count` different observations of 16x16 pixels in `s`.
@@ -82,10 +61,6 @@ fn files(folder: &Path, wanted: fn(&str) -> bool) -> BTreeMap<String, Vec<u8>> {
         }
     }
     found
-}
-
-fn json(path: &Path) -> Value {
-    serde_json::from_slice(&fs::read(path).unwrap()).unwrap()
 }
 
 fn names(found: &BTreeMap<String, Vec<u8>>) -> Vec<&str> {
@@ -289,7 +264,7 @@ fn shards_make_what_a_single_run_makes() {
         let mut command = command(&f, &args);
         command.env(name, id).env("SLURM_ARRAY_TASK_MIN", "7").env("SLURM_ARRAY_TASK_MAX", "11");
         command.env("SLURM_ARRAY_TASK_COUNT", "3").env("SLURM_ARRAY_TASK_STEP", "2");
-        checked(0, command.output().unwrap());
+        checked(0, &[], command.output().unwrap());
     };
     for id in ["7", "9", "11"] {
         task("SLURM_ARRAY_TASK_ID", id, "slurm", "auto");

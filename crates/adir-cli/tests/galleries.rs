@@ -3,10 +3,13 @@
 use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Output};
+use std::process::Command;
 
 use adir::io::image::{Picture, WriteOptions, write_image};
 use serde_json::Value;
+
+mod common;
+use common::{checked, json, part};
 
 fn command(folder: &Path, args: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_adir"));
@@ -15,34 +18,15 @@ fn command(folder: &Path, args: &[&str]) -> Command {
 }
 
 #[track_caller]
-fn checked(code: i32, output: Output) -> (String, String) {
-    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
-    let (out, err) = (text(&output.stdout), text(&output.stderr));
-    assert_eq!(output.status.code(), Some(code), "{out}{err}");
-    assert!(!err.contains("panicked"), "{err}");
-    (out, err)
-}
-
-#[track_caller]
 fn expect(code: i32, folder: &Path, args: &[&str]) -> (String, String) {
-    checked(code, command(folder, args).output().unwrap())
+    checked(code, args, command(folder, args).output().unwrap())
 }
 
 /// A folder of its own with an observation of 32x32 pixels, `y.png`.
 fn folder(name: &str) -> PathBuf {
-    let folder = std::env::temp_dir().join(format!("adir-galleries-{}-{name}", std::process::id()));
-    let _ = fs::remove_dir_all(&folder);
-    fs::create_dir_all(&folder).unwrap();
+    let folder = common::folder(name);
     part(&folder.join("y.png"), 60, 60, 32);
     folder
-}
-
-/// A square of the sample photo.
-fn part(path: &Path, top: usize, left: usize, side: usize) {
-    let cat = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../examples/cat.png");
-    let tensor = Picture::read(cat).unwrap().tensor.narrow(2, top, side).narrow(3, left, side);
-    fs::create_dir_all(path.parent().unwrap()).unwrap();
-    write_image(path, &tensor, &WriteOptions::default()).unwrap();
 }
 
 /// Different squares of the photo, `a.png`, `b.png` ...
@@ -50,10 +34,6 @@ fn gallery(folder: &Path, count: usize) {
     for (k, name) in ('a'..='z').take(count).enumerate() {
         part(&folder.join(format!("{name}.png")), 20 + 30 * (k % 3), 10 + 40 * (k / 3), 48);
     }
-}
-
-fn json(path: &Path) -> Value {
-    serde_json::from_slice(&fs::read(path).unwrap()).unwrap()
 }
 
 const RESTORE: [&str; 7] = ["restore", "y.png", "-o", "x.png", "--task", "sr2", "--overwrite"];
@@ -139,7 +119,7 @@ fn names_that_are_not_utf8_work_everywhere() {
             }
             command.arg(named(Path::new(""), &name(start, end)));
         }
-        checked(0, command.output().unwrap())
+        checked(0, &[], command.output().unwrap())
     };
     let restored =
         [("", "y", ".png"), ("-o", "x", ".png"), ("--mask", "mask", ".png"), ("-m", "model", ".safetensors")];
@@ -264,7 +244,7 @@ fn a_cache_that_takes_nothing_costs_no_result() {
     let without = |more: &[&str]| {
         let args = [&RESTORE[..], &["--steps", "1", "--gallery", "g"], &ADAPT, more].concat();
         let home = f.join("file/home");
-        checked(0, command(&f, &args).env("XDG_CACHE_HOME", &home).env("HOME", &home).output().unwrap()).1
+        checked(0, &args, command(&f, &args).env("XDG_CACHE_HOME", &home).env("HOME", &home).output().unwrap()).1
     };
     assert!(!without(&["--no-cache"]).contains("warning"));
     assert!(!f.join("home").exists());
@@ -442,7 +422,7 @@ fn a_name_is_added_not_taken() {
     // A file needs no cache.
     let key = fs::read_dir(f.join("c/adapters")).unwrap().next().unwrap().unwrap().path();
     let mut info = command(&f, &["adapt", "info", key.to_str().unwrap()]);
-    checked(0, info.env_remove("XDG_CACHE_HOME").env_remove("HOME").output().unwrap());
+    checked(0, &[], info.env_remove("XDG_CACHE_HOME").env_remove("HOME").output().unwrap());
     fs::remove_dir_all(f).unwrap();
 }
 
@@ -538,8 +518,8 @@ fn a_comparison_beyond_the_memory_is_refused() {
         let line = format!("ulimit -v {kilobytes}; exec {program} compare large.png large.png --metric psnr_rgb");
         Command::new("sh").args(["-c", &line]).current_dir(&f).output().unwrap()
     };
-    checked(0, limited(8_000_000));
-    let (_, err) = checked(5, limited(1_700_000));
+    checked(0, &[], limited(8_000_000));
+    let (_, err) = checked(5, &[], limited(1_700_000));
     assert!(err.contains("1.8 GB of memory"), "{err}");
     fs::remove_dir_all(f).unwrap();
 }

@@ -1,19 +1,15 @@
 //! Image files as people have them, through the program: each test is a fault that a user met.
 
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::{Command, Output};
 
 use adir::io::image::{BitDepth, Picture, Reading, Resolution, Scale, WriteOptions, read_image_as, write_image};
 use adir::io::limits::Limits;
 use adir::tensor::{Tensor, cpu, from_f32, to_f32};
 
-fn folder(name: &str) -> PathBuf {
-    let folder = std::env::temp_dir().join(format!("adir-files-{}-{name}", std::process::id()));
-    let _ = fs::remove_dir_all(&folder);
-    fs::create_dir_all(&folder).unwrap();
-    folder
-}
+mod common;
+use common::folder;
 
 fn run(folder: &Path, args: &[&str]) -> Output {
     Command::new(env!("CARGO_BIN_EXE_adir")).args(args).current_dir(folder).output().unwrap()

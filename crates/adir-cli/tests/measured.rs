@@ -7,17 +7,11 @@ use std::process::Command;
 
 use adir::io::image::{Picture, WriteOptions, read_image, write_image};
 use adir::io::limits::Limits;
-use adir::metric::psnr_rgb;
-use adir::noise::{Noise, Stream};
 use adir::operator::{Blur, Boundary, ImageShape, Kernel, LinearOperator};
-use adir::tensor::{DType, Tensor, cpu, from_f32, to_f32};
+use adir::tensor::{Tensor, cpu, from_f32, to_f32};
 
-fn folder(name: &str) -> PathBuf {
-    let folder = std::env::temp_dir().join(format!("adir-measured-{}-{name}", std::process::id()));
-    let _ = fs::remove_dir_all(&folder);
-    fs::create_dir_all(&folder).unwrap();
-    folder
-}
+mod common;
+use common::{folder, json, photo, psnr, with_noise};
 
 /// Runs the program and gives what it says: stdout, then stderr.
 fn adir(code: i32, folder: &Path, args: &[&str]) -> String {
@@ -35,25 +29,6 @@ fn write(path: PathBuf, x: &Tensor<4>) {
     write_image(&path, x, &WriteOptions::default()).unwrap();
 }
 
-fn record(path: PathBuf) -> serde_json::Value {
-    serde_json::from_slice(&fs::read(path).unwrap()).unwrap()
-}
-
-/// A part of the sample photo, `[1, 3, side, side]`.
-fn photo(side: usize) -> Tensor<4> {
-    let cat = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../examples/cat.png");
-    read(cat).narrow(2, 60, side).narrow(3, 60, side)
-}
-
-fn with_noise(x: Tensor<4>, levels: f64) -> Tensor<4> {
-    let noise = Noise::new(5, Stream::Degradation).normal_tensor(0, x.dims(), &cpu(), DType::F32);
-    x + noise * (levels / 127.5)
-}
-
-fn psnr(a: &Tensor<4>, b: &Tensor<4>) -> f64 {
-    psnr_rgb(a, b).unwrap()[0]
-}
-
 /// Without --sigma a blurred photo with noise came back at 12 dB, and exit 0.
 #[test]
 fn noise_that_is_not_given_is_estimated() {
@@ -64,7 +39,7 @@ fn noise_that_is_not_given_is_estimated() {
     let args = ["restore", "y.png", "-o", "r.png", "--task", "deblur", "--kernel", "box:7", "--boundary", "replicate"];
     let said = adir(0, &f, &args);
     assert!(said.contains("estimated from the observation"), "{said}");
-    let record = record(f.join("r.png.json"));
+    let record = json(&f.join("r.png.json"));
     let sigma = record["sigma"].as_f64().unwrap();
     assert!((sigma / 3.0 - 1.0).abs() < 0.15, "{sigma}");
     assert_eq!(record["request"]["problem"]["sigma"], record["sigma"], "repeated with the same noise");
@@ -104,7 +79,7 @@ fn white_stars_leave_no_rings() {
     let said = adir(0, &f, &args);
     assert!(said.contains("saturated") && said.contains("% of the observation"), "{said}");
     adir(0, &f, &[&args[..3], &["keep.png"], &args[4..], &["--saturated", "keep"]].concat());
-    let agreement = |name: &str| record(f.join(name))["agreement_psnr"].as_f64().unwrap();
+    let agreement = |name: &str| json(&f.join(name))["agreement_psnr"].as_f64().unwrap();
     assert!(agreement("r.png.json") > 40.0, "{}", agreement("r.png.json"));
     assert!(agreement("keep.png.json") < 35.0, "{}", agreement("keep.png.json"));
     // Off the stars nothing is much brighter than the sky: no ring.
@@ -151,7 +126,7 @@ fn ignored_pixels_say_nothing() {
                 ["restore", file, "-o", "r.png", "--overwrite", "--steps", if name == "sr4" { "4" } else { "6" }];
             let given = [&args[..], task, &["--sigma", sigma, "--ignore", "m.png"]].concat();
             adir(0, &f, &given);
-            results.push((fs::read(f.join("r.png")).unwrap(), record(f.join("r.png.json"))));
+            results.push((fs::read(f.join("r.png")).unwrap(), json(&f.join("r.png.json"))));
             let compare = ["compare", "x.png", "r.png", "--observed", file, "--ignore", "m.png"];
             let said = adir(0, &f, &[&compare[..], task, &["--metric", "agreement_psnr"]].concat());
             let own = results[results.len() - 1].1["agreement_psnr"].as_f64().unwrap();

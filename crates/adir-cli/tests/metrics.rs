@@ -4,23 +4,19 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
+mod common;
+use common::{checked, example};
+
 /// Runs, checks the exit code, and returns what went to stdout and stderr.
 #[track_caller]
 fn expect(code: i32, folder: &Path, args: &[&str]) -> (String, String) {
-    let output = Command::new(env!("CARGO_BIN_EXE_adir")).args(args).current_dir(folder).output().unwrap();
-    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
-    let (out, err) = (text(&output.stdout), text(&output.stderr));
-    assert_eq!(output.status.code(), Some(code), "{args:?}\n{out}{err}");
-    (out, err)
+    checked(code, args, Command::new(env!("CARGO_BIN_EXE_adir")).args(args).current_dir(folder).output().unwrap())
 }
 
 /// A folder of its own with the sample photo, 64x64 pixels, and its observation at a quarter of the size.
 fn folder(name: &str) -> PathBuf {
-    let folder = std::env::temp_dir().join(format!("adir-metrics-{}-{name}", std::process::id()));
-    let _ = fs::remove_dir_all(&folder);
-    fs::create_dir_all(&folder).unwrap();
-    let small = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../examples/cat_small.png");
-    fs::copy(small, folder.join("x.png")).unwrap();
+    let folder = common::folder(name);
+    fs::copy(example("cat_small.png"), folder.join("x.png")).unwrap();
     expect(0, &folder, &["degrade", "x.png", "-o", "y.png", "--task", "sr4"]);
     expect(0, &folder, &["degrade", "x.png", "-o", "soft.png", "--task", "deblur", "--kernel", "box:3"]);
     folder

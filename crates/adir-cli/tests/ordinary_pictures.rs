@@ -1,22 +1,16 @@
 //! Ordinary pictures with default settings: each test is a fault that a user met.
 
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::Command;
 
 use adir::io::image::{Picture, WriteOptions, read_image, write_image};
 use adir::io::limits::Limits;
-use adir::metric::psnr_rgb;
-use adir::noise::{Noise, Stream};
 use adir::operator::{Blur, Boundary, ImageShape, Kernel, LinearOperator};
-use adir::tensor::{DType, Tensor, cpu, to_f64};
+use adir::tensor::{Tensor, cpu, to_f64};
 
-fn folder(name: &str) -> PathBuf {
-    let folder = std::env::temp_dir().join(format!("adir-ordinary-{}-{name}", std::process::id()));
-    let _ = fs::remove_dir_all(&folder);
-    fs::create_dir_all(&folder).unwrap();
-    folder
-}
+mod common;
+use common::{folder, photo, psnr, with_noise};
 
 fn adir(folder: &Path, args: &[&str]) -> String {
     let output = Command::new(env!("CARGO_BIN_EXE_adir")).args(args).current_dir(folder).output().unwrap();
@@ -27,21 +21,6 @@ fn adir(folder: &Path, args: &[&str]) -> String {
 
 fn read(path: &Path) -> Picture {
     read_image(path, &Limits::default()).unwrap()
-}
-
-/// A part of the sample photo, `[1, 3, side, side]`.
-fn photo(side: usize) -> Tensor<4> {
-    let cat = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../examples/cat.png");
-    read(&cat).tensor.narrow(2, 60, side).narrow(3, 60, side)
-}
-
-fn with_noise(x: Tensor<4>, levels: f64) -> Tensor<4> {
-    let noise = Noise::new(5, Stream::Degradation).normal_tensor(0, x.dims(), &cpu(), DType::F32);
-    x + noise * (levels / 127.5)
-}
-
-fn psnr(a: &Tensor<4>, b: &Tensor<4>) -> f64 {
-    psnr_rgb(a, b).unwrap()[0]
 }
 
 /// y is a window of a larger blurred scene, as any camera records it. The default must not wrap the photograph round at

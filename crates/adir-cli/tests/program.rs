@@ -9,6 +9,9 @@ use adir::io::image::{WriteOptions, read_image, write_image};
 use adir::io::limits::Limits;
 use adir::models::efficientnet_lite::EfficientNetLite0;
 
+mod common;
+use common::{checked, example};
+
 fn adir(folder: &Path, args: &[&str]) -> Output {
     Command::new(env!("CARGO_BIN_EXE_adir")).args(args).current_dir(folder).output().unwrap()
 }
@@ -16,21 +19,13 @@ fn adir(folder: &Path, args: &[&str]) -> Output {
 /// Runs, checks the exit code, and returns what went to stdout and stderr.
 #[track_caller]
 fn expect(code: i32, folder: &Path, args: &[&str]) -> (String, String) {
-    let output = adir(folder, args);
-    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
-    let (out, err) = (text(&output.stdout), text(&output.stderr));
-    assert_eq!(output.status.code(), Some(code), "{args:?}\n{out}{err}");
-    assert!(!err.contains("panicked"), "{err}");
-    (out, err)
+    checked(code, args, adir(folder, args))
 }
 
 /// A folder of its own with the sample photo, cut to 64x64 and degraded, in it.
 fn folder(name: &str) -> PathBuf {
-    let folder = std::env::temp_dir().join(format!("adir-program-{}-{name}", std::process::id()));
-    let _ = fs::remove_dir_all(&folder);
-    fs::create_dir_all(&folder).unwrap();
-    let small = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../examples/cat_small.png");
-    fs::copy(small, folder.join("x.png")).unwrap();
+    let folder = common::folder(name);
+    fs::copy(example("cat_small.png"), folder.join("x.png")).unwrap();
     expect(0, &folder, &["degrade", "x.png", "-o", "y.png", "--task", "sr4"]);
     folder
 }

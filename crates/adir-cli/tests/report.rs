@@ -9,6 +9,9 @@ use adir::io::image::{BitDepth, Picture};
 use adir::tensor::to_f32;
 use serde_json::Value;
 
+mod common;
+use common::{checked, example, json};
+
 fn adir(folder: &Path, args: &[&str], stdin: &[u8]) -> Output {
     let mut command = Command::new(env!("CARGO_BIN_EXE_adir"));
     command.args(args).current_dir(folder).env_remove("NO_COLOR").env("XDG_CACHE_HOME", folder.join("cache"));
@@ -22,28 +25,16 @@ fn adir(folder: &Path, args: &[&str], stdin: &[u8]) -> Output {
 /// Runs, checks the exit code, and returns what went to stdout and stderr.
 #[track_caller]
 fn expect(code: i32, folder: &Path, args: &[&str]) -> (String, String) {
-    let output = adir(folder, args, b"");
-    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
-    let (out, err) = (text(&output.stdout), text(&output.stderr));
-    assert_eq!(output.status.code(), Some(code), "{args:?}\n{out}{err}");
-    assert!(!err.contains("panicked"), "{err}");
-    (out, err)
+    checked(code, args, adir(folder, args, b""))
 }
 
 /// A folder of its own with a small observation `y.png` in it.
 fn folder(name: &str) -> PathBuf {
-    let folder = std::env::temp_dir().join(format!("adir-report-{}-{name}", std::process::id()));
-    let _ = fs::remove_dir_all(&folder);
-    fs::create_dir_all(&folder).unwrap();
-    let small = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../examples/cat_small.png");
-    fs::copy(small, folder.join("x.png")).unwrap();
+    let folder = common::folder(name);
+    fs::copy(example("cat_small.png"), folder.join("x.png")).unwrap();
     expect(0, &folder, &["degrade", "x.png", "-o", "y.png", "--task", "sr4"]);
     fs::remove_file(folder.join("x.png")).unwrap();
     folder
-}
-
-fn json(path: &Path) -> Value {
-    serde_json::from_slice(&fs::read(path).unwrap()).unwrap()
 }
 
 const SR4: [&str; 4] = ["--task", "sr4", "--steps", "4"];

@@ -1,0 +1,66 @@
+//! What the tests of the program share: folders of their own, runs with their exit codes, and parts of the sample photo.
+
+#![allow(dead_code, reason = "every test program uses a part of it")]
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Output;
+
+use adir::io::image::{Picture, WriteOptions, write_image};
+use adir::metric::psnr_rgb;
+use adir::noise::{Noise, Stream};
+use adir::tensor::{DType, Tensor, cpu};
+use serde_json::Value;
+
+/// An empty folder of that name, for this process.
+pub fn folder(name: &str) -> PathBuf {
+    let folder = std::env::temp_dir().join(format!("adir-{}-{}-{name}", env!("CARGO_CRATE_NAME"), std::process::id()));
+    let _ = fs::remove_dir_all(&folder);
+    fs::create_dir_all(&folder).unwrap();
+    folder
+}
+
+/// Checks the exit code of a run with `args`, and returns what went to stdout and stderr.
+#[track_caller]
+pub fn checked(code: i32, args: &[&str], output: Output) -> (String, String) {
+    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+    let (out, err) = (text(&output.stdout), text(&output.stderr));
+    assert_eq!(output.status.code(), Some(code), "{args:?}\n{out}{err}");
+    assert!(!err.contains("panicked"), "{err}");
+    (out, err)
+}
+
+pub fn json(path: &Path) -> Value {
+    serde_json::from_slice(&fs::read(path).unwrap()).unwrap()
+}
+
+/// A file of the examples.
+pub fn example(name: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../../examples").join(name)
+}
+
+/// A square of the sample photo, `[1, 3, side, side]`.
+pub fn square(top: usize, left: usize, side: usize) -> Tensor<4> {
+    Picture::read(example("cat.png")).unwrap().tensor.narrow(2, top, side).narrow(3, left, side)
+}
+
+/// The same as a file.
+pub fn part(path: &Path, top: usize, left: usize, side: usize) {
+    fs::create_dir_all(path.parent().unwrap()).unwrap();
+    write_image(path, &square(top, left, side), &WriteOptions::default()).unwrap();
+}
+
+/// A square of the sample photo with much in it.
+pub fn photo(side: usize) -> Tensor<4> {
+    square(60, 60, side)
+}
+
+/// With noise of that many grey levels.
+pub fn with_noise(x: Tensor<4>, levels: f64) -> Tensor<4> {
+    let noise = Noise::new(5, Stream::Degradation).normal_tensor(0, x.dims(), &cpu(), DType::F32);
+    x + noise * (levels / 127.5)
+}
+
+pub fn psnr(a: &Tensor<4>, b: &Tensor<4>) -> f64 {
+    psnr_rgb(a, b).unwrap()[0]
+}
