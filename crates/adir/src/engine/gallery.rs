@@ -77,7 +77,9 @@ impl Gallery {
             Ok(()) => Ok(()),
             Err(e) => warn(watch, format!("the index is not kept: {e}")),
         };
-        let index = update(&root, encoder.as_ref(), Precision::F16, tiles, previous, limits, &keep, watch)?;
+        let before = finished(previous.as_ref());
+        let build = Build::new(&root, encoder.as_ref(), Precision::F16, tiles, *limits, previous)?;
+        let index = update(&root, build, before, &keep, watch)?;
         Ok(Self { encoder, index, told: Mutex::default() })
     }
 
@@ -237,22 +239,24 @@ pub fn build_index(
 ) -> Result<Index> {
     let root = folder.canonicalize().map_err(|e| Error::input(folder, format!("cannot be opened: {e}")))?;
     let previous = if path.is_file() { Some(Index::open(path)?) } else { None };
-    update(&root, encoder, precision, tiles, previous, limits, &|index: &Index| index.save(path), watch)
+    let before = finished(previous.as_ref());
+    let build = Build::new(&root, encoder, precision, tiles, *limits, previous)?;
+    update(&root, build, before, &|index: &Index| index.save(path), watch)
 }
 
-/// The index of a folder, from what an earlier one knows; kept when it changed, and when the watcher breaks.
+/// The images of a complete index.
+fn finished(index: Option<&Index>) -> Option<Vec<Entry>> {
+    index.filter(|index| index.is_complete()).map(|index| index.entries().to_vec())
+}
+
+/// The index of the folder `root`; kept when it is not that of the entries `before`, and when the watcher breaks.
 fn update(
     root: &Path,
-    encoder: &dyn Encoder,
-    precision: Precision,
-    tiles: Option<TileSide>,
-    previous: Option<Index>,
-    limits: &Limits,
+    mut build: Build<'_>,
+    before: Option<Vec<Entry>>,
     keep: &dyn Fn(&Index) -> Result<()>,
     watch: &Watch<'_>,
 ) -> Result<Index> {
-    let before = previous.as_ref().filter(|index| index.is_complete()).map(|index| index.entries().to_vec());
-    let mut build = Build::new(root, encoder, precision, tiles, *limits, previous)?;
     for message in build.unseen() {
         warn(watch, message)?;
     }
