@@ -226,6 +226,13 @@ impl Progress {
         self.bar.set_position(done as u64);
     }
 
+    /// Advances by steps that an earlier run took.
+    pub fn skip(&self, steps: usize) {
+        self.bar.inc(steps as u64);
+        // The time left is that of the steps that are taken now.
+        self.bar.reset_eta();
+    }
+
     /// Reports a status: beside the bar if it is visible, else as a log line.
     pub fn tell(&self, text: &str, detail: &Value) {
         self.bar.set_message(text.to_owned());
