@@ -3,14 +3,16 @@
 //! A scratch file in the same folder is written, flushed and synced, then renamed over the target, then
 //! the folder is synced. After an error or a kill the path holds the old file or the new one, whole. On
 //! `Ok` the new one survives a power cut (on Unix; elsewhere folders cannot be synced). A symbolic link
-//! at the path is replaced, not followed.
+//! at the path is replaced, not followed. What a kill leaves is a scratch file, which the next process that writes to
+//! the folder removes.
 
-use std::fs::{self, File, OpenOptions};
+use std::fs::{self, File};
 use std::io::{self, BufWriter, Seek, SeekFrom, Write};
-use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::path::Path;
 
 use crate::{Error, Result};
+
+mod scratch;
 
 /// The operations at which the system can fail, in order; the seam where tests make it fail.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -83,7 +85,7 @@ fn write_with<E: From<Error>>(
     let io_error = |e| E::from(Error::io(path, e));
     let folder = folder_of(path);
     hook(Step::Create).and_then(|()| make_folder(folder)).map_err(io_error)?;
-    let (file, scratch) = create_scratch(folder).map_err(io_error)?;
+    let (file, scratch) = scratch::create(folder).map_err(io_error)?;
     if let Ok(existing) = fs::metadata(path) {
         // Overwriting must not make a private file public.
         fs::set_permissions(&scratch.0, existing.permissions()).map_err(io_error)?;
@@ -94,8 +96,9 @@ fn write_with<E: From<Error>>(
     let (Hooked { file, hook }, _unwritten) = writer.0.into_parts();
     filled?;
     hook(Step::SyncFile).and_then(|()| file.sync_all()).map_err(io_error)?;
-    drop(file);
+    // Open until it has its name: what is not open is taken for the scratch file of a process that is gone.
     hook(Step::Rename).and_then(|()| fs::rename(&scratch.0, path)).map_err(io_error)?;
+    drop(file);
     scratch.forget();
     hook(Step::SyncFolder).and_then(|()| sync_folder(folder)).map_err(io_error)
 }
@@ -145,39 +148,7 @@ pub fn check_writable(path: &Path) -> Result<()> {
             )));
         }
     }
-    create_scratch(folder).map(drop).map_err(|e| Error::io(folder, e))
-}
-
-/// Removes the scratch file when it goes out of scope, whatever the reason.
-struct Scratch(PathBuf);
-
-impl Scratch {
-    fn forget(mut self) {
-        self.0 = PathBuf::new();
-    }
-}
-
-impl Drop for Scratch {
-    fn drop(&mut self) {
-        if !self.0.as_os_str().is_empty() {
-            // Nothing more can be done here, and the error that led here matters more.
-            let _ = fs::remove_file(&self.0);
-        }
-    }
-}
-
-fn create_scratch(folder: &Path) -> io::Result<(File, Scratch)> {
-    static NEXT: AtomicU64 = AtomicU64::new(0);
-    loop {
-        let number = NEXT.fetch_add(1, Ordering::Relaxed);
-        let path = folder.join(format!(".adir-{}-{number}.part", std::process::id()));
-        match OpenOptions::new().write(true).create_new(true).open(&path) {
-            Ok(file) => return Ok((file, Scratch(path))),
-            // Left behind by a killed process that had the same number.
-            Err(e) if e.kind() == io::ErrorKind::AlreadyExists => {}
-            Err(e) => return Err(e),
-        }
-    }
+    scratch::create(folder).map(drop).map_err(|e| Error::io(folder, e))
 }
 
 #[cfg(unix)]
@@ -192,6 +163,8 @@ fn sync_folder(_folder: &Path) -> io::Result<()> {
 
 #[cfg(test)]
 mod tests {
+    use std::path::PathBuf;
+
     use super::*;
 
     fn folder(name: &str) -> PathBuf {
