@@ -37,6 +37,7 @@ pub struct Restored {
     pub record: Record,
     restore: Arc<RestorePlan>,
     outputs: Option<Outputs>,
+    overwrite: bool,
     /// The result as it was read again from its file.
     saved: Option<Tensor<4>>,
     /// The states of the samples, until the results are in their files.
@@ -125,7 +126,8 @@ impl Engine {
         if outputs.is_none() {
             states::forget(states.take().as_deref());
         }
-        Ok(Restored { mean, samples, deviation, record, restore, outputs, saved: None, states })
+        let overwrite = plan.request.output.as_ref().is_some_and(|output| output.overwrite);
+        Ok(Restored { mean, samples, deviation, record, restore, outputs, overwrite, saved: None, states })
     }
 
     /// The samples and their mean, `[1, c, h, w]` in about [-1, 1].
@@ -262,6 +264,11 @@ impl Restored {
         let Some(outputs) = self.outputs.clone() else {
             return Err(Error::config("the request names no output"));
         };
+        let is_there = |path: &&Path| path.symlink_metadata().is_ok();
+        if let Some(path) = outputs.all().find(is_there).filter(|_| !self.overwrite) {
+            let message = "was made by something else meanwhile; use --overwrite to replace it, or another output";
+            return Err(Error::config(format!("{}: {message}", path.display())));
+        }
         for (path, sample) in outputs.samples.iter().zip(&self.samples) {
             sample.write(path)?;
         }
