@@ -71,7 +71,8 @@ impl Seek for Hooked<'_> {
 /// Writes the file at `path` whole or not at all; `fill` provides the content. Missing folders are made.
 ///
 /// # Errors
-/// What `fill` returns, or [`Error::Io`] where the system refuses; `path` then holds what it held before
+/// What `fill` returns, [`Error::Invalid`] where a device, a pipe or a socket has the path, or [`Error::Io`] where the system
+/// refuses; `path` then holds what it held before
 /// (after a failure to sync the folder, the last step: the new content).
 pub fn write<E: From<Error>>(path: &Path, fill: impl FnOnce(&mut AtomicFile<'_>) -> Result<(), E>) -> Result<(), E> {
     write_with(path, fill, &mut |_| Ok(()))
@@ -84,6 +85,7 @@ fn write_with<E: From<Error>>(
 ) -> Result<(), E> {
     let io_error = |e| E::from(Error::io(path, e));
     let folder = folder_of(path);
+    check_replaceable(path)?;
     hook(Step::Create).and_then(|()| make_folder(folder)).map_err(io_error)?;
     let (file, scratch) = scratch::create(folder).map_err(io_error)?;
     if let Ok(existing) = fs::metadata(path) {
@@ -124,16 +126,27 @@ fn make_folder(folder: &Path) -> io::Result<()> {
     }
 }
 
+/// Refuses to put a file in the place of a device, a pipe or a socket, which others rely on.
+fn check_replaceable(path: &Path) -> Result<()> {
+    match path.symlink_metadata().map(|found| found.file_type()) {
+        Ok(kind) if !(kind.is_file() || kind.is_symlink() || kind.is_dir()) => {
+            Err(Error::invalid(format!("{} is a device, a pipe or a socket, expected a file", path.display())))
+        }
+        _ => Ok(()),
+    }
+}
+
 /// Whether [`write()`] could begin at `path`, tried with an empty scratch file: worth knowing before a long computation.
 /// No folder is made.
 ///
 /// # Errors
 /// [`Error::Io`] where the folder takes no files, or a missing one cannot be made; [`Error::Invalid`] where the path is a
-/// folder, or a name in it is longer than the file system takes.
+/// folder, a device, a pipe or a socket, or a name in it is longer than the file system takes.
 pub fn check_writable(path: &Path) -> Result<()> {
     if path.is_dir() || path.file_name().is_none() {
         return Err(Error::invalid(format!("{} is a folder, expected a file name", path.display())));
     }
+    check_replaceable(path)?;
     let (mut folder, mut names) = (folder_of(path), vec![path.file_name()]);
     while folder.symlink_metadata().is_err_and(|e| e.kind() == io::ErrorKind::NotFound) {
         names.push(folder.file_name());
@@ -243,6 +256,22 @@ mod tests {
             assert!(refused.contains("longer than the file system takes"), "{refused}");
         }
         check_writable(&folder.join("x".repeat(255))).unwrap();
+        fs::remove_dir_all(&folder).unwrap();
+    }
+
+    #[cfg(unix)]
+    #[test]
+    fn what_is_no_file_is_not_replaced() {
+        let folder = folder("socket");
+        let path = folder.join("socket");
+        let _socket = std::os::unix::net::UnixListener::bind(&path).unwrap();
+        assert!(matches!(check_writable(&path), Err(Error::Invalid(_))));
+        assert!(matches!(write(&path, |_| Ok::<_, Error>(())), Err(Error::Invalid(_))));
+        assert_eq!(fs::read_dir(&folder).unwrap().count(), 1);
+        // A link is replaced, not what it leads to.
+        std::os::unix::fs::symlink(&path, folder.join("link")).unwrap();
+        write(&folder.join("link"), |_| Ok::<_, Error>(())).unwrap();
+        assert!(path.exists());
         fs::remove_dir_all(&folder).unwrap();
     }
 
