@@ -2,7 +2,7 @@
 """What does a folder cost, and does it survive kills? Makes small observations of photographs, restores them in one run, and
 again in a run that is killed twice (SIGKILL) and finished by the same command; compares the bytes.
 
-    tools/check_folder.py PHOTOS [--adir target/release/adir] [--count 200] [--folder DIR]
+    tools/check_folder.py PHOTOS [--adir target/release/adir] [--count 200] [--folder DIR] [--options "--task sr2"]
 
 Prints the time of the undisturbed run against the sum of the sampling times that its records hold, and a transcript of the
 other.
@@ -26,6 +26,7 @@ def main():
     parser.add_argument("--adir", type=Path, default=ROOT / "target/release/adir")
     parser.add_argument("--count", type=int, default=200)
     parser.add_argument("--folder", type=Path)
+    parser.add_argument("--options", default="--task sr2", help="what is done to each")
     args = parser.parse_args()
     args.folder = args.folder or Path(tempfile.mkdtemp(prefix="adir-folder-"))
     args.folder.mkdir(parents=True, exist_ok=True)
@@ -40,8 +41,8 @@ def main():
             command = [adir, "degrade", path, "-o", made, "--task", "sr5", "--sigma", "10", "--overwrite", "-q"]
             subprocess.run(command, check=True)
 
-    def command(output):
-        options = ["--task", "denoise", "--sigma", "10", "--cache", args.folder / "cache", "--checkpoint-seconds", "0"]
+    def command(output, *more):
+        options = [*args.options.split(), "--cache", args.folder / "cache", *more]
         return [adir, "restore", args.folder / "scans", "-o", args.folder / output, *options]
 
     def images(output):
@@ -60,9 +61,9 @@ def main():
 
     chance = random.Random(1)
     for kill in (True, True, False):
-        print("$ adir restore scans -o killed --task denoise --sigma 10", flush=True)
+        print(f"$ adir restore scans -o killed {args.options} --checkpoint-seconds 0", flush=True)
         started = time.time()
-        process = subprocess.Popen(command("killed"), stderr=subprocess.PIPE, text=True)
+        process = subprocess.Popen(command("killed", "--checkpoint-seconds", "0"), stderr=subprocess.PIPE, text=True)
         if kill:
             time.sleep(whole * (0.2 + 0.15 * chance.random()))
             process.kill()
