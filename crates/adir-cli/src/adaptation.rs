@@ -113,7 +113,8 @@ pub struct AdaptArgs {
     pub full: bool,
     #[command(flatten)]
     pub store: Store,
-    /// Use no cache: embed the images of a gallery anew, and neither use adapted weights of earlier runs nor keep new ones
+    /// Use no cache: embed the images of a gallery anew, neither use adapted weights of earlier runs nor keep new ones, and
+    /// keep no state of a run that is interrupted
     #[arg(long)]
     pub no_cache: bool,
 }

@@ -502,7 +502,8 @@ impl Engine {
             StateFile::WhileTraining => cached(passing),
         };
         let new = || Adaptation::new(prior, pictures.clone(), provenance.settings.clone());
-        let mut training = Training { run: new()?, of, state, state_is_cached, passes, watch };
+        let every = self.state_every;
+        let mut training = Training { run: new()?, of, state, state_is_cached, passes, every, watch };
         training.resume()?;
         if to_time.is_none() && training.run.is_beyond_budget() {
             // A longer training was here before: its weights are not those of a shorter one.

@@ -3,6 +3,7 @@
 use std::fmt::Debug;
 use std::io::{ErrorKind, Write};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use crate::adapt::{Adapter, AdapterInfo};
 use crate::encode::EncoderId;
@@ -15,6 +16,11 @@ use crate::{Error, Result};
 
 /// An adapter may be named by the first digits of its key, at least this many, if no other starts with them.
 const SHORTEST_KEY: usize = 6;
+
+/// How long the state of an interrupted run is kept.
+const STATES_LAST: Duration = Duration::from_secs(30 * 24 * 3600);
+/// The end of the names of states that are removed when their training ends.
+const PASSING: &str = ".running.checkpoint";
 
 /// Keeps what was expensive to make.
 ///
@@ -68,6 +74,15 @@ pub trait Cache: Debug + Send + Sync {
         None
     }
 
+    /// The folder where the states of the samples of a restoration named `key` may be kept, if anywhere.
+    fn sampling_folder(&self, key: &str) -> Option<PathBuf> {
+        let _ = key;
+        None
+    }
+
+    /// Removes the states of restorations and trainings that were interrupted long ago.
+    fn forget_old_states(&self) {}
+
     /// The index of the folder `gallery`, in such tiles or of whole images, by an encoder, finished or not.
     ///
     /// # Errors
@@ -116,7 +131,8 @@ impl Cache for NamedAdapters {
 
 /// Keeps everything in a folder: `adapters/KEY.safetensors` and `indexes/HASH.index`; `steps/HASH` notes how many steps
 /// some minutes of training became, and `adapters/HASH.checkpoint` is a training that can go on
-/// (`HASH.running.checkpoint`: one that was interrupted).
+/// (`HASH.running.checkpoint`: one that was interrupted). `sampling/HASH/` holds the samples of a restoration that was
+/// interrupted. What was interrupted more than 30 days ago is removed by the next run that writes such a state.
 #[derive(Debug, Clone)]
 pub struct FolderCache {
     folder: PathBuf,
@@ -198,6 +214,26 @@ impl Cache for FolderCache {
 
     fn state_path(&self, key: &str) -> Option<PathBuf> {
         Some(self.folder.join("adapters").join(format!("{key}.checkpoint")))
+    }
+
+    fn sampling_folder(&self, key: &str) -> Option<PathBuf> {
+        Some(self.folder.join("sampling").join(key))
+    }
+
+    fn forget_old_states(&self) {
+        let entries = |folder: &str| std::fs::read_dir(self.folder.join(folder)).into_iter().flatten().flatten();
+        let is_old = |path: &Path| {
+            let written = path.symlink_metadata().and_then(|found| found.modified()).ok();
+            written.and_then(|written| written.elapsed().ok()).is_some_and(|age| age > STATES_LAST)
+        };
+        // A state that is written again is a new entry of its folder, which is as young as that.
+        for folder in entries("sampling").map(|entry| entry.path()).filter(|path| is_old(path)) {
+            let _ = std::fs::remove_dir_all(folder);
+        }
+        let passing = |path: &Path| path.to_string_lossy().ends_with(PASSING);
+        for file in entries("adapters").map(|entry| entry.path()).filter(|path| passing(path) && is_old(path)) {
+            let _ = std::fs::remove_file(file);
+        }
     }
 
     fn index(&self, gallery: &Path, encoder: &EncoderId, tiles: Option<TileSide>) -> Result<Option<Index>> {

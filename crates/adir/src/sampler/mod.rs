@@ -3,7 +3,8 @@
 //! A sampler is a [`Rule`]: how one step follows from what the network says. [`AncestralConfig`] is Algorithm 1,
 //! [`DdimConfig`] its form for few steps. The surprising decision: a sampler never runs by itself. Each `next()` of a
 //! [`Chain`] evaluates the network once and yields a [`Step`], so that progress, previews, checkpoints and stopping
-//! belong to the caller, and a sampler is resumed by [`Inputs::resume_at`] with the x_t of the last step.
+//! belong to the caller. A [`Chain`] is resumed by [`Inputs::resume_at`] with the x_t of the last step, and [`Stages`] by
+//! [`Stages::resume`] with what they had [`Reached`].
 
 mod ancestral;
 mod chain;
@@ -15,7 +16,7 @@ pub use ancestral::{AncestralConfig, Posterior, posterior};
 pub use chain::{Chain, Evaluation, Outcome, Position, Rule, Step, eps_from_x0, predict_x0};
 pub use ddim::{DdimConfig, EpsAfterGuidance};
 pub use renoise::{Mixture, RenoiseConfig};
-pub use stages::{Stage, Stages, Start};
+pub use stages::{Reached, Stage, Stages, Start};
 
 use burn::tensor::DType;
 
