@@ -6,16 +6,17 @@ use std::time::Instant;
 
 use super::deviation::Deviation;
 use super::event::{Event, Watch, report, warn};
+use super::extent::Extent;
 use super::open::Engine;
 use super::outputs::Outputs;
 use super::plan::Plan;
 use super::record::{AdaptationRecord, Decibel, FileRecord, ModelRecord, Record, Seconds};
 use super::report::{Findings, Judged};
 use super::request::{Observation, Request};
+use crate::compute::Workers;
 use crate::io::image::{BitDepth, Picture, Reading, Scale, read_image_as};
-use crate::models::{Denoiser, Prior, Space, Tiled};
+use crate::models::{Denoiser, Prior, Space};
 use crate::operator::bicubic_resize;
-use crate::optim::Workers;
 use crate::problem::{MaskSource, Sigma};
 use crate::restore::RestorePlan;
 use crate::retrieve::ContentHash;
@@ -120,21 +121,23 @@ impl Engine {
     /// The samples and their mean, `[1, c, h, w]` in about [-1, 1].
     fn sample(&self, plan: &Plan, prior: &Prior, watch: &Watch<'_>) -> Result<(Vec<Tensor<4>>, Tensor<4>)> {
         let count = plan.request.sampling.samples;
-        let denoiser = Tiled::new(prior, plan.extent.tile)?;
+        let denoiser = plan.extent.denoiser(prior)?;
         let task = |sample: usize| sample_one(&plan.restore, &denoiser, prior.space().as_ref(), sample, count, watch);
-        let results = match plan.extent.samples_at_once {
-            0 | 1 => (0..count).map(task).collect::<Result<Vec<_>>>()?,
-            _ => Workers::new()?.map(count, task)?,
+        let results = match plan.extent {
+            Extent { tile: None, at_once, .. } if at_once > 1 => Workers::new()?.map(count, task)?,
+            _ => (0..count).map(task).collect::<Result<Vec<_>>>()?,
         };
         let mean = results.iter().skip(1).fold(results[0].clone(), |sum, x| sum + x.clone()) / count as f64;
         Ok((results, mean))
     }
 }
 
-/// The request with the number of training steps that its minutes became, and the noise that was estimated.
+/// The request with the number of training steps that its minutes became, the noise that was estimated, and the tiles.
 fn repeatable(plan: &Plan, adaptation: Option<&AdaptationRecord>) -> Request {
     let mut request = plan.request.clone();
     request.problem.sigma = Some(Sigma::Levels(plan.restore.measurement().sigma_255()));
+    let canvas = plan.restore.canvas();
+    request.sampling.tile = Some(plan.extent.tile.unwrap_or(canvas.height.max(canvas.width)));
     if let (Some(adapt), Some(done)) = (&mut request.adapt, adaptation)
         && adapt.overrides.minutes.take().is_some()
     {
