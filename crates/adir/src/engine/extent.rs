@@ -4,7 +4,7 @@ use super::open::Engine;
 use super::request::SamplingRequest;
 use crate::Result;
 use crate::compute::Workers;
-use crate::models::{Denoiser, PriorHeader, Tiled, check_tile, tile_counts};
+use crate::models::{Denoiser, PriorHeader, Tiled, check_tile, tiles_of};
 use crate::restore::RestorePlan;
 use crate::task::Hint;
 use crate::tensor::is_cpu;
@@ -41,8 +41,8 @@ const BYTES_PER_BLURRED_VALUE: usize = 140;
 pub(super) struct Extent {
     /// Side of the tiles that the network sees; absent where it sees the whole image.
     pub tile: Option<usize>,
-    /// Tiles down and across.
-    pub counts: Option<[usize; 2]>,
+    /// Their number and length, down and across.
+    pub tiles: Option<[(usize, usize); 2]>,
     /// Samples at once, or tiles of one sample.
     pub at_once: usize,
     /// What sampling takes of memory.
@@ -71,9 +71,9 @@ impl Engine {
         let free = self.memory.filter(|_| on_cpu).unwrap_or(u64::MAX);
         let threads = if on_cpu { Workers::available() } else { 1 };
         let longest = canvas.height.max(canvas.width);
+        let cut = |tile: usize| tiles_of(tile, multiple, canvas.height, canvas.width);
         let need = |tile: Option<usize>, at_once: usize| {
-            let side = |side: usize| tile.map_or(side, |tile| tile.min(side));
-            let [height, width] = [canvas.height, canvas.width].map(side);
+            let [height, width] = tile.map_or([canvas.height, canvas.width], |tile| cut(tile).map(|(_, side)| side));
             let network = match restore.needs_gradient() {
                 true => header.network().gradient_memory(height, width, at_once),
                 false => header.network().forward_memory(height, width, at_once),
@@ -87,16 +87,13 @@ impl Engine {
         };
         let extent = |tile: Option<usize>, at_once: usize| Extent {
             tile,
-            counts: tile.map(|tile| tile_counts(tile, multiple, canvas.height, canvas.width)),
+            tiles: tile.map(cut),
             at_once,
             memory: need(tile, at_once),
         };
         let most = |tile: Option<usize>| match tile {
             None => sampling.samples.min(threads),
-            Some(tile) => {
-                let [down, across] = tile_counts(tile, multiple, canvas.height, canvas.width);
-                threads.min(down * across)
-            }
+            Some(tile) => threads.min(cut(tile).map(|(count, _)| count).iter().product()),
         };
         let sides: Vec<Option<usize>> = match sampling.tile {
             Some(tile) if tile >= longest => vec![None],

@@ -240,13 +240,11 @@ impl fmt::Display for Plan {
             writeln!(f, "sampled as {canvas}, then cropped to the result")?;
         }
         writeln!(f, "network evaluations  {} x {} samples", plan.steps(), sampling.samples)?;
-        if let (Some(tile), Some([down, across])) = (self.extent.tile, self.extent.counts) {
-            writeln!(
-                f,
-                "tiles                {across}x{down} of at most {tile}x{tile} pixels, overlapping and blended at every step"
-            )?;
+        if let Some([(down, height), (across, width)]) = self.extent.tiles {
+            let how = "overlapping and blended at every step";
+            writeln!(f, "tiles                {across}x{down} of {width}x{height} pixels, {how}")?;
         }
-        writeln!(f, "memory               about {:.1} GB", self.memory.sampling as f64 / 1e9)?;
+        writeln!(f, "memory               about {:.2} GB", self.memory.sampling as f64 / 1e9)?;
         write!(f, "seed                 {}", sampling.seed)?;
         for choice in plan.choices() {
             write!(f, "\n{:<20} {:<28} {}", choice.name, choice.value, choice.source)?;

@@ -27,4 +27,4 @@ pub use network::{BlockMemory, Network};
 pub use prior::{Prior, PriorHeader, WeightsId};
 pub use space::{Pixels, Space};
 pub use tiled::Tiled;
-pub(crate) use tiles::{check_tile, tile_counts};
+pub(crate) use tiles::{check_tile, tiles_of};

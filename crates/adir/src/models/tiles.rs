@@ -101,9 +101,9 @@ pub(crate) fn check_tile(tile: usize, multiple: usize) -> Result<()> {
     Ok(())
 }
 
-/// The number of tiles down and across an image of that size.
-pub(crate) fn tile_counts(tile: usize, multiple: usize, height: usize, width: usize) -> [usize; 2] {
-    [height, width].map(|side| Side::new(side, tile, multiple.max(1)).starts.len())
+/// The number and the length of the tiles down and across an image of that size.
+pub(crate) fn tiles_of(tile: usize, multiple: usize, height: usize, width: usize) -> [(usize, usize); 2] {
+    [height, width].map(|side| Side::new(side, tile, multiple.max(1))).map(|side| (side.starts.len(), side.tile))
 }
 
 /// The tiles of at most `tile` a side of an image.
