@@ -128,7 +128,7 @@ struct CreateArgs {
     #[arg(required_unless_present = "archive", conflicts_with = "archive")]
     images: Vec<PathBuf>,
     /// Adapt to all images of this folder
-    #[arg(long, value_name = "FOLDER", conflicts_with_all = ["gallery", "adapt", "prompt", "encoder", "neighbours", "closer_than", "overlap"])]
+    #[arg(long, value_name = "FOLDER", conflicts_with_all = ["gallery", "adapt", "prompt", "encoder", "neighbours", "closer_than", "gallery_tiles", "overlap"])]
     archive: Option<PathBuf>,
     /// Name of the adapter [default: the name of the first image or folder]
     #[arg(long)]

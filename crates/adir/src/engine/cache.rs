@@ -10,7 +10,7 @@ use crate::io::atomic;
 use crate::io::hash::sha256;
 use crate::io::weights::WeightFile;
 use crate::models::Prior;
-use crate::retrieve::Index;
+use crate::retrieve::{Index, TileSide};
 use crate::{Error, Result};
 
 /// An adapter may be named by the first digits of its key, at least this many, if no other starts with them.
@@ -68,12 +68,12 @@ pub trait Cache: Debug + Send + Sync {
         None
     }
 
-    /// The index of the folder `gallery` by an encoder, finished or not.
+    /// The index of the folder `gallery`, in such tiles or of whole images, by an encoder, finished or not.
     ///
     /// # Errors
     /// [`Error::Input`] when the entry is damaged.
-    fn index(&self, gallery: &Path, encoder: &EncoderId) -> Result<Option<Index>> {
-        let _ = (gallery, encoder);
+    fn index(&self, gallery: &Path, encoder: &EncoderId, tiles: Option<TileSide>) -> Result<Option<Index>> {
+        let _ = (gallery, encoder, tiles);
         Ok(None)
     }
 
@@ -156,9 +156,10 @@ impl FolderCache {
         self.folder.join("adapters").join(format!("{key}.safetensors"))
     }
 
-    fn index_path(&self, gallery: &Path, encoder: &EncoderId) -> PathBuf {
+    fn index_path(&self, gallery: &Path, encoder: &EncoderId, tiles: Option<TileSide>) -> PathBuf {
         // Of the bytes of the path: two names that are not Unicode may look alike.
-        let name = sha256(&[gallery.as_os_str().as_encoded_bytes(), format!(" {encoder}").as_bytes()].concat());
+        let tiles = tiles.map_or_else(String::new, |side| format!(" tiles {side}"));
+        let name = sha256(&[gallery.as_os_str().as_encoded_bytes(), format!(" {encoder}{tiles}").as_bytes()].concat());
         self.folder.join("indexes").join(format!("{name}.index"))
     }
 }
@@ -199,13 +200,13 @@ impl Cache for FolderCache {
         Some(self.folder.join("adapters").join(format!("{key}.checkpoint")))
     }
 
-    fn index(&self, gallery: &Path, encoder: &EncoderId) -> Result<Option<Index>> {
-        let path = self.index_path(gallery, encoder);
+    fn index(&self, gallery: &Path, encoder: &EncoderId, tiles: Option<TileSide>) -> Result<Option<Index>> {
+        let path = self.index_path(gallery, encoder, tiles);
         if path.is_file() { Index::open(&path).map(Some) } else { Ok(None) }
     }
 
     fn keep_index(&self, gallery: &Path, index: &Index) -> Result<()> {
-        let path = self.index_path(gallery, index.encoder());
+        let path = self.index_path(gallery, index.encoder(), index.tiles());
         index.save(&path)
     }
 

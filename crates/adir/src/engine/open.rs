@@ -18,6 +18,7 @@ use crate::models::clip::Clip;
 use crate::models::efficientnet_lite::EfficientNetLite0;
 use crate::models::guided_diffusion::UNetConfig;
 use crate::models::{Prior, PriorHeader};
+use crate::retrieve::TileSide;
 use crate::tensor::{Compute, cpu};
 use crate::{Error, Result};
 
@@ -43,7 +44,7 @@ struct Opened {
     header: Option<PriorHeader>,
     prior: Option<Arc<Prior>>,
     encoder: Option<Arc<dyn Encoder>>,
-    galleries: HashMap<PathBuf, Arc<Gallery>>,
+    galleries: HashMap<(PathBuf, Option<TileSide>), Arc<Gallery>>,
     /// The last adapter that several observations share and no cache keeps, by its key.
     shared: Option<(String, Adapter, AdapterInfo)>,
 }
@@ -288,17 +289,18 @@ impl Engine {
         Ok(encoder)
     }
 
-    /// The gallery of a folder or index file, brought up to date at the first call.
+    /// The gallery of a folder or index file, with large images in `tiles`, brought up to date at the first call.
     ///
     /// # Errors
     /// As [`Gallery::open`].
-    pub fn gallery(&self, path: &Path, watch: &Watch<'_>) -> Result<Arc<Gallery>> {
-        if let Some(gallery) = self.lock().galleries.get(path) {
+    pub fn gallery(&self, path: &Path, tiles: Option<TileSide>, watch: &Watch<'_>) -> Result<Arc<Gallery>> {
+        let key = (path.to_owned(), tiles);
+        if let Some(gallery) = self.lock().galleries.get(&key) {
             return Ok(gallery.clone());
         }
         let encoder = self.encoder()?;
-        let gallery = Arc::new(Gallery::open(path, encoder, self.cache.as_ref(), &self.limits, watch)?);
-        self.lock().galleries.insert(path.to_owned(), gallery.clone());
+        let gallery = Arc::new(Gallery::open(path, tiles, encoder, self.cache.as_ref(), &self.limits, watch)?);
+        self.lock().galleries.insert(key, gallery.clone());
         Ok(gallery)
     }
 

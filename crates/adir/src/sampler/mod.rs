@@ -35,6 +35,14 @@ pub trait NoiseSource {
     /// Errors of reading a recording; [`Noise`] never fails.
     fn noise(&self, step: usize, like: &Tensor<4>) -> Result<Tensor<4>>;
 
+    /// Standard normal noise independent of all that the other methods give, for loop step `step` in the shape of `like`.
+    ///
+    /// # Errors
+    /// As [`NoiseSource::noise`]; [`Error::Config`], the default, if the source has only the noise of steps.
+    fn apart(&self, _step: usize, _like: &Tensor<4>) -> Result<Tensor<4>> {
+        Err(Error::config("this source has no second noise of a step"))
+    }
+
     /// Standard normal noise for a start after `used` noises: [`initial_noise`] for 0, else that of step `used` - 1.
     ///
     /// # Errors
@@ -47,10 +55,14 @@ pub trait NoiseSource {
     }
 }
 
-/// Loop step k takes counter step k + 1; 0 is [`initial_noise`].
+/// Loop step k takes counter step k + 1, and for the second noise the last but k; 0 is [`initial_noise`].
 impl NoiseSource for Noise {
     fn noise(&self, step: usize, like: &Tensor<4>) -> Result<Tensor<4>> {
         self.start(step + 1, like)
+    }
+
+    fn apart(&self, step: usize, like: &Tensor<4>) -> Result<Tensor<4>> {
+        Ok(self.normal_tensor(u32::MAX - step as u32, like.dims(), &like.device(), like.dtype()))
     }
 
     fn start(&self, used: usize, like: &Tensor<4>) -> Result<Tensor<4>> {

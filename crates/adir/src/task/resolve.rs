@@ -48,6 +48,11 @@ impl Situation<'_> {
         }
     }
 
+    /// Whether the operator is a part of one whose singular values are known.
+    pub(super) fn is_part(&self) -> bool {
+        self.operator.part_of().is_some()
+    }
+
     /// Whether singular values are known.
     pub(super) fn has_spectrum(&self) -> bool {
         self.operator.exact_gram().is_some()
