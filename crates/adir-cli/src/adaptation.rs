@@ -139,7 +139,7 @@ impl AdaptSettings {
     }
 
     /// The first option given that chooses images from a gallery.
-    fn of_search(&self) -> Option<&'static str> {
+    pub fn of_search(&self) -> Option<&'static str> {
         let given = [
             (self.encoder.is_some(), "--encoder"),
             (self.neighbours.is_some(), "--neighbours"),

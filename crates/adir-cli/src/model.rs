@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use adir::compute::Precision;
 use adir::engine::{Engine, EngineBuilder};
+use adir::io::limits::Limits;
 use clap::Args;
 use clap::builder::{PossibleValuesParser, TypedValueParser};
 
@@ -36,7 +37,8 @@ pub struct ModelArgs {
     /// Precision the network computes in
     #[arg(long, default_value = "f32", value_parser = precision())]
     pub dtype: Precision,
-    /// Most memory to take, in GB: larger images are sampled in tiles [default: what is free]
+    /// Most memory to take, in GB: larger images are sampled in smaller tiles. Images whose decoded samples take more than
+    /// an eighth of it are refused [default: what is free, and 0.54 GB of samples]
     #[arg(long, value_name = "GB")]
     pub max_memory: Option<f64>,
 }
@@ -45,6 +47,7 @@ impl ModelArgs {
     /// An engine with this network, refusing what does not fit into the memory that is free.
     pub fn engine(&self) -> EngineBuilder {
         let builder = Engine::builder().device(&self.device).precision(self.dtype).memory(self.memory());
+        let builder = builder.limits(self.most().map_or_else(Limits::default, Limits::within));
         match &self.model {
             Some(weights) => builder.model(weights, self.model_config.clone()),
             None => builder,
@@ -53,7 +56,11 @@ impl ModelArgs {
 
     /// Bytes that may be taken.
     fn memory(&self) -> Option<u64> {
-        let most = self.max_memory.map(|gb| (gb.max(0.0) * 1e9) as u64);
-        memory::available().into_iter().chain(most).min()
+        memory::available().into_iter().chain(self.most()).min()
+    }
+
+    /// Bytes that the user allows.
+    fn most(&self) -> Option<u64> {
+        self.max_memory.map(|gb| (gb.max(0.0) * 1e9) as u64)
     }
 }

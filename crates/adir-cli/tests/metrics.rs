@@ -48,6 +48,11 @@ fn compare_prints_the_metrics_that_are_asked_for() {
     let (_, err) = expect(2, &f, &["compare", "x.png", "soft.png", "--metric", "agreement_psnr"]);
     assert!(err.contains("--observed"), "{err}");
     expect(2, &f, &["compare", "x.png"]);
+    for of_observation in [["--kernel", "box:3"], ["--sigma", "5"], ["--ignore", "x.png"]] {
+        let args = [&["compare", "x.png", "soft.png", "--task", "deblur"][..], &of_observation].concat();
+        let (_, err) = expect(2, &f, &args);
+        assert!(err.contains("--observed"), "{err}");
+    }
     let (_, err) = expect(2, &f, &["compare", "x.png", "y.png"]);
     assert!(err.contains("x.png against y.png"), "{err}");
     let (list, _) = expect(0, &f, &["compare", "--list-metrics"]);
@@ -72,6 +77,12 @@ fn factors_that_do_not_divide_the_crop_cut_it_further() {
     shapes.sort();
     assert_eq!(shapes, ["sr3 3x48x48", "sr4 3x64x64"], "the network takes multiples of 8");
     // Too small for one task: told by the name of the image, and refused where no image is left.
+    for unused in
+        [["--iterations", "5"], ["--neighbours", "3"], ["--lora", "4"], ["--steps", "3"], ["--gallery", "set"]]
+    {
+        let (_, err) = expect(2, &f, &[&args[..], &unused].concat());
+        assert!(err.contains(unused[0]) && err.contains("no effect"), "{err}");
+    }
     let (_, err) = expect(3, &f, &["eval", "set", "-o", "ev", "--tasks", "sr13", "--methods", "bicubic"]);
     assert!(err.contains("x.png") && err.contains("104"), "{err}");
     fs::remove_dir_all(f).unwrap();

@@ -1,4 +1,6 @@
-//! Where and in what precision a network computes, by name.
+//! Where and in what precision a network computes, by name, and on how many threads.
+
+mod workers;
 
 use std::fmt;
 use std::str::FromStr;
@@ -7,6 +9,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::tensor::{self, Compute, DType, Isa};
 use crate::{Error, Result};
+
+pub use workers::Workers;
 
 /// Precision that a network computes in.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Serialize, Deserialize)]

@@ -18,9 +18,13 @@ use crate::memory;
 /// What the metrics hold at most for a pixel of the truth: 177 bytes were measured, with an observation.
 const BYTES_PER_PIXEL: u64 = 200;
 
+/// What tells something of the observation alone; of the task, the metrics take the border from srN.
+const OF_OBSERVATION: [&str; 7] = ["kernel", "kernel_centre", "boundary", "mask", "sigma", "ignore", "saturated"];
+
 /// Compare a result with the true image, and with the observation it was restored from.
 #[derive(Debug, Args)]
 #[command(mut_arg("task", |task| task.required(false)))]
+#[command(mut_args(|arg| if OF_OBSERVATION.contains(&arg.get_id().as_str()) { arg.requires("observed") } else { arg }))]
 pub struct CompareArgs {
     /// The true image x
     #[arg(required_unless_present = "list_metrics")]

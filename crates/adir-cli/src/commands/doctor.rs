@@ -4,8 +4,8 @@ use std::fs;
 use std::path::Path;
 
 use adir::compute::Precision;
+use adir::compute::Workers;
 use adir::engine::Cache;
-use adir::optim::Workers;
 use adir::tensor::{Compute, Isa};
 use adir::{Error, Result};
 use clap::Args;

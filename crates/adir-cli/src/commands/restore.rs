@@ -109,8 +109,8 @@ pub(super) struct SamplingArgs {
     /// Class label, for a class-conditional network
     #[arg(long)]
     class: Option<usize>,
-    /// Sample in tiles of this many pixels a side, overlapping and blended at every step [default: the whole image, or the
-    /// largest tiles that fit into the memory]
+    /// Sample in tiles of at most this many pixels a side, overlapping and blended at every step; the whole image if that is
+    /// no larger [default: the whole image up to 768x768 pixels, else 512, or less where the memory does not suffice]
     #[arg(long, value_name = "PIXELS")]
     tile: Option<usize>,
     /// Guidance strength s, or "projection" for noise-free observations (s = infinity); the step of dps

@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use adir::compute::Precision;
+use adir::compute::Workers;
 use adir::io::atomic::{self, check_outputs};
 use adir::io::image::{ImageFormat, WriteOptions, write_image};
 use adir::io::limits::Limits;
@@ -14,7 +15,7 @@ use adir::io::weights::WeightFile;
 use adir::models::guided_diffusion::{UNetConfig, config_of};
 use adir::models::{Denoiser, Prior};
 use adir::noise::{Noise, Stream};
-use adir::optim::{LevelWeights, Workers};
+use adir::optim::LevelWeights;
 use adir::sampler::{AncestralConfig, Chain, Inputs, initial_noise};
 use adir::schedule::Respacing;
 use adir::tensor::{self, Compute, DType, Tensor, is_cpu};

@@ -9,13 +9,12 @@ use super::crops::CropSource;
 use super::curve::{HeldOut, Point, Stopped, exceeds, mean, next_measurement};
 use super::held_out::HeldOutCrops;
 use super::learner::Learner;
+use crate::compute::Workers;
 use crate::io::weights::WeightFile;
 use crate::models::params::Params;
 use crate::models::{Denoiser, EstimateErrors, Prior};
 use crate::noise::{Noise, Stream};
-use crate::optim::{
-    Batch, LossGradients, Objective, Workers, accumulate, add, batch_loss, gradient_norm, loss_by_blocks,
-};
+use crate::optim::{Batch, LossGradients, Objective, accumulate, add, batch_loss, gradient_norm, loss_by_blocks};
 use crate::schedule::Timestep;
 use crate::tensor::{self, DType, Tensor};
 use crate::{Error, Result};

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use super::by_y::{ByY, Misfit};
 use super::event::{Event, Watch, report, warn};
+use super::extent::Extent;
 use super::open::Engine;
 use super::plan::Plan;
 use super::record::{AdaptationRecord, ImageRecord};
@@ -13,10 +14,10 @@ use super::request::{Adapt, Keep, Target};
 use super::sources::Source;
 use super::training::{StateFile, Training};
 use crate::adapt::{AdaptConfig, Adaptation, Adapter, AdapterInfo, HeldOut, Provenance, Trained, adaptation_memory};
+use crate::compute::Workers;
 use crate::io::hash::sha256;
 use crate::io::weights::WeightFile;
 use crate::models::{Denoiser, Prior};
-use crate::optim::Workers;
 use crate::restore::RestorePlan;
 use crate::retrieve::{ContentHash, Group, group_by_neighbours};
 use crate::task::Preset;
@@ -26,7 +27,7 @@ use crate::{Error, Result};
 /// Which weights an observation is sampled with, by what it says of them.
 struct Choice<'a> {
     restore: &'a RestorePlan,
-    tile: Option<usize>,
+    extent: Extent,
     seed: u64,
     /// Those chosen so far.
     sampled: Arc<Prior>,
@@ -41,7 +42,7 @@ impl Choice<'_> {
     /// standard error; those that were (`checked`) unless y is farther from theirs by more than that. Returns whether the
     /// adapted ones are taken.
     fn between(&mut self, start: Option<Arc<Prior>>, adapted: Option<Arc<Prior>>, checked: bool) -> Result<bool> {
-        let measure = |prior: &Prior| Misfit::measure(self.restore, prior, self.tile, self.seed);
+        let measure = |prior: &Prior| Misfit::measure(self.restore, prior, self.extent, self.seed);
         if start.is_none() && adapted.is_none() {
             return Ok(false);
         }
@@ -384,7 +385,7 @@ impl Engine {
         };
         let mut choice = Choice {
             restore: &run.restore,
-            tile: run.extent.tile,
+            extent: run.extent,
             seed: request.seed,
             sampled: base.clone(),
             start_by_y: None,

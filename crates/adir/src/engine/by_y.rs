@@ -9,8 +9,9 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
+use super::extent::Extent;
 use crate::Result;
-use crate::models::{Conditioning, Denoiser, Prior, Tiled};
+use crate::models::{Conditioning, Denoiser, Prior};
 use crate::noise::{Noise, Stream};
 use crate::restore::RestorePlan;
 use crate::schedule::Timestep;
@@ -73,13 +74,13 @@ impl ByY {
 pub(super) struct Misfit(Vec<Vec<f64>>);
 
 impl Misfit {
-    /// Of the estimates of `prior`, in tiles of that side if one is given, with the noise of `seed`.
+    /// Of the estimates of `prior`, computed as `extent` says, with the noise of `seed`.
     ///
     /// # Errors
     /// Those of the network, its space and the operator.
-    pub fn measure(plan: &RestorePlan, prior: &Prior, tile: Option<usize>, seed: u64) -> Result<Self> {
+    pub fn measure(plan: &RestorePlan, prior: &Prior, extent: Extent, seed: u64) -> Result<Self> {
         let (space, schedule) = (prior.space(), &prior.info().schedule);
-        let denoiser = Tiled::new(prior, tile)?;
+        let denoiser = extent.denoiser(prior)?;
         let clean = space.encode(&plan.observed()?)?;
         let noise = Noise::new(seed, Stream::Evaluation);
         let conditioning = Conditioning::from(plan.class());

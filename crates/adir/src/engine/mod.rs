@@ -23,6 +23,7 @@ mod by_y;
 mod cache;
 mod deviation;
 mod event;
+mod extent;
 mod folder;
 mod gallery;
 mod open;
@@ -44,6 +45,7 @@ pub use by_y::ByY;
 pub use cache::{Cache, FolderCache, KeptAdapter, NamedAdapters, NoCache};
 pub use deviation::{Deviation, DeviationRecord};
 pub use event::{Event, Watch};
+pub use extent::Memory;
 pub use folder::{
     FileFault, FileOutcome, FileState, FolderDone, FolderPlan, FolderRequest, ManifestEntry, ManifestHead, Merged,
     Shard, merge,
@@ -51,7 +53,7 @@ pub use folder::{
 pub use gallery::{Gallery, build_index};
 pub use open::{Engine, EngineBuilder, open_encoder};
 pub use outputs::{DeviationFiles, Outputs};
-pub use plan::{Memory, Plan};
+pub use plan::Plan;
 pub use record::{AdaptationRecord, Decibel, FileRecord, ImageRecord, ModelRecord, Record, Seconds, write_json};
 pub use report::{Bias, Findings};
 pub use request::{Adapt, AdaptOverrides, Keep, Observation, OutputRequest, Request, SamplingRequest, Target};

@@ -5,17 +5,15 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use super::adapt::{AdaptPlan, Observed};
+use super::extent::{Extent, Memory};
 use super::open::Engine;
 use super::outputs::{Outputs, Stale};
-use super::request::{Observation, Request, SamplingRequest};
+use super::request::{Observation, Request};
 use super::warnings::warnings;
 use crate::io::image::{BitDepth, ImageFormat, Picture, read_bytes, read_hashed_as};
-use crate::models::{PriorHeader, check_tile, tile_counts};
 use crate::operator::ImageShape;
-use crate::optim::Workers;
 use crate::restore::{RestorePlan, SamplingConfig};
 use crate::retrieve::ContentHash;
-use crate::task::Hint;
 use crate::tensor::{self, is_cpu};
 use crate::{Error, Result};
 
@@ -36,42 +34,6 @@ pub struct Plan {
     pub(super) extent: Extent,
     memory: Memory,
     model_name: String,
-}
-
-/// What a run takes of memory at most, in bytes, weights included.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Memory {
-    /// Sampling.
-    pub sampling: u64,
-    /// The adaptation before it, if there is one.
-    pub adaptation: Option<u64>,
-}
-
-impl Memory {
-    /// The larger of the two: they do not overlap.
-    pub fn most(&self) -> u64 {
-        self.sampling.max(self.adaptation.unwrap_or(0))
-    }
-}
-
-/// Sides of the tiles that are tried, largest first. Below the least, too much of a tile is overlap.
-const TILES: [usize; 6] = [1024, 768, 512, 384, 256, 192];
-/// Bytes for a value of the image while it is sampled in tiles: state, estimate, noise, and what guidance computes in f64.
-/// Blurs are solved for in the spectrum, and by iterations.
-const BYTES_PER_VALUE: usize = 48;
-const BYTES_PER_BLURRED_VALUE: usize = 140;
-
-/// How much is computed at once.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Extent {
-    /// Side of the tiles that the network sees; absent where it sees the whole image.
-    pub tile: Option<usize>,
-    /// Tiles down and across.
-    pub counts: Option<[usize; 2]>,
-    /// Samples at once.
-    pub samples_at_once: usize,
-    /// What sampling takes of memory.
-    pub memory: u64,
 }
 
 impl Engine {
@@ -151,56 +113,6 @@ impl Engine {
             model_name,
         };
         Ok(Plan { warnings: warnings(&plan)?, ..plan })
-    }
-
-    /// Number of samples computed at once: one per CPU thread. This is faster than all threads on one sample and gives
-    /// the same numbers.
-    fn samples_at_once(&self, samples: usize) -> usize {
-        if is_cpu(&self.compute().device) { samples.min(Workers::available()) } else { 1 }
-    }
-
-    /// How much is computed at once: several samples where they fit into the memory, tiles where one does not.
-    fn extent(&self, restore: &RestorePlan, header: &PriorHeader, sampling: &SamplingRequest) -> Result<Extent> {
-        let (canvas, multiple) = (restore.canvas(), header.info().size_multiple.max(1));
-        let need = |tile: Option<usize>, samples: usize| {
-            let side = |side: usize| tile.map_or(side, |tile| tile.min(side));
-            let [height, width] = [canvas.height, canvas.width].map(side);
-            let network = match restore.needs_gradient() {
-                true => header.network().gradient_memory(height, width, samples),
-                false => header.network().forward_memory(height, width, samples),
-            };
-            let whole = if tile.is_some() { canvas.pixels() * canvas.channels * samples } else { 0 };
-            let bytes = match restore.measurement().hint() {
-                Hint::Blurs | Hint::Unknown => BYTES_PER_BLURRED_VALUE,
-                _ => BYTES_PER_VALUE,
-            };
-            network + (whole * bytes) as u64
-        };
-        let free = self.memory.filter(|_| is_cpu(&self.compute().device)).unwrap_or(u64::MAX);
-        let most = self.samples_at_once(sampling.samples);
-        let extent = |tile, samples_at_once| {
-            let memory = need(tile, samples_at_once);
-            Extent {
-                tile,
-                samples_at_once,
-                memory,
-                counts: tile.map(|tile| tile_counts(tile, multiple, canvas.height, canvas.width)),
-            }
-        };
-        if let Some(tile) = sampling.tile {
-            check_tile(tile, multiple)?;
-            return Ok(extent(Some(tile), if need(Some(tile), most) <= free { most } else { 1 }));
-        }
-        for samples in [most, 1] {
-            if need(None, samples) <= free {
-                return Ok(extent(None, samples));
-            }
-        }
-        let longest = canvas.height.max(canvas.width);
-        let fitting = TILES.into_iter().filter(|tile| tile.is_multiple_of(multiple) && *tile < longest);
-        // Where nothing fits, the whole is what is refused.
-        let fitting = fitting.into_iter().find(|tile| need(Some(*tile), 1) <= free);
-        Ok(extent(fitting, 1))
     }
 
     /// Refuses what does not fit the memory that the engine may take. Only that of the CPU is known.
@@ -328,13 +240,11 @@ impl fmt::Display for Plan {
             writeln!(f, "sampled as {canvas}, then cropped to the result")?;
         }
         writeln!(f, "network evaluations  {} x {} samples", plan.steps(), sampling.samples)?;
-        if let (Some(tile), Some([down, across])) = (self.extent.tile, self.extent.counts) {
-            writeln!(
-                f,
-                "tiles                {across}x{down} of at most {tile}x{tile} pixels, overlapping and blended at every step"
-            )?;
+        if let Some([(down, height), (across, width)]) = self.extent.tiles {
+            let how = "overlapping and blended at every step";
+            writeln!(f, "tiles                {across}x{down} of {width}x{height} pixels, {how}")?;
         }
-        writeln!(f, "memory               about {:.1} GB", self.memory.sampling as f64 / 1e9)?;
+        writeln!(f, "memory               about {:.2} GB", self.memory.sampling as f64 / 1e9)?;
         write!(f, "seed                 {}", sampling.seed)?;
         for choice in plan.choices() {
             write!(f, "\n{:<20} {:<28} {}", choice.name, choice.value, choice.source)?;

@@ -119,8 +119,8 @@ pub struct SamplingRequest {
     pub samples: usize,
     /// Class, for a class-conditional network.
     pub class: Option<usize>,
-    /// Side of the tiles in which the network sees a larger image; by default it sees all of it, and tiles only where
-    /// the memory does not suffice.
+    /// Side, at most, of the tiles in which the network sees a larger image; by default it sees all of an image up to
+    /// 768x768 pixels for which the memory suffices, and tiles of a larger one. Records hold it.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub tile: Option<usize>,
 }

@@ -6,6 +6,7 @@ use std::time::Instant;
 
 use super::deviation::Deviation;
 use super::event::{Event, Watch, report, warn};
+use super::extent::Extent;
 use super::open::Engine;
 use super::outputs::Outputs;
 use super::plan::Plan;
@@ -13,10 +14,10 @@ use super::record::{AdaptationRecord, Decibel, FileRecord, ModelRecord, Record, 
 use super::report::{Findings, Judged};
 use super::request::{Observation, Request};
 use super::states::{self, States};
+use crate::compute::Workers;
 use crate::io::image::{BitDepth, Picture, Reading, Scale, read_image_as};
-use crate::models::{Denoiser, Prior, Space, Tiled};
+use crate::models::{Denoiser, Prior, Space};
 use crate::operator::bicubic_resize;
-use crate::optim::Workers;
 use crate::problem::{MaskSource, Sigma};
 use crate::restore::RestorePlan;
 use crate::retrieve::ContentHash;
@@ -139,14 +140,14 @@ impl Engine {
         watch: &Watch<'_>,
     ) -> Result<(Vec<Tensor<4>>, Tensor<4>)> {
         let count = plan.request.sampling.samples;
-        let denoiser = Tiled::new(prior, plan.extent.tile)?;
+        let denoiser = plan.extent.denoiser(prior)?;
         let space = prior.space();
         let sampling =
             Sampling { plan: &plan.restore, denoiser: &denoiser, space: space.as_ref(), count, states, watch };
         let task = |sample: usize| sampling.sample(sample);
-        let results = match plan.extent.samples_at_once {
-            0 | 1 => (0..count).map(task).collect::<Result<Vec<_>>>(),
-            _ => Workers::new()?.map(count, task),
+        let results = match plan.extent {
+            Extent { tile: None, at_once, .. } if at_once > 1 => Workers::new()?.map(count, task),
+            _ => (0..count).map(task).collect::<Result<Vec<_>>>(),
         };
         if matches!(results, Err(Error::Interrupted)) {
             states.stopped()?;
@@ -157,10 +158,12 @@ impl Engine {
     }
 }
 
-/// The request with the number of training steps that its minutes became, and the noise that was estimated.
+/// The request with the number of training steps that its minutes became, the noise that was estimated, and the tiles.
 fn repeatable(plan: &Plan, adaptation: Option<&AdaptationRecord>) -> Request {
     let mut request = plan.request.clone();
     request.problem.sigma = Some(Sigma::Levels(plan.restore.measurement().sigma_255()));
+    let canvas = plan.restore.canvas();
+    request.sampling.tile = Some(plan.extent.tile.unwrap_or(canvas.height.max(canvas.width)));
     if let (Some(adapt), Some(done)) = (&mut request.adapt, adaptation)
         && adapt.overrides.minutes.take().is_some()
     {

@@ -4,13 +4,10 @@ use std::path::Path;
 
 use crate::{Error, Result};
 
-/// Safety limits for reading images. The defaults suit photographs on an ordinary machine.
+/// Safety limits for reading images. The defaults suit photographs on an ordinary machine; the sides of an image have no
+/// limit of their own.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Limits {
-    /// Largest width in pixels.
-    pub max_width: u32,
-    /// Largest height in pixels.
-    pub max_height: u32,
     /// Largest size in bytes of the decoded samples; a file on disk may not be larger either.
     pub max_decoded_bytes: u64,
     /// Largest ICC profile and largest EXIF block, each in bytes. A larger one is not carried along.
@@ -19,11 +16,19 @@ pub struct Limits {
 
 impl Default for Limits {
     fn default() -> Self {
-        Self { max_width: 8192, max_height: 8192, max_decoded_bytes: 512 << 20, max_metadata: 1 << 20 }
+        Self { max_decoded_bytes: 512 << 20, max_metadata: 1 << 20 }
     }
 }
 
 impl Limits {
+    /// Bytes of memory that an image takes for a byte of its samples, at least: it is computed with in 32 bits.
+    const MEMORY: u64 = 8;
+
+    /// What may be read where `memory` bytes may be taken: an eighth of them.
+    pub fn within(memory: u64) -> Self {
+        Self { max_decoded_bytes: memory / Self::MEMORY, ..Self::default() }
+    }
+
     /// Checks the width and height of the image at `path`, read or to be written; returns the number of bytes its pixels take.
     ///
     /// # Errors
@@ -32,22 +37,30 @@ impl Limits {
         if width == 0 || height == 0 {
             return Err(Error::input(path, format!("the image has {width}x{height} pixels")));
         }
-        if width > self.max_width || height > self.max_height {
-            return Err(Error::Limits(format!(
-                "{}: {width}x{height} pixels, but at most {}x{} are allowed",
-                path.display(),
-                self.max_width,
-                self.max_height
-            )));
-        }
-        let bytes = u64::from(width) * u64::from(height) * bytes_per_pixel;
+        let bytes = u64::from(width).saturating_mul(u64::from(height)).saturating_mul(bytes_per_pixel);
         match usize::try_from(bytes) {
             Ok(size) if bytes <= self.max_decoded_bytes => Ok(size),
             _ => Err(Error::Limits(format!(
-                "{}: {bytes} bytes of pixels, but at most {} are allowed",
+                "{}: {width}x{height} pixels take {bytes} bytes, but at most {} are allowed",
                 path.display(),
                 self.max_decoded_bytes
             ))),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn bytes_are_limited_and_sides_are_not() {
+        let limits = Limits::within(8 * 105);
+        let check = |size, bytes| limits.check(Path::new("y.png"), size, bytes);
+        assert_eq!(check((5, 7), 3).unwrap(), 105);
+        assert_eq!(check((105, 1), 1).unwrap(), 105);
+        assert!(matches!(check((53, 2), 1), Err(Error::Limits(m)) if m.contains("53x2 pixels take 106 bytes")));
+        assert!(matches!(check((u32::MAX, u32::MAX), u64::MAX), Err(Error::Limits(_))));
+        assert!(matches!(check((0, 7), 3), Err(Error::Input { .. })));
     }
 }

@@ -17,6 +17,7 @@ pub mod params;
 mod prior;
 mod space;
 mod tiled;
+mod tiles;
 
 pub use by_blocks::gradients_by_blocks;
 pub use denoiser::{Conditioning, Denoiser, DenoiserInfo, Prediction, PredictionKind, Pullback};
@@ -26,4 +27,4 @@ pub use network::{BlockMemory, Network};
 pub use prior::{Prior, PriorHeader, WeightsId};
 pub use space::{Pixels, Space};
 pub use tiled::Tiled;
-pub(crate) use tiled::{check_tile, tile_counts};
+pub(crate) use tiles::{check_tile, tiles_of};

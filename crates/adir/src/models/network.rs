@@ -110,7 +110,7 @@ pub trait Network: Debug + Send + Sync {
     /// The same where every evaluation is differentiated by its input (see [`super::Denoiser::predict_back`]): the maps of
     /// all blocks are alive at once. Fitted to peaks measured at 128x128 to 512x512 pixels.
     fn gradient_memory(&self, height: usize, width: usize, n: usize) -> u64 {
-        /// Scratch space of the backward pass.
+        /// Scratch space of the backward pass, a thread.
         const BACKWARD: u64 = 80 << 20;
         /// The widest map with what is in passing, forward and backward.
         const MAPS_ALIVE: usize = 11;
@@ -119,6 +119,6 @@ pub trait Network: Debug + Send + Sync {
         let blocks = self.memory_of_blocks(height, width);
         let maps: usize = blocks.iter().map(|block| block.kept + block.saved).sum();
         let maps = 4 * n * (maps + MAPS_ALIVE * self.largest_map(height, width));
-        self.forward_memory(0, 0, 0) + BACKWARD + maps as u64 * SHARE / 100
+        self.forward_memory(0, 0, 0) + BACKWARD * n as u64 + maps as u64 * SHARE / 100
     }
 }

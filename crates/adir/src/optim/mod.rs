@@ -14,8 +14,8 @@ mod lora;
 mod loss;
 mod save;
 
+pub use accumulate::accumulate;
 pub(crate) use accumulate::add;
-pub use accumulate::{Workers, accumulate};
 pub use adam::{Adam, AdamConfig, clip_gradients, gradient_norm};
 pub use ema::Ema;
 pub(crate) use lora::name_of_a;

@@ -4,10 +4,11 @@ use std::time::Instant;
 
 use super::config::{Length, TrainConfig};
 use super::photographs::Photographs;
+use crate::compute::Workers;
 use crate::models::params::Params;
 use crate::models::{Denoiser, Prior, PriorHeader};
 use crate::noise::{Noise, Stream};
-use crate::optim::{Adam, AdamConfig, Batch, Ema, Objective, Workers, accumulate, batch_loss, clip_gradients};
+use crate::optim::{Adam, AdamConfig, Batch, Ema, Objective, accumulate, batch_loss, clip_gradients};
 use crate::schedule::Timestep;
 use crate::tensor::{Compute, DType, Device};
 use crate::{Error, Result};

@@ -79,12 +79,13 @@ pub struct EvalArgs {
     /// Sampling steps of every method [default: those of the preset, or of the solver]
     #[arg(long, value_name = "N")]
     steps: Option<String>,
-    /// Rank of the low-rank factors of the method lora
-    #[arg(long, default_value_t = 16, value_name = "RANK")]
-    lora: usize,
+    /// Rank of the low-rank factors of the method lora [default: 16]
+    #[arg(long, value_name = "RANK")]
+    lora: Option<usize>,
     /// For the method shared: group observations whose nearest images overlap by at least this share on average, 0 to 1
-    #[arg(long, default_value_t = 0.25, value_name = "SHARE", value_parser = crate::args::share)]
-    overlap: f64,
+    /// [default: 0.25]
+    #[arg(long, value_name = "SHARE", value_parser = crate::args::share)]
+    overlap: Option<f64>,
     /// Images per set and task shown in the sheet
     #[arg(long, default_value_t = 4, value_name = "N")]
     show: usize,
@@ -99,6 +100,7 @@ pub struct EvalArgs {
 pub fn run(args: &EvalArgs, log: &Log) -> Result<u8> {
     let config = args.config();
     let methods = args.methods(&config)?;
+    args.check_effects(&methods)?;
     let sets = args.sets.iter().map(|set| Ok((set, args.files(set, log)?))).collect::<Result<Vec<_>>>()?;
     let cells = args.output.join("cells");
     std::fs::create_dir_all(&cells).map_err(|e| Error::io(&cells, e))?;
@@ -165,8 +167,8 @@ impl EvalArgs {
         config.samples = self.samples;
         config.steps = self.steps.clone();
         config.preset = self.preset;
-        config.lora = low_rank(self.lora);
-        config.overlap = self.overlap;
+        config.lora = low_rank(self.lora.unwrap_or(16));
+        config.overlap = self.overlap.unwrap_or(0.25);
         config.adapt = self.settings.request(Target::Itself, Keep::Always, None);
         config
     }
@@ -183,6 +185,32 @@ impl EvalArgs {
         match self.methods.iter().find_map(|m| Some((m, config.lacks(*m)?))) {
             Some((method, what)) => Err(Error::config(format!("the method {} needs {what}", method.name()))),
             None => Ok(self.methods.clone()),
+        }
+    }
+
+    /// Refuses options that no method of these uses.
+    fn check_effects(&self, methods: &[Method]) -> Result<()> {
+        use Method::{Adapter, Auto, Bicubic, Itself, Knn, Lora, Observed, Random, Shared, Wiener};
+        let adapts = |m: &Method| matches!(m, Itself | Random | Knn | Lora | Shared | Auto);
+        let searches = |m: &Method| matches!(m, Knn | Lora | Shared | Auto);
+        type Uses<'a> = &'a dyn Fn(&Method) -> bool;
+        let options: [(Option<&str>, Uses<'_>); 9] = [
+            (self.settings.of_training(), &adapts),
+            (self.settings.of_search(), &|m| searches(m) || *m == Random),
+            (self.gallery.as_ref().map(|_| "--gallery"), &searches),
+            (self.random_from.as_ref().map(|_| "--random-from"), &|m| *m == Random),
+            (self.adapter.as_ref().map(|_| "--adapter"), &|m| *m == Adapter),
+            (self.lora.map(|_| "--lora"), &|m| *m == Lora),
+            (self.overlap.map(|_| "--overlap"), &|m| *m == Shared),
+            (self.steps.as_ref().map(|_| "--steps"), &|m| !matches!(m, Observed | Bicubic | Wiener)),
+            (self.settings.of_search().filter(|name| *name != "--neighbours"), &searches),
+        ];
+        match options.iter().find_map(|(option, uses)| option.filter(|_| !methods.iter().any(uses))) {
+            Some(option) => {
+                let methods = methods.iter().map(|m| m.name()).collect::<Vec<_>>().join(", ");
+                Err(Error::config(format!("{option} has no effect: none of the methods ({methods}) uses it")))
+            }
+            None => Ok(()),
         }
     }
 

@@ -14,12 +14,21 @@ use crate::retrieve::ContentHash;
 use crate::task::Task;
 use crate::{Error, Result};
 
+/// What a request leaves open, and a record says.
+#[derive(Clone, Copy)]
+struct Open {
+    /// The number of training steps.
+    steps: bool,
+    /// The noise.
+    sigma: bool,
+    /// The tiles.
+    tile: bool,
+}
+
 /// What a record must say besides the hash of the observation.
 pub(super) struct Asked {
     request: Value,
-    minutes: bool,
-    /// Whether the noise is estimated from each observation.
-    estimated: bool,
+    open: Open,
     /// The adapter that is there already, as asked for.
     adapter: Option<std::path::PathBuf>,
     blur: Option<Value>,
@@ -31,7 +40,6 @@ pub(super) struct Asked {
 impl Asked {
     /// What records of `each` say. Loads the prior.
     pub fn new(engine: &Engine, each: &Request, watch: &Watch<'_>) -> Result<Self> {
-        let minutes = each.adapt.as_ref().is_some_and(|adapt| adapt.overrides.minutes.is_some());
         let text = serde_json::to_string(each).map_err(|e| Error::config(format!("the request: {e}")))?;
         let adapter = each.adapt.as_ref().and_then(|adapt| match &adapt.target {
             Target::Adapter(reference) => Some(reference.clone()),
@@ -43,16 +51,19 @@ impl Asked {
             _ => Ok(None),
         };
         let masks = [hash(&each.problem.mask)?, hash(&each.problem.ignore)?];
-        let estimated = match each.problem.sigma {
-            Some(sigma) => sigma == Sigma::Auto,
-            None => matches!(each.problem.task, Task::Deblur | Task::Denoise),
+        let open = Open {
+            steps: each.adapt.as_ref().is_some_and(|adapt| adapt.overrides.minutes.is_some()),
+            sigma: match each.problem.sigma {
+                Some(sigma) => sigma == Sigma::Auto,
+                None => matches!(each.problem.task, Task::Deblur | Task::Denoise),
+            },
+            tile: each.sampling.tile.is_none(),
         };
         let (device, dtype) = engine.placement();
         Ok(Self {
             // By way of its text, as a record has it.
-            request: comparable(&Request::from_json(&text)?, minutes, estimated)?,
-            minutes,
-            estimated,
+            request: comparable(&Request::from_json(&text)?, open)?,
+            open,
             adapter,
             blur: kernel(&degradation),
             masks,
@@ -69,9 +80,9 @@ impl Asked {
             && record.model.sha256 == self.model
             && [&record.device, &record.dtype] == self.placement.each_ref()
             && [&record.mask, &record.ignore].map(|mask| mask.as_ref().map(|mask| mask.sha256)) == self.masks
-            && record.sources.iter().any(|choice| choice.name == "sigma") == self.estimated
+            && record.sources.iter().any(|choice| choice.name == "sigma") == self.open.sigma
             && record.degradation.as_ref().and_then(kernel) == self.blur
-            && comparable(request, self.minutes, self.estimated)? == self.request;
+            && comparable(request, self.open)? == self.request;
         if !same || !is_in_place(outputs) {
             return Ok(false);
         }
@@ -84,19 +95,22 @@ impl Asked {
     }
 }
 
-/// A request without what differs from file to file.
-fn comparable(request: &Request, minutes: bool, estimated: bool) -> Result<Value> {
+/// A request without what it leaves open and what differs from file to file.
+fn comparable(request: &Request, open: Open) -> Result<Value> {
     let mut request = request.clone();
     request.input = Observation::File("".into());
     request.output = None;
     // A record holds the noise that was found, and 0 where none was said.
     request.problem.sigma = match request.problem.sigma {
-        _ if estimated => None,
+        _ if open.sigma => None,
         sigma => Some(sigma.unwrap_or(Sigma::Levels(0.0))),
     };
+    if open.tile {
+        request.sampling.tile = None;
+    }
     if let Some(adapt) = &mut request.adapt {
         adapt.shared.clear();
-        if minutes {
+        if open.steps {
             // A record holds the number of steps that they became.
             (adapt.overrides.minutes, adapt.overrides.iterations) = (None, None);
         }

@@ -2,7 +2,7 @@
 //! a frame as it is shown. Compressed texts are skipped unread: some inflate without bound.
 
 use std::borrow::Cow;
-use std::io::{BufRead, Seek, SeekFrom, Write};
+use std::io::{BufRead, Read, Seek, SeekFrom, Write};
 use std::path::Path;
 
 use image::AnimationDecoder;
@@ -26,7 +26,8 @@ pub fn decode(path: &Path, mut file: impl BufRead + Seek, page: usize, limits: &
         other => Error::input(path, other.to_string()),
     };
     // For the decoder's own buffers: ICC and EXIF, each held twice while read, and two rows of pixels.
-    let own = limits.max_metadata.saturating_mul(4).saturating_add(limits.max_width as usize * 16);
+    let row = claimed_width(&mut file).map_err(|e| read_error(path, e))?.saturating_mul(16);
+    let own = limits.max_metadata.saturating_mul(4).saturating_add(row);
     let mut decoder = Decoder::new_with_limits(&mut file, png::Limits { bytes: own });
     decoder.set_ignore_text_chunk(true);
     decoder.set_transformations(Transformations::EXPAND);
@@ -66,12 +67,19 @@ pub fn decode(path: &Path, mut file: impl BufRead + Seek, page: usize, limits: &
     Ok(Decoded { pages, ..Decoded::new(raster, metadata) })
 }
 
+/// The width in the header, which is checked with the height before a row is allocated.
+fn claimed_width(file: &mut (impl BufRead + Seek)) -> std::io::Result<usize> {
+    let mut head = Vec::new();
+    file.by_ref().take(20).read_to_end(&mut head)?;
+    file.seek(SeekFrom::Start(0))?;
+    let width = head.last_chunk().filter(|_| head.len() == 20).map_or(0, |bytes| u32::from_be_bytes(*bytes));
+    Ok(width as usize)
+}
+
 /// A frame of an animation, counted from 0, in the channels of its default image.
 fn frame(path: &Path, file: impl BufRead + Seek, index: usize, still: Raster, limits: &Limits) -> Result<Raster> {
     let failed = |e| image_error(path, e);
     let mut own = image::Limits::default();
-    own.max_image_width = Some(limits.max_width);
-    own.max_image_height = Some(limits.max_height);
     own.max_alloc = Some(limits.max_decoded_bytes);
     let decoder = image::codecs::png::PngDecoder::with_limits(file, own).map_err(failed)?;
     let mut frames = decoder.apng().map_err(failed)?.into_frames();

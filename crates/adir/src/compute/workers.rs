@@ -1,0 +1,90 @@
+//! Threads that compute independent parts, one part per thread.
+
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use crate::{Error, Result};
+
+/// Threads that compute parts of a batch, or tiles of an image, one part per thread.
+///
+/// On a CPU this beats spreading every operation over the threads: a part's feature maps stay in its core's
+/// cache, and nothing waits for the slowest thread of every operation.
+#[derive(Debug)]
+pub struct Workers {
+    pools: Vec<rayon::ThreadPool>,
+}
+
+impl Workers {
+    /// Number of workers: the number of threads of the current rayon pool.
+    pub fn available() -> usize {
+        rayon::current_num_threads()
+    }
+
+    /// [`Workers::available`] workers.
+    ///
+    /// # Errors
+    /// [`Error::Backend`] when the system gives no threads.
+    pub fn new() -> Result<Self> {
+        let pool = || {
+            let built = rayon::ThreadPoolBuilder::new().num_threads(1).build();
+            built.map_err(|e| Error::Backend(format!("cannot start a thread: {e}")))
+        };
+        Ok(Self { pools: (0..Self::available()).map(|_| pool()).collect::<Result<_>>()? })
+    }
+
+    /// The results of `task(0) .. task(count - 1)`, in that order.
+    ///
+    /// # Errors
+    /// The first error of a task.
+    pub fn map<T: Send>(&self, count: usize, task: impl Fn(usize) -> Result<T> + Sync) -> Result<Vec<T>> {
+        let mut results = Vec::with_capacity(count);
+        self.run(count, task, |result| results.push(result))?;
+        Ok(results)
+    }
+
+    /// Runs `task(0) .. task(count - 1)` and takes their results in that order, as they become available.
+    ///
+    /// # Errors
+    /// The first error of a task.
+    pub fn run<T: Send>(
+        &self,
+        count: usize,
+        task: impl Fn(usize) -> Result<T> + Sync,
+        mut take: impl FnMut(T) + Send,
+    ) -> Result<()> {
+        let next = AtomicUsize::new(0);
+        // Results that arrive early wait here; a worker takes all that are next in order.
+        let waiting = Mutex::new((0, std::collections::BTreeMap::<usize, T>::new(), &mut take));
+        let failed: Mutex<Option<Error>> = Mutex::new(None);
+        let work = || {
+            loop {
+                let k = next.fetch_add(1, Ordering::Relaxed);
+                if k >= count {
+                    return;
+                }
+                match task(k) {
+                    Ok(result) => {
+                        let mut guard = waiting.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+                        let (turn, results, take) = &mut *guard;
+                        results.insert(k, result);
+                        while let Some(result) = results.remove(turn) {
+                            take(result);
+                            *turn += 1;
+                        }
+                    }
+                    Err(error) => {
+                        next.store(count, Ordering::Relaxed);
+                        failed.lock().unwrap_or_else(std::sync::PoisonError::into_inner).get_or_insert(error);
+                        return;
+                    }
+                }
+            }
+        };
+        std::thread::scope(|scope| {
+            for pool in self.pools.iter().take(count) {
+                scope.spawn(|| pool.install(work));
+            }
+        });
+        failed.into_inner().unwrap_or_else(std::sync::PoisonError::into_inner).map_or(Ok(()), Err)
+    }
+}

@@ -1,0 +1,116 @@
+//! How much of a restoration is computed at once, and what that takes of memory.
+
+use super::open::Engine;
+use super::request::SamplingRequest;
+use crate::Result;
+use crate::compute::Workers;
+use crate::models::{Denoiser, PriorHeader, Tiled, check_tile, tiles_of};
+use crate::restore::RestorePlan;
+use crate::task::Hint;
+use crate::tensor::is_cpu;
+
+/// What a run takes of memory at most, in bytes, weights included.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Memory {
+    /// Sampling.
+    pub sampling: u64,
+    /// The adaptation before it, if there is one.
+    pub adaptation: Option<u64>,
+}
+
+impl Memory {
+    /// The larger of the two: they do not overlap.
+    pub fn most(&self) -> u64 {
+        self.sampling.max(self.adaptation.unwrap_or(0))
+    }
+}
+
+/// Pixels up to which the network sees the whole image, where the memory suffices. A larger one takes longer as a whole
+/// than in tiles: attention grows with the square of its pixels, and maps outgrow the caches.
+const WHOLE: usize = 768 * 768;
+/// Sides of tiles, largest first: the quickest one, and what takes less memory. Below the least, too much of a tile is
+/// overlap.
+const TILES: [usize; 4] = [512, 384, 256, 192];
+/// Bytes for a value of the image while it is sampled in tiles: state, estimate, noise, and what guidance computes in f64.
+/// Blurs are solved for in the spectrum, and by iterations.
+const BYTES_PER_VALUE: usize = 48;
+const BYTES_PER_BLURRED_VALUE: usize = 140;
+
+/// How much is computed at once.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Extent {
+    /// Side of the tiles that the network sees; absent where it sees the whole image.
+    pub tile: Option<usize>,
+    /// Their number and length, down and across.
+    pub tiles: Option<[(usize, usize); 2]>,
+    /// Samples at once, or tiles of one sample.
+    pub at_once: usize,
+    /// What sampling takes of memory.
+    pub memory: u64,
+}
+
+impl Extent {
+    /// `inner`, computed so.
+    pub fn denoiser<'a>(&self, inner: &'a dyn Denoiser) -> Result<Tiled<'a>> {
+        let tiled = Tiled::new(inner, self.tile)?;
+        if self.tile.is_some() && self.at_once > 1 { tiled.in_parallel() } else { Ok(tiled) }
+    }
+}
+
+impl Engine {
+    /// How much is computed at once: one image or tile a thread where these fit into the memory, else one at a time. The
+    /// image as a whole where it is small enough, else the largest tiles that fit.
+    pub(super) fn extent(
+        &self,
+        restore: &RestorePlan,
+        header: &PriorHeader,
+        sampling: &SamplingRequest,
+    ) -> Result<Extent> {
+        let (canvas, multiple) = (restore.canvas(), header.info().size_multiple.max(1));
+        let on_cpu = is_cpu(&self.compute().device);
+        let free = self.memory.filter(|_| on_cpu).unwrap_or(u64::MAX);
+        let threads = if on_cpu { Workers::available() } else { 1 };
+        let longest = canvas.height.max(canvas.width);
+        let cut = |tile: usize| tiles_of(tile, multiple, canvas.height, canvas.width);
+        let need = |tile: Option<usize>, at_once: usize| {
+            let [height, width] = tile.map_or([canvas.height, canvas.width], |tile| cut(tile).map(|(_, side)| side));
+            let network = match restore.needs_gradient() {
+                true => header.network().gradient_memory(height, width, at_once),
+                false => header.network().forward_memory(height, width, at_once),
+            };
+            let whole = if tile.is_some() { canvas.pixels() * canvas.channels } else { 0 };
+            let bytes = match restore.measurement().hint() {
+                Hint::Blurs | Hint::Unknown => BYTES_PER_BLURRED_VALUE,
+                _ => BYTES_PER_VALUE,
+            };
+            network + (whole * bytes) as u64
+        };
+        let extent = |tile: Option<usize>, at_once: usize| Extent {
+            tile,
+            tiles: tile.map(cut),
+            at_once,
+            memory: need(tile, at_once),
+        };
+        let most = |tile: Option<usize>| match tile {
+            None => sampling.samples.min(threads),
+            Some(tile) => threads.min(cut(tile).map(|(count, _)| count).iter().product()),
+        };
+        let sides: Vec<Option<usize>> = match sampling.tile {
+            Some(tile) if tile >= longest => vec![None],
+            Some(tile) => {
+                check_tile(tile, multiple)?;
+                vec![Some(tile)]
+            }
+            None => {
+                let whole = canvas.pixels() <= WHOLE;
+                let tiles = TILES.into_iter().filter(|tile| tile.is_multiple_of(multiple) && *tile < longest);
+                whole.then_some(None).into_iter().chain(tiles.map(Some)).collect()
+            }
+        };
+        let fitting = sides.iter().flat_map(|&tile| [(tile, most(tile)), (tile, 1)]);
+        let fitting = fitting.into_iter().find(|&(tile, at_once)| need(tile, at_once) <= free);
+        // Where nothing fits, the least is what is refused.
+        let (tile, at_once) = fitting.unwrap_or((sides.last().copied().flatten(), 1));
+        Ok(extent(tile, at_once))
+    }
+}
