@@ -5,7 +5,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use adir::io::image::{Picture, WriteOptions, read_image, write_image};
+use adir::io::image::{Picture, Reading, WriteOptions, read_image, read_image_as, write_image};
 use adir::io::limits::Limits;
 use adir::operator::{Blur, Boundary, ImageShape, Kernel, LinearOperator};
 use adir::tensor::{Tensor, cpu, from_f32, to_f32};
@@ -23,6 +23,13 @@ fn adir(code: i32, folder: &Path, args: &[&str]) -> String {
 
 fn read(path: PathBuf) -> Tensor<4> {
     read_image(&path, &Limits::default()).unwrap().tensor
+}
+
+/// Floats from 0 to 1 and beyond.
+fn read_unit(path: PathBuf) -> Tensor<4> {
+    let mut reading = Reading::default();
+    reading.white = Some(1.0);
+    read_image_as(&path, &reading, &Limits::default()).unwrap().tensor
 }
 
 fn write(path: PathBuf, x: &Tensor<4>) {
@@ -228,4 +235,34 @@ fn a_black_outside_is_black() {
     let (input, result) = (psnr(&x, &y), psnr(&x, &read(f.join("r.tif"))));
     assert!(result > input + 4.0, "{result:.2} dB, the input {input:.2} dB");
     fs::remove_dir_all(f).unwrap();
+}
+
+/// Noise that grows with the light, from degrade over plan, restoration and record to replay and compare.
+#[test]
+fn noise_that_grows_with_the_light_is_weighed() {
+    let f = folder("gain");
+    write(f.join("x.png"), &photo(64));
+    let degrade = ["degrade", "x.png", "-o", "y.tif", "--task", "denoise", "--sigma", "2", "--gain", "6"];
+    adir(0, &f, &degrade);
+    let args = ["restore", "y.tif", "--task", "denoise", "--white", "1", "--gain", "6", "--sigma", "2"];
+    let said = adir(0, &f, &[&args[..], &["-o", "r.tif", "--plan"]].concat());
+    assert!(said.contains("grey levels on average"), "{said}");
+    let said = adir(0, &f, &[&args[..], &["-o", "r.tif"]].concat());
+    assert!(said.contains("PASS"), "{said}");
+    adir(0, &f, &["restore", "y.tif", "--task", "denoise", "--white", "1", "--sigma", "auto", "-o", "even.tif"]);
+    let of = |name: &str| psnr(&photo(64), &read_unit(f.join(name)));
+    let (weighed, even) = (of("r.tif"), of("even.tif"));
+    assert!(weighed > even + 0.3, "{weighed:.2} {even:.2}");
+    let record = json(&f.join("r.tif.json"));
+    assert_eq!((record["gain"].as_f64(), record["sigma"].as_f64()), (Some(6.0), Some(2.0)));
+    assert!(adir(0, &f, &["replay", "r.tif.json"]).contains("the run repeats"));
+    for gain in ["0", "-1", "nan", "256", "inf"] {
+        let said = adir(2, &f, &["restore", "y.tif", "-o", "n.tif", "--task", "sr2", "--plan", "--gain", gain]);
+        assert!(said.contains("gain"), "{said}");
+    }
+    let said =
+        adir(0, &f, &["restore", "y.tif", "--white", "1", "-o", "p.tif", "--task", "denoise", "--plan", "--gain", "6"]);
+    assert!(said.contains("besides what the gain explains"), "{said}");
+    let said = adir(0, &f, &[&args[..7], &["6", "--sigma", "60", "-o", "p.tif", "--plan"]].concat());
+    assert!(said.contains("smoother than need be"), "{said}");
 }

@@ -98,8 +98,8 @@ impl CompareArgs {
         let restored = read(result)?;
         let observed = match (&self.observed, &self.degradation) {
             (Some(observed), Some(degradation)) => {
-                let y = read(observed)?;
-                Some(measure_for(&self.measured.of(degradation.problem()?), &restored, &y, &limits)?)
+                let y = read_image_as(observed, &reading, &limits)?;
+                Some(measure_for(&self.measured.of(degradation.problem()?), &restored, &y, &limits)?.judged()?)
             }
             _ => None,
         };
@@ -108,8 +108,8 @@ impl CompareArgs {
             _ => 0,
         };
         let mut case = Case::new(&restored).with_truth(&truth).with_border(self.border.unwrap_or(factor));
-        if let Some(measured) = &observed {
-            case = case.with_observation(measured.on_result().as_ref(), measured.y());
+        if let Some((operator, y)) = &observed {
+            case = case.with_observation(operator.as_ref(), y);
         }
         let value = |metric: &dyn Metric| match (metric.value(&case), metric.needs()) {
             (Err(Error::Config(message)), Needs::Truth) => {

@@ -54,14 +54,14 @@ pub fn run(args: &DegradeArgs, log: &Log) -> Result<u8> {
     let x = cut_to_fit(picture.tensor, &degradation, mask.as_ref(), log)?;
     let a = degradation.build(ImageShape::of_batch(&x), mask.as_ref())?;
     let sigma = match problem.sigma {
-        None if problem.task == Task::Denoise => {
+        None if problem.task == Task::Denoise && problem.gain.is_none() => {
             return Err(Error::config("degrading by noise needs its level, for example --sigma 25"));
         }
         None => 0.0,
         Some(Sigma::Levels(levels)) => levels,
         Some(_) => return Err(Error::config("degrade adds noise of a given level: --sigma needs a number here")),
     };
-    let y = observe(a.as_ref(), &x, NoiseLevel::from_255(sigma), args.seed.value)?;
+    let y = observe(a.as_ref(), &x, NoiseLevel::from_255(sigma), problem.gain, args.seed.value)?;
     let y = match degradation.offset(ImageShape::of_batch(&x), mask.as_ref())? {
         Some(offset) => y.clone() + offset.cast(y.dtype()),
         None => y,

@@ -95,6 +95,7 @@ impl Engine {
             task: measurement.task(),
             degradation: measurement.degradation().cloned(),
             sigma: measurement.sigma_255(),
+            gain: request.problem.gain,
             mask: mask_record(request.problem.mask.as_ref())?,
             ignore: mask_record(request.problem.ignore.as_ref())?,
             seed: sampling.seed,

@@ -55,6 +55,13 @@ pub enum Trust {
     Decoupled,
 }
 
+impl Trust {
+    /// Whether it needs the singular values of A.
+    pub fn needs_spectrum(self) -> bool {
+        matches!(self, Self::Ddnm { .. } | Self::Ddrm { .. })
+    }
+}
+
 /// The noise of y in an x0 estimate, direction by direction of A A^T.
 #[derive(Clone)]
 pub struct YNoise {
@@ -116,6 +123,8 @@ pub struct ProximalGuidance {
     config: ProximalConfig,
     /// Where it is exact.
     gram: Option<Gram>,
+    /// Where it is exact, or would be if the values of y had the same weight.
+    counting: Option<Gram>,
 }
 
 impl ProximalGuidance {
@@ -135,6 +144,7 @@ impl ProximalGuidance {
             if right { Ok(()) } else { Err(Error::config(format!("{name} {value}: expected a number above 0"))) }
         };
         let gram = operator.exact_gram();
+        let counting = operator.gram().filter(Gram::is_exact_nearby);
         match config.trust {
             Trust::Calibrated { factor } => positive(factor, "the trust in y")?,
             Trust::Annealed { lambda } => positive(lambda, "lambda")?,
@@ -153,7 +163,7 @@ impl ProximalGuidance {
             Trust::Ddnm { .. } | Trust::Ddrm { .. } | Trust::Decoupled => {}
         }
         check_sigma(config.sigma)?;
-        Ok(Self { operator, y, config, gram })
+        Ok(Self { operator, y, config, gram, counting })
     }
 
     /// The share h of the way to y for an eigenvalue s^2 of A A^T, at step `index`.
@@ -238,7 +248,7 @@ impl Guidance for ProximalGuidance {
         }
         let shift = self.step(&residual, share)?.neg();
         let sigma = self.config.sigma;
-        let y_noise = match &self.gram {
+        let y_noise = match &self.counting {
             // A near Gram matrix would not do: where it is wrongly near zero, what is missing is overrated without bound.
             Some(gram) if self.config.count_noise && (sigma > 0.0 || matches!(share, Share::Spectral { .. })) => {
                 Some(YNoise {

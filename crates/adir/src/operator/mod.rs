@@ -34,6 +34,7 @@ mod resize;
 mod solve;
 #[cfg(test)]
 mod tests;
+mod weighted;
 mod wiener;
 mod wraps;
 
@@ -58,6 +59,7 @@ pub use masked::Masked;
 pub use norm::normalized_adjoint;
 pub use resize::{BicubicDownsample, MAX_FACTOR, bicubic_resize, bicubic_upsample};
 pub use solve::{Solve, least_damping, solve};
+pub use weighted::Weighted;
 pub use wiener::wiener;
 pub use wraps::wraps_around;
 

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use super::highlights::highlights;
 use super::measurement::{Grey, Measurement};
 use super::saturation::{Saturated, plateaus};
-use super::{Problem, noise};
+use super::{Problem, gain, noise};
 use crate::io::limits::Limits;
 use crate::operator::{
     Boundary, Compose, Degradation, Grayscale, ImageShape, InWindow, LinearOperator, Mask, Masked, Window, wraps_around,
@@ -110,8 +110,16 @@ impl Problem {
         let mut measurement = self.fit(y, channels, limits)?;
         let one = if measurement.is_grey() { y.clone().narrow(1, 0, 1) } else { y.clone() };
         let known = measurement.measured();
-        let noise = noise::settle(self.task, self.sigma, &one, known.as_ref(), rounding)?;
+        let noise = noise::settle(self.task, self.sigma, self.gain, &one, known.as_ref(), rounding)?;
         measurement.sigma = noise.levels;
+        // Where the noise differs from value to value, that of rounding is in its variance.
+        let rounding = match self.gain {
+            None => rounding,
+            Some(gain) => {
+                measurement.weigh(y, gain, rounding)?;
+                NoiseLevel(0.0)
+            }
+        };
         // Noise is in the misfit, too.
         let misfit = measurement.rounding.0;
         let unexplained = (misfit * misfit - measurement.sigma().0.powi(2) - rounding.0.powi(2)).max(0.0).sqrt();
@@ -121,7 +129,7 @@ impl Problem {
         Ok(measurement)
     }
 
-    /// [`Problem::measure`] without regard to noise: enough to compare a result with y.
+    /// [`Problem::measure`] without regard to noise, not even to how it differs: enough to compare a result with y.
     ///
     /// # Errors
     /// As [`Problem::measure`].
@@ -217,6 +225,7 @@ impl Problem {
             mask,
             known,
             sigma: 0.0,
+            uneven: None,
             rounding: NoiseLevel(misfit),
             notes,
             warnings,
@@ -271,6 +280,24 @@ impl Problem {
             });
         }
         Ok((ignored, saturated))
+    }
+}
+
+impl Measurement {
+    /// Weighs the values of y by the variances of their noise; `stored` is y as the file holds it.
+    fn weigh(&mut self, stored: &Tensor<4>, gain: f64, rounding: NoiseLevel) -> Result<()> {
+        let signal = match (stored.dims()[1], self.y.dims()[1]) {
+            (stored_as, measured) if stored_as == measured => stored.clone(),
+            _ => stored.clone().mean_dim(1),
+        };
+        let observed = self.operator.observed();
+        let variances = gain::variances(&signal, observed, gain, self.sigma, rounding)?;
+        let uneven = gain::weights(&variances, observed);
+        let [mean, most] = [uneven.noise.mean, uneven.noise.most].map(NoiseLevel::to_255);
+        let value = format!("{gain} (noise of {mean:.1} grey levels on average, {most:.1} at most)");
+        self.notes.push(Choice { name: "gain".into(), value, source: Source::Given });
+        self.uneven = Some(uneven);
+        Ok(())
     }
 }
 

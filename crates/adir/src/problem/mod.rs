@@ -5,6 +5,7 @@
 //! the network makes, the part of them that is the result, and the noise of y.
 
 mod fit;
+mod gain;
 mod highlights;
 mod measurement;
 mod noise;
@@ -56,6 +57,10 @@ pub struct Problem {
     /// The noise in y; by default see [`Sigma`].
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub sigma: Option<Sigma>,
+    /// How the noise in y grows with the signal: its variance is `gain` * signal + sigma^2, all in grey levels of 0..255, more
+    /// than 0, at most 255. The gain is the grey levels of a counted photon. By default, noise is alike everywhere.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub gain: Option<f64>,
     /// Whether the result keeps the margin around y that a valid blur saw. By default it has the size of y.
     #[serde(default)]
     pub keep_margin: bool,
@@ -76,6 +81,7 @@ impl Problem {
             ignore: None,
             saturated: None,
             sigma: None,
+            gain: None,
             keep_margin: false,
             operator: None,
         }
@@ -117,6 +123,12 @@ impl Problem {
         Self { sigma: Some(Sigma::Levels(sigma)), ..self }
     }
 
+    /// With noise whose variance grows with the signal, see [`Problem::gain`].
+    #[must_use]
+    pub fn gain(self, gain: f64) -> Self {
+        Self { gain: Some(gain), ..self }
+    }
+
     /// With that boundary of the blur.
     #[must_use]
     pub fn boundary(self, boundary: Boundary) -> Self {
@@ -132,11 +144,12 @@ impl Problem {
     /// Refuses what is wrong whatever y is. Opens no file.
     ///
     /// # Errors
-    /// [`Error::Config`] for a noise level outside 0 to 1000, a denoising of none, a kernel or mask that is missing
+    /// [`Error::Config`] for a noise level outside 0 to 1000, a gain that is not above 0, a denoising of no noise, a kernel or mask that is missing
     /// or has no meaning for the task.
     pub fn check(&self) -> Result<()> {
         let Self { task, .. } = self;
-        noise::check(*task, self.sigma)?;
+        gain::check(self.gain)?;
+        noise::check(*task, self.sigma, self.gain)?;
         match (task, &self.kernel) {
             (Task::Deblur, None) => {
                 return Err(Error::config(
