@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use adir::io::image::{Picture, Reading};
+use adir::io::light::Light;
 use adir::io::limits::Limits;
 use adir::operator::{Boundary, ImageShape, KernelCentre};
 use adir::problem::{Measurement, Problem, Saturated, Sigma};
@@ -46,6 +47,11 @@ pub struct DegradationArgs {
     /// For a sensor, the grey levels of one photon. Right for linear data, not for the tones of a developed photograph
     #[arg(long, value_name = "GAIN", allow_negative_numbers = true)]
     pub gain: Option<f64>,
+    /// The operator acts on light, as blur and scaling do in a camera: values are taken through the tone curve of the image's
+    /// ICC profile, or that of sRGB. For sr and deblur; not for images that were blurred or scaled by a program, most of
+    /// which work on the values as they are
+    #[arg(long)]
+    pub linear_light: bool,
 }
 
 /// Which pixels of the observation count.
@@ -105,6 +111,7 @@ impl DegradationArgs {
         let mut problem = Problem::new(self.task);
         problem.sigma = self.sigma;
         problem.gain = self.gain;
+        problem.linear_light = self.linear_light;
         problem.kernel = self.kernel.as_deref().map(Into::into);
         problem.kernel_centre = self.kernel_centre;
         problem.mask = self.mask.as_deref().map(Into::into);
@@ -121,6 +128,9 @@ pub fn measure_for(problem: &Problem, x: &Tensor<4>, y: &Picture, limits: &Limit
     let measure = |keep_margin: bool| -> Result<Measurement> {
         let mut problem = problem.clone();
         problem.keep_margin = keep_margin;
+        if problem.linear_light {
+            problem = problem.in_light(Light::of(&y.metadata, y.tensor.dims()[1])?);
+        }
         match problem.gain {
             None => problem.fit(&y.tensor, found.channels, limits),
             // Values count by the variance of their noise.

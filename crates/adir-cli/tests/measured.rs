@@ -266,3 +266,54 @@ fn noise_that_grows_with_the_light_is_weighed() {
     let said = adir(0, &f, &[&args[..7], &["6", "--sigma", "60", "-o", "p.tif", "--plan"]].concat());
     assert!(said.contains("smoother than need be"), "{said}");
 }
+
+/// Light was blurred, and not the encoded values: told so, a restoration is better by far, keeps the profile whose tone
+/// curves it went through, and repeats.
+#[test]
+fn a_blur_of_light_is_undone_in_light() {
+    let f = folder("light");
+    write(f.join("x.png"), &photo(64));
+    let blur = ["--task", "deblur", "--kernel", "box:5", "--boundary", "replicate"];
+    adir(0, &f, &[&["degrade", "x.png", "-o", "y.png", "--linear-light", "--sigma", "1"][..], &blur].concat());
+    let restore = |output: &str, more: &[&str], code: i32| {
+        adir(code, &f, &[&["restore", "y.png", "-o", output, "--sigma", "1"][..], &blur, more].concat())
+    };
+    let said = restore("light.png", &["--linear-light"], 0);
+    assert!(said.contains("PASS"), "{said}");
+    restore("plain.png", &[], 0);
+    let of = |name: &str| psnr(&photo(64), &read(f.join(name)));
+    assert!(of("light.png") > of("plain.png") + 1.0, "{:.2} {:.2}", of("light.png"), of("plain.png"));
+    assert_eq!(json(&f.join("light.png.json"))["request"]["problem"]["linear_light"], true);
+    assert!(adir(0, &f, &["replay", "light.png.json"]).contains("the run repeats"));
+    let agreement = |more: &[&str]| {
+        let args =
+            ["compare", "x.png", "light.png", "--observed", "y.png", "--metric", "agreement_psnr", "--sigma", "1"];
+        let said = adir(0, &f, &[&args[..], &blur, more].concat());
+        said.split_whitespace().last().unwrap().parse::<f64>().unwrap()
+    };
+    assert!(agreement(&["--linear-light"]) > 40.0 && agreement(&[]) < 40.0);
+    // What it has no meaning for, and what cannot be done in it.
+    for (more, word) in [
+        (&["--gain", "1"][..], "gain"),
+        (&["--method", "ddnm"], "staged"),
+        (&["--preset", "paper"], "staged"),
+        (&["--boundary", "constant:9"], "black (0) or white"),
+    ] {
+        let args =
+            ["restore", "y.png", "-o", "n.png", "--plan", "--linear-light", "--task", "deblur", "--kernel", "box:5"];
+        let said = adir(2, &f, &[&args[..], more].concat());
+        assert!(said.contains(word), "{said}");
+    }
+    let said = adir(2, &f, &["restore", "y.png", "-o", "n.png", "--plan", "--linear-light", "--task", "denoise"]);
+    assert!(said.contains("mix pixels"), "{said}");
+    // A profile that says nothing of its tones is refused by name; without the option it is only carried along.
+    let mut picture = Picture::read(f.join("y.png")).unwrap();
+    picture.metadata.icc = Some([&[0; 16][..], b"RGB ", &[0; 180]].concat());
+    picture.write(f.join("odd.png")).unwrap();
+    let odd = |more: &[&str], code: i32| {
+        adir(code, &f, &[&["restore", "odd.png", "-o", "n.png", "--plan"][..], &blur, more].concat())
+    };
+    let said = odd(&["--linear-light"], 2);
+    assert!(said.contains("odd.png") && said.contains("ICC profile"), "{said}");
+    odd(&[], 0);
+}

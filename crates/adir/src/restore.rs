@@ -9,8 +9,10 @@ use std::sync::{Arc, OnceLock};
 
 use burn::tensor::DType;
 
-use crate::Result;
-use crate::guidance::{AdirGuidance, DpsGuidance, GreyGuidance, Guidance, PigdmGuidance, ProximalGuidance};
+use crate::guidance::{
+    AdirGuidance, DpsGuidance, GreyGuidance, Guidance, LightGuidance, PigdmGuidance, ProximalGuidance,
+};
+use crate::io::light::Light;
 use crate::models::{Denoiser, DenoiserInfo, Space};
 use crate::noise::{Noise, Stream};
 use crate::operator::{Compose, Crop, ImageShape, LinearOperator, Solve, least_damping, solve};
@@ -24,6 +26,7 @@ use crate::task::{
     Choice, GuidanceSettings, Overrides, Preset, SamplerSettings, Settings, Situation, StageSettings, resolve,
 };
 use crate::tensor::{self, Tensor};
+use crate::{Error, Result};
 
 /// How to sample.
 #[derive(Debug, Clone, PartialEq)]
@@ -103,6 +106,36 @@ fn estimate(operator: &dyn LinearOperator, y: &Tensor<4>, sigma: f64) -> Result<
     operator.adjoint(&solve(operator, 1.0, damping, y, &Solve::default())?)
 }
 
+/// The guidance of those settings by an operator that acts on light.
+fn in_light(
+    settings: &GuidanceSettings,
+    operator: &Arc<dyn LinearOperator>,
+    y: &Tensor<4>,
+    light: &Arc<Light>,
+    own: bool,
+    grey: bool,
+) -> Result<Option<Arc<dyn Guidance>>> {
+    let guidance = match *settings {
+        GuidanceSettings::None if !own => return Ok(None),
+        GuidanceSettings::Proximal(config) if !own && !config.trust.needs_spectrum() => {
+            let make =
+                move |operator, y| Ok(Box::new(ProximalGuidance::new(operator, y, config)?) as Box<dyn Guidance>);
+            LightGuidance::new(operator.clone(), y.clone(), light.clone(), Box::new(make))?
+        }
+        GuidanceSettings::Pigdm(config) if !own => {
+            let make = move |operator, y| Ok(Box::new(PigdmGuidance::new(operator, y, config)?) as Box<dyn Guidance>);
+            LightGuidance::new(operator.clone(), y.clone(), light.clone(), Box::new(make))?
+        }
+        _ => {
+            return Err(Error::config(
+                "in linear light, the methods are staged, diffpir, daps and pigdm: the others need an operator that is linear \
+                 in the image",
+            ));
+        }
+    };
+    Ok(Some(if grey { Arc::new(GreyGuidance::new(guidance)) } else { Arc::new(guidance) }))
+}
+
 /// What y alone says, found when it is first needed: a plan does not wait for it.
 #[derive(Debug, Default)]
 struct Inverse(OnceLock<Tensor<4>>);
@@ -149,7 +182,7 @@ impl RestorePlan {
         let on_canvas = place(&operator)?;
         // What needs the singular values of A does without the weights, where there are none of the weighted A.
         let spectral = match measurement.weights() {
-            Some(_) if on_canvas.exact_gram().is_none() => {
+            Some(_) if measurement.light().is_none() && on_canvas.exact_gram().is_none() => {
                 Some((place(measurement.operator())?, measurement.y().clone()))
             }
             _ => None,
@@ -160,6 +193,7 @@ impl RestorePlan {
             sigma: measurement.sigma(),
             rounding: measurement.rounding(),
             uneven: measurement.unevenness(),
+            is_linear: measurement.light().is_none(),
             schedule: &model.schedule,
             adapted: sampling.adapted,
             own_guidance: make.is_some(),
@@ -168,6 +202,9 @@ impl RestorePlan {
         let (settings, mut choices) = resolve(sampling.preset, &situation, &sampling.overrides)?;
         choices.splice(0..0, measurement.notes().iter().cloned());
         let guidance = |settings: &GuidanceSettings| -> Result<Option<Arc<dyn Guidance>>> {
+            if let Some(light) = measurement.light() {
+                return in_light(settings, &on_canvas, &y, light, make.is_some(), measurement.is_grey());
+            }
             let guidance: Box<dyn Guidance> = match (make, *settings) {
                 (Some(make), _) => make(on_canvas.clone(), &y)?,
                 (None, GuidanceSettings::Adir(config)) => {
@@ -252,7 +289,22 @@ impl RestorePlan {
     /// # Errors
     /// Those of the operator.
     pub fn observed(&self) -> Result<Tensor<4>> {
-        self.observed.get(|| estimate(self.operator.as_ref(), &self.y, self.measurement.sigma().0))
+        let sigma = self.measurement.sigma().0;
+        self.observed.get(|| {
+            let found = estimate(self.operator.as_ref(), &self.y, sigma)?;
+            match self.measurement.light() {
+                None => Ok(found),
+                Some(light) => light.to_encoded(&found.clamp(-1.0, 1.0)),
+            }
+        })
+    }
+
+    /// What A makes of images of the size that is sampled, or of their light, to be compared with [`RestorePlan::y`].
+    ///
+    /// # Errors
+    /// Those of the operator.
+    pub fn predict(&self, x: &Tensor<4>) -> Result<Tensor<4>> {
+        self.operator.apply(&self.measurement.acted_on(x)?)
     }
 
     /// The class that is sampled, for a class-conditional network.

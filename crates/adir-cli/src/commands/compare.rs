@@ -99,7 +99,8 @@ impl CompareArgs {
         let observed = match (&self.observed, &self.degradation) {
             (Some(observed), Some(degradation)) => {
                 let y = read_image_as(observed, &reading, &limits)?;
-                Some(measure_for(&self.measured.of(degradation.problem()?), &restored, &y, &limits)?.judged()?)
+                let measured = measure_for(&self.measured.of(degradation.problem()?), &restored, &y, &limits)?;
+                Some((measured.judged()?, measured.acted_on(&restored)?))
             }
             _ => None,
         };
@@ -107,11 +108,17 @@ impl CompareArgs {
             Some(Task::SuperResolution { factor }) => factor,
             _ => 0,
         };
-        let mut case = Case::new(&restored).with_truth(&truth).with_border(self.border.unwrap_or(factor));
-        if let Some((operator, y)) = &observed {
-            case = case.with_observation(operator.as_ref(), y);
+        let case = Case::new(&restored).with_truth(&truth).with_border(self.border.unwrap_or(factor));
+        // What is compared with the observation is what A acts on, which may be light.
+        let mut with_observation = case;
+        if let Some(((operator, y), acted_on)) = &observed {
+            with_observation = Case::new(acted_on).with_observation(operator.as_ref(), y);
         }
-        let value = |metric: &dyn Metric| match (metric.value(&case), metric.needs()) {
+        let case_of = |metric: &dyn Metric| match metric.needs() {
+            Needs::Observation => &with_observation,
+            _ => &case,
+        };
+        let value = |metric: &dyn Metric| match (metric.value(case_of(metric)), metric.needs()) {
             (Err(Error::Config(message)), Needs::Truth) => {
                 Err(Error::config(format!("{} against {}: {message}", reference.display(), result.display())))
             }

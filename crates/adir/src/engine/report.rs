@@ -90,7 +90,7 @@ impl Findings {
     /// operator.
     pub(super) fn of(measurement: &Measurement, judged: Judged<'_>) -> Result<Self> {
         let a = measurement.on_result();
-        let ax = a.apply(judged.saved)?;
+        let ax = a.apply(&measurement.acted_on(judged.saved)?)?;
         let shape = ImageShape::of_batch(measurement.y());
         if ImageShape::of_batch(&ax) != shape {
             let found = ImageShape::of_batch(&ax);
@@ -103,7 +103,7 @@ impl Findings {
             BitDepth::Float => judged.computed.clone(),
             _ => judged.computed.clone().clamp(-1.0, 1.0),
         };
-        let stored = tensor::to_f64(&a.apply(&within)?)?;
+        let stored = tensor::to_f64(&a.apply(&measurement.acted_on(&within)?)?)?;
         let (ax, y) = (tensor::to_f64(&ax)?, tensor::to_f64(measurement.y())?);
         let weight = |i: usize| measurement.weights().map_or(1.0, |weights| weights[i]);
         let seen: Vec<usize> = match a.observed() {
@@ -118,8 +118,10 @@ impl Findings {
         };
         let misfit = mean_square(&|i| weight(i) * (ax[i] - y[i])).sqrt();
         let storing = mean_square(&|i| weight(i) * (ax[i] - stored[i]));
-        let [sigma, rounding] = [measurement.sigma().0 * 127.5, measurement.rounding().0 * 127.5];
-        let allowed = (sigma * sigma + rounding * rounding + storing + SOLVER_255 * SOLVER_255).sqrt();
+        let [noise, rounding] = [measurement.sigma().0 * 127.5, measurement.rounding().0 * 127.5];
+        // Rounding that became light is in the noise of its values, but it is not the noise given.
+        let sigma = if measurement.light().is_some() { measurement.sigma_255() } else { noise };
+        let allowed = (noise * noise + rounding * rounding + storing + SOLVER_255 * SOLVER_255).sqrt();
         let bias = |channel: usize| {
             let per = seen.len().max(1) as f64;
             let mean = at(channel).map(|i| ax[i] - y[i]).sum::<f64>() / per * 127.5;

@@ -199,11 +199,16 @@ pub fn observe(
             values.map(|(i, v)| noise.poisson(0, i as u64, ((v + 1.0) / unit).max(0.0)) * unit - 1.0).collect();
         y = tensor::from_f64(counted, y.dims(), &y.device()).cast(y.dtype());
     }
+    Ok(with_noise(y, sigma, seed))
+}
+
+/// `y` with white noise drawn from `seed`.
+pub fn with_noise(y: Tensor<4>, sigma: NoiseLevel, seed: u64) -> Tensor<4> {
     if sigma.0 == 0.0 {
-        return Ok(y);
+        return y;
     }
     let noise = Noise::new(seed, Stream::Degradation).normal_tensor(0, y.dims(), &y.device(), y.dtype());
-    Ok(y + noise * sigma.0)
+    y + noise * sigma.0
 }
 
 #[cfg(test)]

@@ -119,6 +119,12 @@ impl Gram {
         Self { basis: Basis::Values(values), ..self }
     }
 
+    /// Without the weights of weighted waves.
+    #[must_use]
+    pub fn unweighted(self) -> Self {
+        Self { weights: None, ..self }
+    }
+
     /// Whether these are the eigenvectors and eigenvalues, and not near them.
     pub fn is_exact(&self) -> bool {
         self.exact && self.weights.is_none()
@@ -168,8 +174,7 @@ impl Gram {
                 }
             })
         };
-        let unweighted = Self { weights: None, ..self.clone() };
-        divided(&unweighted.filter(&divided(r)?, inverse)?)
+        divided(&self.clone().unweighted().filter(&divided(r)?, inverse)?)
     }
 
     /// g(A A^T) r, where `g` maps an eigenvalue of A A^T to that of the result. For directions that A does not observe,

@@ -6,6 +6,7 @@
 
 use super::estimate_noise;
 use super::measurement::Uneven;
+use crate::io::light::Light;
 use crate::operator::ImageShape;
 use crate::task::Unevenness;
 use crate::tensor::{self, Tensor, from_f64};
@@ -16,6 +17,8 @@ use crate::{Error, Result};
 const RADIUS: usize = 1;
 /// White, in grey levels.
 const WHITE: f64 = 255.0;
+/// Least noise of a value that becomes light, in grey levels: no file is more exact, nor the network.
+const LEAST: f64 = 0.05;
 /// Halvings of the interval in which the noise of the sensor is looked for.
 const HALVINGS: usize = 10;
 
@@ -39,26 +42,48 @@ pub(super) fn variances(
     sigma: f64,
     rounding: NoiseLevel,
 ) -> Result<Vec<f64>> {
+    let constant = sigma * sigma + rounding.to_255().powi(2);
+    // No photon among n pixels speaks for one more in all of them rather than for none.
+    let of = |(signal, count): (f64, f64)| gain * (signal.max(0.0) + gain / count) + constant;
+    Ok(signals(y, observed)?.into_iter().map(of).collect())
+}
+
+/// The same of the light of `y`, whose own noise is alike everywhere: it is multiplied by the slope of the tone curve.
+pub(super) fn variances_of_light(
+    y: &Tensor<4>,
+    observed: Option<&[bool]>,
+    light: &Light,
+    sigma: f64,
+    rounding: NoiseLevel,
+) -> Result<Vec<f64>> {
+    let alike = encoded(sigma, rounding).powi(2);
+    let signal = signals(y, observed)?.into_iter().map(|(level, _)| 2.0 * level / WHITE - 1.0).collect();
+    let slopes = light.slope(&from_f64(signal, y.dims(), &tensor::cpu()))?;
+    Ok(tensor::to_f64(&slopes)?.into_iter().map(|slope| alike * slope * slope).collect())
+}
+
+/// The noise of encoded values that become light, rounding and that of `sigma`, in grey levels.
+pub(super) fn encoded(sigma: f64, rounding: NoiseLevel) -> f64 {
+    sigma.hypot(rounding.to_255()).max(LEAST)
+}
+
+/// The mean grey level around each value of `y`, and the number of observed pixels that it is the mean of, 1 at least.
+fn signals(y: &Tensor<4>, observed: Option<&[bool]>) -> Result<Vec<(f64, f64)>> {
     let shape = ImageShape::of_batch(y);
     let levels: Vec<f64> = tensor::to_f64(y)?.into_iter().map(level).collect();
-    let constant = sigma * sigma + rounding.to_255().powi(2);
     let counted: Vec<f64> = match observed {
         Some(observed) => observed.iter().map(|observed| f64::from(u8::from(*observed))).collect(),
         None => vec![1.0; shape.pixels()],
     };
     let counts = box_sums(&counted, shape);
-    let mut variances = Vec::with_capacity(levels.len());
+    let mut signals = Vec::with_capacity(levels.len());
     for plane in levels.chunks_exact(shape.pixels()) {
         let seen: Vec<f64> = plane.iter().zip(&counted).map(|(level, counted)| level * counted).collect();
         let mean = seen.iter().sum::<f64>() / counted.iter().sum::<f64>().max(1.0);
-        let of = |(sum, count): (f64, &f64)| {
-            // No photon among n pixels speaks for one more in all of them rather than for none.
-            let signal = if *count > 0.5 { ((sum / count).max(0.0)) + gain / count } else { mean.max(gain) };
-            gain * signal + constant
-        };
-        variances.extend(box_sums(&seen, shape).into_iter().zip(&counts).map(of));
+        let of = |(sum, count): (f64, &f64)| if *count > 0.5 { (sum / count, *count) } else { (mean, 1.0) };
+        signals.extend(box_sums(&seen, shape).into_iter().zip(&counts).map(of));
     }
-    Ok(variances)
+    Ok(signals)
 }
 
 /// Sums over the square around each pixel.
@@ -71,8 +96,9 @@ fn box_sums(plane: &[f64], shape: ImageShape) -> Vec<f64> {
     (0..height * width).map(|i| around(i / width, height).map(|row| rows[row * width + i % width]).sum()).collect()
 }
 
-/// Weights that make the noise alike: their squares are inverse to the variances and 1 on average over the observed pixels.
-pub(super) fn weights(variances: &[f64], observed: Option<&[bool]>) -> Uneven {
+/// Weights that make the noise alike, of standard deviation `level`: their squares are inverse to the variances, and without
+/// a level given 1 on average over the observed pixels.
+pub(super) fn weights(variances: &[f64], observed: Option<&[bool]>, level: Option<f64>) -> Uneven {
     let seen = |i: usize| observed.is_none_or(|observed| observed[i % observed.len()]);
     let (mut count, mut inverse, mut sum, mut most) = (0.0, 0.0, 0.0, 0.0_f64);
     for (_, variance) in variances.iter().enumerate().filter(|(i, _)| seen(*i)) {
@@ -81,7 +107,7 @@ pub(super) fn weights(variances: &[f64], observed: Option<&[bool]>) -> Uneven {
         sum += variance;
         most = most.max(*variance);
     }
-    let level = (count / inverse).sqrt();
+    let level = level.unwrap_or((count / inverse).sqrt());
     let [most, mean] = [most, sum / count].map(|variance| NoiseLevel::from_255(variance.sqrt()));
     let weights = variances.iter().map(|variance| level / variance.sqrt()).collect();
     Uneven { weights, level, noise: Unevenness { most, mean } }
@@ -146,7 +172,7 @@ mod tests {
             let mean = (0..SIDE).map(|row| found[row * SIDE + column]).sum::<f64>() / SIDE as f64;
             assert!((mean / (2.0 * signal + 9.0) - 1.0).abs() < 0.06, "{signal}: {mean}");
         }
-        let uneven = weights(&found, None);
+        let uneven = weights(&found, None, None);
         let square = uneven.weights.iter().map(|w| w * w).sum::<f64>() / uneven.weights.len() as f64;
         assert!((square - 1.0).abs() < 1e-9, "{square}");
         for (variance, weight) in found.iter().zip(uneven.weights.iter()) {

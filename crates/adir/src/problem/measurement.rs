@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use crate::Result;
+use crate::io::light::Light;
 use crate::operator::{Degradation, ImageShape, LinearOperator, Mask, Weighted, Window};
 use crate::task::{Choice, Hint, Task, Unevenness};
 use crate::tensor::Tensor;
@@ -44,6 +45,8 @@ pub struct Measurement {
     pub(super) sigma: f64,
     /// Where noise grows with the signal.
     pub(super) uneven: Option<Uneven>,
+    /// Where A acts on light.
+    pub(super) light: Option<Arc<Light>>,
     pub(super) rounding: NoiseLevel,
     pub(super) notes: Vec<Choice>,
     pub(super) warnings: Vec<String>,
@@ -51,7 +54,7 @@ pub struct Measurement {
 
 impl Measurement {
     /// The observation that guidance keeps to, `[1, range]`: of one channel where it is grey, less what a boundary of one
-    /// grey level adds, and 0 where it was not measured.
+    /// grey level adds, and 0 where it was not measured. Where A acts on light, it is that.
     pub fn y(&self) -> &Tensor<4> {
         &self.y
     }
@@ -116,9 +119,23 @@ impl Measurement {
     }
 
     /// A weight for each value of y, channel by channel and row by row: inverse to the standard deviation of its noise, and
-    /// such that the squares are 1 on average over what was measured. `None` where noise is alike everywhere.
+    /// such that the squares are 1 on average over what was measured; for light, such that its noise is that of the encoded
+    /// values. `None` where noise is alike everywhere.
     pub fn weights(&self) -> Option<&[f64]> {
         self.uneven.as_ref().map(|uneven| uneven.weights.as_ref())
+    }
+
+    /// The tone curves of images, where A acts on light.
+    pub fn light(&self) -> Option<&Arc<Light>> {
+        self.light.as_ref()
+    }
+
+    /// What A acts on of images: their light, where it does, else they themselves.
+    ///
+    /// # Errors
+    /// Those of reading x.
+    pub fn acted_on(&self, x: &Tensor<4>) -> Result<Tensor<4>> {
+        self.light.as_ref().map_or_else(|| Ok(x.clone()), |light| light.to_light(x))
     }
 
     /// A and y with white noise of standard deviation [`Measurement::sigma`]: with the weights, where there are some.
@@ -129,7 +146,7 @@ impl Measurement {
         self.weighted(&self.operator)
     }
 
-    /// A on results and y, with the same weights: what a result is compared with.
+    /// A on results, or [on their light](Measurement::acted_on), and y, with the same weights: what a result is compared with.
     ///
     /// # Errors
     /// Those of the operator.
@@ -191,6 +208,6 @@ impl Measurement {
     /// [`crate::Error::Config`] when x has another shape than the result; those of the operator.
     pub fn agreement(&self, x: &Tensor<4>) -> Result<f64> {
         let (on_result, y) = self.judged()?;
-        Ok(crate::metric::agreement(on_result.as_ref(), x, &y)?.first().copied().unwrap_or(f64::NAN))
+        Ok(crate::metric::agreement(on_result.as_ref(), &self.acted_on(x)?, &y)?.first().copied().unwrap_or(f64::NAN))
     }
 }

@@ -24,6 +24,7 @@ pub use noise_estimate::estimate_noise;
 pub use saturation::{Saturated, plateaus};
 pub use side_inputs::{KernelSource, MaskSource};
 
+use crate::io::light::Light;
 use crate::io::limits::Limits;
 use crate::operator::{Boundary, Degradation, KernelCentre, KernelSpec, LinearOperator, Mask};
 use crate::task::{Hint, Task};
@@ -61,12 +62,19 @@ pub struct Problem {
     /// than 0, at most 255. The gain is the grey levels of a counted photon. By default, noise is alike everywhere.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub gain: Option<f64>,
+    /// Whether the operator acts on light, and y and the result are encoded with a tone curve: [`Problem::in_light`]. By default
+    /// it acts on the values as they are.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub linear_light: bool,
     /// Whether the result keeps the margin around y that a valid blur saw. By default it has the size of y.
     #[serde(default)]
     pub keep_margin: bool,
     /// The operator of [`Problem::with_operator`].
     #[serde(skip)]
     operator: Option<Arc<dyn LinearOperator>>,
+    /// The tone curves of y; by default those of sRGB.
+    #[serde(skip)]
+    light: Option<Arc<Light>>,
 }
 
 impl Problem {
@@ -82,8 +90,10 @@ impl Problem {
             saturated: None,
             sigma: None,
             gain: None,
+            linear_light: false,
             keep_margin: false,
             operator: None,
+            light: None,
         }
     }
 
@@ -127,6 +137,17 @@ impl Problem {
     #[must_use]
     pub fn gain(self, gain: f64) -> Self {
         Self { gain: Some(gain), ..self }
+    }
+
+    /// Whose operator acts on light, y having those tone curves.
+    #[must_use]
+    pub fn in_light(self, light: Light) -> Self {
+        Self { linear_light: true, light: Some(Arc::new(light)), ..self }
+    }
+
+    /// The tone curves of y, where the operator acts on light.
+    pub fn light(&self) -> Option<Arc<Light>> {
+        self.linear_light.then(|| self.light.clone().unwrap_or_default())
     }
 
     /// With that boundary of the blur.
@@ -173,10 +194,28 @@ impl Problem {
                 )));
             }
         }
+        self.check_light()?;
         if matches!(task, Task::Custom { .. }) != self.operator.is_some() {
             return Err(Error::config("the task custom and an operator belong together"));
         }
         Ok(())
+    }
+
+    /// Refuses linear light where it changes nothing or has no meaning yet.
+    fn check_light(&self) -> Result<()> {
+        match (self.linear_light, self.task, self.boundary) {
+            (false, ..) => Ok(()),
+            (_, task @ (Task::Inpaint | Task::Denoise | Task::Colourise), _) => Err(Error::config(format!(
+                "linear light is for operators that mix pixels, which {task} does not: leave it out"
+            ))),
+            _ if self.gain.is_some() => Err(Error::config(
+                "a gain is for values that are linear already, linear light for those that are not: give one of them",
+            )),
+            (_, _, Some(Boundary::Constant(level))) if level != 0.0 && level != 255.0 => {
+                Err(Error::config("in linear light, the boundary constant takes black (0) or white (255)"))
+            }
+            _ => Ok(()),
+        }
     }
 
     /// The degradation, its blur having the boundary `boundary`, and its mask. Reads their files.

@@ -26,6 +26,8 @@ pub struct Situation<'a> {
     pub rounding: NoiseLevel,
     /// How much noise differs from value to value of y, if it does; `sigma` is then that of y after they were weighted.
     pub uneven: Option<Unevenness>,
+    /// Whether the operator acts on images as they are, and not on their light.
+    pub is_linear: bool,
     /// The schedule the network was trained with.
     pub schedule: &'a Schedule,
     /// Whether the network is adapted to images like the one to restore.
@@ -61,7 +63,7 @@ impl Situation<'_> {
 
     /// Whether singular values are known.
     pub(super) fn has_spectrum(&self) -> bool {
-        self.operator.gram().is_some_and(|gram| gram.is_exact_nearby())
+        self.is_linear && self.operator.gram().is_some_and(|gram| gram.is_exact_nearby())
     }
 
     /// Whether estimates are clipped unless it is said, and why; `usual` is why they are where nothing speaks against it.

@@ -17,6 +17,8 @@ const OPPOSED_FRESH: f64 = 0.3;
 const OPPOSED: Mixture = Mixture::Opposed(OPPOSED_FRESH);
 /// Weight of y against the error of an estimate.
 const TRUST: Trust = Trust::Calibrated { factor: 8.0 };
+/// The same in the second stage of a blur of light (docs/results/light.md).
+const TRUST_IN_LIGHT: Trust = Trust::Calibrated { factor: 1.0 };
 /// Noise-to-signal ratio from which the first stage starts where y decides what is coarse.
 const COARSE: f64 = 2.0;
 /// Noise-to-signal ratios from which the second stage starts, for aims of 0 and 1.
@@ -221,7 +223,11 @@ impl Recipe<'_> {
             true => (Mixture::Fresh(0.95), EpsAfterGuidance::Rederive),
             false => (Mixture::Ddim(1.0), EpsAfterGuidance::Keep),
         };
-        self.stage(Start::Estimate, first, count, mixture, eps)
+        let stage = self.stage(Start::Estimate, first, count, mixture, eps);
+        if noisy && !self.situation.is_linear && self.situation.hint == Hint::Blurs {
+            return StageSettings { guidance: self.situation.proximal(TRUST_IN_LIGHT, true), ..stage };
+        }
+        stage
     }
 }
 
