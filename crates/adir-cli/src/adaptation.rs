@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use adir::adapt::Trained;
 use adir::engine::{Adapt, AdaptOverrides, EngineBuilder, Keep, NamedAdapters, Target};
 use adir::optim::AdaptedLayers;
+use adir::retrieve::TileSide;
 use adir::task::Preset;
 use adir::{Error, Result};
 use clap::{Args, ValueEnum};
@@ -44,6 +45,10 @@ pub struct AdaptSettings {
     /// Leave out images closer to the observation than this angle in radians, 0 to pi
     #[arg(long, value_name = "RADIANS", value_parser = crate::args::distance)]
     pub closer_than: Option<f64>,
+    /// Divide large images of the gallery into tiles of about this side, and search these. Use it where one image shows many
+    /// things: scans, maps, surveys of the sky
+    #[arg(long, value_name = "PIXELS")]
+    pub gallery_tiles: Option<TileSide>,
     /// Most training steps: fewer are taken if the loss on held-out images stops falling [default: what takes about 2.5
     /// minutes on two cores with the embedded prior]
     #[arg(long, value_name = "N")]
@@ -108,7 +113,8 @@ pub struct AdaptArgs {
     pub full: bool,
     #[command(flatten)]
     pub store: Store,
-    /// Use no cache: embed the images of a gallery anew, and neither use adapted weights of earlier runs nor keep new ones
+    /// Use no cache: embed the images of a gallery anew, neither use adapted weights of earlier runs nor keep new ones, and
+    /// keep no state of a run that is interrupted
     #[arg(long)]
     pub no_cache: bool,
 }
@@ -138,6 +144,7 @@ impl AdaptSettings {
             (self.encoder.is_some(), "--encoder"),
             (self.neighbours.is_some(), "--neighbours"),
             (self.closer_than.is_some(), "--closer-than"),
+            (self.gallery_tiles.is_some(), "--gallery-tiles"),
         ];
         given.into_iter().find(|(given, _)| *given).map(|(_, name)| name)
     }
@@ -174,6 +181,7 @@ impl AdaptSettings {
         let mut adapt = Adapt::new(target).keep(keep).seed(self.adapt_seed.unwrap_or_default().value);
         adapt.neighbours = self.neighbours.unwrap_or(adapt.neighbours);
         adapt.closer_than = self.closer_than.unwrap_or(adapt.closer_than);
+        adapt.tiles = self.gallery_tiles.filter(|_| adapt.target.gallery().is_some());
         adapt.overrides = self.overrides(trained);
         adapt
     }

@@ -1,5 +1,6 @@
 //! Arguments that several commands share.
 
+use std::ffi::OsString;
 use std::path::PathBuf;
 
 use adir::io::image::{Picture, Reading};
@@ -23,7 +24,7 @@ pub struct DegradationArgs {
     /// Blur kernel: box:N, gaussian:N:SIGMA, motion:LENGTH:ANGLE, or an image, text or NumPy file with the weights. With
     /// srN, the image was blurred before it was scaled down
     #[arg(long, value_name = "KERNEL")]
-    pub kernel: Option<String>,
+    pub kernel: Option<OsString>,
     /// The centre of a kernel with an even side n: opencv (pixel n/2 - 1, counted from 0; also scipy.signal and
     /// uniform_filter), matlab (pixel n/2; also scipy.ndimage.convolve), or symmetric (between the two) [default:
     /// symmetric for gaussian, else matlab]

@@ -1,8 +1,10 @@
 //! Log on stderr: text with a progress bar, or one JSON object per event.
 
+use std::borrow::Cow;
 use std::fmt::Arguments;
 use std::io::{IsTerminal, Write, stderr};
 use std::ops::ControlFlow;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use clap::ValueEnum;
@@ -16,6 +18,42 @@ use crate::stop::Stop;
 fn colours() -> bool {
     let set = |name: &str| std::env::var_os(name).filter(|value| !value.is_empty());
     stderr().is_terminal() && set("NO_COLOR").is_none() && set("TERM").is_some_and(|term| term != "dumb")
+}
+
+/// Whether the log is JSON, for [`out_of_memory`].
+static JSON: AtomicBool = AtomicBool::new(false);
+
+/// Remembers the form of the log for what has no log at hand.
+pub fn remember(format: Format) {
+    JSON.store(format == Format::Json, Ordering::Relaxed);
+}
+
+/// The last line of a program that gets no more memory; it takes none.
+pub fn out_of_memory() -> &'static str {
+    match JSON.load(Ordering::Relaxed) {
+        false => {
+            "error: the system gives no more memory\n\
+             hint: use a smaller image or fewer samples at once, or raise the limit (ulimit -v)\n"
+        }
+        true => {
+            "{\"event\":\"error\",\"exit_code\":5,\"hint\":\"use a smaller image or fewer samples at once, or raise the \
+             limit (ulimit -v)\",\"message\":\"the system gives no more memory\"}\n"
+        }
+    }
+}
+
+/// Most characters of a message: files may hold words of any length, which errors repeat.
+const LONGEST: usize = 2000;
+
+/// A message without its middle, if it is long.
+fn shortened(text: &str) -> Cow<'_, str> {
+    let count = text.chars().count();
+    if count <= LONGEST {
+        return text.into();
+    }
+    let part: String = text.chars().take(LONGEST * 3 / 4).collect();
+    let end: String = text.chars().skip(count - LONGEST / 4).collect();
+    format!("{part} [... {} characters ...] {end}", count - LONGEST).into()
 }
 
 /// Writes a line to stderr, without control characters. Errors are ignored: stderr may be closed.
@@ -175,6 +213,7 @@ impl Log {
 
     /// Logs an error with a hint.
     pub fn error(&self, text: &str, hint: Option<&str>, code: u8) {
+        let text = &*shortened(text);
         match self.format {
             Format::Text => {
                 put(format_args!("error: {text}"));
@@ -189,6 +228,7 @@ impl Log {
     }
 
     fn line(&self, kind: Kind, text: &str) {
+        let text = &*shortened(text);
         match self.format {
             Format::Text if kind == Kind::Warning => put(format_args!("warning: {text}")),
             Format::Text => put(format_args!("{text}")),
@@ -224,6 +264,13 @@ impl Progress {
     pub fn at(&self, done: usize, all: usize) {
         self.bar.set_length(all as u64);
         self.bar.set_position(done as u64);
+    }
+
+    /// Advances by steps that an earlier run took.
+    pub fn skip(&self, steps: usize) {
+        self.bar.inc(steps as u64);
+        // The time left is that of the steps that are taken now.
+        self.bar.reset_eta();
     }
 
     /// Reports a status: beside the bar if it is visible, else as a log line.
@@ -274,6 +321,25 @@ mod tests {
 
     fn text(path: &str) -> String {
         std::fs::read_to_string(std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join(path)).unwrap()
+    }
+
+    #[test]
+    fn long_messages_lose_their_middle() {
+        assert_eq!(shortened("short"), "short");
+        let long = format!("start {} end", "é".repeat(100_000));
+        let cut = shortened(&long);
+        assert!(cut.chars().count() < 2100 && cut.starts_with("start é") && cut.ends_with("é end"), "{cut}");
+        assert!(cut.contains("[... 98010 characters ...]"), "{cut}");
+    }
+
+    #[test]
+    fn the_last_line_without_memory_is_what_an_error_says() {
+        remember(Format::Json);
+        let told: Value = serde_json::from_str(out_of_memory()).unwrap();
+        remember(Format::Text);
+        assert_eq!((&told["event"], &told["exit_code"]), (&json!("error"), &json!(5)));
+        let text = out_of_memory();
+        assert!(text.contains(told["message"].as_str().unwrap()) && text.contains(told["hint"].as_str().unwrap()));
     }
 
     /// Every kind of event has its line in the table of the guide, and the table names no other.

@@ -21,8 +21,14 @@ mod watch;
 
 use std::process::ExitCode;
 
+use adir::tensor::OrExit;
+
 use clap::error::ErrorKind;
 use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
+
+/// Says that there is no memory, where nothing else can be said any more.
+#[global_allocator]
+static ALLOCATOR: OrExit = OrExit::new(exit::LIMITS as i32, log::out_of_memory);
 
 /// Restore images whose degradation is known, with a diffusion prior that agrees with the measurement.
 ///
@@ -87,8 +93,10 @@ fn arguments() -> Cli {
 
 fn main() -> ExitCode {
     adir::tensor::keep_freed_memory();
+    adir::tensor::refuse_large_files();
     let cli = arguments();
-    let (stop, listening) = match stop::Stop::listen() {
+    log::remember(cli.log_format);
+    let (stop, listening) = match stop::Stop::listen(cli.log_format) {
         Ok(stop) => (stop, Ok(())),
         Err(error) => (stop::Stop::default(), Err(error)),
     };

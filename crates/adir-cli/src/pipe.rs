@@ -1,7 +1,7 @@
 //! `-` in place of a file: an image from stdin, a PNG to stdout.
 
 use std::ffi::OsStr;
-use std::fs;
+use std::fs::{self, File, TryLockError};
 use std::io::{IsTerminal, Read, Write, stdin, stdout};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -39,9 +39,32 @@ pub fn observation(path: &Path) -> Result<Observation> {
     Ok(Observation::Bytes { name: STDIN.into(), bytes: Arc::new(bytes) })
 }
 
-/// A folder of the program's own, gone with this value.
+/// A folder of the program's own, gone with this value. What a run left that was killed is removed by the next.
 #[derive(Debug)]
-pub struct Scratch(PathBuf);
+pub struct Scratch {
+    folder: PathBuf,
+    /// Locked as long as the process lives.
+    _lock: File,
+}
+
+/// The names of such folders.
+const SCRATCH: &str = "adir-pipe-";
+/// A file in them, which their process has locked.
+const LOCK: &str = "lock";
+
+/// Removes the folders of processes that are gone. What cannot be told or removed stays.
+fn sweep(parent: &Path) {
+    for entry in fs::read_dir(parent).into_iter().flatten().flatten() {
+        let is_scratch = entry.file_name().to_string_lossy().starts_with(SCRATCH);
+        if is_scratch
+            && entry.path().join(LOCK).symlink_metadata().is_ok_and(|found| found.is_file())
+            && let Ok(lock) = File::open(entry.path().join(LOCK))
+            && lock.try_lock().is_ok()
+        {
+            let _ = fs::remove_dir_all(entry.path());
+        }
+    }
+}
 
 impl Scratch {
     /// A new folder among the system's temporary ones, which only the user can read.
@@ -50,14 +73,22 @@ impl Scratch {
     /// [`Error::Io`] where the system refuses.
     pub fn new() -> Result<Self> {
         let parent = std::env::temp_dir();
+        sweep(&parent);
         for attempt in 0_u32.. {
-            let folder = parent.join(format!("adir-{}-{attempt}", std::process::id()));
+            let folder = parent.join(format!("{SCRATCH}{}-{attempt}", std::process::id()));
             let mut builder = fs::DirBuilder::new();
             #[cfg(unix)]
             std::os::unix::fs::DirBuilderExt::mode(&mut builder, 0o700);
             match builder.create(&folder) {
-                Ok(()) => return Ok(Self(folder)),
-                // A run that was killed may have left its folder.
+                Ok(()) => {
+                    let lock = File::create_new(folder.join(LOCK)).map_err(|e| Error::io(&folder, e))?;
+                    let taken = matches!(lock.try_lock(), Err(TryLockError::WouldBlock));
+                    // Another process may have taken the folder for an old one before it was locked.
+                    if !taken && folder.join(LOCK).exists() {
+                        return Ok(Self { folder, _lock: lock });
+                    }
+                }
+                // Another process has this number, elsewhere.
                 Err(e) if e.kind() == std::io::ErrorKind::AlreadyExists && attempt < 1000 => {}
                 Err(e) => return Err(Error::io(folder, e)),
             }
@@ -67,13 +98,13 @@ impl Scratch {
 
     /// The place of a file in it.
     pub fn file(&self, name: impl AsRef<Path>) -> PathBuf {
-        self.0.join(name)
+        self.folder.join(name)
     }
 }
 
 impl Drop for Scratch {
     fn drop(&mut self) {
-        let _ = fs::remove_dir_all(&self.0);
+        let _ = fs::remove_dir_all(&self.folder);
     }
 }
 
@@ -96,4 +127,28 @@ pub fn to_stdout(path: &Path) -> Result<()> {
     let bytes = fs::read(path).map_err(|e| Error::io(path, e))?;
     let mut out = stdout().lock();
     out.write_all(&bytes).and_then(|()| out.flush()).map_err(crate::out::failed)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn folders_of_the_dead_are_removed_and_those_of_the_living_stay() {
+        let alive = Scratch::new().unwrap();
+        let parent = std::env::temp_dir();
+        let dead = parent.join(format!("{SCRATCH}dead-{}", std::process::id()));
+        let foreign = parent.join(format!("{SCRATCH}foreign-{}", std::process::id()));
+        for folder in [&dead, &foreign] {
+            fs::create_dir(folder).unwrap();
+            fs::write(folder.join("stdout.png"), "x").unwrap();
+        }
+        fs::write(dead.join(LOCK), "").unwrap();
+        let second = Scratch::new().unwrap();
+        assert!(!dead.exists() && foreign.exists() && alive.file(LOCK).exists() && second.file(LOCK).exists());
+        let folders = [alive.file(""), second.file("")];
+        drop((alive, second));
+        assert!(folders.iter().all(|folder| !folder.exists()));
+        fs::remove_dir_all(foreign).unwrap();
+    }
 }

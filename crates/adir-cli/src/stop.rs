@@ -1,4 +1,5 @@
-//! Ctrl-C and SIGTERM: the first stops after the running step, the second ends the program at once.
+//! Ctrl-C and SIGTERM: the first stops after the running step, the second ends the program at once. So does the first where
+//! the program does not work in steps: while it plans, compares or reads.
 
 use std::ops::ControlFlow;
 use std::sync::Arc;
@@ -6,20 +7,32 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use adir::{Error, Result};
 
+use crate::log::{Format, Level, Log};
+
 /// Whether the user has asked to stop.
 #[derive(Debug, Clone, Default)]
-pub struct Stop(Arc<AtomicBool>);
+pub struct Stop(Arc<Asked>);
+
+#[derive(Debug, Default)]
+struct Asked {
+    to_stop: AtomicBool,
+    /// Whether the program has begun to ask, which it does after every step.
+    is_heard: AtomicBool,
+}
 
 impl Stop {
     /// Installs the signal handler.
     ///
     /// # Errors
     /// [`Error::Config`] when the handler cannot be installed.
-    pub fn listen() -> Result<Self> {
+    pub fn listen(format: Format) -> Result<Self> {
         let stop = Self::default();
         let asked = stop.0.clone();
         ctrlc::set_handler(move || {
-            if asked.swap(true, Ordering::SeqCst) {
+            let again = asked.to_stop.swap(true, Ordering::SeqCst);
+            if again || !asked.is_heard.load(Ordering::SeqCst) {
+                let log = Log::new(format, Level::Usual, Self::default());
+                log.error(&Error::Interrupted.to_string(), None, crate::exit::INTERRUPTED);
                 std::process::exit(i32::from(crate::exit::INTERRUPTED));
             }
         })
@@ -29,7 +42,8 @@ impl Stop {
 
     /// What a watcher answers.
     pub fn flow(&self) -> ControlFlow<()> {
-        if self.0.load(Ordering::SeqCst) { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+        self.0.is_heard.store(true, Ordering::SeqCst);
+        if self.0.to_stop.load(Ordering::SeqCst) { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
     }
 
     /// Errors with [`Error::Interrupted`] once the user has asked to stop.

@@ -10,6 +10,12 @@ pub fn ago(path: &Path) -> Option<String> {
     Some(age_in_words(SystemTime::now().duration_since(written).unwrap_or_default()))
 }
 
+/// A number of seconds, 0 to a day.
+pub fn seconds(text: &str) -> Result<Duration, String> {
+    let given = text.parse().ok().filter(|seconds| (0.0..=86_400.0).contains(seconds));
+    given.map(Duration::from_secs_f64).ok_or_else(|| "expected 0 to 86400".into())
+}
+
 /// A time to come.
 pub fn in_words(seconds: f64) -> String {
     match seconds.ceil() as u64 {

@@ -1,6 +1,7 @@
 //! Events of the engine, as progress bars and lines of the log.
 
 use std::ops::ControlFlow;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, PoisonError};
 
 use adir::engine::Event;
@@ -9,6 +10,11 @@ use serde_json::json;
 use crate::log::{Log, Progress};
 use crate::time::in_words;
 
+/// What a run that samples is called.
+fn restoring(samples: usize) -> String {
+    if samples == 1 { "restoring".into() } else { format!("{samples} samples") }
+}
+
 /// Shows what an engine reports, and tells it to stop once the user has asked to.
 pub struct Watcher {
     log: Log,
@@ -16,12 +22,20 @@ pub struct Watcher {
     warnings: Mutex<Vec<String>>,
     /// Where the run is in a folder.
     place: Mutex<String>,
+    /// Whether a run that was stopped goes on from its state.
+    kept: AtomicBool,
 }
 
 impl Log {
     /// A watcher that shows events in this log.
     pub fn watcher(&self) -> Watcher {
-        Watcher { log: self.clone(), bar: Mutex::default(), warnings: Mutex::default(), place: Mutex::default() }
+        Watcher {
+            log: self.clone(),
+            bar: Mutex::default(),
+            warnings: Mutex::default(),
+            place: Mutex::default(),
+            kept: AtomicBool::default(),
+        }
     }
 }
 
@@ -67,12 +81,19 @@ impl Watcher {
                 self.finish();
                 self.log.info(&event.to_string());
             }
+            Event::Resumed { samples, step, steps, .. } => {
+                self.log.info(&event.to_string());
+                self.ahead(restoring(*samples), samples * steps, *step);
+            }
+            Event::Kept { .. } => {
+                self.kept.store(true, Ordering::Relaxed);
+                self.log.detail(&event.to_string());
+            }
             Event::Sampling { sample, samples, steps, timestep, residual_255, .. } => {
-                let what = if *samples == 1 { "restoring".into() } else { format!("{samples} samples") };
                 let residual = residual_255.unwrap_or(f64::NAN);
                 let detail = json!({"sample": sample + 1, "t": timestep, "residual_255": residual});
                 // Samples that are computed at the same time report in turns: the bar counts their steps together.
-                self.step(what, (0, samples * steps), &format!("residual {residual:.2}"), detail);
+                self.step(restoring(*samples), (0, samples * steps), &format!("residual {residual:.2}"), detail);
             }
             _ => {}
         }
@@ -81,18 +102,31 @@ impl Watcher {
 
     /// One more step of `what`; `done` of `total`, or 0 to count them here.
     fn step(&self, what: String, (done, total): (usize, usize), text: &str, detail: serde_json::Value) {
+        self.on_bar(what, total, |progress| {
+            if done > 0 {
+                progress.at(done - 1, total);
+            }
+            progress.step(text, detail);
+        });
+    }
+
+    /// `steps` more of `what`, taken by an earlier run.
+    fn ahead(&self, what: String, total: usize, steps: usize) {
+        self.on_bar(what, total, |progress| progress.skip(steps));
+    }
+
+    /// Shows something on the bar of `what`, which becomes the only one.
+    fn on_bar(&self, what: String, total: usize, show: impl FnOnce(&Progress)) {
         let place = self.place.lock().unwrap_or_else(PoisonError::into_inner).clone();
         let mut bar = self.bar.lock().unwrap_or_else(PoisonError::into_inner);
         if bar.as_ref().is_none_or(|(shown, _)| *shown != what) {
             // The old bar goes before the new one comes.
             *bar = None;
-            *bar = Some((what.clone(), self.log.progress(&place, &what, total)));
+            let progress = self.log.progress(&place, &what, total);
+            *bar = Some((what, progress));
         }
         if let Some((_, progress)) = bar.as_ref() {
-            if done > 0 {
-                progress.at(done - 1, total);
-            }
-            progress.step(text, detail);
+            show(progress);
         }
     }
 
@@ -102,6 +136,11 @@ impl Watcher {
         if let Some((_, progress)) = bar.as_ref() {
             progress.line(text, detail);
         }
+    }
+
+    /// Whether the state of what was stopped is kept, for the same command to go on from.
+    pub fn kept(&self) -> bool {
+        self.kept.load(Ordering::Relaxed)
     }
 
     /// The warnings so far.

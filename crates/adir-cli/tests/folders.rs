@@ -331,7 +331,7 @@ fn an_interrupted_training_goes_on() {
     let mut log = String::new();
     child.stderr.take().unwrap().read_to_string(&mut log).unwrap();
     assert_eq!(child.wait().unwrap().code(), Some(130), "{log}");
-    assert!(log.contains("and trainings are kept, and the same command goes on"), "{log}");
+    assert!(log.contains("finished files and the one that was begun are kept, and the same command goes on"), "{log}");
     let states = || files(&f.join("home/adir/adapters"), |name| name.ends_with(".checkpoint")).len();
     assert_eq!(states(), 1);
     let (mut child, said) = started(&f, &args, "\"of\":\"adapting\",\"total\":");
@@ -361,7 +361,7 @@ fn an_interrupted_run_says_how_to_go_on() {
     let mut log = String::new();
     child.stderr.take().unwrap().read_to_string(&mut log).unwrap();
     assert_eq!(child.wait().unwrap().code(), Some(130), "{log}");
-    assert!(log.contains("finished files are kept, and the same command goes on"), "{log}");
+    assert!(log.contains(" are kept, and the same command goes on"), "{log}");
     let found = images(&f.join("o"));
     assert!((2..12).contains(&found.len()) && found.keys().all(|name| f.join(format!("o/{name}.json")).is_file()));
     restore(0, &f, &["s", "-o", "o"]);

@@ -190,6 +190,45 @@ fn neighbours_that_are_gone_are_replaced() {
 }
 
 /// A damaged entry of the cache, whatever the damage, is made anew, and the result is the same.
+/// A tile of a large image is the same to an adaptation as a file of its own.
+#[test]
+fn tiles_of_large_images_are_neighbours() {
+    let f = folder("tiles");
+    part(&f.join("sheets/s.png"), 20, 20, 96);
+    for (name, top, left) in [("a", 20, 20), ("b", 20, 68), ("c", 68, 20), ("d", 68, 68)] {
+        part(&f.join(format!("cut/{name}.png")), top, left, 48);
+    }
+    let with = |more: &[&str]| {
+        let (_, record) = adapted(&f, &[&["--adapt", "gallery", "-k", "3"], more].concat());
+        (fs::read(f.join("x.png")).unwrap(), record)
+    };
+    let (cut, of_files) = with(&["--gallery", "cut"]);
+    let (tiled, of_tiles) = with(&["--gallery", "sheets", "--gallery-tiles", "50"]);
+    assert!(cut == tiled, "other bytes");
+    let place = |image: &Value| {
+        let tile = &image["tile"];
+        assert_eq!((tile["height"].as_u64(), tile["width"].as_u64()), (Some(48), Some(48)));
+        ["a", "b", "c", "d"][(tile["top"].as_u64().unwrap() / 24 + tile["left"].as_u64().unwrap() / 48) as usize]
+    };
+    let places: Vec<_> = of_tiles["images"].as_array().unwrap().iter().map(place).collect();
+    assert_eq!(places.iter().map(|name| format!("{name}.png")).collect::<Vec<_>>(), paths(&of_files));
+    assert_eq!(of_tiles["tiles"], 50);
+    // Whole, the sheet is one image, and another adapter.
+    let (whole, record) = with(&["--gallery", "sheets"]);
+    assert!(whole != tiled && record["images"][0].get("tile").is_none() && paths(&record) == ["s.png"]);
+    // An index of tiles, used as it is or by name of what it holds.
+    expect(0, &f, &["index", "build", "sheets", "--tiles", "50"]);
+    assert!(expect(0, &f, &["index", "info", "sheets.index"]).0.contains("tiles      of about 50 pixels"));
+    assert!(expect(0, &f, &["index", "search", "sheets.index", "y.png"]).0.contains("s.png 48x48+0+0"));
+    assert!(with(&["--gallery", "sheets.index"]).0 == tiled);
+    assert!(with(&["--gallery", "sheets.index", "--gallery-tiles", "50"]).0 == tiled);
+    let refused = |code, more: &[&str]| expect(code, &f, &[&RESTORE[..], more].concat()).1;
+    assert!(refused(3, &["--gallery", "sheets.index", "--gallery-tiles", "64"]).contains("--tiles 64"));
+    assert!(refused(2, &["--gallery", "sheets", "--gallery-tiles", "8"]).contains("32 or more"));
+    assert!(refused(2, &["--gallery-tiles", "64"]).contains("--gallery"));
+    assert!(expect(2, &f, &["index", "build", "sheets"]).1.contains("tiles of 50 pixels"));
+}
+
 #[test]
 fn damaged_entries_of_the_cache_are_made_anew() {
     let f = folder("damage");

@@ -12,6 +12,7 @@
 mod attention;
 mod conv;
 mod layout;
+mod limits;
 #[doc(hidden)]
 pub mod machine;
 mod memory;
@@ -25,6 +26,7 @@ mod scratch;
 mod simd;
 mod tile;
 
+pub use limits::{OrExit, refuse_large_files};
 pub use memory::keep_freed_memory;
 pub use ops::{
     AdamStep, GroupNorm, Kernel, LowRank, adam_step, attention, avg_pool2, blend, conv2d, group_norm,

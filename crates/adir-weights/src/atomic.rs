@@ -3,14 +3,16 @@
 //! A scratch file in the same folder is written, flushed and synced, then renamed over the target, then
 //! the folder is synced. After an error or a kill the path holds the old file or the new one, whole. On
 //! `Ok` the new one survives a power cut (on Unix; elsewhere folders cannot be synced). A symbolic link
-//! at the path is replaced, not followed.
+//! at the path is replaced, not followed. What a kill leaves is a scratch file, which the next process that writes to
+//! the folder removes.
 
-use std::fs::{self, File, OpenOptions};
+use std::fs::{self, File};
 use std::io::{self, BufWriter, Seek, SeekFrom, Write};
-use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::path::Path;
 
 use crate::{Error, Result};
+
+mod scratch;
 
 /// The operations at which the system can fail, in order; the seam where tests make it fail.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -69,7 +71,8 @@ impl Seek for Hooked<'_> {
 /// Writes the file at `path` whole or not at all; `fill` provides the content. Missing folders are made.
 ///
 /// # Errors
-/// What `fill` returns, or [`Error::Io`] where the system refuses; `path` then holds what it held before
+/// What `fill` returns, [`Error::Invalid`] where a device, a pipe or a socket has the path, or [`Error::Io`] where the system
+/// refuses; `path` then holds what it held before
 /// (after a failure to sync the folder, the last step: the new content).
 pub fn write<E: From<Error>>(path: &Path, fill: impl FnOnce(&mut AtomicFile<'_>) -> Result<(), E>) -> Result<(), E> {
     write_with(path, fill, &mut |_| Ok(()))
@@ -82,8 +85,9 @@ fn write_with<E: From<Error>>(
 ) -> Result<(), E> {
     let io_error = |e| E::from(Error::io(path, e));
     let folder = folder_of(path);
+    check_replaceable(path)?;
     hook(Step::Create).and_then(|()| make_folder(folder)).map_err(io_error)?;
-    let (file, scratch) = create_scratch(folder).map_err(io_error)?;
+    let (file, scratch) = scratch::create(folder).map_err(io_error)?;
     if let Ok(existing) = fs::metadata(path) {
         // Overwriting must not make a private file public.
         fs::set_permissions(&scratch.0, existing.permissions()).map_err(io_error)?;
@@ -94,8 +98,9 @@ fn write_with<E: From<Error>>(
     let (Hooked { file, hook }, _unwritten) = writer.0.into_parts();
     filled?;
     hook(Step::SyncFile).and_then(|()| file.sync_all()).map_err(io_error)?;
-    drop(file);
+    // Open until it has its name: what is not open is taken for the scratch file of a process that is gone.
     hook(Step::Rename).and_then(|()| fs::rename(&scratch.0, path)).map_err(io_error)?;
+    drop(file);
     scratch.forget();
     hook(Step::SyncFolder).and_then(|()| sync_folder(folder)).map_err(io_error)
 }
@@ -121,16 +126,27 @@ fn make_folder(folder: &Path) -> io::Result<()> {
     }
 }
 
+/// Refuses to put a file in the place of a device, a pipe or a socket, which others rely on.
+fn check_replaceable(path: &Path) -> Result<()> {
+    match path.symlink_metadata().map(|found| found.file_type()) {
+        Ok(kind) if !(kind.is_file() || kind.is_symlink() || kind.is_dir()) => {
+            Err(Error::invalid(format!("{} is a device, a pipe or a socket, expected a file", path.display())))
+        }
+        _ => Ok(()),
+    }
+}
+
 /// Whether [`write()`] could begin at `path`, tried with an empty scratch file: worth knowing before a long computation.
 /// No folder is made.
 ///
 /// # Errors
 /// [`Error::Io`] where the folder takes no files, or a missing one cannot be made; [`Error::Invalid`] where the path is a
-/// folder, or a name in it is longer than the file system takes.
+/// folder, a device, a pipe or a socket, or a name in it is longer than the file system takes.
 pub fn check_writable(path: &Path) -> Result<()> {
     if path.is_dir() || path.file_name().is_none() {
         return Err(Error::invalid(format!("{} is a folder, expected a file name", path.display())));
     }
+    check_replaceable(path)?;
     let (mut folder, mut names) = (folder_of(path), vec![path.file_name()]);
     while folder.symlink_metadata().is_err_and(|e| e.kind() == io::ErrorKind::NotFound) {
         names.push(folder.file_name());
@@ -145,39 +161,7 @@ pub fn check_writable(path: &Path) -> Result<()> {
             )));
         }
     }
-    create_scratch(folder).map(drop).map_err(|e| Error::io(folder, e))
-}
-
-/// Removes the scratch file when it goes out of scope, whatever the reason.
-struct Scratch(PathBuf);
-
-impl Scratch {
-    fn forget(mut self) {
-        self.0 = PathBuf::new();
-    }
-}
-
-impl Drop for Scratch {
-    fn drop(&mut self) {
-        if !self.0.as_os_str().is_empty() {
-            // Nothing more can be done here, and the error that led here matters more.
-            let _ = fs::remove_file(&self.0);
-        }
-    }
-}
-
-fn create_scratch(folder: &Path) -> io::Result<(File, Scratch)> {
-    static NEXT: AtomicU64 = AtomicU64::new(0);
-    loop {
-        let number = NEXT.fetch_add(1, Ordering::Relaxed);
-        let path = folder.join(format!(".adir-{}-{number}.part", std::process::id()));
-        match OpenOptions::new().write(true).create_new(true).open(&path) {
-            Ok(file) => return Ok((file, Scratch(path))),
-            // Left behind by a killed process that had the same number.
-            Err(e) if e.kind() == io::ErrorKind::AlreadyExists => {}
-            Err(e) => return Err(e),
-        }
-    }
+    scratch::create(folder).map(drop).map_err(|e| Error::io(folder, e))
 }
 
 #[cfg(unix)]
@@ -192,6 +176,8 @@ fn sync_folder(_folder: &Path) -> io::Result<()> {
 
 #[cfg(test)]
 mod tests {
+    use std::path::PathBuf;
+
     use super::*;
 
     fn folder(name: &str) -> PathBuf {
@@ -270,6 +256,22 @@ mod tests {
             assert!(refused.contains("longer than the file system takes"), "{refused}");
         }
         check_writable(&folder.join("x".repeat(255))).unwrap();
+        fs::remove_dir_all(&folder).unwrap();
+    }
+
+    #[cfg(unix)]
+    #[test]
+    fn what_is_no_file_is_not_replaced() {
+        let folder = folder("socket");
+        let path = folder.join("socket");
+        let _socket = std::os::unix::net::UnixListener::bind(&path).unwrap();
+        assert!(matches!(check_writable(&path), Err(Error::Invalid(_))));
+        assert!(matches!(write(&path, |_| Ok::<_, Error>(())), Err(Error::Invalid(_))));
+        assert_eq!(fs::read_dir(&folder).unwrap().count(), 1);
+        // A link is replaced, not what it leads to.
+        std::os::unix::fs::symlink(&path, folder.join("link")).unwrap();
+        write(&folder.join("link"), |_| Ok::<_, Error>(())).unwrap();
+        assert!(path.exists());
         fs::remove_dir_all(&folder).unwrap();
     }
 

@@ -190,6 +190,7 @@ impl RestorePlan {
         let situation = Situation {
             hint: measurement.hint(),
             operator: on_canvas.as_ref(),
+            unweighted: spectral.as_ref().map_or(on_canvas.as_ref(), |(operator, _)| operator.as_ref()),
             sigma: measurement.sigma(),
             rounding: measurement.rounding(),
             uneven: measurement.unevenness(),

@@ -2,7 +2,7 @@
 
 use burn::tensor::TensorData;
 
-pub use adir_kernels::{Isa, keep_freed_memory};
+pub use adir_kernels::{Isa, OrExit, keep_freed_memory, refuse_large_files};
 pub use burn::tensor::{DType, Device, Gradients, Tensor};
 
 use crate::{Error, Result};

@@ -8,7 +8,7 @@ use adir::encode::{Embedding, Encoder, EncoderId};
 use adir::io::image::{WriteOptions, write_image};
 use adir::io::limits::Limits;
 use adir::models::efficientnet_lite::EfficientNetLite0;
-use adir::retrieve::{Build, BuildOutcome, ContentHash, Exclude, Index, Precision};
+use adir::retrieve::{Build, BuildOutcome, ContentHash, Exclude, Index, Precision, Tile, TileSide};
 use adir::tensor::{Tensor, cpu, from_f32};
 
 /// A folder that is removed in the end.
@@ -50,7 +50,7 @@ fn picture(seed: usize) -> Tensor<4> {
 
 /// Runs a build to its end: path and what was done, `e`mbedded, `r`eused or `s`kipped.
 fn run(folder: &Folder, encoder: &dyn Encoder, previous: Option<Index>) -> (Index, Vec<String>) {
-    let mut build = Build::new(&folder.0, encoder, Precision::F16, Limits::default(), previous).unwrap();
+    let mut build = Build::new(&folder.0, encoder, Precision::F16, None, Limits::default(), previous).unwrap();
     let mut events = Vec::new();
     for event in build.by_ref() {
         let outcome = match event.outcome {
@@ -156,7 +156,7 @@ fn an_interrupted_build_resumes_from_its_own_index() {
     let file = folder.path("x.index");
     let pool = rayon::ThreadPoolBuilder::new().num_threads(2).build().unwrap();
     pool.install(|| {
-        let mut build = Build::new(&folder.0, &encoder, Precision::F32, Limits::default(), None).unwrap();
+        let mut build = Build::new(&folder.0, &encoder, Precision::F32, None, Limits::default(), None).unwrap();
         assert_eq!(build.by_ref().take(9).count(), 9);
         build.index().unwrap().save(&file).unwrap();
     });
@@ -165,7 +165,7 @@ fn an_interrupted_build_resumes_from_its_own_index() {
     assert!(!partial.is_complete() && (9..23).contains(&embedded), "{embedded}");
     assert_eq!(encoder.1.load(std::sync::atomic::Ordering::Relaxed), embedded);
 
-    let mut build = Build::new(&folder.0, &encoder, Precision::F32, Limits::default(), Some(partial)).unwrap();
+    let mut build = Build::new(&folder.0, &encoder, Precision::F32, None, Limits::default(), Some(partial)).unwrap();
     // Nothing visited yet: the index still holds everything there was.
     assert_eq!(build.index().unwrap().entries().len(), embedded);
     assert_eq!(build.by_ref().filter(|event| matches!(event.outcome, BuildOutcome::Reused)).count(), embedded);
@@ -182,11 +182,11 @@ fn a_previous_index_of_another_kind_is_refused() {
     let (one, two) = (Counting::new("one"), Counting::new("two"));
     let (index, _) = run(&folder, &one, None);
     let limits = Limits::default();
-    let refused = Build::new(&folder.0, &two, Precision::F16, limits, Some(index.clone())).err().unwrap();
+    let refused = Build::new(&folder.0, &two, Precision::F16, None, limits, Some(index.clone())).err().unwrap();
     assert!(refused.to_string().contains("weights one"), "{refused}");
-    let refused = Build::new(&folder.0, &one, Precision::F32, limits, Some(index)).err().unwrap();
+    let refused = Build::new(&folder.0, &one, Precision::F32, None, limits, Some(index)).err().unwrap();
     assert!(refused.to_string().contains("F16"), "{refused}");
-    assert!(Build::new(Path::new("no/such/folder"), &one, Precision::F16, limits, None).is_err());
+    assert!(Build::new(Path::new("no/such/folder"), &one, Precision::F16, None, limits, None).is_err());
 }
 
 /// A file with the path, size and time of the index is not read: here it no longer holds an image. Another time, or one
@@ -219,4 +219,40 @@ fn unchanged_files_are_not_read_again() {
     let (young, _) = run(&folder, &encoder, None);
     assert_eq!(young.entries()[0].modified, None);
     fs::remove_file(saved).unwrap();
+}
+
+#[test]
+fn tiles_are_embedded_like_files_and_taken_over() {
+    let encoder = EfficientNetLite0::embedded(&cpu()).unwrap();
+    let folder = Folder::new("tiles");
+    let (left, right) = (picture(0), picture(3).narrow(2, 0, 40));
+    let both = Tensor::cat(vec![left.clone(), right.clone()], 3);
+    write_image(&folder.path("both.png"), &both, &WriteOptions::default()).unwrap();
+    folder.picture("small.png", 1);
+    let side = Some(TileSide::new(50).unwrap());
+    let build = |previous| Build::new(&folder.0, &encoder, Precision::F32, side, Limits::default(), previous).unwrap();
+    let mut first = build(None);
+    assert!(first.by_ref().all(|event| matches!(event.outcome, BuildOutcome::Embedded)));
+    let index = first.index().unwrap();
+    let tiles: Vec<_> = index.entries().iter().map(|entry| entry.tile).collect();
+    let tile = |left| Some(Tile { top: 0, left, height: 40, width: 60 });
+    assert_eq!((tiles, paths(&index)), (vec![tile(0), tile(60), None], vec!["both.png", "both.png", "small.png"]));
+    for (id, part) in [(0, left), (1, right)] {
+        let alone = encoder.image(&part).unwrap();
+        assert_eq!(index.vector(id).unwrap(), alone.values(), "tile {id}");
+    }
+    // Written, read, moved and copied, without another look at the pixels.
+    let file = folder.path("tiles.index");
+    index.save(&file).unwrap();
+    let read = Index::open(&file).unwrap();
+    assert_eq!((read.entries(), read.tiles()), (index.entries(), side));
+    fs::rename(folder.path("both.png"), folder.path("moved.png")).unwrap();
+    fs::copy(folder.path("small.png"), folder.path("copy.png")).unwrap();
+    let mut again = build(Some(read));
+    assert!(again.by_ref().all(|event| matches!(event.outcome, BuildOutcome::Reused)));
+    let again = again.index().unwrap();
+    assert_eq!(paths(&again), ["copy.png", "moved.png", "moved.png", "small.png"]);
+    assert_eq!(again.vector(2), index.vector(1));
+    let whole = Build::new(&folder.0, &encoder, Precision::F32, None, Limits::default(), Some(again)).err().unwrap();
+    assert!(whole.to_string().contains("tiles of 50 pixels"), "{whole}");
 }

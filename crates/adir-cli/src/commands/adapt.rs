@@ -128,7 +128,7 @@ struct CreateArgs {
     #[arg(required_unless_present = "archive", conflicts_with = "archive")]
     images: Vec<PathBuf>,
     /// Adapt to all images of this folder
-    #[arg(long, value_name = "FOLDER", conflicts_with_all = ["gallery", "adapt", "prompt", "encoder", "neighbours", "closer_than", "overlap"])]
+    #[arg(long, value_name = "FOLDER", conflicts_with_all = ["gallery", "adapt", "prompt", "encoder", "neighbours", "closer_than", "gallery_tiles", "overlap"])]
     archive: Option<PathBuf>,
     /// Name of the adapter [default: the name of the first image or folder]
     #[arg(long)]
@@ -162,7 +162,7 @@ impl CreateArgs {
 
 pub fn run(args: &AdaptCommandArgs, log: &Log) -> Result<u8> {
     match &args.command {
-        AdaptCommand::Create(args) => create(args, log)?,
+        AdaptCommand::Create(args) => return create(args, log),
         AdaptCommand::List { store, json } => {
             let (kept, broken) = store.open()?.adapters()?;
             for k in &kept {
@@ -247,7 +247,7 @@ impl Image {
     }
 }
 
-fn create(args: &CreateArgs, log: &Log) -> Result<()> {
+fn create(args: &CreateArgs, log: &Log) -> Result<u8> {
     if args.output.is_none() {
         if args.adaptation.no_cache {
             return Err(Error::config("--no-cache needs a file for the adapter: give one with -o"));
@@ -257,7 +257,8 @@ fn create(args: &CreateArgs, log: &Log) -> Result<()> {
     }
     let name = args.name.as_deref().map(checked_name).transpose()?;
     if let Some(folder) = &args.archive {
-        return create_for_archive(args, folder, name, log);
+        create_for_archive(args, folder, name, log)?;
+        return Ok(crate::exit::DONE);
     }
     // `create` keeps the adapter whatever the held-out images say.
     let request = args.adaptation.request(args.preset)?;
@@ -270,7 +271,7 @@ fn create(args: &CreateArgs, log: &Log) -> Result<()> {
             let message = "--overlap has no effect on one observation: give several, or a folder of them";
             Err(Error::config(format!("{}: {message}", image.display())))
         }
-        [image] if !image.is_dir() => create_one(args, &engine, &plan, image, name, log),
+        [image] if !image.is_dir() => create_one(args, &engine, &plan, image, name, log).map(|()| crate::exit::DONE),
         _ => create_shared(args, &engine, &plan, name, log),
     }
 }
@@ -315,8 +316,8 @@ fn create_one(
     finish(args, engine, found, Label { name, serves: vec![image.content.to_string()] }, args.output.as_deref(), log)
 }
 
-/// One adapter per group of observations with similar neighbours.
-fn create_shared(args: &CreateArgs, engine: &Engine, plan: &AdaptPlan, name: Option<String>, log: &Log) -> Result<()> {
+/// One adapter per group of observations with similar neighbours. Observations that cannot be read stop nothing.
+fn create_shared(args: &CreateArgs, engine: &Engine, plan: &AdaptPlan, name: Option<String>, log: &Log) -> Result<u8> {
     if plan.request().target == Target::Itself {
         return Err(Error::config("--adapt self takes a single observation: give only one, or use --gallery"));
     }
@@ -324,7 +325,19 @@ fn create_shared(args: &CreateArgs, engine: &Engine, plan: &AdaptPlan, name: Opt
     let first = args.images[0].canonicalize().map_err(|e| Error::input(&args.images[0], e.to_string()))?;
     let own = if first.is_dir() { first.file_name() } else { first.file_stem() };
     let name = name.unwrap_or_else(|| own.unwrap_or_default().to_string_lossy().into_owned());
-    let images = files.iter().map(|file| Image::read(file, engine)).collect::<Result<Vec<_>>>()?;
+    let mut images = Vec::new();
+    for file in &files {
+        match Image::read(file, engine) {
+            Ok(image) => images.push(image),
+            Err(e @ (Error::Input { .. } | Error::Limits(_))) if files.len() > 1 => {
+                log.warn(&format!("left out: {e}"));
+            }
+            Err(e) => return Err(e),
+        }
+    }
+    if images.is_empty() {
+        return Err(Error::input(&args.images[0], "none of the observations can be read"));
+    }
     let observed: Vec<_> = images.iter().map(Image::observed).collect();
     let watcher = log.watcher();
     let groups =
@@ -343,7 +356,7 @@ fn create_shared(args: &CreateArgs, engine: &Engine, plan: &AdaptPlan, name: Opt
             say!("              serves {}", image.file.display())?;
         }
     }
-    Ok(())
+    Ok(if images.len() == files.len() { crate::exit::DONE } else { crate::exit::SOME_FAILED })
 }
 
 /// The images, and those in the folders, among `paths`.

@@ -9,7 +9,9 @@ use adir::engine::{Cache, Event, Gallery, NoCache, build_index, open_encoder};
 use adir::io::atomic::check_outputs;
 use adir::io::image::read_hashed;
 use adir::io::limits::Limits;
-use adir::retrieve::{Exclude, Index, Precision, read_names, read_npy, read_parquet_names, read_parquet_vectors};
+use adir::retrieve::{
+    Entry, Exclude, Index, Precision, TileSide, read_names, read_npy, read_parquet_names, read_parquet_vectors,
+};
 use adir::{Error, Result};
 use clap::{Args, Subcommand};
 use serde_json::json;
@@ -37,6 +39,9 @@ enum IndexCommand {
         /// A CLIP model, file or folder [default: the embedded EfficientNet-Lite0]
         #[arg(long, value_name = "WEIGHTS")]
         encoder: Option<PathBuf>,
+        /// Divide large images into tiles of about this side, each an image of its own to a search
+        #[arg(long, value_name = "PIXELS")]
+        tiles: Option<TileSide>,
         /// Store f32 instead of f16
         #[arg(long)]
         f32: bool,
@@ -213,25 +218,29 @@ fn opened(path: &Path, encoder: &Arc<dyn Encoder>, store: &Store, log: &Log) -> 
     let cache: Box<dyn Cache> = store.find().map_or_else(|| Box::new(NoCache) as _, |cache| Box::new(cache) as _);
     let watcher = log.watcher();
     let watch = |event: &Event| watcher.see(event);
-    let gallery = Gallery::open(path, encoder.clone(), cache.as_ref(), &Limits::default(), &watch)?;
+    let gallery = Gallery::open(path, None, encoder.clone(), cache.as_ref(), &Limits::default(), &watch)?;
     watcher.finish();
     Ok(gallery.index().clone())
+}
+
+/// What the entries of an index are.
+fn counted(index: &Index) -> &'static str {
+    if index.tiles().is_some() { "images and tiles" } else { "images" }
 }
 
 pub fn run(args: &IndexArgs, log: &Log) -> Result<u8> {
     match &args.command {
         IndexCommand::Import(import) => import.run(log)?,
-        IndexCommand::Build { folder, output, encoder, f32 } => {
+        IndexCommand::Build { folder, output, encoder, tiles, f32 } => {
             let path = output.clone().map_or_else(|| beside(folder), Ok)?;
             check_outputs(&[], &[&path], true)?;
             let precision = if *f32 { Precision::F32 } else { Precision::F16 };
             let encoder = open_encoder(encoder.as_deref())?;
             let watcher = log.watcher();
-            let index = build_index(folder, encoder.as_ref(), precision, &path, &Limits::default(), &|event| {
-                watcher.see(event)
-            })?;
+            let watch = |event: &Event| watcher.see(event);
+            let index = build_index(folder, encoder.as_ref(), precision, *tiles, &path, &Limits::default(), &watch)?;
             watcher.finish();
-            log.info(&format!("{}: {} images", path.display(), index.entries().len()));
+            log.info(&format!("{}: {} {}", path.display(), index.entries().len(), counted(&index)));
         }
         IndexCommand::Search { index, image, text, encoder, neighbours, closer_than, json, store } => {
             let encoder = open_encoder(encoder.as_deref())?;
@@ -246,10 +255,12 @@ pub fn run(args: &IndexArgs, log: &Log) -> Result<u8> {
             };
             let exclude = Exclude { closer_than: *closer_than, content };
             for found in index.nearest(&query, *neighbours, &exclude)? {
-                let path = &index.entries()[found.id].path;
-                match json {
-                    true => say!("{}", json!({"distance": found.distance, "path": path}))?,
-                    false => say!("{:.4} {path}", found.distance)?,
+                let Entry { path, tile, .. } = &index.entries()[found.id];
+                match (json, tile) {
+                    (true, None) => say!("{}", json!({"distance": found.distance, "path": path}))?,
+                    (true, Some(_)) => say!("{}", json!({"distance": found.distance, "path": path, "tile": tile}))?,
+                    (false, None) => say!("{:.4} {path}", found.distance)?,
+                    (false, Some(tile)) => say!("{:.4} {path} {tile}", found.distance)?,
                 }
             }
         }
@@ -260,6 +271,9 @@ pub fn run(args: &IndexArgs, log: &Log) -> Result<u8> {
             };
             say!("folder     {}", index.root().display())?;
             say!("images     {}", index.entries().len())?;
+            if let Some(side) = index.tiles() {
+                say!("tiles      of about {side} pixels, each counted as an image")?;
+            }
             say!("encoder    {}", index.encoder())?;
             say!("numbers    {:?}", index.precision())?;
             if let Some(changed) = ago(path).filter(|_| path.is_file()) {

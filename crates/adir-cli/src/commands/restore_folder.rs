@@ -100,7 +100,7 @@ fn request(args: &RestoreArgs) -> Result<FolderRequest> {
 
 pub fn run(args: &RestoreArgs, log: &Log) -> Result<u8> {
     let request = request(args)?;
-    let engine = args.adaptation.engine(args.model.engine()).build()?;
+    let engine = args.engine().build()?;
     let watcher = log.watcher();
     let watch = |event: &Event| watcher.see(event);
     let plan = engine.plan_folder(&request, &watch)?;
@@ -117,9 +117,9 @@ pub fn run(args: &RestoreArgs, log: &Log) -> Result<u8> {
     let done = engine.run_folder(&plan, &watch);
     watcher.finish();
     if let Err(error) = &done {
-        let kept = if args.keeps_training() { " and trainings" } else { "" };
+        let begun = if watcher.kept() { " and the one that was begun" } else { "" };
         let how = if matches!(error, Error::Interrupted) { "stopped" } else { "stopped by an error" };
-        log.warn(&format!("{how}: finished files{kept} are kept, and the same command goes on"));
+        log.warn(&format!("{how}: finished files{begun} are kept, and the same command goes on"));
     }
     let FolderDone { restored, finished, failed, .. } = done?;
     let code = told(failed, log);

@@ -14,10 +14,10 @@ use adir::io::weights::WeightFile;
 use adir::models::guided_diffusion::{UNetConfig, config_of};
 use adir::models::{Denoiser, Prior};
 use adir::noise::{Noise, Stream};
-use adir::optim::LevelWeights;
+use adir::optim::{LevelWeights, Workers};
 use adir::sampler::{AncestralConfig, Chain, Inputs, initial_noise};
 use adir::schedule::Respacing;
-use adir::tensor::{self, Compute, DType, Tensor};
+use adir::tensor::{self, Compute, DType, Tensor, is_cpu};
 use adir::train::{Collection, LEVELS, Length, Photographs, Tiles, TrainConfig, Trainer, Validation};
 use adir::{Error, Result};
 use clap::Args;
@@ -25,6 +25,7 @@ use serde_json::json;
 
 use crate::args::words;
 use crate::log::Log;
+use crate::memory;
 use crate::model::precision;
 use crate::seed::Seed;
 
@@ -178,14 +179,25 @@ impl TrainArgs {
         if self.validation_crops == 0 {
             return Err(Error::config("--validation-crops 0: expected 1 or more"));
         }
+        let every = self.checkpoint_every;
+        if !(0.0..=1e6).contains(&every) {
+            return Err(Error::config(format!("--checkpoint-every {every}: expected 0 to 1000000 minutes")));
+        }
         if self.dtype == Precision::F64 {
             return Err(Error::config("--dtype f64: not supported in training; use f32"));
         }
         let compute = Compute::named(&self.device, self.dtype)?;
+        let fits = |config: &TrainConfig| match is_cpu(&compute.device) {
+            true => memory::check(config.memory(Workers::available())?),
+            false => Ok(()),
+        };
         if !self.resume {
-            return Trainer::new(self.settings()?, self.initial(&compute)?, &compute);
+            let settings = self.settings()?;
+            fits(&settings)?;
+            return Trainer::new(settings, self.initial(&compute)?, &compute);
         }
         let mut trainer = Trainer::resume(&WeightFile::open(checkpoint)?, &compute)?;
+        fits(trainer.config())?;
         if let Some(length) = self.length()? {
             trainer.set_length(length)?;
         }
@@ -284,7 +296,7 @@ fn train(
     args: &TrainArgs,
     log: &Log,
 ) -> Result<()> {
-    let every = Duration::from_secs_f64(60.0 * args.checkpoint_every.clamp(0.01, 1e6));
+    let every = Duration::from_secs_f64(60.0 * args.checkpoint_every.max(0.01));
     let progress = log.progress("", "training", 1000);
     let (mut saved, mut begun) = (Instant::now(), Instant::now());
     let (mut losses, mut images) = (0.0, 0);

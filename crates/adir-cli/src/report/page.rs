@@ -7,6 +7,7 @@ use adir::engine::{AdaptationRecord, Findings};
 use adir::io::image::{Picture, read_image};
 use adir::io::limits::Limits;
 use adir::operator::{ImageShape, Window};
+use adir::retrieve::Tile;
 use adir::{Error, Result};
 
 use super::Report;
@@ -190,9 +191,10 @@ fn neighbours(page: &mut Page, adaptation: &AdaptationRecord) -> Result<()> {
     for image in adaptation.images.iter().take(SHOWN_NEIGHBOURS) {
         let name = image.path.as_deref().map_or("an image from memory".into(), Path::to_string_lossy);
         let file = image.path.as_ref().map(|path| adaptation.gallery.as_ref().map_or(path.clone(), |g| g.join(path)));
-        let small = file.and_then(|file| small(&file));
+        let small = file.and_then(|file| small(&file, image.tile));
         let distance = image.distance.map_or(String::new(), |distance| format!(", {distance:.2} rad"));
-        let name = escaped(&name);
+        let tile = image.tile.map_or(String::new(), |tile| format!(", {tile}"));
+        let name = format!("{}{tile}", escaped(&name));
         match small {
             Some(url) => put!(page, "<figure><img alt=\"\" src=\"{url}\">"),
             None => put!(page, "<figure>"),
@@ -208,8 +210,11 @@ fn neighbours(page: &mut Page, adaptation: &AdaptationRecord) -> Result<()> {
 }
 
 /// The address of a thumbnail, if the file can be read.
-fn small(file: &Path) -> Option<String> {
-    let picture: Picture = read_image(file, &Limits::default()).ok()?;
+fn small(file: &Path, tile: Option<Tile>) -> Option<String> {
+    let mut picture: Picture = read_image(file, &Limits::default()).ok()?;
+    if let Some(tile) = tile {
+        picture.tensor = tile.cut(&picture.tensor).ok()?;
+    }
     Some(thumbnail(&picture).ok()?.url)
 }
 

@@ -140,6 +140,9 @@ fn as_trained() -> f64 {
     1.0
 }
 
+/// Longest side of a crop.
+pub const MOST_CROP: usize = 1 << 14;
+
 impl AdaptConfig {
     /// Table 4 of the paper for guided diffusion: all weights, 400 steps of 6 crops, average with decay 0.8.
     pub fn paper() -> Self {
@@ -228,14 +231,17 @@ impl AdaptConfig {
         if !(0.0..=100.0).contains(&self.strength) {
             return fail(format!("strength {}: expected 0 to 100", self.strength));
         }
-        if self.batch == 0 || self.micro_batch == 0 || self.batch > 1 << 16 {
+        if [self.batch, self.micro_batch].iter().any(|count| !(1..=1 << 16).contains(count)) {
             return fail(format!(
                 "batch {}, micro-batch {}: expected 1 or more, and at most 65536",
                 self.batch, self.micro_batch
             ));
         }
-        if self.crop == 0 || !self.crop.is_multiple_of(multiple) {
-            return fail(format!("crop {}: expected a positive multiple of {multiple}", self.crop));
+        if self.crop == 0 || self.crop > MOST_CROP || !self.crop.is_multiple_of(multiple) {
+            return fail(format!(
+                "crop {}: expected a positive multiple of {multiple}, at most {MOST_CROP}",
+                self.crop
+            ));
         }
         if self.timesteps == Timesteps::Halves && !self.crop.is_multiple_of(2 * multiple) {
             return fail(format!("crop {}: halves need a positive multiple of {}", self.crop, 2 * multiple));

@@ -53,6 +53,7 @@ pub fn adaptation_memory(network: &dyn Network, config: &AdaptConfig, threads: u
     } else {
         blocks.iter().map(|b| b.kept).sum()
     };
-    let maps = part * at_once * (activations + IN_PASSING * largest) / 100 * SHARE;
-    (PROGRAM + extra + packed + 4 * (state + maps)) as u64
+    let maps = (part * at_once) as u128 * (activations + IN_PASSING * largest) as u128 / 100 * SHARE as u128;
+    let bytes = (PROGRAM + extra + packed) as u128 + 4 * (state as u128 + maps);
+    u64::try_from(bytes).unwrap_or(u64::MAX)
 }

@@ -16,7 +16,7 @@ mod memory;
 mod run;
 
 pub use adapter::{Adapter, AdapterInfo, Provenance};
-pub use config::{AdaptConfig, CropScale, RateSchedule, Timesteps, Trained};
+pub use config::{AdaptConfig, CropScale, MOST_CROP, RateSchedule, Timesteps, Trained};
 pub use crops::CropSource;
 pub use curve::{Band, HeldOut, Point, Slope, Stopped};
 pub use memory::adaptation_memory;

@@ -269,7 +269,19 @@ impl Engine {
     ) -> Result<Vec<(Group, Vec<PathBuf>)>> {
         let path = plan.request.target.gallery();
         let path = path.ok_or_else(|| Error::config("only adaptations to a gallery are shared: give --gallery"))?;
-        let gallery = self.gallery(path, watch)?;
+        if plan.request.tiles.is_some() {
+            return Err(Error::config(
+                "adapters that observations share are made from whole images: leave out the tiles, or make an adapter for \
+                 each observation",
+            ));
+        }
+        let gallery = self.gallery(path, None, watch)?;
+        if gallery.index().tiles().is_some() {
+            return Err(Error::input(
+                path,
+                "is an index of tiles; adapters that observations share need one of whole images",
+            ));
+        }
         let mut all = Vec::with_capacity(observations.len());
         for observed in observations {
             all.push(self.nearest(&gallery, &plan.request, observed, watch)?);
@@ -396,7 +408,7 @@ impl Engine {
         if !matches!((&request.target, request.keep), (Target::Adapter(_), Keep::Always)) {
             report(watch, &Event::Adapted { from_cache, outcome: outcome.clone(), by_y, used })?;
         }
-        let from_gallery = request.target.gallery().map(|path| self.gallery(path, watch)).transpose()?;
+        let from_gallery = request.target.gallery().map(|path| self.gallery(path, request.tiles, watch)).transpose()?;
         let record = AdaptationRecord {
             target: request.target.clone(),
             start,
@@ -405,6 +417,7 @@ impl Engine {
             gallery: from_gallery.as_ref().map(|gallery| gallery.index().root().to_owned()),
             encoder: from_gallery.as_ref().map(|gallery| (**gallery.encoder().id()).clone()),
             encoder_file: from_gallery.as_ref().and_then(|_| self.encoder_file().map(Path::to_owned)),
+            tiles: from_gallery.as_ref().and_then(|gallery| gallery.index().tiles()),
             neighbours: from_gallery.as_ref().map(|_| request.neighbours),
             closer_than: from_gallery.as_ref().map(|_| request.closer_than),
             images,
@@ -425,7 +438,7 @@ impl Engine {
         let file = WeightFile::open(&path)?;
         let (adapter, info) = (Adapter::load(&file, prior)?, Adapter::info(&file)?);
         let images = info.provenance.images.iter();
-        let images = images.map(|&sha256| ImageRecord { path: None, sha256, distance: None }).collect();
+        let images = images.map(|&sha256| ImageRecord { path: None, sha256, tile: None, distance: None }).collect();
         Ok(AdapterFound { adapter, key: info.provenance.key()?, info, from_cache: true, kept: true, images })
     }
 
@@ -489,7 +502,8 @@ impl Engine {
             StateFile::WhileTraining => cached(passing),
         };
         let new = || Adaptation::new(prior, pictures.clone(), provenance.settings.clone());
-        let mut training = Training { run: new()?, of, state, state_is_cached, passes, watch };
+        let every = self.state_every;
+        let mut training = Training { run: new()?, of, state, state_is_cached, passes, every, watch };
         training.resume()?;
         if to_time.is_none() && training.run.is_beyond_budget() {
             // A longer training was here before: its weights are not those of a shorter one.
@@ -537,7 +551,7 @@ fn provenance(prior: &Prior, sources: &[Source], settings: AdaptConfig) -> Resul
     Ok(Provenance {
         version: Provenance::VERSION,
         base: prior.id()?.to_string(),
-        images: sources.iter().map(|source| source.record.sha256).collect(),
+        images: sources.iter().map(Source::content).collect(),
         settings,
         computed_in: (!in_full).then(|| format!("{:?}, bf16 products: {}", compute.dtype, compute.bf16_products)),
     })

@@ -3,6 +3,7 @@
 use std::fmt::Debug;
 use std::io::{ErrorKind, Write};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use crate::adapt::{Adapter, AdapterInfo};
 use crate::encode::EncoderId;
@@ -10,11 +11,16 @@ use crate::io::atomic;
 use crate::io::hash::sha256;
 use crate::io::weights::WeightFile;
 use crate::models::Prior;
-use crate::retrieve::Index;
+use crate::retrieve::{Index, TileSide};
 use crate::{Error, Result};
 
 /// An adapter may be named by the first digits of its key, at least this many, if no other starts with them.
 const SHORTEST_KEY: usize = 6;
+
+/// How long the state of an interrupted run is kept.
+const STATES_LAST: Duration = Duration::from_secs(30 * 24 * 3600);
+/// The end of the names of states that are removed when their training ends.
+const PASSING: &str = ".running.checkpoint";
 
 /// Keeps what was expensive to make.
 ///
@@ -68,12 +74,21 @@ pub trait Cache: Debug + Send + Sync {
         None
     }
 
-    /// The index of the folder `gallery` by an encoder, finished or not.
+    /// The folder where the states of the samples of a restoration named `key` may be kept, if anywhere.
+    fn sampling_folder(&self, key: &str) -> Option<PathBuf> {
+        let _ = key;
+        None
+    }
+
+    /// Removes the states of restorations and trainings that were interrupted long ago.
+    fn forget_old_states(&self) {}
+
+    /// The index of the folder `gallery`, in such tiles or of whole images, by an encoder, finished or not.
     ///
     /// # Errors
     /// [`Error::Input`] when the entry is damaged.
-    fn index(&self, gallery: &Path, encoder: &EncoderId) -> Result<Option<Index>> {
-        let _ = (gallery, encoder);
+    fn index(&self, gallery: &Path, encoder: &EncoderId, tiles: Option<TileSide>) -> Result<Option<Index>> {
+        let _ = (gallery, encoder, tiles);
         Ok(None)
     }
 
@@ -116,7 +131,8 @@ impl Cache for NamedAdapters {
 
 /// Keeps everything in a folder: `adapters/KEY.safetensors` and `indexes/HASH.index`; `steps/HASH` notes how many steps
 /// some minutes of training became, and `adapters/HASH.checkpoint` is a training that can go on
-/// (`HASH.running.checkpoint`: one that was interrupted).
+/// (`HASH.running.checkpoint`: one that was interrupted). `sampling/HASH/` holds the samples of a restoration that was
+/// interrupted. What was interrupted more than 30 days ago is removed by the next run that writes such a state.
 #[derive(Debug, Clone)]
 pub struct FolderCache {
     folder: PathBuf,
@@ -156,9 +172,10 @@ impl FolderCache {
         self.folder.join("adapters").join(format!("{key}.safetensors"))
     }
 
-    fn index_path(&self, gallery: &Path, encoder: &EncoderId) -> PathBuf {
+    fn index_path(&self, gallery: &Path, encoder: &EncoderId, tiles: Option<TileSide>) -> PathBuf {
         // Of the bytes of the path: two names that are not Unicode may look alike.
-        let name = sha256(&[gallery.as_os_str().as_encoded_bytes(), format!(" {encoder}").as_bytes()].concat());
+        let tiles = tiles.map_or_else(String::new, |side| format!(" tiles {side}"));
+        let name = sha256(&[gallery.as_os_str().as_encoded_bytes(), format!(" {encoder}{tiles}").as_bytes()].concat());
         self.folder.join("indexes").join(format!("{name}.index"))
     }
 }
@@ -199,13 +216,33 @@ impl Cache for FolderCache {
         Some(self.folder.join("adapters").join(format!("{key}.checkpoint")))
     }
 
-    fn index(&self, gallery: &Path, encoder: &EncoderId) -> Result<Option<Index>> {
-        let path = self.index_path(gallery, encoder);
+    fn sampling_folder(&self, key: &str) -> Option<PathBuf> {
+        Some(self.folder.join("sampling").join(key))
+    }
+
+    fn forget_old_states(&self) {
+        let entries = |folder: &str| std::fs::read_dir(self.folder.join(folder)).into_iter().flatten().flatten();
+        let is_old = |path: &Path| {
+            let written = path.symlink_metadata().and_then(|found| found.modified()).ok();
+            written.and_then(|written| written.elapsed().ok()).is_some_and(|age| age > STATES_LAST)
+        };
+        // A state that is written again is a new entry of its folder, which is as young as that.
+        for folder in entries("sampling").map(|entry| entry.path()).filter(|path| is_old(path)) {
+            let _ = std::fs::remove_dir_all(folder);
+        }
+        let passing = |path: &Path| path.to_string_lossy().ends_with(PASSING);
+        for file in entries("adapters").map(|entry| entry.path()).filter(|path| passing(path) && is_old(path)) {
+            let _ = std::fs::remove_file(file);
+        }
+    }
+
+    fn index(&self, gallery: &Path, encoder: &EncoderId, tiles: Option<TileSide>) -> Result<Option<Index>> {
+        let path = self.index_path(gallery, encoder, tiles);
         if path.is_file() { Index::open(&path).map(Some) } else { Ok(None) }
     }
 
     fn keep_index(&self, gallery: &Path, index: &Index) -> Result<()> {
-        let path = self.index_path(gallery, index.encoder());
+        let path = self.index_path(gallery, index.encoder(), index.tiles());
         index.save(&path)
     }
 

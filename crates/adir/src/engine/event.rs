@@ -12,7 +12,8 @@ use crate::{Error, Result};
 
 /// Takes events, on any of the threads that compute, and answers whether to go on.
 ///
-/// After [`ControlFlow::Break`] the run ends with [`Error::Interrupted`] as soon as its current step is done.
+/// After [`ControlFlow::Break`] the run ends with [`Error::Interrupted`] as soon as its current step is done. An engine with
+/// a cache keeps the state of the step first, and says so by [`Event::Kept`].
 pub type Watch<'a> = dyn Fn(&Event) -> ControlFlow<()> + Sync + 'a;
 
 /// Something that happened in a run.
@@ -108,6 +109,22 @@ pub enum Event {
         /// Whether its weights are used.
         used: bool,
     },
+    /// A sample goes on from where an interrupted run had come.
+    Resumed {
+        /// Which sample, counted from 0.
+        sample: usize,
+        /// Samples in all.
+        samples: usize,
+        /// Steps of this sample taken already.
+        step: usize,
+        /// Steps per sample.
+        steps: usize,
+    },
+    /// The run stops, as the watcher has asked, and the same request will go on from here.
+    Kept {
+        /// Where its state is.
+        path: String,
+    },
     /// A sampling step was taken.
     Sampling {
         /// Which sample, counted from 0.
@@ -162,6 +179,10 @@ impl fmt::Display for Event {
                 }
                 f.write_str(if *used { "used" } else { "not used" })
             }
+            Self::Resumed { sample, samples, step, steps } => {
+                write!(f, "sample {}/{samples} goes on after step {step}/{steps}", sample + 1)
+            }
+            Self::Kept { path } => write!(f, "the state is kept in {path}"),
             Self::Sampling { sample, samples, step, steps, residual_255, .. } => {
                 write!(f, "sample {}/{samples}, step {step}/{steps}", sample + 1)?;
                 residual_255.map_or(Ok(()), |residual| write!(f, ": residual {residual:.2}"))

@@ -11,7 +11,7 @@ use crate::encode::{Embedding, Encoder, spherical_distance};
 use crate::io::image::read_image;
 use crate::io::limits::Limits;
 use crate::io::open_regular;
-use crate::retrieve::{Build, BuildOutcome, ContentHash, Exclude, Index, Neighbour, Precision, Stat};
+use crate::retrieve::{Build, BuildOutcome, ContentHash, Entry, Exclude, Index, Neighbour, Precision, Stat, TileSide};
 use crate::{Error, Result};
 
 /// Warnings about files of a gallery that are shown one by one; the rest is counted.
@@ -37,13 +37,16 @@ pub(super) struct Found {
 }
 
 impl Gallery {
-    /// The gallery of a folder, whose index is brought up to date in `cache`, or of an index file.
+    /// The gallery of a folder, whose index is brought up to date in `cache`, or of an index file. Of a folder, large images
+    /// count as one for each of their `tiles`.
     ///
     /// # Errors
-    /// [`Error::Input`] when the folder or file cannot be read, holds no images, or was indexed by another encoder;
+    /// [`Error::Input`] when the folder or file cannot be read, holds no images, or was indexed by another encoder or, where
+    /// `tiles` are asked for, without them;
     /// [`Error::Interrupted`] when the watcher breaks.
     pub fn open(
         path: &Path,
+        tiles: Option<TileSide>,
         encoder: Arc<dyn Encoder>,
         cache: &dyn Cache,
         limits: &Limits,
@@ -51,11 +54,18 @@ impl Gallery {
     ) -> Result<Self> {
         if path.is_file() {
             let index = Index::open(path)?;
+            if let Some(side) = tiles.filter(|_| index.tiles() != tiles) {
+                let message =
+                    format!("is no index of tiles of {side} pixels: make one with `adir index build --tiles {side}`");
+                return Err(Error::input(path, message));
+            }
             index.check_encoder(encoder.id()).map_err(|e| Error::input(path, format!("{e}; see --encoder")))?;
             return Ok(Self { encoder, index, told: Mutex::default() });
         }
         let root = path.canonicalize().map_err(|e| Error::input(path, format!("cannot be opened: {e}")))?;
-        let previous = match cache.index(&root, encoder.id()).and_then(|index| checked(index, &root, encoder.as_ref()))
+        let previous = match cache
+            .index(&root, encoder.id(), tiles)
+            .and_then(|index| checked(index, &root, tiles, encoder.as_ref()))
         {
             Ok(previous) => previous,
             Err(e) => {
@@ -67,7 +77,9 @@ impl Gallery {
             Ok(()) => Ok(()),
             Err(e) => warn(watch, format!("the index is not kept: {e}")),
         };
-        let index = update(&root, encoder.as_ref(), Precision::F16, previous, limits, &keep, watch)?;
+        let before = finished(previous.as_ref());
+        let build = Build::new(&root, encoder.as_ref(), Precision::F16, tiles, *limits, previous)?;
+        let index = update(&root, build, before, &keep, watch)?;
         Ok(Self { encoder, index, told: Mutex::default() })
     }
 
@@ -130,8 +142,9 @@ impl Gallery {
 
     /// Whether an image is in `nearer` already, under another name or stored in another way.
     fn is_copy(&self, n: &Neighbour, nearer: &[Neighbour]) -> bool {
-        let (entries, content) = (self.index.entries(), self.index.entries()[n.id].content);
-        if content.is_some() && nearer.iter().any(|other| entries[other.id].content == content) {
+        let entries = self.index.entries();
+        let same = |a: &Entry, b: &Entry| a.content.is_some() && (a.content, a.tile) == (b.content, b.tile);
+        if nearer.iter().any(|other| same(&entries[other.id], &entries[n.id])) {
             return true;
         }
         // Copies are as far from the query as one another.
@@ -188,7 +201,8 @@ impl Gallery {
                 // An index of embeddings from elsewhere knows no contents.
                 None => ContentHash::of_file(&path)?,
             };
-            let record = ImageRecord { path: Some(entry.path.clone().into()), sha256, distance: Some(n.distance) };
+            let distance = Some(n.distance);
+            let record = ImageRecord { path: Some(entry.path.clone().into()), sha256, tile: entry.tile, distance };
             Ok(Found { path, record })
         };
         images.iter().map(describe).collect()
@@ -196,46 +210,53 @@ impl Gallery {
 }
 
 /// An index from the cache, if it is what it should be: that of `root` by `encoder`.
-fn checked(index: Option<Index>, root: &Path, encoder: &dyn Encoder) -> Result<Option<Index>> {
+fn checked(index: Option<Index>, root: &Path, tiles: Option<TileSide>, encoder: &dyn Encoder) -> Result<Option<Index>> {
     if let Some(index) = &index {
         index.check_encoder(encoder.id())?;
-        if index.precision() != Precision::F16 || index.root().canonicalize().ok().as_deref() != Some(root) {
+        if index.precision() != Precision::F16
+            || index.tiles() != tiles
+            || index.root().canonicalize().ok().as_deref() != Some(root)
+        {
             return Err(Error::input(index.root(), "its index is in the place of another folder's"));
         }
     }
     Ok(index)
 }
 
-/// Brings the index file at `path` up to date with `folder`. What was embedded before an interruption is kept.
+/// Brings the index file at `path` up to date with `folder`, whose large images are divided into `tiles`. What was embedded before an interruption is kept.
 ///
 /// # Errors
 /// [`Error::Input`] when the folder or the file cannot be read, or the folder holds no images; [`Error::Config`] when
-/// the file was made by another encoder or at another precision; [`Error::Interrupted`] when the watcher breaks.
+/// the file was made by another encoder, at another precision or of other tiles; [`Error::Interrupted`] when the watcher breaks.
 pub fn build_index(
     folder: &Path,
     encoder: &dyn Encoder,
     precision: Precision,
+    tiles: Option<TileSide>,
     path: &Path,
     limits: &Limits,
     watch: &Watch<'_>,
 ) -> Result<Index> {
     let root = folder.canonicalize().map_err(|e| Error::input(folder, format!("cannot be opened: {e}")))?;
     let previous = if path.is_file() { Some(Index::open(path)?) } else { None };
-    update(&root, encoder, precision, previous, limits, &|index: &Index| index.save(path), watch)
+    let before = finished(previous.as_ref());
+    let build = Build::new(&root, encoder, precision, tiles, *limits, previous)?;
+    update(&root, build, before, &|index: &Index| index.save(path), watch)
 }
 
-/// The index of a folder, from what an earlier one knows; kept when it changed, and when the watcher breaks.
+/// The images of a complete index.
+fn finished(index: Option<&Index>) -> Option<Vec<Entry>> {
+    index.filter(|index| index.is_complete()).map(|index| index.entries().to_vec())
+}
+
+/// The index of the folder `root`; kept when it is not that of the entries `before`, and when the watcher breaks.
 fn update(
     root: &Path,
-    encoder: &dyn Encoder,
-    precision: Precision,
-    previous: Option<Index>,
-    limits: &Limits,
+    mut build: Build<'_>,
+    before: Option<Vec<Entry>>,
     keep: &dyn Fn(&Index) -> Result<()>,
     watch: &Watch<'_>,
 ) -> Result<Index> {
-    let before = previous.as_ref().filter(|index| index.is_complete()).map(|index| index.entries().to_vec());
-    let mut build = Build::new(root, encoder, precision, *limits, previous)?;
     for message in build.unseen() {
         warn(watch, message)?;
     }

@@ -33,6 +33,7 @@ pub mod report;
 mod request;
 mod run;
 mod sources;
+mod states;
 #[cfg(test)]
 mod tests;
 mod training;

@@ -4,10 +4,12 @@ use std::collections::HashMap;
 use std::fmt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use super::cache::{Cache, NoCache};
 use super::event::{Event, Watch, report};
 use super::gallery::Gallery;
+use super::states::STATE_EVERY;
 use crate::adapt::{Adapter, AdapterInfo};
 use crate::compute::Precision;
 use crate::encode::Encoder;
@@ -18,6 +20,7 @@ use crate::models::clip::Clip;
 use crate::models::efficientnet_lite::EfficientNetLite0;
 use crate::models::guided_diffusion::UNetConfig;
 use crate::models::{Prior, PriorHeader};
+use crate::retrieve::TileSide;
 use crate::tensor::{Compute, cpu};
 use crate::{Error, Result};
 
@@ -34,6 +37,8 @@ pub struct Engine {
     pub(super) cache: Arc<dyn Cache>,
     pub(super) limits: Limits,
     pub(super) memory: Option<u64>,
+    /// How often the states of what is computed are written.
+    pub(super) state_every: Duration,
     opened: Mutex<Opened>,
 }
 
@@ -43,7 +48,7 @@ struct Opened {
     header: Option<PriorHeader>,
     prior: Option<Arc<Prior>>,
     encoder: Option<Arc<dyn Encoder>>,
-    galleries: HashMap<PathBuf, Arc<Gallery>>,
+    galleries: HashMap<(PathBuf, Option<TileSide>), Arc<Gallery>>,
     /// The last adapter that several observations share and no cache keeps, by its key.
     shared: Option<(String, Adapter, AdapterInfo)>,
 }
@@ -71,6 +76,7 @@ pub struct EngineBuilder {
     cache: Arc<dyn Cache>,
     limits: Limits,
     memory: Option<u64>,
+    state_every: Duration,
 }
 
 impl fmt::Debug for Engine {
@@ -140,19 +146,26 @@ impl EngineBuilder {
         Self { memory: bytes, ..self }
     }
 
+    /// Writing the states of samplings and adaptations into the cache at most that often, so that an interrupted run goes on
+    /// from there; by default every 5 seconds. Writing takes at most a twentieth of the time.
+    #[must_use]
+    pub fn state_every(self, time: Duration) -> Self {
+        Self { state_every: time, ..self }
+    }
+
     /// The engine. Opens no file.
     ///
     /// # Errors
     /// [`Error::Config`] for a device this build was made without, or a precision that the device lacks;
     /// [`Error::Backend`] where the machine has no such device.
     pub fn build(self) -> Result<Engine> {
-        let Self { model, device, precision, encoder, cache, limits, memory } = self;
+        let Self { model, device, precision, encoder, cache, limits, memory, state_every } = self;
         let compute = match &model {
             ModelSource::Loaded(prior) => prior.params().compute(),
             _ => Compute::named(&device, precision)?,
         };
         let opened = Mutex::default();
-        Ok(Engine { model, device, precision, compute, encoder, cache, limits, memory, opened })
+        Ok(Engine { model, device, precision, compute, encoder, cache, limits, memory, state_every, opened })
     }
 }
 
@@ -167,6 +180,7 @@ impl Engine {
             cache: Arc::new(NoCache),
             limits: Limits::default(),
             memory: None,
+            state_every: STATE_EVERY,
         }
     }
 
@@ -288,17 +302,18 @@ impl Engine {
         Ok(encoder)
     }
 
-    /// The gallery of a folder or index file, brought up to date at the first call.
+    /// The gallery of a folder or index file, with large images in `tiles`, brought up to date at the first call.
     ///
     /// # Errors
     /// As [`Gallery::open`].
-    pub fn gallery(&self, path: &Path, watch: &Watch<'_>) -> Result<Arc<Gallery>> {
-        if let Some(gallery) = self.lock().galleries.get(path) {
+    pub fn gallery(&self, path: &Path, tiles: Option<TileSide>, watch: &Watch<'_>) -> Result<Arc<Gallery>> {
+        let key = (path.to_owned(), tiles);
+        if let Some(gallery) = self.lock().galleries.get(&key) {
             return Ok(gallery.clone());
         }
         let encoder = self.encoder()?;
-        let gallery = Arc::new(Gallery::open(path, encoder, self.cache.as_ref(), &self.limits, watch)?);
-        self.lock().galleries.insert(path.to_owned(), gallery.clone());
+        let gallery = Arc::new(Gallery::open(path, tiles, encoder, self.cache.as_ref(), &self.limits, watch)?);
+        self.lock().galleries.insert(key, gallery.clone());
         Ok(gallery)
     }
 

@@ -132,9 +132,7 @@ impl Engine {
             files.push(path.clone());
         }
         files.extend(self.model_files());
-        if let Some(KernelSource::Text(text)) = &request.problem.kernel {
-            files.push(text.into());
-        }
+        files.extend(request.problem.kernel.as_ref().and_then(KernelSource::path).map(Path::to_owned));
         for mask in [&request.problem.mask, &request.problem.ignore] {
             if let Some(MaskSource::File(mask)) = mask {
                 files.push(mask.clone());

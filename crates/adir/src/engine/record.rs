@@ -14,7 +14,7 @@ use crate::encode::EncoderId;
 use crate::io::{atomic, open_regular};
 use crate::models::guided_diffusion::UNetConfig;
 use crate::operator::Degradation;
-use crate::retrieve::ContentHash;
+use crate::retrieve::{ContentHash, Tile, TileSide};
 use crate::task::{Choice, Settings, Task};
 use crate::{Error, Result};
 
@@ -132,6 +132,9 @@ pub struct AdaptationRecord {
     /// Its file or folder, where it is not the embedded one.
     #[serde(default, skip_serializing_if = "Option::is_none", with = "crate::io::lossy::option")]
     pub encoder_file: Option<PathBuf>,
+    /// The side that its large images were divided by, where they were.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tiles: Option<TileSide>,
     /// Number of nearest images that was asked for.
     pub neighbours: Option<usize>,
     /// Images closer than this were left out, in radians.
@@ -164,6 +167,9 @@ pub struct ImageRecord {
     pub path: Option<PathBuf>,
     /// SHA-256 of the file, or of sizes and values.
     pub sha256: ContentHash,
+    /// The part of it, where it is one of a gallery's tiles.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tile: Option<Tile>,
     /// Its distance from the query in radians (Eq. 19), where it was searched for in a gallery.
     pub distance: Option<f64>,
 }

@@ -13,7 +13,7 @@ use crate::operator::LinearOperator;
 use crate::optim::LevelWeights;
 use crate::problem::Problem;
 use crate::restore::MakeGuidance;
-use crate::retrieve::ContentHash;
+use crate::retrieve::{ContentHash, TileSide};
 use crate::task::{Overrides, Preset};
 use crate::tensor::Tensor;
 use crate::{Error, Result};
@@ -169,6 +169,10 @@ pub struct Adapt {
     /// Images closer to the observation than this are left out, in radians (Eq. 19).
     #[serde(default)]
     pub closer_than: f64,
+    /// The side that large images of the gallery are divided by: each part is an image of its own, whose content can be
+    /// like the observation where the whole is not. `None` takes images whole, or as an index has them.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tiles: Option<TileSide>,
     /// Images of the gallery to adapt to in place of those nearest to the observation: those that it shares with
     /// observations like it, most of which have them among their nearest.
     #[serde(default, skip_serializing_if = "Vec::is_empty", with = "crate::io::lossy::list")]
@@ -285,6 +289,7 @@ impl Adapt {
             keep,
             neighbours: twenty(),
             closer_than: 0.0,
+            tiles: None,
             shared: Vec::new(),
             exclude: Vec::new(),
             seed: 0,
@@ -380,6 +385,12 @@ impl Adapt {
         }
         if !self.shared.is_empty() && self.target.gallery().is_none() {
             return Err(Error::config("shared images come from a gallery, and this adaptation has none"));
+        }
+        if self.tiles.is_some() && self.target.gallery().is_none() {
+            return Err(Error::config("tiles are those of a gallery's images, and this adaptation has no gallery"));
+        }
+        if self.tiles.is_some() && !self.shared.is_empty() {
+            return Err(Error::config("images that observations share are whole ones, not tiles"));
         }
         if let Some(minutes) = self.overrides.minutes {
             if !(minutes > 0.0 && minutes <= 1e5) {

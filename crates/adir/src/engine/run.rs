@@ -1,6 +1,6 @@
 //! Carrying out a plan.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -12,6 +12,7 @@ use super::plan::Plan;
 use super::record::{AdaptationRecord, Decibel, FileRecord, ModelRecord, Record, Seconds};
 use super::report::{Findings, Judged};
 use super::request::{Observation, Request};
+use super::states::{self, States};
 use crate::io::image::{BitDepth, Picture, Reading, Scale, read_image_as};
 use crate::models::{Denoiser, Prior, Space, Tiled};
 use crate::operator::bicubic_resize;
@@ -36,8 +37,11 @@ pub struct Restored {
     pub record: Record,
     restore: Arc<RestorePlan>,
     outputs: Option<Outputs>,
+    overwrite: bool,
     /// The result as it was read again from its file.
     saved: Option<Tensor<4>>,
+    /// The states of the samples, until the results are in their files.
+    states: Option<PathBuf>,
 }
 
 impl Engine {
@@ -65,7 +69,11 @@ impl Engine {
             }
         };
         let loaded = Instant::now();
-        let (samples, mean) = self.sample(plan, &prior, watch)?;
+        let problem = &plan.request.problem;
+        let (mask, ignore) = (mask_record(problem.mask.as_ref())?, mask_record(problem.ignore.as_ref())?);
+        let masks = [&mask, &ignore].map(|mask| mask.as_ref().map(|mask| mask.sha256));
+        let states = States::new(self, states::key(self, plan, &base, masks, adaptation.as_ref())?, watch);
+        let (samples, mean) = self.sample(plan, &prior, &states, watch)?;
         let sampled = Instant::now();
         let agreement = plan.restore.measurement().agreement(&mean)?;
         let samples = if samples.len() > 1 { samples } else { Vec::new() };
@@ -96,8 +104,8 @@ impl Engine {
             degradation: measurement.degradation().cloned(),
             sigma: measurement.sigma_255(),
             gain: request.problem.gain,
-            mask: mask_record(request.problem.mask.as_ref())?,
-            ignore: mask_record(request.problem.ignore.as_ref())?,
+            mask,
+            ignore,
             seed: sampling.seed,
             samples: sampling.samples,
             class: sampling.class,
@@ -114,19 +122,37 @@ impl Engine {
             results: Vec::new(),
             deviation: deviation.as_ref().map(|deviation| deviation.record),
         };
-        let (restore, outputs) = (plan.restore.clone(), plan.outputs.clone());
-        Ok(Restored { mean: picture(plan, mean)?, samples, deviation, record, restore, outputs, saved: None })
+        let (restore, outputs, mut states) = (plan.restore.clone(), plan.outputs.clone(), states.folder());
+        let mean = picture(plan, mean)?;
+        if outputs.is_none() {
+            states::forget(states.take().as_deref());
+        }
+        let overwrite = plan.request.output.as_ref().is_some_and(|output| output.overwrite);
+        Ok(Restored { mean, samples, deviation, record, restore, outputs, overwrite, saved: None, states })
     }
 
     /// The samples and their mean, `[1, c, h, w]` in about [-1, 1].
-    fn sample(&self, plan: &Plan, prior: &Prior, watch: &Watch<'_>) -> Result<(Vec<Tensor<4>>, Tensor<4>)> {
+    fn sample(
+        &self,
+        plan: &Plan,
+        prior: &Prior,
+        states: &States<'_>,
+        watch: &Watch<'_>,
+    ) -> Result<(Vec<Tensor<4>>, Tensor<4>)> {
         let count = plan.request.sampling.samples;
         let denoiser = Tiled::new(prior, plan.extent.tile)?;
-        let task = |sample: usize| sample_one(&plan.restore, &denoiser, prior.space().as_ref(), sample, count, watch);
+        let space = prior.space();
+        let sampling =
+            Sampling { plan: &plan.restore, denoiser: &denoiser, space: space.as_ref(), count, states, watch };
+        let task = |sample: usize| sampling.sample(sample);
         let results = match plan.extent.samples_at_once {
-            0 | 1 => (0..count).map(task).collect::<Result<Vec<_>>>()?,
-            _ => Workers::new()?.map(count, task)?,
+            0 | 1 => (0..count).map(task).collect::<Result<Vec<_>>>(),
+            _ => Workers::new()?.map(count, task),
         };
+        if matches!(results, Err(Error::Interrupted)) {
+            states.stopped()?;
+        }
+        let results = results?;
         let mean = results.iter().skip(1).fold(results[0].clone(), |sum, x| sum + x.clone()) / count as f64;
         Ok((results, mean))
     }
@@ -159,31 +185,45 @@ fn mask_record(mask: Option<&MaskSource>) -> Result<Option<FileRecord>> {
     })
 }
 
-fn sample_one(
-    plan: &RestorePlan,
-    denoiser: &dyn Denoiser,
-    space: &dyn Space,
-    sample: usize,
-    samples: usize,
-    watch: &Watch<'_>,
-) -> Result<Tensor<4>> {
-    let noise = plan.noise(sample);
-    let mut last = None;
-    for step in plan.sampler(denoiser, space, &noise)? {
-        let step = step?;
-        let event = Event::Sampling {
-            sample,
-            samples,
-            step: step.index + 1,
-            steps: step.total,
-            timestep: step.timestep.0,
-            residual_255: step.residual_rms.map(|rms| rms * 127.5),
-        };
-        report(watch, &event)?;
-        last = Some(step.x_t);
+/// What the samples of a run have in common.
+struct Sampling<'a> {
+    plan: &'a RestorePlan,
+    denoiser: &'a dyn Denoiser,
+    space: &'a dyn Space,
+    count: usize,
+    states: &'a States<'a>,
+    watch: &'a Watch<'a>,
+}
+
+impl Sampling<'_> {
+    /// One sample, from where an interrupted run had come.
+    fn sample(&self, sample: usize) -> Result<Tensor<4>> {
+        let &Self { plan, denoiser, space, count: samples, states, watch } = self;
+        let noise = plan.noise(sample);
+        let (mut sampler, mut last) = (plan.sampler(denoiser, space, &noise)?, None);
+        if let Some(reached) = states.reached(sample)? {
+            let (step, steps) = (reached.done, plan.steps());
+            last = Some(reached.x_t.clone());
+            sampler = sampler.resume(reached)?;
+            report(watch, &Event::Resumed { sample, samples, step, steps })?;
+        }
+        for step in sampler {
+            let step = step?;
+            states.note(sample, (&step).into())?;
+            let event = Event::Sampling {
+                sample,
+                samples,
+                step: step.index + 1,
+                steps: step.total,
+                timestep: step.timestep.0,
+                residual_255: step.residual_rms.map(|rms| rms * 127.5),
+            };
+            report(watch, &event)?;
+            last = Some(step.x_t);
+        }
+        let last = last.ok_or_else(|| Error::config("no sampling steps"))?;
+        plan.finish(space, &last)
     }
-    let last = last.ok_or_else(|| Error::config("no sampling steps"))?;
-    plan.finish(space, &last)
 }
 
 /// A result as a picture: stored like the observation, with its metadata, and its alpha brought to size.
@@ -225,6 +265,11 @@ impl Restored {
         let Some(outputs) = self.outputs.clone() else {
             return Err(Error::config("the request names no output"));
         };
+        let is_there = |path: &&Path| path.symlink_metadata().is_ok();
+        if let Some(path) = outputs.all().find(is_there).filter(|_| !self.overwrite) {
+            let message = "was made by something else meanwhile; use --overwrite to replace it, or another output";
+            return Err(Error::config(format!("{}: {message}", path.display())));
+        }
         for (path, sample) in outputs.samples.iter().zip(&self.samples) {
             sample.write(path)?;
         }
@@ -236,7 +281,9 @@ impl Restored {
         self.judge(&outputs.image, engine)?;
         self.record.results = outputs.pictures().map(written).collect::<Result<_>>()?;
         outputs.check_record()?;
-        self.record.write(&outputs.record)
+        self.record.write(&outputs.record)?;
+        states::forget(self.states.take().as_deref());
+        Ok(())
     }
 
     fn judge(&mut self, image: &Path, engine: &Engine) -> Result<()> {

@@ -35,11 +35,20 @@ impl Source {
         Self { path: Some(found.path), record: found.record, pixels: None }
     }
 
+    /// SHA-256 of what is adapted to: of the file, and of the tile's place in it.
+    pub fn content(&self) -> ContentHash {
+        let ImageRecord { sha256: file, tile, .. } = &self.record;
+        tile.map_or(*file, |tile| sha256(format!("{file} {tile}").as_bytes()))
+    }
+
     /// Its pixels, read now if they are not at hand.
     pub fn pixels(self, engine: &Engine) -> Result<Tensor<4>> {
         match (self.pixels, self.path) {
             (Some(pixels), _) => Ok(pixels),
-            (None, Some(path)) => Ok(read_image(&path, &engine.limits)?.tensor),
+            (None, Some(path)) => {
+                let whole = read_image(&path, &engine.limits)?.tensor;
+                self.record.tile.map_or_else(|| Ok(whole.clone()), |tile| tile.cut(&whole))
+            }
             (None, None) => Err(Error::config("an image without pixels and file")),
         }
     }
@@ -62,15 +71,19 @@ impl Engine {
                 let multiple = prior.info().size_multiple;
                 config.crop = config.crop.min((h.min(w) / multiple * multiple).max(multiple));
                 config.scale = CropScale::Native;
-                let record =
-                    ImageRecord { path: observed.file.map(Path::to_owned), sha256: observed.content, distance: None };
+                let record = ImageRecord {
+                    path: observed.file.map(Path::to_owned),
+                    sha256: observed.content,
+                    tile: None,
+                    distance: None,
+                };
                 vec![Source { path: None, record, pixels: Some(observed.y.clone()) }]
             }
             Target::Archive(folder) => self.archive(folder, config.seed, watch)?,
             Target::Images(files) => self.files(files)?,
             Target::Gallery(path) | Target::Text { gallery: path, .. } if !plan.request().shared.is_empty() => {
                 let mut sources = self.files(&plan.request().shared)?;
-                let gallery = self.gallery(path, watch)?;
+                let gallery = self.gallery(path, plan.request().tiles, watch)?;
                 for source in &mut sources {
                     let path = source.record.path.as_ref();
                     let below =
@@ -80,7 +93,7 @@ impl Engine {
                 sources
             }
             Target::Gallery(path) | Target::Text { gallery: path, .. } => {
-                let gallery = self.gallery(path, watch)?;
+                let gallery = self.gallery(path, plan.request().tiles, watch)?;
                 let nearest = self.nearest(&gallery, plan.request(), observed, watch)?;
                 gallery.describe(&nearest)?.into_iter().map(Source::found).collect()
             }
@@ -96,7 +109,12 @@ impl Engine {
     }
 
     fn source(&self, file: &Path) -> Result<Source> {
-        let record = ImageRecord { path: Some(file.to_owned()), sha256: ContentHash::of_file(file)?, distance: None };
+        let record = ImageRecord {
+            path: Some(file.to_owned()),
+            sha256: ContentHash::of_file(file)?,
+            tile: None,
+            distance: None,
+        };
         Ok(Source { path: Some(file.to_owned()), record, pixels: None })
     }
 
@@ -119,7 +137,7 @@ impl Engine {
                         warn(watch, format!("{done} of {} images fit into memory and are used", names.len()))?;
                         break;
                     }
-                    let record = ImageRecord { path: Some(name.into()), sha256, distance: None };
+                    let record = ImageRecord { path: Some(name.into()), sha256, tile: None, distance: None };
                     sources.push(Source { path: Some(path), record, pixels: Some(picture.tensor) });
                 }
                 Err(e) => warn(watch, format!("left out: {e}"))?,

@@ -12,7 +12,7 @@ use crate::noise::{Noise, Stream};
 use crate::problem::{Problem, Sigma};
 use crate::tensor::{DType, cpu, to_f32};
 
-fn folder(name: &str) -> PathBuf {
+pub(super) fn folder(name: &str) -> PathBuf {
     let folder = std::env::temp_dir().join(format!("adir-engine-{}-{name}", std::process::id()));
     let _ = std::fs::remove_dir_all(&folder);
     std::fs::create_dir_all(&folder).unwrap();
@@ -20,7 +20,7 @@ fn folder(name: &str) -> PathBuf {
 }
 
 /// A smooth picture of 16x16 pixels.
-fn picture(seed: u64) -> Picture {
+pub(super) fn picture(seed: u64) -> Picture {
     let noise = Noise::new(seed, Stream::Evaluation).normal_tensor(0, [1, 3, 4, 4], &cpu(), DType::F32);
     let tensor = crate::operator::bicubic_upsample(&(noise * 0.3), 4).unwrap();
     let mut picture = Picture::from_tensor(tensor);
@@ -28,7 +28,7 @@ fn picture(seed: u64) -> Picture {
     picture
 }
 
-fn go(_: &Event) -> ControlFlow<()> {
+pub(super) fn go(_: &Event) -> ControlFlow<()> {
     ControlFlow::Continue(())
 }
 

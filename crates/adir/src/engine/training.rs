@@ -4,16 +4,15 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use super::event::{Event, Watch, report, warn};
+use super::states::pause;
 use crate::adapt::Adaptation;
 use crate::io::weights::WeightFile;
 use crate::{Error, Result};
 
 /// Steps that are timed to find how many take some minutes, after as many that are not.
 const TIMED: u32 = 8;
-/// How often the state of a training that can go on is written.
+/// How often the state of a training that is kept for good is written.
 const STATE_EVERY: Duration = Duration::from_secs(120);
-/// The same of one that is removed at the end, unless writing takes longer than a twentieth of that.
-const SHORT_STATE_EVERY: Duration = Duration::from_secs(30);
 
 /// Where a training that can go on keeps its state.
 pub(super) enum StateFile<'a> {
@@ -35,6 +34,8 @@ pub(super) struct Training<'a> {
     pub state_is_cached: bool,
     /// Whether it is removed when the training ends.
     pub passes: bool,
+    /// How often one that is removed is written.
+    pub every: Duration,
     pub watch: &'a Watch<'a>,
 }
 
@@ -102,7 +103,7 @@ impl Training<'_> {
 
     /// All steps that are left.
     pub fn finish(&mut self) -> Result<()> {
-        let (mut saved, mut every) = (Instant::now(), if self.passes { SHORT_STATE_EVERY } else { STATE_EVERY });
+        let (mut saved, mut every) = (Instant::now(), if self.passes { self.every } else { STATE_EVERY });
         loop {
             let total = self.run.total();
             if self.run.is_last_before_end() && !self.passes {
@@ -116,7 +117,10 @@ impl Training<'_> {
                 self.save()?;
                 saved = Instant::now();
                 if self.passes {
-                    every = SHORT_STATE_EVERY.max(20 * (saved - started));
+                    every = pause(self.every, saved - started);
+                }
+                if stopped && let Some(path) = &self.state {
+                    report(self.watch, &Event::Kept { path: path.to_string_lossy().into_owned() })?;
                 }
             }
             if !more? {

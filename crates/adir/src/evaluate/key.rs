@@ -67,7 +67,7 @@ pub(super) fn gallery(index: &Index) -> Result<Value> {
                     vector.iter().for_each(|v| hasher.update(&v.to_le_bytes()));
                     hasher.finish().to_string()
                 },
-                |hash| hash.to_string(),
+                |hash| entry.tile.map_or_else(|| hash.to_string(), |tile| format!("{hash} {tile}")),
             )
         })
         .collect();

@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{Correction, Guidance, StepState, Target, check_observation, check_sigma, residual_of};
 use crate::models::EstimateErrors;
-use crate::operator::{Gram, LinearOperator, Solve, least_damping, solve};
+use crate::operator::{LinearOperator, Solve, Spectrum, least_damping, solve};
 use crate::schedule::Schedule;
 use crate::tensor::Tensor;
 use crate::{Error, Result};
@@ -36,6 +36,13 @@ pub enum Trust {
         /// DiffPIR's lambda, more than 0.
         lambda: f64,
     },
+    /// c = `factor` (1 - alpha_bar') / (alpha_bar' sigma^2): y against the noise of the next level. What [`Trust::Ddnm`] is
+    /// where singular values are known, for operators that are a part of one: with a factor of 1, half of y is taken where
+    /// its noise is that of the level.
+    NextLevel {
+        /// More than 0. From 4 upwards y brings more noise than the level has.
+        factor: f64,
+    },
     /// DDNM+ (Wang et al. 2023, Eq. 19 in the form of its code): h = 1 where the noise of y / s is below that of the next
     /// level, else the share whose noise is sqrt(1 - eta^2) of it. Needs the singular values of A.
     Ddnm {
@@ -56,37 +63,45 @@ pub enum Trust {
 }
 
 impl Trust {
-    /// Whether it needs the singular values of A.
+    /// Whether it needs the singular values of A, or of what A is a part of.
     pub fn needs_spectrum(self) -> bool {
-        matches!(self, Self::Ddnm { .. } | Self::Ddrm { .. })
+        matches!(self, Self::Ddnm { .. } | Self::Ddrm { .. } | Self::NextLevel { .. })
     }
 }
 
 /// The noise of y in an x0 estimate, direction by direction of A A^T.
 #[derive(Clone)]
 pub struct YNoise {
-    operator: Arc<dyn LinearOperator>,
-    gram: Gram,
+    spectrum: Spectrum,
     /// From an eigenvalue to the standard deviation of y's noise in the estimate and the share h of y.
     of: Arc<dyn Fn(f64) -> (f64, f64) + Send + Sync>,
 }
 
 impl std::fmt::Debug for YNoise {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("YNoise").field("gram", &self.gram).finish_non_exhaustive()
+        f.debug_struct("YNoise").field("spectrum", &self.spectrum).finish_non_exhaustive()
     }
 }
 
 impl YNoise {
     /// Noise of standard deviation `total`, less what is there already once the estimate is scaled by `scale`: `fresh`
-    /// standard normal, and `kept` of `eps` in directions that y does not decide.
+    /// standard normal, and `kept` of `eps` in directions that y does not decide. Where y is a part of what has a
+    /// spectrum, the rest gets as much of `draw` as y has noise.
     ///
     /// # Shapes
-    /// All `[n, c, h, w]`.
+    /// All `[n, c, h, w]`; `draw` gets its shape as an argument.
     ///
     /// # Errors
-    /// Those of the operator.
-    pub fn fill(&self, scale: f64, total: f64, kept: f64, fresh: &Tensor<4>, eps: &Tensor<4>) -> Result<Tensor<4>> {
+    /// Those of the operator and of the draw.
+    pub fn fill(
+        &self,
+        scale: f64,
+        total: f64,
+        kept: f64,
+        fresh: &Tensor<4>,
+        eps: &Tensor<4>,
+        draw: impl FnOnce(&Tensor<4>) -> Result<Tensor<4>>,
+    ) -> Result<Tensor<4>> {
         let of = |eigenvalue: f64| {
             let (noise, share) = (self.of)(eigenvalue);
             let kept = kept * (1.0 - share);
@@ -95,11 +110,14 @@ impl YNoise {
         };
         let unobserved = (total * total - kept * kept).max(0.0).sqrt();
         let over = |eigenvalue: f64, amount: f64| if eigenvalue > 0.0 { amount / eigenvalue } else { 0.0 };
-        let filtered = |x: &Tensor<4>, g: &(dyn Fn(f64) -> f64 + Sync)| self.gram.filter(&self.operator.apply(x)?, g);
-        let of_fresh = filtered(fresh, &|v| over(v, of(v).0 - unobserved))?;
-        let of_eps = filtered(eps, &|v| over(v, of(v).1 - kept))?;
-        let observed = self.operator.adjoint(&(of_fresh + of_eps))?;
-        Ok(fresh.clone().mul_scalar(unobserved) + eps.clone().mul_scalar(kept) + observed)
+        let of_fresh = self.spectrum.around(fresh, |v| over(v, of(v).0 - unobserved))?;
+        let of_eps = self.spectrum.around(eps, |v| over(v, of(v).1 - kept))?;
+        let of_rest = self.spectrum.unmeasured(fresh, draw, |v| over(v.sqrt(), scale * (self.of)(v).0))?;
+        let filled = fresh.clone().mul_scalar(unobserved) + eps.clone().mul_scalar(kept) + of_fresh + of_eps;
+        Ok(match of_rest {
+            Some(of_rest) => filled + of_rest,
+            None => filled,
+        })
     }
 }
 
@@ -121,10 +139,7 @@ pub struct ProximalGuidance {
     operator: Arc<dyn LinearOperator>,
     y: Tensor<4>,
     config: ProximalConfig,
-    /// Where it is exact.
-    gram: Option<Gram>,
-    /// Where it is exact, or would be if the values of y had the same weight.
-    counting: Option<Gram>,
+    spectrum: Option<Spectrum>,
 }
 
 impl ProximalGuidance {
@@ -143,10 +158,9 @@ impl ProximalGuidance {
             let right = value.is_finite() && value > 0.0;
             if right { Ok(()) } else { Err(Error::config(format!("{name} {value}: expected a number above 0"))) }
         };
-        let gram = operator.exact_gram();
-        let counting = operator.gram().filter(Gram::is_exact_nearby);
+        let spectrum = Spectrum::of(&operator);
         match config.trust {
-            Trust::Calibrated { factor } => positive(factor, "the trust in y")?,
+            Trust::Calibrated { factor } | Trust::NextLevel { factor } => positive(factor, "the trust in y")?,
             Trust::Annealed { lambda } => positive(lambda, "lambda")?,
             Trust::Ddnm { eta } | Trust::Ddrm { eta, .. } if !(0.0..=1.0).contains(&eta) => {
                 return Err(Error::config(format!("eta = {eta}: expected 0 to 1")));
@@ -154,7 +168,7 @@ impl ProximalGuidance {
             Trust::Ddrm { eta_b, .. } if !(0.0..=1.0).contains(&eta_b) => {
                 return Err(Error::config(format!("eta_b = {eta_b}: expected 0 to 1")));
             }
-            Trust::Ddnm { .. } | Trust::Ddrm { .. } if gram.is_none() => {
+            Trust::Ddnm { .. } | Trust::Ddrm { .. } if spectrum.as_ref().and_then(Spectrum::exact).is_none() => {
                 return Err(Error::config(
                     "DDNM and DDRM need the singular values of the operator, which are known for masks, down-sampling and \
                      circular blurs; use another method",
@@ -163,7 +177,7 @@ impl ProximalGuidance {
             Trust::Ddnm { .. } | Trust::Ddrm { .. } | Trust::Decoupled => {}
         }
         check_sigma(config.sigma)?;
-        Ok(Self { operator, y, config, gram, counting })
+        Ok(Self { operator, y, config, spectrum })
     }
 
     /// The share h of the way to y for an eigenvalue s^2 of A A^T, at step `index`.
@@ -184,6 +198,9 @@ impl ProximalGuidance {
                 let error = errors.map_or_else(|| EstimateErrors::by_formula(alpha_bar), |table| table.at(alpha_bar));
                 Share::Proximal(factor * error / (sigma * sigma))
             }
+            // The last step has no next level whose noise could hide y's.
+            Trust::NextLevel { .. } if index == 0 => Share::None,
+            Trust::NextLevel { factor } => Share::Proximal(factor * ratio(next) / (sigma * sigma)),
             Trust::Annealed { lambda } => Share::Proximal(ratio(alpha_bar) / (lambda * sigma * sigma)),
             Trust::Ddnm { eta } => spectral(eta, 1.0),
             Trust::Decoupled => Share::Proximal(ratio(schedule.alpha_bar(schedule.len() - 1)) / (sigma * sigma)),
@@ -192,7 +209,8 @@ impl ProximalGuidance {
 
     /// A^T g(A A^T) r with g = h / s^2.
     fn step(&self, residual: &Tensor<4>, share: Share) -> Result<Tensor<4>> {
-        let solved = match (share, &self.gram) {
+        let gram = self.spectrum.as_ref().and_then(Spectrum::exact);
+        let solved = match (share, gram) {
             (Share::Proximal(c), _) => solve(self.operator.as_ref(), 1.0, 1.0 / c, residual, &SOLVE)?,
             (share, Some(gram)) => gram.filter(residual, |v| if v > 0.0 { share.of(v) / v } else { 0.0 })?,
             (_, None) => {
@@ -241,27 +259,25 @@ impl Guidance for ProximalGuidance {
             return Err(Error::config("a proximal guidance corrects x0 estimates: use a sampler of few steps"));
         }
         let (residual, residual_rms) = residual_of(self.operator.as_ref(), &self.y, state.x0)?;
-        // The last step has no next level whose noise could hide y's: DDNM+ and DDRM then leave the estimate as it is.
+        // DDNM+ and DDRM leave the estimate of the last step as it is, too.
         let share = self.share(state.schedule, state.index, state.errors);
         if let Share::None = share {
             return Ok(Correction::new(None, residual_rms));
         }
         let shift = self.step(&residual, share)?.neg();
         let sigma = self.config.sigma;
-        let y_noise = match &self.counting {
+        let spectral = matches!(share, Share::Spectral { .. });
+        let y_noise = match &self.spectrum {
             // A near Gram matrix would not do: where it is wrongly near zero, what is missing is overrated without bound.
-            Some(gram) if self.config.count_noise && (sigma > 0.0 || matches!(share, Share::Spectral { .. })) => {
-                Some(YNoise {
-                    operator: self.operator.clone(),
-                    gram: gram.clone(),
-                    of: Arc::new(move |v| {
-                        let h = share.of(v);
-                        // DDNM+ and DDRM keep nothing of eps wherever y says anything at all.
-                        let decided = if let Share::Spectral { .. } = share { f64::from(v > 0.0) } else { h };
-                        (if v > 0.0 { h * sigma / v.sqrt() } else { 0.0 }, decided)
-                    }),
-                })
-            }
+            Some(spectrum) if self.config.count_noise && (sigma > 0.0 || spectral) => Some(YNoise {
+                spectrum: spectrum.clone(),
+                of: Arc::new(move |v| {
+                    let h = share.of(v);
+                    // DDNM+ and DDRM keep nothing of eps wherever y says anything at all.
+                    let decided = if spectral { f64::from(v > 0.0) } else { h };
+                    (if v > 0.0 { h * sigma / v.sqrt() } else { 0.0 }, decided)
+                }),
+            }),
             _ => None,
         };
         Ok(Correction { y_noise, ..Correction::new(Some(shift), residual_rms) })
@@ -272,8 +288,11 @@ impl Guidance for ProximalGuidance {
     /// # Errors
     /// [`Error::Config`] for any other trust.
     fn start(&self, alpha_bar: f64, noise: &Tensor<4>) -> Result<Tensor<4>> {
-        let (Trust::Ddrm { .. }, Some(gram)) = (self.config.trust, &self.gram) else {
+        let (Trust::Ddrm { .. }, Some(spectrum)) = (self.config.trust, &self.spectrum) else {
             return Err(Error::config("only DDRM starts from the observation in this way"));
+        };
+        let Some(gram) = spectrum.exact() else {
+            return Err(Error::config("DDRM needs the singular values of the operator"));
         };
         let sigma = self.config.sigma;
         let level = ((1.0 - alpha_bar) / alpha_bar).sqrt();
@@ -281,10 +300,11 @@ impl Guidance for ProximalGuidance {
         let mean = gram.filter(&self.y, |v| if decided(v) { 1.0 / v } else { 0.0 })?;
         let mean = self.operator.adjoint(&mean)?.mul_scalar(alpha_bar.sqrt());
         let y_noise = YNoise {
-            operator: self.operator.clone(),
-            gram: gram.clone(),
+            spectrum: spectrum.clone(),
             of: Arc::new(move |v| if decided(v) { (sigma / v.sqrt(), 1.0) } else { (0.0, 0.0) }),
         };
-        Ok(mean + y_noise.fill(alpha_bar.sqrt(), (1.0 - alpha_bar).sqrt(), 0.0, noise, noise)?)
+        // With the spectrum of A itself there is nothing to draw.
+        let nothing = |like: &Tensor<4>| Ok(like.zeros_like());
+        Ok(mean + y_noise.fill(alpha_bar.sqrt(), (1.0 - alpha_bar).sqrt(), 0.0, noise, noise, nothing)?)
     }
 }

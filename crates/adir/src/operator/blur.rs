@@ -6,11 +6,11 @@
 //! a kernel larger than the image is nothing special.
 
 use std::convert::Infallible;
-use std::sync::OnceLock;
+use std::sync::{Arc, OnceLock};
 
 use super::boundary::Extension;
 use super::convolve::{Convolution, Method};
-use super::{Boundary, Gram, ImageShape, Kernel, LinearOperator, host, norm};
+use super::{Boundary, Gram, ImageShape, Kernel, LinearOperator, Part, Window, host, norm};
 use crate::tensor::Tensor;
 use crate::{Error, Result};
 
@@ -168,5 +168,21 @@ impl LinearOperator for Blur {
             }
         };
         self.gram.get_or_init(gram).clone()
+    }
+
+    /// A valid blur keeps what a circular one makes of the inner pixels.
+    fn part_of(&self) -> Option<Part> {
+        if self.boundary != Boundary::Valid {
+            return None;
+        }
+        let whole = Self::new(self.domain, self.kernel.clone(), Boundary::Circular).ok()?;
+        let before = |side: usize| side - 1 - side / 2;
+        let window = Window {
+            top: before(self.kernel.height()),
+            left: before(self.kernel.width()),
+            height: self.range.height,
+            width: self.range.width,
+        };
+        Some(Part { whole: Arc::new(whole), window, seen: None })
     }
 }

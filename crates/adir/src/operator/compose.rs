@@ -2,7 +2,7 @@
 
 use std::sync::{Arc, OnceLock};
 
-use super::{Gram, ImageShape, LinearOperator, norm};
+use super::{Gram, ImageShape, LinearOperator, Part, norm};
 use crate::tensor::{self, Tensor};
 use crate::{Error, Result};
 
@@ -92,6 +92,16 @@ impl LinearOperator for Compose {
         let (last, others) = self.stages.split_last()?;
         let factor: Option<f64> = others.iter().map(|stage| stage.gram()?.constant()).product();
         Some(last.gram()?.times(factor?))
+    }
+
+    /// Where the last stage is a part and every other has A_i A_i^T = c_i I.
+    fn part_of(&self) -> Option<Part> {
+        let (last, others) = self.stages.split_last()?;
+        let part = last.part_of()?;
+        let stages = others.iter().cloned().chain([part.whole.clone()]).collect();
+        let whole: Arc<dyn LinearOperator> = Arc::new(Self::new(stages).ok()?);
+        whole.exact_gram()?;
+        Some(Part { whole, ..part })
     }
 
     /// Those of the last stage. Values that a later stage makes from pixels missing to an earlier one all count.

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::{Gram, ImageShape, LinearOperator, Mask};
+use super::{Gram, ImageShape, LinearOperator, Mask, Part, Window};
 use crate::tensor::Tensor;
 use crate::{Error, Result};
 
@@ -78,6 +78,15 @@ impl LinearOperator for Masked {
             Some(scale) => Gram::pixels(self.inner.range(), self.mask.known()).times(scale),
             None => gram.approximate(),
         })
+    }
+
+    fn part_of(&self) -> Option<Part> {
+        let seen = Some(self.mask.clone());
+        match self.inner.exact_gram() {
+            Some(gram) if gram.constant().is_some() => None,
+            Some(_) => Some(Part { whole: self.inner.clone(), window: Window::whole(self.inner.range()), seen }),
+            None => self.inner.part_of().map(|part| Part { seen, ..part }),
+        }
     }
 
     fn observed(&self) -> Option<&[bool]> {

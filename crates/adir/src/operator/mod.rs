@@ -32,6 +32,7 @@ mod norm;
 mod resample;
 mod resize;
 mod solve;
+mod spectrum;
 #[cfg(test)]
 mod tests;
 mod weighted;
@@ -59,6 +60,7 @@ pub use masked::Masked;
 pub use norm::normalized_adjoint;
 pub use resize::{BicubicDownsample, MAX_FACTOR, bicubic_resize, bicubic_upsample};
 pub use solve::{Solve, least_damping, solve};
+pub use spectrum::{Part, Spectrum};
 pub use weighted::Weighted;
 pub use wiener::wiener;
 pub use wraps::wraps_around;
@@ -148,6 +150,11 @@ pub trait LinearOperator: Debug + Send + Sync {
     /// [`LinearOperator::gram`], where it is exact.
     fn exact_gram(&self) -> Option<Gram> {
         self.gram().filter(Gram::is_exact)
+    }
+    /// The operator, with an exact [`LinearOperator::exact_gram`], of whose values this one keeps a part. `None`, the
+    /// default, where there is none or A's own A A^T is exact.
+    fn part_of(&self) -> Option<Part> {
+        None
     }
     /// Which pixels of y carry information: row-major flags, one for each pixel of the range, the same for every
     /// channel. `None`, the default, means all of them. Where a flag is false the row of A is zero, and what y holds

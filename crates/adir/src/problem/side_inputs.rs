@@ -1,5 +1,6 @@
 //! Kernels and masks as they are named: by a file, by a short name, or as values.
 
+use std::ffi::OsStr;
 use std::fmt::{Display, Formatter};
 use std::path::{Path, PathBuf};
 
@@ -17,6 +18,8 @@ use crate::{Error, Result};
 pub enum KernelSource {
     /// `box:N`, `gaussian:N:SIGMA`, `motion:LENGTH:ANGLE`, or the path of an image, NumPy or text file.
     Text(String),
+    /// That file, whose name need not be Unicode. What is written of it is read as a text.
+    File(#[serde(with = "crate::io::lossy::path")] PathBuf),
     /// The weights themselves.
     Weights(KernelSpec),
 }
@@ -39,6 +42,12 @@ impl From<&str> for KernelSource {
     }
 }
 
+impl From<&OsStr> for KernelSource {
+    fn from(text: &OsStr) -> Self {
+        text.to_str().map_or_else(|| Self::File(text.into()), Self::from)
+    }
+}
+
 impl From<KernelSpec> for KernelSource {
     fn from(spec: KernelSpec) -> Self {
         Self::Weights(spec)
@@ -49,6 +58,7 @@ impl Display for KernelSource {
     fn fmt(&self, f: &mut Formatter<'_>) -> std::fmt::Result {
         match self {
             Self::Text(text) => f.write_str(text),
+            Self::File(path) => path.display().fmt(f),
             Self::Weights(spec) => write!(f, "{spec}"),
         }
     }
@@ -75,6 +85,7 @@ impl KernelSource {
     pub fn read(&self, limits: &Limits) -> Result<KernelSpec> {
         let text = match self {
             Self::Weights(spec) => return Ok(spec.clone()),
+            Self::File(path) => return from_file(path, limits),
             Self::Text(text) => text,
         };
         let path = Path::new(text);
@@ -88,13 +99,26 @@ impl KernelSource {
                 parsed => parsed,
             };
         }
-        let grid = read_kernel_values(path, limits)?;
-        let kernel = Kernel::from_values(grid.height, grid.width, grid.values).map_err(|e| match e {
-            Error::Config(message) => Error::input(path, message),
-            other => other,
-        })?;
-        Ok(KernelSpec::Values(kernel))
+        from_file(path, limits)
     }
+
+    /// The file that it names, if it names one.
+    pub fn path(&self) -> Option<&Path> {
+        match self {
+            Self::Text(text) => Some(Path::new(text)),
+            Self::File(path) => Some(path),
+            Self::Weights(_) => None,
+        }
+    }
+}
+
+fn from_file(path: &Path, limits: &Limits) -> Result<KernelSpec> {
+    let grid = read_kernel_values(path, limits)?;
+    let kernel = Kernel::from_values(grid.height, grid.width, grid.values).map_err(|e| match e {
+        Error::Config(message) => Error::input(path, message),
+        other => other,
+    })?;
+    Ok(KernelSpec::Values(kernel))
 }
 
 /// Whether a text can only be a path: it has a folder or an extension in it. That of `gaussian:15:1.6` is none.

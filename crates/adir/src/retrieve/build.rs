@@ -6,13 +6,15 @@
 
 use std::collections::{HashMap, VecDeque};
 use std::fs;
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use rayon::prelude::*;
 
 use super::index::{Entry, Index, Precision, Vectors};
-use crate::encode::{Embedding, Encoder};
+use super::tile::TileSide;
+use crate::encode::Encoder;
 use crate::io::folder::image_files;
 use crate::io::hash::{ContentHash, hash_file};
 use crate::io::image::read_image;
@@ -46,29 +48,32 @@ pub struct Build<'a> {
     encoder: &'a dyn Encoder,
     root: PathBuf,
     limits: Limits,
+    tiles: Option<TileSide>,
     files: Vec<String>,
     /// What could not be looked at, in words.
     unseen: Vec<String>,
     /// Files that have been handled.
     done: usize,
     previous: Option<Index>,
-    known: HashMap<ContentHash, usize>,
+    /// The entries of an image in the previous index.
+    known: HashMap<ContentHash, Range<usize>>,
     entries: Vec<Entry>,
     vectors: Vectors,
     events: VecDeque<BuildEvent>,
 }
 
 impl<'a> Build<'a> {
-    /// Lists the images below `folder` (by their extension, see [`image_files`]). Embeddings are taken
-    /// over from `previous`, an earlier index of the folder, finished or not.
+    /// Lists the images below `folder` (by their extension, see [`image_files`]). Large images become one entry for each of
+    /// their `tiles`. Embeddings are taken over from `previous`, an earlier index of the folder, finished or not.
     ///
     /// # Errors
     /// [`Error::Input`] if the folder cannot be listed; [`Error::Config`] if
-    /// `previous` was made by another encoder or at another precision.
+    /// `previous` was made by another encoder, at another precision or of other tiles.
     pub fn new(
         folder: &Path,
         encoder: &'a dyn Encoder,
         precision: Precision,
+        tiles: Option<TileSide>,
         limits: Limits,
         previous: Option<Index>,
     ) -> Result<Self> {
@@ -79,14 +84,32 @@ impl<'a> Build<'a> {
                 return Err(Error::Config(format!("the existing index stores {held:?}, not {precision:?}")));
             }
         }
+        if let Some(previous) = &previous
+            && previous.tiles() != tiles
+        {
+            let of = |tiles: Option<TileSide>| {
+                tiles.map_or_else(|| "whole images".to_owned(), |side| format!("tiles of {side} pixels"))
+            };
+            return Err(Error::Config(format!(
+                "the existing index is of {}, not of {}",
+                of(previous.tiles()),
+                of(tiles)
+            )));
+        }
         let listing = image_files(folder)?;
         let unseen = listing.warnings();
-        let known_entries = previous.iter().flat_map(|index| index.entries().iter().enumerate());
-        let known = known_entries.filter_map(|(id, entry)| Some((entry.content?, id))).collect();
+        let mut known = HashMap::new();
+        let entries = previous.as_ref().map_or(&[][..], Index::entries);
+        for same in entries.chunk_by(|a, b| a.path == b.path) {
+            // The first one and its place, by the place of its slice.
+            let first = entries.partition_point(|entry| entry.path < same[0].path);
+            known.extend(same[0].content.map(|content| (content, first..first + same.len())));
+        }
         Ok(Self {
             encoder,
             root: folder.to_owned(),
             limits,
+            tiles,
             files: listing.files,
             unseen,
             done: 0,
@@ -125,25 +148,23 @@ impl<'a> Build<'a> {
                 }
             }
         }
-        Index::new(self.encoder.id().clone(), self.root.clone(), complete, entries, vectors)
+        Index::new(self.encoder.id().clone(), self.root.clone(), complete, self.tiles, entries, vectors)
     }
 
     /// Handles the next few files at once.
     fn advance(&mut self) {
         let batch = (2 * rayon::current_num_threads()).min(self.files.len() - self.done);
         let files = &self.files[self.done..self.done + batch];
-        let results: Vec<Result<(Entry, Found)>> = files.par_iter().map(|path| self.handle(path)).collect();
+        let results: Vec<Result<Found>> = files.par_iter().map(|path| self.handle(path)).collect();
         self.done += batch;
         for (path, result) in files.iter().zip(results) {
             let outcome = match result {
-                Ok((entry, found)) => {
-                    let (values, outcome) = match &found {
-                        Found::Stored(values) => (values.as_slice(), BuildOutcome::Reused),
-                        Found::New(embedding) => (embedding.values(), BuildOutcome::Embedded),
-                    };
-                    self.vectors.push(values);
-                    self.entries.push(entry);
-                    outcome
+                Ok(found) => {
+                    for (entry, values) in found.entries {
+                        self.vectors.push(&values);
+                        self.entries.push(entry);
+                    }
+                    found.outcome
                 }
                 Err(error) => BuildOutcome::Skipped(error),
             };
@@ -151,29 +172,44 @@ impl<'a> Build<'a> {
         }
     }
 
-    /// The image of the previous index with this path, size and time.
-    fn unchanged(&self, path: &str, stat: Stat) -> Option<usize> {
+    /// The entries of the previous index with this path, size and time.
+    fn unchanged(&self, path: &str, stat: Stat) -> Option<Range<usize>> {
         let entries = self.previous.as_ref()?.entries();
-        let id = entries.binary_search_by(|entry| entry.path.as_str().cmp(path)).ok()?;
-        let entry = &entries[id];
+        let first = entries.partition_point(|entry| entry.path.as_str() < path);
+        let count = entries[first..].iter().take_while(|entry| entry.path == path).count();
+        let entry = entries[first..first + count].first()?;
         let known = entry.content.is_some() && stat.modified.is_some();
-        (known && (entry.size, entry.modified) == (stat.size, stat.modified)).then_some(id)
+        (known && (entry.size, entry.modified) == (stat.size, stat.modified)).then_some(first..first + count)
     }
 
-    fn handle(&self, path: &str) -> Result<(Entry, Found)> {
+    fn handle(&self, path: &str) -> Result<Found> {
         let file = self.root.join(path);
         let stat = Stat::of_file(&file)?;
-        if let (Some(previous), Some(id)) = (&self.previous, self.unchanged(path, stat)) {
-            let stored = previous.vectors.row(id, self.encoder.id().dimension);
-            return Ok((previous.entries()[id].clone(), Found::Stored(stored)));
+        // What the previous index knows, as the entries of a file.
+        let stored = |previous: &Index, ids: Range<usize>, of: &dyn Fn(&Entry) -> Entry| {
+            let row = |id| previous.vectors.row(id, self.encoder.id().dimension);
+            let entries = ids.map(|id| (of(&previous.entries()[id]), row(id))).collect();
+            Found { entries, outcome: BuildOutcome::Reused }
+        };
+        if let (Some(previous), Some(ids)) = (&self.previous, self.unchanged(path, stat)) {
+            return Ok(stored(previous, ids, &Entry::clone));
         }
         let (size, content) = hash_file(&file)?;
-        let entry = Entry { path: path.to_owned(), size, content: Some(content), modified: stat.modified };
-        if let (Some(previous), Some(&id)) = (&self.previous, self.known.get(&content)) {
-            return Ok((entry, Found::Stored(previous.vectors.row(id, self.encoder.id().dimension))));
+        let entry = |tile| Entry { path: path.to_owned(), size, content: Some(content), modified: stat.modified, tile };
+        if let (Some(previous), Some(ids)) = (&self.previous, self.known.get(&content)) {
+            return Ok(stored(previous, ids.clone(), &|of| entry(of.tile)));
         }
-        let picture = read_image(&file, &self.limits)?;
-        Ok((entry, Found::New(self.encoder.image(&picture.tensor)?)))
+        let picture = read_image(&file, &self.limits)?.tensor;
+        let [.., height, width] = picture.dims();
+        let tiles = self.tiles.map(|side| side.tiles(height, width)).unwrap_or_default();
+        let mut entries = Vec::with_capacity(tiles.len().max(1));
+        if tiles.is_empty() {
+            entries.push((entry(None), self.encoder.image(&picture)?.values().to_vec()));
+        }
+        for tile in tiles {
+            entries.push((entry(Some(tile)), self.encoder.image(&tile.cut(&picture)?)?.values().to_vec()));
+        }
+        Ok(Found { entries, outcome: BuildOutcome::Embedded })
     }
 }
 
@@ -215,8 +251,8 @@ impl Iterator for Build<'_> {
     }
 }
 
-/// Where a file's embedding came from.
-enum Found {
-    Stored(Vec<f32>),
-    New(Embedding),
+/// The entries of a file with their vectors.
+struct Found {
+    entries: Vec<(Entry, Vec<f32>)>,
+    outcome: BuildOutcome,
 }

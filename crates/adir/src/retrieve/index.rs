@@ -9,6 +9,7 @@ use half::slice::HalfFloatSliceExt;
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
+use super::tile::{Tile, TileSide};
 use crate::encode::norm;
 use crate::encode::{Embedding, EncoderId};
 use crate::io::folder::is_plain;
@@ -37,6 +38,15 @@ pub struct Entry {
     /// When the file was last changed, in nanoseconds since 1970, if that had settled when it was hashed. With the same
     /// path, size and time, the file need not be read again.
     pub modified: Option<u64>,
+    /// The part of the image, where it is large and the index is one of tiles; else the whole.
+    pub tile: Option<Tile>,
+}
+
+impl Entry {
+    /// What the entries are ordered by.
+    fn place(&self) -> (&str, Option<Tile>) {
+        (&self.path, self.tile)
+    }
 }
 
 /// The stored vectors, row after row.
@@ -87,12 +97,14 @@ impl Vectors {
     }
 }
 
-/// The embeddings of an archive's images. An image's *id* is its position in the order of paths.
+/// The embeddings of an archive's images, or of tiles of the large ones. An image's *id* is its position in the order of
+/// paths and tiles.
 #[derive(Debug, Clone)]
 pub struct Index {
     encoder: Arc<EncoderId>,
     root: PathBuf,
     complete: bool,
+    tiles: Option<TileSide>,
     entries: Vec<Entry>,
     pub(super) vectors: Vectors,
     /// One over the length of each stored vector: rounding to f16 leaves lengths of 1 +- 1e-4.
@@ -108,6 +120,7 @@ impl Index {
         encoder: Arc<EncoderId>,
         root: PathBuf,
         complete: bool,
+        tiles: Option<TileSide>,
         entries: Vec<Entry>,
         vectors: Vectors,
     ) -> Result<Self> {
@@ -123,12 +136,13 @@ impl Index {
             )));
         }
         for pair in entries.windows(2) {
-            if pair[0].path >= pair[1].path {
-                return Err(Error::Config(format!(
-                    "{:?} and {:?} are not in ascending order",
-                    pair[0].path, pair[1].path
-                )));
+            let [a, b] = [pair[0].place(), pair[1].place()];
+            if a >= b {
+                return Err(Error::Config(format!("{:?} and {:?} are not in ascending order", a.0, b.0)));
             }
+        }
+        if tiles.is_none() && entries.iter().any(|entry| entry.tile.is_some()) {
+            return Err(Error::config("tiles in an index of whole images"));
         }
         if let Some(bad) = entries.iter().find(|entry| !is_plain(&entry.path)) {
             return Err(Error::Config(format!("{:?} is not a path inside the folder", bad.path)));
@@ -139,7 +153,7 @@ impl Index {
             return Err(Error::Config(format!("the embedding of {path:?} has length {norm}, which has no direction")));
         }
         let inverse_norms = norms.iter().map(|norm| (1.0 / norm) as f32).collect();
-        Ok(Self { encoder, root, complete, entries, vectors, inverse_norms })
+        Ok(Self { encoder, root, complete, tiles, entries, vectors, inverse_norms })
     }
 
     /// An index of vectors computed elsewhere, such as clip-retrieval's: names and features, in any order. The
@@ -159,7 +173,7 @@ impl Index {
         let mut entries = Vec::new();
         for (path, features) in rows {
             vectors.push(Embedding::new(encoder.clone(), features)?.values());
-            entries.push(Entry { path, size: 0, content: None, modified: None });
+            entries.push(Entry { path, size: 0, content: None, modified: None, tile: None });
         }
         if !entries.is_sorted_by(|a, b| a.path <= b.path) {
             let mut order: Vec<usize> = (0..entries.len()).collect();
@@ -169,7 +183,7 @@ impl Index {
             vectors = ordered;
             entries.sort_by(|a, b| a.path.cmp(&b.path));
         }
-        Self::new(encoder, root.to_owned(), true, entries, vectors)
+        Self::new(encoder, root.to_owned(), true, None, entries, vectors)
     }
 
     /// What made the embeddings.
@@ -190,6 +204,11 @@ impl Index {
     /// Whether the build that made it saw the whole folder.
     pub fn is_complete(&self) -> bool {
         self.complete
+    }
+
+    /// The side that large images were divided by; `None` where every image is whole.
+    pub fn tiles(&self) -> Option<TileSide> {
+        self.tiles
     }
 
     /// The images, by id.
@@ -232,12 +251,12 @@ mod tests {
     }
 
     fn entry(path: &str) -> Entry {
-        Entry { path: path.into(), size: 1, content: None, modified: None }
+        Entry { path: path.into(), size: 1, content: None, modified: None, tile: None }
     }
 
     fn made(paths: &[&str], values: &[f32]) -> Result<Index> {
         let entries = paths.iter().map(|p| entry(p)).collect();
-        Index::new(encoder(2), PathBuf::from("archive"), true, entries, Vectors::F32(values.to_vec()))
+        Index::new(encoder(2), PathBuf::from("archive"), true, None, entries, Vectors::F32(values.to_vec()))
     }
 
     #[test]

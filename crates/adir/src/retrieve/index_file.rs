@@ -3,10 +3,10 @@
 //! | bytes | what |
 //! |---|---|
 //! | 8 | `ADIRINDX` |
-//! | 4 | format version, 2 |
+//! | 4 | format version, 3 |
 //! | 4 | length of the header, at most 64 KiB |
-//! | | header: JSON with the encoder, the precision, the number of images, whether the build was complete, and the archive's folder |
-//! | | for each image: length of the path (2), path, size (8), time of its last change (8, not in version 1), whether the hash is known (1), SHA-256 (32) |
+//! | | header: JSON with the encoder, the precision, the number of images, whether the build was complete, the side of tiles, and the archive's folder |
+//! | | for each image: length of the path (2), path, size (8), time of its last change (8, not in version 1), whether the hash is known (1), SHA-256 (32), and from version 3 whether it is a tile (1) and, if so, its top, left, height and width (4 each) |
 //! | | the vectors, row after row |
 //! | 4 | CRC-32 of everything before |
 //!
@@ -23,12 +23,15 @@ use serde::{Deserialize, Serialize};
 
 use super::ContentHash;
 use super::index::{Entry, Index, Precision, Vectors};
+use super::tile::{Tile, TileSide};
 use crate::encode::EncoderId;
 use crate::io::{atomic, open_regular};
 use crate::{Error, Result};
 
 const MAGIC: &[u8; 8] = b"ADIRINDX";
-const VERSION: u32 = 2;
+const VERSION: u32 = 3;
+/// The first format with tiles.
+const WITH_TILES: u32 = 3;
 /// The oldest format that is read; its entries have no times.
 const OLDEST: u32 = 1;
 const MAX_HEADER: u32 = 64 << 10;
@@ -44,6 +47,8 @@ struct Header {
     precision: Precision,
     images: u64,
     complete: bool,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    tiles: Option<TileSide>,
     root: String,
     /// The bytes of the folder's path where it is not UTF-8, on systems whose paths are bytes.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -63,6 +68,7 @@ impl Index {
             precision: self.precision(),
             images: self.entries().len() as u64,
             complete: self.is_complete(),
+            tiles: self.tiles(),
             root: root.to_string_lossy().into_owned(),
             root_bytes: bytes_of(&root)?,
         };
@@ -86,6 +92,10 @@ impl Index {
             writer.write_all(&entry.modified.unwrap_or(0).to_le_bytes())?;
             writer.write_all(&[u8::from(entry.content.is_some())])?;
             writer.write_all(&entry.content.map_or([0; 32], |hash| hash.0))?;
+            writer.write_all(&[u8::from(entry.tile.is_some())])?;
+            for number in entry.tile.iter().flat_map(|tile| [tile.top, tile.left, tile.height, tile.width]) {
+                writer.write_all(&number.to_le_bytes())?;
+            }
         }
         match &self.vectors {
             Vectors::F16(all) => write_numbers(writer, all, |v, bytes| bytes.extend(v.to_le_bytes()))?,
@@ -238,7 +248,7 @@ impl<R: Read> Reader<'_, R> {
             return Err(self.error(format!("is damaged: checksum {computed:08x}, expected {stored:08x}")));
         }
         let root = parent(self.path).join(root_of(&header));
-        Index::new(Arc::new(header.encoder), root, header.complete, entries, vectors)
+        Index::new(Arc::new(header.encoder), root, header.complete, header.tiles, entries, vectors)
             .map_err(|e| self.error(e.to_string()))
     }
 
@@ -271,10 +281,22 @@ impl<R: Read> Reader<'_, R> {
         let modified = (modified > 0).then_some(modified);
         let [known] = self.array()?;
         let hash = ContentHash(self.array()?);
-        match known {
-            0 => Ok(Entry { path, size, content: None, modified }),
-            1 => Ok(Entry { path, size, content: Some(hash), modified }),
-            other => Err(self.error(format!("marks the hash of {path:?} with {other}, expected 0 or 1"))),
+        let content = self.flag(known, &path)?.then_some(hash);
+        let tiled = if self.version >= WITH_TILES { self.array::<1>()?[0] } else { 0 };
+        let mut number = || self.array().map(u32::from_le_bytes);
+        let tile = match tiled {
+            1 => Some(Tile { top: number()?, left: number()?, height: number()?, width: number()? }),
+            other => self.flag(other, &path).map(|_| None)?,
+        };
+        Ok(Entry { path, size, content, modified, tile })
+    }
+
+    /// A yes or no of the entry of `path`.
+    fn flag(&self, byte: u8, path: &str) -> Result<bool> {
+        match byte {
+            0 => Ok(false),
+            1 => Ok(true),
+            other => Err(self.error(format!("marks the entry of {path:?} with {other}, expected 0 or 1"))),
         }
     }
 
@@ -307,15 +329,22 @@ mod tests {
         vectors.push(&[1.0, 0.0, 0.0]);
         vectors.push(&[0.0, -0.6, 0.8]);
         let entries = vec![
-            Entry { path: "a.png".into(), size: 7, content: Some(ContentHash([9; 32])), modified: Some(77) },
-            Entry { path: "b/ä.png".into(), size: 0, content: None, modified: None },
+            Entry {
+                path: "a.png".into(),
+                size: 7,
+                content: Some(ContentHash([9; 32])),
+                modified: Some(77),
+                tile: None,
+            },
+            Entry { path: "b/ä.png".into(), size: 0, content: None, modified: None, tile: None },
         ];
-        let index = Index::new(Arc::new(encoder), PathBuf::from("/archive"), false, entries, vectors).unwrap();
+        let index = Index::new(Arc::new(encoder), PathBuf::from("/archive"), false, None, entries, vectors).unwrap();
         let header = Header {
             encoder: (**index.encoder()).clone(),
             precision,
             images: 2,
             complete: false,
+            tiles: None,
             root: "/archive".into(),
             root_bytes: None,
         };
@@ -361,19 +390,25 @@ mod tests {
         }
     }
 
-    /// Version 1 had no times.
+    /// Version 1 had no times, and neither 1 nor 2 had tiles.
     #[test]
-    fn an_index_of_the_first_version_is_read() {
-        let mut bytes = saved(Precision::F16);
-        bytes[8] = 1;
-        for (path, size) in [("b/ä.png", 0_u64), ("a.png", 7)] {
-            let at = bytes.windows(path.len()).position(|w| w == path.as_bytes()).unwrap() + path.len();
-            assert_eq!(bytes[at..at + 8], size.to_le_bytes());
-            bytes.drain(at + 8..at + 16);
+    fn older_indexes_are_read() {
+        for version in [1, 2] {
+            let mut bytes = saved(Precision::F16);
+            bytes[8] = version;
+            for (path, size) in [("b/ä.png", 0_u64), ("a.png", 7)] {
+                let at = bytes.windows(path.len()).position(|w| w == path.as_bytes()).unwrap() + path.len();
+                assert_eq!(bytes[at..at + 8], size.to_le_bytes());
+                bytes.remove(at + 8 + 8 + 1 + 32);
+                if version == 1 {
+                    bytes.drain(at + 8..at + 16);
+                }
+            }
+            let index = read(&resealed(bytes)).unwrap();
+            assert_eq!((index.entries().len(), index.entries()[0].tile, index.tiles()), (2, None, None));
+            assert_eq!(index.entries()[0].modified, (version == 2).then_some(77));
+            assert_eq!(index.entries()[0].content, Some(ContentHash([9; 32])));
         }
-        let index = read(&resealed(bytes)).unwrap();
-        assert_eq!((index.entries().len(), index.entries()[0].modified), (2, None));
-        assert_eq!(index.entries()[0].content, Some(ContentHash([9; 32])));
     }
 
     #[test]
@@ -397,7 +432,7 @@ mod tests {
     fn sealed_nonsense_is_refused() {
         for (from, to, hint) in [
             ("ADIRINDX", "ADIRINDY", "not an index"),
-            ("INDX\x02", "INDX\x03", "format 3"),
+            ("INDX\x03", "INDX\x04", "format 4"),
             ("\"images\":2", "\"images\":9", "9 images"),
             ("\"dimension\":3", "\"dimension\":0", "0 numbers"),
             ("\"dimension\":3", "\"dimension\":2", "follow the paths"),
@@ -431,9 +466,9 @@ mod tests {
         let folder = std::env::temp_dir().join(format!("adir-index-bytes-{}", std::process::id()));
         let root = folder.join(std::ffi::OsStr::from_bytes(b"caf\xe9"));
         std::fs::create_dir_all(&root).unwrap();
-        let entries = vec![Entry { path: "a.png".into(), size: 0, content: None, modified: None }];
+        let entries = vec![Entry { path: "a.png".into(), size: 0, content: None, modified: None, tile: None }];
         let encoder = EncoderId { name: "t".into(), weights: "".into(), preprocessing: "".into(), dimension: 1 };
-        let index = Index::new(Arc::new(encoder), root.clone(), true, entries, Vectors::F32(vec![1.0])).unwrap();
+        let index = Index::new(Arc::new(encoder), root.clone(), true, None, entries, Vectors::F32(vec![1.0])).unwrap();
         for file in [folder.join("x.index"), std::env::temp_dir().join(format!("adir-{}.index", std::process::id()))] {
             index.save(&file).unwrap();
             assert_eq!(Index::open(&file).unwrap().file(0).unwrap(), root.join("a.png"));
@@ -447,10 +482,10 @@ mod tests {
         let folder = std::env::temp_dir().join(format!("adir-index-{}", std::process::id()));
         let (before, after) = (folder.join("before"), folder.join("after"));
         std::fs::create_dir_all(before.join("photos")).unwrap();
-        let entries = vec![Entry { path: "a.png".into(), size: 0, content: None, modified: None }];
+        let entries = vec![Entry { path: "a.png".into(), size: 0, content: None, modified: None, tile: None }];
         let encoder = EncoderId { name: "t".into(), weights: "".into(), preprocessing: "".into(), dimension: 1 };
         let vectors = Vectors::F32(vec![1.0]);
-        let index = Index::new(Arc::new(encoder), before.join("photos"), true, entries, vectors).unwrap();
+        let index = Index::new(Arc::new(encoder), before.join("photos"), true, None, entries, vectors).unwrap();
         index.save(&before.join("photos.index")).unwrap();
         index.save(&before.join("photos.index/x.index")).unwrap_err();
         index.save(&before.join("photos/inside.index")).unwrap();

@@ -12,6 +12,7 @@ mod names;
 mod npy;
 mod parquet;
 mod search;
+mod tile;
 
 pub use adir_weights::ContentHash;
 pub(crate) use build::Stat;
@@ -22,3 +23,4 @@ pub use names::read_names;
 pub use npy::read_npy;
 pub use parquet::{read_parquet_names, read_parquet_vectors};
 pub use search::{Exclude, Neighbour};
+pub use tile::{Tile, TileSide};

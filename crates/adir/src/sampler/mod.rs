@@ -3,7 +3,8 @@
 //! A sampler is a [`Rule`]: how one step follows from what the network says. [`AncestralConfig`] is Algorithm 1,
 //! [`DdimConfig`] its form for few steps. The surprising decision: a sampler never runs by itself. Each `next()` of a
 //! [`Chain`] evaluates the network once and yields a [`Step`], so that progress, previews, checkpoints and stopping
-//! belong to the caller, and a sampler is resumed by [`Inputs::resume_at`] with the x_t of the last step.
+//! belong to the caller. A [`Chain`] is resumed by [`Inputs::resume_at`] with the x_t of the last step, and [`Stages`] by
+//! [`Stages::resume`] with what they had [`Reached`].
 
 mod ancestral;
 mod chain;
@@ -15,7 +16,7 @@ pub use ancestral::{AncestralConfig, Posterior, posterior};
 pub use chain::{Chain, Evaluation, Outcome, Position, Rule, Step, eps_from_x0, predict_x0};
 pub use ddim::{DdimConfig, EpsAfterGuidance};
 pub use renoise::{Mixture, RenoiseConfig};
-pub use stages::{Stage, Stages, Start};
+pub use stages::{Reached, Stage, Stages, Start};
 
 use burn::tensor::DType;
 
@@ -35,6 +36,14 @@ pub trait NoiseSource {
     /// Errors of reading a recording; [`Noise`] never fails.
     fn noise(&self, step: usize, like: &Tensor<4>) -> Result<Tensor<4>>;
 
+    /// Standard normal noise independent of all that the other methods give, for loop step `step` in the shape of `like`.
+    ///
+    /// # Errors
+    /// As [`NoiseSource::noise`]; [`Error::Config`], the default, if the source has only the noise of steps.
+    fn apart(&self, _step: usize, _like: &Tensor<4>) -> Result<Tensor<4>> {
+        Err(Error::config("this source has no second noise of a step"))
+    }
+
     /// Standard normal noise for a start after `used` noises: [`initial_noise`] for 0, else that of step `used` - 1.
     ///
     /// # Errors
@@ -47,10 +56,14 @@ pub trait NoiseSource {
     }
 }
 
-/// Loop step k takes counter step k + 1; 0 is [`initial_noise`].
+/// Loop step k takes counter step k + 1, and for the second noise the last but k; 0 is [`initial_noise`].
 impl NoiseSource for Noise {
     fn noise(&self, step: usize, like: &Tensor<4>) -> Result<Tensor<4>> {
         self.start(step + 1, like)
+    }
+
+    fn apart(&self, step: usize, like: &Tensor<4>) -> Result<Tensor<4>> {
+        Ok(self.normal_tensor(u32::MAX - step as u32, like.dims(), &like.device(), like.dtype()))
     }
 
     fn start(&self, used: usize, like: &Tensor<4>) -> Result<Tensor<4>> {

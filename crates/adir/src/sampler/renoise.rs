@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 use super::Inputs;
 use super::chain::{Evaluation, Outcome, Rule};
 use super::ddim::{EpsAfterGuidance, Estimate};
+use crate::tensor::Tensor;
 use crate::{Error, Result};
 
 /// What the noise of the next level is made of. All shares are of its standard deviation, 0 to 1.
@@ -80,7 +81,8 @@ impl Rule for RenoiseConfig {
         let x_t = match y_noise {
             Some(y_noise) => {
                 let z = inputs.noise.noise(at.step, x_t)?;
-                scaled + y_noise.fill(next.sqrt(), (1.0 - next).sqrt(), kept, &z, &eps)?
+                let apart = |like: &Tensor<4>| inputs.noise.apart(at.step, like);
+                scaled + y_noise.fill(next.sqrt(), (1.0 - next).sqrt(), kept, &z, &eps, apart)?
             }
             None if fresh > 0.0 => scaled + eps.mul_scalar(kept) + inputs.noise.noise(at.step, x_t)?.mul_scalar(fresh),
             None => scaled + eps.mul_scalar(kept),

@@ -9,7 +9,7 @@ use super::Inputs;
 use super::chain::{Chain, Rule, Step};
 use crate::guidance::Guidance;
 use crate::schedule::Schedule;
-use crate::tensor::Tensor;
+use crate::tensor::{Tensor, check_finite};
 use crate::{Error, Result};
 
 /// Where a stage begins, at the first noise level of its schedule.
@@ -39,6 +39,27 @@ pub struct Stage<'a> {
     pub start: Start,
 }
 
+/// Where [`Stages`] stand between two steps. With the same inputs and stages it decides all further steps to the bit: the
+/// noise of a step is a function of its number.
+///
+/// # Shapes
+/// Both tensors `[n, c, h, w]`.
+#[derive(Debug, Clone)]
+pub struct Reached {
+    /// Steps taken, of all stages.
+    pub done: usize,
+    /// The state after the last of them.
+    pub x_t: Tensor<4>,
+    /// Its estimate of the clean image, from which a later stage may start.
+    pub x0: Tensor<4>,
+}
+
+impl From<&Step> for Reached {
+    fn from(step: &Step) -> Self {
+        Self { done: step.index + 1, x_t: step.x_t.clone(), x0: step.x0.clone() }
+    }
+}
+
 /// The steps of several stages as one iterator. After an error it yields nothing more.
 pub struct Stages<'a> {
     inputs: Inputs<'a>,
@@ -61,8 +82,43 @@ impl<'a> Stages<'a> {
         Self { inputs, waiting: stages.into_iter(), running: None, estimate, done: 0, total, noises: 0 }
     }
 
+    /// Goes on from where other stages like these had come, before the first step is taken.
+    ///
+    /// # Errors
+    /// [`Error::Config`] for more steps than there are, or tensors of another shape; [`Error::Numerical`] when a value is
+    /// not finite.
+    pub fn resume(mut self, from: Reached) -> Result<Self> {
+        let Reached { done, x_t, x0 } = from;
+        let shape = self.estimate.dims();
+        if done > self.total || x_t.dims() != shape || x0.dims() != shape {
+            return Err(Error::config(format!(
+                "a state of {:?} after {done} steps cannot go on: expected {shape:?} and at most {} steps",
+                x_t.dims(),
+                self.total
+            )));
+        }
+        if done == 0 {
+            return Ok(self);
+        }
+        check_finite(&x0, "the estimate to go on from")?;
+        (self.estimate, self.done) = (x0, done);
+        let mut left = done;
+        while left > 0
+            && let Some(stage) = self.waiting.next()
+        {
+            let steps = stage.schedule.len();
+            if left < steps {
+                self.running = Some(self.pass(stage, left, x_t)?);
+                break;
+            }
+            left -= steps;
+            self.noises += steps + 1;
+        }
+        Ok(self)
+    }
+
     fn begin(&mut self, stage: Stage<'a>) -> Result<Chain<'a>> {
-        let Stage { schedule, rule, guidance, start } = stage;
+        let Stage { schedule, guidance, start, .. } = stage;
         let alpha_bar = schedule.alpha_bar(schedule.len() - 1);
         let noise = || self.inputs.noise.start(self.noises, &self.estimate);
         let x_t = match start {
@@ -76,7 +132,13 @@ impl<'a> Stages<'a> {
             },
             Start::Noisy => self.estimate.clone().mul_scalar(alpha_bar.sqrt()),
         };
-        let inputs = Inputs { schedule, guidance, resume_at: 0, noises_before: self.noises, ..self.inputs };
+        self.pass(stage, 0, x_t)
+    }
+
+    /// A stage from `x_t`, after `resume_at` of its steps.
+    fn pass(&mut self, stage: Stage<'a>, resume_at: usize, x_t: Tensor<4>) -> Result<Chain<'a>> {
+        let Stage { schedule, rule, guidance, .. } = stage;
+        let inputs = Inputs { schedule, guidance, resume_at, noises_before: self.noises, ..self.inputs };
         self.noises += schedule.len() + 1;
         Chain::new(inputs, rule, x_t)
     }

@@ -24,6 +24,8 @@ pub struct Situation<'a> {
     pub sigma: NoiseLevel,
     /// Standard deviation of y's quantisation error. It matters where a blur is solved for, which would amplify it.
     pub rounding: NoiseLevel,
+    /// The same without the weights of y, where its noise differs from value to value.
+    pub unweighted: &'a dyn LinearOperator,
     /// How much noise differs from value to value of y, if it does; `sigma` is then that of y after they were weighted.
     pub uneven: Option<Unevenness>,
     /// Whether the operator acts on images as they are, and not on their light.
@@ -59,6 +61,11 @@ impl Situation<'_> {
             }
             _ => self.sigma.0,
         }
+    }
+
+    /// Whether the operator is a part of one whose singular values are known.
+    pub(super) fn is_part(&self) -> bool {
+        self.is_linear && self.unweighted.part_of().is_some()
     }
 
     /// Whether singular values are known.

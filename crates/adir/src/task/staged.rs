@@ -27,6 +27,8 @@ const DETAIL: [f64; 2] = [0.19, 0.72];
 const DETAIL_OF_SCATTERED: [f64; 2] = [0.08, 0.19];
 /// Distance to the nearest observed pixel, in pixels along rows and columns, from which a gap is a hole.
 const HOLE: usize = 6;
+/// Weight of y against the noise of the next level in the second stage, where y is a part of what has a spectrum.
+const OF_PART: f64 = 1.5;
 /// eta of the second stage.
 const ETA: f64 = 0.85;
 
@@ -216,6 +218,11 @@ impl Recipe<'_> {
         let noisy = self.situation.solver_sigma() > 0.0;
         if noisy && self.situation.has_spectrum() {
             let guidance = self.situation.proximal(Trust::Ddnm { eta: ETA }, true);
+            let stage = self.stage(Start::Estimate, first, count, Mixture::Fresh(ETA), EpsAfterGuidance::Keep);
+            return StageSettings { guidance, ..stage };
+        }
+        if noisy && self.situation.is_part() {
+            let guidance = self.situation.proximal(Trust::NextLevel { factor: OF_PART }, true);
             let stage = self.stage(Start::Estimate, first, count, Mixture::Fresh(ETA), EpsAfterGuidance::Keep);
             return StageSettings { guidance, ..stage };
         }

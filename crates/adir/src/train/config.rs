@@ -2,6 +2,8 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::adapt::{AdaptConfig, MOST_CROP, Trained, adaptation_memory};
+use crate::models::PriorHeader;
 use crate::models::guided_diffusion::UNetConfig;
 use crate::optim::LevelWeights;
 use crate::{Error, Result};
@@ -86,11 +88,11 @@ impl TrainConfig {
         if self.network.num_classes.is_some() {
             return fail("the network must have no classes".into());
         }
-        if self.crop == 0 || !self.crop.is_multiple_of(multiple) {
-            return fail(format!("crop {}: expected a multiple of {multiple}", self.crop));
+        if self.crop == 0 || self.crop > MOST_CROP || !self.crop.is_multiple_of(multiple) {
+            return fail(format!("crop {}: expected a multiple of {multiple}, at most {MOST_CROP}", self.crop));
         }
-        if self.batch == 0 || self.micro_batch == 0 || self.batch > 1 << 16 {
-            return fail(format!("batch {}, micro-batch {}: expected 1 or more", self.batch, self.micro_batch));
+        if [self.batch, self.micro_batch].iter().any(|count| !(1..=1 << 16).contains(count)) {
+            return fail(format!("batch {}, micro-batch {}: expected 1 to 65536", self.batch, self.micro_batch));
         }
         let unit = |v: f64| (0.0..1.0).contains(&v);
         if !(self.learning_rate > 0.0 && self.learning_rate <= 1.0) {
@@ -108,6 +110,20 @@ impl TrainConfig {
             Length::Seconds(s) if !(s.is_finite() && s > 0.0) => fail(format!("{s} seconds")),
             _ => Ok(()),
         }
+    }
+
+    /// Bytes of memory that a program training so on the CPU in f32 takes at most, besides its photographs, with so many
+    /// `threads`: as an adaptation of all weights, which holds the weights before it, too.
+    ///
+    /// # Errors
+    /// As [`TrainConfig::check`].
+    pub fn memory(&self, threads: usize) -> Result<u64> {
+        self.check()?;
+        let header = PriorHeader::new(self.network.clone())?;
+        let Self { crop, batch, micro_batch, .. } = *self;
+        let trained = Trained::Full;
+        let as_adaptation = AdaptConfig { crop, batch, micro_batch, trained, recompute: false, ..AdaptConfig::paper() };
+        Ok(adaptation_memory(header.network().as_ref(), &as_adaptation, threads))
     }
 
     /// The learning rate of step `step` (from 0), a `share` of 0 to 1 of the way to the end.

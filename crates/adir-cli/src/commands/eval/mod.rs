@@ -2,6 +2,7 @@
 
 mod report;
 
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
 use adir::engine::{Event, Keep, Target};
@@ -113,13 +114,14 @@ pub fn run(args: &EvalArgs, log: &Log) -> Result<u8> {
     }
     let metrics = evaluation()?;
     let mut report = Report::new(&metrics, args.show);
+    let mut failed = BTreeSet::new();
     let watcher = log.watcher();
     let watch = |event: &Event| watcher.see(event);
     for (set, files) in sets {
         let name = set.canonicalize().ok().and_then(|p| Some(p.file_name()?.to_string_lossy().into_owned()));
         let name = name.unwrap_or_else(|| set.display().to_string());
         for task in &args.tasks {
-            let images = args.images(set, &files, task.unit(header.info().size_multiple), log)?;
+            let images = args.images(set, &files, task.unit(header.info().size_multiple), &mut failed, log)?;
             let suiting: Vec<Method> = methods.iter().copied().filter(|m| m.suits(task)).collect();
             for seed in 0..args.seeds {
                 let bench = Bench::new((&config, &engine), task, seed, &images, &metrics, &watch)?;
@@ -150,7 +152,7 @@ pub fn run(args: &EvalArgs, log: &Log) -> Result<u8> {
     }
     report.write(&args.output, engine.prior(&watch)?.id()?.as_str())?;
     log.info(&format!("{}: table.md, cells.csv, sheet.png", args.output.display()));
-    Ok(crate::exit::DONE)
+    Ok(if failed.is_empty() { crate::exit::DONE } else { crate::exit::SOME_FAILED })
 }
 
 impl EvalArgs {
@@ -199,20 +201,33 @@ impl EvalArgs {
         Ok((0..count).map(|i| names[i * all / count].clone()).collect())
     }
 
-    /// The images of these files of a set, cut to sides that are multiples of `unit`.
-    fn images(&self, set: &Path, names: &[String], unit: usize, log: &Log) -> Result<Vec<Truth>> {
+    /// The images of these files of a set, cut to sides that are multiples of `unit`; those that cannot be read are added to
+    /// `failed`.
+    fn images(
+        &self,
+        set: &Path,
+        names: &[String],
+        unit: usize,
+        failed: &mut BTreeSet<PathBuf>,
+        log: &Log,
+    ) -> Result<Vec<Truth>> {
         let most = if self.full { None } else { Some(self.crop) };
         let mut images = Vec::new();
         for name in names {
             log.check()?;
             let path = set.join(name);
-            match Truth::read(&path, name, most, unit)? {
-                Some(truth) => images.push(truth),
-                None => log.warn(&format!("left out: {}: a side is below {unit} pixels", path.display())),
+            match Truth::read(&path, name, most, unit) {
+                Ok(Some(truth)) => images.push(truth),
+                Ok(None) => log.warn(&format!("left out: {}: a side is below {unit} pixels", path.display())),
+                Err(e @ (Error::Input { .. } | Error::Limits(_))) => {
+                    log.warn(&format!("left out: {e}"));
+                    failed.insert(path);
+                }
+                Err(e) => return Err(e),
             }
         }
         if images.is_empty() {
-            return Err(Error::input(set, "contains no image that is large enough"));
+            return Err(Error::input(set, "contains no image that can be read and is large enough"));
         }
         Ok(images)
     }

@@ -37,7 +37,11 @@ impl Engine {
     ) -> Result<BTreeMap<usize, Shared>> {
         let mut shared = BTreeMap::new();
         let Some(gallery) = plan.request().target.gallery() else { return Ok(shared) };
-        let gallery = self.gallery(gallery, watch)?;
+        // What is shared is named by its file, which a tile is not.
+        if plan.request().tiles.is_some() {
+            return Ok(shared);
+        }
+        let gallery = self.gallery(gallery, None, watch)?;
         let mut blocks: Vec<usize> = wanted.iter().map(|k| k / BLOCK).collect();
         blocks.dedup();
         let ranges = blocks.into_iter().map(|block| block * BLOCK..((block + 1) * BLOCK).min(files.len()));
