@@ -3,7 +3,8 @@
 use std::ffi::OsString;
 use std::path::PathBuf;
 
-use adir::io::image::Reading;
+use adir::io::image::{Picture, Reading};
+use adir::io::light::Light;
 use adir::io::limits::Limits;
 use adir::operator::{Boundary, ImageShape, KernelCentre};
 use adir::problem::{Measurement, Problem, Saturated, Sigma};
@@ -43,6 +44,15 @@ pub struct DegradationArgs {
     /// for deblur and denoise, else 0]
     #[arg(long, value_name = "LEVELS", value_parser = sigma)]
     pub sigma: Option<Sigma>,
+    /// How the noise grows with the light: its variance is GAIN times the grey level (0 to 255) plus the square of --sigma.
+    /// For a sensor, the grey levels of one photon. Right for linear data, not for the tones of a developed photograph
+    #[arg(long, value_name = "GAIN", allow_negative_numbers = true)]
+    pub gain: Option<f64>,
+    /// The operator acts on light, as blur and scaling do in a camera: values are taken through the tone curve of the image's
+    /// ICC profile, or that of sRGB. For sr and deblur; not for images that were blurred or scaled by a program, most of
+    /// which work on the values as they are
+    #[arg(long)]
+    pub linear_light: bool,
 }
 
 /// Which pixels of the observation count.
@@ -101,6 +111,8 @@ impl DegradationArgs {
     pub fn problem(&self) -> Result<Problem> {
         let mut problem = Problem::new(self.task);
         problem.sigma = self.sigma;
+        problem.gain = self.gain;
+        problem.linear_light = self.linear_light;
         problem.kernel = self.kernel.as_deref().map(Into::into);
         problem.kernel_centre = self.kernel_centre;
         problem.mask = self.mask.as_deref().map(Into::into);
@@ -112,12 +124,19 @@ impl DegradationArgs {
 
 /// The problem of y for a result of the shape of `x`. Where a blur saw more than y shows, x may have the size of y or that
 /// of all that the blur saw.
-pub fn measure_for(problem: &Problem, x: &Tensor<4>, y: &Tensor<4>, limits: &Limits) -> Result<Measurement> {
+pub fn measure_for(problem: &Problem, x: &Tensor<4>, y: &Picture, limits: &Limits) -> Result<Measurement> {
     let found = ImageShape::of_batch(x);
     let measure = |keep_margin: bool| -> Result<Measurement> {
         let mut problem = problem.clone();
         problem.keep_margin = keep_margin;
-        problem.fit(y, found.channels, limits)
+        if problem.linear_light {
+            problem = problem.in_light(Light::of(&y.metadata, y.tensor.dims()[1])?);
+        }
+        match problem.gain {
+            None => problem.fit(&y.tensor, found.channels, limits),
+            // Values count by the variance of their noise.
+            Some(_) => problem.measure(&y.tensor, y.rounding(), found.channels, limits),
+        }
     };
     let cut = measure(false)?;
     if cut.result() == found {
@@ -129,7 +148,7 @@ pub fn measure_for(problem: &Problem, x: &Tensor<4>, y: &Tensor<4>, limits: &Lim
     }
     Err(Error::config(format!(
         "an observation of {} belongs to a result of {}, not of {found} (channels x height x width)",
-        ImageShape::of_batch(y),
+        ImageShape::of_batch(&y.tensor),
         cut.result()
     )))
 }

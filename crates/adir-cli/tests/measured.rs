@@ -5,7 +5,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use adir::io::image::{Picture, WriteOptions, read_image, write_image};
+use adir::io::image::{Picture, Reading, WriteOptions, read_image, read_image_as, write_image};
 use adir::io::limits::Limits;
 use adir::operator::{Blur, Boundary, ImageShape, Kernel, LinearOperator};
 use adir::tensor::{Tensor, cpu, from_f32, to_f32};
@@ -23,6 +23,13 @@ fn adir(code: i32, folder: &Path, args: &[&str]) -> String {
 
 fn read(path: PathBuf) -> Tensor<4> {
     read_image(&path, &Limits::default()).unwrap().tensor
+}
+
+/// Floats from 0 to 1 and beyond.
+fn read_unit(path: PathBuf) -> Tensor<4> {
+    let mut reading = Reading::default();
+    reading.white = Some(1.0);
+    read_image_as(&path, &reading, &Limits::default()).unwrap().tensor
 }
 
 fn write(path: PathBuf, x: &Tensor<4>) {
@@ -228,4 +235,85 @@ fn a_black_outside_is_black() {
     let (input, result) = (psnr(&x, &y), psnr(&x, &read(f.join("r.tif"))));
     assert!(result > input + 4.0, "{result:.2} dB, the input {input:.2} dB");
     fs::remove_dir_all(f).unwrap();
+}
+
+/// Noise that grows with the light, from degrade over plan, restoration and record to replay and compare.
+#[test]
+fn noise_that_grows_with_the_light_is_weighed() {
+    let f = folder("gain");
+    write(f.join("x.png"), &photo(64));
+    let degrade = ["degrade", "x.png", "-o", "y.tif", "--task", "denoise", "--sigma", "2", "--gain", "6"];
+    adir(0, &f, &degrade);
+    let args = ["restore", "y.tif", "--task", "denoise", "--white", "1", "--gain", "6", "--sigma", "2"];
+    let said = adir(0, &f, &[&args[..], &["-o", "r.tif", "--plan"]].concat());
+    assert!(said.contains("grey levels on average"), "{said}");
+    let said = adir(0, &f, &[&args[..], &["-o", "r.tif"]].concat());
+    assert!(said.contains("PASS"), "{said}");
+    adir(0, &f, &["restore", "y.tif", "--task", "denoise", "--white", "1", "--sigma", "auto", "-o", "even.tif"]);
+    let of = |name: &str| psnr(&photo(64), &read_unit(f.join(name)));
+    let (weighed, even) = (of("r.tif"), of("even.tif"));
+    assert!(weighed > even + 0.3, "{weighed:.2} {even:.2}");
+    let record = json(&f.join("r.tif.json"));
+    assert_eq!((record["gain"].as_f64(), record["sigma"].as_f64()), (Some(6.0), Some(2.0)));
+    assert!(adir(0, &f, &["replay", "r.tif.json"]).contains("the run repeats"));
+    for gain in ["0", "-1", "nan", "256", "inf"] {
+        let said = adir(2, &f, &["restore", "y.tif", "-o", "n.tif", "--task", "sr2", "--plan", "--gain", gain]);
+        assert!(said.contains("gain"), "{said}");
+    }
+    let said =
+        adir(0, &f, &["restore", "y.tif", "--white", "1", "-o", "p.tif", "--task", "denoise", "--plan", "--gain", "6"]);
+    assert!(said.contains("besides what the gain explains"), "{said}");
+    let said = adir(0, &f, &[&args[..7], &["6", "--sigma", "60", "-o", "p.tif", "--plan"]].concat());
+    assert!(said.contains("smoother than need be"), "{said}");
+}
+
+/// Light was blurred, and not the encoded values: told so, a restoration is better by far, keeps the profile whose tone
+/// curves it went through, and repeats.
+#[test]
+fn a_blur_of_light_is_undone_in_light() {
+    let f = folder("light");
+    write(f.join("x.png"), &photo(64));
+    let blur = ["--task", "deblur", "--kernel", "box:5", "--boundary", "replicate"];
+    adir(0, &f, &[&["degrade", "x.png", "-o", "y.png", "--linear-light", "--sigma", "1"][..], &blur].concat());
+    let restore = |output: &str, more: &[&str], code: i32| {
+        adir(code, &f, &[&["restore", "y.png", "-o", output, "--sigma", "1"][..], &blur, more].concat())
+    };
+    let said = restore("light.png", &["--linear-light"], 0);
+    assert!(said.contains("PASS"), "{said}");
+    restore("plain.png", &[], 0);
+    let of = |name: &str| psnr(&photo(64), &read(f.join(name)));
+    assert!(of("light.png") > of("plain.png") + 1.0, "{:.2} {:.2}", of("light.png"), of("plain.png"));
+    assert_eq!(json(&f.join("light.png.json"))["request"]["problem"]["linear_light"], true);
+    assert!(adir(0, &f, &["replay", "light.png.json"]).contains("the run repeats"));
+    let agreement = |more: &[&str]| {
+        let args =
+            ["compare", "x.png", "light.png", "--observed", "y.png", "--metric", "agreement_psnr", "--sigma", "1"];
+        let said = adir(0, &f, &[&args[..], &blur, more].concat());
+        said.split_whitespace().last().unwrap().parse::<f64>().unwrap()
+    };
+    assert!(agreement(&["--linear-light"]) > 40.0 && agreement(&[]) < 40.0);
+    // What it has no meaning for, and what cannot be done in it.
+    for (more, word) in [
+        (&["--gain", "1"][..], "gain"),
+        (&["--method", "ddnm"], "staged"),
+        (&["--preset", "paper"], "staged"),
+        (&["--boundary", "constant:9"], "black (0) or white"),
+    ] {
+        let args =
+            ["restore", "y.png", "-o", "n.png", "--plan", "--linear-light", "--task", "deblur", "--kernel", "box:5"];
+        let said = adir(2, &f, &[&args[..], more].concat());
+        assert!(said.contains(word), "{said}");
+    }
+    let said = adir(2, &f, &["restore", "y.png", "-o", "n.png", "--plan", "--linear-light", "--task", "denoise"]);
+    assert!(said.contains("mix pixels"), "{said}");
+    // A profile that says nothing of its tones is refused by name; without the option it is only carried along.
+    let mut picture = Picture::read(f.join("y.png")).unwrap();
+    picture.metadata.icc = Some([&[0; 16][..], b"RGB ", &[0; 180]].concat());
+    picture.write(f.join("odd.png")).unwrap();
+    let odd = |more: &[&str], code: i32| {
+        adir(code, &f, &[&["restore", "odd.png", "-o", "n.png", "--plan"][..], &blur, more].concat())
+    };
+    let said = odd(&["--linear-light"], 2);
+    assert!(said.contains("odd.png") && said.contains("ICC profile"), "{said}");
+    odd(&[], 0);
 }

@@ -38,6 +38,7 @@ enum Kind {
     Normal = 0,
     Uniform = 1,
     Below = 2,
+    Poisson = 3,
 }
 
 /// Random numbers of one seed and stream.
@@ -105,6 +106,26 @@ impl Noise {
             }
             attempt += 1;
         }
+    }
+
+    /// A number of events whose mean is `mean`, 0 or more: Poisson's, and above 500 the rounded normal number of the same
+    /// mean and variance.
+    pub fn poisson(&self, step: u32, index: u64, mean: f64) -> f64 {
+        const MOST_COUNTED: f64 = 500.0;
+        let [a, b] = self.words(Kind::Poisson, index, step);
+        if mean > MOST_COUNTED {
+            return (mean + mean.sqrt() * box_muller(1.0 - unit(a), unit(b))[0]).round();
+        }
+        // The inverse of the distribution function; the last 53-bit number is reached well before the limit.
+        let (u, limit) = (unit(a), 50.0 + 3.0 * mean);
+        let (mut events, mut share) = (0.0, (-mean).exp());
+        let mut sum = share;
+        while sum <= u && events < limit {
+            events += 1.0;
+            share *= mean / events;
+            sum += share;
+        }
+        events
     }
 
     fn normals<T: Copy + Default + Send>(&self, step: u32, count: usize, round: impl Fn(f64) -> T + Sync) -> Vec<T> {
@@ -181,6 +202,22 @@ mod tests {
             assert!((got - want).abs() <= 1e-15 * want.abs(), "{got:e} is not {want:e}");
         }
         assert_eq!(noise.normal(5, 4), expected.map(|z| z as f32));
+    }
+
+    /// Mean and variance of Poisson's numbers are both the mean, on either side of where they become normal ones.
+    #[test]
+    fn events_have_the_mean_and_the_variance_of_poisson() {
+        let noise = Noise::new(3, Stream::Degradation);
+        for mean in [0.0, 0.3, 4.0, 120.0, 499.0, 501.0, 9e4] {
+            let events: Vec<f64> = (0..20_000).map(|i| noise.poisson(0, i, mean)).collect();
+            assert!(events.iter().all(|n| *n >= 0.0 && n.fract() == 0.0));
+            let found = events.iter().sum::<f64>() / events.len() as f64;
+            let variance = events.iter().map(|n| (n - found).powi(2)).sum::<f64>() / events.len() as f64;
+            assert!((found - mean).abs() <= 5.0 * (mean / 20_000.0).sqrt(), "{mean}: {found}");
+            assert!((variance - mean).abs() <= 0.06 * mean, "{mean}: {variance}");
+        }
+        let none = noise.normal(0, 1)[0] as f64;
+        assert_ne!(noise.poisson(0, 0, 1e6), (1e6 + 1e3 * none).round(), "numbers of its own");
     }
 
     #[test]

@@ -9,8 +9,10 @@ use std::sync::{Arc, OnceLock};
 
 use burn::tensor::DType;
 
-use crate::Result;
-use crate::guidance::{AdirGuidance, DpsGuidance, GreyGuidance, Guidance, PigdmGuidance, ProximalGuidance};
+use crate::guidance::{
+    AdirGuidance, DpsGuidance, GreyGuidance, Guidance, LightGuidance, PigdmGuidance, ProximalGuidance,
+};
+use crate::io::light::Light;
 use crate::models::{Denoiser, DenoiserInfo, Space};
 use crate::noise::{Noise, Stream};
 use crate::operator::{Compose, Crop, ImageShape, LinearOperator, Solve, least_damping, solve};
@@ -24,6 +26,7 @@ use crate::task::{
     Choice, GuidanceSettings, Overrides, Preset, SamplerSettings, Settings, Situation, StageSettings, resolve,
 };
 use crate::tensor::{self, Tensor};
+use crate::{Error, Result};
 
 /// How to sample.
 #[derive(Debug, Clone, PartialEq)]
@@ -40,7 +43,8 @@ pub struct SamplingConfig {
     pub adapted: bool,
 }
 
-/// Makes a guidance from the operator, on images of the size that is sampled, and the observation.
+/// Makes a guidance from the operator, on images of the size that is sampled, and the observation, both weighted so that
+/// noise is alike everywhere: see [`Measurement::whitened`].
 pub type MakeGuidance = dyn Fn(Arc<dyn LinearOperator>, &Tensor<4>) -> Result<Box<dyn Guidance>> + Send + Sync;
 
 /// A checked restoration of one observation.
@@ -50,8 +54,10 @@ pub struct RestorePlan {
     stages: Vec<StagePlan>,
     settings: Settings,
     choices: Vec<Choice>,
-    /// A, on images of the size that is sampled.
+    /// A, on images of the size that is sampled, with the weights of y where its noise differs from value to value.
     operator: Arc<dyn LinearOperator>,
+    /// y, with the same weights.
+    y: Tensor<4>,
     /// What y alone says, by the noise it has.
     observed: Inverse,
     /// The same as if it had none.
@@ -100,6 +106,36 @@ fn estimate(operator: &dyn LinearOperator, y: &Tensor<4>, sigma: f64) -> Result<
     operator.adjoint(&solve(operator, 1.0, damping, y, &Solve::default())?)
 }
 
+/// The guidance of those settings by an operator that acts on light.
+fn in_light(
+    settings: &GuidanceSettings,
+    operator: &Arc<dyn LinearOperator>,
+    y: &Tensor<4>,
+    light: &Arc<Light>,
+    own: bool,
+    grey: bool,
+) -> Result<Option<Arc<dyn Guidance>>> {
+    let guidance = match *settings {
+        GuidanceSettings::None if !own => return Ok(None),
+        GuidanceSettings::Proximal(config) if !own && !config.trust.needs_spectrum() => {
+            let make =
+                move |operator, y| Ok(Box::new(ProximalGuidance::new(operator, y, config)?) as Box<dyn Guidance>);
+            LightGuidance::new(operator.clone(), y.clone(), light.clone(), Box::new(make))?
+        }
+        GuidanceSettings::Pigdm(config) if !own => {
+            let make = move |operator, y| Ok(Box::new(PigdmGuidance::new(operator, y, config)?) as Box<dyn Guidance>);
+            LightGuidance::new(operator.clone(), y.clone(), light.clone(), Box::new(make))?
+        }
+        _ => {
+            return Err(Error::config(
+                "in linear light, the methods are staged, diffpir, daps and pigdm: the others need an operator that is linear \
+                 in the image",
+            ));
+        }
+    };
+    Ok(Some(if grey { Arc::new(GreyGuidance::new(guidance)) } else { Arc::new(guidance) }))
+}
+
 /// What y alone says, found when it is first needed: a plan does not wait for it.
 #[derive(Debug, Default)]
 struct Inverse(OnceLock<Tensor<4>>);
@@ -133,20 +169,32 @@ impl RestorePlan {
         model: &DenoiserInfo,
         make: Option<&MakeGuidance>,
     ) -> Result<Self> {
-        let operator = measurement.operator();
+        let (operator, y) = measurement.whitened()?;
         let domain = operator.domain();
         let up = |side: usize| side.next_multiple_of(model.size_multiple.max(1));
         let canvas = ImageShape { height: up(domain.height), width: up(domain.width), ..domain };
-        let on_canvas: Arc<dyn LinearOperator> = if canvas == domain {
-            operator.clone()
-        } else {
-            Arc::new(Compose::new(vec![Arc::new(Crop::new(canvas, domain)?), operator.clone()])?)
+        let place = |operator: &Arc<dyn LinearOperator>| -> Result<Arc<dyn LinearOperator>> {
+            Ok(match canvas == domain {
+                true => operator.clone(),
+                false => Arc::new(Compose::new(vec![Arc::new(Crop::new(canvas, domain)?), operator.clone()])?),
+            })
+        };
+        let on_canvas = place(&operator)?;
+        // What needs the singular values of A does without the weights, where there are none of the weighted A.
+        let spectral = match measurement.weights() {
+            Some(_) if measurement.light().is_none() && on_canvas.exact_gram().is_none() => {
+                Some((place(measurement.operator())?, measurement.y().clone()))
+            }
+            _ => None,
         };
         let situation = Situation {
             hint: measurement.hint(),
             operator: on_canvas.as_ref(),
+            unweighted: spectral.as_ref().map_or(on_canvas.as_ref(), |(operator, _)| operator.as_ref()),
             sigma: measurement.sigma(),
             rounding: measurement.rounding(),
+            uneven: measurement.unevenness(),
+            is_linear: measurement.light().is_none(),
             schedule: &model.schedule,
             adapted: sampling.adapted,
             own_guidance: make.is_some(),
@@ -154,15 +202,21 @@ impl RestorePlan {
         };
         let (settings, mut choices) = resolve(sampling.preset, &situation, &sampling.overrides)?;
         choices.splice(0..0, measurement.notes().iter().cloned());
-        let y = measurement.y();
         let guidance = |settings: &GuidanceSettings| -> Result<Option<Arc<dyn Guidance>>> {
+            if let Some(light) = measurement.light() {
+                return in_light(settings, &on_canvas, &y, light, make.is_some(), measurement.is_grey());
+            }
             let guidance: Box<dyn Guidance> = match (make, *settings) {
-                (Some(make), _) => make(on_canvas.clone(), y)?,
+                (Some(make), _) => make(on_canvas.clone(), &y)?,
                 (None, GuidanceSettings::Adir(config)) => {
                     Box::new(AdirGuidance::new(on_canvas.clone(), y.clone(), config)?)
                 }
                 (None, GuidanceSettings::Proximal(config)) => {
-                    Box::new(ProximalGuidance::new(on_canvas.clone(), y.clone(), config)?)
+                    let (operator, y) = match &spectral {
+                        Some(spectral) if config.trust.needs_spectrum() => spectral,
+                        _ => &(on_canvas.clone(), y.clone()),
+                    };
+                    Box::new(ProximalGuidance::new(operator.clone(), y.clone(), config)?)
                 }
                 (None, GuidanceSettings::Dps(config)) => {
                     Box::new(DpsGuidance::new(on_canvas.clone(), y.clone(), config)?)
@@ -189,6 +243,7 @@ impl RestorePlan {
         Ok(Self {
             stages,
             operator: on_canvas.clone(),
+            y,
             observed: Inverse::default(),
             noise_free: Inverse::default(),
             measurement,
@@ -220,9 +275,14 @@ impl RestorePlan {
         self.settings.steps
     }
 
-    /// A, on images of the size that is sampled.
+    /// A, on images of the size that is sampled, with the weights of [`Measurement::whitened`].
     pub fn operator(&self) -> &Arc<dyn LinearOperator> {
         &self.operator
+    }
+
+    /// The observation with the same weights, `[1, range]`.
+    pub fn y(&self) -> &Tensor<4> {
+        &self.y
     }
 
     /// What y alone says of x, `[1, c, h, w]` of the size that is sampled.
@@ -230,7 +290,22 @@ impl RestorePlan {
     /// # Errors
     /// Those of the operator.
     pub fn observed(&self) -> Result<Tensor<4>> {
-        self.observed.get(|| estimate(self.operator.as_ref(), self.measurement.y(), self.measurement.sigma().0))
+        let sigma = self.measurement.sigma().0;
+        self.observed.get(|| {
+            let found = estimate(self.operator.as_ref(), &self.y, sigma)?;
+            match self.measurement.light() {
+                None => Ok(found),
+                Some(light) => light.to_encoded(&found.clamp(-1.0, 1.0)),
+            }
+        })
+    }
+
+    /// What A makes of images of the size that is sampled, or of their light, to be compared with [`RestorePlan::y`].
+    ///
+    /// # Errors
+    /// Those of the operator.
+    pub fn predict(&self, x: &Tensor<4>) -> Result<Tensor<4>> {
+        self.operator.apply(&self.measurement.acted_on(x)?)
     }
 
     /// The class that is sampled, for a class-conditional network.
@@ -268,7 +343,7 @@ impl RestorePlan {
         let estimate = match self.settings.stages.first().map(|stage| stage.start) {
             Some(Start::Estimate) => space.encode(&self.observed()?)?,
             Some(Start::Noisy) => {
-                let found = || estimate(self.operator.as_ref(), self.measurement.y(), 0.0);
+                let found = || estimate(self.operator.as_ref(), &self.y, 0.0);
                 space.encode(&self.noise_free.get(found)?)?
             }
             None | Some(Start::Noise | Start::Observed) => {

@@ -3,7 +3,8 @@
 use std::sync::{Arc, Mutex};
 
 use adir::Result;
-use adir::guidance::{Guidance, ProximalConfig, ProximalGuidance, Trust};
+use adir::evaluate::observe;
+use adir::guidance::{Guidance, ProximalConfig, ProximalGuidance, StepState, Target, Trust};
 use adir::io::limits::Limits;
 use adir::models::{Conditioning, Denoiser, DenoiserInfo, EstimateErrors, Pixels, Prediction};
 use adir::noise::{Noise, Stream};
@@ -392,5 +393,74 @@ fn the_faithful_answer_is_near_the_posterior_mean() {
         let distance = norm(found - scene.posterior_mean()) / (WHITE.1 * SHAPE.elements() as f64).sqrt();
         println!("{:?}: {distance:.4}", scene.hint);
         assert!(distance < most, "{:?}: {distance}", scene.hint);
+    }
+}
+
+/// The solution of a dense system, row by row.
+fn dense(mut rows: Vec<Vec<f64>>, mut right: Vec<f64>) -> Vec<f64> {
+    let n = right.len();
+    for k in 0..n {
+        for i in k + 1..n {
+            let factor = rows[i][k] / rows[k][k];
+            let (above, below) = rows.split_at_mut(i);
+            below[0].iter_mut().zip(&above[k]).skip(k).for_each(|(v, pivot)| *v -= factor * pivot);
+            right[i] -= factor * right[k];
+        }
+    }
+    for k in (0..n).rev() {
+        let known: f64 = (k + 1..n).map(|j| rows[k][j] * right[j]).sum();
+        right[k] = (right[k] - known) / rows[k][k];
+    }
+    right
+}
+
+/// Noise that grows with the signal, from dark at the left to bright at the right: a data step finds the mean of the
+/// posterior, m + r^2 A^T (r^2 A A^T + diag(variances))^-1 (y - A m), written out densely.
+#[test]
+fn every_value_counts_by_its_own_noise() {
+    let ramp = |i: f64| -0.95 + 1.9 * (i % SIDE as f64) / (SIDE - 1) as f64;
+    let (schedule, mean) = (trained(), image(ramp).cast(DType::F64));
+    let (index, zeros) = (400, mean.zeros_like());
+    let error = EstimateErrors::by_formula(schedule.alpha_bar(index));
+    for (operator, hint) in operators() {
+        let truth = Noise::new(8, Stream::Evaluation).normal_tensor(0, [1, 1, SIDE, SIDE], &cpu(), DType::F64);
+        let truth = truth * 0.05 + mean.clone();
+        let y = observe(operator.as_ref(), &truth, NoiseLevel(0.05), Some(3.0), 1).unwrap();
+        let problem = Problem::with_operator(operator.clone(), hint).sigma(6.375).gain(3.0);
+        let measured = problem.measure(&y, NoiseLevel(0.0), 1, &Limits::default()).unwrap();
+        let level = measured.sigma().0;
+        let variances: Vec<f64> = measured.weights().unwrap().iter().map(|w| (level / w).powi(2)).collect();
+        let (least, most) = variances.iter().fold((f64::MAX, 0.0_f64), |(a, b), v| (a.min(*v), b.max(*v)));
+        assert!(most > 3.0 * least, "{least} {most}");
+        let step = |operator: Arc<dyn LinearOperator>, y: Tensor<4>, sigma: f64| {
+            let config = ProximalConfig { trust: Trust::Calibrated { factor: 1.0 }, sigma, count_noise: true };
+            let guidance = ProximalGuidance::new(operator, y, config).unwrap();
+            let state =
+                StepState { schedule: &schedule, index, x_t: &zeros, x0: &mean, eps: &zeros, back: None, errors: None };
+            to_f64(&(mean.clone() + guidance.correct(&state, Target::X0).unwrap().shift.unwrap())).unwrap()
+        };
+        let (white, y_white) = measured.whitened().unwrap();
+        let found = step(white, y_white, level);
+        let range = operator.range();
+        let unit = |i: usize| {
+            let values = (0..range.pixels()).map(|j| if i == j { 1.0 } else { 0.0 }).collect();
+            from_f64(values, [1, 1, range.height, range.width], &cpu())
+        };
+        let row = |i: usize| {
+            let row = operator.apply(&operator.adjoint(&unit(i)).unwrap()).unwrap();
+            let row = to_f64(&row).unwrap().into_iter().enumerate();
+            row.map(|(j, v)| error * v + if i == j { variances[i] } else { 0.0 }).collect()
+        };
+        let rows = (0..range.pixels()).map(row).collect();
+        let residual = to_f64(&(measured.y().clone() - operator.apply(&mean).unwrap())).unwrap();
+        let solved = from_f64(dense(rows, residual), [1, 1, range.height, range.width], &cpu());
+        let expected = to_f64(&(mean.clone() + operator.adjoint(&solved).unwrap() * error)).unwrap();
+        let distance = |found: &[f64]| {
+            let squares = found.iter().zip(&expected).map(|(a, b)| (a - b) * (a - b)).sum::<f64>();
+            squares.sqrt() / norm(truth.clone() - mean.clone())
+        };
+        let alike = step(operator.clone(), measured.y().clone(), measured.unevenness().unwrap().mean.0);
+        let (near, far) = (distance(&found), distance(&alike));
+        assert!(near < 2e-3 && far > 0.05, "{hint:?}: {near}, with the mean variance {far}");
     }
 }

@@ -102,8 +102,9 @@ impl CompareArgs {
         let restored = read(result)?;
         let observed = match (&self.observed, &self.degradation) {
             (Some(observed), Some(degradation)) => {
-                let y = read(observed)?;
-                Some(measure_for(&self.measured.of(degradation.problem()?), &restored, &y, &limits)?)
+                let y = read_image_as(observed, &reading, &limits)?;
+                let measured = measure_for(&self.measured.of(degradation.problem()?), &restored, &y, &limits)?;
+                Some((measured.judged()?, measured.acted_on(&restored)?))
             }
             _ => None,
         };
@@ -111,11 +112,17 @@ impl CompareArgs {
             Some(Task::SuperResolution { factor }) => factor,
             _ => 0,
         };
-        let mut case = Case::new(&restored).with_truth(&truth).with_border(self.border.unwrap_or(factor));
-        if let Some(measured) = &observed {
-            case = case.with_observation(measured.on_result().as_ref(), measured.y());
+        let case = Case::new(&restored).with_truth(&truth).with_border(self.border.unwrap_or(factor));
+        // What is compared with the observation is what A acts on, which may be light.
+        let mut with_observation = case;
+        if let Some(((operator, y), acted_on)) = &observed {
+            with_observation = Case::new(acted_on).with_observation(operator.as_ref(), y);
         }
-        let value = |metric: &dyn Metric| match (metric.value(&case), metric.needs()) {
+        let case_of = |metric: &dyn Metric| match metric.needs() {
+            Needs::Observation => &with_observation,
+            _ => &case,
+        };
+        let value = |metric: &dyn Metric| match (metric.value(case_of(metric)), metric.needs()) {
             (Err(Error::Config(message)), Needs::Truth) => {
                 Err(Error::config(format!("{} against {}: {message}", reference.display(), result.display())))
             }

@@ -2,9 +2,10 @@
 
 use std::path::{Path, PathBuf};
 
-use adir::evaluate::observe;
+use adir::evaluate::{observe, with_noise};
 use adir::io::atomic::check_outputs;
 use adir::io::image::{BitDepth, ImageFormat, WriteOptions, read_image_as, write_image};
+use adir::io::light::Light;
 use adir::io::limits::Limits;
 use adir::operator::{Boundary, Degradation, ImageShape, Mask};
 use adir::problem::Sigma;
@@ -51,19 +52,29 @@ pub fn run(args: &DegradeArgs, log: &Log) -> Result<u8> {
     }
     let picture = read_image_as(&args.input, &args.read.reading(None)?, &limits)?;
     picture.warnings.iter().for_each(|warning| log.warn(&format!("{}: {warning}", args.input.display())));
-    let x = cut_to_fit(picture.tensor, &degradation, mask.as_ref(), log)?;
+    let mut x = cut_to_fit(picture.tensor, &degradation, mask.as_ref(), log)?;
     let a = degradation.build(ImageShape::of_batch(&x), mask.as_ref())?;
     let sigma = match problem.sigma {
-        None if problem.task == Task::Denoise => {
+        None if problem.task == Task::Denoise && problem.gain.is_none() => {
             return Err(Error::config("degrading by noise needs its level, for example --sigma 25"));
         }
         None => 0.0,
         Some(Sigma::Levels(levels)) => levels,
         Some(_) => return Err(Error::config("degrade adds noise of a given level: --sigma needs a number here")),
     };
-    let y = observe(a.as_ref(), &x, NoiseLevel::from_255(sigma), args.seed.value)?;
+    let light = problem.linear_light.then(|| Light::of(&picture.metadata, x.dims()[1])).transpose()?;
+    if let Some(light) = &light {
+        x = light.to_light(&x)?;
+    }
+    let noise = if light.is_some() { 0.0 } else { sigma };
+    let y = observe(a.as_ref(), &x, NoiseLevel::from_255(noise), problem.gain, args.seed.value)?;
     let y = match degradation.offset(ImageShape::of_batch(&x), mask.as_ref())? {
         Some(offset) => y.clone() + offset.cast(y.dtype()),
+        None => y,
+    };
+    let y = match &light {
+        // The noise is that of the encoded values.
+        Some(light) => with_noise(light.to_encoded(&y)?, NoiseLevel::from_255(sigma), args.seed.value),
         None => y,
     };
     let bit_depth = if float { BitDepth::Float } else { BitDepth::Eight };

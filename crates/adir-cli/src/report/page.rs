@@ -231,7 +231,7 @@ fn settings(page: &mut Page, report: &Report<'_>) -> Result<()> {
         ("SHA-256 of the model", record.model.sha256.clone()),
         ("computed by", format!("{} in {}", record.device, record.dtype)),
         ("task", record.task.to_string()),
-        ("noise", format!("{} grey levels", record.sigma)),
+        ("noise", noise(record)),
         ("seed", record.seed.to_string()),
         ("samples", record.samples.to_string()),
         ("time", format!("{:.1} s", record.seconds.load_and_adapt + record.seconds.sample)),
@@ -246,4 +246,10 @@ fn settings(page: &mut Page, report: &Report<'_>) -> Result<()> {
     }
     put!(page, "</tbody></table>\n");
     Ok(())
+}
+
+/// The noise of y in words.
+fn noise(record: &adir::engine::Record) -> String {
+    let grows = record.gain.map(|gain| format!(", and a variance of {gain} times the signal"));
+    format!("{} grey levels{}", record.sigma, grows.unwrap_or_default())
 }

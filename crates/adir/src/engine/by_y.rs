@@ -92,7 +92,7 @@ impl Misfit {
             let x_t = noisy.clone() * alpha_bar.sqrt();
             let eps = denoiser.predict(&x_t, Timestep(t as u16), &conditioning)?.eps;
             let x0 = space.decode(&(noisy - eps * ratio))?.clamp(-1.0, 1.0);
-            by_part(&(plan.operator().apply(&x0)? - plan.measurement().y().clone()))
+            by_part(&(plan.predict(&x0)? - plan.y().clone()))
         };
         Ok(Self(RATIOS.iter().enumerate().map(level).collect::<Result<_>>()?))
     }

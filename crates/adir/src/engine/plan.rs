@@ -11,6 +11,7 @@ use super::outputs::{Outputs, Stale};
 use super::request::{Observation, Request};
 use super::warnings::warnings;
 use crate::io::image::{BitDepth, ImageFormat, Picture, read_bytes, read_hashed_as};
+use crate::io::light::Light;
 use crate::operator::ImageShape;
 use crate::restore::{RestorePlan, SamplingConfig};
 use crate::retrieve::ContentHash;
@@ -75,8 +76,12 @@ impl Engine {
         let adapt = request.adapt.as_ref().map(|adapt| self.plan_adaptation(adapt, sampling.preset)).transpose()?;
         let header = self.header()?;
         let channels = header.info().channels;
-        let measurement = request
-            .problem
+        let mut problem = request.problem.clone();
+        if problem.linear_light {
+            let light = Light::of(&picture.metadata, picture.tensor.dims()[1]);
+            problem = problem.in_light(light.map_err(|e| named(file.as_deref(), e))?);
+        }
+        let measurement = problem
             .measure(&picture.tensor, picture.rounding(), channels, &self.limits)
             .map_err(|e| named(file.as_deref(), e))?;
         let settings = SamplingConfig {

@@ -47,6 +47,9 @@ pub struct Record {
     pub degradation: Option<Degradation>,
     /// Standard deviation of the noise in y, in grey levels of 0..255, given or estimated.
     pub sigma: f64,
+    /// How the variance of the noise grows with the signal, in grey levels; absent where it does not.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub gain: Option<f64>,
     /// The file of the mask.
     pub mask: Option<FileRecord>,
     /// The file that marks pixels of y as not measured.

@@ -31,12 +31,13 @@ pub const CLIPPED: f64 = 0.02;
 pub struct Findings {
     /// Values of y that A x is compared with.
     pub observed: usize,
-    /// Root mean square of A x - y over them, in grey levels of 0..255.
+    /// Root mean square of A x - y over them, in grey levels of 0..255. Where noise grows with the signal, weighted by the
+    /// inverse of its variance, with weights of 1 on average, as everything here but the bias.
     pub misfit_255: f64,
     /// What it would be for the truth, in grey levels of 0..255: the noise given, the rounding of y, what storing the
     /// result changed of A x, and [`SOLVER_255`].
     pub allowed_255: f64,
-    /// The noise given, in grey levels of 0..255.
+    /// The noise given, in grey levels of 0..255; of the weighted values where it grows with the signal.
     pub sigma_255: f64,
     /// Mean of A x - y per channel of y.
     pub bias: Vec<Bias>,
@@ -89,7 +90,7 @@ impl Findings {
     /// operator.
     pub(super) fn of(measurement: &Measurement, judged: Judged<'_>) -> Result<Self> {
         let a = measurement.on_result();
-        let ax = a.apply(judged.saved)?;
+        let ax = a.apply(&measurement.acted_on(judged.saved)?)?;
         let shape = ImageShape::of_batch(measurement.y());
         if ImageShape::of_batch(&ax) != shape {
             let found = ImageShape::of_batch(&ax);
@@ -102,8 +103,9 @@ impl Findings {
             BitDepth::Float => judged.computed.clone(),
             _ => judged.computed.clone().clamp(-1.0, 1.0),
         };
-        let stored = tensor::to_f64(&a.apply(&within)?)?;
+        let stored = tensor::to_f64(&a.apply(&measurement.acted_on(&within)?)?)?;
         let (ax, y) = (tensor::to_f64(&ax)?, tensor::to_f64(measurement.y())?);
+        let weight = |i: usize| measurement.weights().map_or(1.0, |weights| weights[i]);
         let seen: Vec<usize> = match a.observed() {
             None => (0..shape.pixels()).collect(),
             Some(flags) => (0..shape.pixels()).filter(|i| flags.get(*i).is_some_and(|seen| *seen)).collect(),
@@ -114,10 +116,12 @@ impl Findings {
         let mean_square = |difference: &dyn Fn(usize) -> f64| {
             all().map(|i| difference(i).powi(2)).sum::<f64>() / count.max(1) as f64 * 127.5 * 127.5
         };
-        let misfit = mean_square(&|i| ax[i] - y[i]).sqrt();
-        let storing = mean_square(&|i| ax[i] - stored[i]);
-        let [sigma, rounding] = [measurement.sigma().0 * 127.5, measurement.rounding().0 * 127.5];
-        let allowed = (sigma * sigma + rounding * rounding + storing + SOLVER_255 * SOLVER_255).sqrt();
+        let misfit = mean_square(&|i| weight(i) * (ax[i] - y[i])).sqrt();
+        let storing = mean_square(&|i| weight(i) * (ax[i] - stored[i]));
+        let [noise, rounding] = [measurement.sigma().0 * 127.5, measurement.rounding().0 * 127.5];
+        // Rounding that became light is in the noise of its values, but it is not the noise given.
+        let sigma = if measurement.light().is_some() { measurement.sigma_255() } else { noise };
+        let allowed = (noise * noise + rounding * rounding + storing + SOLVER_255 * SOLVER_255).sqrt();
         let bias = |channel: usize| {
             let per = seen.len().max(1) as f64;
             let mean = at(channel).map(|i| ax[i] - y[i]).sum::<f64>() / per * 127.5;

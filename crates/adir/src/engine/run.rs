@@ -104,6 +104,7 @@ impl Engine {
             task: measurement.task(),
             degradation: measurement.degradation().cloned(),
             sigma: measurement.sigma_255(),
+            gain: request.problem.gain,
             mask,
             ignore,
             seed: sampling.seed,

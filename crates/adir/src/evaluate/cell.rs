@@ -60,9 +60,10 @@ pub fn measure(
     x: &Tensor<4>,
     y: &Tensor<4>,
 ) -> Result<BTreeMap<String, Measurement>> {
-    let operator = task.operator(x)?;
+    let (operator, y) = task.judged(x, y)?;
     let case = |restored| {
-        Case::new(restored).with_truth(x).with_observation(operator.as_ref(), y).with_border(task.factor().unwrap_or(0))
+        let case = Case::new(restored).with_truth(x).with_observation(operator.as_ref(), &y);
+        case.with_border(task.factor().unwrap_or(0))
     };
     let mut measured = BTreeMap::new();
     for metric in metrics {

@@ -10,7 +10,7 @@ mod task;
 
 pub use cell::{Cell, Measurement, measure};
 pub use method::{Bench, EvalConfig, Made, Method};
-pub use task::{EvalTask, observe};
+pub use task::{EvalTask, observe, with_noise};
 
 use std::path::Path;
 

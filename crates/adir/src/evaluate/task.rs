@@ -1,6 +1,7 @@
 //! A task of an evaluation: how the truth is degraded.
 
 use std::str::FromStr;
+use std::sync::Arc;
 
 use crate::io::limits::Limits;
 use crate::metric::psnr_rgb;
@@ -8,7 +9,7 @@ use crate::noise::{Noise, Stream};
 use crate::operator::{Boundary, Degradation, ImageShape, LinearOperator, Mask, wiener};
 use crate::problem::{Problem, Saturated};
 use crate::task::Task;
-use crate::tensor::{Tensor, from_f32};
+use crate::tensor::{self, Tensor, from_f32};
 use crate::units::NoiseLevel;
 use crate::{Error, Result};
 
@@ -32,24 +33,29 @@ pub struct EvalTask {
 impl FromStr for EvalTask {
     type Err = Error;
 
-    /// `TASK[:KERNEL][+SIGMA]`, the noise in grey levels of 0..255.
+    /// `TASK[:KERNEL][+SIGMA][+GAINg]`, the noise in grey levels of 0..255, and the gain of noise that grows with the signal.
     fn from_str(text: &str) -> Result<Self> {
-        let (what, sigma) = match text.split_once('+') {
-            Some((what, sigma)) => {
-                let sigma = sigma.parse().ok().filter(|s| (0.0..=1000.0).contains(s));
-                (
-                    what,
-                    sigma.ok_or_else(|| {
-                        Error::config(format!("{text}: expected a noise level from 0 to 1000 after +"))
-                    })?,
-                )
-            }
-            None => (text, 0.0),
-        };
+        let mut parts = text.split('+');
+        let what = parts.next().unwrap_or_default();
+        let (mut sigma, mut gain) = (None, None);
+        for part in parts {
+            let (number, into) = match part.strip_suffix('g') {
+                Some(number) => (number, &mut gain),
+                None => (part, &mut sigma),
+            };
+            let number = number.parse::<f64>().ok().filter(|v| (0.0..=1000.0).contains(v) && into.is_none());
+            *into = Some(number.ok_or_else(|| {
+                Error::config(format!(
+                    "{text}: expected a noise level from 0 to 1000 after +, or a gain with the letter g, each once"
+                ))
+            })?);
+        }
+        let sigma = sigma.unwrap_or(0.0);
         let (name, kernel) = what.split_once(':').map_or((what, None), |(name, kernel)| (name, Some(kernel)));
         let task: Task = name.parse()?;
         let mut problem = Problem::new(task).sigma(sigma).boundary(Boundary::Circular);
         problem.kernel = kernel.map(Into::into);
+        problem.gain = gain;
         // Observations keep their full precision and range: nothing was cut off at white.
         problem.saturated = Some(Saturated::Keep);
         let limits = Limits::default();
@@ -100,7 +106,7 @@ impl EvalTask {
     ///
     /// # Errors
     /// As [`Degradation::build`].
-    pub fn operator(&self, x: &Tensor<4>) -> Result<std::sync::Arc<dyn LinearOperator>> {
+    pub fn operator(&self, x: &Tensor<4>) -> Result<Arc<dyn LinearOperator>> {
         let shape = ImageShape::of_batch(x);
         self.degradation.build(shape, self.mask(shape)?.as_ref())
     }
@@ -110,7 +116,22 @@ impl EvalTask {
     /// # Errors
     /// Those of the operator.
     pub fn observe(&self, x: &Tensor<4>, seed: u64) -> Result<Tensor<4>> {
-        observe(self.operator(x)?.as_ref(), x, self.sigma, seed)
+        observe(self.operator(x)?.as_ref(), x, self.sigma, self.problem.gain, seed)
+    }
+
+    /// A and y that results are compared with: with the weights of y where noise grows with the signal, see
+    /// [`crate::problem::Measurement::judged`].
+    ///
+    /// # Errors
+    /// Those of the operator.
+    pub fn judged(&self, x: &Tensor<4>, y: &Tensor<4>) -> Result<(Arc<dyn LinearOperator>, Tensor<4>)> {
+        if self.problem.gain.is_none() {
+            return Ok((self.operator(x)?, y.clone()));
+        }
+        let shape = ImageShape::of_batch(x);
+        let mut problem = self.problem.clone();
+        problem.mask = self.mask(shape)?.map(Into::into);
+        problem.measure(y, NoiseLevel(0.0), shape.channels, &Limits::default())?.judged()
     }
 
     /// For a blur, the noise-to-signal ratio with which a Wiener filter has the best mean PSNR on these very images,
@@ -158,17 +179,36 @@ impl EvalTask {
     }
 }
 
-/// y = A x + e, the noise drawn from `seed`.
+/// y = A x + e, the noise drawn from `seed`. With a gain, A x is counted in events of `gain` grey levels each, whose number
+/// is Poisson's, before the noise of standard deviation `sigma` comes; below black there are none.
 ///
 /// # Errors
 /// Those of the operator.
-pub fn observe(a: &dyn LinearOperator, x: &Tensor<4>, sigma: NoiseLevel, seed: u64) -> Result<Tensor<4>> {
-    let y = a.apply(x)?;
+pub fn observe(
+    a: &dyn LinearOperator,
+    x: &Tensor<4>,
+    sigma: NoiseLevel,
+    gain: Option<f64>,
+    seed: u64,
+) -> Result<Tensor<4>> {
+    let mut y = a.apply(x)?;
+    if let Some(gain) = gain {
+        let (noise, unit) = (Noise::new(seed, Stream::Degradation), NoiseLevel::from_255(gain).0);
+        let values = tensor::to_f64(&y)?.into_iter().enumerate();
+        let counted =
+            values.map(|(i, v)| noise.poisson(0, i as u64, ((v + 1.0) / unit).max(0.0)) * unit - 1.0).collect();
+        y = tensor::from_f64(counted, y.dims(), &y.device()).cast(y.dtype());
+    }
+    Ok(with_noise(y, sigma, seed))
+}
+
+/// `y` with white noise drawn from `seed`.
+pub fn with_noise(y: Tensor<4>, sigma: NoiseLevel, seed: u64) -> Tensor<4> {
     if sigma.0 == 0.0 {
-        return Ok(y);
+        return y;
     }
     let noise = Noise::new(seed, Stream::Degradation).normal_tensor(0, y.dims(), &y.device(), y.dtype());
-    Ok(y + noise * sigma.0)
+    y + noise * sigma.0
 }
 
 #[cfg(test)]
@@ -179,6 +219,12 @@ mod tests {
     fn sides_are_cut_to_what_network_and_factor_divide() {
         let unit = |text: &str, multiple: usize| text.parse::<EvalTask>().unwrap().unit(multiple);
         assert_eq!((unit("sr3", 8), unit("sr4", 8), unit("sr16", 8), unit("sr6", 4)), (24, 8, 16, 12));
+        let noise = |text: &str| text.parse::<EvalTask>().map(|task| (task.sigma.to_255(), task.problem.gain));
+        assert_eq!(noise("denoise+2+1.5g").unwrap(), (2.0, Some(1.5)));
+        assert_eq!(noise("sr4+1.5g").unwrap(), (0.0, Some(1.5)));
+        assert!(
+            ["denoise+2+3", "sr4+1g+1g", "sr4+g", "sr4+-1", "denoise+2+0g"].iter().all(|text| noise(text).is_err())
+        );
         assert_eq!((unit("denoise+25", 32), unit("sr3:box:3+2", 1), unit("inpaint", 0)), (32, 3, 1));
     }
 }

@@ -7,6 +7,7 @@
 mod adir;
 mod gradient;
 mod grey;
+mod light;
 mod proximal;
 #[cfg(test)]
 mod tests;
@@ -16,6 +17,7 @@ use std::fmt::Debug;
 pub use adir::{AdirConfig, AdirGuidance, Adjoint, DataStep, Residual, Strength};
 pub use gradient::{DpsConfig, DpsGuidance, PigdmConfig, PigdmGuidance};
 pub use grey::GreyGuidance;
+pub use light::LightGuidance;
 pub use proximal::{ProximalConfig, ProximalGuidance, Trust, YNoise};
 
 use crate::models::{EstimateErrors, Pullback};

@@ -62,6 +62,13 @@ pub enum Trust {
     Decoupled,
 }
 
+impl Trust {
+    /// Whether it needs the singular values of A, or of what A is a part of.
+    pub fn needs_spectrum(self) -> bool {
+        matches!(self, Self::Ddnm { .. } | Self::Ddrm { .. } | Self::NextLevel { .. })
+    }
+}
+
 /// The noise of y in an x0 estimate, direction by direction of A A^T.
 #[derive(Clone)]
 pub struct YNoise {

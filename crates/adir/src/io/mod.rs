@@ -17,6 +17,7 @@ mod codec;
 mod exif;
 pub mod folder;
 pub mod image;
+pub mod light;
 pub mod limits;
 pub mod lines;
 pub mod lossy;

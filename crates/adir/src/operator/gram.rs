@@ -17,13 +17,16 @@ use crate::tensor::Tensor;
 /// Eigenvalues, as a share of the largest, below which a direction counts as not observed.
 const NOTHING: f64 = 1e-10;
 
-/// A A^T of an operator by its eigenvalues, the same for every channel of y.
+/// A A^T of an operator by its eigenvalues, the same for every channel of y unless values are [weighted](Gram::weighted).
 #[derive(Debug, Clone)]
 pub struct Gram {
     range: ImageShape,
     basis: Basis,
     scale: f64,
     exact: bool,
+    /// Where the waves are weighted: weights of the values of y. Around a value, A A^T is taken for that of a y that has its
+    /// weight everywhere, which is right where weights change slowly.
+    weights: Option<Arc<[f64]>>,
 }
 
 /// Eigenvectors of A A^T.
@@ -33,6 +36,8 @@ enum Basis {
     Any,
     /// The pixels: scale where y is observed, 0 elsewhere.
     Pixels(Arc<[bool]>),
+    /// The values of y: scale times the one of each.
+    Values(Arc<[f64]>),
     /// Waves.
     Waves(Arc<Waves>),
 }
@@ -49,12 +54,12 @@ struct Waves {
 impl Gram {
     /// A A^T = `scale` I: rows are orthogonal and of equal length.
     pub fn scaled(range: ImageShape, scale: f64) -> Self {
-        Self { range, basis: Basis::Any, scale, exact: true }
+        Self { range, basis: Basis::Any, scale, exact: true, weights: None }
     }
 
     /// A A^T is 1 at the pixels that are `known` (row-major, the same for every channel) and 0 elsewhere.
     pub fn pixels(range: ImageShape, known: &[bool]) -> Self {
-        Self { range, basis: Basis::Pixels(known.into()), scale: 1.0, exact: true }
+        Self { range, basis: Basis::Pixels(known.into()), scale: 1.0, exact: true, weights: None }
     }
 
     /// A A^T of a circular convolution of planes of y's size with `kernel`: the squares of its transfer function.
@@ -83,7 +88,7 @@ impl Gram {
     }
 
     fn waves(range: ImageShape, waves: Waves) -> Self {
-        Self { range, basis: Basis::Waves(Arc::new(waves)), scale: 1.0, exact: true }
+        Self { range, basis: Basis::Waves(Arc::new(waves)), scale: 1.0, exact: true, weights: None }
     }
 
     /// The same eigenvectors, as an approximation: good as a preconditioner and for noise, not for a solution.
@@ -98,14 +103,42 @@ impl Gram {
         Self { scale: self.scale * factor, ..self }
     }
 
+    /// W A A^T W for a diagonal W, by a weight for each value of y: exact where A A^T is diagonal, too; else right where the
+    /// weights change slowly.
+    #[must_use]
+    pub(super) fn weighted(self, weights: &Arc<[f64]>) -> Self {
+        let squares = weights.iter().map(|weight| weight * weight);
+        let values: Arc<[f64]> = match &self.basis {
+            Basis::Any => squares.collect(),
+            Basis::Pixels(known) => {
+                squares.zip(known.iter().cycle()).map(|(v, known)| if *known { v } else { 0.0 }).collect()
+            }
+            Basis::Values(values) => squares.zip(values.iter()).map(|(v, value)| v * value).collect(),
+            Basis::Waves(_) => return Self { weights: Some(weights.clone()), ..self },
+        };
+        Self { basis: Basis::Values(values), ..self }
+    }
+
+    /// Without the weights of weighted waves.
+    #[must_use]
+    pub fn unweighted(self) -> Self {
+        Self { weights: None, ..self }
+    }
+
     /// Whether these are the eigenvectors and eigenvalues, and not near them.
     pub fn is_exact(&self) -> bool {
+        self.exact && self.weights.is_none()
+    }
+
+    /// Whether they are, or would be if all weights were the same: good enough to tell what noise y leaves in an estimate,
+    /// and where it decides.
+    pub fn is_exact_nearby(&self) -> bool {
         self.exact
     }
 
     /// The c with A A^T = c I, if it is so.
     pub fn constant(&self) -> Option<f64> {
-        (self.exact && matches!(self.basis, Basis::Any)).then_some(self.scale)
+        (self.is_exact() && matches!(self.basis, Basis::Any)).then_some(self.scale)
     }
 
     /// Largest eigenvalue.
@@ -113,8 +146,35 @@ impl Gram {
         self.scale
             * match &self.basis {
                 Basis::Any | Basis::Pixels(_) => 1.0,
-                Basis::Waves(waves) => waves.eigenvalues.iter().copied().fold(0.0, f64::max),
+                Basis::Values(values) => values.iter().copied().fold(0.0, f64::max),
+                Basis::Waves(waves) => {
+                    let most = self.weights.iter().flat_map(|weights| weights.iter()).copied().fold(0.0, f64::max);
+                    let most = if self.weights.is_some() { most * most } else { 1.0 };
+                    most * waves.eigenvalues.iter().copied().fold(0.0, f64::max)
+                }
             }
+    }
+
+    /// About (scale A A^T + damping I)^-1 r, to precondition its iterative solution.
+    ///
+    /// With weights it is S^-1 (scale A A^T + damping I)^-1 S^-1 with the unweighted A and a diagonal S: W where the damping
+    /// is nothing, I where it is all, and between them what makes it right for an A A^T that is a multiple of I.
+    ///
+    /// # Errors
+    /// As [`Gram::filter`].
+    pub(super) fn near_inverse(&self, r: &Tensor<4>, scale: f64, damping: f64) -> Result<Tensor<4>> {
+        let inverse = |eigenvalue: f64| 1.0 / (scale * eigenvalue + damping);
+        let (Some(weights), Basis::Waves(waves)) = (&self.weights, &self.basis) else { return self.filter(r, inverse) };
+        let mean = waves.eigenvalues.iter().sum::<f64>() / waves.eigenvalues.len() as f64;
+        let usual = scale * self.scale * mean;
+        let divided = |r: &Tensor<4>| {
+            host::map_images(r, self.range, self.range, |r, out| {
+                for ((out, r), weight) in out.iter_mut().zip(r).zip(weights.iter()) {
+                    *out = r * ((usual + damping) / (usual * weight * weight + damping)).sqrt();
+                }
+            })
+        };
+        divided(&self.clone().unweighted().filter(&divided(r)?, inverse)?)
     }
 
     /// g(A A^T) r, where `g` maps an eigenvalue of A A^T to that of the result. For directions that A does not observe,
@@ -141,11 +201,67 @@ impl Gram {
                     }
                 })
             }
+            Basis::Values(values) => host::map_images(r, self.range, self.range, |r, out| {
+                out.iter_mut().zip(r).zip(values.iter()).for_each(|((out, r), v)| *out = g(self.scale * v) * r);
+            }),
             Basis::Waves(waves) => {
-                let gains: Vec<f64> = waves.eigenvalues.par_iter().map(|v| g(self.scale * v)).collect();
-                host::map_images(r, self.range, self.range, |r, out| waves.filter(self.range, r, &gains, out))
+                let gains = |factor: f64| -> Vec<f64> {
+                    waves.eigenvalues.par_iter().map(|v| g(self.scale * factor * v)).collect()
+                };
+                match &self.weights {
+                    None => {
+                        let gains = gains(1.0);
+                        host::map_images(r, self.range, self.range, |r, out| waves.filter(self.range, r, &gains, out))
+                    }
+                    Some(weights) => {
+                        let steps = Steps::of(weights);
+                        let gains: Vec<Vec<f64>> = steps.weights().map(|weight| gains(weight * weight)).collect();
+                        host::map_images(r, self.range, self.range, |r, out| {
+                            let mut filtered = vec![0.0; r.len()];
+                            for (step, gains) in gains.iter().enumerate() {
+                                waves.filter(self.range, r, gains, &mut filtered);
+                                for ((out, filtered), weight) in out.iter_mut().zip(&filtered).zip(weights.iter()) {
+                                    *out += steps.share(step, *weight) * filtered;
+                                }
+                            }
+                        })
+                    }
+                }
             }
         }
+    }
+}
+
+/// Steps from the least weight to the largest, in which what depends on the weight is interpolated.
+struct Steps {
+    least: f64,
+    /// Of the logarithm.
+    width: f64,
+    count: usize,
+}
+
+impl Steps {
+    /// The largest ratio of neighbours.
+    const RATIO: f64 = 1.4;
+    const MOST: usize = 10;
+
+    fn of(weights: &[f64]) -> Self {
+        let (least, most) = weights.iter().fold((f64::INFINITY, 0.0_f64), |(a, b), w| (a.min(*w), b.max(*w)));
+        let span = (most / least).ln().max(0.0);
+        let count = ((span / Self::RATIO.ln()).ceil() as usize).min(Self::MOST) + 1;
+        Self { least, width: span / (count - 1).max(1) as f64, count }
+    }
+
+    fn weights(&self) -> impl Iterator<Item = f64> + '_ {
+        (0..self.count).map(|step| self.least * (step as f64 * self.width).exp())
+    }
+
+    /// How much `step` counts for a weight: the shares of neighbours add up to 1.
+    fn share(&self, step: usize, weight: f64) -> f64 {
+        if self.count == 1 {
+            return 1.0;
+        }
+        (1.0 - ((weight / self.least).ln() / self.width - step as f64).abs()).max(0.0)
     }
 }
 

@@ -35,6 +35,7 @@ mod solve;
 mod spectrum;
 #[cfg(test)]
 mod tests;
+mod weighted;
 mod wiener;
 mod wraps;
 
@@ -60,6 +61,7 @@ pub use norm::normalized_adjoint;
 pub use resize::{BicubicDownsample, MAX_FACTOR, bicubic_resize, bicubic_upsample};
 pub use solve::{Solve, least_damping, solve};
 pub use spectrum::{Part, Spectrum};
+pub use weighted::Weighted;
 pub use wiener::wiener;
 pub use wraps::wraps_around;
 

@@ -62,7 +62,7 @@ pub fn solve(
     let seen = observed_mask(operator)?;
     let precondition = |r: &Tensor<4>| match (&gram, &seen) {
         (Some(gram), seen) => {
-            let improved = gram.filter(r, |eigenvalue| 1.0 / (scale * eigenvalue + damping.max(floor)))?;
+            let improved = gram.near_inverse(r, scale, damping.max(floor))?;
             // What is not observed stays 0: the directions of the search never leave what is.
             seen.as_ref().map_or(Ok(improved.clone()), |seen| seen.keep(&improved))
         }

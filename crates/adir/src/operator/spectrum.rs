@@ -59,9 +59,9 @@ pub struct Spectrum {
 }
 
 impl Spectrum {
-    /// That of `operator`, where it is known.
+    /// That of `operator`, where it is known, at least [nearby](Gram::is_exact_nearby).
     pub fn of(operator: &Arc<dyn LinearOperator>) -> Option<Self> {
-        if let Some(gram) = operator.exact_gram() {
+        if let Some(gram) = operator.gram().filter(Gram::is_exact_nearby) {
             return Some(Self { operator: operator.clone(), gram, part: None });
         }
         let part = operator.part_of()?;
@@ -69,9 +69,9 @@ impl Spectrum {
         Some(Self { operator: part.whole.clone(), gram, part: Some(part) })
     }
 
-    /// A A^T, where this is the spectrum of A itself.
+    /// A A^T, where this is the exact spectrum of A itself.
     pub fn exact(&self) -> Option<&Gram> {
-        self.part.is_none().then_some(&self.gram)
+        (self.part.is_none() && self.gram.is_exact()).then_some(&self.gram)
     }
 
     /// B^T g(B B^T) B x.

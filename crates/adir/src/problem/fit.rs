@@ -5,7 +5,7 @@ use std::sync::Arc;
 use super::highlights::highlights;
 use super::measurement::{Grey, Measurement};
 use super::saturation::{Saturated, plateaus};
-use super::{Problem, noise};
+use super::{Problem, gain, noise};
 use crate::io::limits::Limits;
 use crate::operator::{
     Boundary, Compose, Degradation, Grayscale, ImageShape, InWindow, LinearOperator, Mask, Masked, Window, wraps_around,
@@ -110,8 +110,24 @@ impl Problem {
         let mut measurement = self.fit(y, channels, limits)?;
         let one = if measurement.is_grey() { y.clone().narrow(1, 0, 1) } else { y.clone() };
         let known = measurement.measured();
-        let noise = noise::settle(self.task, self.sigma, &one, known.as_ref(), rounding)?;
+        let noise = noise::settle(self.task, self.sigma, self.gain, &one, known.as_ref(), rounding)?;
         measurement.sigma = noise.levels;
+        // Where the noise differs from value to value, that of rounding is in its variance.
+        let rounding = match measurement.variances(y, self.gain, rounding)? {
+            None => rounding,
+            Some(variances) => {
+                // Weighted light has the noise of the encoded values, and its residuals are nearly theirs.
+                let level = measurement.light.as_ref().map(|_| gain::encoded(measurement.sigma, rounding));
+                let uneven = gain::weights(&variances, measurement.operator.observed(), level);
+                if let Some(gain) = self.gain {
+                    let [mean, most] = [uneven.noise.mean, uneven.noise.most].map(NoiseLevel::to_255);
+                    let value = format!("{gain} (noise of {mean:.1} grey levels on average, {most:.1} at most)");
+                    measurement.notes.push(Choice { name: "gain".into(), value, source: Source::Given });
+                }
+                measurement.uneven = Some(uneven);
+                NoiseLevel(0.0)
+            }
+        };
         // Noise is in the misfit, too.
         let misfit = measurement.rounding.0;
         let unexplained = (misfit * misfit - measurement.sigma().0.powi(2) - rounding.0.powi(2)).max(0.0).sqrt();
@@ -121,13 +137,16 @@ impl Problem {
         Ok(measurement)
     }
 
-    /// [`Problem::measure`] without regard to noise: enough to compare a result with y.
+    /// [`Problem::measure`] without regard to noise, not even to how it differs: enough to compare a result with y.
     ///
     /// # Errors
     /// As [`Problem::measure`].
     pub fn fit(&self, y: &Tensor<4>, channels: usize, limits: &Limits) -> Result<Measurement> {
         self.check()?;
         tensor::check_finite(y, "the observation")?;
+        let light = self.light();
+        let y_light = light.as_ref().map(|light| light.to_light(y)).transpose()?;
+        let y = y_light.as_ref().unwrap_or(y);
         let stored_as_rgb = self.task == Task::Colourise && y.dims()[1] == 3;
         let grey_of_rgb = stored_as_rgb.then(|| one_channel(y)).transpose()?;
         let y = grey_of_rgb.as_ref().unwrap_or(y);
@@ -217,6 +236,8 @@ impl Problem {
             mask,
             known,
             sigma: 0.0,
+            uneven: None,
+            light,
             rounding: NoiseLevel(misfit),
             notes,
             warnings,
@@ -271,6 +292,22 @@ impl Problem {
             });
         }
         Ok((ignored, saturated))
+    }
+}
+
+impl Measurement {
+    /// The variances of y's noise, in squared grey levels, where they differ; `stored` is y as the file holds it.
+    fn variances(&self, stored: &Tensor<4>, gain: Option<f64>, rounding: NoiseLevel) -> Result<Option<Vec<f64>>> {
+        let signal = match (stored.dims()[1], self.y.dims()[1]) {
+            (stored_as, measured) if stored_as == measured => stored.clone(),
+            _ => stored.clone().mean_dim(1),
+        };
+        let (observed, sigma) = (self.operator.observed(), self.sigma);
+        match (gain, &self.light) {
+            (Some(gain), _) => gain::variances(&signal, observed, gain, sigma, rounding).map(Some),
+            (None, Some(light)) => gain::variances_of_light(&signal, observed, light, sigma, rounding).map(Some),
+            (None, None) => Ok(None),
+        }
     }
 }
 

@@ -3,8 +3,9 @@
 use std::sync::Arc;
 
 use crate::Result;
-use crate::operator::{Degradation, ImageShape, LinearOperator, Mask, Window};
-use crate::task::{Choice, Hint, Task};
+use crate::io::light::Light;
+use crate::operator::{Degradation, ImageShape, LinearOperator, Mask, Weighted, Window};
+use crate::task::{Choice, Hint, Task, Unevenness};
 use crate::tensor::Tensor;
 use crate::units::NoiseLevel;
 
@@ -13,6 +14,17 @@ use crate::units::NoiseLevel;
 pub(super) enum Grey {
     OneChannel,
     EqualChannels,
+}
+
+/// Noise that differs from value to value of y.
+#[derive(Debug, Clone)]
+pub(super) struct Uneven {
+    /// Weights of the values of y, which make their noise alike; their squares are 1 on average.
+    pub(super) weights: Arc<[f64]>,
+    /// Standard deviation of the weighted noise, in grey levels.
+    pub(super) level: f64,
+    /// How much the noise differs.
+    pub(super) noise: Unevenness,
 }
 
 /// A problem that fits its observation.
@@ -29,8 +41,12 @@ pub struct Measurement {
     pub(super) mask: Option<Mask>,
     /// Pixels of y that are known, of the mask and otherwise; absent where all are.
     pub(super) known: Option<Mask>,
-    /// In grey levels.
+    /// In grey levels. Where noise grows with the signal, what it is besides.
     pub(super) sigma: f64,
+    /// Where noise grows with the signal.
+    pub(super) uneven: Option<Uneven>,
+    /// Where A acts on light.
+    pub(super) light: Option<Arc<Light>>,
     pub(super) rounding: NoiseLevel,
     pub(super) notes: Vec<Choice>,
     pub(super) warnings: Vec<String>,
@@ -38,7 +54,7 @@ pub struct Measurement {
 
 impl Measurement {
     /// The observation that guidance keeps to, `[1, range]`: of one channel where it is grey, less what a boundary of one
-    /// grey level adds, and 0 where it was not measured.
+    /// grey level adds, and 0 where it was not measured. Where A acts on light, it is that.
     pub fn y(&self) -> &Tensor<4> {
         &self.y
     }
@@ -87,14 +103,62 @@ impl Measurement {
         self.mask.as_ref()
     }
 
-    /// Standard deviation of the noise in y.
+    /// Standard deviation of the noise in y; of the [weighted](Measurement::weights) y where it differs from value to value.
     pub fn sigma(&self) -> NoiseLevel {
-        NoiseLevel::from_255(self.sigma)
+        NoiseLevel::from_255(self.uneven.as_ref().map_or(self.sigma, |uneven| uneven.level))
     }
 
-    /// The same in grey levels of 0..255, as it was given or estimated.
+    /// The noise that does not grow with the signal, in grey levels of 0..255, as it was given or estimated.
     pub fn sigma_255(&self) -> f64 {
         self.sigma
+    }
+
+    /// How much noise differs from value to value of y, if it does.
+    pub fn unevenness(&self) -> Option<Unevenness> {
+        self.uneven.as_ref().map(|uneven| uneven.noise)
+    }
+
+    /// A weight for each value of y, channel by channel and row by row: inverse to the standard deviation of its noise, and
+    /// such that the squares are 1 on average over what was measured; for light, such that its noise is that of the encoded
+    /// values. `None` where noise is alike everywhere.
+    pub fn weights(&self) -> Option<&[f64]> {
+        self.uneven.as_ref().map(|uneven| uneven.weights.as_ref())
+    }
+
+    /// The tone curves of images, where A acts on light.
+    pub fn light(&self) -> Option<&Arc<Light>> {
+        self.light.as_ref()
+    }
+
+    /// What A acts on of images: their light, where it does, else they themselves.
+    ///
+    /// # Errors
+    /// Those of reading x.
+    pub fn acted_on(&self, x: &Tensor<4>) -> Result<Tensor<4>> {
+        self.light.as_ref().map_or_else(|| Ok(x.clone()), |light| light.to_light(x))
+    }
+
+    /// A and y with white noise of standard deviation [`Measurement::sigma`]: with the weights, where there are some.
+    ///
+    /// # Errors
+    /// Those of the operator.
+    pub fn whitened(&self) -> Result<(Arc<dyn LinearOperator>, Tensor<4>)> {
+        self.weighted(&self.operator)
+    }
+
+    /// A on results, or [on their light](Measurement::acted_on), and y, with the same weights: what a result is compared with.
+    ///
+    /// # Errors
+    /// Those of the operator.
+    pub fn judged(&self) -> Result<(Arc<dyn LinearOperator>, Tensor<4>)> {
+        self.weighted(&self.on_result)
+    }
+
+    fn weighted(&self, operator: &Arc<dyn LinearOperator>) -> Result<(Arc<dyn LinearOperator>, Tensor<4>)> {
+        let Some(uneven) = &self.uneven else { return Ok((operator.clone(), self.y.clone())) };
+        let weighted = Weighted::new(operator.clone(), uneven.weights.clone())?;
+        let y = weighted.weigh(&self.y)?;
+        Ok((Arc::new(weighted), y))
     }
 
     /// The pixels of y that were measured; `None` where all of them were.
@@ -102,7 +166,8 @@ impl Measurement {
         self.known.clone()
     }
 
-    /// Standard deviation of the error of y's quantisation, and of what stands for the light of saturated pixels.
+    /// Standard deviation of the error of y's quantisation, and of what stands for the light of saturated pixels. Where
+    /// noise differs from value to value, the quantisation is part of that.
     pub fn rounding(&self) -> NoiseLevel {
         self.rounding
     }
@@ -136,11 +201,13 @@ impl Measurement {
     }
 
     /// PSNR of A x against y in dB over the range of the images, x being a result `[1, c, h, w]`. Values of y that
-    /// depend on what was cut off around the window do not count, nor do those that were not measured.
+    /// depend on what was cut off around the window do not count, nor do those that were not measured. Where noise differs
+    /// from value to value, each counts by its [weight](Measurement::weights).
     ///
     /// # Errors
     /// [`crate::Error::Config`] when x has another shape than the result; those of the operator.
     pub fn agreement(&self, x: &Tensor<4>) -> Result<f64> {
-        Ok(crate::metric::agreement(self.on_result.as_ref(), x, &self.y)?.first().copied().unwrap_or(f64::NAN))
+        let (on_result, y) = self.judged()?;
+        Ok(crate::metric::agreement(on_result.as_ref(), &self.acted_on(x)?, &y)?.first().copied().unwrap_or(f64::NAN))
     }
 }

@@ -5,6 +5,7 @@
 //! the network makes, the part of them that is the result, and the noise of y.
 
 mod fit;
+mod gain;
 mod highlights;
 mod measurement;
 mod noise;
@@ -23,6 +24,7 @@ pub use noise_estimate::estimate_noise;
 pub use saturation::{Saturated, plateaus};
 pub use side_inputs::{KernelSource, MaskSource};
 
+use crate::io::light::Light;
 use crate::io::limits::Limits;
 use crate::operator::{Boundary, Degradation, KernelCentre, KernelSpec, LinearOperator, Mask};
 use crate::task::{Hint, Task};
@@ -56,12 +58,23 @@ pub struct Problem {
     /// The noise in y; by default see [`Sigma`].
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub sigma: Option<Sigma>,
+    /// How the noise in y grows with the signal: its variance is `gain` * signal + sigma^2, all in grey levels of 0..255, more
+    /// than 0, at most 255. The gain is the grey levels of a counted photon. By default, noise is alike everywhere.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub gain: Option<f64>,
+    /// Whether the operator acts on light, and y and the result are encoded with a tone curve: [`Problem::in_light`]. By default
+    /// it acts on the values as they are.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub linear_light: bool,
     /// Whether the result keeps the margin around y that a valid blur saw. By default it has the size of y.
     #[serde(default)]
     pub keep_margin: bool,
     /// The operator of [`Problem::with_operator`].
     #[serde(skip)]
     operator: Option<Arc<dyn LinearOperator>>,
+    /// The tone curves of y; by default those of sRGB.
+    #[serde(skip)]
+    light: Option<Arc<Light>>,
 }
 
 impl Problem {
@@ -76,8 +89,11 @@ impl Problem {
             ignore: None,
             saturated: None,
             sigma: None,
+            gain: None,
+            linear_light: false,
             keep_margin: false,
             operator: None,
+            light: None,
         }
     }
 
@@ -117,6 +133,23 @@ impl Problem {
         Self { sigma: Some(Sigma::Levels(sigma)), ..self }
     }
 
+    /// With noise whose variance grows with the signal, see [`Problem::gain`].
+    #[must_use]
+    pub fn gain(self, gain: f64) -> Self {
+        Self { gain: Some(gain), ..self }
+    }
+
+    /// Whose operator acts on light, y having those tone curves.
+    #[must_use]
+    pub fn in_light(self, light: Light) -> Self {
+        Self { linear_light: true, light: Some(Arc::new(light)), ..self }
+    }
+
+    /// The tone curves of y, where the operator acts on light.
+    pub fn light(&self) -> Option<Arc<Light>> {
+        self.linear_light.then(|| self.light.clone().unwrap_or_default())
+    }
+
     /// With that boundary of the blur.
     #[must_use]
     pub fn boundary(self, boundary: Boundary) -> Self {
@@ -132,11 +165,12 @@ impl Problem {
     /// Refuses what is wrong whatever y is. Opens no file.
     ///
     /// # Errors
-    /// [`Error::Config`] for a noise level outside 0 to 1000, a denoising of none, a kernel or mask that is missing
+    /// [`Error::Config`] for a noise level outside 0 to 1000, a gain that is not above 0, a denoising of no noise, a kernel or mask that is missing
     /// or has no meaning for the task.
     pub fn check(&self) -> Result<()> {
         let Self { task, .. } = self;
-        noise::check(*task, self.sigma)?;
+        gain::check(self.gain)?;
+        noise::check(*task, self.sigma, self.gain)?;
         match (task, &self.kernel) {
             (Task::Deblur, None) => {
                 return Err(Error::config(
@@ -160,10 +194,28 @@ impl Problem {
                 )));
             }
         }
+        self.check_light()?;
         if matches!(task, Task::Custom { .. }) != self.operator.is_some() {
             return Err(Error::config("the task custom and an operator belong together"));
         }
         Ok(())
+    }
+
+    /// Refuses linear light where it changes nothing or has no meaning yet.
+    fn check_light(&self) -> Result<()> {
+        match (self.linear_light, self.task, self.boundary) {
+            (false, ..) => Ok(()),
+            (_, task @ (Task::Inpaint | Task::Denoise | Task::Colourise), _) => Err(Error::config(format!(
+                "linear light is for operators that mix pixels, which {task} does not: leave it out"
+            ))),
+            _ if self.gain.is_some() => Err(Error::config(
+                "a gain is for values that are linear already, linear light for those that are not: give one of them",
+            )),
+            (_, _, Some(Boundary::Constant(level))) if level != 0.0 && level != 255.0 => {
+                Err(Error::config("in linear light, the boundary constant takes black (0) or white (255)"))
+            }
+            _ => Ok(()),
+        }
     }
 
     /// The degradation, its blur having the boundary `boundary`, and its mask. Reads their files.

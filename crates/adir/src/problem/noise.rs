@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::estimate_noise;
+use super::{estimate_noise, gain};
 use crate::operator::Mask;
 use crate::task::{Choice, Task};
 use crate::tensor::Tensor;
@@ -61,12 +61,12 @@ const BEYOND: f64 = 1.5;
 const TOO_LITTLE: &str = "too little of the observation is known to estimate its noise";
 
 /// Refuses a noise level that none can have.
-pub(super) fn check(task: Task, sigma: Option<Sigma>) -> Result<()> {
+pub(super) fn check(task: Task, sigma: Option<Sigma>, gain: Option<f64>) -> Result<()> {
     match sigma {
         Some(Sigma::Levels(levels)) if !(levels.is_finite() && (0.0..=1000.0).contains(&levels)) => {
             Err(Error::config(format!("sigma {levels}: expected 0 to 1000 grey levels, or auto")))
         }
-        Some(Sigma::Levels(0.0)) if task == Task::Denoise => {
+        Some(Sigma::Levels(0.0)) if task == Task::Denoise && gain.is_none() => {
             Err(Error::config("the task denoise needs a noise level above 0, for example --sigma 25, or --sigma auto"))
         }
         _ => Ok(()),
@@ -84,16 +84,20 @@ pub(super) struct Noise {
     pub(super) warning: Option<String>,
 }
 
-/// The noise of `y`, whose values were rounded by `rounding` and where all pixels but those of a mask are known.
+/// The noise of `y`, which does not grow with the signal, whose values were rounded by `rounding` and where all pixels but those of a mask are known.
 pub(super) fn settle(
     task: Task,
     sigma: Option<Sigma>,
+    gain: Option<f64>,
     y: &Tensor<4>,
     known: Option<&Mask>,
     rounding: NoiseLevel,
 ) -> Result<Noise> {
     let depends = matches!(task, Task::Deblur | Task::Denoise);
     let estimate = || -> Result<Option<f64>> { Ok(estimate_noise(y, known.map(Mask::known))?.map(NoiseLevel::to_255)) };
+    if let Some(gain) = gain {
+        return beside_gain(depends, sigma, gain, y, known.map(Mask::known));
+    }
     match sigma {
         None if !depends => Ok(Noise::default()),
         Some(Sigma::Levels(levels)) => {
@@ -118,6 +122,31 @@ pub(super) fn settle(
                 0.0 if rule == TOO_LITTLE => (least, rule),
                 0.0 => (least, "the observation shows no noise but that of rounding"),
                 levels => (levels, rule),
+            };
+            Ok(Noise { levels, note: Some(Choice::rule("sigma", levels.to_string(), rule)), warning: None })
+        }
+    }
+}
+
+/// The same of the noise that `gain` does not explain.
+fn beside_gain(depends: bool, sigma: Option<Sigma>, gain: f64, y: &Tensor<4>, known: Option<&[bool]>) -> Result<Noise> {
+    match sigma {
+        None if !depends => Ok(Noise::default()),
+        Some(Sigma::Levels(levels)) => {
+            let excess = if depends { gain::excess(y, known, gain, levels)? } else { None };
+            let warning = excess.filter(|excess| !(1.0 / CONTRADICTS..=CONTRADICTS).contains(excess)).map(|excess| {
+                format!(
+                    "the noise of the observation is about {excess:.1} times what gain {gain} and sigma {levels} say: the \
+                     result will {}",
+                    if excess > 1.0 { "show it amplified" } else { "be smoother than need be" }
+                )
+            });
+            Ok(Noise { levels, note: None, warning })
+        }
+        None | Some(Sigma::Auto) => {
+            let (levels, rule) = match gain::read_noise(y, known, gain)? {
+                None => (0.0, TOO_LITTLE),
+                Some(found) => (hundredths(found), "estimated from the observation, besides what the gain explains"),
             };
             Ok(Noise { levels, note: Some(Choice::rule("sigma", levels.to_string(), rule)), warning: None })
         }

@@ -26,7 +26,8 @@ impl Measurement {
         let values = tensor::to_f32(&self.y)?;
         let values = values.iter().enumerate().filter(|(i, _)| seen(*i)).map(|(_, v)| f64::from(*v));
         let (least, most) = values.fold((0.0_f64, 0.0_f64), |(a, b), v| (a.min(v), b.max(v)));
-        let noise = SPREAD * self.sigma().0.hypot(self.rounding.0) + ROUNDING;
+        let noise =
+            SPREAD * self.unevenness().map_or(self.sigma(), |noise| noise.most).0.hypot(self.rounding.0) + ROUNDING;
         let limit = gain(degradation)? + noise;
         Ok((least < -limit || most > limit).then(|| [least, most].map(|v| (v + 1.0) / 2.0)))
     }

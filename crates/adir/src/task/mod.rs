@@ -16,7 +16,7 @@ use std::str::FromStr;
 use serde::{Deserialize, Serialize};
 
 pub use method::{Choice, Method, Overrides, Preset, Source};
-pub use resolve::{Situation, resolve};
+pub use resolve::{Situation, Unevenness, resolve};
 pub use settings::{GuidanceSettings, Levels, SamplerSettings, Settings, StageSettings};
 
 use crate::{Error, Result};

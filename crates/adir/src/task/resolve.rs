@@ -24,6 +24,12 @@ pub struct Situation<'a> {
     pub sigma: NoiseLevel,
     /// Standard deviation of y's quantisation error. It matters where a blur is solved for, which would amplify it.
     pub rounding: NoiseLevel,
+    /// The same without the weights of y, where its noise differs from value to value.
+    pub unweighted: &'a dyn LinearOperator,
+    /// How much noise differs from value to value of y, if it does; `sigma` is then that of y after they were weighted.
+    pub uneven: Option<Unevenness>,
+    /// Whether the operator acts on images as they are, and not on their light.
+    pub is_linear: bool,
     /// The schedule the network was trained with.
     pub schedule: &'a Schedule,
     /// Whether the network is adapted to images like the one to restore.
@@ -32,6 +38,15 @@ pub struct Situation<'a> {
     pub own_guidance: bool,
     /// Whether y holds values that no image from black to white explains, which clipping would lose.
     pub beyond_range: bool,
+}
+
+/// Noise that differs from value to value.
+#[derive(Debug, Clone, Copy)]
+pub struct Unevenness {
+    /// The largest standard deviation of the noise of a value.
+    pub most: NoiseLevel,
+    /// The root of the mean variance.
+    pub mean: NoiseLevel,
 }
 
 /// Least noise, in grey levels, that a blur is solved with: what the network's own rounding amounts to.
@@ -50,12 +65,12 @@ impl Situation<'_> {
 
     /// Whether the operator is a part of one whose singular values are known.
     pub(super) fn is_part(&self) -> bool {
-        self.operator.part_of().is_some()
+        self.is_linear && self.unweighted.part_of().is_some()
     }
 
     /// Whether singular values are known.
     pub(super) fn has_spectrum(&self) -> bool {
-        self.operator.exact_gram().is_some()
+        self.is_linear && self.operator.gram().is_some_and(|gram| gram.is_exact_nearby())
     }
 
     /// Whether estimates are clipped unless it is said, and why; `usual` is why they are where nothing speaks against it.
@@ -68,7 +83,12 @@ impl Situation<'_> {
 
     /// A proximal guidance with that trust.
     pub(super) fn proximal(&self, trust: Trust, count_noise: bool) -> GuidanceSettings {
-        GuidanceSettings::Proximal(ProximalConfig { trust, sigma: self.solver_sigma(), count_noise })
+        let sigma = match self.uneven {
+            // See RestorePlan: what needs the spectrum of a blur takes noise as if it were alike everywhere.
+            Some(Unevenness { mean, .. }) if trust.needs_spectrum() && self.operator.exact_gram().is_none() => mean.0,
+            _ => self.solver_sigma(),
+        };
+        GuidanceSettings::Proximal(ProximalConfig { trust, sigma, count_noise })
     }
 
     /// The timestep of the network whose noise-to-signal ratio sqrt((1 - alpha_bar)/alpha_bar) is nearest to `ratio`.

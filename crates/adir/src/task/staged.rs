@@ -17,6 +17,8 @@ const OPPOSED_FRESH: f64 = 0.3;
 const OPPOSED: Mixture = Mixture::Opposed(OPPOSED_FRESH);
 /// Weight of y against the error of an estimate.
 const TRUST: Trust = Trust::Calibrated { factor: 8.0 };
+/// The same in the second stage of a blur of light (docs/results/light.md).
+const TRUST_IN_LIGHT: Trust = Trust::Calibrated { factor: 1.0 };
 /// Noise-to-signal ratio from which the first stage starts where y decides what is coarse.
 const COARSE: f64 = 2.0;
 /// Noise-to-signal ratios from which the second stage starts, for aims of 0 and 1.
@@ -94,9 +96,12 @@ impl Recipe<'_> {
     fn stages(&self) -> Result<Vec<StageSettings>> {
         let noisy = self.situation.sigma.0 > 0.0;
         match self.situation.hint {
-            // The noise of a grey y is the same in every channel, which is not what the network was trained on.
-            Hint::Identity if self.aim == 0.0 && !self.is_grey() && self.only_or(1) == 1 => Ok(vec![self.at_once()]),
-            Hint::Identity => Ok(vec![self.denoise(self.only_or(4 + (4.0 * self.aim).round() as usize))]),
+            Hint::Identity if self.aim == 0.0 && self.is_alike() && self.only_or(1) == 1 => Ok(vec![self.at_once()]),
+            Hint::Identity => {
+                // Where noise differs, the levels reach from below the least to above the largest.
+                let least = if self.situation.uneven.is_some() { 6 } else { 4 };
+                Ok(vec![self.denoise(self.only_or(least + (4.0 * self.aim).round() as usize))])
+            }
             Hint::ShrinksBy(_) if !noisy && self.aim == 0.0 => Ok(vec![self.coarse(self.only_or(10))]),
             Hint::Blurs if noisy && self.situation.adapted => {
                 let Counts { third, rest } = self.counts(15, 30)?;
@@ -120,9 +125,11 @@ impl Recipe<'_> {
         }
     }
 
-    fn is_grey(&self) -> bool {
+    /// Whether the noise of y is what the network was trained on: alike everywhere, and not the same in every channel, as that
+    /// of a grey y is.
+    fn is_alike(&self) -> bool {
         let operator = self.situation.operator;
-        operator.range().channels != operator.domain().channels
+        operator.range().channels == operator.domain().channels && self.situation.uneven.is_none()
     }
 
     fn only_or(&self, default: usize) -> usize {
@@ -164,7 +171,8 @@ impl Recipe<'_> {
 
     /// From above the noise level of y, whose noise is counted.
     fn denoise(&self, count: usize) -> StageSettings {
-        let first = self.situation.timestep(2.5 * self.situation.sigma.0);
+        let most = self.situation.uneven.map_or(self.situation.sigma, |noise| noise.most);
+        let first = self.situation.timestep(2.5 * most.0);
         let eta = OPPOSED_FRESH;
         let guidance = self.situation.proximal(Trust::Ddnm { eta }, true);
         StageSettings { guidance, ..self.stage(Start::Estimate, first, count, OPPOSED, EpsAfterGuidance::Keep) }
@@ -222,7 +230,11 @@ impl Recipe<'_> {
             true => (Mixture::Fresh(0.95), EpsAfterGuidance::Rederive),
             false => (Mixture::Ddim(1.0), EpsAfterGuidance::Keep),
         };
-        self.stage(Start::Estimate, first, count, mixture, eps)
+        let stage = self.stage(Start::Estimate, first, count, mixture, eps);
+        if noisy && !self.situation.is_linear && self.situation.hint == Hint::Blurs {
+            return StageSettings { guidance: self.situation.proximal(TRUST_IN_LIGHT, true), ..stage };
+        }
+        stage
     }
 }
 

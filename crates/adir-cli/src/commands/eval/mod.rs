@@ -35,8 +35,8 @@ pub struct EvalArgs {
     /// Folder for the results
     #[arg(short, long)]
     output: PathBuf,
-    /// Tasks, TASK[:KERNEL][+SIGMA]: for example sr4, deblur:box:5+10, denoise+25, inpaint (a hole of a quarter of the
-    /// sides)
+    /// Tasks, TASK[:KERNEL][+SIGMA][+GAINg]: for example sr4, deblur:box:5+10, denoise+25, denoise+2+1.5g (with a gain of 1.5,
+    /// see `adir restore --gain`), inpaint (a hole of a quarter of the sides)
     #[arg(long, value_delimiter = ',', default_value = "sr4,deblur:box:5+10")]
     tasks: Vec<EvalTask>,
     /// Methods [default: every method whose inputs are given, except shared, auto and the solvers]

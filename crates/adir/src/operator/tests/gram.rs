@@ -71,3 +71,40 @@ fn a_valid_blur_is_solved_in_few_steps() {
     let share = (square(&left) / square(&r)).sqrt();
     assert!(share < 1e-3, "{share:e} of the right side is left");
 }
+
+/// Weights that change slowly: the near inverse is near, so that few steps suffice, however different the weights are; and a
+/// function of A A^T is that of the A whose values all have the weight of the place.
+#[test]
+fn weighted_waves_are_right_nearby() {
+    let shape = ImageShape::new(1, 64, 64);
+    let blur: Arc<dyn LinearOperator> =
+        Arc::new(Blur::new(shape, Kernel::gaussian(7, 1.0).unwrap(), Boundary::Circular).unwrap());
+    let ramp = |i: usize| (1.2 * (std::f64::consts::PI * (i % 64) as f64 / 32.0).cos()).exp();
+    let weights: Arc<[f64]> = (0..shape.elements()).map(ramp).collect();
+    let a = Weighted::new(blur.clone(), weights).unwrap();
+    let gram = a.gram().unwrap();
+    assert!(!gram.is_exact() && gram.is_exact_nearby());
+    let r = a.apply(&image(shape, 3)).unwrap();
+    for damping in [1.0, 0.1, 0.01] {
+        let u = solve(&a, 1.0, damping, &r, &Solve { steps: 10, tolerance: 1e-9 }).unwrap();
+        let left = a.apply(&a.adjoint(&u).unwrap()).unwrap() + u * damping - r.clone();
+        let norm = |t: &Tensor<4>| values(t).iter().map(|v| v * v).sum::<f64>().sqrt();
+        let share = norm(&left) / norm(&r);
+        assert!(share < 0.01, "damping {damping}: {share:e}");
+    }
+    let g = |eigenvalue: f64| eigenvalue / (eigenvalue + 0.3);
+    let (found, r) = (values(&gram.filter(&r, g).unwrap()), values(&r));
+    let r = image_from(r, shape);
+    for column in [0, 16, 32] {
+        let weight: Arc<[f64]> = vec![ramp(column); shape.elements()].into();
+        let alike = Weighted::new(
+            Arc::new(Blur::new(shape, Kernel::gaussian(7, 1.0).unwrap(), Boundary::Circular).unwrap()),
+            weight,
+        );
+        let expected = values(&alike.unwrap().gram().unwrap().filter(&r, g).unwrap());
+        for row in 0..64 {
+            let i = row * 64 + column;
+            assert!((found[i] - expected[i]).abs() < 0.03, "{column}: {} {}", found[i], expected[i]);
+        }
+    }
+}

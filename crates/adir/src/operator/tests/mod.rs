@@ -54,6 +54,11 @@ fn other_mask(shape: ImageShape) -> Mask {
     Mask::new(shape.height, shape.width, known).unwrap()
 }
 
+/// Weights from 0.5 to 2.2.
+fn some_weights(shape: ImageShape) -> Arc<[f64]> {
+    (0..shape.elements()).map(|i| [0.5, 1.0, 1.5, 2.2][(i + i / 5) % 4]).collect()
+}
+
 /// Every kind of operator on images of shape `domain`.
 fn registry(domain: ImageShape) -> Vec<Arc<dyn LinearOperator>> {
     let mut all: Vec<Arc<dyn LinearOperator>> = vec![
@@ -84,6 +89,9 @@ fn registry(domain: ImageShape) -> Vec<Arc<dyn LinearOperator>> {
     let blur: Arc<dyn LinearOperator> =
         Arc::new(Blur::new(domain, Kernel::boxed(3).unwrap(), Boundary::Reflect).unwrap());
     all.push(Arc::new(Masked::new(blur.clone(), &some_mask(blur.range())).unwrap()));
+    for inner in [all[0].clone(), all[1].clone(), all[2].clone(), all[4].clone(), blur.clone()] {
+        all.push(Arc::new(Weighted::new(inner.clone(), some_weights(inner.range())).unwrap()));
+    }
     let gray = Arc::new(Grayscale::new(domain).unwrap());
     let unmeasured = Arc::new(Masked::new(gray.clone(), &some_mask(domain)).unwrap());
     all.push(Arc::new(Masked::new(unmeasured, &other_mask(domain)).unwrap()));
