@@ -17,7 +17,7 @@ use crate::tensor::Tensor;
 /// Eigenvalues, as a share of the largest, below which a direction counts as not observed.
 const NOTHING: f64 = 1e-10;
 
-/// A A^T of an operator by its eigenvalues, the same for every channel of y unless values are [weighted](Gram::weighted).
+/// A A^T of an operator by its eigenvalues, the same for every channel of y unless values are weighted.
 #[derive(Debug, Clone)]
 pub struct Gram {
     range: ImageShape,
