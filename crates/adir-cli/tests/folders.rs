@@ -10,24 +10,10 @@ use adir::io::image::Picture;
 use serde_json::Value;
 
 mod common;
-use common::{checked, folder, json, part};
+use common::{checked, command, expect, folder, json, part};
 
 /// What every run here has in common.
 const SR2: [&str; 4] = ["--task", "sr2", "--steps", "2"];
-
-fn command(folder: &Path, args: &[&str]) -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_adir"));
-    command.args(args).current_dir(folder).env("XDG_CACHE_HOME", folder.join("home"));
-    for name in ["HQ_TASK_ID", "JOB_COMPLETION_INDEX", "SLURM_ARRAY_TASK_ID"] {
-        command.env_remove(name);
-    }
-    command
-}
-
-#[track_caller]
-fn expect(code: i32, folder: &Path, args: &[&str]) -> (String, String) {
-    checked(code, args, command(folder, args).output().unwrap())
-}
 
 #[track_caller]
 fn restore(code: i32, folder: &Path, args: &[&str]) -> String {

@@ -9,18 +9,7 @@ use adir::io::image::{Picture, WriteOptions, write_image};
 use serde_json::Value;
 
 mod common;
-use common::{checked, json, part};
-
-fn command(folder: &Path, args: &[&str]) -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_adir"));
-    command.args(args).current_dir(folder).env("XDG_CACHE_HOME", folder.join("home"));
-    command
-}
-
-#[track_caller]
-fn expect(code: i32, folder: &Path, args: &[&str]) -> (String, String) {
-    checked(code, args, command(folder, args).output().unwrap())
-}
+use common::{checked, command, expect, json, part};
 
 /// A folder of its own with an observation of 32x32 pixels, `y.png`.
 fn folder(name: &str) -> PathBuf {

@@ -2,22 +2,10 @@
 //! names of any bytes, observations that cannot be read. Exit codes, one message, nothing half done.
 
 use std::fs;
-use std::path::Path;
 use std::process::{Command, Stdio};
 
 mod common;
-use common::{checked, folder, part};
-
-fn command(folder: &Path, args: &[&str]) -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_adir"));
-    command.args(args).current_dir(folder).env("XDG_CACHE_HOME", folder.join("home"));
-    command
-}
-
-#[track_caller]
-fn expect(code: i32, folder: &Path, args: &[&str]) -> (String, String) {
-    checked(code, args, command(folder, args).output().unwrap())
-}
+use common::{checked, command, expect, folder, part};
 
 const TINY: &str = r#"{"in_channels":3,"out_channels":6,"model_channels":32,"num_res_blocks":1,"channel_mult":[1],
 "attention_resolutions":[],"num_head_channels":32,"resblock_updown":true,"use_scale_shift_norm":true,

@@ -15,13 +15,7 @@ use adir::noise::{Noise, Stream};
 use adir::tensor::{DType, cpu};
 
 mod common;
-use common::{folder, part};
-
-fn command(folder: &Path, args: &[&str]) -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_adir"));
-    command.args(args).current_dir(folder).env("XDG_CACHE_HOME", folder.join("home"));
-    command
-}
+use common::{command, folder, part};
 
 #[track_caller]
 fn done(folder: &Path, args: &[&str]) -> Output {

@@ -4,7 +4,7 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::Output;
+use std::process::{Command, Output};
 
 use adir::io::image::{Picture, WriteOptions, write_image};
 use adir::metric::psnr_rgb;
@@ -28,6 +28,22 @@ pub fn checked(code: i32, args: &[&str], output: Output) -> (String, String) {
     assert_eq!(output.status.code(), Some(code), "{args:?}\n{out}{err}");
     assert!(!err.contains("panicked"), "{err}");
     (out, err)
+}
+
+/// The program in `folder`, with its cache there, as if no scheduler had started it.
+pub fn command(folder: &Path, args: &[&str]) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_adir"));
+    command.args(args).current_dir(folder).env("XDG_CACHE_HOME", folder.join("home"));
+    for name in ["HQ_TASK_ID", "JOB_COMPLETION_INDEX", "SLURM_ARRAY_TASK_ID"] {
+        command.env_remove(name);
+    }
+    command
+}
+
+/// Runs [`command`], checks its exit code, and returns what went to stdout and stderr.
+#[track_caller]
+pub fn expect(code: i32, folder: &Path, args: &[&str]) -> (String, String) {
+    checked(code, args, command(folder, args).output().unwrap())
 }
 
 pub fn json(path: &Path) -> Value {

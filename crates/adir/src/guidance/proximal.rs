@@ -110,14 +110,11 @@ impl YNoise {
         };
         let unobserved = (total * total - kept * kept).max(0.0).sqrt();
         let over = |eigenvalue: f64, amount: f64| if eigenvalue > 0.0 { amount / eigenvalue } else { 0.0 };
-        let of_fresh = self.spectrum.around(fresh, |v| over(v, of(v).0 - unobserved))?;
-        let of_eps = self.spectrum.around(eps, |v| over(v, of(v).1 - kept))?;
+        let of_fresh = self.spectrum.observed(fresh, |v| over(v, of(v).0 - unobserved))?;
+        let of_eps = self.spectrum.observed(eps, |v| over(v, of(v).1 - kept))?;
         let of_rest = self.spectrum.unmeasured(fresh, draw, |v| over(v.sqrt(), scale * (self.of)(v).0))?;
-        let filled = fresh.clone().mul_scalar(unobserved) + eps.clone().mul_scalar(kept) + of_fresh + of_eps;
-        Ok(match of_rest {
-            Some(of_rest) => filled + of_rest,
-            None => filled,
-        })
+        let observed = of_rest.into_iter().fold(of_fresh + of_eps, |sum, of_rest| sum + of_rest);
+        Ok(fresh.clone().mul_scalar(unobserved) + eps.clone().mul_scalar(kept) + self.spectrum.back(&observed)?)
     }
 }
 

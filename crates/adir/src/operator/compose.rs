@@ -3,7 +3,7 @@
 use std::sync::{Arc, OnceLock};
 
 use super::{Gram, ImageShape, LinearOperator, Part, norm};
-use crate::tensor::{self, Tensor};
+use crate::tensor::Tensor;
 use crate::{Error, Result};
 
 /// A = A_k ... A_2 A_1: each stage degrades the result of the one before.
@@ -37,12 +37,6 @@ impl Compose {
         }
         let (domain, range) = (first.domain(), last.range());
         Ok(Self { stages, domain, range, norm_squared: OnceLock::new() })
-    }
-
-    fn gram(&self, v: &[f64]) -> Result<Vec<f64>> {
-        let ImageShape { channels, height, width } = self.domain;
-        let x = tensor::from_f64(v.to_vec(), [1, channels, height, width], &tensor::cpu());
-        tensor::to_f64(&self.adjoint(&self.apply(&x)?)?)
     }
 }
 
@@ -83,7 +77,7 @@ impl LinearOperator for Compose {
             if self.domain.elements() > norm::MOST_ITERATED {
                 return product();
             }
-            norm::largest_eigenvalue(self.domain.elements(), |v| self.gram(v)).unwrap_or_else(|_| product())
+            norm::iterated(self).unwrap_or_else(|_| product())
         })
     }
 

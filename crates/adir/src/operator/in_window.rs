@@ -82,14 +82,7 @@ impl LinearOperator for InWindow {
     /// Found by iteration on the first call, then kept. Should A fail on a valid input, this is its norm, which is never
     /// too small.
     fn norm_squared(&self) -> f64 {
-        *self.norm_squared.get_or_init(|| {
-            let ImageShape { channels, height, width } = self.domain;
-            let gram = |v: &[f64]| -> Result<Vec<f64>> {
-                let x = tensor::from_f64(v.to_vec(), [1, channels, height, width], &tensor::cpu());
-                tensor::to_f64(&self.adjoint(&self.apply(&x)?)?)
-            };
-            norm::largest_eigenvalue(self.domain.elements(), gram).unwrap_or_else(|_| self.inner.norm_squared())
-        })
+        *self.norm_squared.get_or_init(|| norm::iterated(self).unwrap_or_else(|_| self.inner.norm_squared()))
     }
 
     fn observed(&self) -> Option<&[bool]> {

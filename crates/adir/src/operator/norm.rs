@@ -4,9 +4,9 @@
 //! A^T A, but the error falls with the square of their number. It matters here, because the largest
 //! eigenvalues of a blur crowd together and power iteration crawls.
 
-use super::LinearOperator;
 use super::dot_test::test_vector;
-use crate::tensor::Tensor;
+use super::{ImageShape, LinearOperator};
+use crate::tensor::{self, Tensor};
 use crate::{Error, Result};
 
 /// Iterations after which the estimate is taken as it is. Without a gap between the eigenvalues its
@@ -35,6 +35,18 @@ pub fn normalized_adjoint(a: &dyn LinearOperator, y: &Tensor<4>) -> Result<Tenso
     } else {
         Err(Error::Numerical(format!("the squared norm of an operator must be positive, found {norm_squared}")))
     }
+}
+
+/// Largest eigenvalue of A^T A by iteration over images of all of its domain.
+///
+/// # Errors
+/// Those of the operator.
+pub(super) fn iterated(a: &dyn LinearOperator) -> Result<f64> {
+    let ImageShape { channels, height, width } = a.domain();
+    largest_eigenvalue(a.domain().elements(), |v| {
+        let x = tensor::from_f64(v.to_vec(), [1, channels, height, width], &tensor::cpu());
+        tensor::to_f64(&a.adjoint(&a.apply(&x)?)?)
+    })
 }
 
 /// Largest eigenvalue of a symmetric positive semi-definite map of `n` values, given its product

@@ -74,18 +74,21 @@ impl Spectrum {
         (self.part.is_none() && self.gram.is_exact()).then_some(&self.gram)
     }
 
-    /// B^T g(B B^T) B x.
+    /// g(B B^T) B x, for [`Spectrum::back`].
     ///
     /// # Shapes
-    /// `[n, domain]`.
+    /// `[n, domain]` to `[n, range of B]`.
     ///
     /// # Errors
     /// Those of the operator.
-    pub fn around(&self, x: &Tensor<4>, g: impl Fn(f64) -> f64 + Sync) -> Result<Tensor<4>> {
-        self.operator.adjoint(&self.gram.filter(&self.operator.apply(x)?, g)?)
+    pub fn observed(&self, x: &Tensor<4>, g: impl Fn(f64) -> f64 + Sync) -> Result<Tensor<4>> {
+        self.gram.filter(&self.operator.apply(x)?, g)
     }
 
-    /// B^T g(B B^T) (z - S^T S z) for a `draw` of z from its zeros, and nothing where y is the whole.
+    /// g(B B^T) (z - S^T S z) for a `draw` of z from its zeros, and nothing where y is the whole.
+    ///
+    /// # Shapes
+    /// `[n, range of B]`, n being that of `like`.
     ///
     /// # Errors
     /// Those of the operator and of the draw.
@@ -98,7 +101,17 @@ impl Spectrum {
         let Some(part) = &self.part else { return Ok(None) };
         let (range, [n, ..]) = (part.whole.range(), like.dims());
         let zeros = Tensor::zeros([n, range.channels, range.height, range.width], (&like.device(), like.dtype()));
-        let z = part.unmeasured(&draw(&zeros)?)?;
-        self.operator.adjoint(&self.gram.filter(&z, g)?).map(Some)
+        self.gram.filter(&part.unmeasured(&draw(&zeros)?)?, g).map(Some)
+    }
+
+    /// B^T z.
+    ///
+    /// # Shapes
+    /// `[n, range of B]` to `[n, domain]`.
+    ///
+    /// # Errors
+    /// Those of the operator.
+    pub fn back(&self, z: &Tensor<4>) -> Result<Tensor<4>> {
+        self.operator.adjoint(z)
     }
 }

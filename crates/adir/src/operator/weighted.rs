@@ -3,7 +3,7 @@
 use std::sync::{Arc, OnceLock};
 
 use super::{Gram, ImageShape, LinearOperator, host, norm};
-use crate::tensor::{self, Tensor};
+use crate::tensor::Tensor;
 use crate::{Error, Result};
 
 /// y = W A x with W diagonal. With weights that are the inverse of y's standard deviations, the noise of W y is white:
@@ -72,15 +72,10 @@ impl LinearOperator for Weighted {
             }
             let most = self.weights.iter().copied().fold(0.0, f64::max);
             let bound = || self.inner.norm_squared() * most * most;
-            let ImageShape { channels, height, width } = self.domain();
             if self.domain().elements() > norm::MOST_ITERATED {
                 return bound();
             }
-            let product = |v: &[f64]| -> Result<Vec<f64>> {
-                let x = tensor::from_f64(v.to_vec(), [1, channels, height, width], &tensor::cpu());
-                tensor::to_f64(&self.adjoint(&self.apply(&x)?)?)
-            };
-            norm::largest_eigenvalue(self.domain().elements(), product).unwrap_or_else(|_| bound())
+            norm::iterated(self).unwrap_or_else(|_| bound())
         })
     }
 

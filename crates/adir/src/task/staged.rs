@@ -216,21 +216,18 @@ impl Recipe<'_> {
         let [least, most] = range.map(f64::ln);
         let first = self.situation.timestep((least + self.aim * (most - least)).exp());
         let noisy = self.situation.solver_sigma() > 0.0;
-        let counted = self.situation.has_spectrum() || self.situation.is_part();
-        // The detail of an adapted network is a sample, not a mean: there are letters to choose from.
-        let least_error = self.aim == 0.0 && self.situation.hint == Hint::Blurs && !self.situation.adapted;
-        if noisy && counted && least_error {
-            return self.stage(Start::Estimate, first, count, OPPOSED, EpsAfterGuidance::Keep);
-        }
-        if noisy && self.situation.has_spectrum() {
-            let guidance = self.situation.proximal(Trust::Ddnm { eta: ETA }, true);
+        let counted = match noisy {
+            true if self.situation.has_spectrum() => Some(Trust::Ddnm { eta: ETA }),
+            true if self.situation.is_part() => Some(Trust::NextLevel { factor: OF_PART }),
+            _ => None,
+        };
+        if let Some(trust) = counted {
+            // The detail of an adapted network is a sample, not a mean: there are letters to choose from.
+            if self.aim == 0.0 && self.situation.hint == Hint::Blurs && !self.situation.adapted {
+                return self.stage(Start::Estimate, first, count, OPPOSED, EpsAfterGuidance::Keep);
+            }
             let stage = self.stage(Start::Estimate, first, count, Mixture::Fresh(ETA), EpsAfterGuidance::Keep);
-            return StageSettings { guidance, ..stage };
-        }
-        if noisy && self.situation.is_part() {
-            let guidance = self.situation.proximal(Trust::NextLevel { factor: OF_PART }, true);
-            let stage = self.stage(Start::Estimate, first, count, Mixture::Fresh(ETA), EpsAfterGuidance::Keep);
-            return StageSettings { guidance, ..stage };
+            return StageSettings { guidance: self.situation.proximal(trust, true), ..stage };
         }
         let (mixture, eps) = match noisy {
             true => (Mixture::Fresh(0.95), EpsAfterGuidance::Rederive),
