@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use adir::io::weights::{Dtype, TensorToWrite, WeightFile, write_safetensors};
+use adir::latent::{Hole, LatentSampler, LatentSettings, Solver, inpainting, upscaling};
 use adir::models::params::Params;
 use adir::models::stable_diffusion::{Autoencoder, AutoencoderConfig, LatentFiles, Purpose};
 use adir::models::{Conditioning, Conditions, Space};
@@ -149,6 +150,71 @@ fn every_part_computes_what_the_reference_does() {
         fixture.check("vae.deviation", &(posterior.deviation / latents.scale()), 1e-5);
         let decoded = latents.decode(&(noise("latents", [1, 4, 6, 5]) * latents.scale())).unwrap();
         fixture.check("vae.decoded", &decoded, 1e-5);
+        std::fs::remove_dir_all(&folder).unwrap();
+    }
+}
+
+/// Tensors as a source of noise: one a step.
+fn recorded(steps: Vec<Tensor<4>>) -> impl Fn(usize, &Tensor<4>) -> adir::Result<Tensor<4>> {
+    move |step, _: &Tensor<4>| Ok(steps[step].clone())
+}
+
+/// Peak signal-to-noise ratio in decibels of images in [0, 1].
+fn psnr(fixture: &Fixture, name: &str, image: &Tensor<4>) -> f64 {
+    let found = to_f64(&(image.clone() * 0.5 + 0.5).clamp(0.0, 1.0)).unwrap();
+    let expected = fixture.file.read_f64(name).unwrap();
+    assert_eq!(found.len(), expected.len());
+    let square: f64 = found.iter().zip(&expected).map(|(a, b)| (a - b).powi(2)).sum();
+    -10.0 * (square / found.len() as f64).log10()
+}
+
+#[test]
+fn whole_runs_end_in_the_same_picture() {
+    let compute = Compute::default();
+    let (states, empty) = (noise("prompt", [1, 16, 32]), noise("empty", [1, 16, 32]));
+    let texts = || [Some(states.clone()), Some(empty.clone())];
+
+    let fixture = Fixture::read("upscaler.safetensors");
+    let folder = temporary("run-upscaler");
+    fixture.folder(&folder, str::to_owned);
+    let files = LatentFiles::open(&folder).unwrap();
+    let (unet, latents) = (files.load_unet(&compute).unwrap(), files.load_autoencoder(&compute).unwrap());
+    let small = (noise("lr", [1, 3, 16, 24]) / 1.8 * 0.5 + 0.5).clamp(0.0, 1.0) * 2.0 - 1.0;
+    let [with, without] =
+        upscaling(&small, &noise("low", [1, 3, 16, 24]), files.low_res().unwrap(), 20, texts()).unwrap();
+    for (name, solver) in [("run.ddim", Solver::Ddim { eta: 0.0 }), ("run.dpm", Solver::Dpm)] {
+        let settings = LatentSettings { solver, steps: 10, scale: 9.0 };
+        let (with, without) = (with.clone().unwrap(), without.clone());
+        let sampler = LatentSampler::new(&unet, files.facts(), settings, with, without).unwrap();
+        assert_eq!(sampler.passes(), 2);
+        let source = recorded(Vec::new());
+        let steps = sampler.steps(&source, noise("start", [1, 4, 16, 24])).unwrap();
+        let last = steps.map(|step| step.unwrap().x_t).last().unwrap();
+        let found = psnr(&fixture, name, &latents.decode(&last).unwrap());
+        assert!(found > 80.0, "{name}: {found:.1} dB");
+    }
+    std::fs::remove_dir_all(&folder).unwrap();
+
+    for name in ["inpainting1", "inpainting2"] {
+        let fixture = Fixture::read(&format!("{name}.safetensors"));
+        let folder = temporary(&format!("run-{name}"));
+        fixture.folder(&folder, str::to_owned);
+        let files = LatentFiles::open(&folder).unwrap();
+        let (unet, latents) = (files.load_unet(&compute).unwrap(), files.load_autoencoder(&compute).unwrap());
+        let inside = |y: usize, x: usize| (13..45).contains(&y) && (30..99).contains(&x);
+        let mask = (0..64 * 128).map(|i| inside(i / 128, i % 128)).collect();
+        let hole = Hole { image: (noise("photo", [1, 3, 64, 128]) / 1.8).clamp(-1.0, 1.0), mask };
+        let [with, without] = inpainting(&hole, &latents, None, texts()).unwrap();
+        for (run, eta) in [("run.ddim", 0.0), ("run.eta", 1.0)] {
+            let settings = LatentSettings { solver: Solver::Ddim { eta }, steps: 10, scale: 7.5 };
+            let (with, without) = (with.clone().unwrap(), without.clone());
+            let sampler = LatentSampler::new(&unet, files.facts(), settings, with, without).unwrap();
+            let source = recorded((0..10).map(|i| noise(&format!("step{i}"), [1, 4, 8, 16])).collect());
+            let steps = sampler.steps(&source, noise("start", [1, 4, 8, 16])).unwrap();
+            let last = steps.map(|step| step.unwrap().x_t).last().unwrap();
+            let found = psnr(&fixture, run, &latents.decode(&last).unwrap());
+            assert!(found > 80.0, "{name}, {run}: {found:.1} dB");
+        }
         std::fs::remove_dir_all(&folder).unwrap();
     }
 }

@@ -60,6 +60,18 @@ impl Conditioning {
         }
     }
 
+    /// The same for a part of x_t: `part` takes it from what stands beside.
+    #[must_use]
+    pub fn of(&self, part: impl FnOnce(&Tensor<4>) -> Tensor<4>) -> Self {
+        match self {
+            Self::Several(conditions) if conditions.beside.is_some() => {
+                let beside = conditions.beside.as_ref().map(part);
+                Self::Several(Arc::new(Conditions { beside, ..Conditions::clone(conditions) }))
+            }
+            other => other.clone(),
+        }
+    }
+
     /// `x`, `[n, c, h, w]`, joined with what stands beside it for each of its images: what the network gets.
     ///
     /// # Panics

@@ -5,6 +5,7 @@
 
 pub mod blocks;
 mod by_blocks;
+mod classifier_free;
 pub mod clip;
 mod denoiser;
 pub mod efficientnet_lite;
@@ -22,6 +23,7 @@ mod tiled;
 mod tiles;
 
 pub use by_blocks::gradients_by_blocks;
+pub use classifier_free::ClassifierFree;
 pub use denoiser::{Conditioning, Conditions, Denoiser, DenoiserInfo, Prediction, PredictionKind, Pullback};
 pub use estimate_errors::EstimateErrors;
 pub use image_mean::ImageMean;

@@ -30,8 +30,8 @@ pub struct Facts {
     pub prediction: PredictionKind,
     /// Added to every timestep of [`Spacing::Leading`].
     pub offset: usize,
-    /// How timesteps are spread.
-    pub spacing: Spacing,
+    /// How timesteps are spread, where the file says it; else each sampler has a way of its own.
+    pub spacing: Option<Spacing>,
     /// Whether the last step goes to alpha_bar = 1, or to that of the first timestep.
     pub ends_clean: bool,
 }
@@ -49,7 +49,7 @@ impl Facts {
             steps: 1000,
             prediction: PredictionKind::Epsilon,
             offset: 1,
-            spacing: Spacing::Leading,
+            spacing: None,
             ends_clean: false,
         }
     }
@@ -65,7 +65,7 @@ impl Facts {
             return Err(Error::config(format!("beta_schedule = {schedule:?}: expected \"scaled_linear\"")));
         }
         let prediction: String = settings.take("prediction_type", "epsilon".to_owned())?;
-        let spacing: String = settings.take("timestep_spacing", "leading".to_owned())?;
+        let spacing: Option<String> = settings.take("timestep_spacing", None)?;
         let facts = Self {
             betas: [settings.take("beta_start", 1e-4)?, settings.take("beta_end", 0.02)?],
             steps: settings.take("num_train_timesteps", 1000)?,
@@ -76,11 +76,12 @@ impl Facts {
                 other => return Err(Error::config(format!("prediction_type = {other:?} is not known"))),
             },
             offset: settings.take("steps_offset", 0)?,
-            spacing: match spacing.as_str() {
-                "leading" => Spacing::Leading,
-                "linspace" => Spacing::Linspace,
-                "trailing" => Spacing::Trailing,
-                other => return Err(Error::config(format!("timestep_spacing = {other:?} is not known"))),
+            spacing: match spacing.as_deref() {
+                None => None,
+                Some("leading") => Some(Spacing::Leading),
+                Some("linspace") => Some(Spacing::Linspace),
+                Some("trailing") => Some(Spacing::Trailing),
+                Some(other) => return Err(Error::config(format!("timestep_spacing = {other:?} is not known"))),
             },
             ends_clean: settings.take("set_alpha_to_one", true)?,
         };
@@ -130,12 +131,12 @@ impl Facts {
             PredictionKind::Sample => "sample",
             PredictionKind::Epsilon => "epsilon",
         };
-        let spacing = match self.spacing {
+        let spacing = self.spacing.map(|spacing| match spacing {
             Spacing::Leading => "leading",
             Spacing::Linspace => "linspace",
             Spacing::Trailing => "trailing",
-        };
-        let value = json!({
+        });
+        let mut value = json!({
             "_class_name": "DDIMScheduler",
             "beta_end": self.betas[1],
             "beta_schedule": "scaled_linear",
@@ -145,8 +146,10 @@ impl Facts {
             "prediction_type": prediction,
             "set_alpha_to_one": self.ends_clean,
             "steps_offset": self.offset,
-            "timestep_spacing": spacing,
         });
+        if let Some(spacing) = spacing {
+            value["timestep_spacing"] = json!(spacing);
+        }
         format!("{value:#}")
     }
 
@@ -178,25 +181,48 @@ impl Facts {
     ///
     /// # Errors
     /// [`Error::Config`] for no steps, or more than there are.
-    pub fn timesteps(&self, count: usize) -> Result<Vec<Timestep>> {
-        if count == 0 || count > self.steps {
-            return Err(Error::config(format!("{count} sampling steps: expected 1 to {}", self.steps)));
-        }
-        let last = self.steps - 1;
-        let at = |i: usize| -> usize {
-            match self.spacing {
-                Spacing::Leading => (count - 1 - i) * (self.steps / count) + self.offset,
-                Spacing::Linspace => {
-                    let place = if count > 1 { (count - 1 - i) as f64 / (count - 1) as f64 } else { 0.0 };
-                    (last as f64 * place).round_ties_even() as usize
-                }
-                Spacing::Trailing => {
-                    let stride = self.steps as f64 / count as f64;
-                    ((self.steps as f64 - i as f64 * stride).round_ties_even() as usize).saturating_sub(1)
-                }
-            }
+    pub fn timesteps(&self, spacing: Spacing, count: usize) -> Result<Vec<Timestep>> {
+        let ascending = match spacing {
+            Spacing::Leading => (0..count).map(|i| i * (self.steps / count.max(1)) + self.offset).collect(),
+            Spacing::Linspace => self.even(count),
+            Spacing::Trailing => self.trailing(count),
         };
-        Ok((0..count).map(|i| Timestep(at(i).min(last) as u16)).collect())
+        self.checked(count, ascending)
+    }
+
+    /// The same as DPM-Solver takes them: spread over one more, the last of which is no noise at all.
+    ///
+    /// # Errors
+    /// As [`Facts::timesteps`].
+    pub fn timesteps_above_none(&self, spacing: Spacing, count: usize) -> Result<Vec<Timestep>> {
+        let ascending = match spacing {
+            Spacing::Leading => (1..=count).map(|i| i * (self.steps / (count + 1)) + self.offset).collect(),
+            Spacing::Linspace => self.even(count + 1).split_off(1),
+            Spacing::Trailing => self.trailing(count),
+        };
+        self.checked(count, ascending)
+    }
+
+    /// From the first to the last, both included.
+    fn even(&self, count: usize) -> Vec<usize> {
+        let last = (self.steps - 1) as f64;
+        let place = |i: usize| if count > 1 { last * i as f64 / (count - 1) as f64 } else { 0.0 };
+        (0..count).map(|i| place(i).round_ties_even() as usize).collect()
+    }
+
+    /// From the last down, by equal strides.
+    fn trailing(&self, count: usize) -> Vec<usize> {
+        let stride = self.steps as f64 / count as f64;
+        let at = |i: usize| (self.steps as f64 - i as f64 * stride).round_ties_even() as usize;
+        (0..count).rev().map(|i| at(i).saturating_sub(1)).collect()
+    }
+
+    fn checked(&self, count: usize, ascending: Vec<usize>) -> Result<Vec<Timestep>> {
+        let rising = ascending.windows(2).all(|pair| pair[0] < pair[1]);
+        if count == 0 || !rising || ascending.last().is_none_or(|last| *last >= self.steps) {
+            return Err(Error::config(format!("{count} sampling steps: expected 1 to {}", self.steps - self.offset)));
+        }
+        Ok(ascending.into_iter().rev().map(|t| Timestep(t as u16)).collect())
     }
 }
 
@@ -258,16 +284,23 @@ mod tests {
     /// The tables of diffusers 0.42.1: `DDIMScheduler(...).set_timesteps(n); .timesteps`.
     #[test]
     fn timesteps_are_those_of_diffusers() {
-        let steps = |facts: &Facts, n| facts.timesteps(n).unwrap().iter().map(|t| t.0).collect::<Vec<_>>();
         let facts = Facts::upscaler();
-        assert_eq!(steps(&facts, 10), [901, 801, 701, 601, 501, 401, 301, 201, 101, 1]);
-        let many = steps(&facts, 75);
+        let numbers = |found: Result<Vec<Timestep>>| found.unwrap().iter().map(|t| t.0).collect::<Vec<_>>();
+        let steps = |spacing, n| numbers(facts.timesteps(spacing, n));
+        assert_eq!(steps(Spacing::Leading, 10), [901, 801, 701, 601, 501, 401, 301, 201, 101, 1]);
+        let many = steps(Spacing::Leading, 75);
         assert_eq!((many[0], many[1], many[73], many[74]), (963, 950, 14, 1));
-        assert_eq!(steps(&facts, 500)[..2], [999, 997]);
-        let with = |spacing| Facts { spacing, ..Facts::upscaler() };
-        assert_eq!(steps(&with(Spacing::Trailing), 4), [999, 749, 499, 249]);
-        assert_eq!(steps(&with(Spacing::Linspace), 4), [999, 666, 333, 0]);
-        assert!(facts.timesteps(0).is_err() && facts.timesteps(1001).is_err());
+        assert_eq!(steps(Spacing::Leading, 500)[..2], [999, 997]);
+        assert_eq!(steps(Spacing::Trailing, 4), [999, 749, 499, 249]);
+        assert_eq!(steps(Spacing::Linspace, 4), [999, 666, 333, 0]);
+        for spacing in [Spacing::Leading, Spacing::Linspace, Spacing::Trailing] {
+            assert!(facts.timesteps(spacing, 0).is_err() && facts.timesteps(spacing, 1001).is_err());
+        }
+        // DPMSolverMultistepScheduler
+        let steps = |spacing, n| numbers(facts.timesteps_above_none(spacing, n));
+        assert_eq!(steps(Spacing::Linspace, 10), [999, 899, 799, 699, 599, 500, 400, 300, 200, 100]);
+        let leading = steps(Spacing::Leading, 20);
+        assert_eq!((leading[0], leading[1], leading[19]), (941, 894, 48));
     }
 
     #[test]
