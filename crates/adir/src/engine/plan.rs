@@ -143,7 +143,7 @@ impl Engine {
 }
 
 /// Refuses alpha that the format of the output cannot hold.
-fn check_alpha(output: &Path, picture: &Picture, format: ImageFormat) -> Result<()> {
+pub(super) fn check_alpha(output: &Path, picture: &Picture, format: ImageFormat) -> Result<()> {
     let message = match (&picture.alpha, format) {
         (None, _) | (Some(_), ImageFormat::Tiff) => return Ok(()),
         (Some(_), format) if !format.holds_alpha() => {
@@ -158,7 +158,7 @@ fn check_alpha(output: &Path, picture: &Picture, format: ImageFormat) -> Result<
 }
 
 /// A configuration error with the observation's name before it.
-fn named(file: Option<&Path>, error: Error) -> Error {
+pub(super) fn named(file: Option<&Path>, error: Error) -> Error {
     match (file, error) {
         (Some(file), Error::Config(message)) => Error::Config(format!("{}: {message}", file.display())),
         (_, other) => other,

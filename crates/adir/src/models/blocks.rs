@@ -73,7 +73,7 @@ impl Block {
     }
 
     /// Shape of the result, and elements kept, for a joined input of that shape.
-    pub(super) fn size(&self, input: ImageShape) -> (ImageShape, usize) {
+    pub(in crate::models) fn size(&self, input: ImageShape) -> (ImageShape, usize) {
         self.layers.iter().fold((input, 0), |(shape, kept), layer| (layer.output(shape), kept + layer.kept(shape)))
     }
 }
