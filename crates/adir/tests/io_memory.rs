@@ -70,6 +70,14 @@ fn tiff(tags: &[(u16, u16, u32, u32)]) -> Vec<u8> {
     file
 }
 
+/// A FITS header of these axes and no data.
+fn fits(axes: &[&str]) -> Vec<u8> {
+    let mut cards = vec!["SIMPLE  = T".to_owned(), "BITPIX  = 8".to_owned(), format!("NAXIS   = {}", axes.len())];
+    cards.extend(axes.iter().zip(1..).map(|(axis, k)| format!("NAXIS{k}  = {axis}")));
+    cards.push("END".into());
+    format!("{:<2880}", cards.iter().map(|card| format!("{card:<80}")).collect::<String>()).into_bytes()
+}
+
 fn image_bombs() -> Vec<(&'static str, Vec<u8>)> {
     let pixels = png_chunk(b"IDAT", &zeros_deflated(100));
     let fixtures = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/io_fixtures");
@@ -116,6 +124,13 @@ fn image_bombs() -> Vec<(&'static str, Vec<u8>)> {
         ("WebP, animated, of 16,777,216 a side", animated),
         ("TIFF of 4,294,967,295 a side", tags(u32::MAX, u32::MAX, 8)),
         ("TIFF within the limits and without data", tags(8192, 8192, 8)),
+        ("FITS of 10^9 a side", fits(&["1000000000", "1000000000"])),
+        ("FITS within the limits and without data", fits(&["8192", "8192"])),
+        ("FITS, many pages", fits(&["8", "8", "9000000000000000000"])),
+        (
+            "FITS with a header of 64 MiB",
+            format!("{:<80}", "SIMPLE  = T").repeat((64 * MIB / 80) as usize).into_bytes(),
+        ),
         ("TIFF with a value of 4 GiB", tiff(&[(256, 4, u32::MAX, 8), (257, 4, 1, 8)])),
     ]
 }

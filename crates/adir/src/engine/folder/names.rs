@@ -69,6 +69,7 @@ fn ending(format: ImageFormat) -> &'static str {
         ImageFormat::Jpeg => "jpg",
         ImageFormat::WebP => "webp",
         ImageFormat::Tiff => "tif",
+        ImageFormat::Fits => "fits",
     }
 }
 
@@ -77,7 +78,7 @@ pub(super) fn holding(picture: &Picture, format: ImageFormat) -> ImageFormat {
     let alpha = match (&picture.alpha, picture.associated_alpha) {
         (None, _) => true,
         (Some(_), false) => format.holds_alpha(),
-        (Some(_), true) => format == ImageFormat::Tiff,
+        (Some(_), true) => format.holds_associated_alpha(),
     };
     match alpha && format.supports(picture.bit_depth) {
         true => format,

@@ -12,9 +12,12 @@ use image::metadata::Orientation;
 use super::atomic::AtomicFile;
 use super::limits::Limits;
 use super::metadata::Metadata;
+use super::scale::Scale;
 use crate::units::NoiseLevel;
 use crate::{Error, Result};
 
+mod fits;
+mod fits_samples;
 mod jpeg;
 mod jpeg_markers;
 pub(super) mod kinds;
@@ -37,6 +40,8 @@ pub enum ImageFormat {
     WebP,
     /// Lossless; 8 or 16 bits or 32-bit float a sample.
     Tiff,
+    /// Lossless; 8 or 16 bits or 32-bit float a sample, no alpha.
+    Fits,
 }
 
 impl ImageFormat {
@@ -51,8 +56,9 @@ impl ImageFormat {
             "jpg" | "jpeg" => Ok(Self::Jpeg),
             "webp" => Ok(Self::WebP),
             "tif" | "tiff" => Ok(Self::Tiff),
+            "fits" | "fit" | "fts" => Ok(Self::Fits),
             other => Err(Error::config(format!(
-                "{}: unknown image format {other:?}, expected .png, .jpg, .webp or .tif",
+                "{}: unknown image format {other:?}, expected .png, .jpg, .webp, .tif or .fits",
                 path.display()
             ))),
         }
@@ -65,6 +71,7 @@ impl ImageFormat {
             [0xff, 0xd8, 0xff, ..] => Some(Self::Jpeg),
             [b'R', b'I', b'F', b'F', _, _, _, _, b'W', b'E', b'B', b'P', ..] => Some(Self::WebP),
             [b'I', b'I', 42 | 43, 0, ..] | [b'M', b'M', 0, 42 | 43, ..] => Some(Self::Tiff),
+            [b'S', b'I', b'M', b'P', b'L', b'E', b' ', b' ', b'=', ..] => Some(Self::Fits),
             _ => None,
         }
     }
@@ -74,13 +81,18 @@ impl ImageFormat {
         match self {
             Self::Jpeg | Self::WebP => depth == BitDepth::Eight,
             Self::Png => depth != BitDepth::Float,
-            Self::Tiff => true,
+            Self::Tiff | Self::Fits => true,
         }
     }
 
     /// Whether the format can hold an alpha channel.
     pub fn holds_alpha(self) -> bool {
-        self != Self::Jpeg
+        !matches!(self, Self::Jpeg | Self::Fits)
+    }
+
+    /// Whether the format can say that colours are multiplied by alpha already.
+    pub fn holds_associated_alpha(self) -> bool {
+        self == Self::Tiff
     }
 
     /// That depth where the format can hold it, else 8 bits.
@@ -109,6 +121,16 @@ impl BitDepth {
             Self::Sixteen => 2,
             Self::Float => 4,
         }
+    }
+
+    /// Black and white.
+    pub fn scale(self) -> Scale {
+        let white = match self {
+            Self::Eight => 255.0,
+            Self::Sixteen => 65535.0,
+            Self::Float => 1.0,
+        };
+        Scale { black: 0.0, white }
     }
 
     /// Standard deviation of the quantisation error: 1/sqrt(12) of a step.
@@ -140,10 +162,15 @@ impl Samples {
 
     /// White, where the type has one: that of floats is 1.
     pub fn white(&self) -> f64 {
+        self.depth().scale().white
+    }
+
+    /// The greatest.
+    pub fn most(&self) -> f64 {
         match self {
-            Self::Eight(_) => 255.0,
-            Self::Sixteen(_) => 65535.0,
-            Self::Float(_) => 1.0,
+            Self::Eight(samples) => samples.iter().max().map_or(0.0, |v| f64::from(*v)),
+            Self::Sixteen(samples) => samples.iter().max().map_or(0.0, |v| f64::from(*v)),
+            Self::Float(samples) => samples.iter().copied().fold(0.0, f32::max).into(),
         }
     }
 
@@ -177,6 +204,9 @@ pub(super) struct Decoded {
     pub orientation: Orientation,
     /// Pages or frames in the file.
     pub pages: usize,
+    /// Pixels, row by row, of which the file says that they were not observed; empty if there are none. Their samples
+    /// are stopgaps.
+    pub unobserved: Vec<bool>,
     /// What is wrong with the file, though it could be read.
     pub warnings: Vec<String>,
 }
@@ -186,7 +216,7 @@ impl Decoded {
     fn new(raster: Raster, metadata: Metadata) -> Self {
         let white = Ok(raster.samples.white());
         let orientation = Orientation::NoTransforms;
-        Self { raster, white, metadata, orientation, pages: 1, warnings: Vec::new() }
+        Self { raster, white, metadata, orientation, pages: 1, unobserved: Vec::new(), warnings: Vec::new() }
     }
 }
 
@@ -203,6 +233,7 @@ pub(super) fn decode(
         ImageFormat::Jpeg => jpeg::decode(path, reader, page, limits),
         ImageFormat::WebP => webp::decode(path, reader, page, limits),
         ImageFormat::Tiff => tiff::decode(path, reader, page, limits),
+        ImageFormat::Fits => fits::decode(path, reader, page, limits),
     }?;
     let Raster { width, height, channels, samples, .. } = &decoded.raster;
     let expected = (*width as usize).saturating_mul(*height as usize).saturating_mul(*channels);
@@ -233,6 +264,7 @@ pub(super) fn encode(
         ImageFormat::Jpeg => jpeg::encode(path, file, raster, metadata),
         ImageFormat::WebP => webp::encode(path, file, raster, metadata),
         ImageFormat::Tiff => tiff::encode(path, file, raster, metadata),
+        ImageFormat::Fits => fits::encode(path, file, raster, metadata),
     }?;
     file.flush().map_err(|e| Error::io(path, e))
 }
