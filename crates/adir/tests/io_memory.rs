@@ -70,6 +70,20 @@ fn tiff(tags: &[(u16, u16, u32, u32)]) -> Vec<u8> {
     file
 }
 
+/// An OpenEXR header of tiled floats and no data.
+fn exr(window: [i32; 4], tile: [u32; 2]) -> Vec<u8> {
+    let mut file = b"v/1\x01\x02\x02\0\0".to_vec();
+    let mut put = |name: &[u8], value: &[u8]| file.extend([name, &(value.len() as u32).to_le_bytes(), value].concat());
+    put(b"channels\0chlist\0", b"Y\0\x02\0\0\0\0\0\0\0\x01\0\0\0\x01\0\0\0\0");
+    put(b"compression\0compression\0", &[3]);
+    let window = window.map(i32::to_le_bytes).concat();
+    put(b"dataWindow\0box2i\0", &window);
+    put(b"displayWindow\0box2i\0", &window);
+    put(b"tiles\0tiledesc\0", &[&tile.map(u32::to_le_bytes).concat()[..], &[0]].concat());
+    file.push(0);
+    file
+}
+
 /// A FITS header of these axes and no data.
 fn fits(axes: &[&str]) -> Vec<u8> {
     let mut cards = vec!["SIMPLE  = T".to_owned(), "BITPIX  = 8".to_owned(), format!("NAXIS   = {}", axes.len())];
@@ -124,6 +138,9 @@ fn image_bombs() -> Vec<(&'static str, Vec<u8>)> {
         ("WebP, animated, of 16,777,216 a side", animated),
         ("TIFF of 4,294,967,295 a side", tags(u32::MAX, u32::MAX, 8)),
         ("TIFF within the limits and without data", tags(8192, 8192, 8)),
+        ("OpenEXR of 2^31 a side", exr([0, 0, i32::MAX, i32::MAX], [64, 64])),
+        ("OpenEXR within the limits and without data", exr([0, 0, 8191, 8191], [64, 64])),
+        ("OpenEXR, huge tiles", exr([0, 0, 7, 7], [u32::MAX, u32::MAX])),
         ("FITS of 10^9 a side", fits(&["1000000000", "1000000000"])),
         ("FITS within the limits and without data", fits(&["8192", "8192"])),
         ("FITS, many pages", fits(&["8", "8", "9000000000000000000"])),

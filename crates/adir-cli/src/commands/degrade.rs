@@ -24,7 +24,7 @@ use crate::seed::Seed;
 pub struct DegradeArgs {
     /// The image x
     input: PathBuf,
-    /// Where to write y: 8 bits, or 32-bit float for .tif and .fits, which keeps values beyond black (0) and white (1)
+    /// Where to write y: 8 bits, or 32-bit float for .tif, .fits and .exr, which keeps values beyond black (0) and white (1)
     #[arg(short, long)]
     output: PathBuf,
     #[command(flatten)]

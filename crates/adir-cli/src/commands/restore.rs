@@ -35,7 +35,7 @@ pub struct RestoreArgs {
     /// The observation y, given as an option
     #[arg(short = 'i', long = "input", value_name = "INPUT")]
     input_option: Option<PathBuf>,
-    /// Where to write x (.png, .tif, .jpg, .webp, .fits), or the folder for the results of a folder; a record of settings and
+    /// Where to write x (.png, .tif, .jpg, .webp, .fits, .exr), or the folder for the results of a folder; a record of settings and
     /// measurements is written beside each (x.png.json). - writes a PNG to stdout, and a record only with --record
     #[arg(short, long)]
     pub(super) output: PathBuf,

@@ -145,15 +145,18 @@ impl Engine {
 
 /// Refuses alpha that the format of the output cannot hold.
 fn check_alpha(output: &Path, picture: &Picture, format: ImageFormat) -> Result<()> {
-    let message = match (&picture.alpha, format) {
-        (None, _) => return Ok(()),
-        (Some(_), format) if !format.holds_alpha() => {
-            "the observation has an alpha channel, which this format cannot hold: write .png, .webp or .tif"
+    if format.alpha_fits(picture.alpha.as_deref(), picture.associated_alpha) {
+        return Ok(());
+    }
+    let message = match format {
+        ImageFormat::OpenExr => {
+            "the colours of the observation are not multiplied by its alpha channel, as they must be here: write .png or \
+             .tif"
         }
-        (Some(_), format) if picture.associated_alpha && !format.holds_associated_alpha() => {
-            "the colours of the observation are multiplied by its alpha channel, which only .tif can say"
+        _ if format.holds_alpha() => {
+            "the colours of the observation are multiplied by its alpha channel, which only .tif and .exr can say"
         }
-        _ => return Ok(()),
+        _ => "the observation has an alpha channel, which this format cannot hold: write .png, .webp or .tif",
     };
     Err(Error::config(format!("{}: {message}", output.display())))
 }
@@ -166,12 +169,13 @@ fn named(file: Option<&Path>, error: Error) -> Error {
     }
 }
 
-/// SHA-256 of the sizes and values of a picture from memory.
+/// SHA-256 of the sizes and values of a picture from memory, and of which were observed where not all were.
 pub(super) fn content_of(picture: &Picture) -> Result<ContentHash> {
     let mut bytes = format!("{:?}\n", picture.tensor.dims()).into_bytes();
     for value in tensor::to_f32(&picture.tensor)? {
         bytes.extend(value.to_le_bytes());
     }
+    bytes.extend(picture.observed.iter().flat_map(|mask| mask.known()).map(|known| u8::from(*known)));
     Ok(crate::io::hash::sha256(&bytes))
 }
 

@@ -23,7 +23,7 @@ pub(super) fn warnings(plan: &Plan) -> Result<Vec<String>> {
         if let Some(outputs) = plan.outputs().filter(|_| !clipped && plan.depth() != BitDepth::Float) {
             let output = outputs.image.display();
             warnings.push(format!(
-                "{output}: values beyond black and white are cut off in this format; .tif and .fits keep them"
+                "{output}: values beyond black and white are cut off in this format; .tif, .fits and .exr keep them"
             ));
         }
     }

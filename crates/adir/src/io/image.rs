@@ -12,7 +12,7 @@ use std::path::Path;
 use image::metadata::Orientation;
 
 use super::atomic;
-use super::codec::kinds::{DEVELOP, is_raw, other_kind};
+use super::codec::kinds::{DEVELOP, is_raw, other_kind, way_out};
 use super::codec::{self, Decoded};
 use super::exif;
 use super::hash::{ContentHash, sha256};
@@ -40,7 +40,7 @@ pub struct Picture {
     pub tensor: Tensor<4>,
     /// The alpha channel, h * w values row by row, 0 transparent to 1 opaque.
     pub alpha: Option<Vec<f32>>,
-    /// Whether the colours are multiplied by alpha already, which only TIFF can say.
+    /// Whether the colours are multiplied by alpha already, which TIFF can say and OpenEXR means.
     pub associated_alpha: bool,
     /// The pixels that were observed, where a FITS file says of some that they were not. Those are filled with the median
     /// of the others.
@@ -142,7 +142,7 @@ pub struct WriteOptions {
     pub scale: Option<Scale>,
     /// Alpha to add, h * w values from 0 to 1, row by row.
     pub alpha: Option<Vec<f32>>,
-    /// Whether the colours are multiplied by alpha already; only TIFF can say so.
+    /// Whether the colours are multiplied by alpha already; only TIFF and OpenEXR can say so.
     pub associated_alpha: bool,
     /// What to write besides the pixels; what the format cannot hold is left out, see [`Metadata::fitted`].
     pub metadata: Metadata,
@@ -160,7 +160,7 @@ impl Default for WriteOptions {
     }
 }
 
-/// Reads a PNG, JPEG, WebP, TIFF or FITS image, told apart by content. Of several frames or pages it is the first.
+/// Reads a PNG, JPEG, WebP, TIFF, FITS or OpenEXR image, told apart by content. Of several frames or pages it is the first.
 ///
 /// # Errors
 /// [`Error::Input`] if the file is missing, damaged, cut off or of another kind, if floats do not fit the range from
@@ -322,14 +322,14 @@ fn decode(
         return Err(Error::input(path, DEVELOP));
     }
     let format = ImageFormat::from_content(&start).ok_or_else(|| {
-        let other = other_kind(&start).map_or(String::new(), |kind| format!(" but a {kind} file: convert it first"));
-        Error::input(path, format!("is not a PNG, JPEG, WebP, TIFF or FITS image{other}"))
+        let other = other_kind(&start).map_or(String::new(), |kind| format!(" but a {kind} file: {}", way_out(kind)));
+        Error::input(path, format!("is not a PNG, JPEG, WebP, TIFF, FITS or OpenEXR image{other}"))
     })?;
     let decoded = codec::decode(format, path, reader, reading.page.unwrap_or(1), limits)?;
     Ok((format, decoded))
 }
 
-/// Writes an image in the format that the extension names (png, jpg, webp, tif, fits), whole or not at all.
+/// Writes an image in the format that the extension names (png, jpg, webp, tif, fits, exr), whole or not at all.
 ///
 /// Integer samples are the values clamped to [-1, 1] and rounded to the nearest, halves away from zero.
 /// Float samples are not clamped. JPEG is written at quality 95, WebP without loss.
@@ -349,8 +349,11 @@ pub fn write_image(path: &Path, tensor: &Tensor<4>, options: &WriteOptions) -> R
     if options.alpha.is_some() && !format.holds_alpha() {
         return Err(Error::config(format!("{}: {format:?} has no alpha channel", path.display())));
     }
-    if options.associated_alpha && options.alpha.is_some() && !format.holds_associated_alpha() {
-        let message = "colours multiplied by alpha can be written only as .tif";
+    if !format.alpha_fits(options.alpha.as_deref(), options.associated_alpha) {
+        let message = match format {
+            ImageFormat::OpenExr => "colours must be multiplied by alpha in .exr",
+            _ => "colours multiplied by alpha can be written only as .tif and .exr",
+        };
         return Err(Error::config(format!("{}: {message}", path.display())));
     }
     let raster = raster(path, tensor, options)?;

@@ -1,6 +1,7 @@
 //! What a file says about its pixels besides their values, and which of it another file can say.
 
 use super::codec::ImageFormat;
+use super::codec::exr::holds_text;
 use super::exif;
 pub use super::fits_cards::FitsHeader;
 
@@ -76,6 +77,12 @@ pub(super) fn profile_fits(icc: &[u8], colours: usize) -> bool {
 }
 
 impl Metadata {
+    /// Whether the file says that its values are light.
+    fn is_light(&self) -> bool {
+        let gamma = |(kind, data): &([u8; 4], Vec<u8>)| kind == b"gAMA" && data == &GAMMA_OF_LIGHT;
+        self.linear || self.icc.is_none() && self.png_colour.iter().any(gamma)
+    }
+
     /// Notes a kind that is not carried on, once.
     pub(super) fn leave_out(&mut self, what: &'static str) {
         if !self.left_out.contains(&what) {
@@ -109,7 +116,7 @@ impl Metadata {
             lost.push("the FITS header".to_owned());
         }
         // Formats of light hold nothing that photographs have.
-        let light = format == ImageFormat::Fits;
+        let light = matches!(format, ImageFormat::Fits | ImageFormat::OpenExr);
         if kept.icc.take_if(|_| light).is_some() {
             lost.push("the ICC profile".to_owned());
         }
@@ -123,11 +130,14 @@ impl Metadata {
         if kept.xmp.take_if(|xmp| light || jpeg && xmp.len() > JPEG_XMP).is_some() {
             lost.push("XMP".to_owned());
         }
-        if (light || format == ImageFormat::WebP && kept.exif.is_none()) && kept.resolution.take().is_some() {
+        if (format == ImageFormat::Fits || format == ImageFormat::WebP && kept.exif.is_none())
+            && kept.resolution.take().is_some()
+        {
             lost.push("the resolution".to_owned());
         }
         let texts = kept.texts.len();
         kept.texts.retain(|Text { keyword, text }| match format {
+            ImageFormat::OpenExr => holds_text(keyword),
             ImageFormat::WebP | ImageFormat::Fits => false,
             ImageFormat::Jpeg => keyword.len() + text.len() + 2 <= JPEG_COMMENT,
             ImageFormat::Tiff => tiff_tag(keyword).is_some() && text.is_ascii(),
@@ -138,6 +148,9 @@ impl Metadata {
         }
         if format == ImageFormat::Png && self.linear && kept.icc.is_none() && kept.png_colour.is_empty() {
             kept.png_colour.push((*b"gAMA", GAMMA_OF_LIGHT.into()));
+        }
+        if format == ImageFormat::OpenExr && !self.is_light() {
+            lost.push("the tone curve: values are written as they are, but OpenEXR means light".to_owned());
         }
         if format != ImageFormat::Png {
             let usual =

@@ -16,6 +16,10 @@ use super::scale::Scale;
 use crate::units::NoiseLevel;
 use crate::{Error, Result};
 
+pub(super) mod exr;
+mod exr_blocks;
+mod exr_header;
+mod exr_piz;
 mod fits;
 mod fits_samples;
 mod jpeg;
@@ -42,6 +46,8 @@ pub enum ImageFormat {
     Tiff,
     /// Lossless; 8 or 16 bits or 32-bit float a sample, no alpha.
     Fits,
+    /// Lossless; 32-bit float a sample.
+    OpenExr,
 }
 
 impl ImageFormat {
@@ -57,8 +63,9 @@ impl ImageFormat {
             "webp" => Ok(Self::WebP),
             "tif" | "tiff" => Ok(Self::Tiff),
             "fits" | "fit" | "fts" => Ok(Self::Fits),
+            "exr" => Ok(Self::OpenExr),
             other => Err(Error::config(format!(
-                "{}: unknown image format {other:?}, expected .png, .jpg, .webp, .tif or .fits",
+                "{}: unknown image format {other:?}, expected .png, .jpg, .webp, .tif, .fits or .exr",
                 path.display()
             ))),
         }
@@ -72,6 +79,7 @@ impl ImageFormat {
             [b'R', b'I', b'F', b'F', _, _, _, _, b'W', b'E', b'B', b'P', ..] => Some(Self::WebP),
             [b'I', b'I', 42 | 43, 0, ..] | [b'M', b'M', 0, 42 | 43, ..] => Some(Self::Tiff),
             [b'S', b'I', b'M', b'P', b'L', b'E', b' ', b' ', b'=', ..] => Some(Self::Fits),
+            [b'v', b'/', b'1', 1, ..] => Some(Self::OpenExr),
             _ => None,
         }
     }
@@ -82,6 +90,7 @@ impl ImageFormat {
             Self::Jpeg | Self::WebP => depth == BitDepth::Eight,
             Self::Png => depth != BitDepth::Float,
             Self::Tiff | Self::Fits => true,
+            Self::OpenExr => depth == BitDepth::Float,
         }
     }
 
@@ -90,14 +99,23 @@ impl ImageFormat {
         !matches!(self, Self::Jpeg | Self::Fits)
     }
 
-    /// Whether the format can say that colours are multiplied by alpha already.
-    pub fn holds_associated_alpha(self) -> bool {
-        self == Self::Tiff
+    /// Whether the format can hold colours with that alpha, by which they are multiplied if `associated`. In OpenEXR they
+    /// always are.
+    pub fn alpha_fits(self, alpha: Option<&[f32]>, associated: bool) -> bool {
+        match (alpha, self) {
+            (None, _) => true,
+            (Some(alpha), Self::OpenExr) => associated || alpha.iter().all(|alpha| *alpha >= 1.0),
+            (Some(_), _) => self.holds_alpha() && (!associated || self == Self::Tiff),
+        }
     }
 
-    /// That depth where the format can hold it, else 8 bits.
+    /// That depth where the format can hold it, else one that it can hold.
     pub fn depth_for(self, depth: BitDepth) -> BitDepth {
-        if self.supports(depth) { depth } else { BitDepth::Eight }
+        match self {
+            _ if self.supports(depth) => depth,
+            Self::OpenExr => BitDepth::Float,
+            _ => BitDepth::Eight,
+        }
     }
 }
 
@@ -234,6 +252,7 @@ pub(super) fn decode(
         ImageFormat::WebP => webp::decode(path, reader, page, limits),
         ImageFormat::Tiff => tiff::decode(path, reader, page, limits),
         ImageFormat::Fits => fits::decode(path, reader, page, limits),
+        ImageFormat::OpenExr => exr::decode(path, reader, page, limits),
     }?;
     let Raster { width, height, channels, samples, .. } = &decoded.raster;
     let expected = (*width as usize).saturating_mul(*height as usize).saturating_mul(*channels);
@@ -265,6 +284,7 @@ pub(super) fn encode(
         ImageFormat::WebP => webp::encode(path, file, raster, metadata),
         ImageFormat::Tiff => tiff::encode(path, file, raster, metadata),
         ImageFormat::Fits => fits::encode(path, file, raster, metadata),
+        ImageFormat::OpenExr => exr::encode(path, file, raster, metadata),
     }?;
     file.flush().map_err(|e| Error::io(path, e))
 }
