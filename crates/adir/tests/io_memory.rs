@@ -70,6 +70,33 @@ fn tiff(tags: &[(u16, u16, u32, u32)]) -> Vec<u8> {
     file
 }
 
+/// A TIFF of 8x8 pixels, whose one tile claims 16384x32768, and as many bytes in runs of 128 KiB.
+fn zstd_tile() -> Vec<u8> {
+    // A frame without its size, with a window of 128 KiB.
+    let mut data = vec![0x28, 0xb5, 0x2f, 0xfd, 0, 0x38];
+    let blocks = 512 * MIB / (128 << 10);
+    for block in 1..=blocks {
+        let head = u32::from(block == blocks) | 1 << 1 | (128 << 10) << 3;
+        data.extend(&head.to_le_bytes()[..3]);
+        data.push(7);
+    }
+    let tags = |at: u32| {
+        tiff(&[
+            (256, 4, 1, 8),
+            (257, 4, 1, 8),
+            (258, 3, 1, 8),
+            (259, 3, 1, 50000),
+            (262, 3, 1, 1),
+            (322, 4, 1, 16384),
+            (323, 4, 1, 32768),
+            (324, 4, 1, at),
+            (325, 4, 1, data.len() as u32),
+        ])
+    };
+    let at = tags(0).len() as u32;
+    [tags(at), data.clone()].concat()
+}
+
 /// An OpenEXR header of tiled floats and no data.
 fn exr(window: [i32; 4], tile: [u32; 2]) -> Vec<u8> {
     let mut file = b"v/1\x01\x02\x02\0\0".to_vec();
@@ -148,6 +175,7 @@ fn image_bombs() -> Vec<(&'static str, Vec<u8>)> {
             "FITS with a header of 64 MiB",
             format!("{:<80}", "SIMPLE  = T").repeat((64 * MIB / 80) as usize).into_bytes(),
         ),
+        ("TIFF, a tile of ZSTD that becomes 512 MiB", zstd_tile()),
         ("TIFF with a value of 4 GiB", tiff(&[(256, 4, u32::MAX, 8), (257, 4, 1, 8)])),
     ]
 }

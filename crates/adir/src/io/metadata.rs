@@ -2,6 +2,7 @@
 
 use super::codec::ImageFormat;
 use super::codec::exr::holds_text;
+use super::codec::tiff_exif::{Exif, MAKER_NOTE};
 use super::exif;
 pub use super::fits_cards::FitsHeader;
 
@@ -124,13 +125,19 @@ impl Metadata {
             lost.push("the ICC profile, which is for another colour space".to_owned());
         }
         let jpeg = format == ImageFormat::Jpeg;
-        if kept.exif.take_if(|exif| light || format == ImageFormat::Tiff || jpeg && exif.len() > JPEG_EXIF).is_some() {
+        let in_tiff = self.exif.as_deref().filter(|_| format == ImageFormat::Tiff).map(Exif::of_block);
+        if in_tiff.as_ref().is_some_and(|exif| exif.as_ref().is_some_and(|exif| exif.incomplete)) {
+            lost.push(MAKER_NOTE.to_owned());
+        }
+        let no_fields = matches!(in_tiff, Some(None));
+        if kept.exif.take_if(|exif| light || no_fields || jpeg && exif.len() > JPEG_EXIF).is_some() {
             lost.push("EXIF".to_owned());
         }
         if kept.xmp.take_if(|xmp| light || jpeg && xmp.len() > JPEG_XMP).is_some() {
             lost.push("XMP".to_owned());
         }
-        if (format == ImageFormat::Fits || format == ImageFormat::WebP && kept.exif.is_none())
+        let not_in_exif = kept.exif.as_deref().and_then(exif::resolution).is_none();
+        if (format == ImageFormat::Fits || format == ImageFormat::WebP && not_in_exif)
             && kept.resolution.take().is_some()
         {
             lost.push("the resolution".to_owned());

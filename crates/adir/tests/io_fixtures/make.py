@@ -106,4 +106,10 @@ expect("white_is_zero.tif", 255 - rgb[:, :, 0], 255)
 tifffile.imwrite("turned.tif", rgb, photometric="rgb", extratags=[(274, 3, 1, 6, True)])
 expect("turned.tif", np.rot90(rgb, -1), 255)
 
+y, x, c = np.mgrid[0:30, 0:20, 0:3]
+known = x * 3 + y * 5 + c * 7  # io_kinds.rs knows it
+tifffile.imwrite("zstd_rgb.tif", known.astype(np.uint8), photometric="rgb", compression="zstd", predictor=True, rowsperstrip=8)
+tifffile.imwrite("zstd_tiles16.tif", (known[:, :, 0] * 256).astype(np.uint16), compression="zstd", tile=(16, 16), byteorder=">")
+tifffile.imwrite("zstd_float.tif", (known[:, :, 0] / 8).astype(np.float32), compression="zstd", predictor=True)
+
 save_file(expected, "expected.safetensors")

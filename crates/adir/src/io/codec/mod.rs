@@ -28,8 +28,10 @@ pub(super) mod kinds;
 mod png;
 mod png_chunks;
 mod tiff;
+pub(super) mod tiff_exif;
 mod tiff_pages;
 mod tiff_samples;
+mod tiff_zstd;
 mod webp;
 
 /// An image file format.
