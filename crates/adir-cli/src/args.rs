@@ -56,7 +56,7 @@ pub struct DegradationArgs {
 }
 
 /// Which pixels of the observation count.
-#[derive(Debug, Clone, Args)]
+#[derive(Debug, Clone, Default, Args)]
 pub struct MeasuredArgs {
     /// Pixels of the observation that were not measured, for any task: dust, dead pixels, a time stamp. Marked as in --mask
     #[arg(long, value_name = "IMAGE")]

@@ -144,7 +144,7 @@ impl Engine {
 }
 
 /// Refuses alpha that the format of the output cannot hold.
-fn check_alpha(output: &Path, picture: &Picture, format: ImageFormat) -> Result<()> {
+pub(super) fn check_alpha(output: &Path, picture: &Picture, format: ImageFormat) -> Result<()> {
     if format.alpha_fits(picture.alpha.as_deref(), picture.associated_alpha) {
         return Ok(());
     }
@@ -162,7 +162,7 @@ fn check_alpha(output: &Path, picture: &Picture, format: ImageFormat) -> Result<
 }
 
 /// A configuration error with the observation's name before it.
-fn named(file: Option<&Path>, error: Error) -> Error {
+pub(super) fn named(file: Option<&Path>, error: Error) -> Error {
     match (file, error) {
         (Some(file), Error::Config(message)) => Error::Config(format!("{}: {message}", file.display())),
         (_, other) => other,

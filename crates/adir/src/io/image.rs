@@ -111,8 +111,11 @@ impl Picture {
         codec::png_bytes(name, &raster, &Metadata::default())
     }
 
-    /// Refuses a picture with pixels that were not observed, where all are needed.
-    fn whole(self, path: &Path) -> Result<Self> {
+    /// The picture of the file `path`, unless it has pixels that were not observed, see [`Picture::observed`].
+    ///
+    /// # Errors
+    /// [`Error::Input`] if it has.
+    pub fn whole(self, path: &Path) -> Result<Self> {
         let hidden = self.observed.iter().flat_map(|mask| mask.known()).filter(|known| !**known).count();
         match hidden {
             0 => Ok(self),

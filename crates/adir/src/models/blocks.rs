@@ -17,6 +17,8 @@ use crate::tensor::Tensor;
 pub struct Context {
     /// The embedding of timesteps and classes, `[n, width]`, with the SiLU that every block would apply first.
     pub embedding: Tensor<2>,
+    /// States of a text, `[n, tokens, width]`, for a network that attends to one.
+    pub text: Option<Tensor<3>>,
 }
 
 /// One step of a block.
@@ -71,7 +73,7 @@ impl Block {
     }
 
     /// Shape of the result, and elements kept, for a joined input of that shape.
-    pub(super) fn size(&self, input: ImageShape) -> (ImageShape, usize) {
+    pub(in crate::models) fn size(&self, input: ImageShape) -> (ImageShape, usize) {
         self.layers.iter().fold((input, 0), |(shape, kept), layer| (layer.output(shape), kept + layer.kept(shape)))
     }
 }
@@ -136,9 +138,13 @@ impl Affine {
 
     /// Same-size convolution (or half-size with `stride` 2), kernel 1 or 3.
     pub fn conv(self, p: &Params, x: Tensor<4>, stride: usize) -> Tensor<4> {
-        let kernel = p.kernel(self.weight);
-        let padding = kernel.weight.dims()[2] / 2;
-        conv2d(x, kernel, Some(p.get::<1>(self.bias)), stride, padding)
+        let padding = p.kernel(self.weight).weight.dims()[2] / 2;
+        self.conv_padded(p, x, stride, padding)
+    }
+
+    /// Convolution with `padding` zeros on every side.
+    pub fn conv_padded(self, p: &Params, x: Tensor<4>, stride: usize, padding: usize) -> Tensor<4> {
+        conv2d(x, p.kernel(self.weight), Some(p.get::<1>(self.bias)), stride, padding)
     }
 
     /// Same-size convolution, kernel 1 or 3, of the normalised x.
