@@ -37,7 +37,7 @@ pub struct RestoreArgs {
     /// The observation y, given as an option
     #[arg(short = 'i', long = "input", value_name = "INPUT")]
     input_option: Option<PathBuf>,
-    /// Where to write x (.png, .tif, .jpg, .webp), or the folder for the results of a folder; a record of settings and
+    /// Where to write x (.png, .tif, .jpg, .webp, .fits, .exr), or the folder for the results of a folder; a record of settings and
     /// measurements is written beside each (x.png.json). - writes a PNG to stdout, and a record only with --record
     #[arg(short, long)]
     pub(super) output: PathBuf,
@@ -48,7 +48,7 @@ pub struct RestoreArgs {
     /// needs no other file
     #[arg(long, value_name = "HTML")]
     report: Option<PathBuf>,
-    /// Page of a TIFF stack or frame of an animation to restore, from 1 [default: 1, with a warning if there are more]
+    /// Page of a TIFF stack, plane of a FITS file or frame of an animation to restore, from 1 [default: 1, with a warning if there are more]
     #[arg(long, value_name = "N")]
     page: Option<usize>,
     #[command(flatten)]

@@ -58,7 +58,7 @@ impl Engine {
         check_purpose(&files, &request.task)?;
         request.sampling.check(files.facts())?;
         let (picture, content) = read_hashed_as(&request.input, &request.reading, &self.limits)?;
-        let picture = Arc::new(picture);
+        let picture = Arc::new(picture.whole(&request.input)?);
         if let (Some(output), Some(format)) = (&request.output, format) {
             check_alpha(&output.path, &picture, format)?;
         }
