@@ -131,7 +131,7 @@ pub fn run(
         log.warn(&format!("stopped: no result is written; the same command {goes_on}"));
     }
     let mut restored = restored?;
-    restored.save(&plan)?;
+    restored.save(engine, &plan)?;
     let seconds = started.elapsed().as_secs_f64();
     let agreement = restored.record.agreement_psnr.map(|found| format!(", agrees with the observation to {found}"));
     log.info(&format!("{}: {seconds:.1} s{}", output.display(), agreement.unwrap_or_default()));

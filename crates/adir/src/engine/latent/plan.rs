@@ -181,7 +181,8 @@ impl LatentPlan {
             warnings
                 .push("the image is grey: the network sees three equal channels, and the result is made grey".into());
         }
-        if self.request.sampling.scale > 1.0 && !self.request.is_guided() {
+        let usual = LatentRequest::usual_scale(&self.request.task);
+        if self.request.sampling.scale > 1.0 && self.request.sampling.scale != usual && !self.request.is_guided() {
             warnings.push("without a prompt the guidance scale has no effect".into());
         }
         warnings

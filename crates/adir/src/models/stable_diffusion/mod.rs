@@ -10,6 +10,8 @@ mod json;
 mod model;
 mod names;
 mod part;
+#[cfg(test)]
+mod published;
 mod random;
 mod schedulers;
 mod space;
