@@ -254,6 +254,19 @@ pub fn simple_losses(prior: &Prior, batch: &Batch) -> Result<Vec<f64>> {
     tensor::to_f64(&(error.clone() * error).reshape([n, channels * h * w]).mean_dim(1))
 }
 
+/// The loss of [`Objective::Own`] without gradients, one value per image: the mean over its elements.
+///
+/// # Errors
+/// [`Error::Backend`] when the device fails.
+pub fn own_losses(prior: &Prior, batch: &Batch) -> Result<Vec<f64>> {
+    let [n, channels, h, w] = batch.eps.dims();
+    let input = Conditioning::join(batch.noisy(&prior.info().schedule), &batch.conditioning);
+    let input = input.cast(prior.params().dtype());
+    let out = prior.network().forward(prior.params(), input, &batch.timesteps, &batch.conditioning);
+    let error = out.narrow(1, 0, channels).cast(batch.eps.dtype()) - batch.target(prior);
+    tensor::to_f64(&(error.clone() * error).reshape([n, channels * h * w]).mean_dim(1))
+}
+
 /// The mean over all elements of KL(q(x_(t-1) | x_t, x_0) || p(x_(t-1) | x_t)) in bits, as a function of `v`.
 fn variance_bound(schedule: &Schedule, batch: &Batch, x_t: &Tensor<4>, eps: &Tensor<4>, v: Tensor<4>) -> Tensor<1> {
     let index = |t: Timestep| usize::from(t.0);
