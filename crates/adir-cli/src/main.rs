@@ -8,6 +8,7 @@ mod adaptation;
 mod args;
 mod commands;
 mod exit;
+mod latent;
 mod log;
 mod memory;
 mod model;
@@ -53,6 +54,7 @@ struct Cli {
 #[derive(Debug, Subcommand)]
 enum Command {
     Restore(Box<commands::restore::RestoreArgs>),
+    Edit(Box<commands::edit::EditArgs>),
     Merge(commands::merge::MergeArgs),
     Degrade(commands::degrade::DegradeArgs),
     Compare(commands::compare::CompareArgs),
@@ -108,6 +110,7 @@ fn main() -> ExitCode {
     let log = log::Log::new(cli.log_format, level, stop);
     let done = listening.and_then(|()| match &cli.command {
         Command::Restore(args) => commands::restore::run(args, &log),
+        Command::Edit(args) => commands::edit::run(args, &log),
         Command::Merge(args) => commands::merge::run(args, &log),
         Command::Degrade(args) => commands::degrade::run(args, &log),
         Command::Eval(args) => commands::eval::run(args, &log),

@@ -25,7 +25,8 @@ pub fn precision() -> impl TypedValueParser<Value = Precision> {
 /// The network of a command.
 #[derive(Debug, Clone, Args)]
 pub struct ModelArgs {
-    /// Weights: guided-diffusion's .pt or safetensors [default: the embedded prior]
+    /// Weights: guided-diffusion's .pt or safetensors; a folder of diffusers or a single file with Stable Diffusion's x4
+    /// upscaler, or for `adir edit` an inpainting model [default: the embedded prior]
     #[arg(short = 'm', long, value_name = "WEIGHTS")]
     pub model: Option<PathBuf>,
     /// Configuration of the network (JSON), if the weights do not hold it [default: a .json file beside them]

@@ -1,4 +1,4 @@
-//! Multi-head self-attention, a strip of 32 queries at a time, and its gradients.
+//! Multi-head attention, a strip of 32 queries at a time, and its gradients.
 //!
 //! Tensors arrive with channels before tokens, which suits the transposed score matrix: `S[key][query]` has
 //! queries in the vector lanes, so maximum, exponential and sum over keys never cross lanes. A strip of scores
@@ -13,14 +13,14 @@ use crate::simd::math::exp;
 use crate::simd::{Kernel, Simd, dispatch};
 use crate::tile::{COLS, ColumnsOperands, Init, ROWS, RowsOperands, Single, columns_tile, rows_tile};
 
-/// The shapes of one attention, `[batch, 3 * heads * depth, tokens]` to `[batch, heads * depth, tokens]`.
+/// The shapes of one attention; the result is `[batch, heads * depth, queries]`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Shape {
     pub batch: usize,
     pub heads: usize,
     pub depth: usize,
-    pub tokens: usize,
-    pub order: QkvOrder,
+    pub queries: usize,
+    pub keys: usize,
 }
 
 impl Shape {
@@ -30,12 +30,12 @@ impl Shape {
 
     /// Query panels of a head.
     fn panels(&self) -> usize {
-        self.tokens.div_ceil(COLS)
+        self.queries.div_ceil(COLS)
     }
 
-    /// Numbers of one head's query, key or value.
+    /// Numbers of one head's queries, or of its result.
     fn plane(&self) -> usize {
-        self.depth * self.tokens
+        self.depth * self.queries
     }
 
     /// Numbers of the result.
@@ -43,50 +43,84 @@ impl Shape {
         self.tasks() * self.plane()
     }
 
-    /// Where query, key and value of a task (a batch entry's head) start.
-    fn starts(&self, task: usize) -> [usize; 3] {
-        let (image, head) = (task / self.heads, task % self.heads);
-        let base = image * 3 * self.heads * self.plane();
-        [0, 1, 2].map(|part| {
-            base + self.plane()
-                * match self.order {
-                    QkvOrder::HeadsFirst => head * 3 + part,
-                    QkvOrder::QkvFirst => part * self.heads + head,
-                }
-        })
-    }
-
     /// The factor on query times key: `d^(-1/4)` on each.
     fn scale(&self) -> f32 {
         (1.0 / (self.depth as f64).sqrt()) as f32
     }
 
-    /// Numbers of one operand packed by [`pack`], whatever the width.
-    fn packed(&self) -> usize {
-        self.panels() * COLS * self.depth
+    /// Numbers of `tokens` of one head packed by [`pack`], whatever the width.
+    fn packed(&self, tokens: usize) -> usize {
+        tokens.next_multiple_of(COLS) * self.depth
     }
 
-    /// Panels of channels, and numbers of one operand in [`transposed`] form.
-    fn channel_panels(&self) -> (usize, usize) {
-        let panels = self.depth.div_ceil(COLS);
-        (panels, panels * self.panels() * COLS * COLS)
+    /// Numbers of a panel of channels of `tokens`, and of all of them, in [`transposed`] form.
+    fn turned(&self, tokens: usize) -> (usize, usize) {
+        let panel = tokens.next_multiple_of(COLS) * COLS;
+        (panel, self.depth.div_ceil(COLS) * panel)
+    }
+}
+
+/// Queries, keys and values.
+#[derive(Clone, Copy)]
+pub(crate) enum Qkv<'a> {
+    /// One above the other, `[batch, 3 * heads * depth, tokens]`.
+    Fused(&'a [f32], QkvOrder),
+    /// `[batch, heads * depth, queries]`, and twice `[batch, heads * depth, keys]`.
+    Apart([&'a [f32]; 3]),
+}
+
+impl<'a> Qkv<'a> {
+    fn slices(&self) -> Vec<&'a [f32]> {
+        match *self {
+            Self::Fused(qkv, _) => vec![qkv],
+            Self::Apart(parts) => parts.to_vec(),
+        }
+    }
+
+    fn check(&self, shape: &Shape) {
+        let keys = shape.tasks() * shape.depth * shape.keys;
+        let expected = match self {
+            Self::Fused(..) => vec![shape.results() + 2 * keys],
+            Self::Apart(_) => vec![shape.results(), keys, keys],
+        };
+        let found: Vec<_> = self.slices().iter().map(|part| part.len()).collect();
+        assert_eq!(found, expected, "attention: numbers of {shape:?}");
+    }
+
+    /// In which slice, and where in it, queries, keys and values of a task (a batch entry's head) start.
+    fn starts(&self, shape: &Shape, task: usize) -> [(usize, usize); 3] {
+        let keys = task * shape.depth * shape.keys;
+        match self {
+            Self::Apart(_) => [(0, task * shape.plane()), (1, keys), (2, keys)],
+            Self::Fused(_, order) => {
+                let (image, head) = (task / shape.heads, task % shape.heads);
+                let base = image * 3 * shape.heads;
+                [0, 1, 2].map(|part| {
+                    let place = match order {
+                        QkvOrder::HeadsFirst => head * 3 + part,
+                        QkvOrder::QkvFirst => part * shape.heads + head,
+                    };
+                    (0, (base + place) * shape.plane())
+                })
+            }
+        }
     }
 }
 
 /// Copies `[depth, tokens]` to `[tokens / width][depth][width]`, zeros behind the last token.
 ///
 /// # Safety
-/// `from` must be readable for the plane, `to` writable for `shape.packed()` numbers.
+/// `from` must be readable for the plane, `to` writable for `shape.packed(tokens)` numbers.
 #[inline(always)]
-unsafe fn pack(from: *const f32, shape: &Shape, width: usize, to: *mut f32) {
-    for panel in 0..shape.panels() * (COLS / width) {
+unsafe fn pack(from: *const f32, shape: &Shape, tokens: usize, width: usize, to: *mut f32) {
+    for panel in 0..tokens.next_multiple_of(COLS) / width {
         let first = panel * width;
-        let count = width.min(shape.tokens.saturating_sub(first));
+        let count = width.min(tokens.saturating_sub(first));
         for row in 0..shape.depth {
             // SAFETY: the caller's promise.
             unsafe {
                 let line = to.add((panel * shape.depth + row) * width);
-                let source = from.add(row * shape.tokens + first.min(shape.tokens));
+                let source = from.add(row * tokens + first.min(tokens));
                 std::ptr::copy_nonoverlapping(source, line, count);
                 line.add(count).write_bytes(0, width - count);
             }
@@ -97,23 +131,23 @@ unsafe fn pack(from: *const f32, shape: &Shape, width: usize, to: *mut f32) {
 /// Copies `[depth, tokens]` to `[depth / COLS][tokens, rounded up][COLS]`, zeros behind the last of both.
 ///
 /// # Safety
-/// `from` must be readable for the plane, `to` writable for `shape.channel_panels().1` numbers.
+/// `from` must be readable for the plane, `to` writable for `shape.turned(tokens).1` numbers.
 #[inline(always)]
-unsafe fn transposed<S: Simd>(s: S, from: *const f32, shape: &Shape, to: *mut f32) {
-    let (panels, size) = shape.channel_panels();
+unsafe fn transposed<S: Simd>(s: S, from: *const f32, shape: &Shape, tokens: usize, to: *mut f32) {
+    let (line, size) = shape.turned(tokens);
     // SAFETY: the caller's promise.
     unsafe {
         to.write_bytes(0, size);
-        for panel in 0..panels {
+        for panel in 0..size / line.max(1) {
             let first = panel * COLS;
             transpose(
                 s,
                 Transpose {
-                    src: from.add(first * shape.tokens),
-                    src_pitch: shape.tokens,
+                    src: from.add(first * tokens),
+                    src_pitch: tokens,
                     rows: COLS.min(shape.depth - first),
-                    columns: shape.tokens,
-                    dst: to.add(panel * shape.panels() * COLS * COLS),
+                    columns: tokens,
+                    dst: to.add(panel * line),
                     dst_pitch: COLS,
                 },
             );
@@ -122,17 +156,19 @@ unsafe fn transposed<S: Simd>(s: S, from: *const f32, shape: &Shape, to: *mut f3
 }
 
 /// The result, and for each head and query the logarithm of the sum of exponentials.
-pub(crate) fn forward(qkv: &[f32], shape: Shape) -> (Vec<f32>, Vec<f32>) {
-    assert_eq!(qkv.len(), 3 * shape.results(), "attention: numbers of {shape:?}");
-    let packed = shape.packed();
-    let mut operands = Scratch::take(2 * shape.tasks() * packed);
-    let (from, to) = (Shared(qkv.as_ptr()), SharedMut(operands.as_mut_ptr()));
+pub(crate) fn forward(qkv: Qkv<'_>, shape: Shape) -> (Vec<f32>, Vec<f32>) {
+    qkv.check(&shape);
+    let (queries, keys) = (shape.packed(shape.queries), shape.packed(shape.keys));
+    let mut operands = Scratch::take(shape.tasks() * (queries + keys));
+    let from: Vec<_> = qkv.slices().iter().map(|part| Shared(part.as_ptr())).collect();
+    let to = SharedMut(operands.as_mut_ptr());
     for_each(shape.tasks(), |task| {
-        let [q, k, _] = shape.starts(task);
-        // SAFETY: the starts are inside qkv; each task packs into its own two parts.
+        let [q, k, _] = qkv.starts(&shape, task);
+        // SAFETY: the starts are inside their slices; each task packs into its own two parts.
         unsafe {
-            pack(from.add(q), &shape, COLS, to.add(2 * task * packed));
-            pack(from.add(k), &shape, ROWS, to.add((2 * task + 1) * packed));
+            let to = to.add(task * (queries + keys));
+            pack(from[q.0].add(q.1), &shape, shape.queries, COLS, to);
+            pack(from[k.0].add(k.1), &shape, shape.keys, ROWS, to.add(queries));
         }
     });
     let operands = Shared(operands.as_ptr());
@@ -143,9 +179,10 @@ pub(crate) fn forward(qkv: &[f32], shape: Shape) -> (Vec<f32>, Vec<f32>) {
         filled(shape.results(), |out| {
             for_each(shape.tasks() * shape.panels(), |strip| {
                 let (task, panel) = (strip / shape.panels(), strip % shape.panels());
-                let q = operands.add(2 * task * packed + panel * COLS * shape.depth);
-                let k = operands.add((2 * task + 1) * packed);
-                let value = from.add(shape.starts(task)[2]);
+                let operands = operands.add(task * (queries + keys));
+                let (q, k) = (operands.add(panel * COLS * shape.depth), operands.add(queries));
+                let [_, _, value] = qkv.starts(&shape, task);
+                let value = from[value.0].add(value.1);
                 let out = out.add(task * shape.plane());
                 dispatch(Strip { shape: &shape, panel, q, k, value, out, logs: logs_to.add(strip * COLS) });
             });
@@ -161,7 +198,7 @@ struct Strip<'a> {
     q: *const f32,
     /// Packed by [`ROWS`], all keys.
     k: *const f32,
-    /// `[depth, tokens]`.
+    /// `[depth, keys]`.
     value: *const f32,
     out: *mut f32,
     logs: *mut f32,
@@ -172,26 +209,26 @@ impl Kernel for Strip<'_> {
 
     #[inline(always)]
     fn run<S: Simd>(self, s: S) {
-        let Shape { depth, tokens, .. } = *self.shape;
-        let mut strip = Scratch::take((tokens.next_multiple_of(ROWS) + ROWS) * COLS);
+        let Shape { depth, queries, keys, .. } = *self.shape;
+        let mut strip = Scratch::take((keys.next_multiple_of(ROWS) + ROWS) * COLS);
         let scores = strip.as_mut_ptr();
         let first = self.panel * COLS;
-        let count = COLS.min(tokens - first);
+        let count = COLS.min(queries - first);
         // SAFETY: the operands were packed for this shape, the strip has a line for every key and eight more.
         unsafe {
             products(s, self.k, self.q, self.shape, scores);
             // The result of eight channels, in the lines behind the scores.
-            let sums = scores.add(tokens.next_multiple_of(ROWS) * COLS);
+            let sums = scores.add(keys.next_multiple_of(ROWS) * COLS);
             let scale = s.splat(self.shape.scale());
             let mut totals = [0.0f32; COLS];
             for lane in (0..COLS).step_by(S::LANES) {
                 let mut most = s.splat(f32::NEG_INFINITY);
-                for key in 0..tokens {
+                for key in 0..keys {
                     most = s.max(most, s.load(scores.add(key * COLS + lane)));
                 }
                 let most = s.mul(most, scale);
                 let mut total = s.splat(0.0);
-                for key in 0..tokens {
+                for key in 0..keys {
                     let at = scores.add(key * COLS + lane);
                     let weight = exp(s, s.sub(s.mul(s.load(at), scale), most));
                     s.store(at, weight);
@@ -205,13 +242,13 @@ impl Kernel for Strip<'_> {
             }
             let zeros = [0.0; COLS];
             for channel in (0..depth).step_by(ROWS) {
-                let rows = std::array::from_fn(|i| (channel + i).min(depth - 1) * tokens);
+                let rows = std::array::from_fn(|i| (channel + i).min(depth - 1) * keys);
                 let operands =
-                    RowsOperands { a: self.value, rows: &rows, b: scores, stretches: &[(0, 0)], depth: tokens };
+                    RowsOperands { a: self.value, rows: &rows, b: scores, stretches: &[(0, 0)], depth: keys };
                 rows_tile::<S, Single>(s, operands, Init { start: zeros.as_ptr(), pitch: 0 }, sums, COLS, COLS);
                 for i in 0..ROWS.min(depth - channel) {
                     for (lane, total) in totals.iter().enumerate().take(count) {
-                        *self.out.add((channel + i) * tokens + first + lane) = *sums.add(i * COLS + lane) / total;
+                        *self.out.add((channel + i) * queries + first + lane) = *sums.add(i * COLS + lane) / total;
                     }
                 }
             }
@@ -225,7 +262,7 @@ impl Kernel for Strip<'_> {
 /// `left` packed by [`ROWS`], `right` a panel packed by [`COLS`]; `out` has a line for each key, rounded up.
 #[inline(always)]
 unsafe fn products<S: Simd>(s: S, left: *const f32, right: *const f32, shape: &Shape, out: *mut f32) {
-    for group in 0..shape.tokens.div_ceil(ROWS) {
+    for group in 0..shape.keys.div_ceil(ROWS) {
         // SAFETY: the caller's promise.
         unsafe {
             let a = left.add(group * ROWS * shape.depth);
@@ -236,25 +273,28 @@ unsafe fn products<S: Simd>(s: S, left: *const f32, right: *const f32, shape: &S
     }
 }
 
-/// The gradient of the fused projection from that of the result.
-pub(crate) fn backward(qkv: &[f32], out: &[f32], logs: &[f32], dy: &[f32], shape: Shape) -> Vec<f32> {
-    assert_eq!(qkv.len(), 3 * shape.results(), "attention: numbers of {shape:?}");
+/// The gradients of the slices of `qkv` from that of the result.
+pub(crate) fn backward(qkv: Qkv<'_>, out: &[f32], logs: &[f32], dy: &[f32], shape: Shape) -> Vec<Vec<f32>> {
+    qkv.check(&shape);
     assert_eq!((out.len(), dy.len()), (shape.results(), shape.results()), "attention: results of {shape:?}");
     assert_eq!(logs.len(), shape.tasks() * shape.panels() * COLS, "attention: sums of {shape:?}");
-    let (from, out, dy) = (Shared(qkv.as_ptr()), Shared(out.as_ptr()), Shared(dy.as_ptr()));
-    // SAFETY: every head's task writes its three planes in full.
-    unsafe {
-        filled(qkv.len(), |gradient| {
-            for_each(shape.tasks(), |task| {
-                let at = task * shape.plane();
-                let logs = logs[task * shape.panels() * COLS..].as_ptr();
-                let starts = shape.starts(task);
-                let qkv = starts.map(|start| from.add(start));
-                let gradient = starts.map(|start| gradient.add(start));
-                dispatch(Backward { shape: &shape, qkv, out: out.add(at), dy: dy.add(at), logs, gradient });
-            });
-        })
-    }
+    let slices = qkv.slices();
+    let mut gradients: Vec<_> = slices.iter().map(|part| vec![0.0; part.len()]).collect();
+    let from: Vec<_> = slices.iter().map(|part| Shared(part.as_ptr())).collect();
+    let to: Vec<_> = gradients.iter_mut().map(|part| SharedMut(part.as_mut_ptr())).collect();
+    let (out, dy) = (Shared(out.as_ptr()), Shared(dy.as_ptr()));
+    for_each(shape.tasks(), |task| {
+        let at = task * shape.plane();
+        let logs = logs[task * shape.panels() * COLS..].as_ptr();
+        let starts = qkv.starts(&shape, task);
+        // SAFETY: the starts are inside their slices; every head's task writes its own three planes.
+        unsafe {
+            let qkv = starts.map(|(slice, start)| from[slice].add(start));
+            let gradient = starts.map(|(slice, start)| to[slice].add(start));
+            dispatch(Backward { shape: &shape, qkv, out: out.add(at), dy: dy.add(at), logs, gradient });
+        }
+    });
+    gradients
 }
 
 struct Backward<'a> {
@@ -272,39 +312,45 @@ impl Kernel for Backward<'_> {
     #[inline(always)]
     fn run<S: Simd>(self, s: S) {
         let shape = self.shape;
-        let Shape { depth, tokens, .. } = *shape;
+        let Shape { depth, queries, keys, .. } = *shape;
         let [q, k, v] = self.qkv;
         let [dq, dk, dv] = self.gradient;
-        let lines = tokens.next_multiple_of(ROWS);
-        let (channel_panels, channel_size) = shape.channel_panels();
-        let packed = shape.packed();
-        let mut buffer = Scratch::take(4 * packed + 4 * channel_size + (2 * lines + ROWS) * COLS);
+        let lines = keys.next_multiple_of(ROWS);
+        let (packed_queries, packed_keys) = (shape.packed(queries), shape.packed(keys));
+        let ((query_panel, turned_queries), (key_panel, turned_keys)) = (shape.turned(queries), shape.turned(keys));
+        let packed = packed_queries + packed_keys;
+        let turned = turned_queries + turned_keys;
+        let mut buffer = Scratch::take(2 * packed + 2 * turned + (2 * lines + ROWS) * COLS);
         let start = buffer.as_mut_ptr();
         // SAFETY: the parts below follow one another in the buffer; all operands are packed for this shape.
         unsafe {
-            let [packed_q, packed_dy, packed_k, packed_v] = [0, 1, 2, 3].map(|i| start.add(i * packed));
-            let rest = start.add(4 * packed);
-            let [turned_q, turned_dy, sums_k, sums_v] = [0, 1, 2, 3].map(|i| rest.add(i * channel_size));
-            let weights = rest.add(4 * channel_size);
+            let [packed_q, packed_dy] = [0, 1].map(|i| start.add(i * packed));
+            let [packed_k, packed_v] = [packed_q, packed_dy].map(|query| query.add(packed_queries));
+            let rest = start.add(2 * packed);
+            let [turned_q, turned_dy] = [0, 1].map(|i| rest.add(i * turned));
+            let sums_k = turned_q.add(turned_queries);
+            let sums_v = turned_dy.add(turned_queries);
+            let weights = rest.add(2 * turned);
             let slopes = weights.add(lines * COLS);
             let sums = slopes.add(lines * COLS);
-            pack(q, shape, COLS, packed_q);
-            pack(self.dy, shape, COLS, packed_dy);
-            pack(k, shape, ROWS, packed_k);
-            pack(v, shape, ROWS, packed_v);
-            transposed(s, q, shape, turned_q);
-            transposed(s, self.dy, shape, turned_dy);
-            sums_k.write_bytes(0, 2 * channel_size);
+            pack(q, shape, queries, COLS, packed_q);
+            pack(self.dy, shape, queries, COLS, packed_dy);
+            pack(k, shape, keys, ROWS, packed_k);
+            pack(v, shape, keys, ROWS, packed_v);
+            transposed(s, q, shape, queries, turned_q);
+            transposed(s, self.dy, shape, queries, turned_dy);
+            sums_k.write_bytes(0, turned_keys);
+            sums_v.write_bytes(0, turned_keys);
             let scale = s.splat(shape.scale());
             for panel in 0..shape.panels() {
                 let first = panel * COLS;
-                let count = COLS.min(tokens - first);
+                let count = COLS.min(queries - first);
                 // With P the weights and dP their gradient: dS = P (dP - sum over channels of dy out).
                 products(s, packed_k, packed_q.add(first * depth), shape, weights);
                 products(s, packed_v, packed_dy.add(first * depth), shape, slopes);
                 let mut inner = [0.0f32; COLS];
                 for channel in 0..depth {
-                    let row = channel * tokens + first;
+                    let row = channel * queries + first;
                     for (i, inner) in inner.iter_mut().enumerate().take(count) {
                         *inner += *self.dy.add(row + i) * *self.out.add(row + i);
                     }
@@ -312,7 +358,7 @@ impl Kernel for Backward<'_> {
                 for lane in (0..COLS).step_by(S::LANES) {
                     let log = s.load(self.logs.add(first + lane));
                     let inner = s.load(inner.as_ptr().add(lane));
-                    for key in 0..tokens {
+                    for key in 0..keys {
                         let (weight_at, slope_at) = (weights.add(key * COLS + lane), slopes.add(key * COLS + lane));
                         let weight = exp(s, s.sub(s.mul(s.load(weight_at), scale), log));
                         let slope = s.mul(s.mul(weight, scale), s.sub(s.load(slope_at), inner));
@@ -322,18 +368,17 @@ impl Kernel for Backward<'_> {
                 }
                 let zeros = [0.0; COLS];
                 for channel in (0..depth).step_by(ROWS) {
-                    let rows = std::array::from_fn(|i| (channel + i).min(depth - 1) * tokens);
-                    let operands = RowsOperands { a: k, rows: &rows, b: slopes, stretches: &[(0, 0)], depth: tokens };
+                    let rows = std::array::from_fn(|i| (channel + i).min(depth - 1) * keys);
+                    let operands = RowsOperands { a: k, rows: &rows, b: slopes, stretches: &[(0, 0)], depth: keys };
                     rows_tile::<S, Single>(s, operands, Init { start: zeros.as_ptr(), pitch: 0 }, sums, COLS, COLS);
                     for i in 0..ROWS.min(depth - channel) {
-                        let to = dq.add((channel + i) * tokens + first);
+                        let to = dq.add((channel + i) * queries + first);
                         std::ptr::copy_nonoverlapping(sums.add(i * COLS).cast_const(), to, count);
                     }
                 }
-                for channels in 0..channel_panels {
-                    let at = channels * shape.panels() * COLS * COLS;
-                    let b = at + first * COLS;
-                    for key in (0..tokens).step_by(ROWS) {
+                for channels in 0..depth.div_ceil(COLS) {
+                    let (at, b) = (channels * key_panel, channels * query_panel + first * COLS);
+                    for key in (0..keys).step_by(ROWS) {
                         let rows = std::array::from_fn(|i| (key + i) * COLS);
                         for (a, b, sums) in [
                             (slopes, turned_q.add(b), sums_k.add(at + key * COLS)),
@@ -345,13 +390,13 @@ impl Kernel for Backward<'_> {
                     }
                 }
             }
-            for channels in 0..channel_panels {
-                let at = channels * shape.panels() * COLS * COLS;
+            for channels in 0..depth.div_ceil(COLS) {
+                let at = channels * key_panel;
                 let columns = COLS.min(depth - channels * COLS);
                 for (sums, to) in [(sums_k, dk), (sums_v, dv)] {
-                    let dst = to.add(channels * COLS * tokens);
+                    let dst = to.add(channels * COLS * keys);
                     let src = sums.add(at).cast_const();
-                    transpose(s, Transpose { src, src_pitch: COLS, rows: tokens, columns, dst, dst_pitch: tokens });
+                    transpose(s, Transpose { src, src_pitch: COLS, rows: keys, columns, dst, dst_pitch: keys });
                 }
             }
         }

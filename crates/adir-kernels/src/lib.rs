@@ -25,12 +25,13 @@ pub mod scan;
 mod scratch;
 mod simd;
 mod tile;
+mod tokens;
 
 pub use limits::{OrExit, refuse_large_files};
 pub use memory::keep_freed_memory;
 pub use ops::{
-    AdamStep, GroupNorm, Kernel, LowRank, adam_step, attention, avg_pool2, blend, conv2d, group_norm,
-    group_norm_conv2d, upsample_nearest2,
+    AdamStep, GroupNorm, Kernel, LowRank, adam_step, attention, avg_pool2, blend, conv2d, cross_attention, geglu,
+    group_norm, group_norm_conv2d, layer_norm, upsample_nearest2,
 };
 pub use simd::Isa;
 

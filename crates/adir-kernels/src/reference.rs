@@ -76,10 +76,39 @@ pub fn attention(qkv: Tensor<3>, heads: usize, order: QkvOrder) -> Tensor<3> {
             (split(&parts[0]), split(&parts[1]), split(&parts[2]))
         }
     };
-    let scale = (d as f64).powf(-0.25);
+    heads_attention(q, k, v).reshape([n, c, tokens])
+}
+
+/// Multi-head attention of queries `[n, c, queries]` to keys and values `[n, c, keys]`, giving `[n, c, queries]`.
+pub fn cross_attention(q: Tensor<3>, k: Tensor<3>, v: Tensor<3>, heads: usize) -> Tensor<3> {
+    let [n, c, queries] = q.dims();
+    let split = |t: Tensor<3>| {
+        let tokens = t.dims()[2];
+        t.reshape([n * heads, c / heads, tokens])
+    };
+    heads_attention(split(q), split(k), split(v)).reshape([n, c, queries])
+}
+
+/// Attention of every head by itself: `[heads, depth, queries]` to keys and values `[heads, depth, keys]`.
+fn heads_attention(q: Tensor<3>, k: Tensor<3>, v: Tensor<3>) -> Tensor<3> {
+    let scale = (q.dims()[1] as f64).powf(-0.25);
     let scores = (q * scale).swap_dims(1, 2).matmul(k * scale);
     let weights = activation::softmax(scores, 2);
-    v.matmul(weights.swap_dims(1, 2)).reshape([n, c, tokens])
+    v.matmul(weights.swap_dims(1, 2))
+}
+
+/// Layer normalisation of `[n, c, tokens]` over the channels of every token; the variance is the biased one.
+pub fn layer_norm(x: Tensor<3>, gamma: Tensor<1>, beta: Tensor<1>, eps: f64) -> Tensor<3> {
+    let c = x.dims()[1];
+    let centred = x.clone() - x.mean_dim(1);
+    let variance = centred.clone().powi_scalar(2).mean_dim(1);
+    centred / (variance + eps).sqrt() * gamma.reshape([1, c, 1]) + beta.reshape([1, c, 1])
+}
+
+/// The first half of the channels of `[n, 2 c, tokens]` times `gelu` of the second.
+pub fn geglu(x: Tensor<3>) -> Tensor<3> {
+    let halves = x.chunk(2, 1);
+    halves[0].clone() * activation::gelu(halves[1].clone())
 }
 
 /// Each pixel of `[n, c, h, w]` as a block of 2 by 2.

@@ -41,6 +41,7 @@ pub mod error;
 pub mod evaluate;
 pub mod guidance;
 pub mod io;
+pub mod latent;
 pub mod metric;
 pub mod models;
 pub mod noise;

@@ -139,6 +139,8 @@ pub struct Schedule {
     beta: Vec<f64>,
     alpha_bar: Vec<f64>,
     original_alpha_bar: Vec<f64>,
+    /// alpha_bar where the last step ends.
+    end: f64,
 }
 
 impl Schedule {
@@ -167,6 +169,7 @@ impl Schedule {
             original_alpha_bar: alpha_bar.clone(),
             alpha_bar,
             beta,
+            end: 1.0,
         })
     }
 
@@ -200,7 +203,16 @@ impl Schedule {
             alpha_bar: cumulative_alpha(&beta),
             original_alpha_bar: self.original_alpha_bar.clone(),
             beta,
+            end: 1.0,
         })
+    }
+
+    /// The same schedule whose last step ends at the alpha_bar of the first step of training instead of at 1, as latent
+    /// diffusion's samplers do (diffusers' `set_alpha_to_one: false`). Only [`Schedule::alpha_bar_prev`] and
+    /// what is made of it know of that; betas stay.
+    #[must_use]
+    pub fn ending_at_first(self) -> Self {
+        Self { end: self.original_alpha_bar[0], ..self }
     }
 
     /// Number of steps.
@@ -260,9 +272,9 @@ impl Schedule {
         self.alpha_bar[i]
     }
 
-    /// alpha_bar of the step before i; 1 before the first.
+    /// alpha_bar of the step before i; before the first 1, unless it ends elsewhere ([`Schedule::ending_at_first`]).
     pub fn alpha_bar_prev(&self, i: usize) -> f64 {
-        if i == 0 { 1.0 } else { self.alpha_bar[i - 1] }
+        if i == 0 { self.end } else { self.alpha_bar[i - 1] }
     }
 
     /// beta-tilde_i = beta_i (1 - alpha_bar_(i-1)) / (1 - alpha_bar_i), the variance of q(x_(i-1) | x_i, x_0); 0 at i = 0.

@@ -11,6 +11,7 @@ mod low_rank;
 mod norm_conv;
 mod pack_cache;
 mod resample;
+mod tokens;
 mod update;
 
 use burn::backend::autodiff::checkpoint::strategy::CheckpointStrategy;
@@ -21,12 +22,13 @@ use burn::tensor::{DType, Tensor, TensorData};
 
 use crate::QkvOrder;
 
-pub use attention::attention;
+pub use attention::{attention, cross_attention};
 pub use conv2d::{Kernel, conv2d};
 pub use group_norm::{GroupNorm, group_norm};
 pub use low_rank::LowRank;
 pub use norm_conv::group_norm_conv2d;
 pub use resample::{avg_pool2, upsample_nearest2};
+pub use tokens::{geglu, layer_norm};
 pub use update::{AdamStep, adam_step, blend};
 
 use group_norm::Settings;
@@ -96,11 +98,30 @@ pub trait KernelOps: Backend {
     /// See [`attention()`].
     fn attention_kernel(qkv: FloatTensor<Self>, heads: usize, order: QkvOrder) -> FloatTensor<Self>;
 
+    /// See [`cross_attention()`].
+    fn cross_attention_kernel(
+        q: FloatTensor<Self>,
+        k: FloatTensor<Self>,
+        v: FloatTensor<Self>,
+        heads: usize,
+    ) -> FloatTensor<Self>;
+
     /// See [`upsample_nearest2()`].
     fn upsample_nearest2_kernel(x: FloatTensor<Self>) -> FloatTensor<Self>;
 
     /// See [`avg_pool2()`].
     fn avg_pool2_kernel(x: FloatTensor<Self>) -> FloatTensor<Self>;
+
+    /// See [`layer_norm()`].
+    fn layer_norm_kernel(
+        x: FloatTensor<Self>,
+        gamma: FloatTensor<Self>,
+        beta: FloatTensor<Self>,
+        eps: f64,
+    ) -> FloatTensor<Self>;
+
+    /// See [`geglu()`].
+    fn geglu_kernel(x: FloatTensor<Self>) -> FloatTensor<Self>;
 }
 
 impl KernelOps for Flex {
@@ -162,7 +183,11 @@ impl KernelOps for Flex {
     }
 
     fn attention_kernel(qkv: FlexTensor, heads: usize, order: QkvOrder) -> FlexTensor {
-        attention::forward(&contiguous(qkv), heads, order).0
+        attention::forward(&[contiguous(qkv)], attention::Settings::fused(heads, order)).0
+    }
+
+    fn cross_attention_kernel(q: FlexTensor, k: FlexTensor, v: FlexTensor, heads: usize) -> FlexTensor {
+        attention::forward(&[q, k, v].map(contiguous), attention::Settings::apart(heads)).0
     }
 
     fn upsample_nearest2_kernel(x: FlexTensor) -> FlexTensor {
@@ -171,6 +196,14 @@ impl KernelOps for Flex {
 
     fn avg_pool2_kernel(x: FlexTensor) -> FlexTensor {
         resample::pool(&contiguous(x))
+    }
+
+    fn layer_norm_kernel(x: FlexTensor, gamma: FlexTensor, beta: FlexTensor, eps: f64) -> FlexTensor {
+        tokens::normalise(&[x, gamma, beta].map(contiguous), eps).0
+    }
+
+    fn geglu_kernel(x: FlexTensor) -> FlexTensor {
+        tokens::gate(&contiguous(x))
     }
 }
 
@@ -237,7 +270,16 @@ impl<C: CheckpointStrategy> KernelOps for Autodiff<Flex, C> {
     }
 
     fn attention_kernel(qkv: FloatTensor<Self>, heads: usize, order: QkvOrder) -> FloatTensor<Self> {
-        attention::tracked::<C>(qkv, heads, order)
+        attention::tracked::<C, 1>([qkv], attention::Settings::fused(heads, order))
+    }
+
+    fn cross_attention_kernel(
+        q: FloatTensor<Self>,
+        k: FloatTensor<Self>,
+        v: FloatTensor<Self>,
+        heads: usize,
+    ) -> FloatTensor<Self> {
+        attention::tracked::<C, 3>([q, k, v], attention::Settings::apart(heads))
     }
 
     fn upsample_nearest2_kernel(x: FloatTensor<Self>) -> FloatTensor<Self> {
@@ -246,6 +288,19 @@ impl<C: CheckpointStrategy> KernelOps for Autodiff<Flex, C> {
 
     fn avg_pool2_kernel(x: FloatTensor<Self>) -> FloatTensor<Self> {
         resample::tracked::<C>(x, resample::Resample::Down)
+    }
+
+    fn layer_norm_kernel(
+        x: FloatTensor<Self>,
+        gamma: FloatTensor<Self>,
+        beta: FloatTensor<Self>,
+        eps: f64,
+    ) -> FloatTensor<Self> {
+        tokens::norm_tracked::<C>([x, gamma, beta], eps)
+    }
+
+    fn geglu_kernel(x: FloatTensor<Self>) -> FloatTensor<Self> {
+        tokens::gate_tracked::<C>(x)
     }
 }
 

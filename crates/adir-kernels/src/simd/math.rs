@@ -1,4 +1,4 @@
-//! Functions of whole vectors: the exponential, the logistic function and SiLU.
+//! Functions of whole vectors: the exponential, the logistic function, SiLU, and the normal distribution.
 
 use super::Simd;
 
@@ -40,6 +40,25 @@ pub(crate) fn silu_slope<S: Simd>(s: S, x: S::V) -> S::V {
     let one = s.splat(1.0);
     let sigma = sigmoid(s, x);
     s.mul(sigma, s.mul_add(x, s.sub(one, sigma), one))
+}
+
+/// The distribution function Phi(x) of the standard normal, within 1e-7, and exp(-x^2 / 2).
+///
+/// With z = |x| / sqrt(2) and t = 1 / (1 + z / 2), exp(z^2) erfc(z) is a polynomial of t; its coefficients are fitted, with
+/// errors below 9e-9 where z is at most 4.2.
+#[inline(always)]
+pub(crate) fn normal<S: Simd>(s: S, x: S::V) -> (S::V, S::V) {
+    let magnitude = s.max(x, s.sub(s.splat(0.0), x));
+    let slope = exp(s, s.mul(s.mul(x, x), s.splat(-0.5)));
+    let t = s.div(s.splat(1.0), s.mul_add(magnitude, s.splat(0.5 * std::f32::consts::FRAC_1_SQRT_2), s.splat(1.0)));
+    let mut p = s.splat(0.102_418_13);
+    for c in [-0.621_617_1, 1.258_730_3, -0.592_889, 0.649_373_65, 0.195_331_74, 0.008_652_247_5] {
+        p = s.mul_add(p, t, s.splat(c));
+    }
+    let tail = s.mul(s.mul(p, slope), s.splat(0.5));
+    // The sign of x, 0 at 0.
+    let sign = s.max(s.min(s.mul(x, s.splat(1e30)), s.splat(1.0)), s.splat(-1.0));
+    (s.mul_add(sign, s.sub(s.splat(0.5), tail), s.splat(0.5)), slope)
 }
 
 #[cfg(test)]

@@ -1,7 +1,7 @@
 //! attention against the definition in double precision: result and gradient.
 
 use crate::common::{assert_close, tracked, values};
-use adir_kernels::{QkvOrder, attention, reference};
+use adir_kernels::{QkvOrder, attention, cross_attention, reference};
 use burn::tensor::{DType, Tensor};
 
 type Attention = fn(Tensor<3>, usize, QkvOrder) -> Tensor<3>;
@@ -45,4 +45,37 @@ fn a_transposed_view() {
     let (found, expected) = (run(attention, DType::F32), run(reference::attention, DType::F64));
     assert_close("result", &found[0], &expected[0], 1e-5);
     assert_close("gradient", &found[1], &expected[1], 1e-5);
+}
+
+type Cross = fn(Tensor<3>, Tensor<3>, Tensor<3>, usize) -> Tensor<3>;
+
+#[test]
+fn queries_apart_from_keys() {
+    let run = |f: Cross, n, c, queries, keys, heads, dtype| {
+        let q = tracked([n, c, queries], 1, dtype);
+        let [k, v] = [2, 3].map(|seed| tracked([n, c, keys], seed, dtype));
+        let out = f(q.clone() * (16.0 / c as f64).sqrt(), k.clone(), v.clone(), heads);
+        let probe = tracked(out.dims(), 4, dtype).detach();
+        let grads = (out.clone() * probe).sum().backward();
+        let of = |t: &Tensor<3>| values(t.grad(&grads).expect("a gradient"));
+        [values(out), of(&q), of(&k), of(&v)]
+    };
+    for (n, c, queries, keys, heads) in
+        [(1, 4, 1, 1, 1), (2, 80, 70, 77, 2), (1, 24, 33, 9, 3), (3, 40, 5, 130, 1), (1, 512, 36, 36, 1)]
+    {
+        let found = run(cross_attention, n, c, queries, keys, heads, DType::F32);
+        let expected = run(reference::cross_attention, n, c, queries, keys, heads, DType::F64);
+        for (what, (found, expected)) in ["result", "q", "k", "v"].iter().zip(found.iter().zip(&expected)) {
+            assert_close(&format!("{what}, {n} x {c}, {queries} to {keys}"), found, expected, 1e-5);
+        }
+    }
+}
+
+/// Only what is tracked gets a gradient; the text that a network attends to is not.
+#[test]
+fn keys_that_are_not_tracked() {
+    let q = tracked([1, 8, 20], 1, DType::F32);
+    let [k, v] = [2, 3].map(|seed| tracked([1, 8, 7], seed, DType::F32).set_require_grad(false));
+    let grads = cross_attention(q.clone(), k.clone(), v, 2).sum().backward();
+    assert!(q.grad(&grads).is_some() && k.grad(&grads).is_none());
 }

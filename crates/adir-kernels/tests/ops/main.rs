@@ -9,4 +9,5 @@ mod low_rank;
 mod machine;
 mod norm_conv;
 mod resample;
+mod tokens;
 mod update;

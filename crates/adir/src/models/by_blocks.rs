@@ -112,7 +112,9 @@ impl Pass<'_> {
         let inputs: Vec<_> = inputs.into_iter().map(input).collect();
         let embedding = self.context.embedding.clone().autodiff();
         let embedding = if self.trains_context { embedding.require_grad() } else { embedding };
-        let out = block.forward(&self.tracked.params, joined(&inputs), &Context { embedding: embedding.clone() });
+        let text = self.context.text.clone().map(Tensor::autodiff);
+        let context = Context { embedding: embedding.clone(), text };
+        let out = block.forward(&self.tracked.params, joined(&inputs), &context);
         let mut gradients = differentiated(out)?.backward();
         self.hand_over(&mut gradients);
         if self.trains_context

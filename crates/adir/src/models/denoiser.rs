@@ -1,6 +1,7 @@
 //! What samplers and guidance see of a network.
 
 use std::fmt::Debug;
+use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
@@ -10,7 +11,7 @@ use crate::tensor::{self, Tensor};
 use crate::{Error, Result};
 
 /// What a network is told besides x_t and t.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default)]
 #[non_exhaustive]
 pub enum Conditioning {
     /// Nothing.
@@ -18,6 +19,72 @@ pub enum Conditioning {
     None,
     /// The label of a class-conditional network, counted from 0.
     Class(usize),
+    /// Several things at once.
+    Several(Arc<Conditions>),
+}
+
+/// What a network in a latent space is told besides x_t and t.
+#[derive(Debug, Clone, Default)]
+pub struct Conditions {
+    /// States of a text, `[1, tokens, width]`.
+    pub text: Option<Tensor<3>>,
+    /// A class label: of the x4 upscaler, the level of the noise in the small image.
+    pub class: Option<usize>,
+    /// What is joined with x_t behind its channels, `[1, c, h, w]`.
+    pub beside: Option<Tensor<4>>,
+}
+
+impl Conditioning {
+    /// The label, where there is one.
+    pub fn class(&self) -> Option<usize> {
+        match self {
+            Self::None => None,
+            Self::Class(class) => Some(*class),
+            Self::Several(conditions) => conditions.class,
+        }
+    }
+
+    /// The states of a text.
+    pub fn text(&self) -> Option<&Tensor<3>> {
+        match self {
+            Self::Several(conditions) => conditions.text.as_ref(),
+            _ => None,
+        }
+    }
+
+    /// What is joined with x_t.
+    pub fn beside(&self) -> Option<&Tensor<4>> {
+        match self {
+            Self::Several(conditions) => conditions.beside.as_ref(),
+            _ => None,
+        }
+    }
+
+    /// The same for a part of x_t: `part` takes it from what stands beside.
+    #[must_use]
+    pub fn of(&self, part: impl FnOnce(&Tensor<4>) -> Tensor<4>) -> Self {
+        match self {
+            Self::Several(conditions) if conditions.beside.is_some() => {
+                let beside = conditions.beside.as_ref().map(part);
+                Self::Several(Arc::new(Conditions { beside, ..Conditions::clone(conditions) }))
+            }
+            other => other.clone(),
+        }
+    }
+
+    /// `x`, `[n, c, h, w]`, joined with what stands beside it for each of its images: what the network gets.
+    ///
+    /// # Panics
+    /// If it stands beside some of them only, or has other sides.
+    pub fn join(x: Tensor<4>, all: &[Self]) -> Tensor<4> {
+        let beside: Vec<_> = all.iter().filter_map(Self::beside).cloned().collect();
+        if beside.is_empty() {
+            return x;
+        }
+        assert_eq!(beside.len(), x.dims()[0], "channels beside every image of a batch");
+        let beside = Tensor::cat(beside, 0).to_device(&x.device()).cast(x.dtype());
+        Tensor::cat(vec![x, beside], 1)
+    }
 }
 
 impl From<Option<usize>> for Conditioning {

@@ -5,9 +5,11 @@
 
 pub mod blocks;
 mod by_blocks;
+mod classifier_free;
 pub mod clip;
 mod denoiser;
 pub mod efficientnet_lite;
+mod embedding;
 mod estimate_errors;
 pub mod guided_diffusion;
 mod image_mean;
@@ -16,11 +18,13 @@ mod network;
 pub mod params;
 mod prior;
 mod space;
+pub mod stable_diffusion;
 mod tiled;
 mod tiles;
 
 pub use by_blocks::gradients_by_blocks;
-pub use denoiser::{Conditioning, Denoiser, DenoiserInfo, Prediction, PredictionKind, Pullback};
+pub use classifier_free::ClassifierFree;
+pub use denoiser::{Conditioning, Conditions, Denoiser, DenoiserInfo, Prediction, PredictionKind, Pullback};
 pub use estimate_errors::EstimateErrors;
 pub use image_mean::ImageMean;
 pub use network::{BlockMemory, Network};

@@ -9,6 +9,7 @@ use super::params::{ParamId, ParamLayout, Params};
 use crate::operator::ImageShape;
 use crate::schedule::Timestep;
 use crate::tensor::Tensor;
+use crate::{Error, Result};
 
 /// What one block takes of memory for one image, in elements of maps.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -19,6 +20,19 @@ pub struct BlockMemory {
     pub kept: usize,
     /// What it saves for a later block.
     pub saved: usize,
+}
+
+/// Refuses a class that a network of `classes` does not have, and the lack of one that it needs.
+pub(super) fn check_class(classes: Option<usize>, class: Option<usize>) -> Result<()> {
+    match (classes, class) {
+        (None, None) => Ok(()),
+        (None, Some(_)) => Err(Error::config("this network has no classes, but a class was given")),
+        (Some(count), Some(class)) if class < count => Ok(()),
+        (Some(count), given) => Err(Error::config(format!(
+            "this network needs a class from 0 to {count} (exclusive), {}",
+            given.map_or("none was given".into(), |class| format!("not {class}"))
+        ))),
+    }
 }
 
 /// A network: one list of blocks that look their parameters up in the [`Params`] of its layout. Weights come with every
@@ -36,6 +50,17 @@ pub trait Network: Debug + Send + Sync {
     /// Number of classes of a class-conditional network.
     fn classes(&self) -> Option<usize> {
         None
+    }
+
+    /// Refuses what the network cannot be told, and the lack of what it must be: here a class, where it has some.
+    ///
+    /// # Errors
+    /// [`Error::Config`] naming what is missing or too much.
+    fn check_conditioning(&self, conditioning: &Conditioning) -> Result<()> {
+        if conditioning.text().is_some() {
+            return Err(Error::config("this network takes no text"));
+        }
+        check_class(self.classes(), conditioning.class())
     }
 
     /// What every block is told: an entry of `timesteps` for each of the n images of `x`, and one of `conditioning`,

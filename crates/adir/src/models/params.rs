@@ -250,13 +250,14 @@ impl Params {
         self.values[id.0].clone().reshape(shape)
     }
 
-    /// One weight of a convolution; that of a 1-d one of kernel 1 as the 1x1 it is over the positions of an image.
+    /// One weight of a convolution; that of a 1-d one of kernel 1, or of a linear layer, as the 1x1 it is over the positions
+    /// of an image.
     ///
     /// # Panics
     /// As [`Params::get`].
     pub fn kernel(&self, id: ParamId) -> Kernel {
         let weight = match self.layout.spec(id).shape[..] {
-            [out, inputs, 1] => self.flat(id).reshape([out, inputs, 1, 1]),
+            [out, inputs, 1] | [out, inputs] => self.flat(id).reshape([out, inputs, 1, 1]),
             _ => self.get::<4>(id),
         };
         let low_rank = self.factors_of(id).map(|(a, b, scale)| {

@@ -88,7 +88,7 @@ impl PriorHeader {
     /// # Errors
     /// [`Error::Config`] naming the classes.
     pub fn check_class(&self, class: Option<usize>) -> Result<()> {
-        check_class(self.net.classes(), class)
+        self.net.check_conditioning(&class.into())
     }
 
     /// Number of scalar parameters.
@@ -302,12 +302,16 @@ impl Prior {
 
     /// An entry for each of `n` images, none for a network without classes.
     fn conditioning(&self, n: usize, given: &Conditioning) -> Result<Vec<Conditioning>> {
-        let class = match given {
-            Conditioning::None => None,
-            Conditioning::Class(class) => Some(*class),
-        };
-        check_class(self.net.classes(), class)?;
-        Ok(if class.is_some() { vec![given.clone(); n] } else { Vec::new() })
+        self.net.check_conditioning(given)?;
+        let beside = given.beside().map_or(0, |beside| beside.dims()[1]);
+        if self.info.channels + beside != self.net.input_channels() {
+            return Err(Error::config(format!(
+                "{beside} channels beside a state of {}: the network expects {} in all",
+                self.info.channels,
+                self.net.input_channels()
+            )));
+        }
+        Ok(if matches!(given, Conditioning::None) { Vec::new() } else { vec![given.clone(); n] })
     }
 
     /// eps, not corrected for the image mean, and the variance, by `params` of the network: differentiable where `params`
@@ -321,7 +325,7 @@ impl Prior {
     ) -> (Tensor<4>, Option<Tensor<4>>) {
         let timesteps = vec![t; x_t.dims()[0]];
         // The sampler's tensors stay where and in what precision they are; the network computes in its own.
-        let input = x_t.clone().to_device(&params.device()).cast(params.dtype());
+        let input = Conditioning::join(x_t.clone(), conditioning).to_device(&params.device()).cast(params.dtype());
         let out = self.net.forward(params, input, &timesteps, conditioning);
         let out = out.to_device(&x_t.device()).cast(x_t.dtype());
         let (out, variance) = if self.info.variance == VarianceKind::LearnedRange {
@@ -347,19 +351,6 @@ impl Prior {
         let x_t = x_t.clone().autodiff().require_grad();
         let (eps, variance) = self.evaluate(&params, &x_t, t, conditioning);
         (Graph { x_t, eps }, variance.map(Tensor::inner))
-    }
-}
-
-/// Refuses a class that a network of `classes` does not have, and the lack of one that it needs.
-fn check_class(classes: Option<usize>, class: Option<usize>) -> Result<()> {
-    match (classes, class) {
-        (None, None) => Ok(()),
-        (None, Some(_)) => Err(Error::config("this network has no classes, but a class was given")),
-        (Some(count), Some(class)) if class < count => Ok(()),
-        (Some(count), given) => Err(Error::config(format!(
-            "this network needs a class from 0 to {count} (exclusive), {}",
-            given.map_or("none was given".into(), |class| format!("not {class}"))
-        ))),
     }
 }
 

@@ -71,7 +71,7 @@ impl Denoiser for Tiled<'_> {
         }
         let (mut eps, mut variance) = (x_t.zeros_like(), None::<Tensor<4>>);
         let predict = |tile: &Tile| {
-            let found = self.inner.predict(&tile.of(x_t), t, conditioning)?;
+            let found = self.inner.predict(&tile.of(x_t), t, &conditioning.of(|beside| tile.of(beside)))?;
             Ok((tile.weighted(&found.eps), found.variance.map(|found| tile.weighted(&found))))
         };
         self.each(&tiles, predict, |tile, (of_eps, of_variance)| {
@@ -116,7 +116,8 @@ impl Pullback for TiledBack<'_> {
         }
         let [_, _, h, w] = self.x_t.dims();
         let back = |tile: &Tile| {
-            let (_, back) = self.denoiser.inner.predict_back(&tile.of(&self.x_t), self.t, &self.conditioning)?;
+            let conditioning = self.conditioning.of(|beside| tile.of(beside));
+            let (_, back) = self.denoiser.inner.predict_back(&tile.of(&self.x_t), self.t, &conditioning)?;
             back.x_t(&tile.weighted(&tile.of(cotangent)))
         };
         let mut gradient = self.x_t.zeros_like();

@@ -291,7 +291,7 @@ impl Problem {
         Ok(boundary)
     }
 
-    /// The pixels of y that are not ignored, and those that are not saturated; absent where all are.
+    /// The pixels of y that are observed and not ignored, and those that are not saturated; absent where all are.
     fn unmeasured(
         &self,
         y: &Tensor<4>,
@@ -310,6 +310,11 @@ impl Problem {
                 Some(mask)
             }
         };
+        if let Some(mask) = &self.observed {
+            let value = format!("{:.2} % of the observation", 100.0 * share(mask));
+            notes.push(Choice::rule("not observed", value, "the file says so (BLANK or NaN)"));
+        }
+        let ignored = both(self.observed.as_ref(), ignored.as_ref())?;
         let saturated = match self.saturated {
             Some(Saturated::Ignore) => plateaus(y)?,
             None if self.task == Task::Deblur => plateaus(y)?,

@@ -74,7 +74,7 @@ fn learned_log_variance(schedule: &Schedule, index: usize, v: Option<Tensor<4>>)
 impl Rule for AncestralConfig {
     /// Lines 3-7 of Algorithm 1.
     fn update(&self, inputs: &Inputs<'_>, evaluation: Evaluation<'_>) -> Result<Outcome> {
-        let Evaluation { at, x_t, prediction, back } = evaluation;
+        let Evaluation { at, x_t, prediction, back, .. } = evaluation;
         let config = *self;
         let Posterior { x0, eps, mut mean, log_variance } =
             posterior(inputs.schedule, at.index, x_t, prediction.clone(), config)?;

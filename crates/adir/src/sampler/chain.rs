@@ -49,6 +49,8 @@ pub struct Evaluation<'a> {
     pub prediction: &'a Prediction,
     /// The way back from its eps to x_t, where the guidance needs it.
     pub back: Option<&'a dyn Pullback>,
+    /// The x0 estimate of the step before; `None` at the first step of a chain.
+    pub before: Option<&'a Tensor<4>>,
 }
 
 /// A sampler: how one step follows from what the network says. [`Chain`] does the rest.
@@ -83,6 +85,8 @@ pub struct Chain<'a> {
     inputs: Inputs<'a>,
     rule: Box<dyn Rule + 'a>,
     x_t: Tensor<4>,
+    /// The x0 estimate of the step before.
+    before: Option<Tensor<4>>,
     /// The next loop step; `schedule.len()` when finished or failed.
     next: usize,
 }
@@ -114,7 +118,13 @@ impl<'a> Chain<'a> {
             )));
         }
         check_finite(&x_t, "initial noise")?;
-        Ok(Self { next: inputs.resume_at, rule: Box::new(rule), inputs, x_t })
+        Ok(Self { next: inputs.resume_at, rule: Box::new(rule), inputs, x_t, before: None })
+    }
+
+    /// The same, going on from a step whose estimate was `x0`: rules of several steps need it.
+    #[must_use]
+    pub fn after(self, x0: Tensor<4>) -> Self {
+        Self { before: (self.next > 0).then_some(x0), ..self }
     }
 
     fn step(&self) -> Result<Step> {
@@ -145,7 +155,13 @@ impl<'a> Chain<'a> {
             }
             check_finite(tensor, &name(what))?;
         }
-        let evaluation = Evaluation { at: position, x_t: &self.x_t, prediction: &prediction, back: back.as_deref() };
+        let evaluation = Evaluation {
+            at: position,
+            x_t: &self.x_t,
+            prediction: &prediction,
+            back: back.as_deref(),
+            before: self.before.as_ref(),
+        };
         let Outcome { x_t, x0, residual_rms } = self.rule.update(&self.inputs, evaluation)?;
         check_finite(&x_t, &name("x_(t-1)"))?;
         Ok(Step { index: self.next, total, timestep, x_t, x0, residual_rms })
@@ -164,6 +180,7 @@ impl Iterator for Chain<'_> {
         match &step {
             Ok(done) => {
                 self.x_t = done.x_t.clone();
+                self.before = Some(done.x0.clone());
                 self.next += 1;
             }
             Err(_) => self.next = total,

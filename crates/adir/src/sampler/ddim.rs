@@ -62,7 +62,7 @@ impl Estimate {
         clip_x0: bool,
         eps_after_guidance: EpsAfterGuidance,
     ) -> Result<Self> {
-        let Evaluation { at, x_t, prediction, back } = evaluation;
+        let Evaluation { at, x_t, prediction, back, .. } = evaluation;
         let (schedule, index) = (inputs.schedule, at.index);
         let (mut x0, mut eps) = predict_x0(schedule, index, x_t, prediction.eps.clone(), clip_x0);
         let Some(guidance) = inputs.guidance else { return Ok(Self { x0, eps, residual_rms: None, y_noise: None }) };

@@ -9,12 +9,14 @@
 mod ancestral;
 mod chain;
 mod ddim;
+mod dpm_solver;
 mod renoise;
 mod stages;
 
 pub use ancestral::{AncestralConfig, Posterior, posterior};
 pub use chain::{Chain, Evaluation, Outcome, Position, Rule, Step, eps_from_x0, predict_x0};
 pub use ddim::{DdimConfig, EpsAfterGuidance};
+pub use dpm_solver::DpmSolverConfig;
 pub use renoise::{Mixture, RenoiseConfig};
 pub use stages::{Reached, Stage, Stages, Start};
 

@@ -140,7 +140,7 @@ impl<'a> Stages<'a> {
         let Stage { schedule, rule, guidance, .. } = stage;
         let inputs = Inputs { schedule, guidance, resume_at, noises_before: self.noises, ..self.inputs };
         self.noises += schedule.len() + 1;
-        Chain::new(inputs, rule, x_t)
+        Ok(Chain::new(inputs, rule, x_t)?.after(self.estimate.clone()))
     }
 
     fn step(&mut self) -> Option<Result<Step>> {

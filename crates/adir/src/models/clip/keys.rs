@@ -4,9 +4,10 @@
 //! model and otherwise stands in the configuration beside the weights. They do not give the activation.
 
 use std::collections::BTreeSet;
+use std::path::Path;
 use std::sync::Arc;
 
-use super::net::{Activation, Block, Projection, Text, Tower, Vision};
+use super::net::{Activation, Block, Projection, Text, TextStates, Tower, Vision};
 use crate::io::weights::WeightFile;
 use crate::models::blocks::Affine;
 use crate::models::load::values;
@@ -31,7 +32,7 @@ const UNUSED: [&str; 9] = [
 
 /// How a file names its tensors.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Scheme {
+pub(in crate::models) enum Scheme {
     /// transformers.
     HuggingFace,
     /// OpenAI's archives and open_clip.
@@ -47,11 +48,16 @@ enum Stored {
 }
 
 /// A weight file being read as a CLIP: the parameters found so far, and where their values are.
-pub(super) struct Source<'a> {
-    file: &'a WeightFile,
+pub(in crate::models) struct Source<'a> {
+    /// One, or the shards of one.
+    files: Vec<&'a WeightFile>,
     pub scheme: Scheme,
-    /// Before every name, in checkpoints saved while training on several devices.
+    /// Before every name: in checkpoints saved while training on several devices, and of larger models.
     prefix: &'static str,
+    /// What names lack that they have elsewhere.
+    lacking: &'static str,
+    /// Beginnings of further names that are left out.
+    unused: &'static [&'static str],
     layout: ParamLayout,
     /// By the parameters' positions in the layout.
     stored: Vec<Stored>,
@@ -73,23 +79,97 @@ impl<'a> Source<'a> {
                 format!("is not a CLIP model with a vision transformer: {expected} is missing"),
             ));
         };
-        Ok(Self { file, scheme, prefix, layout: ParamLayout::default(), stored: Vec::new() })
+        Ok(Self::named(vec![file], scheme, prefix))
+    }
+
+    fn named(files: Vec<&'a WeightFile>, scheme: Scheme, prefix: &'static str) -> Self {
+        Self { files, scheme, prefix, lacking: "", unused: &[], layout: ParamLayout::default(), stored: Vec::new() }
+    }
+
+    /// A text tower by itself, or as a part of a diffusion model's single file, of which the rest is left out.
+    ///
+    /// # Errors
+    /// [`Error::Model`] if there is none in the files, one or the shards of one.
+    pub fn of_text(files: &'a [WeightFile]) -> Result<Self> {
+        const TOKENS: &str = "embeddings.token_embedding.weight";
+        let has = |name: String| files.iter().any(|file| file.info(&name).is_some());
+        let named = |scheme, prefix| Self::named(files.iter().collect(), scheme, prefix);
+        if has(format!("text_model.{TOKENS}")) {
+            return Ok(named(Scheme::HuggingFace, ""));
+        }
+        if has(TOKENS.to_owned()) {
+            return Ok(Self { lacking: "text_model.", ..named(Scheme::HuggingFace, "") });
+        }
+        let single = |scheme, prefix, unused| Self { unused, ..named(scheme, prefix) };
+        let prefix = "cond_stage_model.transformer.";
+        if has(format!("{prefix}text_model.{TOKENS}")) {
+            return Ok(single(Scheme::HuggingFace, prefix, &[]));
+        }
+        let prefix = "cond_stage_model.model.";
+        if has(format!("{prefix}token_embedding.weight")) {
+            // Of 24 layers the last is not used.
+            return Ok(single(Scheme::OpenAi, prefix, &["transformer.resblocks.23.", "text_projection"]));
+        }
+        let path = files.first().map_or(Path::new("<no file>"), |file| file.path());
+        Err(Error::model(path, "has no text encoder: no name ends with token_embedding.weight"))
+    }
+
+    /// The name in the file.
+    fn in_file(&self, name: &str) -> String {
+        format!("{}{}", self.prefix, name.strip_prefix(self.lacking).unwrap_or(name))
     }
 
     /// OpenAI's own archives, told by the sizes they carry along, hold models with quick GELU.
     pub fn is_openai_archive(&self) -> bool {
-        self.scheme == Scheme::OpenAi && self.file.info("input_resolution").is_some()
+        self.scheme == Scheme::OpenAi && self.files[0].info("input_resolution").is_some()
     }
 
     fn error(&self, message: impl Into<String>) -> Error {
-        Error::model(self.file.path(), message)
+        Error::model(self.files[0].path(), message)
+    }
+
+    /// The file with the tensor of that name; the first where there is none.
+    fn file_of(&self, name: &str) -> &'a WeightFile {
+        self.files.iter().find(|file| file.info(name).is_some()).unwrap_or(&self.files[0])
+    }
+
+    fn names(&self) -> impl Iterator<Item = &'a str> {
+        self.files.iter().flat_map(|file| file.names())
     }
 
     fn shape<const D: usize>(&self, name: &str) -> Result<[usize; D]> {
-        let name = format!("{}{name}", self.prefix);
-        let info = self.file.info(&name).ok_or_else(|| self.error(format!("has no tensor {name:?}")))?;
+        let name = self.in_file(name);
+        let info = self.file_of(&name).info(&name).ok_or_else(|| self.error(format!("has no tensor {name:?}")))?;
         let shape = <[usize; D]>::try_from(info.shape.as_slice()).ok().filter(|shape| shape.iter().all(|&n| n > 0));
         shape.ok_or_else(|| self.error(format!("tensor {name:?} has shape {:?}, expected {D} dimensions", info.shape)))
+    }
+
+    /// Checks that the file has no tensors but those found and those that nothing needs; tells the number of parameters.
+    ///
+    /// # Errors
+    /// [`Error::Model`] naming a tensor that is not part of CLIP.
+    pub fn check(&self) -> Result<usize> {
+        let named = |stored: &Stored| match stored {
+            Stored::Whole(name) => vec![name.clone()],
+            Stored::Stacked(names) => names.clone(),
+        };
+        let used: BTreeSet<String> = self.stored.iter().flat_map(named).map(|name| self.in_file(&name)).collect();
+        let part_of_larger = self.prefix.starts_with("cond_stage_model.");
+        let known = |name: &str| match name.strip_prefix(self.prefix) {
+            None => part_of_larger || UNUSED.contains(&name),
+            Some(own) => {
+                let whole = format!("{}{own}", self.lacking);
+                used.contains(name)
+                    || UNUSED.contains(&whole.as_str())
+                    || self.unused.iter().any(|start| own.starts_with(start))
+            }
+        };
+        let strange: Vec<&str> = self.names().filter(|name| !known(name)).collect();
+        if let Some(first) = strange.first() {
+            let count = strange.len();
+            return Err(self.error(format!("has {count} tensors that CLIP does not have, for example {first:?}")));
+        }
+        Ok(self.layout.element_count())
     }
 
     /// Reads the values of all parameters that were found.
@@ -97,20 +177,7 @@ impl<'a> Source<'a> {
     /// # Errors
     /// [`Error::Model`] naming a tensor that is missing, misshapen or not part of CLIP.
     pub fn params(self, device: &Device) -> Result<Params> {
-        let named = |stored: &Stored| match stored {
-            Stored::Whole(name) => vec![name.clone()],
-            Stored::Stacked(names) => names.clone(),
-        };
-        let used: BTreeSet<String> = self.stored.iter().flat_map(named).collect();
-        let known = |name: &str| {
-            let own = name.strip_prefix(self.prefix);
-            own.is_some_and(|own| used.contains(own)) || UNUSED.contains(&own.unwrap_or(name))
-        };
-        let strange: Vec<&str> = self.file.names().filter(|name| !known(name)).collect();
-        if let Some(first) = strange.first() {
-            let count = strange.len();
-            return Err(self.error(format!("has {count} tensors that CLIP does not have, for example {first:?}")));
-        }
+        self.check()?;
         let mut stored = self.stored.iter();
         let read = |spec: &ParamSpec| match stored.next().expect("a place for every parameter") {
             Stored::Whole(name) => self.values(name, &spec.shape),
@@ -125,7 +192,8 @@ impl<'a> Source<'a> {
     }
 
     fn values(&self, name: &str, shape: &[usize]) -> Result<Vec<f32>> {
-        values(self.file, &format!("{}{name}", self.prefix), shape)
+        let name = self.in_file(name);
+        values(self.file_of(&name), &name, shape)
     }
 
     /// A table of vectors.
@@ -202,6 +270,7 @@ impl<'a> Source<'a> {
         &mut self,
         own: &str,
         layers: &str,
+        most: Option<usize>,
         width: usize,
         heads: Option<usize>,
         activation: Activation,
@@ -211,10 +280,10 @@ impl<'a> Source<'a> {
             return Err(self.error(format!("a width of {width} cannot be split into {heads} attention heads")));
         }
         let mut blocks = Vec::new();
-        loop {
+        while most.is_none_or(|most| blocks.len() < most) {
             let name = format!("{layers}.{}", blocks.len());
-            let start = format!("{}{name}.", self.prefix);
-            if !self.file.names().any(|name| name.starts_with(&start)) {
+            let start = self.in_file(&format!("{name}."));
+            if !self.names().any(|name| name.starts_with(&start)) {
                 break;
             }
             blocks.push(self.block(&format!("{own}.blocks.{}", blocks.len()), &name, width)?);
@@ -223,7 +292,7 @@ impl<'a> Source<'a> {
     }
 
     /// The image tower.
-    pub fn vision(&mut self, heads: Option<usize>, activation: Activation) -> Result<Vision> {
+    pub(super) fn vision(&mut self, heads: Option<usize>, activation: Activation) -> Result<Vision> {
         let patch = self.pick("vision_model.embeddings.patch_embedding.weight", "visual.conv1.weight");
         let positions = self.pick("vision_model.embeddings.position_embedding.weight", "visual.positional_embedding");
         let [width, _, side, _] = self.shape(patch)?;
@@ -245,7 +314,7 @@ impl<'a> Source<'a> {
         let class = self.table("vision.class", class, &[width]);
         let positions = self.table("vision.positions", positions, &[tokens, width]);
         let norm_pre = self.norm("vision.norm_pre", pre, width);
-        let tower = self.tower("vision", layers, width, heads, activation)?;
+        let tower = self.tower("vision", layers, None, width, heads, activation)?;
         let norm_post = self.norm("vision.norm_post", post, width);
         let names = ["visual_projection.weight", "visual.proj"];
         let (projection, dimension) = self.projection("vision.projection", names, width)?;
@@ -253,20 +322,31 @@ impl<'a> Source<'a> {
         Ok(Vision { patch, width, side, dimension, patches, class, positions, norm_pre, tower, norm_post, projection })
     }
 
-    /// The text tower.
-    pub fn text(&mut self, heads: Option<usize>, activation: Activation) -> Result<Text> {
+    /// The text tower up to its last normalisation, of at most `layers` layers.
+    pub fn text_states(
+        &mut self,
+        heads: Option<usize>,
+        activation: Activation,
+        layers: Option<usize>,
+    ) -> Result<TextStates> {
         let tokens = self.pick("text_model.embeddings.token_embedding.weight", "token_embedding.weight");
         let positions = self.pick("text_model.embeddings.position_embedding.weight", "positional_embedding");
         let [vocabulary, width] = self.shape(tokens)?;
         let [context, _] = self.shape(positions)?;
-        let layers = self.pick("text_model.encoder.layers", "transformer.resblocks");
+        let blocks = self.pick("text_model.encoder.layers", "transformer.resblocks");
         let norm = self.pick("text_model.final_layer_norm", "ln_final");
         let tokens = self.table("text.tokens", tokens, &[vocabulary, width]);
         let positions = self.table("text.positions", positions, &[context, width]);
-        let tower = self.tower("text", layers, width, heads, activation)?;
+        let tower = self.tower("text", blocks, layers, width, heads, activation)?;
         let norm_final = self.norm("text.norm_final", norm, width);
+        Ok(TextStates { vocabulary, context, width, tokens, positions, tower, norm_final })
+    }
+
+    /// The text tower.
+    pub(super) fn text(&mut self, heads: Option<usize>, activation: Activation) -> Result<Text> {
+        let states = self.text_states(heads, activation, None)?;
         let names = ["text_projection.weight", "text_projection"];
-        let (projection, dimension) = self.projection("text.projection", names, width)?;
-        Ok(Text { vocabulary, context, dimension, tokens, positions, tower, norm_final, projection })
+        let (projection, dimension) = self.projection("text.projection", names, states.width)?;
+        Ok(Text { states, dimension, projection })
     }
 }

@@ -5,8 +5,8 @@
 //! configuration tells it, loading asks for it rather than guesses.
 
 mod config;
-mod keys;
-mod net;
+pub(in crate::models) mod keys;
+pub(in crate::models) mod net;
 mod tokenizer;
 
 use std::path::{Path, PathBuf};
@@ -14,7 +14,7 @@ use std::sync::Arc;
 
 use self::config::Config;
 use self::keys::{Scheme, Source};
-use self::net::{Text, Vision};
+use self::net::{Text, TextStates, Vision};
 use crate::encode::{Embedding, Encoder, EncoderId, Preprocess};
 use crate::io::weights::WeightFile;
 use crate::models::params::Params;
@@ -114,7 +114,7 @@ impl Clip {
     /// # Errors
     /// [`Error::Config`] if there are none, too many, or one is not in the vocabulary.
     pub fn token_features(&self, tokens: &[u32]) -> Result<Vec<f32>> {
-        let Text { vocabulary, context, .. } = self.text;
+        let TextStates { vocabulary, context, .. } = self.text.states;
         if tokens.is_empty() || tokens.len() > context {
             return Err(Error::Config(format!("the text has {} tokens, expected 1 to {context}", tokens.len())));
         }
@@ -136,7 +136,7 @@ impl Encoder for Clip {
     }
 
     fn text(&self, text: &str) -> Result<Embedding> {
-        let Text { vocabulary, context, .. } = self.text;
+        let TextStates { vocabulary, context, .. } = self.text.states;
         if vocabulary != self.tokenizer.size() {
             let known = self.tokenizer.size();
             return Err(Error::Config(format!("{} has {vocabulary} tokens, but the tokenizer has {known}", self.id)));

@@ -1,5 +1,6 @@
 //! CLIP's two towers (Radford et al., arXiv 2103.00020): a vision transformer over patches and a causal
-//! transformer over tokens, both pre-norm, each read at one position and projected. They hold no weights.
+//! transformer over tokens, both pre-norm, each read at one position and projected. They hold no weights. Diffusion
+//! models are told texts by the second one, read at all positions.
 
 use burn::tensor::activation::{gelu, sigmoid, softmax};
 use burn::tensor::{Int, TensorData};
@@ -42,7 +43,7 @@ fn normalise(p: &Params, norm: Affine, x: Tensor<2>) -> Tensor<2> {
 
 /// Attention and two linear layers, each after a normalisation and added to its input.
 #[derive(Debug)]
-pub(super) struct Block {
+pub(in crate::models) struct Block {
     pub norm_1: Affine,
     /// Query, key and value, one above the other.
     pub qkv: Affine,
@@ -54,7 +55,7 @@ pub(super) struct Block {
 
 /// A transformer.
 #[derive(Debug)]
-pub(super) struct Tower {
+pub(in crate::models) struct Tower {
     pub blocks: Vec<Block>,
     pub heads: usize,
     pub activation: Activation,
@@ -144,21 +145,47 @@ impl Vision {
     }
 }
 
-/// The text tower.
+/// The text tower up to its last normalisation.
 #[derive(Debug)]
-pub(super) struct Text {
+pub(in crate::models) struct TextStates {
     /// Number of tokens there are.
     pub vocabulary: usize,
     /// Largest number of tokens in a text.
     pub context: usize,
-    /// Length of an embedding.
-    pub dimension: usize,
+    /// Numbers of a state.
+    pub width: usize,
     /// `[vocabulary, width]`.
     pub tokens: ParamId,
     /// `[context, width]`.
     pub positions: ParamId,
     pub tower: Tower,
     pub norm_final: Affine,
+}
+
+impl TextStates {
+    /// The states `[tokens, width]` of tokens, each of which sees only what is before it; before the last normalisation.
+    fn before_norm(&self, p: &Params, tokens: &[u32]) -> Tensor<2> {
+        let (n, device) = (tokens.len(), p.device());
+        let ids: Vec<i64> = tokens.iter().map(|&token| token.into()).collect();
+        let ids = Tensor::<1, Int>::from_data(TensorData::new(ids, [n]), &device);
+        let x = p.get::<2>(self.tokens).select(0, ids) + p.get::<2>(self.positions).narrow(0, 0, n);
+        let mask = (0..n * n).map(|i| if i % n > i / n { HIDDEN } else { 0.0 }).collect();
+        let mask = from_f32(mask, [n, n], &device);
+        self.tower.forward(p, x, Some(&mask))
+    }
+
+    /// The states `[tokens, width]` of all tokens.
+    pub fn forward(&self, p: &Params, tokens: &[u32]) -> Tensor<2> {
+        normalise(p, self.norm_final, self.before_norm(p, tokens))
+    }
+}
+
+/// The text tower.
+#[derive(Debug)]
+pub(super) struct Text {
+    pub states: TextStates,
+    /// Length of an embedding.
+    pub dimension: usize,
     pub projection: Projection,
 }
 
@@ -166,13 +193,7 @@ impl Text {
     /// Tokens, of which the last marks the end, to the features `[1, dimension]`. There is no padding: a
     /// token sees only what is before it, so what comes after the end changes nothing.
     pub fn forward(&self, p: &Params, tokens: &[u32]) -> Tensor<2> {
-        let (n, device) = (tokens.len(), p.device());
-        let ids: Vec<i64> = tokens.iter().map(|&token| token.into()).collect();
-        let ids = Tensor::<1, Int>::from_data(TensorData::new(ids, [n]), &device);
-        let x = p.get::<2>(self.tokens).select(0, ids) + p.get::<2>(self.positions).narrow(0, 0, n);
-        let mask = (0..n * n).map(|i| if i % n > i / n { HIDDEN } else { 0.0 }).collect();
-        let mask = from_f32(mask, [n, n], &device);
-        let seen = self.tower.forward(p, x, Some(&mask)).narrow(0, n - 1, 1);
-        self.projection.forward(p, normalise(p, self.norm_final, seen))
+        let seen = self.states.before_norm(p, tokens).narrow(0, tokens.len() - 1, 1);
+        self.projection.forward(p, normalise(p, self.states.norm_final, seen))
     }
 }

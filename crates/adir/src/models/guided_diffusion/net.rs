@@ -3,17 +3,17 @@
 use std::sync::Arc;
 
 use adir_kernels::QkvOrder;
-use burn::tensor::activation::silu;
 
 use super::config::{NORM_GROUPS, UNetConfig};
 use crate::Result;
 use crate::models::blocks::{
     Affine, AttentionBlock, Block, Context, Conv, Down, Layer, NormSettings, ResBlock, Resample, ResidualSettings, Up,
 };
-use crate::models::params::{Init, ParamId, ParamLayout, Params, Role};
+use crate::models::embedding::StepEmbedding;
+use crate::models::params::{ParamId, ParamLayout, Params};
 use crate::models::{Conditioning, Network};
 use crate::schedule::Timestep;
-use crate::tensor::{self, Tensor};
+use crate::tensor::Tensor;
 
 const NORM: NormSettings = NormSettings { groups: NORM_GROUPS, eps: 1e-5 };
 
@@ -24,9 +24,7 @@ pub struct UNet {
     blocks: Vec<Block>,
     input_channels: usize,
     classes: Option<usize>,
-    model_channels: usize,
-    time: [Affine; 2],
-    label: Option<ParamId>,
+    steps: StepEmbedding,
 }
 
 impl UNet {
@@ -37,16 +35,8 @@ impl UNet {
     pub fn new(config: &UNetConfig) -> Result<Self> {
         config.check()?;
         let mut builder = Builder { layout: ParamLayout::default(), config, blocks: Vec::new() };
-        let l = &mut builder.layout;
-        let mc = config.model_channels;
-        let embedding = builder.config.embedding();
-        let time = [
-            Affine::linear_layer(l, "time_embed.0", &[embedding, mc]),
-            Affine::linear_layer(l, "time_embed.2", &[embedding, embedding]),
-        ];
-        let label = config.num_classes.map(|classes| {
-            l.add("label_emb.weight", &[classes, embedding], Role::Embedding, Init::Uniform { fan_in: embedding })
-        });
+        let embedding = config.embedding();
+        let steps = StepEmbedding::new(&mut builder.layout, config.model_channels, embedding, config.num_classes);
         builder.add_blocks()?;
         let Builder { layout, blocks, .. } = builder;
         Ok(Self {
@@ -54,9 +44,7 @@ impl UNet {
             blocks,
             input_channels: config.in_channels,
             classes: config.num_classes,
-            model_channels: mc,
-            time,
-            label,
+            steps,
         })
     }
 }
@@ -178,37 +166,13 @@ impl Network for UNet {
     }
 
     fn context(&self, p: &Params, x: &Tensor<4>, timesteps: &[Timestep], conditioning: &[Conditioning]) -> Context {
-        let embedding = timestep_embedding(timesteps, self.model_channels, x);
-        let mut emb = self.time[1].linear(p, silu(self.time[0].linear(p, embedding)));
-        if let (Some(label), false) = (self.label, conditioning.is_empty()) {
-            let table = p.get::<2>(label);
-            let row = |class: usize| table.clone().narrow(0, class, 1);
-            let rows = conditioning.iter().map(|conditioning| match conditioning {
-                Conditioning::Class(class) => row(*class),
-                Conditioning::None => row(0).zeros_like(),
-            });
-            emb = emb + Tensor::cat(rows.collect(), 0);
-        }
-        Context { embedding: silu(emb) }
+        let classes: Vec<_> = conditioning.iter().map(Conditioning::class).collect();
+        Context { embedding: self.steps.forward(p, timesteps, &classes, x), text: None }
     }
 
     fn context_parameters(&self) -> Vec<ParamId> {
-        self.time.iter().flat_map(|layer| layer.ids()).chain(self.label).collect()
+        self.steps.parameters()
     }
-}
-
-/// Sinusoidal embedding `[n, width]` of the timesteps, cosines first, in the precision of `like`.
-///
-/// Frequencies and angles are rounded to f32 as the reference rounds them: at t = 999 that rounding is
-/// larger than what separates implementations otherwise.
-fn timestep_embedding(timesteps: &[Timestep], width: usize, like: &Tensor<4>) -> Tensor<2> {
-    let half = width / 2;
-    let angle = |t: Timestep, k: usize| f32::from(t.0) * (-(10000.0_f32.ln()) * k as f32 / half as f32).exp();
-    let values = timesteps
-        .iter()
-        .flat_map(|&t| (0..half).map(move |k| angle(t, k).cos()).chain((0..half).map(move |k| angle(t, k).sin())))
-        .collect();
-    tensor::from_f32(values, [timesteps.len(), width], &like.device()).cast(like.dtype())
 }
 
 #[cfg(test)]

@@ -1,0 +1,33 @@
+//! Stable Diffusion (Rombach et al., arXiv 2112.10752): a U-Net that is told a text, in the latents of an autoencoder.
+//!
+//! Parameters have the names of latent diffusion's checkpoints; those of diffusers are translated.
+
+mod autoencoder;
+mod autoencoder_blocks;
+mod autoencoder_config;
+mod config;
+mod json;
+mod model;
+mod names;
+mod part;
+mod random;
+mod schedulers;
+mod space;
+mod text;
+mod transformer;
+mod unet;
+
+pub use autoencoder::{Autoencoder, Posterior};
+pub use autoencoder_config::{AutoencoderConfig, Bottleneck};
+pub use config::{ConditionalConfig, Level};
+pub use model::{LatentFiles, Purpose};
+pub use random::{Architecture, write_random};
+pub use schedulers::{Facts, LowRes, Spacing};
+pub use space::Latents;
+pub use text::TextEncoder;
+pub use unet::ConditionalUNet;
+
+/// The name in diffusers of the autoencoder's parameter with that name in latent diffusion.
+pub fn diffusers_name(config: &AutoencoderConfig, name: &str) -> Option<String> {
+    names::of_autoencoder(config, name, false)
+}

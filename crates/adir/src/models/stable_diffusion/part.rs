@@ -1,0 +1,181 @@
+//! The weight files of one part of a model, and how their tensors are named.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use serde::Deserialize;
+
+use crate::io::weights::WeightFile;
+use crate::models::guided_diffusion::{KeyReport, Shapes};
+use crate::models::load::values;
+use crate::models::params::{ParamLayout, Params};
+use crate::tensor::Compute;
+use crate::{Error, Result};
+
+/// Largest configuration or index that is read.
+const MAX_TEXT: u64 = 16 << 20;
+
+/// A text file of a model's folder.
+///
+/// # Errors
+/// [`Error::Model`] naming the file if it is missing, not text, or larger than 16 MiB.
+pub(super) fn text_of(path: &Path) -> Result<String> {
+    use std::io::Read;
+    let file = crate::io::open_regular(path).map_err(|e| Error::model(path, e.to_string()))?;
+    let mut text = String::new();
+    let read = file.take(MAX_TEXT + 1).read_to_string(&mut text).map_err(|e| Error::model(path, e.to_string()))?;
+    if read as u64 > MAX_TEXT {
+        return Err(Error::model(path, "is larger than 16 MiB, too large for a configuration"));
+    }
+    Ok(text)
+}
+
+/// What is wrong with a configuration is wrong with its file.
+pub(super) fn fault_of(path: &Path) -> impl Fn(Error) -> Error + '_ {
+    move |e| match e {
+        Error::Config(message) => Error::model(path, message),
+        other => other,
+    }
+}
+
+/// The weights of a part: one file, or the shards of one.
+#[derive(Debug)]
+pub(super) struct Part {
+    pub files: Vec<WeightFile>,
+}
+
+/// `*.safetensors.index.json`: which shard has which tensor.
+#[derive(Deserialize)]
+struct ShardIndex {
+    weight_map: BTreeMap<String, String>,
+}
+
+impl Part {
+    /// The weights in a folder, by the names that diffusers and transformers give: `stem.safetensors`,
+    /// `stem.fp16.safetensors`, the same in shards, and `other` (`.bin`).
+    ///
+    /// # Errors
+    /// [`Error::Model`] naming the folder and what was looked for, or a file that cannot be read.
+    pub fn find(folder: &Path, stem: &str, other: &str) -> Result<Self> {
+        let whole = [format!("{stem}.safetensors"), format!("{stem}.fp16.safetensors"), other.to_owned()];
+        let indices = [format!("{stem}.safetensors.index.json"), format!("{stem}.safetensors.index.fp16.json")];
+        if let Some(name) = whole.iter().find(|name| folder.join(name).is_file()) {
+            return Ok(Self { files: vec![WeightFile::open(&folder.join(name))?] });
+        }
+        if let Some(name) = indices.iter().find(|name| folder.join(name).is_file()) {
+            return Self::shards(folder, &folder.join(name));
+        }
+        Err(Error::model(folder, format!("has no weights: none of {} is there", whole.join(", "))))
+    }
+
+    fn shards(folder: &Path, index: &Path) -> Result<Self> {
+        let parsed: ShardIndex =
+            serde_json::from_str(&text_of(index)?).map_err(|e| Error::model(index, format!("is no index: {e}")))?;
+        let mut names: Vec<_> = parsed.weight_map.values().collect();
+        names.sort();
+        names.dedup();
+        let plain = |name: &str| !name.is_empty() && Path::new(name).file_name() == Some(name.as_ref());
+        if let Some(name) = names.iter().find(|name| !plain(name)) {
+            return Err(Error::model(index, format!("names the shard {name:?}, which is no file name")));
+        }
+        let files: Vec<_> =
+            names.into_iter().map(|name| WeightFile::open(&folder.join(name))).collect::<Result<_, _>>()?;
+        if files.is_empty() {
+            return Err(Error::model(index, "names no shards"));
+        }
+        Ok(Self { files })
+    }
+
+    /// The first file, for messages.
+    pub fn path(&self) -> &Path {
+        self.files[0].path()
+    }
+
+    /// Whether there is a tensor of that name.
+    pub fn has(&self, name: &str) -> bool {
+        self.files.iter().any(|file| file.info(name).is_some())
+    }
+
+    /// The shape of the tensor of that name.
+    pub fn shape(&self, name: &str) -> Option<&[usize]> {
+        self.files.iter().find_map(|file| file.info(name)).map(|info| info.shape.as_slice())
+    }
+
+    /// All names and shapes.
+    fn shapes(&self) -> Shapes {
+        let of_file = |file: &WeightFile| -> Shapes {
+            let shape = |name: &str| Some((name.to_owned(), file.info(name)?.shape.clone()));
+            file.names().filter_map(shape).collect()
+        };
+        self.files.iter().flat_map(of_file).collect()
+    }
+
+    /// Bytes of the files.
+    pub fn paths(&self) -> impl Iterator<Item = PathBuf> {
+        self.files.iter().map(|file| file.path().to_owned())
+    }
+}
+
+/// Where the parameters of a network lie: `names` by the order of its layout.
+#[derive(Debug)]
+pub(super) struct Stored {
+    pub layout: Arc<ParamLayout>,
+    pub names: Vec<String>,
+}
+
+impl Stored {
+    /// Under the names that `name` gives.
+    pub fn new(layout: &Arc<ParamLayout>, name: impl Fn(&str) -> Option<String>) -> Self {
+        let names = layout.specs().iter().map(|spec| name(&spec.name).unwrap_or_else(|| spec.name.clone())).collect();
+        Self { layout: layout.clone(), names }
+    }
+
+    /// Compares names and shapes with those of `part`. Tensors whose name `ignored` accepts may be more than are needed; a
+    /// linear layer may be stored as the 1x1 convolution it is, and the other way round.
+    ///
+    /// # Errors
+    /// [`Error::Model`] listing what is missing, unexpected, or has another shape.
+    pub fn check(&self, part: &Part, ignored: impl Fn(&str) -> bool) -> Result<()> {
+        let mut found = part.shapes();
+        found.retain(|name, _| !ignored(name) || self.names.contains(name));
+        for (name, spec) in self.names.iter().zip(self.layout.specs()) {
+            if let Some(shape) = found.get_mut(name)
+                && alike(shape, &spec.shape)
+            {
+                shape.clone_from(&spec.shape);
+            }
+        }
+        let expected =
+            self.names.iter().zip(self.layout.specs()).map(|(name, spec)| (name.as_str(), spec.shape.as_slice()));
+        let report = KeyReport::compare(expected, &found);
+        if report.is_clean() {
+            return Ok(());
+        }
+        Err(Error::model(part.path(), format!("the weights do not fit the network:\n{report}")))
+    }
+
+    /// Reads the parameters one by one.
+    ///
+    /// # Errors
+    /// [`Error::Model`] for one that is missing, has another shape or is not finite.
+    pub fn load(&self, part: &Part, compute: &Compute) -> Result<Params> {
+        let mut names = self.names.iter();
+        Params::load(self.layout.clone(), compute, |spec| {
+            let name = names.next().expect("a name for every parameter");
+            let file = part.files.iter().find(|file| file.info(name).is_some()).unwrap_or(&part.files[0]);
+            let stored = file.info(name).map(|info| info.shape.clone());
+            let shape = stored.filter(|shape| alike(shape, &spec.shape)).unwrap_or_else(|| spec.shape.clone());
+            values(file, name, &shape)
+        })
+    }
+}
+
+/// Whether two shapes differ by ones at their end only: `[c, c]` and `[c, c, 1, 1]`.
+fn alike(a: &[usize], b: &[usize]) -> bool {
+    fn bare(shape: &[usize]) -> &[usize] {
+        let ones = shape.iter().rev().take_while(|side| **side == 1).count();
+        &shape[..shape.len() - ones]
+    }
+    a == b || (a.len() > 1 && b.len() > 1 && bare(a) == bare(b))
+}

@@ -1,0 +1,240 @@
+//! Stable Diffusion's parts beside diffusers and transformers, with small models that keep every structural option. The
+//! fixtures come from fixtures/stable_diffusion.py; weights are a function of their names.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use adir::io::weights::{Dtype, TensorToWrite, WeightFile, write_safetensors};
+use adir::latent::{Hole, LatentSampler, LatentSettings, Solver, inpainting, upscaling};
+use adir::models::params::Params;
+use adir::models::stable_diffusion::{Autoencoder, AutoencoderConfig, LatentFiles, Purpose};
+use adir::models::{Conditioning, Conditions, Space};
+use adir::schedule::Timestep;
+use adir::tensor::{Compute, Tensor, cpu, from_f32, to_f64};
+use serde_json::Value;
+
+/// Numbers from -1 to 1, as the script makes them.
+fn uniform(name: &str, count: usize) -> Vec<f64> {
+    let seed = crc32fast::hash(name.as_bytes());
+    let number = |i: usize| {
+        let mut h = (i as u32).wrapping_mul(0x9E37_79B1).wrapping_add(seed);
+        for (shift, factor) in [(16, 0x85EB_CA6B), (13, 0xC2B2_AE35), (16, 1)] {
+            h = (h ^ (h >> shift)).wrapping_mul(factor);
+        }
+        f64::from(h) / f64::from(1_u32 << 31) - 1.0
+    };
+    (0..count).map(number).collect()
+}
+
+fn weight(name: &str, shape: &[usize]) -> Vec<f32> {
+    let scale = |u: f64| match shape {
+        [_, rest @ ..] if !rest.is_empty() => u * (3.0 / rest.iter().product::<usize>() as f64).sqrt(),
+        _ if name.ends_with("weight") => 1.0 + 0.2 * u,
+        _ => 0.1 * u,
+    };
+    uniform(name, shape.iter().product()).into_iter().map(|u| scale(u) as f32).collect()
+}
+
+fn noise<const D: usize>(name: &str, shape: [usize; D]) -> Tensor<D> {
+    let values = uniform(name, shape.iter().product());
+    let root = 3.0_f32.sqrt();
+    from_f32(values.into_iter().map(|u| u as f32 * root).collect(), shape, &cpu())
+}
+
+struct Fixture {
+    file: WeightFile,
+    about: Value,
+}
+
+impl Fixture {
+    fn read(name: &str) -> Self {
+        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/stable_diffusion").join(name);
+        let file = WeightFile::open(&path).unwrap();
+        let about = serde_json::from_str(&file.metadata()["about"]).unwrap();
+        Self { file, about }
+    }
+
+    /// Names and shapes of a part.
+    fn shapes(&self, part: &str) -> BTreeMap<String, Vec<usize>> {
+        serde_json::from_value(self.about[part]["shapes"].clone()).unwrap()
+    }
+
+    /// Relative L2 distance from what the reference computed.
+    fn distance<const D: usize>(&self, name: &str, found: &Tensor<D>) -> f64 {
+        let expected = self.file.read_f64(name).unwrap();
+        assert_eq!(self.file.info(name).unwrap().shape, found.dims(), "{name}");
+        let found = to_f64(found).unwrap();
+        let square = |values: &mut dyn Iterator<Item = f64>| values.map(|v| v * v).sum::<f64>().sqrt();
+        square(&mut found.iter().zip(&expected).map(|(a, b)| a - b)) / square(&mut expected.iter().copied())
+    }
+
+    #[track_caller]
+    fn check<const D: usize>(&self, name: &str, found: &Tensor<D>, bound: f64) {
+        let distance = self.distance(name, found);
+        assert!(distance < bound, "{name}: relative L2 distance {distance:.2e} over {bound:.0e}");
+    }
+
+    /// The folder that diffusers would write, `renamed` being a last word on names.
+    fn folder(&self, folder: &Path, renamed: impl Fn(&str) -> String) {
+        let write = |name: &str, text: String| {
+            let path = folder.join(name);
+            std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+            std::fs::write(path, text).unwrap();
+        };
+        let level = self.about.get("max_noise_level");
+        let index = level.map_or("{}".to_owned(), |level| format!("{{\"max_noise_level\": {level}}}"));
+        write("model_index.json", index);
+        for part in ["unet", "vae", "text_encoder"] {
+            write(&format!("{part}/config.json"), self.about[part]["config"].to_string());
+            let stem = if part == "text_encoder" { "model" } else { "diffusion_pytorch_model" };
+            let tensors: Vec<_> = self.shapes(part).into_iter().collect();
+            let values: Vec<_> = tensors.iter().map(|(name, shape)| weight(&format!("{part}/{name}"), shape)).collect();
+            let names: Vec<_> = tensors.iter().map(|(name, _)| renamed(name)).collect();
+            let tensors: Vec<_> = (tensors.iter().zip(&values).zip(&names))
+                .map(|(((_, shape), values), name)| TensorToWrite { name, shape, dtype: Dtype::F32, values })
+                .collect();
+            let path = folder.join(part).join(format!("{stem}.safetensors"));
+            write_safetensors(&path, &tensors, &BTreeMap::new()).unwrap();
+        }
+        for part in ["scheduler", "low_res_scheduler"] {
+            if let Some(config) = self.about.get(part) {
+                write(&format!("{part}/scheduler_config.json"), config.to_string());
+            }
+        }
+    }
+}
+
+fn temporary(name: &str) -> PathBuf {
+    let folder = std::env::temp_dir().join(format!("adir-stable-diffusion-{}-{name}", std::process::id()));
+    let _ = std::fs::remove_dir_all(&folder);
+    folder
+}
+
+#[test]
+fn every_part_computes_what_the_reference_does() {
+    for (name, purpose, sides, class) in [
+        ("upscaler", Purpose::Upscaling, [16, 24], Some(20)),
+        ("inpainting1", Purpose::Inpainting, [16, 8], None),
+        ("inpainting2", Purpose::Inpainting, [16, 8], None),
+    ] {
+        let fixture = Fixture::read(&format!("{name}.safetensors"));
+        let folder = temporary(name);
+        fixture.folder(&folder, str::to_owned);
+        assert!(LatentFiles::recognises(&folder));
+        let files = LatentFiles::open(&folder).unwrap_or_else(|e| panic!("{name}: {e}"));
+        assert_eq!(files.purpose(), purpose);
+        let compute = Compute::default();
+
+        let text = files.load_text(&compute).unwrap();
+        let tokens: Vec<u32> = [198, 5, 17, 150, 199].into_iter().chain([0; 11]).collect();
+        fixture.check("text.states", &text.states_of(&tokens).unwrap(), 1e-5);
+
+        let unet = files.load_unet(&compute).unwrap();
+        let [h, w] = sides;
+        let beside = if class.is_some() { 3 } else { 5 };
+        let conditions = Conditions {
+            text: Some(noise("states", [1, 16, 32])),
+            class,
+            beside: Some(noise("beside", [1, beside, h, w])),
+        };
+        let conditioning = [Conditioning::Several(Arc::new(conditions))];
+        let input = Conditioning::join(noise("x", [1, 4, h, w]), &conditioning);
+        let output = unet.network().forward(unet.params(), input, &[Timestep(613)], &conditioning);
+        fixture.check("unet.output", &output, 1e-5);
+
+        let latents = files.load_autoencoder(&compute).unwrap();
+        let image = noise("image", [1, 3, 32, 24]).clamp(-1.5, 1.5) / 1.5;
+        let posterior = latents.posterior(&image).unwrap();
+        fixture.check("vae.mean", &(posterior.mean / latents.scale()), 1e-5);
+        fixture.check("vae.deviation", &(posterior.deviation / latents.scale()), 1e-5);
+        let decoded = latents.decode(&(noise("latents", [1, 4, 6, 5]) * latents.scale())).unwrap();
+        fixture.check("vae.decoded", &decoded, 1e-5);
+        std::fs::remove_dir_all(&folder).unwrap();
+    }
+}
+
+/// Tensors as a source of noise: one a step.
+fn recorded(steps: Vec<Tensor<4>>) -> impl Fn(usize, &Tensor<4>) -> adir::Result<Tensor<4>> {
+    move |step, _: &Tensor<4>| Ok(steps[step].clone())
+}
+
+/// Peak signal-to-noise ratio in decibels of images in [0, 1].
+fn psnr(fixture: &Fixture, name: &str, image: &Tensor<4>) -> f64 {
+    let found = to_f64(&(image.clone() * 0.5 + 0.5).clamp(0.0, 1.0)).unwrap();
+    let expected = fixture.file.read_f64(name).unwrap();
+    assert_eq!(found.len(), expected.len());
+    let square: f64 = found.iter().zip(&expected).map(|(a, b)| (a - b).powi(2)).sum();
+    -10.0 * (square / found.len() as f64).log10()
+}
+
+#[test]
+fn whole_runs_end_in_the_same_picture() {
+    let compute = Compute::default();
+    let (states, empty) = (noise("prompt", [1, 16, 32]), noise("empty", [1, 16, 32]));
+    let texts = || [Some(states.clone()), Some(empty.clone())];
+
+    let fixture = Fixture::read("upscaler.safetensors");
+    let folder = temporary("run-upscaler");
+    fixture.folder(&folder, str::to_owned);
+    let files = LatentFiles::open(&folder).unwrap();
+    let (unet, latents) = (files.load_unet(&compute).unwrap(), files.load_autoencoder(&compute).unwrap());
+    let small = (noise("lr", [1, 3, 16, 24]) / 1.8 * 0.5 + 0.5).clamp(0.0, 1.0) * 2.0 - 1.0;
+    let [with, without] =
+        upscaling(&small, &noise("low", [1, 3, 16, 24]), files.low_res().unwrap(), 20, texts()).unwrap();
+    for (name, solver) in [("run.ddim", Solver::Ddim { eta: 0.0 }), ("run.dpm", Solver::Dpm)] {
+        let settings = LatentSettings { solver, steps: 10, scale: 9.0 };
+        let (with, without) = (with.clone().unwrap(), without.clone());
+        let sampler = LatentSampler::new(&unet, files.facts(), settings, with, without).unwrap();
+        assert_eq!(sampler.passes(), 2);
+        let source = recorded(Vec::new());
+        let steps = sampler.steps(&source, noise("start", [1, 4, 16, 24])).unwrap();
+        let last = steps.map(|step| step.unwrap().x_t).last().unwrap();
+        let found = psnr(&fixture, name, &latents.decode(&last).unwrap());
+        assert!(found > 80.0, "{name}: {found:.1} dB");
+    }
+    std::fs::remove_dir_all(&folder).unwrap();
+
+    for name in ["inpainting1", "inpainting2"] {
+        let fixture = Fixture::read(&format!("{name}.safetensors"));
+        let folder = temporary(&format!("run-{name}"));
+        fixture.folder(&folder, str::to_owned);
+        let files = LatentFiles::open(&folder).unwrap();
+        let (unet, latents) = (files.load_unet(&compute).unwrap(), files.load_autoencoder(&compute).unwrap());
+        let inside = |y: usize, x: usize| (13..45).contains(&y) && (30..99).contains(&x);
+        let mask = (0..64 * 128).map(|i| inside(i / 128, i % 128)).collect();
+        let hole = Hole { image: (noise("photo", [1, 3, 64, 128]) / 1.8).clamp(-1.0, 1.0), mask };
+        let [with, without] = inpainting(&hole, &latents, None, texts()).unwrap();
+        for (run, eta) in [("run.ddim", 0.0), ("run.eta", 1.0)] {
+            let settings = LatentSettings { solver: Solver::Ddim { eta }, steps: 10, scale: 7.5 };
+            let (with, without) = (with.clone().unwrap(), without.clone());
+            let sampler = LatentSampler::new(&unet, files.facts(), settings, with, without).unwrap();
+            let source = recorded((0..10).map(|i| noise(&format!("step{i}"), [1, 4, 8, 16])).collect());
+            let steps = sampler.steps(&source, noise("start", [1, 4, 8, 16])).unwrap();
+            let last = steps.map(|step| step.unwrap().x_t).last().unwrap();
+            let found = psnr(&fixture, run, &latents.decode(&last).unwrap());
+            assert!(found > 80.0, "{name}, {run}: {found:.1} dB");
+        }
+        std::fs::remove_dir_all(&folder).unwrap();
+    }
+}
+
+#[test]
+fn latents_that_are_quantised() {
+    let fixture = Fixture::read("vq.safetensors");
+    let config = AutoencoderConfig::from_json(&fixture.about["vqvae"]["config"].to_string()).unwrap();
+    let net = Autoencoder::new(&config).unwrap();
+    // Its names are latent diffusion's; the values belong to diffusers' names, of which this test knows the few that differ.
+    let shapes = fixture.shapes("vqvae");
+    assert_eq!(net.layout().specs().len(), shapes.len());
+    let params = Params::load(net.layout().clone(), &Compute::default(), |spec| {
+        let name = adir::models::stable_diffusion::diffusers_name(&config, &spec.name).unwrap();
+        let found = &shapes[&name];
+        assert_eq!(found.iter().product::<usize>(), spec.len(), "{name}");
+        Ok(weight(&format!("vqvae/{name}"), found))
+    });
+    let params = params.unwrap();
+    let image = noise("image", [1, 3, 32, 24]).clamp(-1.5, 1.5) / 1.5;
+    fixture.check("mean", &net.encode(&params, &image).unwrap().mean, 1e-5);
+    fixture.check("decoded", &net.decode(&params, &noise("latents", [1, 3, 6, 5])).unwrap(), 1e-5);
+}
