@@ -16,7 +16,7 @@ const DAMPING: f64 = 1e-3;
 /// Standard deviations of its noise that a filtered value may lie beyond the bound.
 const SPREAD: f64 = 6.0;
 /// Near the border, where y is continued by guess, the bound counts so many times.
-const AT_BORDER: f64 = 1.25;
+const AT_BORDER: f64 = 1.5;
 /// Sides of a transform that are multiples of this are fast.
 const FAST: usize = 16;
 
@@ -55,8 +55,9 @@ pub(super) fn beyond_white(y: &Tensor<4>, kernel: &Kernel, ignored: Option<&Mask
     };
     let bound = |i: usize| {
         let (row, column) = (i % shape.pixels() / width, i % width);
-        let is_inner = |at: usize, reach: usize, side: usize| at >= reach && at + reach < side;
-        let inner = is_inner(row, kernel.height() / 2, height) && is_inner(column, kernel.width() / 2, width);
+        let reach = kernel.height().max(kernel.width()) / 2;
+        let is_inner = |at: usize, side: usize| at >= reach && at + reach < side;
+        let inner = is_inner(row, height) && is_inner(column, width);
         if inner { filter.bound } else { AT_BORDER * filter.bound }
     };
     if (0..shape.elements()).all(|i| inside(i) <= bound(i)) {
