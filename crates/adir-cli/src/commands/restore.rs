@@ -433,7 +433,8 @@ pub fn run(args: &RestoreArgs, log: &Log) -> Result<u8> {
     if args.sampling.seed.drawn {
         log.info(&format!("seed {}", args.sampling.seed));
     }
-    for found in plan.restore().choices().iter().filter(|found| ["sigma", "saturated"].contains(&found.name.as_ref())) {
+    const TOLD: [&str; 3] = ["sigma", "saturated", "beyond white"];
+    for found in plan.restore().choices().iter().filter(|found| TOLD.contains(&found.name.as_ref())) {
         log.info(&format!("{} {} ({})", found.name, found.value, found.source));
     }
     plan.to_string().lines().for_each(|line| log.detail(line));
