@@ -34,7 +34,7 @@ pub enum Mode {
 }
 
 /// How the model is adapted, whatever it is adapted to.
-#[derive(Debug, Clone, Args)]
+#[derive(Debug, Clone, Default, Args)]
 pub struct AdaptSettings {
     /// Image encoder: a CLIP model (file or folder) [default: the embedded EfficientNet-Lite0]
     #[arg(long, value_name = "WEIGHTS")]

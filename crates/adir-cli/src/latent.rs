@@ -1,14 +1,16 @@
 //! What the commands for latent diffusion models share.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Instant;
 
-use adir::engine::{Engine, LatentRequest};
-use adir::latent::Solver;
+use adir::engine::{Engine, LatentAdapt, LatentRequest};
+use adir::latent::{LatentTraining, Solver};
+use adir::optim::AdaptedLayers;
 use adir::{Error, Result};
 use clap::{Args, ValueEnum};
 
 use crate::log::Log;
+use crate::seed::Seed;
 
 /// The sampler of a latent diffusion model.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -68,6 +70,117 @@ impl LatentArgs {
     }
 }
 
+/// What images are nearest to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Query {
+    /// The picture; the adapted weights are used only if they denoise held-out crops better
+    Auto,
+    /// The picture, without that check
+    Gallery,
+    /// The prompt, without that check (needs a CLIP --encoder)
+    Text,
+}
+
+/// Adaptation of a latent diffusion model to the nearest images of a gallery.
+#[derive(Debug, Clone, Args)]
+#[command(next_help_heading = "Adaptation")]
+pub struct LatentAdaptArgs {
+    /// Folder of images, or an index made by `adir index`; low-rank factors are trained on the nearest of them
+    #[arg(long, value_name = "FOLDER")]
+    pub gallery: Option<PathBuf>,
+    /// What the images are nearest to, and whether the result is checked [default: auto]
+    #[arg(long, value_enum, value_name = "MODE")]
+    pub adapt: Option<Query>,
+    /// Image encoder: a CLIP model (file or folder) [default: the embedded EfficientNet-Lite0]
+    #[arg(long, value_name = "WEIGHTS")]
+    pub encoder: Option<PathBuf>,
+    /// Number of nearest images [default: 50]
+    #[arg(short = 'k', long, value_name = "K")]
+    pub neighbours: Option<usize>,
+    /// Training steps [default: those of the paper, 1000]
+    #[arg(long, value_name = "N")]
+    pub iterations: Option<u32>,
+    /// Rank of the factors [default: 16]
+    #[arg(long, value_name = "RANK")]
+    pub lora: Option<usize>,
+    /// Give factors to the linear layers of attention, too
+    #[arg(long)]
+    pub adapt_attention: bool,
+    /// Learning rate [default: 1e-6]
+    #[arg(long, value_name = "RATE")]
+    pub adapt_rate: Option<f64>,
+    /// Side of the crops in pixels [default: 512]
+    #[arg(long, value_name = "PIXELS")]
+    pub adapt_crop: Option<usize>,
+    /// Crops per step [default: 6]
+    #[arg(long, value_name = "N")]
+    pub adapt_batch: Option<usize>,
+    /// Decay of the moving average of the factors [default: 0]
+    #[arg(long, value_name = "DECAY")]
+    pub adapt_ema: Option<f64>,
+    /// Seed of crops, masks, timesteps and noise of the training, -1 to draw one [default: 0]
+    #[arg(long, value_name = "SEED")]
+    pub adapt_seed: Option<Seed>,
+    /// Add the low-rank factors of this file first: of diffusers, PEFT or kohya's scripts
+    #[arg(long, value_name = "FILE")]
+    pub adapter: Option<PathBuf>,
+    /// Write the trained factors, as diffusers reads them (.safetensors)
+    #[arg(long, value_name = "FILE", requires = "gallery")]
+    pub save_adapter: Option<PathBuf>,
+}
+
+impl LatentAdaptArgs {
+    /// `request` with the adaptation, trained as `preset` where nothing else is said.
+    pub fn applied(&self, request: LatentRequest, preset: LatentTraining) -> Result<LatentRequest> {
+        let mut request = request;
+        request.lora.clone_from(&self.adapter);
+        let Some(gallery) = &self.gallery else {
+            let given = [
+                (self.adapt.is_some(), "--adapt"),
+                (self.neighbours.is_some(), "--neighbours"),
+                (self.iterations.is_some(), "--iterations"),
+                (self.lora.is_some(), "--lora"),
+                (self.adapt_attention, "--adapt-attention"),
+                (self.adapt_rate.is_some(), "--adapt-rate"),
+                (self.adapt_crop.is_some(), "--adapt-crop"),
+                (self.adapt_batch.is_some(), "--adapt-batch"),
+                (self.adapt_ema.is_some(), "--adapt-ema"),
+                (self.adapt_seed.is_some(), "--adapt-seed"),
+                (self.encoder.is_some(), "--encoder"),
+            ];
+            let given = given.into_iter().find_map(|(given, option)| given.then_some(option));
+            return match given {
+                Some(option) => Err(Error::config(format!("{option} has no effect without --gallery"))),
+                None => Ok(request),
+            };
+        };
+        let query = self.adapt.unwrap_or(Query::Auto);
+        if query == Query::Text && request.prompt.is_empty() {
+            return Err(Error::config("--adapt text needs a --prompt"));
+        }
+        let training = LatentTraining {
+            iterations: self.iterations.unwrap_or(preset.iterations),
+            rank: self.lora.unwrap_or(preset.rank),
+            layers: if self.adapt_attention { AdaptedLayers::ConvolutionsAndLinear } else { preset.layers },
+            rate: self.adapt_rate.unwrap_or(preset.rate),
+            ema: self.adapt_ema.unwrap_or(preset.ema),
+            batch: self.adapt_batch.unwrap_or(preset.batch),
+            crop: self.adapt_crop.unwrap_or(preset.crop),
+            seed: self.adapt_seed.unwrap_or_default().value,
+            ..preset
+        };
+        request.adapt = Some(LatentAdapt {
+            gallery: gallery.clone(),
+            neighbours: self.neighbours.unwrap_or(50),
+            by_text: query == Query::Text,
+            if_better: query == Query::Auto,
+            training,
+            save: self.save_adapter.clone(),
+        });
+        Ok(request)
+    }
+}
+
 /// What the x4 upscaler can do besides.
 #[derive(Debug, Clone, Args)]
 #[command(next_help_heading = "Stable Diffusion")]
@@ -84,6 +197,12 @@ pub struct UpscalerArgs {
     /// Take the coarse colours of the x4 upscaler's result from the observation
     #[arg(long)]
     pub match_colours: bool,
+    /// Give factors to the linear layers of attention, too, when the x4 upscaler is adapted
+    #[arg(long)]
+    pub adapt_attention: bool,
+    /// Write the factors that the x4 upscaler was adapted by, as diffusers reads them (.safetensors)
+    #[arg(long, value_name = "FILE", requires = "gallery")]
+    pub save_adapter: Option<PathBuf>,
 }
 
 impl UpscalerArgs {
@@ -93,6 +212,8 @@ impl UpscalerArgs {
             (self.noise_level.is_some(), "--noise-level"),
             (self.match_observation, "--match-observation"),
             (self.match_colours, "--match-colours"),
+            (self.adapt_attention, "--adapt-attention"),
+            (self.save_adapter.is_some(), "--save-adapter"),
         ];
         let given = own.into_iter().find_map(|(given, option)| given.then_some(option)).or(self.common.given());
         given.map_or(Ok(()), |option| {

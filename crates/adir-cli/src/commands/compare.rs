@@ -104,7 +104,7 @@ impl CompareArgs {
             (Some(observed), Some(degradation)) => {
                 let (y, _) = read_hashed_as(observed, &reading, &limits)?;
                 let measured = measure_for(&self.measured.of(degradation.problem()?), &restored, &y, &limits)?;
-                Some((measured.judged()?, measured.acted_on(&restored)?))
+                Some((measured.judged()?, measured.compared(&restored)?))
             }
             _ => None,
         };

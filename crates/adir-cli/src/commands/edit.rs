@@ -3,11 +3,12 @@
 use std::path::PathBuf;
 
 use adir::engine::{LatentRequest, OutputRequest, Region};
+use adir::latent::LatentTraining;
 use adir::{Error, Result};
 use clap::Args;
 
 use crate::args::ReadArgs;
-use crate::latent::{self, LatentArgs};
+use crate::latent::{self, LatentAdaptArgs, LatentArgs};
 use crate::log::Log;
 use crate::model::ModelArgs;
 use crate::pipe;
@@ -37,6 +38,8 @@ pub struct EditArgs {
     model: ModelArgs,
     #[command(flatten)]
     sampling: LatentArgs,
+    #[command(flatten)]
+    adaptation: LatentAdaptArgs,
     /// Sampling steps [default: 50]
     #[arg(long, value_name = "N")]
     steps: Option<String>,
@@ -95,6 +98,12 @@ pub fn run(args: &EditArgs, log: &Log) -> Result<u8> {
     request.samples = args.samples;
     request.tile = args.tile;
     request.output = Some(OutputRequest::new(&args.output, args.overwrite));
-    let engine = crate::adaptation::engine_with(args.model.engine(), &args.store, args.no_cache).build()?;
+    let request = args.adaptation.applied(request, LatentTraining::inpainting())?;
+    let engine = args.model.engine();
+    let engine = match &args.adaptation.encoder {
+        Some(clip) => engine.clip(clip),
+        None => engine,
+    };
+    let engine = crate::adaptation::engine_with(engine, &args.store, args.no_cache).build()?;
     latent::run(&engine, &request, &args.output, args.explain, args.seed.drawn, log)
 }

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use adir::engine::{EngineBuilder, LatentRequest, LatentTask, OutputRequest, Record, Request};
 use adir::guidance::{Adjoint, DataStep, Residual, Strength};
+use adir::latent::LatentTraining;
 use adir::models::stable_diffusion::LatentFiles;
 use adir::sampler::EpsAfterGuidance;
 use adir::task::{Method, Overrides, Preset, Task};
@@ -13,9 +14,9 @@ use clap::Args;
 use serde_json::json;
 
 use super::restore_folder::{self, FolderArgs};
-use crate::adaptation::AdaptArgs;
+use crate::adaptation::{AdaptArgs, AdaptSettings, Mode};
 use crate::args::{DegradationArgs, MeasuredArgs, ReadArgs, preset, share, words};
-use crate::latent::{self, UpscalerArgs};
+use crate::latent::{self, LatentAdaptArgs, Query, UpscalerArgs};
 use crate::log::Log;
 use crate::model::ModelArgs;
 use crate::pipe::{self, Scratch};
@@ -275,7 +276,53 @@ fn check_pipe(args: &RestoreArgs) -> Result<()> {
     if args.explain { Ok(()) } else { pipe::check_stdout() }
 }
 
+/// What [`RestoreArgs::other_settings`] are called.
+const OTHER_SETTINGS: &str = "of the adaptation's options --closer-than, --gallery-tiles, --adapt-minutes, --adapt-strength, \
+                              --adapt-p2-gamma, --adapt-p2-k, --recompute and --adapt-micro-batch";
+
 impl RestoreArgs {
+    /// The settings of an adaptation that a latent diffusion model has not.
+    fn other_settings(&self) -> AdaptSettings {
+        AdaptSettings {
+            encoder: None,
+            neighbours: None,
+            iterations: None,
+            adapt_rate: None,
+            adapt_crop: None,
+            adapt_batch: None,
+            adapt_ema: None,
+            adapt_seed: None,
+            ..self.adaptation.settings.clone()
+        }
+    }
+
+    /// The adaptation of a latent diffusion model.
+    fn latent_adaptation(&self) -> LatentAdaptArgs {
+        let (args, settings) = (&self.adaptation, &self.adaptation.settings);
+        let adapt = match args.adapt {
+            Some(Mode::Gallery) => Some(Query::Gallery),
+            Some(Mode::Text) => Some(Query::Text),
+            Some(Mode::Auto) => Some(Query::Auto),
+            Some(Mode::Itself | Mode::None) | None => None,
+        };
+        LatentAdaptArgs {
+            gallery: args.gallery.clone().filter(|_| args.adapt != Some(Mode::None)),
+            adapt,
+            encoder: settings.encoder.clone(),
+            neighbours: settings.neighbours,
+            iterations: settings.iterations,
+            lora: args.lora,
+            adapt_attention: self.upscaler.adapt_attention,
+            adapt_rate: settings.adapt_rate,
+            adapt_crop: settings.adapt_crop,
+            adapt_batch: settings.adapt_batch,
+            adapt_ema: settings.adapt_ema,
+            adapt_seed: settings.adapt_seed,
+            adapter: self.adapter.clone(),
+            save_adapter: self.upscaler.save_adapter.clone(),
+        }
+    }
+
     /// Refuses what the x4 upscaler of Stable Diffusion does not do.
     fn check_for_upscaler(&self) -> Result<()> {
         let sampling = &self.sampling;
@@ -320,8 +367,9 @@ impl RestoreArgs {
                 told(sampling, &same_sampling),
                 "of the sampling options more than --steps, --eta, --seed, --samples and --tile",
             ),
-            (self.adapter.is_some() || self.adaptation.gallery.is_some(), "an adaptation"),
-            (self.adaptation.adapt.is_some(), "--adapt"),
+            (self.adaptation.full, "--full"),
+            (matches!(self.adaptation.adapt, Some(Mode::Itself)), "--adapt self"),
+            (told(&self.other_settings(), &AdaptSettings::default()), OTHER_SETTINGS),
             (self.keep_margin, "--keep-margin"),
             (self.report.is_some(), "--report"),
             (self.record.is_some(), "--record"),
@@ -355,6 +403,7 @@ fn upscale(args: &RestoreArgs, model: &Path, log: &Log) -> Result<u8> {
     request.samples = args.sampling.samples;
     request.tile = args.sampling.tile;
     request.output = Some(OutputRequest::new(&args.output, args.overwrite));
+    let request = args.latent_adaptation().applied(request, LatentTraining::upscaler())?;
     latent::run(&args.engine().build()?, &request, &args.output, args.explain, args.sampling.seed.drawn, log)
 }
 
@@ -384,7 +433,8 @@ pub fn run(args: &RestoreArgs, log: &Log) -> Result<u8> {
     if args.sampling.seed.drawn {
         log.info(&format!("seed {}", args.sampling.seed));
     }
-    for found in plan.restore().choices().iter().filter(|found| ["sigma", "saturated"].contains(&found.name.as_ref())) {
+    const TOLD: [&str; 3] = ["sigma", "saturated", "beyond white"];
+    for found in plan.restore().choices().iter().filter(|found| TOLD.contains(&found.name.as_ref())) {
         log.info(&format!("{} {} ({})", found.name, found.value, found.source));
     }
     plan.to_string().lines().for_each(|line| log.detail(line));

@@ -236,7 +236,8 @@ mod tests {
         assert_eq!(lost(ImageFormat::Png), "");
         assert_eq!(lost(ImageFormat::Jpeg), "EXIF, XMP, gamma and primaries");
         assert_eq!(lost(ImageFormat::Tiff), "EXIF, comments, gamma and primaries");
-        assert_eq!(lost(ImageFormat::WebP), "comments, gamma and primaries");
+        // Its place is in EXIF, and this block does not hold it.
+        assert_eq!(lost(ImageFormat::WebP), "the resolution, comments, gamma and primaries");
     }
 
     #[test]

@@ -10,8 +10,10 @@ mod highlights;
 mod measurement;
 mod noise;
 mod noise_estimate;
+mod points;
 mod range;
 mod saturation;
+mod scene;
 mod side_inputs;
 
 use std::sync::Arc;

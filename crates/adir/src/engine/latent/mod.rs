@@ -7,12 +7,14 @@
 //! [`Engine::plan_latent`]: super::Engine::plan_latent
 //! [`Engine::run_latent`]: super::Engine::run_latent
 
+mod adapt;
 mod canvas;
 mod memory;
 mod plan;
 mod request;
 mod run;
 
+pub use adapt::LatentAdaptationRecord;
 pub use plan::LatentPlan;
-pub use request::{LatentRequest, LatentTask, Region};
+pub use request::{LatentAdapt, LatentRequest, LatentTask, Region};
 pub use run::{LatentRecord, LatentRestored};

@@ -1,13 +1,16 @@
 //! What a latent request comes to, checked before any weights are read.
 
 use std::fmt;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use super::super::open::Engine;
 use super::super::outputs::{Outputs, Stale};
 use super::super::plan::{check_alpha, named};
+use super::adapt;
 use super::memory::estimate;
-use super::request::{LatentRequest, LatentTask, Region};
+use super::request::{LatentAdapt, LatentRequest, LatentTask, Region};
+use crate::io::atomic::check_outputs;
 use crate::io::hash::ContentHash;
 use crate::io::image::{ImageFormat, Picture, read_hashed_as};
 use crate::io::side_inputs::read_mask;
@@ -46,16 +49,26 @@ impl Engine {
         let outputs = request.output.as_ref().map(|output| Outputs::of_results(output, request.samples));
         let format = request.output.as_ref().map(|output| ImageFormat::from_path(&output.path)).transpose()?;
         let files = LatentFiles::open(&request.model)?;
+        check_purpose(&files, &request.task)?;
         let mut read = vec![request.input.clone()];
         read.extend(files.files());
         if let LatentTask::Edit { region: Region::Mask(mask) } = &request.task {
             read.push(mask.clone());
         }
+        read.extend(request.lora.clone());
+        if let Some(adapt) = &request.adapt {
+            read.push(adapt.gallery.clone());
+            adapt::check(adapt, files.autoencoder().config().factor() * files.unet().config().size_multiple())?;
+            if let Some(path) = &adapt.save {
+                let overwrite = request.output.as_ref().is_some_and(|output| output.overwrite);
+                let inputs: Vec<&Path> = read.iter().map(PathBuf::as_path).collect();
+                check_outputs(&inputs, &[path], overwrite)?;
+            }
+        }
         let stale = match (&outputs, &request.output) {
             (Some(outputs), Some(asked)) => outputs.check(&read, asked.overwrite)?,
             _ => Stale::default(),
         };
-        check_purpose(&files, &request.task)?;
         request.sampling.check(files.facts())?;
         let (picture, content) = read_hashed_as(&request.input, &request.reading, &self.limits)?;
         let picture = Arc::new(picture.whole(&request.input)?);
@@ -96,7 +109,8 @@ impl Engine {
             }
             None => latents,
         };
-        let memory = estimate(&files, latents, seen);
+        let training = request.adapt.as_ref().map(|adapt| adapt.training.crop / shrink);
+        let memory = estimate(&files, latents, seen, training);
         self.check_memory(memory)?;
         let request = request.clone();
         Ok(LatentPlan { request, files, picture, content, hole, measurement, outputs, stale, latents, memory })
@@ -212,6 +226,18 @@ impl fmt::Display for LatentPlan {
         writeln!(f, "sampler              {solver}, {} steps, guidance scale {}", sampling.steps, sampling.scale)?;
         writeln!(f, "network evaluations  {}", self.passes())?;
         writeln!(f, "results              {samples}, seed {seed}")?;
+        if let Some(LatentAdapt { training, neighbours, gallery, .. }) = &self.request.adapt {
+            writeln!(
+                f,
+                "adaptation           {neighbours} images of {}, {} steps of {} crops of {}x{}, rank {}",
+                gallery.display(),
+                training.iterations,
+                training.batch,
+                training.crop,
+                training.crop,
+                training.rank
+            )?;
+        }
         let [height, width] = self.latents;
         match tile {
             Some(tile) => writeln!(f, "latents              {width}x{height}, in tiles of {tile}")?,

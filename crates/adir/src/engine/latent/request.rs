@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use super::super::request::OutputRequest;
 use crate::io::image::Reading;
-use crate::latent::{LatentSettings, Solver};
+use crate::latent::{LatentSettings, LatentTraining, Solver};
 use crate::{Error, Result};
 
 /// What to do with an image.
@@ -75,9 +75,35 @@ pub struct LatentRequest {
     /// Side of the tiles of latents that the network sees; absent where it sees all.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub tile: Option<usize>,
+    /// What to adapt the U-Net to, if to anything.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub adapt: Option<LatentAdapt>,
+    /// A file of low-rank factors to add first, of diffusers, PEFT or kohya.
+    #[serde(default, skip_serializing_if = "Option::is_none", with = "crate::io::lossy::option")]
+    pub lora: Option<PathBuf>,
     /// Files to write.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub output: Option<OutputRequest>,
+}
+
+/// What to adapt the U-Net to.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct LatentAdapt {
+    /// Folder or index of images, of which the nearest are taken.
+    #[serde(with = "crate::io::lossy::path")]
+    pub gallery: PathBuf,
+    /// Number of nearest images.
+    pub neighbours: usize,
+    /// Whether they are those nearest to the prompt, not to the image.
+    pub by_text: bool,
+    /// Whether adapted weights are used only if held-out crops are denoised better with them.
+    pub if_better: bool,
+    /// How to train.
+    pub training: LatentTraining,
+    /// Where to write the factors, as diffusers reads them.
+    #[serde(default, skip_serializing_if = "Option::is_none", with = "crate::io::lossy::option")]
+    pub save: Option<PathBuf>,
 }
 
 impl LatentRequest {
@@ -114,6 +140,8 @@ impl LatentRequest {
             seed: 0,
             samples: 1,
             tile: None,
+            adapt: None,
+            lora: None,
             output: None,
         }
     }

@@ -10,13 +10,15 @@ use super::super::open::Engine;
 use super::super::record::{Decibel, FileRecord, Seconds, write_json};
 use super::super::run::saved_again;
 use super::super::states::{self, States};
+use super::adapt::LatentAdaptationRecord;
 use super::canvas::{cropped, like, prepared};
 use super::plan::LatentPlan;
 use super::request::{LatentRequest, LatentTask, Region};
 use crate::io::hash::ContentHash;
 use crate::io::image::Picture;
+use crate::io::weights::WeightFile;
 use crate::latent::{Hole, LatentSampler, check_picture, inpainting, match_colours, upscaling};
-use crate::models::stable_diffusion::Latents;
+use crate::models::stable_diffusion::{Latents, add_lora};
 use crate::models::{Conditioning, Space, Tiled};
 use crate::noise::{Noise, Stream};
 use crate::operator::{LinearOperator, Solve, bicubic_resize, least_damping, solve};
@@ -50,6 +52,9 @@ pub struct LatentRecord {
     /// Of an upscaling, the PSNR of A x against y of the first result as it was saved, A being bicubic scaling.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub agreement_psnr: Option<Decibel>,
+    /// The adaptation, if there was one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub adaptation: Option<LatentAdaptationRecord>,
     /// The widest instruction set of the processor.
     pub instructions: String,
     /// The pictures that were written.
@@ -86,18 +91,47 @@ impl Engine {
             report(watch, &Event::Loading { name })
         };
         let compute = self.compute();
-        let texts = {
+        let (texts, no_text) = {
             loading("text encoder")?;
             let encoder = plan.files.load_text(compute)?;
             let without = request.is_guided().then(|| encoder.states(&request.negative_prompt)).transpose()?;
-            [Some(encoder.states(&request.prompt)?), without]
+            ([Some(encoder.states(&request.prompt)?), without], encoder.states("")?)
+        };
+        // An upscaler is trained without a text, as it is asked to restore.
+        let of_training = match &request.task {
+            LatentTask::Upscale { .. } => no_text.clone(),
+            LatentTask::Edit { .. } => texts[0].clone().unwrap_or_else(|| no_text.clone()),
         };
         let (told, mut autoencoder) = self.told(plan, texts, &loading)?;
+        let prepared = match &request.adapt {
+            None => None,
+            Some(adapt) => {
+                if autoencoder.is_none() {
+                    loading("autoencoder")?;
+                    autoencoder = Some(plan.files.load_autoencoder(compute)?);
+                }
+                autoencoder.as_ref().map(|latents| self.latent_examples(plan, adapt, latents, watch)).transpose()?
+            }
+        };
         loading("U-Net")?;
         let model = plan.files.hash()?;
-        let unet = plan.files.load_unet(compute)?;
+        let mut unet = plan.files.load_unet(compute)?;
+        if let Some(path) = &request.lora {
+            let file = WeightFile::open(path)?;
+            let (params, _) = add_lora(plan.files.unet(), unet.params(), &file, 1.0)?;
+            unet = unet.with_params(params);
+        }
+        let adaptation = match (&request.adapt, &prepared) {
+            (Some(adapt), Some(prepared)) => {
+                let told = [of_training, no_text];
+                let (adapted, record) = self.latent_adapted(plan, adapt, prepared, &unet, told, watch)?;
+                unet = adapted.unwrap_or(unet);
+                Some(record)
+            }
+            _ => None,
+        };
         let loaded = Instant::now();
-        let states = States::new(self, Some(key(self, plan, &model)?), watch);
+        let states = States::new(self, Some(key(self, plan, &model, adaptation.as_ref())?), watch);
         let sampled: Result<Vec<Tensor<4>>> = {
             let tiled = Tiled::new(&unet, request.tile)?;
             let [with, without] = told;
@@ -138,6 +172,7 @@ impl Engine {
                 sample: (done - loaded).as_secs_f64(),
             },
             agreement_psnr: agreement,
+            adaptation,
             instructions: Isa::active().to_string(),
             results: Vec::new(),
         };
@@ -180,13 +215,15 @@ fn noise(plan: &LatentPlan, sample: usize) -> Noise {
 }
 
 /// By what the state of a run is found again: all that decides its bytes.
-fn key(engine: &Engine, plan: &LatentPlan, model: &str) -> Result<String> {
+fn key(engine: &Engine, plan: &LatentPlan, model: &str, adaptation: Option<&LatentAdaptationRecord>) -> Result<String> {
     let request = LatentRequest { output: None, ..plan.request.clone() };
     let mask = match &plan.request.task {
         LatentTask::Edit { region: Region::Mask(path) } => Some(ContentHash::of_file(path)?),
         _ => None,
     };
-    let text = serde_json::to_string(&(request, plan.content, mask, model, engine.placement().1.to_string()));
+    let lora = plan.request.lora.as_ref().map(|path| ContentHash::of_file(path)).transpose()?;
+    let what = (request, plan.content, [mask, lora], model, engine.placement().1.to_string(), adaptation);
+    let text = serde_json::to_string(&what);
     let text = text.map_err(|e| Error::config(format!("the request cannot be written: {e}")))?;
     Ok(crate::io::hash::sha256(text.as_bytes()).to_string())
 }
