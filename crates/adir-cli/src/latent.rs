@@ -35,6 +35,9 @@ pub struct LatentArgs {
     /// How the sampler goes down the noise levels [default: ddim]
     #[arg(long, value_enum, value_name = "SAMPLER")]
     pub sampler: Option<Sampler>,
+    /// Use the weights averaged during training (EMA), where a single file holds them beside the others
+    #[arg(long)]
+    pub ema: bool,
 }
 
 impl LatentArgs {
@@ -44,6 +47,7 @@ impl LatentArgs {
             (self.negative_prompt.is_some(), "--negative-prompt"),
             (self.guidance_scale.is_some(), "--guidance-scale"),
             (self.sampler.is_some(), "--sampler"),
+            (self.ema, "--ema"),
         ]
         .into_iter()
         .find_map(|(given, option)| given.then_some(option))
@@ -52,6 +56,7 @@ impl LatentArgs {
     /// `request` sampled so, in `steps` where these are given.
     pub fn applied(&self, request: LatentRequest, steps: Option<&str>, eta: Option<f64>) -> Result<LatentRequest> {
         let mut request = request;
+        request.averaged = self.ema;
         request.negative_prompt = self.negative_prompt.clone().unwrap_or_default();
         let sampling = &mut request.sampling;
         if let Some(scale) = self.guidance_scale {

@@ -48,7 +48,8 @@ impl Engine {
         request.check()?;
         let outputs = request.output.as_ref().map(|output| Outputs::of_results(output, request.samples));
         let format = request.output.as_ref().map(|output| ImageFormat::from_path(&output.path)).transpose()?;
-        let files = LatentFiles::open(&request.model)?;
+        let open = if request.averaged { LatentFiles::open_averaged } else { LatentFiles::open };
+        let files = open(&request.model)?;
         check_purpose(&files, &request.task)?;
         let mut read = vec![request.input.clone()];
         read.extend(files.files());

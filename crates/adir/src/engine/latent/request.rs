@@ -57,6 +57,9 @@ pub struct LatentRequest {
     /// The model: a folder of diffusers, or a single file.
     #[serde(with = "crate::io::lossy::path")]
     pub model: PathBuf,
+    /// Whether the weights that were averaged during training are used, where they lie beside others in a single file.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub averaged: bool,
     /// What to do.
     pub task: LatentTask,
     /// What the result shows.
@@ -133,6 +136,7 @@ impl LatentRequest {
             input,
             reading: Reading::default(),
             model,
+            averaged: false,
             task,
             prompt: String::new(),
             negative_prompt: String::new(),
