@@ -247,7 +247,18 @@ fn picture(plan: &Plan, x: Tensor<4>) -> Result<Picture> {
     let scale = source.scale.filter(|_| bit_depth == source.bit_depth);
     let (associated_alpha, format) = (source.associated_alpha, source.format);
     let (observed, warnings) = (None, Vec::new());
-    Ok(Picture { tensor: x, alpha, associated_alpha, observed, metadata, bit_depth, scale, format, warnings })
+    Ok(Picture {
+        tensor: x,
+        alpha,
+        associated_alpha,
+        observed,
+        metadata,
+        bit_depth,
+        scale,
+        format,
+        warnings,
+        exact: None,
+    })
 }
 
 impl Restored {

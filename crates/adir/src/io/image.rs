@@ -8,12 +8,14 @@
 use std::fs::File;
 use std::io::{BufRead, BufReader, Cursor, Read, Seek, SeekFrom};
 use std::path::Path;
+use std::sync::Arc;
 
 use image::metadata::Orientation;
 
 use super::atomic;
 use super::codec::kinds::{DEVELOP, is_raw, other_kind, way_out};
 use super::codec::{self, Decoded};
+use super::exact::Exact;
 use super::exif;
 use super::hash::{ContentHash, sha256};
 use super::limits::Limits;
@@ -55,6 +57,8 @@ pub struct Picture {
     pub format: ImageFormat,
     /// What was unusual about the file, for people: a missing end marker, pages that were not read.
     pub warnings: Vec<String>,
+    /// Pixels that are written with the very floats that a file had.
+    pub(crate) exact: Option<Arc<Exact>>,
 }
 
 impl Picture {
@@ -70,6 +74,7 @@ impl Picture {
             scale: None,
             format: ImageFormat::Tiff,
             warnings: Vec::new(),
+            exact: None,
         }
     }
 
@@ -96,7 +101,7 @@ impl Picture {
             associated_alpha: self.associated_alpha,
             metadata: self.metadata.clone(),
         };
-        write_image(path, &self.tensor, &options)
+        write(path, &self.tensor, &options, self.exact.as_deref())
     }
 
     /// The bytes of a PNG file with nothing but the pixels, 8 bits a sample, that shows it: what lies beyond black and
@@ -219,11 +224,17 @@ pub fn read_hashed(path: &Path, limits: &Limits) -> Result<(Picture, ContentHash
     Ok((picture.whole(path)?, hash))
 }
 
+/// How a file is to be turned, which it then no longer says.
+pub(super) fn orientation_of(decoded: &mut Decoded) -> Orientation {
+    let from_exif = decoded.metadata.exif.as_mut().and_then(|exif| Orientation::remove_from_exif_chunk(exif));
+    from_exif.unwrap_or(decoded.orientation)
+}
+
 /// The samples of a file as a tensor, turned upright.
 fn picture(path: &Path, format: ImageFormat, decoded: Decoded, reading: &Reading) -> Result<Picture> {
-    let Decoded { raster, white, mut metadata, orientation, pages, unobserved, mut warnings } = decoded;
-    let from_exif = metadata.exif.as_mut().and_then(|exif| Orientation::remove_from_exif_chunk(exif));
-    let orientation = from_exif.unwrap_or(orientation);
+    let mut decoded = decoded;
+    let orientation = orientation_of(&mut decoded);
+    let Decoded { raster, white, mut metadata, pages, unobserved, mut warnings, .. } = decoded;
     if let Some(xmp) = metadata.xmp.as_mut().filter(|_| orientation != Orientation::NoTransforms) {
         upright_xmp(xmp);
     }
@@ -285,7 +296,7 @@ fn picture(path: &Path, format: ImageFormat, decoded: Decoded, reading: &Reading
     let tensor = from_f32(values, [1, color, turned.height, turned.width], &cpu());
     let associated_alpha = raster.associated && alpha.is_some();
     let scale = Some(scale).filter(|scale| *scale != Scale { black: 0.0, white: own });
-    Ok(Picture { tensor, alpha, associated_alpha, observed, metadata, bit_depth, scale, format, warnings })
+    Ok(Picture { tensor, alpha, associated_alpha, observed, metadata, bit_depth, scale, format, warnings, exact: None })
 }
 
 /// Opens, tells the format and decodes, without interpreting the samples.
@@ -344,6 +355,10 @@ fn decode(
 /// [`Error::Config`] if the format is unknown, cannot hold the depth, the alpha or the size, or a shape is
 /// wrong; [`Error::Numerical`] if a value is not finite; [`Error::Io`] if it cannot be written.
 pub fn write_image(path: &Path, tensor: &Tensor<4>, options: &WriteOptions) -> Result<()> {
+    write(path, tensor, options, None)
+}
+
+fn write(path: &Path, tensor: &Tensor<4>, options: &WriteOptions, exact: Option<&Exact>) -> Result<()> {
     let format = ImageFormat::from_path(path)?;
     if !format.supports(options.bit_depth) {
         let depth = options.bit_depth;
@@ -359,7 +374,10 @@ pub fn write_image(path: &Path, tensor: &Tensor<4>, options: &WriteOptions) -> R
         };
         return Err(Error::config(format!("{}: {message}", path.display())));
     }
-    let raster = raster(path, tensor, options)?;
+    let mut raster = raster(path, tensor, options)?;
+    if let Some(exact) = exact {
+        exact.put_back(&mut raster);
+    }
     let (metadata, _) = options.metadata.fitted(format, tensor.dims()[1]);
     atomic::write(path, |file| codec::encode(format, path, file, &raster, &metadata))
 }

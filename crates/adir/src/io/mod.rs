@@ -14,6 +14,7 @@ pub use adir_weights::{hash, open_regular};
 
 pub mod atomic;
 mod codec;
+pub(crate) mod exact;
 mod exif;
 mod fits_cards;
 pub mod folder;

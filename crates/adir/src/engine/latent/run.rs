@@ -1,6 +1,7 @@
 //! Carrying out a latent plan.
 
 use std::path::Path;
+use std::sync::Arc;
 use std::time::Instant;
 
 use serde::{Deserialize, Serialize};
@@ -14,8 +15,9 @@ use super::adapt::LatentAdaptationRecord;
 use super::canvas::{cropped, like, prepared};
 use super::plan::LatentPlan;
 use super::request::{LatentRequest, LatentTask, Region};
+use crate::io::exact::Exact;
 use crate::io::hash::ContentHash;
-use crate::io::image::Picture;
+use crate::io::image::{BitDepth, Picture};
 use crate::io::weights::WeightFile;
 use crate::latent::{Hole, LatentSampler, check_picture, inpainting, match_colours, upscaling};
 use crate::models::stable_diffusion::{Latents, add_lora};
@@ -152,7 +154,7 @@ impl Engine {
             }
         };
         let results: Vec<_> =
-            sampled.iter().map(|latents| finished(plan, &autoencoder, latents)).collect::<Result<_>>()?;
+            sampled.iter().map(|latents| finished(self, plan, &autoencoder, latents)).collect::<Result<_>>()?;
         let done = Instant::now();
         let agreement = match (&plan.measurement, results.first()) {
             (Some(measurement), Some(first)) => Some(Decibel(measurement.agreement(&first.tensor)?)),
@@ -266,7 +268,7 @@ fn one(
 }
 
 /// The picture of latents.
-fn finished(plan: &LatentPlan, autoencoder: &Latents, latents: &Tensor<4>) -> Result<Picture> {
+fn finished(engine: &Engine, plan: &LatentPlan, autoencoder: &Latents, latents: &Tensor<4>) -> Result<Picture> {
     let decoded = autoencoder.decode(latents)?;
     check_picture(&decoded)?;
     let picture = &plan.picture;
@@ -274,7 +276,13 @@ fn finished(plan: &LatentPlan, autoencoder: &Latents, latents: &Tensor<4>) -> Re
     else {
         let made = cropped(picture, decoded, 1);
         let hole = plan.hole.as_deref().unwrap_or_default();
-        return like(picture, composed(&picture.tensor, &made, hole)?, 1);
+        let mut edited = like(picture, composed(&picture.tensor, &made, hole)?, 1)?;
+        if picture.bit_depth == BitDepth::Float {
+            let LatentRequest { input, reading, .. } = &plan.request;
+            let kept = hole.iter().map(|hole| !hole).collect();
+            edited.exact = Some(Arc::new(Exact::read(input, reading, &engine.limits, kept)?));
+        }
+        return Ok(edited);
     };
     let mut x = cropped(picture, decoded, 4);
     if *colours {
