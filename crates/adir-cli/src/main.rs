@@ -8,6 +8,7 @@ mod adaptation;
 mod args;
 mod commands;
 mod exit;
+mod hub;
 mod log;
 mod memory;
 mod model;
@@ -106,6 +107,7 @@ fn main() -> ExitCode {
         (false, false) => log::Level::Usual,
     };
     let log = log::Log::new(cli.log_format, level, stop);
+    hub::notes().iter().for_each(|note| log.warn(note));
     let done = listening.and_then(|()| match &cli.command {
         Command::Restore(args) => commands::restore::run(args, &log),
         Command::Merge(args) => commands::merge::run(args, &log),

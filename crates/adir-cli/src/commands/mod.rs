@@ -6,6 +6,7 @@ pub mod completions;
 pub mod degrade;
 pub mod doctor;
 pub mod eval;
+mod hub;
 pub mod index;
 pub mod merge;
 pub mod models;
