@@ -34,7 +34,7 @@ pub enum Mode {
 }
 
 /// How the model is adapted, whatever it is adapted to.
-#[derive(Debug, Clone, Args)]
+#[derive(Debug, Clone, Default, Args)]
 pub struct AdaptSettings {
     /// Image encoder: a CLIP model (file, folder, or ORG/NAME as pulled) [default: the embedded EfficientNet-Lite0]
     #[arg(long, value_name = "WEIGHTS", value_parser = crate::hub::model_path())]
@@ -99,7 +99,7 @@ pub struct AdaptArgs {
     /// What the model is adapted to [default: auto with --gallery, otherwise none; with the preset paper: gallery]
     #[arg(long, value_enum, value_name = "MODE")]
     pub adapt: Option<Mode>,
-    /// Text whose nearest images are used, with --adapt text
+    /// Text whose nearest images are used, with --adapt text; for Stable Diffusion, what the result shows
     #[arg(long, value_name = "TEXT")]
     pub prompt: Option<String>,
     #[command(flatten)]

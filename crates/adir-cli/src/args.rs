@@ -56,7 +56,7 @@ pub struct DegradationArgs {
 }
 
 /// Which pixels of the observation count.
-#[derive(Debug, Clone, Args)]
+#[derive(Debug, Clone, Default, Args)]
 pub struct MeasuredArgs {
     /// Pixels of the observation that were not measured, for any task: dust, dead pixels, a time stamp. Marked as in --mask
     #[arg(long, value_name = "IMAGE")]
@@ -127,7 +127,7 @@ impl DegradationArgs {
 pub fn measure_for(problem: &Problem, x: &Tensor<4>, y: &Picture, limits: &Limits) -> Result<Measurement> {
     let found = ImageShape::of_batch(x);
     let measure = |keep_margin: bool| -> Result<Measurement> {
-        let mut problem = problem.clone();
+        let mut problem = problem.clone().observed_at(y.observed.clone());
         problem.keep_margin = keep_margin;
         if problem.linear_light {
             problem = problem.in_light(Light::of(&y.metadata, y.tensor.dims()[1])?);

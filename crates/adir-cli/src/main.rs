@@ -9,6 +9,7 @@ mod args;
 mod commands;
 mod exit;
 mod hub;
+mod latent;
 mod log;
 mod memory;
 mod model;
@@ -54,6 +55,7 @@ struct Cli {
 #[derive(Debug, Subcommand)]
 enum Command {
     Restore(Box<commands::restore::RestoreArgs>),
+    Edit(Box<commands::edit::EditArgs>),
     Merge(commands::merge::MergeArgs),
     Degrade(commands::degrade::DegradeArgs),
     Compare(commands::compare::CompareArgs),
@@ -110,6 +112,7 @@ fn main() -> ExitCode {
     hub::notes().iter().for_each(|note| log.warn(note));
     let done = listening.and_then(|()| match &cli.command {
         Command::Restore(args) => commands::restore::run(args, &log),
+        Command::Edit(args) => commands::edit::run(args, &log),
         Command::Merge(args) => commands::merge::run(args, &log),
         Command::Degrade(args) => commands::degrade::run(args, &log),
         Command::Eval(args) => commands::eval::run(args, &log),

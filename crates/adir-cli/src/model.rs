@@ -26,7 +26,8 @@ pub fn precision() -> impl TypedValueParser<Value = Precision> {
 /// The network of a command.
 #[derive(Debug, Clone, Args)]
 pub struct ModelArgs {
-    /// Weights: guided-diffusion's .pt or safetensors, or ORG/NAME of a model that `adir models pull` has downloaded
+    /// Weights: guided-diffusion's .pt or safetensors; a folder of diffusers or a single file with Stable Diffusion's x4
+    /// upscaler, or for `adir edit` an inpainting model; or ORG/NAME of a model that `adir models pull` has downloaded
     /// [default: the embedded prior]
     #[arg(short = 'm', long, value_name = "WEIGHTS", value_parser = model_path())]
     pub model: Option<PathBuf>,

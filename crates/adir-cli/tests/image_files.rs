@@ -150,6 +150,76 @@ fn resolution_follows_the_factor() {
     fs::remove_dir_all(f).unwrap();
 }
 
+/// Physical values, blank pixels, and the header of a FITS file.
+#[test]
+fn a_fits_observation_becomes_a_fits_result() {
+    let f = folder("fits");
+    let card = |text: String| format!("{text:<80}");
+    let cards = [
+        "SIMPLE  = T",
+        "BITPIX  = -32",
+        "NAXIS   = 2",
+        "NAXIS1  = 32",
+        "NAXIS2  = 32",
+        "OBJECT  = 'M 31'",
+        "CRPIX1  = 4.0",
+        "END",
+    ];
+    let mut file = format!("{:<2880}", cards.map(|text| card(text.into())).concat()).into_bytes();
+    let mut light: Vec<f32> = to_f32(&picture(1)).unwrap().iter().map(|v| 1500.0 * (v + 1.0)).collect();
+    light[40..44].fill(f32::NAN);
+    file.extend(light.iter().flat_map(|v| v.to_be_bytes()));
+    file.resize(file.len().next_multiple_of(2880), 0);
+    fs::write(f.join("y.fits"), file).unwrap();
+    let args = ["restore", "y.fits", "-o", "x.fits", "--task", "sr2", "--sigma", "1"];
+    let said = refused(&f, 3, &args);
+    assert!(said.contains("y.fits") && said.contains("which value is white"), "{said}");
+    let said = done(&f, &[&args[..], &["--white", "3000"]].concat());
+    assert!(said.contains("BLANK or NaN): 4"), "{said}");
+    let reading = Reading::scaled(Scale { black: 0.0, white: 3000.0 });
+    let x = read_image_as(&f.join("x.fits"), &reading, &Limits::default()).unwrap();
+    assert_eq!(x.tensor.dims(), [1, 1, 64, 64]);
+    let header = x.metadata.fits.unwrap();
+    assert!(header.cards().any(|card| card.starts_with("OBJECT  = 'M 31'")));
+    assert!(header.cards().any(|card| card.starts_with("CRPIX1  =                  7.5")));
+    let record: serde_json::Value = serde_json::from_slice(&fs::read(f.join("x.fits.json")).unwrap()).unwrap();
+    assert!(record["agreement_psnr"].as_f64().unwrap() > 35.0, "{}", record["agreement_psnr"]);
+    // Half the truth is no truth.
+    let said = refused(&f, 3, &["compare", "y.fits", "y.fits", "--white", "3000"]);
+    assert!(said.contains("BLANK or NaN): 4"), "{said}");
+    let white = ["--white", "3000", "--metric", "agreement_psnr"];
+    done(&f, &[&["compare", "x.fits", "x.fits", "--observed", "y.fits", "--task", "sr2"], &white[..]].concat());
+    let said = refused(&f, 2, &["restore", "y.fits", "-o", "w.exr", "--task", "sr2", "--page", "2", "--plan"]);
+    assert!(said.contains("page 2 of a file of one page"), "{said}");
+    fs::remove_dir_all(f).unwrap();
+}
+
+/// Light beyond white, and colours multiplied by alpha, through a folder of OpenEXR files.
+#[test]
+fn openexr_stays_openexr() {
+    let f = folder("exr");
+    let mut options = float(None);
+    (options.alpha, options.associated_alpha) = (Some(vec![0.5; 1024]), true);
+    fs::create_dir(f.join("scans")).unwrap();
+    let mut y = to_f32(&picture(3)).unwrap();
+    for i in (0..3 * 1024).filter(|i| (10..16).contains(&(i % 32)) && (10..16).contains(&(i / 32 % 32))) {
+        y[i] = 5.0; // 3.0 with black at 0 and white at 1
+    }
+    write_image(&f.join("scans/y.exr"), &from_f32(y, [1, 3, 32, 32], &cpu()), &options).unwrap();
+    let task = ["--task", "denoise", "--sigma", "2"];
+    done(&f, &[&["restore", "scans", "-o", "out"], &task[..]].concat());
+    let x = Picture::read(f.join("out/y.exr")).unwrap();
+    assert!(x.associated_alpha && x.alpha.unwrap().iter().all(|alpha| (alpha - 0.5).abs() < 1e-4));
+    let most = to_f32(&x.tensor).unwrap().into_iter().fold(0.0, f32::max);
+    assert!((most - 5.0).abs() < 0.2, "{most}");
+    let said = refused(&f, 2, &[&["restore", "scans/y.exr", "-o", "x.png", "--plan"], &task[..]].concat());
+    assert!(said.contains("only .tif and .exr can say"), "{said}");
+    write_image(&f.join("grey.png"), &picture(1), &WriteOptions::default()).unwrap();
+    let said = done(&f, &[&["restore", "grey.png", "-o", "x.exr"], &task[..]].concat());
+    assert!(said.contains("OpenEXR means light"), "{said}");
+    fs::remove_dir_all(f).unwrap();
+}
+
 /// The faults that were reported, where their files are.
 #[test]
 fn reported_files_are_treated_as_expected() {

@@ -5,7 +5,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use adir::io::image::{Picture, Reading, WriteOptions, read_image, read_image_as, write_image};
+use adir::io::image::{BitDepth, Picture, Reading, WriteOptions, read_image, read_image_as, write_image};
 use adir::io::limits::Limits;
 use adir::operator::{Blur, Boundary, ImageShape, Kernel, LinearOperator};
 use adir::tensor::{Tensor, cpu, from_f32, to_f32};
@@ -99,6 +99,51 @@ fn white_stars_leave_no_rings() {
         127.5 * (0..64 * 64).filter(|i| far(*i)).map(|i| f64::from(values[i])).fold(0.0, f64::max)
     };
     assert!(ring("r.png") < 0.5 * ring("keep.png"), "{} {}", ring("r.png"), ring("keep.png"));
+    fs::remove_dir_all(f).unwrap();
+}
+
+/// Bright points that y measured are brighter than any image: rings of -1200 grey levels lay around them.
+#[test]
+fn bright_points_leave_no_rings() {
+    let f = folder("points");
+    let shape = ImageShape::new(1, 64, 64);
+    let points = [(20, 22), (44, 40), (50, 12)];
+    let kernel = Kernel::gaussian(15, 1.8).unwrap();
+    let blur = Blur::new(shape, kernel, Boundary::Replicate).unwrap();
+    for (name, lights) in [("y.tif", [300.0, 90.0, 0.9]), ("y.png", [30.0, 24.0, 0.9])] {
+        let mut x = vec![-0.9; shape.elements()];
+        for ((row, column), light) in points.into_iter().zip(lights) {
+            x[row * 64 + column] = light;
+        }
+        let y = with_noise(blur.apply(&from_f32(x.clone(), [1, 1, 64, 64], &cpu())).unwrap(), 1.0);
+        let mut options = WriteOptions::default();
+        if name == "y.tif" {
+            options.bit_depth = BitDepth::Float;
+        }
+        write_image(&f.join(name), &y, &options).unwrap();
+        let result = name.replace('y', "r");
+        let args = ["restore", name, "-o", &result, "--task", "deblur", "--kernel", "gaussian:15:1.8", "--sigma", "1"];
+        let float = ["--white", "1"];
+        let said = adir(0, &f, &[&args[..], if name == "y.tif" { &float } else { &[] }].concat());
+        assert!(said.contains("beyond white") && said.contains("PASS"), "{said}");
+        let restored = if name == "y.tif" { read_unit(f.join(&result)) } else { read(f.join(&result)) };
+        let restored = to_f32(&restored).unwrap();
+        let sky = |i: usize| {
+            let away = |(row, column): (usize, usize)| (i / 64).abs_diff(row).max((i % 64).abs_diff(column));
+            points.into_iter().map(away).min() > Some(3)
+        };
+        let ring = (0..64 * 64).filter(|i| sky(*i)).map(|i| (restored[i] + 0.9).abs()).fold(0.0, f32::max) * 127.5;
+        assert!(ring < 15.0, "{name}: {ring} grey levels off the sky");
+        let of_points = |values: &[f32]| {
+            let near = |i: &usize| (i / 64).abs_diff(20).max((i % 64).abs_diff(22)) <= 3;
+            (0..64 * 64).filter(near).map(|i| f64::from(values[i]) + 0.9).sum::<f64>()
+        };
+        if name == "y.tif" {
+            assert!((of_points(&restored) / of_points(&x) - 1.0).abs() < 0.05, "the light is kept");
+        }
+        let place = 20 * 64 + 22;
+        assert!(restored[place] >= 1.0, "{name}: {}", restored[place]);
+    }
     fs::remove_dir_all(f).unwrap();
 }
 

@@ -360,13 +360,14 @@ impl RestorePlan {
         Ok(Stages::new(inputs, self.stages.iter().map(stage).collect(), estimate))
     }
 
-    /// The result `[1, c, h, w]` in about [-1, 1] from a sampler's last state: decoded, cut to size, grey if y is.
+    /// The result `[1, c, h, w]` in about [-1, 1] from a sampler's last state: decoded, cut to size, grey if y
+    /// is, with the points brighter than white that y shows.
     ///
     /// # Errors
     /// Those of the space.
     pub fn finish(&self, space: &dyn Space, state: &Tensor<4>) -> Result<Tensor<4>> {
         let ImageShape { height, width, .. } = self.measurement.operator().domain();
         let x = space.decode(state)?;
-        Ok(self.measurement.finish(&x.narrow(2, 0, height).narrow(3, 0, width)))
+        self.measurement.finish(&x.narrow(2, 0, height).narrow(3, 0, width))
     }
 }

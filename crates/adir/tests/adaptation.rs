@@ -49,7 +49,12 @@ fn images(file: &WeightFile, name: &str, from: usize) -> Tensor<4> {
 /// The recorded batch of Adam step k: one t for both images.
 fn batch(cases: &WeightFile, k: usize) -> Batch {
     let t = Timestep(cases.read_i64("adam.t").unwrap()[k] as u16);
-    Batch { x0: images(cases, "train.x0", 0), eps: images(cases, "adam.noise", k), timesteps: vec![t; 2] }
+    Batch {
+        x0: images(cases, "train.x0", 0),
+        eps: images(cases, "adam.noise", k),
+        timesteps: vec![t; 2],
+        conditioning: Vec::new(),
+    }
 }
 
 fn config(trained: Trained) -> AdaptConfig {
@@ -179,7 +184,7 @@ fn gradients_of_factors_are_those_of_the_chain_rule() {
         let at_once = batch_loss(&attached, &batch, objective, DType::F32, 0.5).unwrap();
         assert!((at_once.loss - whole.loss).abs() < 1e-7 * whole.loss);
         let mut by_blocks = vec![None; lora.factors().layout().specs().len()];
-        loss_by_blocks(&attached, &batch, LevelWeights::EQUAL, 0.5, &mut |place, gradient| {
+        loss_by_blocks(&attached, &batch, objective, 0.5, &mut |place, gradient| {
             assert!(by_blocks[place].replace(gradient).is_none(), "twice");
         })
         .unwrap();
@@ -227,8 +232,8 @@ fn gradients_by_blocks_are_the_reference_s() {
     let eps = images(&cases, "train.eps", 0);
     let mut found = vec![None; model.layout().specs().len()];
     let x0 = images(&cases, "train.x0", 0);
-    let batch = Batch { x0, eps, timesteps: t };
-    let loss = loss_by_blocks(&model, &batch, LevelWeights::EQUAL, 1.0, &mut |place, gradient| {
+    let batch = Batch { x0, eps, timesteps: t, conditioning: Vec::new() };
+    let loss = loss_by_blocks(&model, &batch, Objective::Simple(LevelWeights::EQUAL), 1.0, &mut |place, gradient| {
         assert!(found[place].replace(tensor::to_f64(&gradient).unwrap()).is_none(), "twice");
     })
     .unwrap();

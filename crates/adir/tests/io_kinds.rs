@@ -4,7 +4,9 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use adir::Error;
-use adir::io::image::{BitDepth, Metadata, Picture, Reading, Scale, WriteOptions, read_image_as, write_image};
+use adir::io::image::{
+    BitDepth, Metadata, Picture, Reading, Scale, WriteOptions, read_bytes, read_image_as, write_image,
+};
 use adir::io::limits::Limits;
 use adir::tensor::{cpu, from_f32, to_f32};
 
@@ -298,5 +300,87 @@ fn metadata_go_where_the_format_has_a_place() {
         assert_eq!(found.texts, texts, "{name}");
         let resolution = found.resolution.map(|r| [r.x.round(), r.y.round()]);
         assert_eq!(resolution, (name != "a.webp").then_some([300.0, 150.0]), "{name}");
+    }
+}
+
+/// EXIF goes from TIFF to the others and back, upright and without maker notes.
+#[test]
+fn exif_crosses_tiff() {
+    let scratch = Scratch::new("exif");
+    // Make, a time, a place, an orientation, and pointers to directories of the file, which come first.
+    let mut file = b"II\x2a\0\0\0\0\0".to_vec();
+    let directory = |entries: &[(u16, u16, u32, [u8; 4])]| {
+        let entries = entries.iter().map(|(tag, kind, count, value)| {
+            [&tag.to_le_bytes()[..], &kind.to_le_bytes(), &count.to_le_bytes(), value].concat()
+        });
+        let entries: Vec<Vec<u8>> = entries.collect();
+        [&(entries.len() as u16).to_le_bytes()[..], &entries.concat(), &[0; 4]].concat()
+    };
+    let exif_at = file.len() as u32;
+    file.extend(directory(&[(34855, 3, 1, [200, 0, 0, 0]), (36864, 7, 4, *b"0230"), (37500, 7, 4, *b"NOTE")]));
+    let gps_at = file.len() as u32;
+    file.extend(directory(&[(1, 2, 2, *b"N\0\0\0")]));
+    let main_at = file.len() as u32;
+    file[4..8].copy_from_slice(&main_at.to_le_bytes());
+    let number = |value: u32| value.to_le_bytes();
+    file.extend(directory(&[
+        (256, 4, 1, number(2)),
+        (257, 4, 1, number(1)),
+        (258, 3, 1, number(8)),
+        (259, 3, 1, number(1)),
+        (262, 3, 1, number(1)),
+        (271, 2, 4, *b"Cam\0"),
+        (273, 4, 1, number(8)),
+        (274, 3, 1, number(6)),
+        (278, 4, 1, number(1)),
+        (279, 4, 1, number(2)),
+        (34665, 4, 1, number(exif_at)),
+        (34853, 4, 1, number(gps_at)),
+    ]));
+    let source = scratch.file("y.tif", &file);
+    let picture = read(&source).unwrap();
+    assert_eq!(picture.tensor.dims(), [1, 1, 2, 1], "turned");
+    let exif = picture.metadata.exif.clone().unwrap();
+    let holds = |exif: &[u8], bytes: &[u8]| exif.windows(bytes.len()).any(|window| window == bytes);
+    for (bytes, there) in
+        [(&b"Cam\0"[..], true), (b"0230", true), (&[1, 0, 2, 0, 2, 0, 0, 0, b'N'], true), (b"NOTE", false)]
+    {
+        assert_eq!(holds(&exif, bytes), there, "{bytes:?}");
+    }
+    assert_eq!(picture.metadata.left_out, ["parts of EXIF, such as the maker note"]);
+    let mut options = WriteOptions { metadata: picture.metadata.clone(), ..WriteOptions::default() };
+    for name in ["x.png", "x.jpg", "x.webp", "x.tif", "again.tif"] {
+        let path = scratch.0.join(name);
+        write_image(&path, &picture.tensor, &options).unwrap();
+        let back = read(&path).unwrap();
+        assert_eq!(back.metadata.exif.as_ref(), Some(&exif), "{name}");
+        assert_eq!(back.tensor.dims(), [1, if name == "x.webp" { 3 } else { 1 }, 2, 1], "{name} is upright");
+        options.metadata = back.metadata;
+    }
+}
+
+/// ZSTD strips and tiles, little and big endian, with predictors and palettes: by tifffile.
+#[test]
+fn zstd_is_read() {
+    let expect = |name: &str, values: &dyn Fn(usize) -> f32| {
+        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/io_fixtures").join(name);
+        let picture = scaled(&path, 0.0, 1.0);
+        let found: Vec<f32> = to_f32(&picture.tensor).unwrap().iter().map(|v| (v + 1.0) / 2.0).collect();
+        let expected: Vec<f32> = (0..found.len()).map(values).collect();
+        assert_eq!(found, expected, "{name}");
+    };
+    // Channel, row and column of a value of an image of 20 columns and 30 rows.
+    let rgb = |i: usize| ((i % 20) * 3 + i / 20 % 30 * 5 + i / 600 * 7) as f32;
+    expect("zstd_rgb.tif", &rgb);
+    expect("zstd_tiles16.tif", &|i| 256.0 * rgb(i));
+    expect("zstd_float.tif", &|i| rgb(i) / 8.0);
+    let mut damaged = fixture("zstd_rgb.tif");
+    for at in 8..damaged.len() {
+        let byte = std::mem::replace(&mut damaged[at], 0xff);
+        let _ = read_bytes(Path::new("y.tif"), &damaged, &Reading::default(), &Limits::default());
+        damaged[at] = byte;
+    }
+    for cut in 0..damaged.len() {
+        assert!(read_bytes(Path::new("y.tif"), &damaged[..cut], &Reading::default(), &Limits::default()).is_err());
     }
 }

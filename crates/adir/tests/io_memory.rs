@@ -70,6 +70,55 @@ fn tiff(tags: &[(u16, u16, u32, u32)]) -> Vec<u8> {
     file
 }
 
+/// A TIFF of 8x8 pixels, whose one tile claims 16384x32768, and as many bytes in runs of 128 KiB.
+fn zstd_tile() -> Vec<u8> {
+    // A frame without its size, with a window of 128 KiB.
+    let mut data = vec![0x28, 0xb5, 0x2f, 0xfd, 0, 0x38];
+    let blocks = 512 * MIB / (128 << 10);
+    for block in 1..=blocks {
+        let head = u32::from(block == blocks) | 1 << 1 | (128 << 10) << 3;
+        data.extend(&head.to_le_bytes()[..3]);
+        data.push(7);
+    }
+    let tags = |at: u32| {
+        tiff(&[
+            (256, 4, 1, 8),
+            (257, 4, 1, 8),
+            (258, 3, 1, 8),
+            (259, 3, 1, 50000),
+            (262, 3, 1, 1),
+            (322, 4, 1, 16384),
+            (323, 4, 1, 32768),
+            (324, 4, 1, at),
+            (325, 4, 1, data.len() as u32),
+        ])
+    };
+    let at = tags(0).len() as u32;
+    [tags(at), data.clone()].concat()
+}
+
+/// An OpenEXR header of tiled floats and no data.
+fn exr(window: [i32; 4], tile: [u32; 2]) -> Vec<u8> {
+    let mut file = b"v/1\x01\x02\x02\0\0".to_vec();
+    let mut put = |name: &[u8], value: &[u8]| file.extend([name, &(value.len() as u32).to_le_bytes(), value].concat());
+    put(b"channels\0chlist\0", b"Y\0\x02\0\0\0\0\0\0\0\x01\0\0\0\x01\0\0\0\0");
+    put(b"compression\0compression\0", &[3]);
+    let window = window.map(i32::to_le_bytes).concat();
+    put(b"dataWindow\0box2i\0", &window);
+    put(b"displayWindow\0box2i\0", &window);
+    put(b"tiles\0tiledesc\0", &[&tile.map(u32::to_le_bytes).concat()[..], &[0]].concat());
+    file.push(0);
+    file
+}
+
+/// A FITS header of these axes and no data.
+fn fits(axes: &[&str]) -> Vec<u8> {
+    let mut cards = vec!["SIMPLE  = T".to_owned(), "BITPIX  = 8".to_owned(), format!("NAXIS   = {}", axes.len())];
+    cards.extend(axes.iter().zip(1..).map(|(axis, k)| format!("NAXIS{k}  = {axis}")));
+    cards.push("END".into());
+    format!("{:<2880}", cards.iter().map(|card| format!("{card:<80}")).collect::<String>()).into_bytes()
+}
+
 fn image_bombs() -> Vec<(&'static str, Vec<u8>)> {
     let pixels = png_chunk(b"IDAT", &zeros_deflated(100));
     let fixtures = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/io_fixtures");
@@ -116,6 +165,17 @@ fn image_bombs() -> Vec<(&'static str, Vec<u8>)> {
         ("WebP, animated, of 16,777,216 a side", animated),
         ("TIFF of 4,294,967,295 a side", tags(u32::MAX, u32::MAX, 8)),
         ("TIFF within the limits and without data", tags(8192, 8192, 8)),
+        ("OpenEXR of 2^31 a side", exr([0, 0, i32::MAX, i32::MAX], [64, 64])),
+        ("OpenEXR within the limits and without data", exr([0, 0, 8191, 8191], [64, 64])),
+        ("OpenEXR, huge tiles", exr([0, 0, 7, 7], [u32::MAX, u32::MAX])),
+        ("FITS of 10^9 a side", fits(&["1000000000", "1000000000"])),
+        ("FITS within the limits and without data", fits(&["8192", "8192"])),
+        ("FITS, many pages", fits(&["8", "8", "9000000000000000000"])),
+        (
+            "FITS with a header of 64 MiB",
+            format!("{:<80}", "SIMPLE  = T").repeat((64 * MIB / 80) as usize).into_bytes(),
+        ),
+        ("TIFF, a tile of ZSTD that becomes 512 MiB", zstd_tile()),
         ("TIFF with a value of 4 GiB", tiff(&[(256, 4, u32::MAX, 8), (257, 4, 1, 8)])),
     ]
 }

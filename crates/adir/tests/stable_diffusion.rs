@@ -10,8 +10,9 @@ use adir::latent::{Hole, LatentSampler, LatentSettings, Solver, inpainting, upsc
 use adir::models::params::Params;
 use adir::models::stable_diffusion::{Autoencoder, AutoencoderConfig, LatentFiles, Purpose};
 use adir::models::{Conditioning, Conditions, Space};
+use adir::optim::{Adam, AdamConfig, AdaptedLayers, Batch, Lora, Objective, batch_loss, loss_by_blocks};
 use adir::schedule::Timestep;
-use adir::tensor::{Compute, Tensor, cpu, from_f32, to_f64};
+use adir::tensor::{Compute, DType, Tensor, cpu, from_f32, to_f64};
 use serde_json::Value;
 
 /// Numbers from -1 to 1, as the script makes them.
@@ -152,6 +153,122 @@ fn every_part_computes_what_the_reference_does() {
         fixture.check("vae.decoded", &decoded, 1e-5);
         std::fs::remove_dir_all(&folder).unwrap();
     }
+}
+
+/// The prior of a fixture, and a batch of two crops: what the script draws for its step `k`.
+fn training_batch(files: &LatentFiles, k: usize) -> Batch {
+    let config = files.unet().config();
+    let text: Tensor<3> = noise("train.states", [2, 16, config.text_width]);
+    let beside = noise("train.beside", [2, config.in_channels - 4, 8, 16]);
+    let told = |i: usize| {
+        let class = config.classes.map(|_| [20, 311][i]);
+        let (text, beside) = (Some(text.clone().narrow(0, i, 1)), Some(beside.clone().narrow(0, i, 1)));
+        Conditioning::Several(Arc::new(Conditions { text, class, beside }))
+    };
+    Batch {
+        x0: noise("train.x0", [2, 4, 8, 16]),
+        eps: noise(&format!("train.eps{k}"), [2, 4, 8, 16]),
+        timesteps: [(157 * k + 31) % 1000, (389 * k + 700) % 1000].map(|t| Timestep(t as u16)).to_vec(),
+        conditioning: vec![told(0), told(1)],
+    }
+}
+
+/// Relative L2 distance of numbers.
+fn apart(found: &[f64], expected: &[f64]) -> f64 {
+    assert_eq!(found.len(), expected.len());
+    let square = |values: &mut dyn Iterator<Item = f64>| values.map(|v| v * v).sum::<f64>().sqrt();
+    square(&mut found.iter().zip(expected).map(|(a, b)| a - b)) / square(&mut expected.iter().copied())
+}
+
+#[test]
+fn training_goes_as_in_the_reference() {
+    for name in ["upscaler", "inpainting1", "inpainting2"] {
+        let fixture = Fixture::read(&format!("{name}.safetensors"));
+        let folder = temporary(&format!("train-{name}"));
+        fixture.folder(&folder, str::to_owned);
+        let files = LatentFiles::open(&folder).unwrap();
+        let mut prior = files.load_unet(&Compute::default()).unwrap();
+        let batch = training_batch(&files, 0);
+        let first = batch_loss(&prior, &batch, Objective::Own, DType::F32, 1.0).unwrap();
+        let flat = |gradient: &Option<Tensor<1>>| to_f64(gradient.as_ref().unwrap()).unwrap();
+        let layout = prior.layout().clone();
+        for (spec, gradient) in layout.specs().iter().zip(&first.gradients) {
+            let theirs = format!("train.gradient.{}", files.unet().diffusers_name(&spec.name).unwrap());
+            if fixture.file.info(&theirs).is_some() {
+                let distance = apart(&flat(gradient), &fixture.file.read_f64(&theirs).unwrap());
+                assert!(distance < 1e-4, "{name}, {theirs}: {distance:.2e}");
+            }
+        }
+        let square: f64 = first.gradients.iter().map(|g| flat(g).iter().map(|v| v * v).sum::<f64>()).sum();
+        let expected = fixture.file.read_f64("train.gradient_norm").unwrap()[0];
+        assert!((square.sqrt() / expected - 1.0).abs() < 1e-4, "{name}: {} instead of {expected}", square.sqrt());
+
+        // Block by block, the same.
+        let mut by_blocks = vec![None; layout.specs().len()];
+        let mut take = |place: usize, gradient: Tensor<1>| by_blocks[place] = Some(gradient);
+        let loss = loss_by_blocks(&prior, &batch, Objective::Own, 1.0, &mut take).unwrap();
+        assert!((loss / first.loss - 1.0).abs() < 1e-6, "{name}: {loss} and {}", first.loss);
+        for (spec, (a, b)) in layout.specs().iter().zip(by_blocks.iter().zip(&first.gradients)) {
+            let (a, b) = (flat(a), flat(b));
+            let difference = a.iter().zip(&b).map(|(a, b)| (a - b).powi(2)).sum::<f64>().sqrt();
+            // What a normalisation takes away has no gradient but for rounding.
+            let size = b.iter().map(|v| v * v).sum::<f64>().sqrt().max(1e-3 * square.sqrt());
+            assert!(difference < 1e-5 * size, "{name}, {}: {difference:.2e} of {size:.2e} block by block", spec.name);
+        }
+
+        let expected = fixture.file.read_f64("train.losses").unwrap();
+        let mut adam = Adam::new(AdamConfig::default());
+        for (k, expected) in expected.iter().enumerate() {
+            let found = batch_loss(&prior, &training_batch(&files, k), Objective::Own, DType::F32, 1.0).unwrap();
+            let relative = (found.loss / expected - 1.0).abs();
+            assert!(relative < 1e-3, "{name}, step {k}: {} instead of {expected}", found.loss);
+            prior = prior.with_params(adam.step(prior.params(), found.gradients, 1e-4));
+        }
+        std::fs::remove_dir_all(&folder).unwrap();
+    }
+}
+
+/// The gradients of factors A and B of a weight W are scale B^T dW and scale dW A^T, in transformers as elsewhere.
+#[test]
+fn gradients_of_low_rank_factors() {
+    let fixture = Fixture::read("upscaler.safetensors");
+    let folder = temporary("lora");
+    fixture.folder(&folder, str::to_owned);
+    let files = LatentFiles::open(&folder).unwrap();
+    let prior = files.load_unet(&Compute::default()).unwrap();
+    let batch = training_batch(&files, 0);
+    let lora = Lora::new(prior.params(), 2, 1.0, AdaptedLayers::ConvolutionsAndLinear, 3).unwrap();
+    let factors = lora.factors().map(|id, value| {
+        let drawn = noise(&format!("factor{}", id.index()), [value.dims()[0]]);
+        value + drawn * 0.02
+    });
+    let lora = lora.with_factors(factors);
+    let merged = prior.with_params(lora.merged(prior.params()));
+    let whole = batch_loss(&merged, &batch, Objective::Own, DType::F32, 1.0).unwrap();
+    let attached = prior.with_params(lora.attached(prior.params()));
+    let found = batch_loss(&attached, &batch, Objective::Own, DType::F32, 1.0).unwrap();
+    assert!((found.loss / whole.loss - 1.0).abs() < 1e-6);
+    let (base, layout) = (prior.layout(), lora.factors().layout());
+    let mut seen = 0;
+    for (spec, gradient) in base.specs().iter().zip(&whole.gradients) {
+        let layer = spec.name.trim_end_matches(".weight");
+        let Some(a_id) = layout.find(&format!("unet.{layer}.lora_A.weight")) else { continue };
+        let b_id = layout.find(&format!("unet.{layer}.lora_B.weight")).unwrap();
+        let (out, rank) = (spec.shape[0], 2);
+        let inputs = spec.len() / out;
+        let gradient = gradient.clone().unwrap().reshape([out, inputs]);
+        let a: Tensor<2> = lora.factors().flat(a_id).reshape([rank, inputs]);
+        let b: Tensor<2> = lora.factors().flat(b_id).reshape([out, rank]);
+        let expected = [b.transpose().matmul(gradient.clone()) * 0.5, gradient.matmul(a.transpose()) * 0.5];
+        for (id, expected) in [a_id, b_id].into_iter().zip(expected) {
+            let found = to_f64(found.gradients[id.index()].as_ref().unwrap()).unwrap();
+            let distance = apart(&found, &to_f64(&expected).unwrap());
+            assert!(distance < 1e-4, "{}: {distance:.2e}", layout.spec(id).name);
+            seen += 1;
+        }
+    }
+    assert_eq!(seen, layout.specs().len());
+    std::fs::remove_dir_all(&folder).unwrap();
 }
 
 /// Tensors as a source of noise: one a step.

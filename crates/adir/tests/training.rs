@@ -53,7 +53,12 @@ impl Recording {
             from_f32(values, [4, 3, 16, 16], &cpu())
         };
         let t = &self.0.read_i64("t").unwrap()[4 * step..4 * step + 4];
-        Batch { x0: image("x0"), eps: image("eps"), timesteps: t.iter().map(|&t| Timestep(t as u16)).collect() }
+        Batch {
+            x0: image("x0"),
+            eps: image("eps"),
+            timesteps: t.iter().map(|&t| Timestep(t as u16)).collect(),
+            conditioning: Vec::new(),
+        }
     }
 }
 
@@ -182,7 +187,7 @@ fn a_network_that_overfits_one_image_learns_it() {
     for step in 0..200 {
         let eps = noise.normal_tensor(step, [2, 3, 16, 16], &cpu(), DType::F32);
         let timesteps = (0..2).map(|k| Timestep(noise.below(step, k, 1000) as u16)).collect();
-        losses.push(trainer.step(&Batch { x0: x0.clone(), eps, timesteps }).unwrap().loss);
+        losses.push(trainer.step(&Batch { x0: x0.clone(), eps, timesteps, conditioning: Vec::new() }).unwrap().loss);
     }
     let mean = |some: &[f64]| some.iter().sum::<f64>() / some.len() as f64;
     let (first, last) = (mean(&losses[..5]), mean(&losses[160..]));

@@ -7,7 +7,7 @@ use adir::adapt::{Adapter, AdapterInfo, Stopped};
 use adir::engine::{AdaptPlan, AdapterFound, Cache, Engine, FolderRequest, Label, Observed, Target};
 use adir::io::atomic::check_outputs;
 use adir::io::folder::image_files;
-use adir::io::image::read_hashed;
+use adir::io::image::{Reading, read_hashed_as};
 use adir::io::weights::{Dtype, WeightFile};
 use adir::models::Prior;
 use adir::optim::save_params;
@@ -238,7 +238,7 @@ struct Image {
 
 impl Image {
     fn read(file: &Path, engine: &Engine) -> Result<Self> {
-        let (picture, content) = read_hashed(file, engine.limits())?;
+        let (picture, content) = read_hashed_as(file, &Reading::default(), engine.limits())?;
         Ok(Self { file: file.to_owned(), y: picture.tensor, content })
     }
 

@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use adir::engine::Decibel;
-use adir::io::image::read_image_as;
+use adir::io::image::{read_hashed_as, read_image_as};
 use adir::io::limits::Limits;
 use adir::metric::{Case, Metric, Needs, all, named, standard};
 use adir::operator::ImageShape;
@@ -102,9 +102,9 @@ impl CompareArgs {
         let restored = read(result)?;
         let observed = match (&self.observed, &self.degradation) {
             (Some(observed), Some(degradation)) => {
-                let y = read_image_as(observed, &reading, &limits)?;
+                let (y, _) = read_hashed_as(observed, &reading, &limits)?;
                 let measured = measure_for(&self.measured.of(degradation.problem()?), &restored, &y, &limits)?;
-                Some((measured.judged()?, measured.acted_on(&restored)?))
+                Some((measured.judged()?, measured.compared(&restored)?))
             }
             _ => None,
         };

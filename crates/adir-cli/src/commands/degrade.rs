@@ -24,7 +24,7 @@ use crate::seed::Seed;
 pub struct DegradeArgs {
     /// The image x
     input: PathBuf,
-    /// Where to write y: 8 bits, or 32-bit float for .tif, which keeps values beyond black (0) and white (1)
+    /// Where to write y: 8 bits, or 32-bit float for .tif, .fits and .exr, which keeps values beyond black (0) and white (1)
     #[arg(short, long)]
     output: PathBuf,
     #[command(flatten)]
@@ -44,7 +44,7 @@ pub fn run(args: &DegradeArgs, log: &Log) -> Result<u8> {
     let (kernel, mask) = (args.degradation.kernel.as_deref().map(Path::new), args.degradation.mask.as_deref());
     let inputs: Vec<&Path> = [Some(args.input.as_path()), kernel, mask].into_iter().flatten().collect();
     check_outputs(&inputs, &[&args.output], args.overwrite)?;
-    let float = ImageFormat::from_path(&args.output)? == ImageFormat::Tiff;
+    let float = ImageFormat::from_path(&args.output)?.supports(BitDepth::Float);
     let problem = args.degradation.problem()?;
     let (degradation, mask) = problem.degradation(problem.boundary.unwrap_or(Boundary::Circular), &limits)?;
     if let Some(warning) = problem.kernel_warning(&limits)? {
@@ -79,7 +79,7 @@ pub fn run(args: &DegradeArgs, log: &Log) -> Result<u8> {
     };
     let bit_depth = if float { BitDepth::Float } else { BitDepth::Eight };
     let mut options = WriteOptions { bit_depth, ..WriteOptions::default() };
-    options.metadata.icc = picture.metadata.icc;
+    (options.metadata.icc, options.metadata.linear) = (picture.metadata.icc, picture.metadata.linear);
     write_image(&args.output, &y, &options)?;
     let [_, _, h, w] = y.dims();
     let seed = if args.seed.drawn { format!(", seed {}", args.seed) } else { String::new() };

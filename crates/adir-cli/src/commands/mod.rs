@@ -5,6 +5,7 @@ pub mod compare;
 pub mod completions;
 pub mod degrade;
 pub mod doctor;
+pub mod edit;
 pub mod eval;
 mod hub;
 pub mod index;

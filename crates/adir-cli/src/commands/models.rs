@@ -7,6 +7,7 @@ use adir::engine::Engine;
 use adir::io::atomic::check_outputs;
 use adir::io::limits::Limits;
 use adir::io::weights::{Dtype, WeightFile};
+use adir::models::stable_diffusion::{Architecture, write_random};
 use adir::models::{Conditioning, Denoiser, DenoiserInfo, EstimateErrors, Prior, PriorHeader};
 use adir::noise::{Noise, Stream};
 use adir::optim::save_params;
@@ -14,6 +15,7 @@ use adir::schedule::Timestep;
 use adir::tensor::{self, DType};
 use adir::train::{Collection, LEVELS, Tiles};
 use adir::{Error, Result};
+use clap::builder::PossibleValuesParser;
 use clap::{Args, Subcommand};
 use serde_json::json;
 
@@ -71,6 +73,22 @@ enum ModelsCommand {
         overwrite: bool,
         #[command(flatten)]
         store: Store,
+    },
+    /// Write a Stable Diffusion model with random weights, as a folder of diffusers. It restores nothing: with it commands,
+    /// plans and the speed can be tried before a download
+    Random {
+        /// What the model is: x4-upscaler, sd1-inpainting or sd2-inpainting
+        #[arg(value_parser = PossibleValuesParser::new(Architecture::ALL.map(|(name, _)| name)))]
+        architecture: String,
+        /// The folder to write, which must be empty or missing; 1 to 4 GB, with --tiny 20 MB
+        #[arg(short, long)]
+        output: PathBuf,
+        /// Keep the structure, and few channels
+        #[arg(long)]
+        tiny: bool,
+        /// Random seed
+        #[arg(long, default_value_t = 0)]
+        seed: u64,
     },
     /// Show the contents of a weights file or of the embedded prior, and whether it denoises
     Info {
@@ -155,6 +173,13 @@ pub fn run(args: &ModelsArgs, log: &Log) -> Result<u8> {
         }
         ModelsCommand::Pull(args) => hub::pull(args, log),
         ModelsCommand::Where { model } => hub::place(model, log),
+        ModelsCommand::Random { architecture, output, tiny, seed } => {
+            let known = Architecture::ALL.into_iter().find(|(name, _)| name == architecture);
+            let (_, known) = known.ok_or_else(|| Error::config(format!("unknown architecture {architecture}")))?;
+            write_random(known, *tiny, *seed, output)?;
+            log.info(&format!("{}: {architecture} with random weights", output.display()));
+            Ok(crate::exit::DONE)
+        }
         ModelsCommand::Info { model, json, test } => info(model, *json, *test, log),
         ModelsCommand::Measure { folder, model, crop, crops, tiles, used, adapter, write, overwrite, store } => {
             let find = |adapter: &PathBuf| store.find_adapter(adapter);

@@ -3,8 +3,10 @@
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use adir::engine::{EngineBuilder, OutputRequest, Record, Request};
+use adir::engine::{EngineBuilder, LatentRequest, LatentTask, OutputRequest, Record, Request};
 use adir::guidance::{Adjoint, DataStep, Residual, Strength};
+use adir::latent::LatentTraining;
+use adir::models::stable_diffusion::LatentFiles;
 use adir::sampler::EpsAfterGuidance;
 use adir::task::{Method, Overrides, Preset, Task};
 use adir::{Error, Result};
@@ -12,8 +14,9 @@ use clap::Args;
 use serde_json::json;
 
 use super::restore_folder::{self, FolderArgs};
-use crate::adaptation::AdaptArgs;
+use crate::adaptation::{AdaptArgs, AdaptSettings, Mode};
 use crate::args::{DegradationArgs, MeasuredArgs, ReadArgs, preset, share, words};
+use crate::latent::{self, LatentAdaptArgs, Query, UpscalerArgs};
 use crate::log::Log;
 use crate::model::ModelArgs;
 use crate::pipe::{self, Scratch};
@@ -35,7 +38,7 @@ pub struct RestoreArgs {
     /// The observation y, given as an option
     #[arg(short = 'i', long = "input", value_name = "INPUT")]
     input_option: Option<PathBuf>,
-    /// Where to write x (.png, .tif, .jpg, .webp), or the folder for the results of a folder; a record of settings and
+    /// Where to write x (.png, .tif, .jpg, .webp, .fits, .exr), or the folder for the results of a folder; a record of settings and
     /// measurements is written beside each (x.png.json). - writes a PNG to stdout, and a record only with --record
     #[arg(short, long)]
     pub(super) output: PathBuf,
@@ -46,7 +49,7 @@ pub struct RestoreArgs {
     /// needs no other file
     #[arg(long, value_name = "HTML")]
     report: Option<PathBuf>,
-    /// Page of a TIFF stack or frame of an animation to restore, from 1 [default: 1, with a warning if there are more]
+    /// Page of a TIFF stack, plane of a FITS file or frame of an animation to restore, from 1 [default: 1, with a warning if there are more]
     #[arg(long, value_name = "N")]
     page: Option<usize>,
     #[command(flatten)]
@@ -73,6 +76,8 @@ pub struct RestoreArgs {
     /// at any moment; writing takes at most a twentieth of the time [default: 5]
     #[arg(long, value_name = "SECONDS", value_parser = crate::time::seconds)]
     checkpoint_seconds: Option<Duration>,
+    #[command(flatten)]
+    upscaler: UpscalerArgs,
     #[command(flatten)]
     pub(super) folder: FolderArgs,
     /// Replace existing outputs; of a folder, those that are not finished
@@ -271,8 +276,143 @@ fn check_pipe(args: &RestoreArgs) -> Result<()> {
     if args.explain { Ok(()) } else { pipe::check_stdout() }
 }
 
+/// What [`RestoreArgs::other_settings`] are called.
+const OTHER_SETTINGS: &str = "of the adaptation's options --closer-than, --gallery-tiles, --adapt-minutes, --adapt-strength, \
+                              --adapt-p2-gamma, --adapt-p2-k, --recompute and --adapt-micro-batch";
+
+impl RestoreArgs {
+    /// The settings of an adaptation that a latent diffusion model has not.
+    fn other_settings(&self) -> AdaptSettings {
+        AdaptSettings {
+            encoder: None,
+            neighbours: None,
+            iterations: None,
+            adapt_rate: None,
+            adapt_crop: None,
+            adapt_batch: None,
+            adapt_ema: None,
+            adapt_seed: None,
+            ..self.adaptation.settings.clone()
+        }
+    }
+
+    /// The adaptation of a latent diffusion model.
+    fn latent_adaptation(&self) -> LatentAdaptArgs {
+        let (args, settings) = (&self.adaptation, &self.adaptation.settings);
+        let adapt = match args.adapt {
+            Some(Mode::Gallery) => Some(Query::Gallery),
+            Some(Mode::Text) => Some(Query::Text),
+            Some(Mode::Auto) => Some(Query::Auto),
+            Some(Mode::Itself | Mode::None) | None => None,
+        };
+        LatentAdaptArgs {
+            gallery: args.gallery.clone().filter(|_| args.adapt != Some(Mode::None)),
+            adapt,
+            encoder: settings.encoder.clone(),
+            neighbours: settings.neighbours,
+            iterations: settings.iterations,
+            lora: args.lora,
+            adapt_attention: self.upscaler.adapt_attention,
+            adapt_rate: settings.adapt_rate,
+            adapt_crop: settings.adapt_crop,
+            adapt_batch: settings.adapt_batch,
+            adapt_ema: settings.adapt_ema,
+            adapt_seed: settings.adapt_seed,
+            adapter: self.adapter.clone(),
+            save_adapter: self.upscaler.save_adapter.clone(),
+        }
+    }
+
+    /// Refuses what the x4 upscaler of Stable Diffusion does not do.
+    fn check_for_upscaler(&self) -> Result<()> {
+        let sampling = &self.sampling;
+        if self.degradation.task != (Task::SuperResolution { factor: 4 }) {
+            return Err(Error::config(format!("this model does --task sr4, not {}", self.degradation.task)));
+        }
+        let degradation = DegradationArgs {
+            task: self.degradation.task,
+            kernel: None,
+            kernel_centre: None,
+            boundary: None,
+            mask: None,
+            sigma: None,
+            gain: None,
+            linear_light: false,
+        };
+        let same_sampling = SamplingArgs {
+            steps: sampling.steps.clone(),
+            seed: sampling.seed,
+            samples: sampling.samples,
+            tile: sampling.tile,
+            eta: sampling.eta,
+            preset: Preset::Fast,
+            aim: None,
+            class: None,
+            strength: None,
+            method: None,
+            zeta: None,
+            residual: None,
+            adjoint: None,
+            cap: None,
+            data_step: None,
+            clip: None,
+            eps_after_guidance: None,
+        };
+        let told =
+            |given: &dyn std::fmt::Debug, plain: &dyn std::fmt::Debug| format!("{given:?}") != format!("{plain:?}");
+        for (given, what) in [
+            (told(&self.degradation, &degradation), "a degradation other than that of sr4"),
+            (told(&self.measured, &MeasuredArgs::default()), "--ignore and --saturated"),
+            (
+                told(sampling, &same_sampling),
+                "of the sampling options more than --steps, --eta, --seed, --samples and --tile",
+            ),
+            (self.adaptation.full, "--full"),
+            (matches!(self.adaptation.adapt, Some(Mode::Itself)), "--adapt self"),
+            (told(&self.other_settings(), &AdaptSettings::default()), OTHER_SETTINGS),
+            (self.keep_margin, "--keep-margin"),
+            (self.report.is_some(), "--report"),
+            (self.record.is_some(), "--record"),
+            (self.model.model_config.is_some(), "--model-config"),
+        ] {
+            if given {
+                return Err(Error::config(format!("the upscaler of Stable Diffusion does not take {what}")));
+            }
+        }
+        for path in [self.input()?, &self.output] {
+            if pipe::is_pipe(path) || path.is_dir() {
+                return Err(Error::config("the upscaler of Stable Diffusion takes files, not folders or - for a pipe"));
+            }
+        }
+        self.folder.refuse_for_a_file(self.input()?)
+    }
+}
+
+/// Super-resolution by the upscaler of Stable Diffusion.
+fn upscale(args: &RestoreArgs, model: &Path, log: &Log) -> Result<u8> {
+    args.check_for_upscaler()?;
+    let request = LatentRequest::upscale(args.input()?, model);
+    let mut request = args.upscaler.common.applied(request, args.sampling.steps.as_deref(), args.sampling.eta)?;
+    if let LatentTask::Upscale { noise_level, agree, colours } = &mut request.task {
+        *noise_level = args.upscaler.noise_level.unwrap_or(*noise_level);
+        (*agree, *colours) = (args.upscaler.match_observation, args.upscaler.match_colours);
+    }
+    request.reading = args.read.reading(args.page)?;
+    request.prompt = args.adaptation.prompt.clone().unwrap_or_default();
+    request.seed = args.sampling.seed.value;
+    request.samples = args.sampling.samples;
+    request.tile = args.sampling.tile;
+    request.output = Some(OutputRequest::new(&args.output, args.overwrite));
+    let request = args.latent_adaptation().applied(request, LatentTraining::upscaler())?;
+    latent::run(&args.engine().build()?, &request, &args.output, args.explain, args.sampling.seed.drawn, log)
+}
+
 pub fn run(args: &RestoreArgs, log: &Log) -> Result<u8> {
     let started = std::time::Instant::now();
+    if let Some(model) = args.model.model.as_deref().filter(|model| LatentFiles::recognises(model)) {
+        return upscale(args, model, log);
+    }
+    args.upscaler.refuse()?;
     if args.input()?.is_dir() {
         return restore_folder::run(args, log);
     }
@@ -293,7 +433,8 @@ pub fn run(args: &RestoreArgs, log: &Log) -> Result<u8> {
     if args.sampling.seed.drawn {
         log.info(&format!("seed {}", args.sampling.seed));
     }
-    for found in plan.restore().choices().iter().filter(|found| ["sigma", "saturated"].contains(&found.name.as_ref())) {
+    const TOLD: [&str; 3] = ["sigma", "saturated", "beyond white"];
+    for found in plan.restore().choices().iter().filter(|found| TOLD.contains(&found.name.as_ref())) {
         log.info(&format!("{} {} ({})", found.name, found.value, found.source));
     }
     plan.to_string().lines().for_each(|line| log.detail(line));

@@ -18,7 +18,7 @@ pub struct FolderArgs {
     /// SLURM, Kubernetes (JOB_COMPLETION_INDEX) or HyperQueue
     #[arg(long, value_name = "I/N")]
     shard: Option<ShardArg>,
-    /// Of a folder: format of the results: png, tif, jpg or webp [default: that of each observation, where it can hold
+    /// Of a folder: format of the results: png, tif, jpg, webp, fits or exr [default: that of each observation, where it can hold
     /// the result]
     #[arg(long, value_name = "FORMAT", value_parser = format)]
     format: Option<ImageFormat>,
@@ -51,7 +51,8 @@ impl FromStr for ShardArg {
 }
 
 fn format(name: &str) -> Result<ImageFormat, String> {
-    ImageFormat::from_path(Path::new(&format!("x.{name}"))).map_err(|_| "expected png, tif, jpg or webp".into())
+    ImageFormat::from_path(Path::new(&format!("x.{name}")))
+        .map_err(|_| "expected png, tif, jpg, webp, fits or exr".into())
 }
 
 impl FolderArgs {

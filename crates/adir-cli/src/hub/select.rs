@@ -7,10 +7,9 @@ use super::id::is_inside;
 use super::listing::Remote;
 
 /// Parts of a diffusers pipeline with weights, and how these are named: as safetensors, and otherwise.
-const PARTS: [(&str, &str, &str); 4] = [
+const PARTS: [(&str, &str, &str); 3] = [
     ("unet", "diffusion_pytorch_model", "diffusion_pytorch_model.bin"),
     ("vae", "diffusion_pytorch_model", "diffusion_pytorch_model.bin"),
-    ("vqvae", "diffusion_pytorch_model", "diffusion_pytorch_model.bin"),
     ("text_encoder", "model", "pytorch_model.bin"),
 ];
 

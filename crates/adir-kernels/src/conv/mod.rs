@@ -5,6 +5,7 @@
 //! packed once. The input gradient of a strided convolution splits into `stride^2` dense convolutions, one for
 //! each position modulo the stride, instead of one over an image with zeros in between.
 
+mod bands;
 mod direct;
 mod low_rank;
 mod pack;
@@ -110,6 +111,14 @@ pub(crate) fn pack(weight: &[f32], g: &Geometry, purpose: Purpose, method: Metho
 
 /// `[n, out, oh, ow]` from `[n, in, h, w]` and weights packed for [`Purpose::Forward`] and this method.
 pub(crate) fn forward(x: Planes<'_>, weight: &Packed, bias: Option<&[f32]>, g: &Geometry, method: Method) -> Vec<f32> {
+    match bands::rows(g) {
+        Some(rows) => bands::forward(x, weight, bias, g, method, rows),
+        None => whole(x, weight, bias, g, method),
+    }
+}
+
+/// [`forward`] of the whole image at once.
+fn whole(x: Planes<'_>, weight: &Packed, bias: Option<&[f32]>, g: &Geometry, method: Method) -> Vec<f32> {
     match method.algorithm {
         Algorithm::Direct => direct::forward(x, weight, bias, g),
         Algorithm::Winograd => winograd::convolve(x, g.in_shape(), weight, bias, g.padding),

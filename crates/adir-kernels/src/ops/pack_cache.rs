@@ -19,7 +19,7 @@ use burn::tensor::{Bytes, Shape};
 use crate::conv::{Method, Packed, Purpose};
 
 /// Beyond this many bytes nothing is added; weights are then packed in each call.
-const KEPT_BYTES: usize = 1 << 30;
+const KEPT_BYTES: usize = 1 << 28;
 
 /// What weights are packed for.
 type Use = (Purpose, Method);

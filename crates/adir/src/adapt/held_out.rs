@@ -53,7 +53,7 @@ impl HeldOutCrops {
                 .space()
                 .encode(&self.source.draw(&noise, k as u32, DRAWN, self.config.crop, &device)?.cast(dtype))?;
             let eps = noise.normal_tensor(k as u32, x0.dims(), &device, dtype);
-            let batch = Batch { eps, x0, timesteps: timesteps.to_vec() };
+            let batch = Batch { eps, x0, timesteps: timesteps.to_vec(), conditioning: Vec::new() };
             for first in (0..DRAWN).step_by(AT_ONCE) {
                 losses.extend(simple_losses(model, &batch.part(first, AT_ONCE))?);
             }

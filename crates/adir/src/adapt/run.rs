@@ -228,7 +228,8 @@ impl Adaptation {
         };
         let crops = self.crops.draw(&self.noise, step, n, side, &device)?.cast(dtype);
         let x0 = self.model.space().encode(&crops)?;
-        Ok(Batch { eps: self.noise.normal_tensor(step, x0.dims(), &device, dtype), x0, timesteps })
+        let eps = self.noise.normal_tensor(step, x0.dims(), &device, dtype);
+        Ok(Batch { eps, x0, timesteps, conditioning: Vec::new() })
     }
 
     /// One step on `batch`.
@@ -268,7 +269,7 @@ impl Adaptation {
                 let held: &mut Option<Tensor<1>> = &mut gradients[place];
                 *held = add(held.take(), Some(g.cast(trained.dtype())));
             };
-            loss += loss_by_blocks(&model, &batch.part(first, n), self.config.level_weights, share, &mut take)?;
+            loss += loss_by_blocks(&model, &batch.part(first, n), objective, share, &mut take)?;
         }
         Ok(LossGradients { loss, gradients })
     }

@@ -26,6 +26,7 @@ mod event;
 mod extent;
 mod folder;
 mod gallery;
+mod latent;
 mod open;
 mod outputs;
 mod plan;
@@ -51,6 +52,9 @@ pub use folder::{
     Shard, merge,
 };
 pub use gallery::{Gallery, build_index};
+pub use latent::{
+    LatentAdapt, LatentAdaptationRecord, LatentPlan, LatentRecord, LatentRequest, LatentRestored, LatentTask, Region,
+};
 pub use open::{Engine, EngineBuilder, open_encoder};
 pub use outputs::{DeviationFiles, Outputs};
 pub use plan::Plan;

@@ -65,6 +65,15 @@ impl Outputs {
         Self { record, report: asked.report.clone(), ..outputs }
     }
 
+    /// The same of results that are not averaged: `x.png`, or `x.1.png`, `x.2.png` ... where there are several.
+    pub(super) fn of_results(asked: &OutputRequest, count: usize) -> Self {
+        let mut outputs = Self { deviation: None, ..Self::of(asked, count) };
+        if count > 1 {
+            outputs.image = outputs.samples.remove(0);
+        }
+        outputs
+    }
+
     /// The pictures, the image first.
     pub fn pictures(&self) -> impl Iterator<Item = &Path> {
         let files = [&self.image].into_iter().chain(&self.samples).chain(self.maps());

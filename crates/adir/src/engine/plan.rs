@@ -10,11 +10,12 @@ use super::open::Engine;
 use super::outputs::{Outputs, Stale};
 use super::request::{Observation, Request};
 use super::warnings::warnings;
-use crate::io::image::{BitDepth, ImageFormat, Picture, read_bytes, read_hashed_as};
+use crate::io::image::{BitDepth, ImageFormat, Metadata, Picture, read_bytes, read_hashed_as};
 use crate::io::light::Light;
 use crate::operator::ImageShape;
 use crate::restore::{RestorePlan, SamplingConfig};
 use crate::retrieve::ContentHash;
+use crate::task::Task;
 use crate::tensor::{self, is_cpu};
 use crate::{Error, Result};
 
@@ -76,7 +77,7 @@ impl Engine {
         let adapt = request.adapt.as_ref().map(|adapt| self.plan_adaptation(adapt, sampling.preset)).transpose()?;
         let header = self.header()?;
         let channels = header.info().channels;
-        let mut problem = request.problem.clone();
+        let mut problem = request.problem.clone().observed_at(picture.observed.clone());
         if problem.linear_light {
             let light = Light::of(&picture.metadata, picture.tensor.dims()[1]);
             problem = problem.in_light(light.map_err(|e| named(file.as_deref(), e))?);
@@ -143,34 +144,38 @@ impl Engine {
 }
 
 /// Refuses alpha that the format of the output cannot hold.
-fn check_alpha(output: &Path, picture: &Picture, format: ImageFormat) -> Result<()> {
-    let message = match (&picture.alpha, format) {
-        (None, _) | (Some(_), ImageFormat::Tiff) => return Ok(()),
-        (Some(_), format) if !format.holds_alpha() => {
-            "the observation has an alpha channel, which this format cannot hold: write .png, .webp or .tif"
+pub(super) fn check_alpha(output: &Path, picture: &Picture, format: ImageFormat) -> Result<()> {
+    if format.alpha_fits(picture.alpha.as_deref(), picture.associated_alpha) {
+        return Ok(());
+    }
+    let message = match format {
+        ImageFormat::OpenExr => {
+            "the colours of the observation are not multiplied by its alpha channel, as they must be here: write .png or \
+             .tif"
         }
-        (Some(_), _) if picture.associated_alpha => {
-            "the colours of the observation are multiplied by its alpha channel, which only .tif can say"
+        _ if format.holds_alpha() => {
+            "the colours of the observation are multiplied by its alpha channel, which only .tif and .exr can say"
         }
-        _ => return Ok(()),
+        _ => "the observation has an alpha channel, which this format cannot hold: write .png, .webp or .tif",
     };
     Err(Error::config(format!("{}: {message}", output.display())))
 }
 
 /// A configuration error with the observation's name before it.
-fn named(file: Option<&Path>, error: Error) -> Error {
+pub(super) fn named(file: Option<&Path>, error: Error) -> Error {
     match (file, error) {
         (Some(file), Error::Config(message)) => Error::Config(format!("{}: {message}", file.display())),
         (_, other) => other,
     }
 }
 
-/// SHA-256 of the sizes and values of a picture from memory.
+/// SHA-256 of the sizes and values of a picture from memory, and of which were observed where not all were.
 pub(super) fn content_of(picture: &Picture) -> Result<ContentHash> {
     let mut bytes = format!("{:?}\n", picture.tensor.dims()).into_bytes();
     for value in tensor::to_f32(&picture.tensor)? {
         bytes.extend(value.to_le_bytes());
     }
+    bytes.extend(picture.observed.iter().flat_map(|mask| mask.known()).map(|known| u8::from(*known)));
     Ok(crate::io::hash::sha256(&bytes))
 }
 
@@ -224,6 +229,18 @@ impl Plan {
     /// What it takes of memory.
     pub fn memory(&self) -> Memory {
         self.memory
+    }
+
+    /// What the observation says of its pixels, for those of the result.
+    pub(super) fn metadata(&self) -> Metadata {
+        let measurement = self.restore.measurement();
+        let factor = match measurement.task() {
+            Task::SuperResolution { factor } => factor as f64,
+            _ => 1.0,
+        };
+        let ImageShape { height, width, .. } = measurement.result();
+        let side = |pixels: usize| u32::try_from(pixels).unwrap_or(u32::MAX);
+        self.picture.metadata.clone().resized([factor; 2], (side(width), side(height)))
     }
 
     /// How the result is stored: as the observation, where the format can hold it.

@@ -90,7 +90,7 @@ impl Findings {
     /// operator.
     pub(super) fn of(measurement: &Measurement, judged: Judged<'_>) -> Result<Self> {
         let a = measurement.on_result();
-        let ax = a.apply(&measurement.acted_on(judged.saved)?)?;
+        let ax = a.apply(&measurement.compared(judged.saved)?)?;
         let shape = ImageShape::of_batch(measurement.y());
         if ImageShape::of_batch(&ax) != shape {
             let found = ImageShape::of_batch(&ax);
@@ -103,7 +103,7 @@ impl Findings {
             BitDepth::Float => judged.computed.clone(),
             _ => judged.computed.clone().clamp(-1.0, 1.0),
         };
-        let stored = tensor::to_f64(&a.apply(&measurement.acted_on(&within)?)?)?;
+        let stored = tensor::to_f64(&a.apply(&measurement.compared(&within)?)?)?;
         let (ax, y) = (tensor::to_f64(&ax)?, tensor::to_f64(measurement.y())?);
         let weight = |i: usize| measurement.weights().map_or(1.0, |weights| weights[i]);
         let seen: Vec<usize> = match a.observed() {

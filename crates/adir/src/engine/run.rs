@@ -15,13 +15,12 @@ use super::report::{Findings, Judged};
 use super::request::{Observation, Request};
 use super::states::{self, States};
 use crate::compute::Workers;
-use crate::io::image::{BitDepth, Picture, Reading, Scale, read_image_as};
+use crate::io::image::{BitDepth, Picture, Reading, read_image_as};
 use crate::models::{Denoiser, Prior, Space};
 use crate::operator::bicubic_resize;
 use crate::problem::{MaskSource, Sigma};
 use crate::restore::RestorePlan;
 use crate::retrieve::ContentHash;
-use crate::task::Task;
 use crate::tensor::{self, Isa, Tensor};
 use crate::{Error, Result};
 
@@ -242,21 +241,13 @@ fn picture(plan: &Plan, x: Tensor<4>) -> Result<Picture> {
         }
         None => None,
     };
-    let factor = match plan.restore.measurement().task() {
-        Task::SuperResolution { factor } => factor as f64,
-        _ => 1.0,
-    };
-    let side = |pixels: usize| u32::try_from(pixels).unwrap_or(u32::MAX);
-    let metadata = source.metadata.clone().resized([factor, factor], (side(width), side(height)));
+    let metadata = plan.metadata();
     let bit_depth = plan.depth();
     let scale = source.scale.filter(|_| bit_depth == source.bit_depth);
     let (associated_alpha, format) = (source.associated_alpha, source.format);
-    let warnings = Vec::new();
-    Ok(Picture { tensor: x, alpha, associated_alpha, metadata, bit_depth, scale, format, warnings })
+    let (observed, warnings) = (None, Vec::new());
+    Ok(Picture { tensor: x, alpha, associated_alpha, observed, metadata, bit_depth, scale, format, warnings })
 }
-
-/// Floats as they are, whatever their range.
-const UNIT: Scale = Scale { black: 0.0, white: 1.0 };
 
 impl Restored {
     /// Writes the files that the request asked for. What was saved is what is judged: the agreement in the record is that
@@ -290,8 +281,7 @@ impl Restored {
     }
 
     fn judge(&mut self, image: &Path, engine: &Engine) -> Result<()> {
-        let scale = self.mean.scale.or((self.mean.bit_depth == BitDepth::Float).then_some(UNIT));
-        let reading = scale.map_or(Reading::default(), Reading::scaled);
+        let reading = Reading::scaled(self.mean.scale.unwrap_or(self.mean.bit_depth.scale()));
         let mut saved = read_image_as(image, &reading, engine.limits())?.tensor;
         // A format without grey stores it in each channel.
         if saved.dims()[1] > self.mean.tensor.dims()[1] {

@@ -31,7 +31,7 @@ pub(super) struct Source {
 }
 
 impl Source {
-    fn found(found: Found) -> Self {
+    pub fn found(found: Found) -> Self {
         Self { path: Some(found.path), record: found.record, pixels: None }
     }
 

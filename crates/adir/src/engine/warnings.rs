@@ -22,13 +22,14 @@ pub(super) fn warnings(plan: &Plan) -> Result<Vec<String>> {
             .push(format!("{name}: values from {least:.4} to {most:.4} lie beyond black (0) and white (1) and {what}"));
         if let Some(outputs) = plan.outputs().filter(|_| !clipped && plan.depth() != BitDepth::Float) {
             let output = outputs.image.display();
-            warnings
-                .push(format!("{output}: values beyond black and white are cut off in this format; .tif keeps them"));
+            warnings.push(format!(
+                "{output}: values beyond black and white are cut off in this format; .tif, .fits and .exr keep them"
+            ));
         }
     }
     if let Some(outputs) = plan.outputs() {
         let format = ImageFormat::from_path(&outputs.image)?;
-        let (_, lost) = plan.picture.metadata.fitted(format, plan.restore().measurement().result().channels);
+        let (_, lost) = plan.metadata().fitted(format, plan.restore().measurement().result().channels);
         if !lost.is_empty() {
             warnings.push(format!(
                 "{}: not carried over from the observation: {}",

@@ -12,7 +12,7 @@ use std::path::Path;
 use image::metadata::Orientation;
 
 use super::atomic;
-use super::codec::kinds::{DEVELOP, is_raw, other_kind};
+use super::codec::kinds::{DEVELOP, is_raw, other_kind, way_out};
 use super::codec::{self, Decoded};
 use super::exif;
 use super::hash::{ContentHash, sha256};
@@ -21,12 +21,13 @@ use super::metadata::upright_xmp;
 use super::raster::raster;
 use super::scale::{check_unit_range, proposal, range};
 use super::turned::Turned;
+use crate::operator::Mask;
 use crate::tensor::{Tensor, cpu, from_f32};
 use crate::units::NoiseLevel;
 use crate::{Error, Result};
 
 pub use super::codec::{BitDepth, ImageFormat};
-pub use super::metadata::{Metadata, Resolution, Text};
+pub use super::metadata::{FitsHeader, Metadata, Resolution, Text};
 pub use super::scale::{Reading, Scale};
 
 /// An image read from a file.
@@ -39,8 +40,11 @@ pub struct Picture {
     pub tensor: Tensor<4>,
     /// The alpha channel, h * w values row by row, 0 transparent to 1 opaque.
     pub alpha: Option<Vec<f32>>,
-    /// Whether the colours are multiplied by alpha already, which only TIFF can say.
+    /// Whether the colours are multiplied by alpha already, which TIFF can say and OpenEXR means.
     pub associated_alpha: bool,
+    /// The pixels that were observed, where a FITS file says of some that they were not. Those are filled with the median
+    /// of the others.
+    pub observed: Option<Mask>,
     /// What the file says besides.
     pub metadata: Metadata,
     /// How the file stores a sample. Types that are only read, such as signed integers, count as floats.
@@ -60,6 +64,7 @@ impl Picture {
             tensor,
             alpha: None,
             associated_alpha: false,
+            observed: None,
             metadata: Metadata::default(),
             bit_depth: BitDepth::Float,
             scale: None,
@@ -106,6 +111,21 @@ impl Picture {
         codec::png_bytes(name, &raster, &Metadata::default())
     }
 
+    /// The picture of the file `path`, unless it has pixels that were not observed, see [`Picture::observed`].
+    ///
+    /// # Errors
+    /// [`Error::Input`] if it has.
+    pub fn whole(self, path: &Path) -> Result<Self> {
+        let hidden = self.observed.iter().flat_map(|mask| mask.known()).filter(|known| !**known).count();
+        match hidden {
+            0 => Ok(self),
+            _ => Err(Error::input(
+                path,
+                format!("only an observation may have pixels that were not observed (BLANK or NaN): {hidden} here"),
+            )),
+        }
+    }
+
     /// Standard deviation of the quantisation error: 1/sqrt(12) of a step.
     pub fn rounding(&self) -> NoiseLevel {
         match (self.bit_depth, self.scale) {
@@ -125,7 +145,7 @@ pub struct WriteOptions {
     pub scale: Option<Scale>,
     /// Alpha to add, h * w values from 0 to 1, row by row.
     pub alpha: Option<Vec<f32>>,
-    /// Whether the colours are multiplied by alpha already; only TIFF can say so.
+    /// Whether the colours are multiplied by alpha already; only TIFF and OpenEXR can say so.
     pub associated_alpha: bool,
     /// What to write besides the pixels; what the format cannot hold is left out, see [`Metadata::fitted`].
     pub metadata: Metadata,
@@ -143,11 +163,11 @@ impl Default for WriteOptions {
     }
 }
 
-/// Reads a PNG, JPEG, WebP or TIFF image, told apart by content. Of several frames or pages it is the first.
+/// Reads a PNG, JPEG, WebP, TIFF, FITS or OpenEXR image, told apart by content. Of several frames or pages it is the first.
 ///
 /// # Errors
-/// [`Error::Input`] if the file is missing, damaged, cut off or of another kind, or if floats do not fit the range from
-/// black (0) to white (1); [`Error::Limits`] if it declares more than `limits` allow.
+/// [`Error::Input`] if the file is missing, damaged, cut off or of another kind, if floats do not fit the range from
+/// black (0) to white (1), or if pixels were not observed; [`Error::Limits`] if it declares more than `limits` allow.
 pub fn read_image(path: &Path, limits: &Limits) -> Result<Picture> {
     read_image_as(path, &Reading::default(), limits)
 }
@@ -159,11 +179,11 @@ pub fn read_image(path: &Path, limits: &Limits) -> Result<Picture> {
 /// As [`read_image`], and [`Error::Config`] for a page that the file does not have, or levels in the wrong order.
 pub fn read_image_as(path: &Path, reading: &Reading, limits: &Limits) -> Result<Picture> {
     let (format, decoded) = decode_file(path, reading, limits)?;
-    picture(path, format, decoded, reading)
+    picture(path, format, decoded, reading)?.whole(path)
 }
 
-/// Reads an image as [`read_image_as`] does, and the SHA-256 of its file. The file is read once, so that picture and
-/// hash are of the same bytes even if it is replaced meanwhile.
+/// Reads an observation as [`read_image_as`] reads an image, but with pixels that were not observed, and the SHA-256 of
+/// its file. The file is read once, so that picture and hash are of the same bytes even if it is replaced meanwhile.
 ///
 /// # Errors
 /// As [`read_image_as`].
@@ -172,6 +192,13 @@ pub fn read_hashed_as(path: &Path, reading: &Reading, limits: &Limits) -> Result
     let read = open(path, limits)?.take(limits.max_decoded_bytes).read_to_end(&mut bytes);
     read.map_err(|e| unreadable(path, &e))?;
     read_bytes(path, &bytes, reading, limits)
+}
+
+/// Reads an image as [`read_image`] does, whose greatest value is white where its type has none: whole numbers that mark.
+pub(super) fn read_marks(path: &Path, limits: &Limits) -> Result<Picture> {
+    let (format, mut decoded) = decode_file(path, &Reading::default(), limits)?;
+    decoded.white = decoded.white.or_else(|_| Ok(decoded.raster.samples.most().max(1.0)));
+    picture(path, format, decoded, &Reading::default())?.whole(path)
 }
 
 /// Reads an image as [`read_hashed_as`] does from the bytes of a file, which messages call `name`.
@@ -188,12 +215,13 @@ pub fn read_bytes(name: &Path, bytes: &[u8], reading: &Reading, limits: &Limits)
 /// # Errors
 /// As [`read_image`].
 pub fn read_hashed(path: &Path, limits: &Limits) -> Result<(Picture, ContentHash)> {
-    read_hashed_as(path, &Reading::default(), limits)
+    let (picture, hash) = read_hashed_as(path, &Reading::default(), limits)?;
+    Ok((picture.whole(path)?, hash))
 }
 
 /// The samples of a file as a tensor, turned upright.
 fn picture(path: &Path, format: ImageFormat, decoded: Decoded, reading: &Reading) -> Result<Picture> {
-    let Decoded { raster, white, mut metadata, orientation, pages, mut warnings } = decoded;
+    let Decoded { raster, white, mut metadata, orientation, pages, unobserved, mut warnings } = decoded;
     let from_exif = metadata.exif.as_mut().and_then(|exif| Orientation::remove_from_exif_chunk(exif));
     let orientation = from_exif.unwrap_or(orientation);
     if let Some(xmp) = metadata.xmp.as_mut().filter(|_| orientation != Orientation::NoTransforms) {
@@ -246,10 +274,18 @@ fn picture(path: &Path, format: ImageFormat, decoded: Decoded, reading: &Reading
     if pages > 1 && reading.page.is_none() {
         warnings.push(format!("page 1 of {pages} only; --page N takes another"));
     }
+    let hidden = unobserved.iter().filter(|hidden| **hidden).count();
+    let observed = match hidden {
+        0 => None,
+        _ => Some(Mask::new(turned.height, turned.width, unobserved.into_iter().map(|hidden| !hidden).collect())?),
+    };
+    if hidden > 0 {
+        warnings.push(format!("pixels that were not observed (BLANK or NaN): {hidden}"));
+    }
     let tensor = from_f32(values, [1, color, turned.height, turned.width], &cpu());
     let associated_alpha = raster.associated && alpha.is_some();
     let scale = Some(scale).filter(|scale| *scale != Scale { black: 0.0, white: own });
-    Ok(Picture { tensor, alpha, associated_alpha, metadata, bit_depth, scale, format, warnings })
+    Ok(Picture { tensor, alpha, associated_alpha, observed, metadata, bit_depth, scale, format, warnings })
 }
 
 /// Opens, tells the format and decodes, without interpreting the samples.
@@ -289,14 +325,14 @@ fn decode(
         return Err(Error::input(path, DEVELOP));
     }
     let format = ImageFormat::from_content(&start).ok_or_else(|| {
-        let other = other_kind(&start).map_or(String::new(), |kind| format!(" but a {kind} file: convert it first"));
-        Error::input(path, format!("is not a PNG, JPEG, WebP or TIFF image{other}"))
+        let other = other_kind(&start).map_or(String::new(), |kind| format!(" but a {kind} file: {}", way_out(kind)));
+        Error::input(path, format!("is not a PNG, JPEG, WebP, TIFF, FITS or OpenEXR image{other}"))
     })?;
     let decoded = codec::decode(format, path, reader, reading.page.unwrap_or(1), limits)?;
     Ok((format, decoded))
 }
 
-/// Writes an image in the format that the extension names (png, jpg, webp, tif), whole or not at all.
+/// Writes an image in the format that the extension names (png, jpg, webp, tif, fits, exr), whole or not at all.
 ///
 /// Integer samples are the values clamped to [-1, 1] and rounded to the nearest, halves away from zero.
 /// Float samples are not clamped. JPEG is written at quality 95, WebP without loss.
@@ -313,8 +349,14 @@ pub fn write_image(path: &Path, tensor: &Tensor<4>, options: &WriteOptions) -> R
         let depth = options.bit_depth;
         return Err(Error::config(format!("{}: {format:?} cannot hold {depth:?} samples", path.display())));
     }
-    if options.associated_alpha && options.alpha.is_some() && format != ImageFormat::Tiff {
-        let message = "colours multiplied by alpha can be written only as .tif";
+    if options.alpha.is_some() && !format.holds_alpha() {
+        return Err(Error::config(format!("{}: {format:?} has no alpha channel", path.display())));
+    }
+    if !format.alpha_fits(options.alpha.as_deref(), options.associated_alpha) {
+        let message = match format {
+            ImageFormat::OpenExr => "colours must be multiplied by alpha in .exr",
+            _ => "colours multiplied by alpha can be written only as .tif and .exr",
+        };
         return Err(Error::config(format!("{}: {message}", path.display())));
     }
     let raster = raster(path, tensor, options)?;

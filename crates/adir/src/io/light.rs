@@ -78,13 +78,17 @@ impl Default for Light {
 }
 
 impl Light {
-    /// By the ICC profile of an image of `channels` channels; of a PNG without one by its gamma; else that of sRGB.
+    /// By the ICC profile of an image of `channels` channels; none for formats of light; of a PNG without a profile by its
+    /// gamma; else that of sRGB.
     ///
     /// # Errors
     /// [`Error::Config`] for a profile that is damaged or has no tone curves, and for a PNG that declares another encoding.
     pub fn of(metadata: &Metadata, channels: usize) -> Result<Self> {
         if let Some(icc) = metadata.icc.as_ref().filter(|icc| profile_fits(icc, channels)) {
             return Self::of_profile(icc, channels);
+        }
+        if metadata.linear {
+            return Ok(Self { curves: Curve::new(|v| v).into_iter().collect() });
         }
         let chunk = |kind: &[u8; 4]| metadata.png_colour.iter().find(|(found, _)| found == kind).map(|(_, data)| data);
         match chunk(b"cICP").map(Vec::as_slice) {

@@ -1,7 +1,10 @@
 //! What a file says about its pixels besides their values, and which of it another file can say.
 
 use super::codec::ImageFormat;
+use super::codec::exr::holds_text;
+use super::codec::tiff_exif::{Exif, MAKER_NOTE};
 use super::exif;
+pub use super::fits_cards::FitsHeader;
 
 /// Largest EXIF block and largest XMP packet of a JPEG file, which has one segment for each.
 const JPEG_EXIF: usize = 65_527;
@@ -26,6 +29,10 @@ pub struct Metadata {
     pub texts: Vec<Text>,
     /// PNG chunks that say what the colours are: gAMA, cHRM, sRGB and cICP, with their types.
     pub png_colour: Vec<([u8; 4], Vec<u8>)>,
+    /// Whether values are light by the convention of the format, and not encoded with a tone curve.
+    pub linear: bool,
+    /// The header of a FITS file.
+    pub fits: Option<FitsHeader>,
     /// Kinds of metadata that the file has and that are not carried on.
     pub left_out: Vec<&'static str>,
 }
@@ -71,6 +78,12 @@ pub(super) fn profile_fits(icc: &[u8], colours: usize) -> bool {
 }
 
 impl Metadata {
+    /// Whether the file says that its values are light.
+    fn is_light(&self) -> bool {
+        let gamma = |(kind, data): &([u8; 4], Vec<u8>)| kind == b"gAMA" && data == &GAMMA_OF_LIGHT;
+        self.linear || self.icc.is_none() && self.png_colour.iter().any(gamma)
+    }
+
     /// Notes a kind that is not carried on, once.
     pub(super) fn leave_out(&mut self, what: &'static str) {
         if !self.left_out.contains(&what) {
@@ -88,6 +101,9 @@ impl Metadata {
         if let Some(exif) = &mut self.exif {
             exif::resize(exif, factors, (width, height));
         }
+        if self.fits.as_mut().is_some_and(|header| header.resize(factors, [width, height])) {
+            self.leave_out("world coordinates, which do not hold for pixels of this size or place");
+        }
         self
     }
 
@@ -97,22 +113,39 @@ impl Metadata {
         let mut lost: Vec<String> = self.left_out.iter().map(|what| (*what).to_owned()).collect();
         // WebP stores grey as RGB.
         let colours = if format == ImageFormat::WebP { 3 } else { colours };
+        if kept.fits.take_if(|_| format != ImageFormat::Fits).is_some() {
+            lost.push("the FITS header".to_owned());
+        }
+        // Formats of light hold nothing that photographs have.
+        let light = matches!(format, ImageFormat::Fits | ImageFormat::OpenExr);
+        if kept.icc.take_if(|_| light).is_some() {
+            lost.push("the ICC profile".to_owned());
+        }
         if kept.icc.take_if(|icc| !profile_fits(icc, colours)).is_some() {
             lost.push("the ICC profile, which is for another colour space".to_owned());
         }
         let jpeg = format == ImageFormat::Jpeg;
-        if kept.exif.take_if(|exif| format == ImageFormat::Tiff || jpeg && exif.len() > JPEG_EXIF).is_some() {
+        let in_tiff = self.exif.as_deref().filter(|_| format == ImageFormat::Tiff).map(Exif::of_block);
+        if in_tiff.as_ref().is_some_and(|exif| exif.as_ref().is_some_and(|exif| exif.incomplete)) {
+            lost.push(MAKER_NOTE.to_owned());
+        }
+        let no_fields = matches!(in_tiff, Some(None));
+        if kept.exif.take_if(|exif| light || no_fields || jpeg && exif.len() > JPEG_EXIF).is_some() {
             lost.push("EXIF".to_owned());
         }
-        if kept.xmp.take_if(|xmp| jpeg && xmp.len() > JPEG_XMP).is_some() {
+        if kept.xmp.take_if(|xmp| light || jpeg && xmp.len() > JPEG_XMP).is_some() {
             lost.push("XMP".to_owned());
         }
-        if format == ImageFormat::WebP && kept.exif.is_none() && kept.resolution.take().is_some() {
+        let not_in_exif = kept.exif.as_deref().and_then(exif::resolution).is_none();
+        if (format == ImageFormat::Fits || format == ImageFormat::WebP && not_in_exif)
+            && kept.resolution.take().is_some()
+        {
             lost.push("the resolution".to_owned());
         }
         let texts = kept.texts.len();
         kept.texts.retain(|Text { keyword, text }| match format {
-            ImageFormat::WebP => false,
+            ImageFormat::OpenExr => holds_text(keyword),
+            ImageFormat::WebP | ImageFormat::Fits => false,
             ImageFormat::Jpeg => keyword.len() + text.len() + 2 <= JPEG_COMMENT,
             ImageFormat::Tiff => tiff_tag(keyword).is_some() && text.is_ascii(),
             ImageFormat::Png => true,
@@ -120,11 +153,17 @@ impl Metadata {
         if kept.texts.len() < texts {
             lost.push("comments".to_owned());
         }
+        if format == ImageFormat::Png && self.linear && kept.icc.is_none() && kept.png_colour.is_empty() {
+            kept.png_colour.push((*b"gAMA", GAMMA_OF_LIGHT.into()));
+        }
+        if format == ImageFormat::OpenExr && !self.is_light() {
+            lost.push("the tone curve: values are written as they are, but OpenEXR means light".to_owned());
+        }
         if format != ImageFormat::Png {
             let usual =
                 |(kind, data): &([u8; 4], Vec<u8>)| kind == b"sRGB" || kind == b"gAMA" && data == &GAMMA_OF_SRGB;
             let unusual = kept.png_colour.iter().any(|chunk| !usual(chunk) && &chunk.0 != b"cHRM");
-            if unusual && kept.icc.is_none() {
+            if (unusual || self.linear) && kept.icc.is_none() && !light {
                 lost.push("gamma and primaries".to_owned());
             }
             kept.png_colour.clear();
@@ -133,8 +172,9 @@ impl Metadata {
     }
 }
 
-/// 1/2.2, as PNG stores it.
+/// 1/2.2 and 1, as PNG stores them.
 const GAMMA_OF_SRGB: [u8; 4] = 45_455_u32.to_be_bytes();
+const GAMMA_OF_LIGHT: [u8; 4] = 100_000_u32.to_be_bytes();
 
 /// TIFF tags of texts.
 pub(super) const TIFF_TEXTS: [(u16, &str); 5] =
@@ -196,7 +236,8 @@ mod tests {
         assert_eq!(lost(ImageFormat::Png), "");
         assert_eq!(lost(ImageFormat::Jpeg), "EXIF, XMP, gamma and primaries");
         assert_eq!(lost(ImageFormat::Tiff), "EXIF, comments, gamma and primaries");
-        assert_eq!(lost(ImageFormat::WebP), "comments, gamma and primaries");
+        // Its place is in EXIF, and this block does not hold it.
+        assert_eq!(lost(ImageFormat::WebP), "the resolution, comments, gamma and primaries");
     }
 
     #[test]

@@ -15,6 +15,7 @@ pub use adir_weights::{hash, open_regular};
 pub mod atomic;
 mod codec;
 mod exif;
+mod fits_cards;
 pub mod folder;
 pub mod image;
 pub mod light;

@@ -59,11 +59,7 @@ struct Store {
 
 impl Store {
     fn new(depth: BitDepth, scale: Option<Scale>) -> Self {
-        let most = match depth {
-            BitDepth::Eight => 255.0,
-            BitDepth::Sixteen => 65535.0,
-            BitDepth::Float => 1.0,
-        };
+        let most = depth.scale().white as f32;
         Self { most, scale: scale.map(|scale| [scale.black as f32, scale.span() as f32]) }
     }
 

@@ -129,7 +129,9 @@ pub(super) fn range(values: &[f32]) -> [f32; 2] {
 /// Options that would fit values of that range.
 pub(super) fn proposal(least: f32, most: f32) -> String {
     let usual = [1.0, 100.0, 127.0, 255.0, 1023.0, 4095.0, 16383.0, 32767.0, 65535.0].into_iter();
-    let white = usual.clone().find(|white| most <= *white).unwrap_or(most);
+    // A physical quantity may be as small as it likes.
+    let tiny = most > 0.0 && most < 0.1;
+    let white = usual.clone().find(|white| most <= *white && !tiny).unwrap_or(most);
     if least < 0.0 { format!("--black {least} --white {most}") } else { format!("--white {white}") }
 }
 

@@ -3,8 +3,8 @@
 use std::io::Read;
 use std::path::Path;
 
-use super::codec::{ImageFormat, Raster, Samples};
-use super::image::{Reading, decode_file, read_image};
+use super::codec::{Decoded, ImageFormat, Raster, Samples};
+use super::image::{Reading, decode_file, read_marks};
 use super::limits::Limits;
 use crate::operator::{Mask, Rows, read_rows};
 use crate::tensor::to_f32;
@@ -20,9 +20,9 @@ const MAX_KERNEL_BYTES: u64 = 16 << 20;
 /// Where all colours are alike and only alpha tells pixels apart, what is opaque is unknown: it was painted.
 ///
 /// # Errors
-/// As [`read_image`]; [`Error::Config`] when no pixel is known.
+/// As [`read_image`](super::image::read_image); [`Error::Config`] when no pixel is known.
 pub fn read_mask(path: &Path, limits: &Limits) -> Result<Mask> {
-    let picture = read_image(path, limits)?;
+    let picture = read_marks(path, limits)?;
     let [_, _, height, width] = picture.tensor.dims();
     // From 0, black, to 1.
     let levels: Vec<f32> = to_f32(&picture.tensor.mean_dim(1))?.into_iter().map(|v| (v + 1.0) / 2.0).collect();
@@ -63,7 +63,10 @@ pub fn read_kernel_values(path: &Path, limits: &Limits) -> Result<Rows> {
     let mut start = Vec::new();
     (&mut file).take(12).read_to_end(&mut start).map_err(cannot)?;
     if ImageFormat::from_content(&start).is_some() {
-        let raster = decode_file(path, &Reading::default(), limits)?.1.raster;
+        let Decoded { raster, unobserved, .. } = decode_file(path, &Reading::default(), limits)?.1;
+        if !unobserved.is_empty() {
+            return Err(Error::input(path, "holds BLANK or NaN, which is no weight of a kernel"));
+        }
         let (width, height) = (raster.width as usize, raster.height as usize);
         return Ok(Rows { values: grey(&raster), height, width });
     }

@@ -53,7 +53,6 @@ fn smooth(plane: &mut [f64], h: usize, w: usize, reach: usize) {
 mod tests {
     use super::*;
     use crate::tensor::{cpu, from_f64, to_f64};
-    use crate::testing::assert_close;
 
     /// A shift of colours comes over whole, a chequerboard stays.
     #[test]
@@ -62,7 +61,7 @@ mod tests {
         let plane = |f: &dyn Fn(usize, usize) -> f64| {
             from_f64((0..h * w).map(|i| f(i / w, i % w)).collect(), [1, 1, h, w], &cpu())
         };
-        let board = |y: usize, x: usize| if (x + y) % 2 == 0 { 0.3 } else { -0.3 };
+        let board = |y: usize, x: usize| if (x + y).is_multiple_of(2) { 0.3 } else { -0.3 };
         let image = plane(&|y, x| board(y, x) + 0.1);
         let reference = plane(&|_, _| 0.25);
         let expected = plane(&|y, x| board(y, x) + 0.25);

@@ -34,17 +34,12 @@ impl Hole {
     }
 }
 
-/// What the network is told with a text and, where there is a guidance, without. `noise`, standard normal of the shape of
-/// the latents, chooses from what the encoder says of the image; without it its mean is taken.
+/// What stands beside the latents: the mask at their size, and the latents of what it leaves. `noise`, standard normal of the
+/// shape of the latents, chooses from what the encoder says of the image; without it its mean is taken.
 ///
 /// # Errors
 /// [`Error::Config`] for a mask of another size, and as [`Latents::posterior`].
-pub fn inpainting(
-    hole: &Hole,
-    latents: &Latents,
-    noise: Option<&Tensor<4>>,
-    text: [Option<Tensor<3>>; 2],
-) -> Result<[Option<Conditioning>; 2]> {
+pub(super) fn beside(hole: &Hole, latents: &Latents, noise: Option<&Tensor<4>>) -> Result<Tensor<4>> {
     let [_, _, h, w] = hole.image.dims();
     if hole.mask.len() != h * w {
         return Err(Error::config(format!("a mask of {} pixels for an image of {w}x{h}", hole.mask.len())));
@@ -54,7 +49,21 @@ pub fn inpainting(
         Some(noise) => mean + deviation * noise.clone(),
         None => mean,
     };
-    let beside = Tensor::cat(vec![hole.small(latents.net().config().factor()), kept], 1);
+    Ok(Tensor::cat(vec![hole.small(latents.net().config().factor()), kept], 1))
+}
+
+/// What the network is told with a text and, where there is a guidance, without; `noise` as the diffusers pipeline draws it
+/// for the masked image, or none for the mean of what the encoder says.
+///
+/// # Errors
+/// [`Error::Config`] for a mask of another size, and as [`Latents::posterior`].
+pub fn inpainting(
+    hole: &Hole,
+    latents: &Latents,
+    noise: Option<&Tensor<4>>,
+    text: [Option<Tensor<3>>; 2],
+) -> Result<[Option<Conditioning>; 2]> {
+    let beside = beside(hole, latents, noise)?;
     Ok(text.map(|states| {
         let conditions = Conditions { text: Some(states?), class: None, beside: Some(beside.clone()) };
         Some(Conditioning::Several(Arc::new(conditions)))

@@ -4,10 +4,12 @@
 //! belong to the caller, so that the text encoder can be dropped before the network is read, and the network before the
 //! autoencoder.
 
+mod adapt;
 mod colour;
 mod inpaint;
 mod upscale;
 
+pub use adapt::{Examples, LatentAdaptation, LatentOutcome, LatentTraining};
 pub use colour::match_colours;
 pub use inpaint::{Hole, inpainting};
 pub use upscale::{pad_small, upscaling};

@@ -73,7 +73,7 @@ impl Block {
     }
 
     /// Shape of the result, and elements kept, for a joined input of that shape.
-    pub(super) fn size(&self, input: ImageShape) -> (ImageShape, usize) {
+    pub(in crate::models) fn size(&self, input: ImageShape) -> (ImageShape, usize) {
         self.layers.iter().fold((input, 0), |(shape, kept), layer| (layer.output(shape), kept + layer.kept(shape)))
     }
 }
@@ -404,16 +404,37 @@ impl Layer for Down {
     }
 }
 
+/// What a 3x3 convolution of as many channels makes of the map of twice the sides. A large one is never there as a whole:
+/// bands of rows are enlarged and convolved one after the other.
+fn enlarged(x: Tensor<4>, conv: impl Fn(Tensor<4>) -> Tensor<4>) -> Tensor<4> {
+    const WHOLE_BYTES: usize = 128 << 20;
+    const ROWS: usize = 32;
+    /// Rows more on either side. With as many, values are computed in the same way as in the whole.
+    const HALO: usize = 4;
+    let [n, c, h, w] = x.dims();
+    if 16 * n * c * h * w <= WHOLE_BYTES || h <= ROWS + 2 * HALO {
+        return conv(upsample_nearest2(x));
+    }
+    let mut out = Tensor::zeros([n, c, 2 * h, 2 * w], (&x.device(), x.dtype()));
+    for first in (0..h).step_by(ROWS) {
+        let (start, last) = (first.saturating_sub(HALO), (first + ROWS).min(h));
+        let rows = (last + HALO).min(h) - start;
+        let band = conv(upsample_nearest2(x.clone().narrow(2, start, rows)));
+        let band = band.narrow(2, 2 * (first - start), 2 * (last - first));
+        out.inplace(|out| out.slice_assign([0..n, 0..c, 2 * first..2 * last, 0..2 * w], band));
+    }
+    out
+}
+
 /// Twice the sides: the nearest pixel, then a 3x3 convolution if there is one.
 #[derive(Debug)]
 pub struct Up(pub Option<Affine>);
 
 impl Layer for Up {
     fn forward(&self, p: &Params, x: Tensor<4>, _context: &Context) -> Tensor<4> {
-        let x = upsample_nearest2(x);
         match self.0 {
-            Some(conv) => conv.conv(p, x, 1),
-            None => x,
+            Some(conv) => enlarged(x, |x| conv.conv(p, x, 1)),
+            None => upsample_nearest2(x),
         }
     }
 
@@ -425,5 +446,23 @@ impl Layer for Up {
     fn kept(&self, input: ImageShape) -> usize {
         let output = elements(self.output(input));
         if self.0.is_some() { 2 * output } else { output }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::tensor::{cpu, from_f32, to_f32};
+
+    /// Enlarged in bands, a map is what it is as a whole, to the bit.
+    #[test]
+    fn a_large_map_is_enlarged_in_bands() {
+        let numbers = |n: usize| -> Vec<f32> { (0..n).map(|i| ((i * 7919) % 1013) as f32 / 500.0 - 1.0).collect() };
+        let (c, h, w) = (8, 520, 1030);
+        let x = from_f32(numbers(c * h * w), [1, c, h, w], &cpu());
+        let weight = from_f32(numbers(c * c * 9), [c, c, 3, 3], &cpu());
+        let conv = |x: Tensor<4>| conv2d(x, weight.clone(), None, 1, 1);
+        let whole = to_f32(&conv(upsample_nearest2(x.clone()))).unwrap();
+        assert!(to_f32(&enlarged(x, conv)).unwrap() == whole);
     }
 }

@@ -11,8 +11,8 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 
 use crate::Result;
-use crate::models::params::{FactorIds, Init, ParamLayout, ParamSpec, Params, Role};
-use crate::tensor::{Compute, DType};
+use crate::models::params::{FactorIds, Init, ParamId, ParamLayout, ParamSpec, Params, Role};
+use crate::tensor::{Compute, DType, Tensor};
 
 /// Prefix of layer names, as in diffusers' files.
 const PREFIX: &str = "unet.";
@@ -120,6 +120,11 @@ impl Lora {
         &self.factors
     }
 
+    /// Every adapted weight with its factors A and B, flat.
+    pub fn layers(&self) -> Vec<(ParamId, Tensor<1>, Tensor<1>)> {
+        self.layers.iter().map(|ids| (ids.base, self.factors.flat(ids.a), self.factors.flat(ids.b))).collect()
+    }
+
     /// The same with other factors.
     #[must_use]
     pub fn with_factors(&self, factors: Params) -> Self {
@@ -132,7 +137,8 @@ impl Lora {
         Self { alpha, ..self }
     }
 
-    fn scale(&self) -> f64 {
+    /// What the products of the factors count: alpha / rank.
+    pub fn scale(&self) -> f64 {
         self.alpha / self.rank as f64
     }
 

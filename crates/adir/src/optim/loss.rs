@@ -27,6 +27,8 @@ pub struct Batch {
     pub eps: Tensor<4>,
     /// n indices into the original schedule.
     pub timesteps: Vec<Timestep>,
+    /// What the network is told of each image; empty for a network that is told nothing.
+    pub conditioning: Vec<Conditioning>,
 }
 
 impl Batch {
@@ -44,13 +46,29 @@ impl Batch {
     #[must_use]
     pub fn part(&self, first: usize, count: usize) -> Self {
         let part = |of: &Tensor<4>| of.clone().narrow(0, first, count);
-        Self { x0: part(&self.x0), eps: part(&self.eps), timesteps: self.timesteps[first..first + count].to_vec() }
+        let timesteps = self.timesteps[first..first + count].to_vec();
+        let conditioning = self.conditioning.iter().skip(first).take(count).cloned().collect();
+        Self { x0: part(&self.x0), eps: part(&self.eps), timesteps, conditioning }
     }
 
     /// x_t of every image (Eq. 3).
     pub fn noisy(&self, schedule: &Schedule) -> Tensor<4> {
         let factors = |f: &dyn Fn(f64) -> f64| self.factors(|t| f(schedule.original_alpha_bar(t)));
         self.x0.clone() * factors(&|bar| bar.sqrt()) + self.eps.clone() * factors(&|bar| (1.0 - bar).sqrt())
+    }
+
+    /// What the network of `prior` should predict.
+    fn target(&self, prior: &Prior) -> Tensor<4> {
+        let schedule = &prior.info().schedule;
+        match prior.info().prediction {
+            PredictionKind::Epsilon => self.eps.clone(),
+            PredictionKind::Sample => self.x0.clone(),
+            PredictionKind::V => {
+                let of_eps = self.factors(|t| schedule.original_alpha_bar(t).sqrt());
+                let of_x0 = self.factors(|t| (1.0 - schedule.original_alpha_bar(t)).sqrt());
+                self.eps.clone() * of_eps - self.x0.clone() * of_x0
+            }
+        }
     }
 
     /// A number for every image, `[n, 1, 1, 1]`.
@@ -130,13 +148,25 @@ pub enum Objective {
     /// 0.001 T = 1 here, it is the mean over the batch of the divergence in bits a dimension. Its first term
     /// (t = 0) is the same Gaussian divergence, and no element counts for more than 50 bits.
     Hybrid(LevelWeights),
+    /// The mean squared error of what the network itself predicts, unweighted: of v for a network that predicts v. For
+    /// networks that predict eps it is l_simple. So Stable Diffusion's models were trained.
+    Own,
+}
+
+impl Objective {
+    fn weights(self) -> LevelWeights {
+        match self {
+            Self::Simple(weights) | Self::Hybrid(weights) => weights,
+            Self::Own => LevelWeights::EQUAL,
+        }
+    }
 }
 
 /// A loss and its gradient by all that is trained: every parameter, or the factors the weights came with, in the order of
 /// their layout.
 #[derive(Debug)]
 pub struct LossGradients {
-    /// l_simple, whatever was minimised.
+    /// l_simple, whatever was minimised; with [`Objective::Own`] that.
     pub loss: f64,
     /// Flat gradients of what was minimised; `None` where it does not depend on the parameter.
     pub gradients: Vec<Option<Tensor<1>>>,
@@ -183,19 +213,24 @@ pub fn batch_loss(
     let tracked = params.tracked();
     let computed = tracked.params.in_precision(dtype);
     let x_t = batch.noisy(schedule);
-    let out = prior.network().forward(&computed, x_t.clone().cast(dtype).autodiff(), &batch.timesteps, &[]);
+    let input = Conditioning::join(x_t.clone(), &batch.conditioning).cast(dtype).autodiff();
+    let out = prior.network().forward(&computed, input, &batch.timesteps, &batch.conditioning);
     let out = out.cast(params.dtype());
     let channels = batch.eps.dims()[1];
     let eps = predicted_eps(prior, out.clone(), &x_t, &batch.timesteps);
     let error = eps.clone() - batch.eps.clone().autodiff();
+    if objective == Objective::Own {
+        let own = mean_square(out.narrow(1, 0, channels) - batch.target(prior).autodiff());
+        return differentiate(&tracked, own.clone() * share, &(own * share), &batch.timesteps);
+    }
     let simple = mean_square(error.clone());
-    let (Objective::Simple(weights) | Objective::Hybrid(weights)) = objective;
+    let weights = objective.weights();
     let weighted = match weights.roots(schedule, batch) {
         None => simple.clone(),
         Some(roots) => mean_square(error * roots.autodiff()),
     };
     let total = match objective {
-        Objective::Simple(_) => weighted,
+        Objective::Simple(_) | Objective::Own => weighted,
         Objective::Hybrid(_) if out.dims()[1] != 2 * channels => {
             return Err(Error::config("the hybrid loss needs a network that learns sigma"));
         }
@@ -213,8 +248,22 @@ pub fn batch_loss(
 pub fn simple_losses(prior: &Prior, batch: &Batch) -> Result<Vec<f64>> {
     let [n, channels, h, w] = batch.eps.dims();
     let x_t = batch.noisy(&prior.info().schedule).cast(prior.params().dtype());
-    let out = prior.network().forward(prior.params(), x_t.clone(), &batch.timesteps, &[]);
+    let input = Conditioning::join(x_t.clone(), &batch.conditioning);
+    let out = prior.network().forward(prior.params(), input, &batch.timesteps, &batch.conditioning);
     let error = predicted_eps(prior, out, &x_t, &batch.timesteps).cast(batch.eps.dtype()) - batch.eps.clone();
+    tensor::to_f64(&(error.clone() * error).reshape([n, channels * h * w]).mean_dim(1))
+}
+
+/// The loss of [`Objective::Own`] without gradients, one value per image: the mean over its elements.
+///
+/// # Errors
+/// [`Error::Backend`] when the device fails.
+pub fn own_losses(prior: &Prior, batch: &Batch) -> Result<Vec<f64>> {
+    let [n, channels, h, w] = batch.eps.dims();
+    let input = Conditioning::join(batch.noisy(&prior.info().schedule), &batch.conditioning);
+    let input = input.cast(prior.params().dtype());
+    let out = prior.network().forward(prior.params(), input, &batch.timesteps, &batch.conditioning);
+    let error = out.narrow(1, 0, channels).cast(batch.eps.dtype()) - batch.target(prior);
     tensor::to_f64(&(error.clone() * error).reshape([n, channels * h * w]).mean_dim(1))
 }
 
@@ -236,26 +285,32 @@ fn variance_bound(schedule: &Schedule, batch: &Batch, x_t: &Tensor<4>, eps: &Ten
     divergence.clamp_max(50.0).mean()
 }
 
-/// `share` times l_simple of `batch` with the weights of `prior`, with the memory of one block at a time. The gradient by
-/// each of what is trained goes to `take` with its place as soon as it is known, and nowhere else; it is that of l_simple
-/// weighted by noise level.
+/// As [`batch_loss`], with the memory of one block at a time. The gradient by each of what is trained goes to `take` with its
+/// place as soon as it is known, and nowhere else. Returns `share` times the loss as [`LossGradients::loss`] has it.
 ///
 /// # Errors
-/// [`Error::Numerical`] when the loss is not finite.
+/// [`Error::Numerical`] when the loss is not finite; [`Error::Config`] for the hybrid loss.
 pub fn loss_by_blocks(
     prior: &Prior,
     batch: &Batch,
-    weights: LevelWeights,
+    objective: Objective,
     share: f64,
     take: &mut dyn FnMut(usize, Tensor<1>),
 ) -> Result<f64> {
+    if matches!(objective, Objective::Hybrid(_)) {
+        return Err(Error::config("the hybrid loss is not computed block by block"));
+    }
     let (params, schedule, timesteps) = (prior.params(), &prior.info().schedule, &batch.timesteps);
     let dtype = params.dtype();
     let x_t = batch.noisy(schedule).cast(dtype);
     let eps = batch.eps.clone().cast(dtype);
-    let roots = weights.roots(schedule, batch).map(|roots| roots.cast(dtype));
+    let target = (objective == Objective::Own).then(|| batch.target(prior).cast(dtype));
+    let roots = objective.weights().roots(schedule, batch).map(|roots| roots.cast(dtype));
     let mut loss = |out: Tensor<4>| {
-        let error = predicted_eps(prior, out, &x_t, timesteps) - eps.clone().autodiff();
+        let error = match &target {
+            Some(target) => out.narrow(1, 0, prior.info().channels) - target.clone().autodiff(),
+            None => predicted_eps(prior, out, &x_t, timesteps) - eps.clone().autodiff(),
+        };
         let simple = error.clone().inner();
         let error = match &roots {
             Some(roots) => error * roots.clone().autodiff(),
@@ -268,7 +323,8 @@ pub fn loss_by_blocks(
         }
         Ok((mean_square(error) * share, value))
     };
-    gradients_by_blocks(prior.network().as_ref(), params, &x_t, timesteps, &[], &mut loss, take)
+    let input = Conditioning::join(x_t.clone(), &batch.conditioning);
+    gradients_by_blocks(prior.network().as_ref(), params, &input, timesteps, &batch.conditioning, &mut loss, take)
 }
 
 /// eps as the network's output `out` tells it, `[n, c, h, w]`; `out` is tracked where `x_t` need not be.

@@ -21,7 +21,8 @@ pub use ema::Ema;
 pub(crate) use lora::name_of_a;
 pub use lora::{AdaptedLayers, Lora};
 pub use loss::{
-    Batch, LevelWeights, LossGradients, Objective, add_noise, batch_loss, loss_by_blocks, simple_loss, simple_losses,
+    Batch, LevelWeights, LossGradients, Objective, add_noise, batch_loss, loss_by_blocks, own_losses, simple_loss,
+    simple_losses,
 };
 pub use save::save_params;
 pub(crate) use save::{read_moments, read_values, save_tensors};

@@ -2,10 +2,10 @@
 
 use std::sync::Arc;
 
-use super::highlights::highlights;
+use super::highlights::{Highlights, Points, highlights};
 use super::measurement::{Grey, Measurement};
 use super::saturation::{Saturated, plateaus};
-use super::{Problem, gain, noise};
+use super::{Problem, gain, noise, points};
 use crate::io::limits::Limits;
 use crate::operator::{
     Boundary, Compose, Degradation, Grayscale, ImageShape, InWindow, LinearOperator, Mask, Masked, Window, wraps_around,
@@ -22,6 +22,21 @@ struct Degraded<'a> {
     degradation: Option<Degradation>,
     /// The missing pixels of an inpainting.
     mask: Option<Mask>,
+    /// The pixels that are not ignored.
+    ignored: Option<Mask>,
+    /// The pixels that are not saturated.
+    saturated: Option<Mask>,
+}
+
+/// An observation without what no x up to white explains.
+struct WithinWhite {
+    y: Tensor<4>,
+    /// Mean square of what the light beyond white leaves unexplained around it, in [-1, 1] units.
+    misfit: f64,
+    /// The share of y that this is of.
+    share: f64,
+    /// Points brighter than white, of the operator's domain.
+    points: Option<Points>,
 }
 
 impl Degraded<'_> {
@@ -37,33 +52,44 @@ impl Degraded<'_> {
         }
     }
 
-    /// `y` without what it has besides A x for an x up to white: `offset`, and the light beyond white that `saturated`
-    /// pixels hide, and how far that is from explaining their surroundings. Where saturated pixels have no highlights to
-    /// stand for them, they are left as they are, to be masked.
+    /// `y` without what it has besides A x for an x up to white: `offset`, points, and the light beyond white of areas. Where saturated pixels have no highlights to stand for them, they are left as they are, to
+    /// be masked.
     fn within_white(
         &self,
         y: Tensor<4>,
         operator: &dyn LinearOperator,
-        saturated: Option<&Mask>,
         offset: Option<Tensor<4>>,
-    ) -> Result<(Tensor<4>, f64)> {
+    ) -> Result<WithinWhite> {
         let dtype = y.dtype();
-        let found = match (saturated, &self.degradation) {
-            (Some(mask), Some(Degradation::Blur { kernel, .. })) => {
-                let shown = self.shown(ImageShape::of_batch(&y))?;
-                highlights(&y, mask, &kernel.build()?, operator.domain(), shown)?
+        let within = match self.highlights(&y, operator.domain())? {
+            None => WithinWhite { y, misfit: 0.0, share: 0.0, points: None },
+            Some(Highlights { beyond, points, y, misfit, share }) => {
+                let all = points.iter().fold(beyond, |all, points| all + points.light.clone());
+                WithinWhite { y: (y - operator.apply(&all)?).cast(dtype), misfit, share, points }
             }
-            _ => None,
         };
-        let (y, misfit) = match found {
-            None => (y, 0.0),
-            Some(found) => ((found.y - operator.apply(&found.beyond)?).cast(dtype), found.misfit),
+        Ok(match offset {
+            None => within,
+            Some(offset) => WithinWhite { y: within.y - offset.cast(dtype), ..within },
+        })
+    }
+
+    /// The light beyond white behind saturated pixels of `y`, and behind points that no x up to white explains.
+    fn highlights(&self, y: &Tensor<4>, domain: ImageShape) -> Result<Option<Highlights>> {
+        let Some(Degradation::Blur { kernel, .. }) = &self.degradation else { return Ok(None) };
+        let kernel = kernel.build()?;
+        if !self.has_highlights()? {
+            return Ok(None);
+        }
+        let points = match self.problem.saturated {
+            Some(Saturated::Keep) => None,
+            _ => points::beyond_white(y, &kernel, self.ignored.as_ref())?,
         };
-        let y = match offset {
-            None => y,
-            Some(offset) => y - offset.cast(dtype),
-        };
-        Ok((y, misfit))
+        if self.saturated.is_none() && points.is_none() {
+            return Ok(None);
+        }
+        let shown = self.shown(ImageShape::of_batch(y))?;
+        highlights(y, self.saturated.as_ref(), points.as_deref(), &kernel, domain, shown).map(Some)
     }
 
     /// Whether highlights stand for saturated pixels.
@@ -128,10 +154,10 @@ impl Problem {
                 NoiseLevel(0.0)
             }
         };
-        // Noise is in the misfit, too.
-        let misfit = measurement.rounding.0;
-        let unexplained = (misfit * misfit - measurement.sigma().0.powi(2) - rounding.0.powi(2)).max(0.0).sqrt();
-        measurement.rounding = NoiseLevel(rounding.0.hypot(unexplained));
+        // Noise is in the misfit, too. What is left of it is taken for noise everywhere.
+        let (misfit, share) = measurement.around_white;
+        let unexplained = share * (misfit - measurement.sigma().0.powi(2) - rounding.0.powi(2)).max(0.0);
+        measurement.rounding = NoiseLevel(rounding.0.hypot(unexplained.sqrt()));
         measurement.notes.extend(noise.note);
         measurement.warnings.extend(noise.warning);
         Ok(measurement)
@@ -163,7 +189,8 @@ impl Problem {
             }
         };
         let (ignored, saturated) = self.unmeasured(y, limits, &mut notes)?;
-        let degraded = Degraded { problem: self, degradation, mask };
+        let degraded = Degraded { problem: self, degradation, mask, ignored, saturated };
+        let (ignored, saturated) = (degraded.ignored.clone(), degraded.saturated.clone());
         let unmeasured = both(ignored.as_ref(), saturated.as_ref())?;
         let known = both(degraded.mask.as_ref(), unmeasured.as_ref())?;
         // Pixels that pull at nothing. Saturated ones pull where highlights stand for them, and count nowhere.
@@ -176,21 +203,22 @@ impl Problem {
             }
             _ => None,
         };
-        let ((y, misfit), operator, of_grey) = match grey {
+        let (within, operator, of_grey) = match grey {
             None => {
                 let (operator, offset) = degraded.build(shape)?;
-                (degraded.within_white(y.clone(), operator.as_ref(), saturated.as_ref(), offset)?, operator, None)
+                (degraded.within_white(y.clone(), operator.as_ref(), offset)?, operator, None)
             }
             Some(_) => {
                 let y = y.clone().narrow(1, 0, 1);
                 let (of_grey, offset) = degraded.build(ImageShape::of_batch(&y))?;
-                let y = degraded.within_white(y, of_grey.as_ref(), saturated.as_ref(), offset)?;
+                let within = degraded.within_white(y, of_grey.as_ref(), offset)?;
                 let mean = Grayscale::new(ImageShape { channels, ..of_grey.domain() })?;
                 notes.push(Choice::rule("grey", "one measurement", "the observation is grey, and so is the result"));
                 let operator: Arc<dyn LinearOperator> = Arc::new(Compose::new(vec![Arc::new(mean), of_grey.clone()])?);
-                (y, operator, Some(of_grey))
+                (within, operator, Some(of_grey))
             }
         };
+        let WithinWhite { y, misfit, share, points } = within;
         let domain = operator.domain();
         if domain.channels != channels {
             return Err(Error::config(format!(
@@ -206,6 +234,7 @@ impl Problem {
             )));
         }
         let window = if self.keep_margin { Window::whole(domain) } else { window };
+        let points = points.map(|points| of_result(&points, window, grey, channels, &mut notes)).transpose()?;
         let on_stored = match (grey, of_grey) {
             (Some(Grey::OneChannel), Some(of_grey)) => of_grey,
             _ => operator.clone(),
@@ -235,10 +264,12 @@ impl Problem {
             degradation,
             mask,
             known,
+            points,
             sigma: 0.0,
             uneven: None,
             light,
-            rounding: NoiseLevel(misfit),
+            rounding: NoiseLevel(0.0),
+            around_white: (misfit, share),
             notes,
             warnings,
         })
@@ -260,7 +291,7 @@ impl Problem {
         Ok(boundary)
     }
 
-    /// The pixels of y that are not ignored, and those that are not saturated; absent where all are.
+    /// The pixels of y that are observed and not ignored, and those that are not saturated; absent where all are.
     fn unmeasured(
         &self,
         y: &Tensor<4>,
@@ -279,6 +310,11 @@ impl Problem {
                 Some(mask)
             }
         };
+        if let Some(mask) = &self.observed {
+            let value = format!("{:.2} % of the observation", 100.0 * share(mask));
+            notes.push(Choice::rule("not observed", value, "the file says so (BLANK or NaN)"));
+        }
+        let ignored = both(self.observed.as_ref(), ignored.as_ref())?;
         let saturated = match self.saturated {
             Some(Saturated::Ignore) => plateaus(y)?,
             None if self.task == Task::Deblur => plateaus(y)?,
@@ -309,6 +345,25 @@ impl Measurement {
             (None, None) => Ok(None),
         }
     }
+}
+
+/// The points of a result, noted.
+fn of_result(
+    points: &Points,
+    window: Window,
+    grey: Option<Grey>,
+    channels: usize,
+    notes: &mut Vec<Choice>,
+) -> Result<Points> {
+    let cut = |of_domain: &Tensor<4>| match grey {
+        Some(Grey::EqualChannels) => window.cut(of_domain).repeat_dim(1, channels),
+        _ => window.cut(of_domain),
+    };
+    let points = Points { light: cut(&points.light), ground: cut(&points.ground) };
+    let pixels = tensor::to_f32(&points.light.clone().max_dim(1))?.into_iter().filter(|v| *v > 0.0).count();
+    let value = format!("{pixels} pixels of the result");
+    notes.push(Choice::rule("beyond white", value, "no image up to white explains the observation there"));
+    Ok(points)
 }
 
 /// The pixels that both masks know, where there are masks.

@@ -1,4 +1,4 @@
-//! The light beyond white that a blur has spread around areas at white.
+//! The light beyond white that a blur has spread around areas at white, or around points that are not even white in y.
 //!
 //! An image x holds nothing brighter than white, but a star does, and the pixels around its white disc show the light
 //! that is missing in x. No x explains them, so its rings remain even where the disc itself is left out. The light beyond
@@ -7,9 +7,11 @@
 //! stands what that scene makes of it: were nothing put there, the inside of a large plateau would be invented, and not
 //! as white.
 
+use super::noise_estimate::estimate_noise;
+use super::scene::{Seen, image, scene, windows};
 use crate::Result;
 use crate::operator::{Blur, Boundary, ImageShape, Kernel, LinearOperator, Mask, Window};
-use crate::tensor::{self, Tensor, cpu};
+use crate::tensor::{self, Tensor};
 
 /// Most iterations.
 const ITERATIONS: usize = 200;
@@ -19,44 +21,64 @@ const PRODUCTS: usize = 4_000_000_000;
 const FEWEST: usize = 8;
 /// Share of the light of a point that must fall on white pixels, if it is to count as beyond white.
 const TO_PLATEAU: f64 = 0.3;
-/// Least light, which no iteration could raise from 0.
-const DARK: f64 = 1e-6;
-
-/// What a blurred observation says of its plateaus at white.
+/// Pixels along rows and columns that a point may lie off the pixels at which y shows it.
+const OFF: usize = 2;
+/// Share of the light of a point that y must have measured, if it did not make a plateau.
+const MEASURED: f64 = 0.5;
+/// A pixel so many times brighter than its blur is a point, not an area.
+const POINT: f64 = 2.0;
+/// What a blurred observation says of the light beyond white.
 pub(super) struct Highlights {
-    /// The light beyond white, in [-1, 1] units, `[1, c, domain]`.
+    /// The light beyond white of areas, in [-1, 1] units, `[1, c, domain]`.
     pub(super) beyond: Tensor<4>,
+    /// The points, if there are any.
+    pub(super) points: Option<Points>,
     /// y, with what the blur of all light would have been where it is white, `[1, c, h, w]`.
     pub(super) y: Tensor<4>,
-    /// Root mean square of what the scenes leave unexplained of the pixels around the plateaus, in [-1, 1] units: noise, and
-    /// their own error.
+    /// Mean square of what the scenes leave unexplained of the pixels around, in [-1, 1] units: noise, and their own error.
     pub(super) misfit: f64,
+    /// The share of y that these pixels are.
+    pub(super) share: f64,
 }
 
-/// The highlights that the blur with `kernel` made plateaus of, which `mask` leaves out of `y`; `shown` is the part of
-/// the domain that lies under y. `None` where the kernel has negative weights.
+/// Points brighter than white, `[1, c, h, w]`, 0 elsewhere.
+#[derive(Debug, Clone)]
+pub(super) struct Points {
+    /// Their light above the ground they stand on, in [-1, 1] units.
+    pub(super) light: Tensor<4>,
+    /// That ground, in [-1, 1].
+    pub(super) ground: Tensor<4>,
+}
+
+/// The highlights behind the plateaus of `y`, which `mask` leaves out, and behind the `points` at which y shows light beyond
+/// white, each channel by itself; `shown` is the part of the domain that lies under y. The kernel has no negative weights.
 ///
 /// # Errors
 /// Those of the operator.
 pub(super) fn highlights(
     y: &Tensor<4>,
-    mask: &Mask,
+    mask: Option<&Mask>,
+    points: Option<&[bool]>,
     kernel: &Kernel,
     domain: ImageShape,
     shown: Window,
-) -> Result<Option<Highlights>> {
-    if kernel.weights().iter().any(|weight| *weight < 0.0) {
-        return Ok(None);
-    }
+) -> Result<Highlights> {
     let shape = ImageShape::of_batch(y);
     let ImageShape { channels, height, width } = shape;
-    let windows = windows(mask, kernel);
+    let in_plateau = |pixel: usize| mask.is_some_and(|mask| !mask.known()[pixel]);
+    let is_point = |channel: usize, pixel: usize| points.is_some_and(|points| points[channel * shape.pixels() + pixel]);
+    let marked = |pixel: usize| in_plateau(pixel) || (0..channels).any(|channel| is_point(channel, pixel));
+    let windows = windows(&(0..shape.pixels()).map(marked).collect::<Vec<_>>(), [height, width], kernel);
     let weights = kernel.weights().iter().filter(|weight| **weight > 0.0).count();
     let pixels: usize = windows.iter().map(|window| window.height * window.width).sum();
     let iterations = (PRODUCTS / (2 * channels * pixels * weights).max(1)).clamp(FEWEST, ITERATIONS);
     let (down, right) = (kernel.height() - 1 - kernel.height() / 2, kernel.width() - 1 - kernel.width() / 2);
+    // From black 0 to white 1, as the light of scenes.
+    let noise = estimate_noise(y, mask.map(Mask::known))?.map_or(0.0, |noise| noise.0 / 2.0);
     let mut values = tensor::to_f64(y)?;
-    let mut beyond = vec![0.0; channels * domain.pixels()];
+    // Values beyond white show that nothing was cut off there.
+    let cut_off = values.iter().all(|v| *v <= 1.0);
+    let [mut beyond, mut light_of_points, mut ground_of_points] = [(); 3].map(|()| vec![0.0; domain.elements()]);
     let (mut squares, mut count) = (0.0, 0.0);
     for window in windows {
         let inside = ImageShape { channels, height: window.height, width: window.width };
@@ -67,126 +89,77 @@ pub(super) fn highlights(
             channel * height * width + row * width + column
         };
         let light: Vec<f64> = (0..inside.elements()).map(|i| ((values[in_y(i)] + 1.0) / 2.0).max(0.0)).collect();
+        let bounds: Vec<bool> = light.iter().map(|light| cut_off && *light >= 1.0).collect();
         let wide = ImageShape {
             channels,
             height: inside.height + kernel.height() - 1,
             width: inside.width + kernel.width() - 1,
         };
         let blur = Blur::new(wide, kernel.clone(), Boundary::Valid)?;
-        let mut scene = scene(&blur, &light, iterations)?;
-        // What made a plateau spreads most of its light to it. Else it is a guess, as at the border of the window.
-        let white = light.iter().map(|light| f64::from(*light >= 1.0)).collect();
-        let to_plateaus = tensor::to_f64(&blur.adjoint(&image(white, inside))?)?;
-        for (i, (light, share)) in scene.iter_mut().zip(to_plateaus).enumerate().filter(|(_, (light, _))| **light > 1.0)
-        {
+        let ground = light.iter().copied().fold(1.0, f64::min);
+        let mut scene = scene(&blur, Seen { light: &light, bounds: &bounds, ground, noise }, iterations)?;
+        let blurred = tensor::to_f64(&blur.apply(&image(scene.clone(), wide))?)?;
+        // What made a plateau spreads most of its light to it, and what y measured to y. Else it is a guess, as at the border
+        // of the window.
+        let onto = |bound: bool| {
+            let values = bounds.iter().map(|is_bound| f64::from(u8::from(*is_bound == bound))).collect();
+            tensor::to_f64(&blur.adjoint(&image(values, inside))?)
+        };
+        let (to_plateaus, to_measured) = (onto(true)?, onto(false)?);
+        for (i, light) in scene.iter_mut().enumerate().filter(|(_, light)| **light > 1.0) {
             let (channel, at) = (i / wide.pixels(), i % wide.pixels());
-            let row = (shown.top + window.top + at / wide.width).checked_sub(down);
-            let column = (shown.left + window.left + at % wide.width).checked_sub(right);
-            match (row.filter(|row| *row < domain.height), column.filter(|column| *column < domain.width)) {
-                (Some(row), Some(column)) if share >= TO_PLATEAU => {
-                    beyond[channel * domain.pixels() + row * domain.width + column] = 2.0 * (*light - 1.0);
+            let [row, column] = [at / wide.width, at % wide.width];
+            let is_point = || {
+                let row = row.saturating_sub(down).min(inside.height - 1);
+                let column = column.saturating_sub(right).min(inside.width - 1);
+                let near = |at: usize, first: usize, side: usize| {
+                    (first + at).saturating_sub(OFF)..(first + at + OFF + 1).min(side)
+                };
+                let columns = || near(column, window.left, width);
+                *light > POINT * blurred[channel * inside.pixels() + row * inside.width + column]
+                    && near(row, window.top, height).any(|row| columns().any(|c| is_point(channel, row * width + c)))
+            };
+            let in_domain = (shown.top + window.top + row)
+                .checked_sub(down)
+                .zip((shown.left + window.left + column).checked_sub(right))
+                .filter(|(row, column)| *row < domain.height && *column < domain.width)
+                .map(|(row, column)| channel * domain.pixels() + row * domain.width + column);
+            let shows = to_plateaus[i] >= TO_PLATEAU || to_measured[i] >= MEASURED;
+            match in_domain {
+                Some(at) if shows && is_point() => {
+                    light_of_points[at] = 2.0 * (*light - ground);
+                    ground_of_points[at] = 2.0 * ground - 1.0;
                 }
+                Some(at) if to_plateaus[i] >= TO_PLATEAU => beyond[at] = 2.0 * (*light - 1.0),
                 _ => *light = 1.0,
             }
         }
         let blurred = tensor::to_f64(&blur.apply(&image(scene, wide))?)?;
         for (i, blurred) in blurred.into_iter().enumerate() {
             let at = in_y(i);
-            if light[i] < 1.0 {
+            if !bounds[i] {
                 squares += 4.0 * (blurred - light[i]).powi(2);
                 count += 1.0;
                 continue;
             }
             // A white pixel that stands alone is no bound.
-            if !mask.known()[at % (height * width)] {
+            if in_plateau(at % (height * width)) {
                 values[at] = 2.0 * blurred - 1.0;
             }
         }
     }
-    let misfit = (squares / f64::max(count, 1.0)).sqrt();
-    Ok(Some(Highlights { beyond: image(beyond, domain), y: image(values, shape), misfit }))
-}
-
-fn image(values: Vec<f64>, shape: ImageShape) -> Tensor<4> {
-    tensor::from_f64(values, [1, shape.channels, shape.height, shape.width], &cpu())
-}
-
-/// The non-negative scene whose blur is `light`, from black 0 to white 1, which is a lower bound at white.
-fn scene(blur: &Blur, light: &[f64], iterations: usize) -> Result<Vec<f64>> {
-    let (domain, range) = (blur.domain(), blur.range());
-    let forward = |x: &[f64]| tensor::to_f64(&blur.apply(&image(x.to_vec(), domain))?);
-    let back = |y: Vec<f64>| tensor::to_f64(&blur.adjoint(&image(y, range))?);
-    let reach = back(vec![1.0; range.elements()])?;
-    let over_reach = |values: Vec<f64>| -> Vec<f64> {
-        values.into_iter().zip(&reach).map(|(v, reach)| if *reach > DARK { v / reach } else { 1.0 }).collect()
-    };
-    let mut last: Vec<f64> = over_reach(back(light.to_vec())?).into_iter().map(|v| v.max(DARK)).collect();
-    let mut from = last.clone();
-    let mut step_before: Option<Vec<f64>> = None;
-    for _ in 0..iterations {
-        let ratio = forward(&from)?.into_iter().zip(light).map(|(found, light)| {
-            let ratio = light / found.max(DARK);
-            if *light >= 1.0 { ratio.max(1.0) } else { ratio }
-        });
-        let gain = over_reach(back(ratio.collect())?);
-        let next: Vec<f64> = from.iter().zip(gain).map(|(v, gain)| v * gain).collect();
-        let step: Vec<f64> = next.iter().zip(&from).map(|(a, b)| a - b).collect();
-        let ahead = step_before.map_or(0.0, |before| {
-            let square: f64 = before.iter().map(|v| v * v).sum();
-            let both: f64 = step.iter().zip(&before).map(|(a, b)| a * b).sum();
-            if square > 0.0 { (both / square).clamp(0.0, 0.98) } else { 0.0 }
-        });
-        from = next.iter().zip(&last).map(|(next, last)| (next + ahead * (next - last)).max(DARK)).collect();
-        (last, step_before) = (next, Some(step));
-    }
-    Ok(last)
-}
-
-/// Windows of y that hold the pixels a mask leaves out with all that the kernel spreads their light to, and no pixel
-/// twice.
-fn windows(mask: &Mask, kernel: &Kernel) -> Vec<Window> {
-    let (height, width) = (mask.height(), mask.width());
-    // Windows are whole tiles of the kernel's size with their neighbours: alike for all pixels of a tile.
-    let (tall, wide) = (kernel.height().max(8), kernel.width().max(8));
-    let mut found: Vec<[usize; 4]> = Vec::new();
-    for (i, _) in mask.known().iter().enumerate().filter(|(_, known)| !**known) {
-        let (row, column) = (i / width / tall * tall, i % width / wide * wide);
-        let window = [
-            row.saturating_sub(tall),
-            column.saturating_sub(wide),
-            (row + 2 * tall).min(height),
-            (column + 2 * wide).min(width),
-        ];
-        if !found.contains(&window) {
-            found.push(window);
-        }
-    }
-    // Two that overlap become one, until none do.
-    let overlap = |a: &[usize; 4], b: &[usize; 4]| a[0] < b[2] && b[0] < a[2] && a[1] < b[3] && b[1] < a[3];
-    let mut apart: Vec<[usize; 4]> = Vec::new();
-    while let Some(mut window) = found.pop() {
-        match apart.iter().position(|other| overlap(&window, other)) {
-            None => apart.push(window),
-            Some(at) => {
-                let other = apart.swap_remove(at);
-                window = [
-                    window[0].min(other[0]),
-                    window[1].min(other[1]),
-                    window[2].max(other[2]),
-                    window[3].max(other[3]),
-                ];
-                found.push(window);
-            }
-        }
-    }
-    let window =
-        |[top, left, bottom, right]: [usize; 4]| Window { top, left, height: bottom - top, width: right - left };
-    apart.into_iter().map(window).collect()
+    let (misfit, share) = (squares / f64::max(count, 1.0), count / shape.elements() as f64);
+    let points = light_of_points
+        .iter()
+        .any(|v| *v > 0.0)
+        .then(|| Points { light: image(light_of_points, domain), ground: image(ground_of_points, domain) });
+    Ok(Highlights { beyond: image(beyond, domain), points, y: image(values, shape), misfit, share })
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::tensor::cpu;
 
     /// A point of forty times the light of white, blurred and cut off.
     #[test]
@@ -199,7 +172,7 @@ mod tests {
         let y = blur.apply(&tensor::from_f64(x, [1, 1, 64, 64], &cpu())).unwrap().clamp(-1.0, 1.0);
         let known = tensor::to_f64(&y).unwrap().into_iter().map(|v| v < 1.0).collect();
         let mask = Mask::new(64, 64, known).unwrap();
-        let found = highlights(&y, &mask, &kernel, shape, Window::whole(shape)).unwrap().unwrap();
+        let found = highlights(&y, Some(&mask), None, &kernel, shape, Window::whole(shape)).unwrap();
         let values = tensor::to_f64(&found.beyond).unwrap();
         let centre = |axis: fn(usize) -> usize| {
             values.iter().enumerate().map(|(i, v)| axis(i) as f64 * v).sum::<f64>() / values.iter().sum::<f64>()
@@ -214,20 +187,27 @@ mod tests {
         assert!(unchanged.zip(mask.known()).all(|((a, b), known)| !known || a == b));
     }
 
+    /// What a few white pixels of a noisy picture hide is no reason to smooth all of it.
     #[test]
-    fn windows_hold_all_and_do_not_overlap() {
-        let mut known = vec![true; 100 * 120];
-        for i in [0, 130, 5 * 120 + 60, 50 * 120 + 119, 99 * 120 + 40, 99 * 120 + 70] {
-            known[i] = false;
-        }
-        let mask = Mask::new(100, 120, known).unwrap();
-        let mut counts = vec![0; 100 * 120];
-        for Window { top, left, height, width } in windows(&mask, &Kernel::boxed(9).unwrap()) {
-            for (row, column) in (top..top + height).flat_map(|r| (left..left + width).map(move |c| (r, c))) {
-                counts[row * 120 + column] += 1;
-            }
-        }
-        assert!(counts.iter().all(|count| *count <= 1));
-        assert!(mask.known().iter().zip(&counts).all(|(known, count)| *known || *count == 1));
+    fn a_small_plateau_under_noise_is_no_noise() {
+        use crate::io::limits::Limits;
+        use crate::noise::{Noise, Stream};
+        use crate::problem::Problem;
+        use crate::units::NoiseLevel;
+        let side = 96;
+        let level = |i: usize| {
+            let (row, column) = ((i / side % side) as f64, (i % side) as f64);
+            let lamp = if (row - 40.0).hypot(column - 50.0) < 6.0 { 2.0 } else { 0.0 };
+            0.7 + 0.2 * (row / 7.0).sin() * (column / 9.0).cos() + lamp
+        };
+        let shape = ImageShape::new(3, side, side);
+        let x = image((0..shape.elements()).map(level).collect(), shape);
+        let blur = Blur::new(shape, Kernel::boxed(5).unwrap(), Boundary::Replicate).unwrap();
+        let noise = Noise::new(3, Stream::Evaluation).normal_tensor(0, [1, 3, side, side], &cpu(), tensor::DType::F64);
+        let y = (blur.apply(&x).unwrap() + noise * (10.0 / 127.5)).clamp(-1.0, 1.0);
+        let measured = Problem::deblur("box:5").measure(&y, NoiseLevel(0.0), 3, &Limits::default()).unwrap();
+        assert!(measured.measured().is_some(), "white pixels");
+        let [sigma, beyond] = [measured.sigma(), measured.rounding()].map(NoiseLevel::to_255);
+        assert!((9.0..11.0).contains(&sigma) && beyond < 5.0, "{sigma:.1}, {beyond:.1}");
     }
 }

@@ -2,11 +2,12 @@
 
 use std::sync::Arc;
 
+use super::highlights::Points;
 use crate::Result;
 use crate::io::light::Light;
 use crate::operator::{Degradation, ImageShape, LinearOperator, Mask, Weighted, Window};
 use crate::task::{Choice, Hint, Task, Unevenness};
-use crate::tensor::Tensor;
+use crate::tensor::{self, Tensor};
 use crate::units::NoiseLevel;
 
 /// How a grey observation was stored, and so how its result is.
@@ -41,6 +42,9 @@ pub struct Measurement {
     pub(super) mask: Option<Mask>,
     /// Pixels of y that are known, of the mask and otherwise; absent where all are.
     pub(super) known: Option<Mask>,
+    /// Points brighter than white, of the shape of results: what they hold besides what the network made. Where A acts on
+    /// light, they are in light.
+    pub(super) points: Option<Points>,
     /// In grey levels. Where noise grows with the signal, what it is besides.
     pub(super) sigma: f64,
     /// Where noise grows with the signal.
@@ -48,8 +52,17 @@ pub struct Measurement {
     /// Where A acts on light.
     pub(super) light: Option<Arc<Light>>,
     pub(super) rounding: NoiseLevel,
+    /// Mean square of what light beyond white leaves unexplained around it, noise included, and the share of y that this is.
+    pub(super) around_white: (f64, f64),
     pub(super) notes: Vec<Choice>,
     pub(super) warnings: Vec<String>,
+}
+
+/// A function of an index and of the values of `x` and `other` there, tensors of one image.
+fn combined(x: &Tensor<4>, other: &Tensor<4>, f: impl Fn(usize, f64, f64) -> f64) -> Result<Tensor<4>> {
+    let both = tensor::to_f64(x)?.into_iter().zip(tensor::to_f64(other)?);
+    let values = both.enumerate().map(|(i, (x, other))| f(i, x, other)).collect();
+    Ok(tensor::from_f64(values, x.dims(), &x.device()).cast(x.dtype()))
 }
 
 impl Measurement {
@@ -182,16 +195,47 @@ impl Measurement {
         &self.warnings
     }
 
-    /// The result from an image of A's domain: cut to the window, grey where y is.
-    pub fn finish(&self, x: &Tensor<4>) -> Tensor<4> {
+    /// The result from an image of A's domain: cut to the window, grey where y is, and with the points brighter than white
+    /// that y shows.
+    ///
+    /// # Errors
+    /// Those of reading x.
+    pub fn finish(&self, x: &Tensor<4>) -> Result<Tensor<4>> {
         let x = self.window.cut(x);
-        match self.grey {
+        let x = match self.grey {
             None => x,
             Some(Grey::OneChannel) => x.mean_dim(1),
             Some(Grey::EqualChannels) => {
                 let channels = x.dims()[1];
                 x.mean_dim(1).repeat_dim(1, channels)
             }
+        };
+        let Some(Points { light, .. }) = &self.points else { return Ok(x) };
+        let with_points = combined(&self.acted_on(&x)?, light, |_, value, light| value + light)?;
+        let encoded = self.light.as_ref().map_or(Ok(with_points.clone()), |curves| curves.to_encoded(&with_points))?;
+        // Elsewhere, not even rounding changes x.
+        let encoded = tensor::to_f64(&encoded)?;
+        combined(&x, light, |i, value, light| if light > 0.0 { encoded[i] } else { value })
+    }
+
+    /// What [`Measurement::on_result`] acts on of results, to be compared with y: [their light](Measurement::acted_on),
+    /// where A acts on that, without the points brighter than white, which are not in y either. A point at white was cut off
+    /// there by a file; it stands on the ground.
+    ///
+    /// # Errors
+    /// Those of reading x.
+    pub fn compared(&self, x: &Tensor<4>) -> Result<Tensor<4>> {
+        let acted_on = self.acted_on(x)?;
+        match &self.points {
+            Some(Points { light, ground }) if ImageShape::of_batch(light) == ImageShape::of_batch(x) => {
+                let ground = tensor::to_f64(ground)?;
+                let cut = tensor::to_f64(x)?.into_iter().map(|x| x == 1.0).collect::<Vec<_>>();
+                combined(&acted_on, light, |i, value, light| match light > 0.0 {
+                    true if cut[i] => ground[i],
+                    _ => value - light,
+                })
+            }
+            _ => Ok(acted_on),
         }
     }
 
@@ -208,6 +252,6 @@ impl Measurement {
     /// [`crate::Error::Config`] when x has another shape than the result; those of the operator.
     pub fn agreement(&self, x: &Tensor<4>) -> Result<f64> {
         let (on_result, y) = self.judged()?;
-        Ok(crate::metric::agreement(on_result.as_ref(), &self.acted_on(x)?, &y)?.first().copied().unwrap_or(f64::NAN))
+        Ok(crate::metric::agreement(on_result.as_ref(), &self.compared(x)?, &y)?.first().copied().unwrap_or(f64::NAN))
     }
 }

@@ -10,8 +10,10 @@ mod highlights;
 mod measurement;
 mod noise;
 mod noise_estimate;
+mod points;
 mod range;
 mod saturation;
+mod scene;
 mod side_inputs;
 
 use std::sync::Arc;
@@ -75,6 +77,9 @@ pub struct Problem {
     /// The tone curves of y; by default those of sRGB.
     #[serde(skip)]
     light: Option<Arc<Light>>,
+    /// The pixels that the file of y calls observed; by default all.
+    #[serde(skip)]
+    observed: Option<Mask>,
 }
 
 impl Problem {
@@ -94,6 +99,7 @@ impl Problem {
             keep_margin: false,
             operator: None,
             light: None,
+            observed: None,
         }
     }
 
@@ -143,6 +149,13 @@ impl Problem {
     #[must_use]
     pub fn in_light(self, light: Light) -> Self {
         Self { linear_light: true, light: Some(Arc::new(light)), ..self }
+    }
+
+    /// Of y only those pixels were observed, as its file says; see [`Picture::observed`](crate::io::image::Picture::observed).
+    /// They add to those of [`Problem::ignore`].
+    #[must_use]
+    pub fn observed_at(self, observed: Option<Mask>) -> Self {
+        Self { observed, ..self }
     }
 
     /// The tone curves of y, where the operator acts on light.

@@ -182,5 +182,6 @@ pub(super) fn draw(
         x0: photographs.crops(noise, step, count, crop, device),
         eps: noise.normal_tensor(step, [count, 3, crop, crop], device, DType::F32),
         timesteps: (0..count).map(timestep).collect(),
+        conditioning: Vec::new(),
     }
 }

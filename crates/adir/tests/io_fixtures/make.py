@@ -1,9 +1,10 @@
 """Makes the files beside this script and what they hold according to Pillow and tifffile.
 
-Needs numpy, pillow, tifffile, imagecodecs and safetensors. Run in this folder.
+Needs numpy, pillow, tifffile, imagecodecs, safetensors and OpenEXR. Run in this folder.
 """
 
 import numpy as np
+import OpenEXR as E
 import tifffile
 from PIL import Image, ImageCms, ImageOps
 from safetensors.numpy import save_file
@@ -22,6 +23,31 @@ def expect(name, array, white):
     expected[f"image.{name}"] = np.ascontiguousarray((2 * array - 1).transpose(2, 0, 1).astype(np.float32))
 
 
+
+def exr_files():
+    """Values that io_exr.rs knows."""
+    y, x, c = np.mgrid[0:24, 0:20, 0:3]
+    values = (0.5 + (x // 2 + y // 3 * 5 + c * 7) % 32 / 64).astype(np.float32)
+    half = values.astype(np.float16)
+    def write(name, compression, channels, **more):
+        header = {"compression": compression, "type": E.scanlineimage, **more}
+        with E.File(header, channels) as f:
+            f.write(name)
+    write("piz.exr", E.PIZ_COMPRESSION, {"RGB": half})
+    write("rle.exr", E.RLE_COMPRESSION, {"RGB": half})
+    write("pxr24.exr", E.PXR24_COMPRESSION, {"Y": values[..., 0].copy()})
+    tiles = E.TileDescription()
+    tiles.xSize, tiles.ySize = 16, 16
+    alpha = np.full((24, 20, 1), 0.5, np.float32)
+    channels = {"beauty": np.concatenate([values * 0.5, alpha], -1), "Z": values[..., 1].copy()}
+    write("tiled.exr", E.ZIPS_COMPRESSION, channels, type=E.tiledimage, tiles=tiles, comments="a tile", owner="someone")
+    header = {"compression": E.ZIP_COMPRESSION, "type": E.scanlineimage}
+    depth = E.Part({**header, "name": "depth"}, {"Z": values[..., 0].copy()})
+    with E.File([depth, E.Part({**header, "name": "beauty"}, {"RGB": half})]) as f:
+        f.write("parts.exr")
+
+
+exr_files()
 rgb = rng.integers(0, 256, (7, 5, 3), dtype=np.uint8)
 rgba = rng.integers(0, 256, (7, 5, 4), dtype=np.uint8)
 grey16 = rng.integers(0, 65536, (7, 5), dtype=np.uint16)
@@ -79,5 +105,11 @@ tifffile.imwrite("white_is_zero.tif", rgb[:, :, 0], photometric="miniswhite", ic
 expect("white_is_zero.tif", 255 - rgb[:, :, 0], 255)
 tifffile.imwrite("turned.tif", rgb, photometric="rgb", extratags=[(274, 3, 1, 6, True)])
 expect("turned.tif", np.rot90(rgb, -1), 255)
+
+y, x, c = np.mgrid[0:30, 0:20, 0:3]
+known = x * 3 + y * 5 + c * 7  # io_kinds.rs knows it
+tifffile.imwrite("zstd_rgb.tif", known.astype(np.uint8), photometric="rgb", compression="zstd", predictor=True, rowsperstrip=8)
+tifffile.imwrite("zstd_tiles16.tif", (known[:, :, 0] * 256).astype(np.uint16), compression="zstd", tile=(16, 16), byteorder=">")
+tifffile.imwrite("zstd_float.tif", (known[:, :, 0] / 8).astype(np.float32), compression="zstd", predictor=True)
 
 save_file(expected, "expected.safetensors")

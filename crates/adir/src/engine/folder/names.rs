@@ -69,16 +69,14 @@ fn ending(format: ImageFormat) -> &'static str {
         ImageFormat::Jpeg => "jpg",
         ImageFormat::WebP => "webp",
         ImageFormat::Tiff => "tif",
+        ImageFormat::Fits => "fits",
+        ImageFormat::OpenExr => "exr",
     }
 }
 
 /// That format if it can hold what `picture` holds, else one that can.
 pub(super) fn holding(picture: &Picture, format: ImageFormat) -> ImageFormat {
-    let alpha = match (&picture.alpha, picture.associated_alpha) {
-        (None, _) => true,
-        (Some(_), false) => format.holds_alpha(),
-        (Some(_), true) => format == ImageFormat::Tiff,
-    };
+    let alpha = format.alpha_fits(picture.alpha.as_deref(), picture.associated_alpha);
     match alpha && format.supports(picture.bit_depth) {
         true => format,
         false if picture.bit_depth == BitDepth::Float || picture.associated_alpha => ImageFormat::Tiff,

@@ -88,8 +88,7 @@ fn digest(raster: &Raster) -> u32 {
 pub fn encode(path: &Path, file: &mut AtomicFile<'_>, raster: &Raster, metadata: &Metadata) -> Result<()> {
     let color = match raster.channels {
         1 => ExtendedColorType::L8,
-        3 => ExtendedColorType::Rgb8,
-        _ => return Err(refused(path, "JPEG has no alpha channel")),
+        _ => ExtendedColorType::Rgb8,
     };
     let Samples::Eight(samples) = &raster.samples else {
         return Err(refused(path, "JPEG has 8 bits per sample"));

@@ -43,13 +43,23 @@ pub fn other_kind(start: &[u8]) -> Option<&'static str> {
         [0, 0, 0, 12, b'j', b'P', ..] | [0xff, 0x4f, 0xff, 0x51, ..] => "JPEG 2000",
         [b'8', b'B', b'P', b'S', ..] => "Photoshop",
         [b'%', b'P', b'D', b'F', ..] => "PDF",
-        [b'S', b'I', b'M', b'P', b'L', b'E', b' ', b' ', ..] => "FITS",
-        [b'v', b'/', b'1', 1, ..] => "OpenEXR",
         [b'#', b'?', b'R', b'A', b'D' | b'G', ..] => "Radiance HDR",
         [b'P', b'1'..=b'7' | b'F' | b'f', b' ' | b'\n' | b'\r' | b'\t', ..] => "Netpbm",
         [b'D', b'I', b'C', b'M', ..] => "DICOM",
+        [0x1f, 0x8b, ..] => "gzip",
         _ => return None,
     })
+}
+
+/// What to do with a file of that kind.
+pub fn way_out(kind: &str) -> &'static str {
+    match kind {
+        "JPEG XL" => "convert it first, for example with djxl x.jxl x.png",
+        "AVIF" => "convert it first, for example with avifdec x.avif x.png",
+        "HEIF" => "convert it first, for example with heif-convert x.heic x.png",
+        "gzip" => "unpack it first with gunzip",
+        _ => "convert it first",
+    }
 }
 
 #[cfg(test)]

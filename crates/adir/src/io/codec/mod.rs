@@ -12,17 +12,26 @@ use image::metadata::Orientation;
 use super::atomic::AtomicFile;
 use super::limits::Limits;
 use super::metadata::Metadata;
+use super::scale::Scale;
 use crate::units::NoiseLevel;
 use crate::{Error, Result};
 
+pub(super) mod exr;
+mod exr_blocks;
+mod exr_header;
+mod exr_piz;
+mod fits;
+mod fits_samples;
 mod jpeg;
 mod jpeg_markers;
 pub(super) mod kinds;
 mod png;
 mod png_chunks;
 mod tiff;
+pub(super) mod tiff_exif;
 mod tiff_pages;
 mod tiff_samples;
+mod tiff_zstd;
 mod webp;
 
 /// An image file format.
@@ -37,6 +46,10 @@ pub enum ImageFormat {
     WebP,
     /// Lossless; 8 or 16 bits or 32-bit float a sample.
     Tiff,
+    /// Lossless; 8 or 16 bits or 32-bit float a sample, no alpha.
+    Fits,
+    /// Lossless; 32-bit float a sample.
+    OpenExr,
 }
 
 impl ImageFormat {
@@ -51,8 +64,10 @@ impl ImageFormat {
             "jpg" | "jpeg" => Ok(Self::Jpeg),
             "webp" => Ok(Self::WebP),
             "tif" | "tiff" => Ok(Self::Tiff),
+            "fits" | "fit" | "fts" => Ok(Self::Fits),
+            "exr" => Ok(Self::OpenExr),
             other => Err(Error::config(format!(
-                "{}: unknown image format {other:?}, expected .png, .jpg, .webp or .tif",
+                "{}: unknown image format {other:?}, expected .png, .jpg, .webp, .tif, .fits or .exr",
                 path.display()
             ))),
         }
@@ -65,6 +80,8 @@ impl ImageFormat {
             [0xff, 0xd8, 0xff, ..] => Some(Self::Jpeg),
             [b'R', b'I', b'F', b'F', _, _, _, _, b'W', b'E', b'B', b'P', ..] => Some(Self::WebP),
             [b'I', b'I', 42 | 43, 0, ..] | [b'M', b'M', 0, 42 | 43, ..] => Some(Self::Tiff),
+            [b'S', b'I', b'M', b'P', b'L', b'E', b' ', b' ', b'=', ..] => Some(Self::Fits),
+            [b'v', b'/', b'1', 1, ..] => Some(Self::OpenExr),
             _ => None,
         }
     }
@@ -74,18 +91,33 @@ impl ImageFormat {
         match self {
             Self::Jpeg | Self::WebP => depth == BitDepth::Eight,
             Self::Png => depth != BitDepth::Float,
-            Self::Tiff => true,
+            Self::Tiff | Self::Fits => true,
+            Self::OpenExr => depth == BitDepth::Float,
         }
     }
 
     /// Whether the format can hold an alpha channel.
     pub fn holds_alpha(self) -> bool {
-        self != Self::Jpeg
+        !matches!(self, Self::Jpeg | Self::Fits)
     }
 
-    /// That depth where the format can hold it, else 8 bits.
+    /// Whether the format can hold colours with that alpha, by which they are multiplied if `associated`. In OpenEXR they
+    /// always are.
+    pub fn alpha_fits(self, alpha: Option<&[f32]>, associated: bool) -> bool {
+        match (alpha, self) {
+            (None, _) => true,
+            (Some(alpha), Self::OpenExr) => associated || alpha.iter().all(|alpha| *alpha >= 1.0),
+            (Some(_), _) => self.holds_alpha() && (!associated || self == Self::Tiff),
+        }
+    }
+
+    /// That depth where the format can hold it, else one that it can hold.
     pub fn depth_for(self, depth: BitDepth) -> BitDepth {
-        if self.supports(depth) { depth } else { BitDepth::Eight }
+        match self {
+            _ if self.supports(depth) => depth,
+            Self::OpenExr => BitDepth::Float,
+            _ => BitDepth::Eight,
+        }
     }
 }
 
@@ -109,6 +141,16 @@ impl BitDepth {
             Self::Sixteen => 2,
             Self::Float => 4,
         }
+    }
+
+    /// Black and white.
+    pub fn scale(self) -> Scale {
+        let white = match self {
+            Self::Eight => 255.0,
+            Self::Sixteen => 65535.0,
+            Self::Float => 1.0,
+        };
+        Scale { black: 0.0, white }
     }
 
     /// Standard deviation of the quantisation error: 1/sqrt(12) of a step.
@@ -140,10 +182,15 @@ impl Samples {
 
     /// White, where the type has one: that of floats is 1.
     pub fn white(&self) -> f64 {
+        self.depth().scale().white
+    }
+
+    /// The greatest.
+    pub fn most(&self) -> f64 {
         match self {
-            Self::Eight(_) => 255.0,
-            Self::Sixteen(_) => 65535.0,
-            Self::Float(_) => 1.0,
+            Self::Eight(samples) => samples.iter().max().map_or(0.0, |v| f64::from(*v)),
+            Self::Sixteen(samples) => samples.iter().max().map_or(0.0, |v| f64::from(*v)),
+            Self::Float(samples) => samples.iter().copied().fold(0.0, f32::max).into(),
         }
     }
 
@@ -177,6 +224,9 @@ pub(super) struct Decoded {
     pub orientation: Orientation,
     /// Pages or frames in the file.
     pub pages: usize,
+    /// Pixels, row by row, of which the file says that they were not observed; empty if there are none. Their samples
+    /// are stopgaps.
+    pub unobserved: Vec<bool>,
     /// What is wrong with the file, though it could be read.
     pub warnings: Vec<String>,
 }
@@ -186,7 +236,7 @@ impl Decoded {
     fn new(raster: Raster, metadata: Metadata) -> Self {
         let white = Ok(raster.samples.white());
         let orientation = Orientation::NoTransforms;
-        Self { raster, white, metadata, orientation, pages: 1, warnings: Vec::new() }
+        Self { raster, white, metadata, orientation, pages: 1, unobserved: Vec::new(), warnings: Vec::new() }
     }
 }
 
@@ -203,6 +253,8 @@ pub(super) fn decode(
         ImageFormat::Jpeg => jpeg::decode(path, reader, page, limits),
         ImageFormat::WebP => webp::decode(path, reader, page, limits),
         ImageFormat::Tiff => tiff::decode(path, reader, page, limits),
+        ImageFormat::Fits => fits::decode(path, reader, page, limits),
+        ImageFormat::OpenExr => exr::decode(path, reader, page, limits),
     }?;
     let Raster { width, height, channels, samples, .. } = &decoded.raster;
     let expected = (*width as usize).saturating_mul(*height as usize).saturating_mul(*channels);
@@ -233,6 +285,8 @@ pub(super) fn encode(
         ImageFormat::Jpeg => jpeg::encode(path, file, raster, metadata),
         ImageFormat::WebP => webp::encode(path, file, raster, metadata),
         ImageFormat::Tiff => tiff::encode(path, file, raster, metadata),
+        ImageFormat::Fits => fits::encode(path, file, raster, metadata),
+        ImageFormat::OpenExr => exr::encode(path, file, raster, metadata),
     }?;
     file.flush().map_err(|e| Error::io(path, e))
 }

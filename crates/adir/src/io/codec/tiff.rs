@@ -1,8 +1,7 @@
 //! TIFF with grey, RGB or palette pixels, with or without alpha. Planar files are interleaved. Smaller versions of an
-//! image are no pages of their own. EXIF is a directory in TIFF and not a block of bytes, so it is neither read nor
-//! written; orientation has a tag of its own.
+//! image are no pages of their own. EXIF is directories in TIFF, and a block elsewhere; orientation has a tag of its own.
 
-use std::io::{BufRead, Read, Seek, SeekFrom};
+use std::io::{BufRead, Cursor, Read, Seek, SeekFrom};
 use std::path::Path;
 
 use image::metadata::Orientation;
@@ -14,8 +13,10 @@ use tiff::tags::{ExtraSamples, ResolutionUnit, Tag};
 use tiff::{TiffError, TiffResult};
 
 use super::kinds::DEVELOP;
+use super::tiff_exif::{Exif, MAKER_NOTE};
 use super::tiff_pages::{Layout, Page, Patched, directories};
 use super::tiff_samples::{check, colours, convert, unpack};
+use super::tiff_zstd::{ZSTD, unpacked};
 use super::{Decoded, Raster, Samples, check_page, jpeg_markers, read_error, refused};
 use crate::io::atomic::AtomicFile;
 use crate::io::limits::Limits;
@@ -37,6 +38,7 @@ pub fn decode(path: &Path, mut file: impl BufRead + Seek, page: usize, limits: &
     let (layout, page, pages) = choose(path, &mut file, page)?;
     check(path, &page)?;
     let palette = page.photometric == Some(3);
+    let exif = Exif::read(&mut file, layout, page.offset, limits.max_metadata);
     let start = |file| Patched::starting_with(file, layout, &page).map_err(|e| read_error(path, e));
     let mut view = start(&mut file)?;
     if palette {
@@ -48,7 +50,7 @@ pub fn decode(path: &Path, mut file: impl BufRead + Seek, page: usize, limits: &
     own.decoding_buffer_size = budget;
     own.intermediate_buffer_size = budget;
     own.ifd_value_size = limits.max_metadata;
-    let mut decoder = Decoder::new(view).map_err(&damaged)?.with_limits(own);
+    let mut decoder = Decoder::new(view).map_err(&damaged)?.with_limits(own.clone());
     let (width, height) = decoder.dimensions().map_err(&damaged)?;
     let bits = page.bits.first().copied().unwrap_or(1);
     let stored = usize::try_from(page.samples).unwrap_or(usize::MAX);
@@ -58,9 +60,15 @@ pub fn decode(path: &Path, mut file: impl BufRead + Seek, page: usize, limits: &
         check_jpeg(path, &mut decoder)?;
     }
     let orientation = decoder.find_tag_unsigned::<u8>(Tag::Orientation).map_err(&damaged)?;
-    let metadata = metadata(&mut decoder, &page);
+    let metadata = metadata(&mut decoder, &page, exif.as_ref());
     let mut result = DecodingResult::U8(Vec::new());
-    let layout = decoder.read_image_to_buffer(&mut result).map_err(&damaged)?;
+    let planes = if ZSTD.contains(&page.compression) {
+        let file = Cursor::new(unpacked(path, &mut decoder, layout, &page, limits)?);
+        let mut plain = Decoder::new(file).map_err(&damaged)?.with_limits(own);
+        plain.read_image_to_buffer(&mut result).map_err(&damaged)?.planes
+    } else {
+        decoder.read_image_to_buffer(&mut result).map_err(&damaged)?.planes
+    };
     let (samples, white) = match result {
         DecodingResult::U8(packed) if palette || bits < 8 => {
             let mut indices = if bits < 8 { unpack(&packed, width as usize, bits as usize) } else { packed };
@@ -77,7 +85,7 @@ pub fn decode(path: &Path, mut file: impl BufRead + Seek, page: usize, limits: &
             rgb_from_ycbcr(&mut samples);
             (Samples::Eight(samples), Ok(255.0))
         }
-        other => convert(path, other, layout.planes)?,
+        other => convert(path, other, planes)?,
     };
     let raster = Raster { width, height, channels, samples, associated: page.extra == [1] };
     let orientation = orientation.and_then(Orientation::from_exif).unwrap_or(Orientation::NoTransforms);
@@ -128,7 +136,7 @@ fn rgb_from_ycbcr(samples: &mut [u8]) {
 }
 
 /// What the tags say besides the pixels.
-fn metadata<R: Read + Seek>(decoder: &mut Decoder<R>, page: &Page) -> Metadata {
+fn metadata<R: Read + Seek>(decoder: &mut Decoder<R>, page: &Page, exif: Option<&Exif>) -> Metadata {
     let mut metadata = Metadata { icc: decoder.get_tag_u8_vec(Tag::IccProfile).ok(), ..Metadata::default() };
     metadata.xmp = decoder.get_tag_u8_vec(XMP).ok();
     let unit = decoder.find_tag_unsigned::<u16>(Tag::ResolutionUnit).ok().flatten().unwrap_or(2);
@@ -152,8 +160,11 @@ fn metadata<R: Read + Seek>(decoder: &mut Decoder<R>, page: &Page) -> Metadata {
             _ => {}
         }
     }
-    if page.exif {
-        metadata.leave_out("EXIF");
+    metadata.exif = exif.map(Exif::block);
+    match exif {
+        None if page.exif => metadata.leave_out("EXIF"),
+        Some(exif) if exif.incomplete => metadata.leave_out(MAKER_NOTE),
+        _ => {}
     }
     if page.iptc {
         metadata.leave_out("IPTC or Photoshop data");
@@ -192,7 +203,12 @@ where
     [C::Inner]: TiffValue,
 {
     let mut encoder = TiffEncoder::new(file)?.with_compression(Compression::Deflate(DeflateLevel::Balanced));
+    let exif = metadata.exif.as_deref().and_then(Exif::of_block);
+    let below = exif.as_ref().map(|exif| exif.write_below(&mut encoder)).transpose()?.unwrap_or_default();
     let mut image = encoder.new_image::<C>(raster.width, raster.height)?;
+    for (tag, at) in below {
+        image.encoder().write_tag(Tag::from_u16_exhaustive(tag), at)?;
+    }
     if raster.channels.is_multiple_of(2) {
         let alpha = if raster.associated { ExtraSamples::AssociatedAlpha } else { ExtraSamples::UnassociatedAlpha };
         image.extra_samples(&[alpha])?;
@@ -216,6 +232,9 @@ where
             written.push(tag);
             image.encoder().write_tag(Tag::from_u16_exhaustive(tag), text.as_str())?;
         }
+    }
+    if let Some(exif) = &exif {
+        exif.write_main(image.encoder(), &written)?;
     }
     image.write_data(samples)
 }

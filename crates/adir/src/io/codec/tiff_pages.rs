@@ -47,17 +47,25 @@ impl Page {
 /// A file's byte order and whether its offsets have 8 bytes.
 #[derive(Debug, Clone, Copy)]
 pub struct Layout {
-    little: bool,
-    big: bool,
+    pub little: bool,
+    pub big: bool,
 }
 
 impl Layout {
-    fn number(self, bytes: &[u8]) -> u64 {
+    /// From the first bytes of a file.
+    pub fn of(head: [u8; 4]) -> Option<Self> {
+        matches!(&head, [b'I', b'I', 42 | 43, 0] | [b'M', b'M', 0, 42 | 43])
+            .then(|| Self { little: head[0] == b'I', big: head.contains(&43) })
+    }
+
+    /// A number of any length.
+    pub fn number(self, bytes: &[u8]) -> u64 {
         let add = |sum: u64, byte: &u8| sum << 8 | u64::from(*byte);
         if self.little { bytes.iter().rev().fold(0, add) } else { bytes.iter().fold(0, add) }
     }
 
-    fn bytes(self, value: u64, size: usize) -> Vec<u8> {
+    /// A number as it is stored.
+    pub fn bytes(self, value: u64, size: usize) -> Vec<u8> {
         if self.little { value.to_le_bytes()[..size].to_vec() } else { value.to_be_bytes()[8 - size..].to_vec() }
     }
 
@@ -71,7 +79,7 @@ pub fn directories(reader: &mut (impl Read + Seek)) -> Result<(Layout, Vec<Page>
     let mut head = [0; 4];
     reader.seek(SeekFrom::Start(0))?;
     reader.read_exact(&mut head)?;
-    let layout = Layout { little: head[0] == b'I', big: head.contains(&43) };
+    let layout = Layout::of(head).ok_or(std::io::ErrorKind::InvalidData)?;
     let mut next = number_at(reader, layout, if layout.big { 8 } else { 4 }, layout.offset_size())?;
     let (mut chain, mut below) = (Vec::<Page>::new(), Vec::new());
     while next != 0 && chain.len() < MOST_DIRECTORIES {
@@ -87,7 +95,8 @@ pub fn directories(reader: &mut (impl Read + Seek)) -> Result<(Layout, Vec<Page>
     Ok((layout, chain, below))
 }
 
-fn number_at(reader: &mut (impl Read + Seek), layout: Layout, at: u64, size: usize) -> Result<u64> {
+/// The number of `size` bytes at `at`.
+pub fn number_at(reader: &mut (impl Read + Seek), layout: Layout, at: u64, size: usize) -> Result<u64> {
     let mut bytes = [0; 8];
     reader.seek(SeekFrom::Start(at))?;
     reader.read_exact(&mut bytes[..size])?;

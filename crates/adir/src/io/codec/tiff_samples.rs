@@ -72,7 +72,7 @@ pub fn check(path: &Path, page: &Page) -> Result<()> {
     let refuse = |message: String| Err(Error::input(path, message));
     let bits = page.bits.first().copied().unwrap_or(1);
     let compression = match page.compression {
-        1 | 4 | 5 | 8 | 32946 | 32773 => None,
+        1 | 4 | 5 | 8 | 32946 | 32773 | 34926 | 50000 => None,
         7 if matches!(page.photometric, Some(0..=2 | 6)) && bits == 8 => None,
         2 | 3 => Some("CCITT RLE or Group 3"),
         6 => Some("old-style JPEG"),
@@ -80,7 +80,6 @@ pub fn check(path: &Path, page: &Page) -> Result<()> {
         34712 | 33003 | 33005 => Some("JPEG 2000"),
         34887 => Some("LERC"),
         34925 => Some("LZMA"),
-        50000 | 34926 => Some("ZSTD"),
         50001 | 34927 => Some("WebP"),
         50002 | 52546 => Some("JPEG XL"),
         _ => Some("this kind of"),

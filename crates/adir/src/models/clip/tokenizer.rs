@@ -4,7 +4,7 @@
 //! sizes all use them unchanged. Text is brought to Unicode's composed form, its white space to single
 //! spaces; OpenAI's repair of wrongly decoded text and of HTML entities is left out, as in transformers.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 
 use unicode_normalization::UnicodeNormalization;
 use unicode_properties::{GeneralCategoryGroup, UnicodeGeneralCategory};
@@ -50,6 +50,20 @@ impl Tokenizer {
             size += 1;
         }
         Self { byte_tokens, merges: pairs, size: size + 2 }
+    }
+
+    /// The published merges, a line each, as far as they are used.
+    pub fn merges_text() -> &'static str {
+        adir_assets::CLIP_MERGES
+    }
+
+    /// The text of every token, with its number, as `vocab.json` of transformers has them.
+    pub fn vocabulary() -> BTreeMap<String, u32> {
+        let letters: Vec<char> = byte_alphabet().into_iter().map(|(_, letter)| letter).collect();
+        let single = letters.iter().map(char::to_string).chain(letters.iter().map(|letter| format!("{letter}</w>")));
+        let merged = Self::merges_text().lines().map(|line| line.split(' ').collect::<String>());
+        let marks = ["<|startoftext|>", "<|endoftext|>"].map(String::from);
+        single.chain(merged).chain(marks).zip(0..).collect()
     }
 
     /// The number of tokens.

@@ -6,6 +6,7 @@ use super::autoencoder_blocks::{DownRight, PlainAttention, PlainResBlock, Pointw
 use super::autoencoder_config::{AutoencoderConfig, Bottleneck};
 use crate::models::blocks::{Affine, Block, Context, Conv, Layer, NormSettings, Up};
 use crate::models::params::{Init, ParamId, ParamLayout, Params, Role};
+use crate::operator::ImageShape;
 use crate::tensor::{self, Tensor};
 use crate::{Error, Result};
 
@@ -62,6 +63,27 @@ impl Autoencoder {
         &self.config
     }
 
+    /// Bytes that decoding latents of that height and width takes in f32, or encoding their image: weights, and the maps that
+    /// are alive at once.
+    pub fn memory(&self, height: usize, width: usize) -> u64 {
+        /// Of the widest layer: what enters it, its normalisation, copies in the order of the kernels, what leaves it.
+        const MAPS_ALIVE: usize = 5;
+        let factor = self.config.factor();
+        let largest = |blocks: &[Block], mut map: ImageShape| {
+            let mut most = 0;
+            for block in blocks {
+                let (after, _) = block.size(map);
+                most = most.max(elements(map)).max(elements(after));
+                map = after;
+            }
+            most
+        };
+        let image = ImageShape { channels: self.config.image_channels, height: factor * height, width: factor * width };
+        let latents = ImageShape { channels: self.config.latent_channels, height, width };
+        let widest = largest(&self.encoder, image).max(largest(&self.decoder, latents));
+        4 * (self.layout.element_count() + MAPS_ALIVE * widest) as u64
+    }
+
     /// The latents of images in [-1, 1], sides divided by [`AutoencoderConfig::factor`].
     ///
     /// # Errors
@@ -104,6 +126,10 @@ impl Autoencoder {
         };
         Ok(run(&self.decoder, p, &quantised))
     }
+}
+
+fn elements(map: ImageShape) -> usize {
+    map.channels * map.height * map.width
 }
 
 /// The blocks one after the other, on the device and in the precision of the parameters.

@@ -43,6 +43,11 @@ impl ConditionalUNet {
         Ok(Self { layout: Arc::new(layout), blocks, steps, config: config.clone() })
     }
 
+    /// The name in diffusers of the parameter with that name here, which is latent diffusion's.
+    pub fn diffusers_name(&self, name: &str) -> Option<String> {
+        super::names::of_unet(&self.config, name)
+    }
+
     /// What it was made of.
     pub fn config(&self) -> &ConditionalConfig {
         &self.config

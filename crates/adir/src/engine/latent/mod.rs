@@ -1,0 +1,20 @@
+//! Latent diffusion models behind the engine: the x4 upscaler, and editing by a text.
+//!
+//! As with other restorations a [`LatentRequest`] is data, [`Engine::plan_latent`] checks all of it before any weights are
+//! read, and [`Engine::run_latent`] carries the plan out. Text encoder, U-Net and autoencoder are in memory one after the
+//! other.
+//!
+//! [`Engine::plan_latent`]: super::Engine::plan_latent
+//! [`Engine::run_latent`]: super::Engine::run_latent
+
+mod adapt;
+mod canvas;
+mod memory;
+mod plan;
+mod request;
+mod run;
+
+pub use adapt::LatentAdaptationRecord;
+pub use plan::LatentPlan;
+pub use request::{LatentAdapt, LatentRequest, LatentTask, Region};
+pub use run::{LatentRecord, LatentRestored};

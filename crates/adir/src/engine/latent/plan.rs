@@ -1,0 +1,247 @@
+//! What a latent request comes to, checked before any weights are read.
+
+use std::fmt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use super::super::open::Engine;
+use super::super::outputs::{Outputs, Stale};
+use super::super::plan::{check_alpha, named};
+use super::adapt;
+use super::memory::estimate;
+use super::request::{LatentAdapt, LatentRequest, LatentTask, Region};
+use crate::io::atomic::check_outputs;
+use crate::io::hash::ContentHash;
+use crate::io::image::{ImageFormat, Picture, read_hashed_as};
+use crate::io::side_inputs::read_mask;
+use crate::latent::Solver;
+use crate::models::stable_diffusion::{LatentFiles, Purpose};
+use crate::models::{check_tile, tiles_of};
+use crate::problem::{Measurement, Problem};
+use crate::{Error, Result};
+
+/// A request that was checked.
+#[derive(Debug)]
+pub struct LatentPlan {
+    pub(super) request: LatentRequest,
+    pub(super) files: LatentFiles,
+    pub(super) picture: Arc<Picture>,
+    pub(super) content: ContentHash,
+    /// Of an edit, true where the image is made anew.
+    pub(super) hole: Option<Vec<bool>>,
+    /// Of an upscaling, what was measured.
+    pub(super) measurement: Option<Measurement>,
+    pub(super) outputs: Option<Outputs>,
+    pub(super) stale: Stale,
+    /// Sides of the latents.
+    pub(super) latents: [usize; 2],
+    memory: u64,
+}
+
+impl Engine {
+    /// Checks a request for a latent diffusion model, the image and the files named in it. Reads no weights but their names
+    /// and shapes.
+    ///
+    /// # Errors
+    /// As [`Engine::plan`]; [`Error::Config`] where the model is made for something else.
+    pub fn plan_latent(&self, request: &LatentRequest) -> Result<LatentPlan> {
+        request.check()?;
+        let outputs = request.output.as_ref().map(|output| Outputs::of_results(output, request.samples));
+        let format = request.output.as_ref().map(|output| ImageFormat::from_path(&output.path)).transpose()?;
+        let files = LatentFiles::open(&request.model)?;
+        check_purpose(&files, &request.task)?;
+        let mut read = vec![request.input.clone()];
+        read.extend(files.files());
+        if let LatentTask::Edit { region: Region::Mask(mask) } = &request.task {
+            read.push(mask.clone());
+        }
+        read.extend(request.lora.clone());
+        if let Some(adapt) = &request.adapt {
+            read.push(adapt.gallery.clone());
+            adapt::check(adapt, files.autoencoder().config().factor() * files.unet().config().size_multiple())?;
+            if let Some(path) = &adapt.save {
+                let overwrite = request.output.as_ref().is_some_and(|output| output.overwrite);
+                let inputs: Vec<&Path> = read.iter().map(PathBuf::as_path).collect();
+                check_outputs(&inputs, &[path], overwrite)?;
+            }
+        }
+        let stale = match (&outputs, &request.output) {
+            (Some(outputs), Some(asked)) => outputs.check(&read, asked.overwrite)?,
+            _ => Stale::default(),
+        };
+        request.sampling.check(files.facts())?;
+        let (picture, content) = read_hashed_as(&request.input, &request.reading, &self.limits)?;
+        let picture = Arc::new(picture.whole(&request.input)?);
+        if let (Some(output), Some(format)) = (&request.output, format) {
+            check_alpha(&output.path, &picture, format)?;
+        }
+        let hole = match &request.task {
+            LatentTask::Edit { region } => Some(self.hole(region, request, &picture)?),
+            LatentTask::Upscale { .. } => None,
+        };
+        let measurement = match &request.task {
+            LatentTask::Upscale { noise_level, .. } => {
+                files.low_res().map_or(Ok(()), |low| low.factors(*noise_level).map(drop))?;
+                let problem = Problem::super_resolution(4);
+                let measured = problem.measure(&picture.tensor, picture.rounding(), 3, &self.limits);
+                Some(measured.map_err(|e| named(Some(&request.input), e))?)
+            }
+            LatentTask::Edit { .. } => None,
+        };
+        let factor = if hole.is_some() { 1 } else { 4 };
+        let [_, channels, h, w] = picture.tensor.dims();
+        if let (Some(output), Some(format)) = (&request.output, format) {
+            let side = |pixels: usize| u32::try_from(pixels).unwrap_or(u32::MAX);
+            let samples = channels as u64 + u64::from(picture.alpha.is_some());
+            let bytes = format.depth_for(picture.bit_depth).bytes();
+            self.limits.check(&output.path, (side(factor * w), side(factor * h)), samples * bytes)?;
+        }
+        let multiple = files.unet().config().size_multiple();
+        let shrink = files.autoencoder().config().factor();
+        let latents = [h, w].map(|side| match hole {
+            Some(_) => side.next_multiple_of(multiple * shrink) / shrink,
+            None => side.next_multiple_of(multiple),
+        });
+        let seen = match request.tile {
+            Some(tile) => {
+                check_tile(tile, multiple)?;
+                tiles_of(tile, multiple, latents[0], latents[1]).map(|(_, side)| side)
+            }
+            None => latents,
+        };
+        let training = request.adapt.as_ref().map(|adapt| adapt.training.crop / shrink);
+        let memory = estimate(&files, latents, seen, training);
+        self.check_memory(memory)?;
+        let request = request.clone();
+        Ok(LatentPlan { request, files, picture, content, hole, measurement, outputs, stale, latents, memory })
+    }
+
+    /// Where an edit makes the image anew.
+    fn hole(&self, region: &Region, request: &LatentRequest, picture: &Picture) -> Result<Vec<bool>> {
+        let [_, _, h, w] = picture.tensor.dims();
+        let hole: Vec<bool> = match region {
+            Region::Mask(path) => {
+                let mask = read_mask(path, &self.limits)?;
+                if mask.known().len() != h * w || mask.width() != w {
+                    return Err(Error::input(
+                        path,
+                        format!("the mask has {}x{} pixels, the image {w}x{h}", mask.width(), mask.height()),
+                    ));
+                }
+                mask.known().iter().map(|known| !known).collect()
+            }
+            Region::Box([left, top, width, height]) => {
+                let inside = |at: usize, start: usize, length: usize| at >= start && at - start < length;
+                let fits =
+                    |start: usize, length: usize, side: usize| length > 0 && start < side && length <= side - start;
+                if !fits(*left, *width, w) || !fits(*top, *height, h) {
+                    return Err(Error::config(format!(
+                        "a box of {width}x{height} pixels at {left},{top} is not inside an image of {w}x{h}"
+                    )));
+                }
+                (0..h * w).map(|i| inside(i % w, *left, *width) && inside(i / w, *top, *height)).collect()
+            }
+            Region::Transparent => match &picture.alpha {
+                Some(alpha) => alpha.iter().map(|alpha| *alpha < 0.5).collect(),
+                None => return Err(Error::input(&request.input, "has no alpha channel: name the part to edit")),
+            },
+        };
+        if hole.iter().any(|hole| *hole) {
+            return Ok(hole);
+        }
+        let marked = match region {
+            Region::Mask(path) => path,
+            _ => &request.input,
+        };
+        Err(Error::input(marked, "marks nothing to edit"))
+    }
+}
+
+/// Refuses a model that was made for something else.
+fn check_purpose(files: &LatentFiles, task: &LatentTask) -> Result<()> {
+    match (files.purpose(), task) {
+        (Purpose::Upscaling, LatentTask::Upscale { .. }) | (Purpose::Inpainting, LatentTask::Edit { .. }) => Ok(()),
+        (Purpose::Upscaling, _) => Err(Error::config(format!(
+            "{}: this model scales images up; editing needs an inpainting model",
+            files.path().display()
+        ))),
+        (Purpose::Inpainting, _) => Err(Error::config(format!(
+            "{}: this model fills in parts of images; it does sr4 no more than other tasks",
+            files.path().display()
+        ))),
+    }
+}
+
+impl LatentPlan {
+    /// What was asked for.
+    pub fn request(&self) -> &LatentRequest {
+        &self.request
+    }
+
+    /// What it takes of memory at most, in bytes.
+    pub fn memory(&self) -> u64 {
+        self.memory
+    }
+
+    /// Passes of the U-Net in all.
+    pub fn passes(&self) -> usize {
+        self.request.samples * self.request.sampling.steps * if self.request.is_guided() { 2 } else { 1 }
+    }
+
+    /// What was assumed and may be wrong.
+    pub fn warnings(&self) -> Vec<String> {
+        let mut warnings = self.picture.warnings.clone();
+        if self.picture.tensor.dims()[1] == 1 {
+            warnings
+                .push("the image is grey: the network sees three equal channels, and the result is made grey".into());
+        }
+        if self.request.sampling.scale > 1.0 && !self.request.is_guided() {
+            warnings.push("without a prompt the guidance scale has no effect".into());
+        }
+        warnings
+    }
+}
+
+impl fmt::Display for LatentPlan {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let LatentRequest { sampling, task, samples, seed, tile, .. } = &self.request;
+        let [_, _, h, w] = self.picture.tensor.dims();
+        writeln!(f, "model                {}", self.files.path().display())?;
+        match task {
+            LatentTask::Upscale { noise_level, agree, colours } => {
+                writeln!(f, "task                 {w}x{h} to {}x{}, noise level {noise_level}", 4 * w, 4 * h)?;
+                writeln!(f, "agree                {agree}")?;
+                writeln!(f, "colours              {}", if *colours { "of the observation" } else { "of the model" })?;
+            }
+            LatentTask::Edit { .. } => {
+                let hole = self.hole.as_ref().map_or(0, |hole| hole.iter().filter(|hole| **hole).count());
+                writeln!(f, "task                 {hole} of {} pixels of {w}x{h} made anew", w * h)?;
+            }
+        }
+        let solver = match sampling.solver {
+            Solver::Ddim { eta } => format!("DDIM, eta {eta}"),
+            Solver::Dpm => "DPM-Solver++(2M)".into(),
+        };
+        writeln!(f, "sampler              {solver}, {} steps, guidance scale {}", sampling.steps, sampling.scale)?;
+        writeln!(f, "network evaluations  {}", self.passes())?;
+        writeln!(f, "results              {samples}, seed {seed}")?;
+        if let Some(LatentAdapt { training, neighbours, gallery, .. }) = &self.request.adapt {
+            writeln!(
+                f,
+                "adaptation           {neighbours} images of {}, {} steps of {} crops of {}x{}, rank {}",
+                gallery.display(),
+                training.iterations,
+                training.batch,
+                training.crop,
+                training.crop,
+                training.rank
+            )?;
+        }
+        let [height, width] = self.latents;
+        match tile {
+            Some(tile) => writeln!(f, "latents              {width}x{height}, in tiles of {tile}")?,
+            None => writeln!(f, "latents              {width}x{height}")?,
+        }
+        write!(f, "memory               about {:.2} GB", self.memory as f64 / 1e9)
+    }
+}

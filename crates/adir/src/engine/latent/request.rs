@@ -1,0 +1,154 @@
+//! What is asked of a latent diffusion model.
+
+use std::path::PathBuf;
+
+use serde::{Deserialize, Serialize};
+
+use super::super::request::OutputRequest;
+use crate::io::image::Reading;
+use crate::latent::{LatentSettings, LatentTraining, Solver};
+use crate::{Error, Result};
+
+/// What to do with an image.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+#[non_exhaustive]
+pub enum LatentTask {
+    /// Four times the sides.
+    Upscale {
+        /// Level of the noise that is added to the image, and that the network is told: the higher, the more it invents.
+        noise_level: usize,
+        /// Whether the result is moved to the nearest image that agrees with the observation (x + A^+ (y - A x), A being
+        /// bicubic scaling).
+        agree: bool,
+        /// Whether the result takes its coarse colours from the observation.
+        colours: bool,
+    },
+    /// A part filled in anew.
+    Edit {
+        /// That part.
+        region: Region,
+    },
+}
+
+/// A part of an image.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Region {
+    /// What a mask image marks ([`crate::io::side_inputs::read_mask`]).
+    Mask(#[serde(with = "crate::io::lossy::path")] PathBuf),
+    /// A box: left, top, width and height in pixels.
+    Box([usize; 4]),
+    /// What is transparent in the image.
+    Transparent,
+}
+
+/// What is asked for.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+#[non_exhaustive]
+pub struct LatentRequest {
+    /// The image.
+    #[serde(with = "crate::io::lossy::path")]
+    pub input: PathBuf,
+    /// How its file is read where that does not say it: page, black and white.
+    #[serde(default, skip_serializing_if = "Reading::is_default")]
+    pub reading: Reading,
+    /// The model: a folder of diffusers, or a single file.
+    #[serde(with = "crate::io::lossy::path")]
+    pub model: PathBuf,
+    /// What to do.
+    pub task: LatentTask,
+    /// What the result shows.
+    #[serde(default)]
+    pub prompt: String,
+    /// What it does not.
+    #[serde(default)]
+    pub negative_prompt: String,
+    /// How to sample.
+    pub sampling: LatentSettings,
+    /// Seed of all noise.
+    #[serde(default)]
+    pub seed: u64,
+    /// Number of results, each with noise of its own.
+    pub samples: usize,
+    /// Side of the tiles of latents that the network sees; absent where it sees all.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tile: Option<usize>,
+    /// What to adapt the U-Net to, if to anything.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub adapt: Option<LatentAdapt>,
+    /// A file of low-rank factors to add first, of diffusers, PEFT or kohya.
+    #[serde(default, skip_serializing_if = "Option::is_none", with = "crate::io::lossy::option")]
+    pub lora: Option<PathBuf>,
+    /// Files to write.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub output: Option<OutputRequest>,
+}
+
+/// What to adapt the U-Net to.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct LatentAdapt {
+    /// Folder or index of images, of which the nearest are taken.
+    #[serde(with = "crate::io::lossy::path")]
+    pub gallery: PathBuf,
+    /// Number of nearest images.
+    pub neighbours: usize,
+    /// Whether they are those nearest to the prompt, not to the image.
+    pub by_text: bool,
+    /// Whether adapted weights are used only if held-out crops are denoised better with them.
+    pub if_better: bool,
+    /// How to train.
+    pub training: LatentTraining,
+    /// Where to write the factors, as diffusers reads them.
+    #[serde(default, skip_serializing_if = "Option::is_none", with = "crate::io::lossy::option")]
+    pub save: Option<PathBuf>,
+}
+
+impl LatentRequest {
+    /// Upscaling by the published settings: 75 steps of DDIM without fresh noise, guidance scale 9, noise level 20.
+    pub fn upscale(input: impl Into<PathBuf>, model: impl Into<PathBuf>) -> Self {
+        let task = LatentTask::Upscale { noise_level: 20, agree: false, colours: false };
+        Self::new(input.into(), model.into(), task, 75, 9.0)
+    }
+
+    /// Editing by the published settings: 50 steps of DDIM without fresh noise, guidance scale 7.5.
+    pub fn edit(input: impl Into<PathBuf>, model: impl Into<PathBuf>, region: Region) -> Self {
+        Self::new(input.into(), model.into(), LatentTask::Edit { region }, 50, 7.5)
+    }
+
+    fn new(input: PathBuf, model: PathBuf, task: LatentTask, steps: usize, scale: f64) -> Self {
+        let sampling = LatentSettings { solver: Solver::Ddim { eta: 0.0 }, steps, scale };
+        Self {
+            input,
+            reading: Reading::default(),
+            model,
+            task,
+            prompt: String::new(),
+            negative_prompt: String::new(),
+            sampling,
+            seed: 0,
+            samples: 1,
+            tile: None,
+            adapt: None,
+            lora: None,
+            output: None,
+        }
+    }
+
+    /// Whether two different texts are asked for, so that the network is run twice a step.
+    pub fn is_guided(&self) -> bool {
+        self.sampling.scale > 1.0 && self.prompt != self.negative_prompt
+    }
+
+    pub(super) fn check(&self) -> Result<()> {
+        if !(1..=1000).contains(&self.samples) {
+            return Err(Error::config(format!("{} results: expected 1 to 1000", self.samples)));
+        }
+        if let Some(c) = (self.prompt.chars().chain(self.negative_prompt.chars())).find(|c| *c == '\0') {
+            return Err(Error::config(format!("a prompt holds the character {c:?}")));
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,335 @@
+//! Carrying out a latent plan.
+
+use std::path::Path;
+use std::time::Instant;
+
+use serde::{Deserialize, Serialize};
+
+use super::super::event::{Event, Watch, report, warn};
+use super::super::open::Engine;
+use super::super::record::{Decibel, FileRecord, Seconds, write_json};
+use super::super::states::{self, States};
+use super::adapt::LatentAdaptationRecord;
+use super::canvas::{cropped, like, prepared};
+use super::plan::LatentPlan;
+use super::request::{LatentRequest, LatentTask, Region};
+use crate::io::hash::ContentHash;
+use crate::io::image::Picture;
+use crate::io::weights::WeightFile;
+use crate::latent::{Hole, LatentSampler, check_picture, inpainting, match_colours, upscaling};
+use crate::models::stable_diffusion::{Latents, add_lora};
+use crate::models::{Conditioning, Space, Tiled};
+use crate::noise::{Noise, Stream};
+use crate::operator::{LinearOperator, Solve, bicubic_resize, least_damping, solve};
+use crate::problem::Measurement;
+use crate::sampler::{NoiseSource, initial_noise};
+use crate::tensor::{self, DType, Isa, Tensor};
+use crate::{Error, Result};
+
+/// What was done with a latent diffusion model.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[non_exhaustive]
+pub struct LatentRecord {
+    /// Version of this form.
+    pub schema: u32,
+    /// Program and version.
+    pub program: String,
+    /// What was asked for.
+    pub latent: LatentRequest,
+    /// The image.
+    pub input: FileRecord,
+    /// SHA-256 of the U-Net's weights.
+    pub model: String,
+    /// The device that computed.
+    pub device: String,
+    /// The precision it computed in.
+    pub dtype: String,
+    /// Number of results.
+    pub samples: usize,
+    /// Times.
+    pub seconds: Seconds,
+    /// Of an upscaling, the PSNR of A x against y of the first result, A being bicubic scaling.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub agreement_psnr: Option<Decibel>,
+    /// The adaptation, if there was one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub adaptation: Option<LatentAdaptationRecord>,
+    /// The widest instruction set of the processor.
+    pub instructions: String,
+    /// The pictures that were written.
+    #[serde(default)]
+    pub results: Vec<FileRecord>,
+}
+
+/// What a latent run made.
+#[derive(Debug)]
+pub struct LatentRestored {
+    /// The results, each with noise of its own.
+    pub results: Vec<Picture>,
+    /// What was done.
+    pub record: LatentRecord,
+    states: Option<std::path::PathBuf>,
+}
+
+impl Engine {
+    /// Carries out a plan. Writes no result; see [`LatentRestored::save`].
+    ///
+    /// # Errors
+    /// [`Error::Interrupted`] when the watcher breaks; [`Error::Numerical`] for a value that is not finite, or a picture
+    /// that is the same everywhere; [`Error::Model`] for weights that cannot be read.
+    pub fn run_latent(&self, plan: &LatentPlan, watch: &Watch<'_>) -> Result<LatentRestored> {
+        let started = Instant::now();
+        plan.warnings().into_iter().try_for_each(|message| warn(watch, message))?;
+        if let [first, ..] = plan.stale.samples.as_slice() {
+            let (count, first) = (plan.stale.samples.len(), first.display());
+            warn(watch, format!("{count} results of an earlier run are left as they are, from {first} on"))?;
+        }
+        let request = &plan.request;
+        let loading = |part: &str| {
+            let name = format!("{} ({part})", request.model.display());
+            report(watch, &Event::Loading { name })
+        };
+        let compute = self.compute();
+        let (texts, no_text) = {
+            loading("text encoder")?;
+            let encoder = plan.files.load_text(compute)?;
+            let without = request.is_guided().then(|| encoder.states(&request.negative_prompt)).transpose()?;
+            ([Some(encoder.states(&request.prompt)?), without], encoder.states("")?)
+        };
+        // An upscaler is trained without a text, as it is asked to restore.
+        let of_training = match &request.task {
+            LatentTask::Upscale { .. } => no_text.clone(),
+            LatentTask::Edit { .. } => texts[0].clone().unwrap_or_else(|| no_text.clone()),
+        };
+        let (told, mut autoencoder) = self.told(plan, texts, &loading)?;
+        let prepared = match &request.adapt {
+            None => None,
+            Some(adapt) => {
+                if autoencoder.is_none() {
+                    loading("autoencoder")?;
+                    autoencoder = Some(plan.files.load_autoencoder(compute)?);
+                }
+                autoencoder.as_ref().map(|latents| self.latent_examples(plan, adapt, latents, watch)).transpose()?
+            }
+        };
+        loading("U-Net")?;
+        let model = plan.files.hash()?;
+        let mut unet = plan.files.load_unet(compute)?;
+        if let Some(path) = &request.lora {
+            let file = WeightFile::open(path)?;
+            let (params, _) = add_lora(plan.files.unet(), unet.params(), &file, 1.0)?;
+            unet = unet.with_params(params);
+        }
+        let adaptation = match (&request.adapt, &prepared) {
+            (Some(adapt), Some(prepared)) => {
+                let told = [of_training, no_text];
+                let (adapted, record) = self.latent_adapted(plan, adapt, prepared, &unet, told, watch)?;
+                unet = adapted.unwrap_or(unet);
+                Some(record)
+            }
+            _ => None,
+        };
+        let loaded = Instant::now();
+        let states = States::new(self, Some(key(self, plan, &model, adaptation.as_ref())?), watch);
+        let sampled: Result<Vec<Tensor<4>>> = {
+            let tiled = Tiled::new(&unet, request.tile)?;
+            let [with, without] = told;
+            let with = with.ok_or_else(|| Error::config("nothing is told to the network"))?;
+            let sampler = LatentSampler::new(&tiled, plan.files.facts(), request.sampling, with, without)?;
+            (0..request.samples).map(|sample| one(plan, &sampler, sample, &states, watch)).collect()
+        };
+        if matches!(sampled, Err(Error::Interrupted)) {
+            states.stopped()?;
+        }
+        drop(unet);
+        let sampled = sampled?;
+        let autoencoder = match autoencoder.take() {
+            Some(autoencoder) => autoencoder,
+            None => {
+                loading("autoencoder")?;
+                plan.files.load_autoencoder(compute)?
+            }
+        };
+        let results: Vec<_> =
+            sampled.iter().map(|latents| finished(plan, &autoencoder, latents)).collect::<Result<_>>()?;
+        let done = Instant::now();
+        let agreement = match (&plan.measurement, results.first()) {
+            (Some(measurement), Some(first)) => Some(Decibel(measurement.agreement(&first.tensor)?)),
+            _ => None,
+        };
+        let record = LatentRecord {
+            schema: 1,
+            program: concat!("adir ", env!("CARGO_PKG_VERSION")).into(),
+            latent: request.clone(),
+            input: FileRecord { path: Some(request.input.clone()), sha256: plan.content },
+            model,
+            device: self.placement().0.to_owned(),
+            dtype: self.placement().1.to_string(),
+            samples: request.samples,
+            seconds: Seconds {
+                load_and_adapt: (loaded - started).as_secs_f64(),
+                sample: (done - loaded).as_secs_f64(),
+            },
+            agreement_psnr: agreement,
+            adaptation,
+            instructions: Isa::active().to_string(),
+            results: Vec::new(),
+        };
+        Ok(LatentRestored { results, record, states: states.folder() })
+    }
+
+    /// What the network is told, and the autoencoder where that took it.
+    fn told(
+        &self,
+        plan: &LatentPlan,
+        texts: [Option<Tensor<3>>; 2],
+        loading: &dyn Fn(&str) -> Result<()>,
+    ) -> Result<([Option<Conditioning>; 2], Option<Latents>)> {
+        let multiple = plan.files.unet().config().size_multiple();
+        if let (LatentTask::Upscale { noise_level, .. }, Some(low_res)) = (&plan.request.task, plan.files.low_res()) {
+            let small = prepared(&plan.picture, multiple);
+            // Apart from the noise of all steps of all results.
+            let noise = noise(plan, 0).apart(0, &small)?;
+            return Ok((upscaling(&small, &noise, low_res, *noise_level, texts)?, None));
+        }
+        loading("autoencoder")?;
+        let autoencoder = plan.files.load_autoencoder(self.compute())?;
+        let factor = autoencoder.net().config().factor();
+        let image = prepared(&plan.picture, multiple * factor);
+        let [_, _, height, width] = image.dims();
+        let [_, _, h, w] = plan.picture.tensor.dims();
+        let hole = plan.hole.as_deref().unwrap_or_default();
+        let inside = |i: usize| {
+            let (y, x) = (i / width, i % width);
+            y < h && x < w && hole[y * w + x]
+        };
+        let hole = Hole { image, mask: (0..height * width).map(inside).collect() };
+        Ok((inpainting(&hole, &autoencoder, None, texts)?, Some(autoencoder)))
+    }
+}
+
+/// The noise of one result. It depends on seed and number, not on how many there are.
+fn noise(plan: &LatentPlan, sample: usize) -> Noise {
+    Noise::new(plan.request.seed.wrapping_add((sample as u64) << 32), Stream::Sampling)
+}
+
+/// By what the state of a run is found again: all that decides its bytes.
+fn key(engine: &Engine, plan: &LatentPlan, model: &str, adaptation: Option<&LatentAdaptationRecord>) -> Result<String> {
+    let request = LatentRequest { output: None, ..plan.request.clone() };
+    let mask = match &plan.request.task {
+        LatentTask::Edit { region: Region::Mask(path) } => Some(ContentHash::of_file(path)?),
+        _ => None,
+    };
+    let lora = plan.request.lora.as_ref().map(|path| ContentHash::of_file(path)).transpose()?;
+    let what = (request, plan.content, [mask, lora], model, engine.placement().1.to_string(), adaptation);
+    let text = serde_json::to_string(&what);
+    let text = text.map_err(|e| Error::config(format!("the request cannot be written: {e}")))?;
+    Ok(crate::io::hash::sha256(text.as_bytes()).to_string())
+}
+
+/// The latents of one result, from where an interrupted run had come.
+fn one(
+    plan: &LatentPlan,
+    sampler: &LatentSampler<'_>,
+    sample: usize,
+    states: &States<'_>,
+    watch: &Watch<'_>,
+) -> Result<Tensor<4>> {
+    let (noise, samples, steps) = (noise(plan, sample), plan.request.samples, plan.request.sampling.steps);
+    let [height, width] = plan.latents;
+    let channels = plan.files.unet().config().out_channels;
+    let start = initial_noise(&noise, [1, channels, height, width], &tensor::cpu(), DType::F32);
+    let (chain, mut last) = match states.reached(sample)? {
+        Some(reached) => {
+            report(watch, &Event::Resumed { sample, samples, step: reached.done, steps })?;
+            let x_t = reached.x_t.clone();
+            (sampler.resumed(&noise, reached.x_t, Some((reached.done, reached.x0)))?, x_t)
+        }
+        None => (sampler.steps(&noise, start.clone())?, start),
+    };
+    for step in chain {
+        let step = step?;
+        states.note(sample, (&step).into())?;
+        let event = Event::Sampling {
+            sample,
+            samples,
+            step: step.index + 1,
+            steps: step.total,
+            timestep: step.timestep.0,
+            residual_255: None,
+        };
+        report(watch, &event)?;
+        last = step.x_t;
+    }
+    Ok(last)
+}
+
+/// The picture of latents.
+fn finished(plan: &LatentPlan, autoencoder: &Latents, latents: &Tensor<4>) -> Result<Picture> {
+    let decoded = autoencoder.decode(latents)?;
+    check_picture(&decoded)?;
+    let picture = &plan.picture;
+    let (LatentTask::Upscale { agree, colours, .. }, Some(measurement)) = (&plan.request.task, &plan.measurement)
+    else {
+        let made = cropped(picture, decoded, 1);
+        let hole = plan.hole.as_deref().unwrap_or_default();
+        return like(picture, composed(&picture.tensor, &made, hole)?, 1);
+    };
+    let mut x = cropped(picture, decoded, 4);
+    if *colours {
+        let [_, _, h, w] = x.dims();
+        x = match_colours(&x, &bicubic_resize(&picture.tensor, h, w)?)?.clamp(-1.0, 1.0);
+    }
+    if *agree {
+        x = agreeing(measurement, &x)?;
+    }
+    like(picture, x, 4)
+}
+
+/// `original` with the values of `made` in the hole: what is outside stays as it is to the bit.
+fn composed(original: &Tensor<4>, made: &Tensor<4>, hole: &[bool]) -> Result<Tensor<4>> {
+    let shape = original.dims();
+    let (mut values, made) = (tensor::to_f32(original)?, tensor::to_f32(made)?);
+    for (i, (value, made)) in values.iter_mut().zip(made).enumerate() {
+        if hole[i % hole.len().max(1)] {
+            *value = made;
+        }
+    }
+    Ok(tensor::from_f32(values, shape, &tensor::cpu()))
+}
+
+/// x + A^+ (y - A x): the nearest image that agrees with y.
+fn agreeing(measurement: &Measurement, x: &Tensor<4>) -> Result<Tensor<4>> {
+    let operator: &dyn LinearOperator = measurement.on_result().as_ref();
+    let left = measurement.y().clone() - operator.apply(x)?;
+    let inverse = solve(operator, 1.0, least_damping(operator), &left, &Solve::default())?;
+    Ok(x.clone() + operator.adjoint(&inverse)?.cast(x.dtype()))
+}
+
+impl LatentRestored {
+    /// Writes the files that the plan was asked for.
+    ///
+    /// # Errors
+    /// [`Error::Config`] when the request named no output; [`Error::Io`] where the system refuses.
+    pub fn save(&mut self, plan: &LatentPlan) -> Result<()> {
+        let (Some(outputs), Some(asked)) = (&plan.outputs, &plan.request.output) else {
+            return Err(Error::config("the request names no output"));
+        };
+        let is_there = |path: &&Path| path.symlink_metadata().is_ok();
+        if let Some(path) = outputs.all().find(is_there).filter(|_| !asked.overwrite) {
+            let message = "was made by something else meanwhile; use --overwrite to replace it, or another output";
+            return Err(Error::config(format!("{}: {message}", path.display())));
+        }
+        for (path, picture) in outputs.pictures().zip(&self.results) {
+            picture.write(path)?;
+        }
+        let written = |path: &Path| -> Result<FileRecord> {
+            Ok(FileRecord { path: Some(path.to_owned()), sha256: ContentHash::of_file(path)? })
+        };
+        self.record.results = outputs.pictures().map(written).collect::<Result<_>>()?;
+        outputs.check_record()?;
+        write_json(&outputs.record, &self.record)?;
+        states::forget(self.states.take().as_deref());
+        Ok(())
+    }
+}
