@@ -38,6 +38,9 @@ pub struct LatentArgs {
     /// How the sampler goes down the noise levels [default: ddim]
     #[arg(long, value_enum, value_name = "SAMPLER")]
     pub sampler: Option<Sampler>,
+    /// Use the weights averaged during training (EMA), where a single file holds them beside the others
+    #[arg(long)]
+    pub ema: bool,
 }
 
 impl LatentArgs {
@@ -47,6 +50,7 @@ impl LatentArgs {
             (self.negative_prompt.is_some(), "--negative-prompt"),
             (self.guidance_scale.is_some(), "--guidance-scale"),
             (self.sampler.is_some(), "--sampler"),
+            (self.ema, "--ema"),
         ]
         .into_iter()
         .find_map(|(given, option)| given.then_some(option))
@@ -55,6 +59,7 @@ impl LatentArgs {
     /// `request` sampled so, in `steps` where these are given.
     pub fn applied(&self, request: LatentRequest, steps: Option<&str>, eta: Option<f64>) -> Result<LatentRequest> {
         let mut request = request;
+        request.averaged = self.ema;
         request.negative_prompt = self.negative_prompt.clone().unwrap_or_default();
         let sampling = &mut request.sampling;
         if let Some(scale) = self.guidance_scale {
@@ -258,7 +263,7 @@ pub fn run(
         log.warn(&format!("stopped: no result is written; the same command {goes_on}"));
     }
     let mut restored = restored?;
-    restored.save(&plan)?;
+    restored.save(engine, &plan)?;
     if let Some(LatentAdaptationRecord { outcome: Some(found), used: true, .. }) = &restored.record.adaptation {
         let (before, after, error) = (found.before, found.after, found.error);
         log.info(&format!(

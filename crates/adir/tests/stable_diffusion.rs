@@ -3,12 +3,16 @@
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 use std::sync::Arc;
 
 use adir::io::weights::{Dtype, TensorToWrite, WeightFile, write_safetensors};
 use adir::latent::{Hole, LatentSampler, LatentSettings, Solver, inpainting, upscaling};
+use adir::models::clip::Tokenizer;
 use adir::models::params::Params;
-use adir::models::stable_diffusion::{Autoencoder, AutoencoderConfig, LatentFiles, Purpose};
+use adir::models::stable_diffusion::{
+    Architecture, Autoencoder, AutoencoderConfig, LatentFiles, Purpose, write_random,
+};
 use adir::models::{Conditioning, Conditions, Space};
 use adir::optim::{Adam, AdamConfig, AdaptedLayers, Batch, Lora, Objective, batch_loss, loss_by_blocks};
 use adir::schedule::Timestep;
@@ -73,6 +77,7 @@ impl Fixture {
     #[track_caller]
     fn check<const D: usize>(&self, name: &str, found: &Tensor<D>, bound: f64) {
         let distance = self.distance(name, found);
+        println!("{}: {name}: relative L2 distance {distance:.1e}", self.file.path().display());
         assert!(distance < bound, "{name}: relative L2 distance {distance:.2e} over {bound:.0e}");
     }
 
@@ -308,6 +313,7 @@ fn whole_runs_end_in_the_same_picture() {
         let steps = sampler.steps(&source, noise("start", [1, 4, 16, 24])).unwrap();
         let last = steps.map(|step| step.unwrap().x_t).last().unwrap();
         let found = psnr(&fixture, name, &latents.decode(&last).unwrap());
+        println!("upscaler: {name}: {found:.1} dB");
         assert!(found > 80.0, "{name}: {found:.1} dB");
     }
     std::fs::remove_dir_all(&folder).unwrap();
@@ -330,6 +336,7 @@ fn whole_runs_end_in_the_same_picture() {
             let steps = sampler.steps(&source, noise("start", [1, 4, 8, 16])).unwrap();
             let last = steps.map(|step| step.unwrap().x_t).last().unwrap();
             let found = psnr(&fixture, run, &latents.decode(&last).unwrap());
+            println!("{name}: {run}: {found:.1} dB");
             assert!(found > 80.0, "{name}, {run}: {found:.1} dB");
         }
         std::fs::remove_dir_all(&folder).unwrap();
@@ -354,4 +361,43 @@ fn latents_that_are_quantised() {
     let image = noise("image", [1, 3, 32, 24]).clamp(-1.5, 1.5) / 1.5;
     fixture.check("mean", &net.encode(&params, &image).unwrap().mean, 1e-5);
     fixture.check("decoded", &net.decode(&params, &noise("latents", [1, 3, 6, 5])).unwrap(), 1e-5);
+}
+
+fn fixtures() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures")
+}
+
+/// Checks texts and the tokens that transformers gives, and tells how many they are.
+fn check_tokens(json: &str) -> usize {
+    let tokenizer = Tokenizer::published();
+    let texts: Vec<(String, Vec<u32>)> = serde_json::from_str(json).unwrap();
+    for (text, expected) in &texts {
+        assert_eq!(&tokenizer.encode_prompt(text, 77), expected, "{text:?}");
+    }
+    texts.len()
+}
+
+#[test]
+fn hard_texts_have_the_tokens_of_transformers() {
+    let texts = std::fs::read_to_string(fixtures().join("stable_diffusion/tokens.json")).unwrap();
+    assert_eq!(check_tokens(&texts), 24);
+}
+
+#[test]
+fn ten_thousand_texts_have_the_tokens_of_transformers() {
+    let python = std::env::var("ADIR_PYTHON").unwrap_or_else(|_| "python3".into());
+    let folder = temporary("tokens");
+    write_random(Architecture::Inpainting1, true, 0, &folder).unwrap();
+    let script = fixtures().join("stable_diffusion_tokens.py");
+    let output = Command::new(python).arg(script).arg(folder.join("tokenizer")).arg("10000").output();
+    let _ = std::fs::remove_dir_all(&folder);
+    match output {
+        Ok(output) if output.status.success() => {
+            assert_eq!(check_tokens(std::str::from_utf8(&output.stdout).unwrap()), 10_000);
+        }
+        Ok(output) if !String::from_utf8_lossy(&output.stderr).contains("no transformers") => {
+            panic!("{}", String::from_utf8_lossy(&output.stderr))
+        }
+        _ => println!("skipped: there is no Python with transformers (ADIR_PYTHON names another one)"),
+    }
 }

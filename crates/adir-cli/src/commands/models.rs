@@ -7,8 +7,8 @@ use adir::engine::Engine;
 use adir::io::atomic::check_outputs;
 use adir::io::limits::Limits;
 use adir::io::weights::{Dtype, WeightFile};
-use adir::models::stable_diffusion::{Architecture, write_random};
-use adir::models::{Conditioning, Denoiser, DenoiserInfo, EstimateErrors, Prior, PriorHeader};
+use adir::models::stable_diffusion::{Architecture, LatentFiles, Purpose, write_random};
+use adir::models::{Conditioning, Denoiser, DenoiserInfo, EstimateErrors, Network as _, Prior, PriorHeader};
 use adir::noise::{Noise, Stream};
 use adir::optim::save_params;
 use adir::schedule::Timestep;
@@ -171,8 +171,6 @@ pub fn run(args: &ModelsArgs, log: &Log) -> Result<u8> {
             hub::list()?;
             Ok(crate::exit::DONE)
         }
-        ModelsCommand::Pull(args) => hub::pull(args, log),
-        ModelsCommand::Where { model } => hub::place(model, log),
         ModelsCommand::Random { architecture, output, tiny, seed } => {
             let known = Architecture::ALL.into_iter().find(|(name, _)| name == architecture);
             let (_, known) = known.ok_or_else(|| Error::config(format!("unknown architecture {architecture}")))?;
@@ -180,6 +178,8 @@ pub fn run(args: &ModelsArgs, log: &Log) -> Result<u8> {
             log.info(&format!("{}: {architecture} with random weights", output.display()));
             Ok(crate::exit::DONE)
         }
+        ModelsCommand::Pull(args) => hub::pull(args, log),
+        ModelsCommand::Where { model } => hub::place(model, log),
         ModelsCommand::Info { model, json, test } => info(model, *json, *test, log),
         ModelsCommand::Measure { folder, model, crop, crops, tiles, used, adapter, write, overwrite, store } => {
             let find = |adapter: &PathBuf| store.find_adapter(adapter);
@@ -213,11 +213,21 @@ fn list() -> Result<()> {
     ] {
         say!("  {name}")?;
     }
+    say!("recognised by their files (--model FOLDER of diffusers, or a single file):")?;
+    for name in [
+        "the x4 upscaler of Stable Diffusion, for adir restore --task sr4",
+        "the inpainting models of Stable Diffusion 1.5 and 2, for adir edit",
+    ] {
+        say!("  {name}")?;
+    }
     say!("any other guided-diffusion U-Net needs its configuration (metadata, or a .json file beside it)")?;
     Ok(())
 }
 
 fn info(args: &ModelArgs, as_json: bool, test: bool, log: &Log) -> Result<u8> {
+    if let Some(path) = args.model.as_deref().filter(|path| LatentFiles::recognises(path)) {
+        return latent_info(path, as_json, test);
+    }
     let engine = args.engine().build()?;
     let (file, config) = engine.weights()?;
     let header = Prior::describe(&file, config)?;
@@ -247,6 +257,44 @@ fn info(args: &ModelArgs, as_json: bool, test: bool, log: &Log) -> Result<u8> {
     }
     let broken = loss.is_some_and(|loss| loss.is_nan() || loss >= WORKING_LOSS);
     Ok(if broken { crate::exit::SOME_FAILED } else { crate::exit::DONE })
+}
+
+/// Shows what a folder or a single file of Stable Diffusion holds.
+fn latent_info(path: &Path, as_json: bool, test: bool) -> Result<u8> {
+    if test {
+        return Err(Error::config("--test denoises pixels, which no part of Stable Diffusion does"));
+    }
+    let found = LatentFiles::open(path)?;
+    let (command, use_) = match found.purpose() {
+        Purpose::Upscaling => ("adir restore --task sr4", "super-resolution by 4"),
+        _ => ("adir edit", "filling in a part of an image"),
+    };
+    let parameters = [
+        ("text encoder", found.text_parameters()),
+        ("U-Net", found.unet().layout().element_count()),
+        ("autoencoder", found.autoencoder().layout().element_count()),
+    ];
+    let (facts, sha256) = (found.facts(), found.hash()?);
+    let (name, prediction) = (path.display().to_string(), format!("{:?}", facts.prediction).to_lowercase());
+    let files: Vec<_> = found.files().iter().map(|file| file.display().to_string()).collect();
+    if as_json {
+        let parameters: serde_json::Map<_, _> =
+            parameters.map(|(part, count)| (part.into(), json!(count))).into_iter().collect();
+        let text = json!({
+            "model": name, "kind": "stable_diffusion", "for": command, "sha256": sha256, "parameters": parameters,
+            "prediction": prediction, "betas": facts.betas, "files": files,
+        });
+        say!("{text}")?;
+        return Ok(crate::exit::DONE);
+    }
+    say!("{name}: Stable Diffusion, {use_} ({command})")?;
+    for (part, count) in parameters {
+        say!("  {part}: {count} parameters")?;
+    }
+    say!("  sha256 of the U-Net {sha256}")?;
+    say!("  predicts {prediction}, betas {} to {}, scaled linearly", facts.betas[0], facts.betas[1])?;
+    files.iter().try_for_each(|file| say!("  {file}"))?;
+    Ok(crate::exit::DONE)
 }
 
 /// Mean squared error of the predicted noise on a soft test pattern half-way through the noise levels.

@@ -253,6 +253,11 @@ impl Record {
         let mut text = String::new();
         let read = open_regular(path).and_then(|file| file.take(MOST_BYTES).read_to_string(&mut text));
         read.map_err(|e| Error::input(path, format!("cannot be read: {e}")))?;
+        if is_latent(&text) {
+            let message = "is the record of a run with Stable Diffusion, which cannot be read back yet: to repeat the run, give \
+                           the same command with the same seed and --overwrite; it writes the same bytes";
+            return Err(Error::input(path, message));
+        }
         let record: Self = serde_json::from_str(&text)
             .map_err(|e| Error::input(path, format!("is no record of a restoration: {e}")))?;
         if record.schema != Self::SCHEMA {
@@ -261,6 +266,15 @@ impl Record {
         }
         Ok(record)
     }
+}
+
+/// Whether a text is a [`LatentRecord`](super::LatentRecord).
+fn is_latent(text: &str) -> bool {
+    #[derive(Deserialize)]
+    struct Kind {
+        latent: Option<serde::de::IgnoredAny>,
+    }
+    serde_json::from_str(text).is_ok_and(|kind: Kind| kind.latent.is_some())
 }
 
 /// Writes a value as JSON, whole or not at all.

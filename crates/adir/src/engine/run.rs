@@ -16,6 +16,7 @@ use super::request::{Observation, Request};
 use super::states::{self, States};
 use crate::compute::Workers;
 use crate::io::image::{BitDepth, Picture, Reading, read_image_as};
+use crate::io::limits::Limits;
 use crate::models::{Denoiser, Prior, Space};
 use crate::operator::bicubic_resize;
 use crate::problem::{MaskSource, Sigma};
@@ -281,12 +282,7 @@ impl Restored {
     }
 
     fn judge(&mut self, image: &Path, engine: &Engine) -> Result<()> {
-        let reading = Reading::scaled(self.mean.scale.unwrap_or(self.mean.bit_depth.scale()));
-        let mut saved = read_image_as(image, &reading, engine.limits())?.tensor;
-        // A format without grey stores it in each channel.
-        if saved.dims()[1] > self.mean.tensor.dims()[1] {
-            saved = saved.narrow(1, 0, 1);
-        }
+        let saved = saved_again(&self.mean, image, engine.limits())?;
         self.record.agreement_psnr = Decibel(self.restore.measurement().agreement(&saved)?);
         self.saved = Some(saved);
         Ok(())
@@ -304,6 +300,15 @@ impl Restored {
         };
         Findings::of(self.restore.measurement(), judged)
     }
+}
+
+/// The values of a picture as they are read from the file that it was written to.
+pub(super) fn saved_again(picture: &Picture, file: &Path, limits: &Limits) -> Result<Tensor<4>> {
+    let reading = Reading::scaled(picture.scale.unwrap_or(picture.bit_depth.scale()));
+    let saved = read_image_as(file, &reading, limits)?.tensor;
+    // A format without grey stores it in each channel.
+    let channels = picture.tensor.dims()[1].min(saved.dims()[1]);
+    Ok(saved.narrow(1, 0, channels))
 }
 
 /// A file that was written.

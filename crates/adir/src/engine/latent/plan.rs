@@ -48,7 +48,8 @@ impl Engine {
         request.check()?;
         let outputs = request.output.as_ref().map(|output| Outputs::of_results(output, request.samples));
         let format = request.output.as_ref().map(|output| ImageFormat::from_path(&output.path)).transpose()?;
-        let files = LatentFiles::open(&request.model)?;
+        let open = if request.averaged { LatentFiles::open_averaged } else { LatentFiles::open };
+        let files = open(&request.model)?;
         check_purpose(&files, &request.task)?;
         let mut read = vec![request.input.clone()];
         read.extend(files.files());
@@ -195,7 +196,8 @@ impl LatentPlan {
             warnings
                 .push("the image is grey: the network sees three equal channels, and the result is made grey".into());
         }
-        if self.request.sampling.scale > 1.0 && !self.request.is_guided() {
+        let usual = LatentRequest::usual_scale(&self.request.task);
+        if self.request.sampling.scale > 1.0 && self.request.sampling.scale != usual && !self.request.is_guided() {
             warnings.push("without a prompt the guidance scale has no effect".into());
         }
         warnings

@@ -57,6 +57,9 @@ pub struct LatentRequest {
     /// The model: a folder of diffusers, or a single file.
     #[serde(with = "crate::io::lossy::path")]
     pub model: PathBuf,
+    /// Whether the weights that were averaged during training are used, where they lie beside others in a single file.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub averaged: bool,
     /// What to do.
     pub task: LatentTask,
     /// What the result shows.
@@ -110,20 +113,30 @@ impl LatentRequest {
     /// Upscaling by the published settings: 75 steps of DDIM without fresh noise, guidance scale 9, noise level 20.
     pub fn upscale(input: impl Into<PathBuf>, model: impl Into<PathBuf>) -> Self {
         let task = LatentTask::Upscale { noise_level: 20, agree: false, colours: false };
-        Self::new(input.into(), model.into(), task, 75, 9.0)
+        Self::new(input.into(), model.into(), task, 75)
     }
 
     /// Editing by the published settings: 50 steps of DDIM without fresh noise, guidance scale 7.5.
     pub fn edit(input: impl Into<PathBuf>, model: impl Into<PathBuf>, region: Region) -> Self {
-        Self::new(input.into(), model.into(), LatentTask::Edit { region }, 50, 7.5)
+        Self::new(input.into(), model.into(), LatentTask::Edit { region }, 50)
     }
 
-    fn new(input: PathBuf, model: PathBuf, task: LatentTask, steps: usize, scale: f64) -> Self {
+    /// The published guidance scale.
+    pub(super) fn usual_scale(task: &LatentTask) -> f64 {
+        match task {
+            LatentTask::Upscale { .. } => 9.0,
+            LatentTask::Edit { .. } => 7.5,
+        }
+    }
+
+    fn new(input: PathBuf, model: PathBuf, task: LatentTask, steps: usize) -> Self {
+        let scale = Self::usual_scale(&task);
         let sampling = LatentSettings { solver: Solver::Ddim { eta: 0.0 }, steps, scale };
         Self {
             input,
             reading: Reading::default(),
             model,
+            averaged: false,
             task,
             prompt: String::new(),
             negative_prompt: String::new(),

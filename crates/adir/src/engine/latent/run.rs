@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 use super::super::event::{Event, Watch, report, warn};
 use super::super::open::Engine;
 use super::super::record::{Decibel, FileRecord, Seconds, write_json};
+use super::super::run::saved_again;
 use super::super::states::{self, States};
 use super::adapt::LatentAdaptationRecord;
 use super::canvas::{cropped, like, prepared};
@@ -48,7 +49,7 @@ pub struct LatentRecord {
     pub samples: usize,
     /// Times.
     pub seconds: Seconds,
-    /// Of an upscaling, the PSNR of A x against y of the first result, A being bicubic scaling.
+    /// Of an upscaling, the PSNR of A x against y of the first result as it was saved, A being bicubic scaling.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub agreement_psnr: Option<Decibel>,
     /// The adaptation, if there was one.
@@ -307,11 +308,12 @@ fn agreeing(measurement: &Measurement, x: &Tensor<4>) -> Result<Tensor<4>> {
 }
 
 impl LatentRestored {
-    /// Writes the files that the plan was asked for.
+    /// Writes the files that the plan was asked for. The agreement in the record is that of the first image as it is read
+    /// again.
     ///
     /// # Errors
     /// [`Error::Config`] when the request named no output; [`Error::Io`] where the system refuses.
-    pub fn save(&mut self, plan: &LatentPlan) -> Result<()> {
+    pub fn save(&mut self, engine: &Engine, plan: &LatentPlan) -> Result<()> {
         let (Some(outputs), Some(asked)) = (&plan.outputs, &plan.request.output) else {
             return Err(Error::config("the request names no output"));
         };
@@ -322,6 +324,12 @@ impl LatentRestored {
         }
         for (path, picture) in outputs.pictures().zip(&self.results) {
             picture.write(path)?;
+        }
+        if let (Some(measurement), Some(path), Some(first)) =
+            (&plan.measurement, outputs.pictures().next(), self.results.first())
+        {
+            let saved = saved_again(first, path, &engine.limits)?;
+            self.record.agreement_psnr = Some(Decibel(measurement.agreement(&saved)?));
         }
         let written = |path: &Path| -> Result<FileRecord> {
             Ok(FileRecord { path: Some(path.to_owned()), sha256: ContentHash::of_file(path)? })

@@ -10,6 +10,7 @@ use std::sync::Arc;
 use super::net::{Activation, Block, Projection, Text, TextStates, Tower, Vision};
 use crate::io::weights::WeightFile;
 use crate::models::blocks::Affine;
+use crate::models::guided_diffusion::{KeyReport, Shapes};
 use crate::models::load::values;
 use crate::models::params::{Init, ParamId, ParamLayout, ParamSpec, Params, Role};
 use crate::tensor::{Compute, DType, Device};
@@ -170,6 +171,32 @@ impl<'a> Source<'a> {
             return Err(self.error(format!("has {count} tensors that CLIP does not have, for example {first:?}")));
         }
         Ok(self.layout.element_count())
+    }
+
+    /// Checks the shapes of what was found, without reading it.
+    ///
+    /// # Errors
+    /// [`Error::Model`] listing what is missing or has another shape.
+    pub fn check_shapes(&self) -> Result<()> {
+        let mut expected = Shapes::new();
+        for (spec, stored) in self.layout.specs().iter().zip(&self.stored) {
+            let names = match stored {
+                Stored::Whole(name) => std::slice::from_ref(name),
+                Stored::Stacked(names) => names,
+            };
+            for name in names {
+                let mut shape = spec.shape.clone();
+                shape[0] /= names.len();
+                expected.insert(self.in_file(name), shape);
+            }
+        }
+        let shape = |name: &String| Some((name.clone(), self.file_of(name).info(name)?.shape.clone()));
+        let found: Shapes = expected.keys().filter_map(shape).collect();
+        let report = KeyReport::compare(expected.iter().map(|(name, shape)| (name.as_str(), shape.as_slice())), &found);
+        if report.is_clean() {
+            return Ok(());
+        }
+        Err(self.error(format!("the weights do not fit the text encoder:\n{report}")))
     }
 
     /// Reads the values of all parameters that were found.

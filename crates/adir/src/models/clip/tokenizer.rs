@@ -3,6 +3,7 @@
 //! The published merges are part of the program: OpenAI's, open_clip's and transformers' models of these
 //! sizes all use them unchanged. Text is brought to Unicode's composed form, its white space to single
 //! spaces; OpenAI's repair of wrongly decoded text and of HTML entities is left out, as in transformers.
+//! open_clip and transformers differ in two things: the Greek sigma that ends a word, and marks inside a text.
 
 use std::collections::{BTreeMap, HashMap};
 
@@ -11,6 +12,9 @@ use unicode_properties::{GeneralCategoryGroup, UnicodeGeneralCategory};
 
 /// Endings that are tokens' beginnings wherever an apostrophe stands.
 const CONTRACTIONS: [&str; 7] = ["'s", "'t", "'re", "'ve", "'m", "'ll", "'d"];
+
+/// The marks for start and end of a text, in the order of their tokens.
+const MARKS: [&str; 2] = ["<|startoftext|>", "<|endoftext|>"];
 
 /// A vocabulary and its merges.
 #[derive(Debug, Clone)]
@@ -62,7 +66,7 @@ impl Tokenizer {
         let letters: Vec<char> = byte_alphabet().into_iter().map(|(_, letter)| letter).collect();
         let single = letters.iter().map(char::to_string).chain(letters.iter().map(|letter| format!("{letter}</w>")));
         let merged = Self::merges_text().lines().map(|line| line.split(' ').collect::<String>());
-        let marks = ["<|startoftext|>", "<|endoftext|>"].map(String::from);
+        let marks = MARKS.map(String::from);
         single.chain(merged).chain(marks).zip(0..).collect()
     }
 
@@ -72,15 +76,35 @@ impl Tokenizer {
     }
 
     /// The tokens of `text` between the marks for its start and its end, at most `context` in all: what is
-    /// over is cut off before the end mark.
+    /// over is cut off before the end mark. A mark inside the text is text. As open_clip.
     pub fn encode(&self, text: &str, context: usize) -> Vec<u32> {
-        let (start, end) = (self.size - 2, self.size - 1);
         let clean = text.nfc().collect::<String>().to_lowercase();
-        let mut tokens = vec![start];
-        for word in clean.split_whitespace().flat_map(pieces) {
-            tokens.extend(self.word(word));
+        let words = clean.split_whitespace().flat_map(|word| pieces(word, &[]));
+        self.between_marks(words.flat_map(|piece| self.word(piece)), context)
+    }
+
+    /// The same as transformers: the marks `<|startoftext|>` and `<|endoftext|>` inside a text are the tokens that they
+    /// name, and letters are made small without regard to their place in a word.
+    pub fn encode_prompt(&self, text: &str, context: usize) -> Vec<u32> {
+        let mut tokens = Vec::new();
+        let mut rest = text;
+        while !rest.is_empty() {
+            let next =
+                MARKS.iter().zip(self.size - 2..).filter_map(|(mark, id)| Some((rest.find(mark)?, mark, id))).min();
+            let (stretch, after) = next.map_or((rest, ""), |(at, mark, _)| (&rest[..at], &rest[at + mark.len()..]));
+            let clean: String = stretch.nfc().flat_map(char::to_lowercase).collect();
+            // What has become a mark only now is text, but split off as a mark.
+            let words = clean.split_whitespace().flat_map(|word| pieces(word, &MARKS));
+            tokens.extend(words.flat_map(|piece| pieces(piece, &[])).flat_map(|piece| self.word(piece)));
+            tokens.extend(next.map(|(.., id)| id));
+            rest = after;
         }
-        tokens.truncate(context.saturating_sub(1));
+        self.between_marks(tokens, context)
+    }
+
+    fn between_marks(&self, inner: impl IntoIterator<Item = u32>, context: usize) -> Vec<u32> {
+        let (start, end) = (self.size - 2, self.size - 1);
+        let mut tokens: Vec<u32> = std::iter::once(start).chain(inner).take(context.saturating_sub(1)).collect();
         tokens.push(end);
         tokens
     }
@@ -130,13 +154,13 @@ fn class(c: char) -> Class {
     }
 }
 
-/// Splits text without white space into contractions, runs of letters, single digits and runs of the rest.
-fn pieces(text: &str) -> impl Iterator<Item = &str> {
+/// Splits text without white space into `whole` words, contractions, runs of letters, single digits and runs of the rest.
+fn pieces<'a>(text: &'a str, whole: &'static [&'static str]) -> impl Iterator<Item = &'a str> {
     let mut rest = text;
     std::iter::from_fn(move || {
         let first = class(rest.chars().next()?);
-        let contraction = CONTRACTIONS.iter().find(|c| rest.starts_with(**c)).map(|c| c.len());
-        let length = contraction.unwrap_or_else(|| {
+        let known = whole.iter().chain(&CONTRACTIONS).find(|known| rest.starts_with(**known));
+        let length = known.map(|known| known.len()).unwrap_or_else(|| {
             let run = if first == Class::Number { 1 } else { usize::MAX };
             rest.chars().take(run).take_while(|&c| class(c) == first).map(char::len_utf8).sum()
         });
@@ -170,7 +194,7 @@ mod tests {
 
     #[test]
     fn text_is_split_as_published() {
-        let split = |text: &'static str| pieces(text).collect::<Vec<_>>();
+        let split = |text: &'static str| pieces(text, &[]).collect::<Vec<_>>();
         assert_eq!(split("it's"), ["it", "'s"]);
         assert_eq!(split("we'llx42!?"), ["we", "'ll", "x", "4", "2", "!?"]);
         assert_eq!(split("!'s"), ["!'", "s"]);

@@ -11,6 +11,8 @@ mod lora_files;
 mod model;
 mod names;
 mod part;
+#[cfg(test)]
+mod published;
 mod random;
 mod schedulers;
 mod space;

@@ -27,9 +27,19 @@ pub enum Purpose {
     Inpainting,
 }
 
+/// Which weights of a single file are wanted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Weights {
+    Plain,
+    /// Those averaged during training, where they lie beside the plain ones.
+    Averaged,
+}
+
 /// What tells a single file's autoencoder and U-Net from the rest.
 const UNET_PREFIX: &str = "model.diffusion_model.";
 const VAE_PREFIX: &str = "first_stage_model.";
+/// The same of the averaged U-Net, whose names have no dots behind it.
+const AVERAGED_PREFIX: &str = "model_ema.";
 
 /// Other tensors of single files, which no part needs.
 const LEFT_OUT: [&str; 20] = [
@@ -56,7 +66,7 @@ const LEFT_OUT: [&str; 20] = [
 ];
 
 /// The same, by how their names begin.
-const LEFT_OUT_FROM: [&str; 3] = ["model_ema.", "low_scale_model.", "first_stage_model.loss."];
+const LEFT_OUT_FROM: [&str; 3] = [AVERAGED_PREFIX, "low_scale_model.", "first_stage_model.loss."];
 
 /// A model whose files were found to fit, before any weights are read.
 #[derive(Debug)]
@@ -90,23 +100,41 @@ impl LatentFiles {
     /// [`Error::Model`] naming the file that is missing or does not fit, and in what; models for other purposes are
     /// refused.
     pub fn open(path: &Path) -> Result<Self> {
-        let found = if path.is_dir() { Self::folder(path) } else { Self::single(path) }?;
-        let width = found.unet.0.config().text_width;
-        let (states, text_parameters) = TextEncoder::describe(&found.parts[2], found.text)?;
+        let found = if path.is_dir() { Self::folder(path) } else { Self::single(path, Weights::Plain) }?;
+        found.checked()
+    }
+
+    /// The same, with the weights of the U-Net that were averaged during training and lie in a single file beside the plain
+    /// ones.
+    ///
+    /// # Errors
+    /// As [`LatentFiles::open`]; [`Error::Config`] where there is only one set of weights.
+    pub fn open_averaged(path: &Path) -> Result<Self> {
+        if path.is_dir() {
+            let message = "a folder holds one set of weights; averaged ones beside it are only in single files";
+            return Err(Error::config(format!("{}: {message}", path.display())));
+        }
+        Self::single(path, Weights::Averaged)?.checked()
+    }
+
+    /// Checks that the parts fit each other, and that the text encoder is whole.
+    fn checked(self) -> Result<Self> {
+        let width = self.unet.0.config().text_width;
+        let (states, text_parameters) = TextEncoder::describe(&self.parts[2], self.text)?;
         if width != states {
             return Err(Error::model(
-                path,
+                &self.path,
                 format!("the U-Net attends to states of {width} numbers, but the text encoder has {states}"),
             ));
         }
-        let (channels, latent) = (found.unet.0.config().out_channels, found.autoencoder.0.config().latent_channels);
+        let (channels, latent) = (self.unet.0.config().out_channels, self.autoencoder.0.config().latent_channels);
         if channels != latent {
             return Err(Error::model(
-                path,
+                &self.path,
                 format!("a U-Net of {channels} latent channels with an autoencoder of {latent}"),
             ));
         }
-        Ok(Self { text_parameters, ..found })
+        Ok(Self { text_parameters, ..self })
     }
 
     fn folder(path: &Path) -> Result<Self> {
@@ -156,7 +184,7 @@ impl LatentFiles {
         })
     }
 
-    fn single(path: &Path) -> Result<Self> {
+    fn single(path: &Path, weights: Weights) -> Result<Self> {
         let part = Arc::new(Part { files: vec![crate::io::weights::WeightFile::open(path)?] });
         let stem = format!("{UNET_PREFIX}input_blocks.0.0.weight");
         let inputs = part.shape(&stem).and_then(|shape| shape.get(1).copied());
@@ -182,6 +210,21 @@ impl LatentFiles {
         let unet = ConditionalUNet::new(&config)?;
         let unet_names = Stored::new(unet.layout(), |name| Some(format!("{UNET_PREFIX}{name}")));
         unet_names.check(&part, |name| !name.starts_with(UNET_PREFIX))?;
+        let unet_names = match weights {
+            Weights::Plain => unet_names,
+            Weights::Averaged if !part.has("model_ema.decay") => {
+                let message = "has one set of weights, not averaged ones beside it";
+                return Err(Error::config(format!("{}: {message}", path.display())));
+            }
+            Weights::Averaged => {
+                let averaged = Stored::new(unet.layout(), |name| {
+                    Some(format!("{AVERAGED_PREFIX}diffusion_model{}", name.replace('.', "")))
+                });
+                let other = ["model_ema.decay", "model_ema.num_updates"];
+                averaged.check(&part, |name| !name.starts_with(AVERAGED_PREFIX) || other.contains(&name))?;
+                averaged
+            }
+        };
         let autoencoder = Autoencoder::new(&vae)?;
         let vae_names = Stored::new(autoencoder.layout(), |name| Some(format!("{VAE_PREFIX}{name}")));
         let left_out = |name: &str| {

@@ -36,7 +36,7 @@ impl Architecture {
     pub const ALL: [(&'static str, Self); 3] =
         [("x4-upscaler", Self::Upscaler), ("sd1-inpainting", Self::Inpainting1), ("sd2-inpainting", Self::Inpainting2)];
 
-    fn unet(self) -> ConditionalConfig {
+    pub(super) fn unet(self) -> ConditionalConfig {
         match self {
             Self::Upscaler => ConditionalConfig::upscaler(),
             Self::Inpainting1 => ConditionalConfig::inpainting(false),
@@ -44,7 +44,7 @@ impl Architecture {
         }
     }
 
-    fn autoencoder(self) -> AutoencoderConfig {
+    pub(super) fn autoencoder(self) -> AutoencoderConfig {
         if self == Self::Upscaler { AutoencoderConfig::upscaler() } else { AutoencoderConfig::stable_diffusion() }
     }
 
@@ -55,7 +55,7 @@ impl Architecture {
 
 /// Sides of a text encoder.
 #[derive(Debug, Clone, Copy)]
-struct TextSides {
+pub(super) struct TextSides {
     width: usize,
     wide: usize,
     layers: usize,
@@ -64,7 +64,7 @@ struct TextSides {
 }
 
 impl TextSides {
-    fn of(architecture: Architecture, tiny: bool) -> Self {
+    pub fn of(architecture: Architecture, tiny: bool) -> Self {
         let gelu = architecture != Architecture::Inpainting1;
         match (tiny, gelu) {
             (true, _) => Self { width: 32, wide: 64, layers: 2, heads: 2, gelu },
@@ -74,7 +74,7 @@ impl TextSides {
     }
 
     /// Names and shapes in transformers.
-    fn specs(self) -> Vec<(String, Vec<usize>)> {
+    pub fn specs(self) -> Vec<(String, Vec<usize>)> {
         let Self { width, wide, layers, .. } = self;
         let embeddings = "text_model.embeddings";
         let mut specs = vec![

@@ -41,6 +41,7 @@ impl TextConfig {
         struct File {
             hidden_act: Option<String>,
             num_attention_heads: Option<usize>,
+            num_hidden_layers: Option<usize>,
             layer_norm_eps: Option<f64>,
         }
         let path = folder.join("text_encoder").join("config.json");
@@ -57,7 +58,7 @@ impl TextConfig {
         let heads = file.num_attention_heads;
         let usual = if activation == Activation::Gelu { Self::VIT_H.pad } else { Self::VIT_L.pad };
         let pad = pad_token(&folder.join("tokenizer"))?.unwrap_or(usual);
-        Ok(Self { activation, heads, layers: None, pad })
+        Ok(Self { activation, heads, layers: file.num_hidden_layers, pad })
     }
 }
 
@@ -115,6 +116,12 @@ impl TextEncoder {
     pub(super) fn describe(part: &Part, config: TextConfig) -> Result<(usize, usize)> {
         let mut source = Source::of_text(&part.files)?;
         let states = source.text_states(config.heads, config.activation, config.layers)?;
+        let (found, layers) = (states.tower.blocks.len(), config.layers);
+        if let Some(expected) = layers.filter(|expected| *expected != found) {
+            let message = format!("the text encoder has {found} layers, expected {expected}");
+            return Err(Error::model(part.path(), message));
+        }
+        source.check_shapes()?;
         Ok((states.width, source.check()?))
     }
 
@@ -130,7 +137,7 @@ impl TextEncoder {
 
     /// The tokens of a text: start, what fits, end, and what fills up.
     pub fn tokens(&self, text: &str) -> Vec<u32> {
-        let mut tokens = self.tokenizer.encode(text, self.states.context);
+        let mut tokens = self.tokenizer.encode_prompt(text, self.states.context);
         tokens.resize(self.states.context, self.pad);
         tokens
     }
