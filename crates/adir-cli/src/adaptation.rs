@@ -36,8 +36,8 @@ pub enum Mode {
 /// How the model is adapted, whatever it is adapted to.
 #[derive(Debug, Clone, Default, Args)]
 pub struct AdaptSettings {
-    /// Image encoder: a CLIP model (file or folder) [default: the embedded EfficientNet-Lite0]
-    #[arg(long, value_name = "WEIGHTS")]
+    /// Image encoder: a CLIP model (file, folder, or ORG/NAME as pulled) [default: the embedded EfficientNet-Lite0]
+    #[arg(long, value_name = "WEIGHTS", value_parser = crate::hub::model_path())]
     pub encoder: Option<PathBuf>,
     /// Number of nearest images [default: 20]
     #[arg(short = 'k', long, value_name = "K")]

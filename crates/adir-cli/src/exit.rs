@@ -42,6 +42,8 @@ pub fn code(error: &Error) -> u8 {
 /// What the user can do next, where the message alone does not say.
 pub fn hint(error: &Error) -> Option<&'static str> {
     match error {
+        // Only what is there can be shown.
+        Error::Model { path, .. } if !path.exists() => None,
         Error::Model { .. } => Some("`adir models info --model FILE` shows what a weights file holds"),
         Error::Limits(_) => Some(
             "use a smaller image or fewer samples at once; for adaptation, try --recompute, --adapt-micro-batch 1 or \
@@ -55,7 +57,7 @@ pub fn hint(error: &Error) -> Option<&'static str> {
             ErrorKind::NotFound => Some("check the path"),
             ErrorKind::PermissionDenied => Some("check the permissions of the file and its folder"),
             ErrorKind::StorageFull | ErrorKind::QuotaExceeded | ErrorKind::FileTooLarge => {
-                Some("free some space, or write somewhere else with -o")
+                Some("free some space, or write to another disk")
             }
             _ => None,
         },

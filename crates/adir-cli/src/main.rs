@@ -8,6 +8,7 @@ mod adaptation;
 mod args;
 mod commands;
 mod exit;
+mod hub;
 mod latent;
 mod log;
 mod memory;
@@ -108,6 +109,7 @@ fn main() -> ExitCode {
         (false, false) => log::Level::Usual,
     };
     let log = log::Log::new(cli.log_format, level, stop);
+    hub::notes().iter().for_each(|note| log.warn(note));
     let done = listening.and_then(|()| match &cli.command {
         Command::Restore(args) => commands::restore::run(args, &log),
         Command::Edit(args) => commands::edit::run(args, &log),

@@ -8,6 +8,7 @@ use adir::io::limits::Limits;
 use clap::Args;
 use clap::builder::{PossibleValuesParser, TypedValueParser};
 
+use crate::hub::model_path;
 use crate::memory;
 
 /// The names of a library enum, for clap.
@@ -26,8 +27,9 @@ pub fn precision() -> impl TypedValueParser<Value = Precision> {
 #[derive(Debug, Clone, Args)]
 pub struct ModelArgs {
     /// Weights: guided-diffusion's .pt or safetensors; a folder of diffusers or a single file with Stable Diffusion's x4
-    /// upscaler, or for `adir edit` an inpainting model [default: the embedded prior]
-    #[arg(short = 'm', long, value_name = "WEIGHTS")]
+    /// upscaler, or for `adir edit` an inpainting model; or ORG/NAME of a model that `adir models pull` has downloaded
+    /// [default: the embedded prior]
+    #[arg(short = 'm', long, value_name = "WEIGHTS", value_parser = model_path())]
     pub model: Option<PathBuf>,
     /// Configuration of the network (JSON), if the weights do not hold it [default: a .json file beside them]
     #[arg(long, value_name = "JSON")]

@@ -66,6 +66,9 @@ impl Watcher {
                     if done == total { String::new() } else { format!("; about {} left", in_words(*seconds_left)) };
                 self.log.file(&format!("{event}{left}"), event);
             }
+            Event::Encoding { done, total } => {
+                self.step("encoding crops".into(), (*done, *total), "", json!(null));
+            }
             Event::Searching { done, total } => {
                 self.step("finding neighbours".into(), (*done, *total), "", json!(null));
             }
@@ -90,10 +93,10 @@ impl Watcher {
                 self.log.detail(&event.to_string());
             }
             Event::Sampling { sample, samples, steps, timestep, residual_255, .. } => {
-                let residual = residual_255.unwrap_or(f64::NAN);
-                let detail = json!({"sample": sample + 1, "t": timestep, "residual_255": residual});
+                let detail = json!({"sample": sample + 1, "t": timestep, "residual_255": residual_255});
+                let text = residual_255.map_or_else(String::new, |residual| format!("residual {residual:.2}"));
                 // Samples that are computed at the same time report in turns: the bar counts their steps together.
-                self.step(restoring(*samples), (0, samples * steps), &format!("residual {residual:.2}"), detail);
+                self.step(restoring(*samples), (0, samples * steps), &text, detail);
             }
             _ => {}
         }

@@ -119,7 +119,7 @@ fn what_is_in_the_way_is_refused_before_anything_is_computed() {
         (2, &["s", "-o", "o", "--shard", "4/3"], "I from 1 to N"),
         (2, &["s", "-o", "o", "--shard", "auto"], "--shard I/N"),
         (2, &["s", "-o", "o", "--overlap", "0.5"], "--gallery"),
-        (2, &["s", "-o", "o", "--format", "gif"], "png, tif, jpg or webp"),
+        (2, &["s", "-o", "o", "--format", "gif"], "png, tif, jpg, webp, fits or exr"),
         (2, &["s/0/00.png", "-o", "x.png", "--shard", "1/2"], "no folder"),
         (2, &["s", "-o", "o", "--eta", "0.5"], "no effect with the method staged"),
         (3, &["empty", "-o", "o"], "contains no images"),

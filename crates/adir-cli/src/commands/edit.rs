@@ -40,7 +40,7 @@ pub struct EditArgs {
     sampling: LatentArgs,
     #[command(flatten)]
     adaptation: LatentAdaptArgs,
-    /// Sampling steps [default: 50]
+    /// Sampling steps [default: 50, or 25 with dpm]
     #[arg(long, value_name = "N")]
     steps: Option<String>,
     /// Fresh noise per step of ddim, 0 to 1 [default: 0]

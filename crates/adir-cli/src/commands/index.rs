@@ -36,8 +36,8 @@ enum IndexCommand {
         /// The index [default: FOLDER.index]
         #[arg(short, long)]
         output: Option<PathBuf>,
-        /// A CLIP model, file or folder [default: the embedded EfficientNet-Lite0]
-        #[arg(long, value_name = "WEIGHTS")]
+        /// A CLIP model: file, folder, or ORG/NAME as pulled [default: the embedded EfficientNet-Lite0]
+        #[arg(long, value_name = "WEIGHTS", value_parser = crate::hub::model_path())]
         encoder: Option<PathBuf>,
         /// Divide large images into tiles of about this side, each an image of its own to a search
         #[arg(long, value_name = "PIXELS")]
@@ -57,7 +57,7 @@ enum IndexCommand {
         #[arg(long)]
         text: Option<String>,
         /// The CLIP model that made the index [default: the embedded EfficientNet-Lite0]
-        #[arg(long, value_name = "WEIGHTS")]
+        #[arg(long, value_name = "WEIGHTS", value_parser = crate::hub::model_path())]
         encoder: Option<PathBuf>,
         /// Number of images
         #[arg(short = 'k', long, default_value_t = 20)]
@@ -81,8 +81,8 @@ enum IndexCommand {
     Info {
         /// The index, or the folder of images, whose index is then kept in the cache as for --gallery
         index: PathBuf,
-        /// For a folder: a CLIP model, file or folder [default: the embedded EfficientNet-Lite0]
-        #[arg(long, value_name = "WEIGHTS")]
+        /// For a folder: a CLIP model, as for `adir index build` [default: the embedded EfficientNet-Lite0]
+        #[arg(long, value_name = "WEIGHTS", value_parser = crate::hub::model_path())]
         encoder: Option<PathBuf>,
         #[command(flatten)]
         store: Store,
@@ -104,8 +104,8 @@ struct Import {
     /// The index to write
     #[arg(short, long)]
     output: PathBuf,
-    /// The CLIP model that made the embeddings (file or folder); by default the embedded EfficientNet-Lite0
-    #[arg(long, value_name = "WEIGHTS")]
+    /// The CLIP model that made the embeddings (file, folder, or ORG/NAME as pulled); by default the embedded EfficientNet-Lite0
+    #[arg(long, value_name = "WEIGHTS", value_parser = crate::hub::model_path())]
     encoder: Option<PathBuf>,
     /// Column with the paths in .parquet files
     #[arg(long, default_value = "image_path", value_name = "COLUMN")]

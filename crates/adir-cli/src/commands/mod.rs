@@ -7,6 +7,7 @@ pub mod degrade;
 pub mod doctor;
 pub mod edit;
 pub mod eval;
+mod hub;
 pub mod index;
 pub mod merge;
 pub mod models;

@@ -20,12 +20,13 @@ use clap::{Args, Subcommand};
 use serde_json::json;
 
 use crate::args::words;
+use crate::commands::hub::{self, PullArgs};
 use crate::commands::train::{TILES, validate, warn_of_left_out};
 use crate::log::Log;
 use crate::model::ModelArgs;
 use crate::store::Store;
 
-/// List the known networks, show the contents of a weights file, or measure a network.
+/// List the known networks, download models, show the contents of a weights file, or measure a network.
 #[derive(Debug, Args)]
 pub struct ModelsArgs {
     #[command(subcommand)]
@@ -34,8 +35,14 @@ pub struct ModelsArgs {
 
 #[derive(Debug, Subcommand)]
 enum ModelsCommand {
-    /// List the networks that can be loaded
+    /// List the networks that can be loaded, and the models in the cache that Hugging Face tools share
     List,
+    Pull(PullArgs),
+    /// Print where a model that was pulled lies
+    Where {
+        /// The model: ORG/NAME, ORG/NAME/FILE, either with @REVISION
+        model: String,
+    },
     /// Measure a network on the held-out photographs of a folder: the loss l_simple, in total and by timestep, and the error
     /// of its x0 estimates, by which restorations of noisy observations weigh the observation
     Measure {
@@ -161,6 +168,7 @@ pub fn run(args: &ModelsArgs, log: &Log) -> Result<u8> {
     match &args.command {
         ModelsCommand::List => {
             list()?;
+            hub::list()?;
             Ok(crate::exit::DONE)
         }
         ModelsCommand::Random { architecture, output, tiny, seed } => {
@@ -170,6 +178,8 @@ pub fn run(args: &ModelsArgs, log: &Log) -> Result<u8> {
             log.info(&format!("{}: {architecture} with random weights", output.display()));
             Ok(crate::exit::DONE)
         }
+        ModelsCommand::Pull(args) => hub::pull(args, log),
+        ModelsCommand::Where { model } => hub::place(model, log),
         ModelsCommand::Info { model, json, test } => info(model, *json, *test, log),
         ModelsCommand::Measure { folder, model, crop, crops, tiles, used, adapter, write, overwrite, store } => {
             let find = |adapter: &PathBuf| store.find_adapter(adapter);

@@ -8,7 +8,7 @@ const PROGRAM: usize = 140 << 20;
 /// Constant overhead of training all weights.
 const FULL_EXTRA: usize = 130 << 20;
 /// Bound on the cache of packed convolution weights (forward and backward, of several steps).
-const MOST_PACKED: usize = 1 << 30;
+const MOST_PACKED: usize = 1 << 28;
 const PACKED: usize = 6;
 /// Copies of the weights kept besides the gradients of parts, when training all weights or factors.
 const FULL_COPIES: usize = 8;

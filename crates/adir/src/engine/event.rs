@@ -42,6 +42,13 @@ pub enum Event {
         /// Observations in all.
         total: usize,
     },
+    /// Crops of an image to adapt a latent diffusion model to were encoded.
+    Encoding {
+        /// Images so far.
+        done: usize,
+        /// Images in all.
+        total: usize,
+    },
     /// A file of a folder is about to be planned.
     Checking {
         /// Its number, from 1.
@@ -147,6 +154,7 @@ impl fmt::Display for Event {
         match self {
             Self::Loading { name } => write!(f, "loading {name}"),
             Self::Indexing { done, total, path } => write!(f, "indexing {done}/{total}: {path}"),
+            Self::Encoding { done, total } => write!(f, "encoding crops {done}/{total}"),
             Self::Searching { done, total } => write!(f, "finding neighbours {done}/{total}"),
             Self::Checking { done, total, path } => write!(f, "checking {done}/{total}: {path}"),
             Self::File { number, total, path, .. } => write!(f, "file {number}/{total}: {path}"),

@@ -102,7 +102,7 @@ impl LatentTraining {
 #[derive(Debug, Clone)]
 enum Beside {
     /// The small image, to which noise is added anew in every step.
-    Small(Tensor<4>),
+    Small(Box<Tensor<4>>),
     /// For each of several masks, mask and latents of what it leaves.
     Masked(Vec<Tensor<4>>),
 }
@@ -148,7 +148,7 @@ impl Examples {
                 let draw = (i * training.crops_per_image + k) as u32;
                 let crop = crop_of(image, training.crop, &noise, draw)?;
                 let beside = match examples.low_res {
-                    Some(_) => Beside::Small(bicubic_resize(&crop, training.crop / 4, training.crop / 4)?),
+                    Some(_) => Beside::Small(bicubic_resize(&crop, training.crop / 4, training.crop / 4)?.into()),
                     None => {
                         let of_mask = |m: usize| {
                             let mask = random_mask(training.crop, &noise, draw, m as u32);
@@ -193,7 +193,7 @@ impl Examples {
             let (class, beside, without) = match (beside, &self.low_res) {
                 (Beside::Small(small), Some((low_res, level))) => {
                     let (of_image, of_noise) = low_res.factors(*level)?;
-                    let noisy = small.clone() * of_image + normal(2, small) * of_noise;
+                    let noisy = (**small).clone() * of_image + normal(2, small) * of_noise;
                     (Some(*level), noisy, false)
                 }
                 (Beside::Masked(masks), _) => {
@@ -310,7 +310,7 @@ impl<'a> LatentAdaptation<'a> {
     pub fn step(&mut self) -> Result<(Timestep, f64)> {
         let count = self.training.batch;
         // Crops and masks have taken the counter steps below.
-        let draw = 1 << 24 | self.step * (4 * count as u32 + 4);
+        let draw = (1_u32 << 24).wrapping_add(self.step.wrapping_mul(4 * count as u32 + 4));
         let steps = self.prior.info().schedule.len();
         let t = Timestep(self.noise.below(draw, 0, steps) as u16);
         let picks: Vec<_> =

@@ -123,7 +123,7 @@ pub trait Network: Debug + Send + Sync {
         /// The program, its embedded weights and the threads' scratch space.
         const PROGRAM: usize = 96 << 20;
         /// Convolution weights are also kept as the kernels read them, up to this.
-        const MOST_PACKED: usize = 1 << 30;
+        const MOST_PACKED: usize = 1 << 28;
         /// The widest map itself, its normalisation, its transformed copy, the layer's output and what is in passing.
         const MAPS_ALIVE: usize = 7;
         let skips: usize = self.memory_of_blocks(height, width).iter().map(|block| block.saved).sum();

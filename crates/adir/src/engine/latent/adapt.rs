@@ -63,7 +63,7 @@ impl Engine {
         };
         let total = pixels.len();
         let examples = Examples::encode(&pixels, autoencoder, low_res, &adapt.training, |done| {
-            report(watch, &Event::Indexing { done, total, path: "encoding crops".into() })
+            report(watch, &Event::Encoding { done, total })
         })?;
         Ok(Prepared { examples, images })
     }
