@@ -170,6 +170,16 @@ pub fn distance(text: &str) -> Result<f64, String> {
     number(text, std::f64::consts::PI).ok_or_else(|| "expected 0 to pi radians".into())
 }
 
+/// A number of things, at least one, for clap.
+pub fn at_least_one<T: std::str::FromStr + PartialOrd + From<u8>>(text: &str) -> Result<T, String> {
+    text.parse().ok().filter(|count| *count >= T::from(1)).ok_or_else(|| "expected a whole number from 1 on".into())
+}
+
+/// A finite number above 0, for clap.
+pub fn above_zero(text: &str) -> Result<f64, String> {
+    number(text, f64::MAX).filter(|value| *value > 0.0).ok_or_else(|| "expected a number above 0".into())
+}
+
 /// A part of a whole, for clap.
 pub fn share(text: &str) -> Result<f64, String> {
     number(text, 1.0).ok_or_else(|| "expected 0 to 1".into())

@@ -42,7 +42,7 @@ pub struct ModelArgs {
     pub dtype: Precision,
     /// Most memory to take, in GB: larger images are sampled in smaller tiles. Images whose decoded samples take more than
     /// an eighth of it are refused [default: what is free, and 0.54 GB of samples]
-    #[arg(long, value_name = "GB")]
+    #[arg(long, value_name = "GB", value_parser = crate::args::above_zero)]
     pub max_memory: Option<f64>,
 }
 
@@ -64,6 +64,6 @@ impl ModelArgs {
 
     /// Bytes that the user allows.
     fn most(&self) -> Option<u64> {
-        self.max_memory.map(|gb| (gb.max(0.0) * 1e9) as u64)
+        self.max_memory.map(|gb| (gb * 1e9) as u64)
     }
 }

@@ -26,12 +26,20 @@ fn settings_that_overflow_are_refused() {
     let f = scene("settings");
     let restore = ["restore", "y.png", "-o", "x.png", "--task", "sr2", "--adapt", "self"];
     let train = ["train", "g", "-o", "t.safetensors", "--model-config", "tiny.json", "--steps", "1", "--crop", "8"];
+    let eval = ["eval", "g", "-o", "e", "--methods", "bicubic"];
     for (command, more) in [
         (&restore[..], ["--adapt-crop", "4294967296"]),
         (&restore, ["--adapt-micro-batch", "18446744073709551615"]),
         (&restore, ["--adapt-batch", "18446744073709551615"]),
         (&restore, ["--checkpoint-seconds", "nan"]),
         (&restore, ["--checkpoint-seconds", "-1"]),
+        (&restore, ["--max-memory", "0"]),
+        (&restore, ["--max-memory", "nan"]),
+        (&restore, ["--max-memory", "-1"]),
+        (&eval, ["--seeds", "0"]),
+        (&eval, ["--count", "0"]),
+        (&eval, ["--crop", "0"]),
+        (&["index", "search", "i", "--image", "y.png"][..], ["-k", "0"]),
         (&train, ["--checkpoint-every", "nan"]),
         (&train, ["--checkpoint-every", "-1"]),
         (&train, ["--micro-batch", "18446744073709551615"]),
@@ -44,6 +52,19 @@ fn settings_that_overflow_are_refused() {
     let huge = ["train", "g", "-o", "t.safetensors", "--model-config", "huge.json", "--steps", "1", "--crop", "8"];
     assert!(expect(5, &f, &huge).1.contains("GB of memory"));
     assert_eq!(fs::read_dir(&f).unwrap().count(), 4, "nothing was written");
+    fs::remove_dir_all(f).unwrap();
+}
+
+#[test]
+fn results_that_would_be_taken_for_inputs_are_refused() {
+    let f = scene("results");
+    for output in ["g", "g/deep/er", "./g/../g"] {
+        let (_, err) = expect(2, &f, &["eval", "g", "-o", output, "--methods", "bicubic"]);
+        assert!(err.contains("count as its images"), "{err}");
+    }
+    let (_, err) = expect(2, &f, &["restore", "g", "-o", "-", "--task", "sr2"]);
+    assert!(err.contains("holds one picture"), "{err}");
+    assert_eq!(fs::read_dir(f.join("g")).unwrap().count(), 3, "nothing was written");
     fs::remove_dir_all(f).unwrap();
 }
 

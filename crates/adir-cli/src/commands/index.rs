@@ -60,7 +60,7 @@ enum IndexCommand {
         #[arg(long, value_name = "WEIGHTS", value_parser = crate::hub::model_path())]
         encoder: Option<PathBuf>,
         /// Number of images
-        #[arg(short = 'k', long, default_value_t = 20)]
+        #[arg(short = 'k', long, default_value_t = 20, value_parser = crate::args::at_least_one::<usize>)]
         neighbours: usize,
         /// Leave out images closer than this angle in radians, 0 to pi
         #[arg(long, default_value_t = 0.0, value_name = "RADIANS", value_parser = crate::args::distance)]

@@ -10,6 +10,7 @@ use clap::Args;
 
 use super::restore::RestoreArgs;
 use crate::log::Log;
+use crate::pipe::is_pipe;
 
 /// Options that only a folder takes.
 #[derive(Debug, Clone, Args)]
@@ -100,6 +101,9 @@ fn request(args: &RestoreArgs) -> Result<FolderRequest> {
 }
 
 pub fn run(args: &RestoreArgs, log: &Log) -> Result<u8> {
+    if is_pipe(&args.output) {
+        return Err(Error::config("-o - holds one picture, but the input is a folder: give -o FOLDER"));
+    }
     let request = request(args)?;
     let engine = args.engine().build()?;
     let watcher = log.watcher();

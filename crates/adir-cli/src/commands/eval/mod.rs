@@ -15,7 +15,7 @@ use clap::Args;
 
 use self::report::Report;
 use crate::adaptation::{AdaptSettings, low_rank};
-use crate::args::preset;
+use crate::args::{at_least_one, preset};
 use crate::log::Log;
 use crate::model::{ModelArgs, named};
 use crate::store::Store;
@@ -59,16 +59,16 @@ pub struct EvalArgs {
     #[arg(long, value_name = "ADAPTER")]
     adapter: Option<PathBuf>,
     /// Images per set, spread evenly over it
-    #[arg(long, default_value_t = 10, value_name = "N")]
+    #[arg(long, default_value_t = 10, value_name = "N", value_parser = at_least_one::<usize>)]
     count: usize,
     /// Side of the central crop in pixels, at most: cut to what the network and the factor divide
-    #[arg(long, default_value_t = 128, value_name = "PIXELS")]
+    #[arg(long, default_value_t = 128, value_name = "PIXELS", value_parser = at_least_one::<usize>)]
     crop: usize,
     /// Samples per image
     #[arg(short = 'n', long, default_value_t = 4, value_name = "N")]
     samples: usize,
     /// Number of seeds; each repeats everything random
-    #[arg(long, default_value_t = 1, value_name = "N")]
+    #[arg(long, default_value_t = 1, value_name = "N", value_parser = at_least_one::<u64>)]
     seeds: u64,
     /// All images, whole (but for what is cut as above)
     #[arg(long, conflicts_with_all = ["count", "crop"])]
@@ -101,6 +101,7 @@ pub fn run(args: &EvalArgs, log: &Log) -> Result<u8> {
     let config = args.config();
     let methods = args.methods(&config)?;
     args.check_effects(&methods)?;
+    args.check_output()?;
     let sets = args.sets.iter().map(|set| Ok((set, args.files(set, log)?))).collect::<Result<Vec<_>>>()?;
     let cells = args.output.join("cells");
     std::fs::create_dir_all(&cells).map_err(|e| Error::io(&cells, e))?;
@@ -158,6 +159,25 @@ pub fn run(args: &EvalArgs, log: &Log) -> Result<u8> {
 }
 
 impl EvalArgs {
+    /// Refuses an output in a set: results there would be taken for its images.
+    fn check_output(&self) -> Result<()> {
+        let place = |path: &Path| {
+            let known = path.ancestors().find_map(|part| part.canonicalize().ok().map(|place| (part, place)));
+            known.map(|(part, place)| place.join(path.strip_prefix(part).unwrap_or(path)))
+        };
+        let output = if self.output.is_absolute() { self.output.clone() } else { Path::new(".").join(&self.output) };
+        let Some(output) = place(&output) else { return Ok(()) };
+        let inside = |set: &&PathBuf| set.canonicalize().is_ok_and(|set| output.starts_with(set));
+        match self.sets.iter().find(inside) {
+            None => Ok(()),
+            Some(set) => Err(Error::config(format!(
+                "{}: is in the folder {}, and results there would count as its images: choose another folder",
+                self.output.display(),
+                set.display()
+            ))),
+        }
+    }
+
     /// What all methods have in common.
     fn config(&self) -> EvalConfig {
         let mut config = EvalConfig::new();
