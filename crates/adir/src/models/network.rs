@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use super::Conditioning;
 use super::blocks::{Block, Context};
-use super::params::{ParamId, ParamLayout, Params};
+use super::params::{ParamId, ParamLayout, ParamSpec, Params};
 use crate::operator::ImageShape;
 use crate::schedule::Timestep;
 use crate::tensor::Tensor;
@@ -124,12 +124,17 @@ pub trait Network: Debug + Send + Sync {
         const PROGRAM: usize = 96 << 20;
         /// Convolution weights are also kept as the kernels read them, up to this.
         const MOST_PACKED: usize = 1 << 28;
+        /// What is kept of scratch space, at most.
+        const MOST_SCRATCH: usize = 512 << 20;
         /// The widest map itself, its normalisation, its transformed copy, the layer's output and what is in passing.
         const MAPS_ALIVE: usize = 7;
         let skips: usize = self.memory_of_blocks(height, width).iter().map(|block| block.saved).sum();
         let weights = 4 * self.layout().element_count();
         let activations = 4 * n * (skips + MAPS_ALIVE * self.largest_map(height, width));
-        (PROGRAM + weights + weights.min(MOST_PACKED) + activations) as u64
+        // Weights beyond that are packed in every call, and such networks have layers whose scratch space is all in use.
+        let largest = self.layout().specs().iter().map(ParamSpec::len).max().unwrap_or(0);
+        let packing = if weights > MOST_PACKED { 2 * 4 * largest + MOST_SCRATCH } else { 0 };
+        (PROGRAM + weights + weights.min(MOST_PACKED) + packing + activations) as u64
     }
 
     /// The same where every evaluation is differentiated by its input (see [`super::Denoiser::predict_back`]): the maps of

@@ -66,8 +66,11 @@ impl Autoencoder {
     /// Bytes that decoding latents of that height and width takes in f32, or encoding their image: weights, and the maps that
     /// are alive at once.
     pub fn memory(&self, height: usize, width: usize) -> u64 {
-        /// Of the widest layer: what enters it, its normalisation, copies in the order of the kernels, what leaves it.
-        const MAPS_ALIVE: usize = 5;
+        /// Of the widest layer: what enters it, what is in passing, what leaves it.
+        const MAPS_ALIVE: usize = 3;
+        /// Copies in the order of the kernels; convolutions of larger maps make them band by band.
+        const COPIES: usize = 2;
+        const MOST_COPIED: usize = 512 << 20;
         let factor = self.config.factor();
         let largest = |blocks: &[Block], mut map: ImageShape| {
             let mut most = 0;
@@ -81,7 +84,8 @@ impl Autoencoder {
         let image = ImageShape { channels: self.config.image_channels, height: factor * height, width: factor * width };
         let latents = ImageShape { channels: self.config.latent_channels, height, width };
         let widest = largest(&self.encoder, image).max(largest(&self.decoder, latents));
-        4 * (self.layout.element_count() + MAPS_ALIVE * widest) as u64
+        let maps = 4 * MAPS_ALIVE * widest + (4 * COPIES * widest).min(MOST_COPIED);
+        (4 * self.layout.element_count() + maps) as u64
     }
 
     /// The latents of images in [-1, 1], sides divided by [`AutoencoderConfig::factor`].
