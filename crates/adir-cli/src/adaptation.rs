@@ -34,7 +34,7 @@ pub enum Mode {
 }
 
 /// How the model is adapted, whatever it is adapted to.
-#[derive(Debug, Clone, Default, Args)]
+#[derive(Debug, Clone, Default, PartialEq, Args)]
 pub struct AdaptSettings {
     /// Image encoder: a CLIP model (file, folder, or ORG/NAME as pulled) [default: the embedded EfficientNet-Lite0]
     #[arg(long, value_name = "WEIGHTS", value_parser = crate::hub::model_path())]

@@ -16,7 +16,7 @@ use clap::builder::{PossibleValuesParser, TypedValueParser};
 use serde::de::DeserializeOwned;
 
 /// How y was made from x.
-#[derive(Debug, Clone, Args)]
+#[derive(Debug, Clone, PartialEq, Args)]
 pub struct DegradationArgs {
     /// What happened to the image: sr2 to sr16 (scaled down by that factor), deblur, inpaint, denoise, colourise
     #[arg(short = 't', long)]
@@ -56,7 +56,7 @@ pub struct DegradationArgs {
 }
 
 /// Which pixels of the observation count.
-#[derive(Debug, Clone, Default, Args)]
+#[derive(Debug, Clone, Default, PartialEq, Args)]
 pub struct MeasuredArgs {
     /// Pixels of the observation that were not measured, for any task: dust, dead pixels, a time stamp. Marked as in --mask
     #[arg(long, value_name = "IMAGE")]

@@ -60,6 +60,11 @@ impl Noise {
         Self { seed, stream }
     }
 
+    /// The noise of one of several samples. It depends on `seed` and the sample's number, not on how many there are.
+    pub fn of_sample(seed: u64, sample: usize) -> Self {
+        Self::new(seed.wrapping_add((sample as u64) << 32), Stream::Sampling)
+    }
+
     /// `count` standard normal numbers of `step`: those of [`Noise::normal_f64`], rounded.
     pub fn normal(&self, step: u32, count: usize) -> Vec<f32> {
         self.normals(step, count, |z| z as f32)

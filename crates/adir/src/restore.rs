@@ -14,7 +14,7 @@ use crate::guidance::{
 };
 use crate::io::light::Light;
 use crate::models::{Denoiser, DenoiserInfo, Space};
-use crate::noise::{Noise, Stream};
+use crate::noise::Noise;
 use crate::operator::{Compose, Crop, ImageShape, LinearOperator, Solve, least_damping, solve};
 use crate::problem::Measurement;
 use crate::sampler::{
@@ -325,7 +325,7 @@ impl RestorePlan {
 
     /// The noise of one sample. It depends on seed and sample index, not on the number of samples.
     pub fn noise(&self, sample: usize) -> Noise {
-        Noise::new(self.seed.wrapping_add((sample as u64) << 32), Stream::Sampling)
+        Noise::of_sample(self.seed, sample)
     }
 
     /// One sampler, to be driven to its end by the caller; [`RestorePlan::finish`] turns its last state

@@ -88,7 +88,7 @@ pub struct RestoreArgs {
     pub(super) explain: bool,
 }
 
-#[derive(Debug, Clone, Args)]
+#[derive(Debug, Clone, PartialEq, Args)]
 pub(super) struct SamplingArgs {
     /// Preset: fast (the method staged, about 20 network evaluations), or paper (settings of the paper's Table 4: 1000
     /// ancestral steps)
@@ -358,18 +358,16 @@ impl RestoreArgs {
             clip: None,
             eps_after_guidance: None,
         };
-        let told =
-            |given: &dyn std::fmt::Debug, plain: &dyn std::fmt::Debug| format!("{given:?}") != format!("{plain:?}");
         for (given, what) in [
-            (told(&self.degradation, &degradation), "a degradation other than that of sr4"),
-            (told(&self.measured, &MeasuredArgs::default()), "--ignore and --saturated"),
+            (self.degradation != degradation, "a degradation other than that of sr4"),
+            (self.measured != MeasuredArgs::default(), "--ignore and --saturated"),
             (
-                told(sampling, &same_sampling),
+                *sampling != same_sampling,
                 "of the sampling options more than --steps, --eta, --seed, --samples and --tile",
             ),
             (self.adaptation.full, "--full"),
             (matches!(self.adaptation.adapt, Some(Mode::Itself)), "--adapt self"),
-            (told(&self.other_settings(), &AdaptSettings::default()), OTHER_SETTINGS),
+            (self.other_settings() != AdaptSettings::default(), OTHER_SETTINGS),
             (self.keep_margin, "--keep-margin"),
             (self.report.is_some(), "--report"),
             (self.record.is_some(), "--record"),

@@ -19,8 +19,12 @@ use crate::schedule::Timestep;
 use crate::tensor::{self, DType, Tensor};
 use crate::{Error, Result};
 
-/// Every n-th image is held out.
-const HELD_OUT_EVERY: usize = 5;
+/// Whether the `i`-th of `count` images is held out: every fifth, of fewer the second, a single one not.
+pub fn is_held_out(i: usize, count: usize) -> bool {
+    const EVERY: usize = 5;
+    count >= 2 && (i % EVERY == EVERY - 1 || count < EVERY && i == 1)
+}
+
 /// Steps that low-rank factors and all weights take before one of them goes on alone.
 const RACE: u32 = 50;
 
@@ -87,12 +91,13 @@ impl Adaptation {
                 "a network in f16 cannot be adapted because its gradients vanish: use bf16 or f32",
             ));
         }
-        let hold = config.held_out && images.len() >= 2;
-        let last =
-            |i: usize| hold && (i % HELD_OUT_EVERY == HELD_OUT_EVERY - 1 || images.len() < HELD_OUT_EVERY && i == 1);
         let (mut out, mut training) = (Vec::new(), Vec::new());
         for (i, image) in images.iter().enumerate() {
-            if last(i) { out.push(image.clone()) } else { training.push(image.clone()) }
+            if config.held_out && is_held_out(i, images.len()) {
+                out.push(image.clone())
+            } else {
+                training.push(image.clone())
+            }
         }
         let crops = CropSource::new(training, &config)?;
         let held_out = match out.is_empty() {

@@ -4,9 +4,10 @@ use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 
 use super::open::Engine;
-use super::record::Record;
+use super::record::{FileRecord, Record};
 use super::request::{Observation, OutputRequest, Request, Target};
 use crate::io::atomic::check_outputs;
+use crate::io::hash::ContentHash;
 use crate::problem::{KernelSource, MaskSource};
 use crate::{Error, Result};
 
@@ -101,6 +102,26 @@ impl Outputs {
         let maps = maps.into_iter().flat_map(|files| [files.map, files.heat]);
         let is_there = |path: &PathBuf| path.is_file();
         Ok(Stale { samples: stale.filter(is_there).collect(), maps: maps.filter(is_there).collect() })
+    }
+
+    /// Refuses files that came to be since the outputs were checked, unless they may be replaced.
+    pub(super) fn check_free(&self, overwrite: bool) -> Result<()> {
+        let is_there = |path: &&Path| path.symlink_metadata().is_ok();
+        match self.all().find(is_there).filter(|_| !overwrite) {
+            None => Ok(()),
+            Some(path) => {
+                let message = "was made by something else meanwhile; use --overwrite to replace it, or another output";
+                Err(Error::config(format!("{}: {message}", path.display())))
+            }
+        }
+    }
+
+    /// The records of the pictures, once they are written.
+    pub(super) fn written(&self) -> Result<Vec<FileRecord>> {
+        let written = |path: &Path| -> Result<FileRecord> {
+            Ok(FileRecord { path: Some(path.to_owned()), sha256: ContentHash::of_file(path)? })
+        };
+        self.pictures().map(written).collect()
     }
 
     /// The number of samples in the record that will be replaced, if there is one.

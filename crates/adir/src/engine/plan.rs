@@ -96,7 +96,7 @@ impl Engine {
         let make = request.guidance.as_ref().map(|maker| maker.0.as_ref());
         let restore = RestorePlan::guided_by(measurement, &settings, header.info(), make)?;
         if let (Some(output), Some(format)) = (&request.output, format) {
-            self.check_size(&output.path, &restore, &picture, format)?;
+            self.check_size(&output.path, restore.measurement().result(), &picture, format)?;
         }
         let adaptation = adapt.as_ref().map(AdaptPlan::memory);
         let extent = self.extent(&restore, &header, sampling)?;
@@ -134,8 +134,14 @@ impl Engine {
     }
 
     /// Refuses a result that exceeds the limits for reading it back.
-    fn check_size(&self, path: &Path, plan: &RestorePlan, picture: &Picture, format: ImageFormat) -> Result<()> {
-        let ImageShape { channels, height, width } = plan.measurement().result();
+    pub(super) fn check_size(
+        &self,
+        path: &Path,
+        result: ImageShape,
+        picture: &Picture,
+        format: ImageFormat,
+    ) -> Result<()> {
+        let ImageShape { channels, height, width } = result;
         let side = |pixels: usize| u32::try_from(pixels).unwrap_or(u32::MAX);
         let samples = channels as u64 + u64::from(picture.alpha.is_some());
         let bytes = format.depth_for(picture.bit_depth).bytes();

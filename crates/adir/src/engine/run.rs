@@ -271,11 +271,7 @@ impl Restored {
         let Some(outputs) = self.outputs.clone() else {
             return Err(Error::config("the request names no output"));
         };
-        let is_there = |path: &&Path| path.symlink_metadata().is_ok();
-        if let Some(path) = outputs.all().find(is_there).filter(|_| !self.overwrite) {
-            let message = "was made by something else meanwhile; use --overwrite to replace it, or another output";
-            return Err(Error::config(format!("{}: {message}", path.display())));
-        }
+        outputs.check_free(self.overwrite)?;
         for (path, sample) in outputs.samples.iter().zip(&self.samples) {
             sample.write(path)?;
         }
@@ -285,7 +281,7 @@ impl Restored {
         }
         self.mean.write(&outputs.image)?;
         self.judge(&outputs.image, engine)?;
-        self.record.results = outputs.pictures().map(written).collect::<Result<_>>()?;
+        self.record.results = outputs.written()?;
         outputs.check_record()?;
         self.record.write(&outputs.record)?;
         states::forget(self.states.take().as_deref());
@@ -320,9 +316,4 @@ pub(super) fn saved_again(picture: &Picture, file: &Path, limits: &Limits) -> Re
     // A format without grey stores it in each channel.
     let channels = picture.tensor.dims()[1].min(saved.dims()[1]);
     Ok(saved.narrow(1, 0, channels))
-}
-
-/// A file that was written.
-fn written(path: &Path) -> Result<FileRecord> {
-    Ok(FileRecord { path: Some(path.to_owned()), sha256: ContentHash::of_file(path)? })
 }

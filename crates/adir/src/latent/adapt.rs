@@ -7,18 +7,17 @@ use burn::tensor::DType;
 use serde::{Deserialize, Serialize};
 
 use super::inpaint::{Hole, beside};
+use crate::adapt::is_held_out;
 use crate::models::params::Params;
 use crate::models::stable_diffusion::{Latents, LowRes, Posterior};
 use crate::models::{Conditioning, Conditions, Denoiser, Prior};
-use crate::noise::Noise;
+use crate::noise::{Noise, Stream};
 use crate::operator::bicubic_resize;
 use crate::optim::{Adam, AdamConfig, AdaptedLayers, Batch, Ema, Lora, Objective, accumulate, batch_loss, own_losses};
 use crate::schedule::Timestep;
 use crate::tensor::{self, Tensor};
 use crate::{Error, Result};
 
-/// Every n-th image is held out.
-const HELD_OUT_EVERY: usize = 5;
 /// Masks of each crop, for inpainting.
 const MASKS: usize = 4;
 /// Share of the masks that cover everything, as the published models were trained.
@@ -125,7 +124,7 @@ pub struct Examples {
 
 impl Examples {
     /// Those of `images`, `[1, 1 or 3, h, w]` in [-1, 1]: for an upscaler with `low_res` and a level of noise, else for
-    /// inpainting. One of five images is held out. `done` is told after each image.
+    /// inpainting. Images are held out as by [`is_held_out`]. `done` is told after each image.
     ///
     /// # Errors
     /// [`Error::Config`] for no images; as [`Latents::posterior`], and what `done` returns.
@@ -139,11 +138,10 @@ impl Examples {
         if images.is_empty() {
             return Err(Error::config("no images to adapt to"));
         }
-        let noise = Noise::new(training.seed, crate::noise::Stream::Adaptation);
+        let noise = Noise::new(training.seed, Stream::Adaptation);
         let mut examples = Self { training: Vec::new(), held_out: Vec::new(), low_res };
         for (i, image) in images.iter().enumerate() {
-            let held = images.len() > 1
-                && (i % HELD_OUT_EVERY == HELD_OUT_EVERY - 1 || (images.len() < HELD_OUT_EVERY && i == 1));
+            let held = is_held_out(i, images.len());
             for k in 0..training.crops_per_image {
                 let draw = (i * training.crops_per_image + k) as u32;
                 let crop = crop_of(image, training.crop, &noise, draw)?;
@@ -214,7 +212,7 @@ impl Examples {
     /// # Errors
     /// [`Error::Backend`] when the device fails.
     pub fn held_out_losses(&self, prior: &Prior, told: &[Tensor<3>; 2], seed: u64) -> Result<Vec<f64>> {
-        let noise = Noise::new(seed, crate::noise::Stream::Evaluation);
+        let noise = Noise::new(seed, Stream::Evaluation);
         let steps = prior.info().schedule.len() as f64;
         let mut losses = Vec::new();
         for (i, share) in (0..self.held_out.len()).flat_map(|i| MEASURED_AT.map(|share| (i, share))) {
@@ -298,7 +296,7 @@ impl<'a> LatentAdaptation<'a> {
             adam: Adam::new(AdamConfig::default()),
             ema: Ema::new(lora.factors().clone(), training.ema),
             lora,
-            noise: Noise::new(training.seed, crate::noise::Stream::Adaptation),
+            noise: Noise::new(training.seed, Stream::Adaptation),
             step: 0,
         })
     }

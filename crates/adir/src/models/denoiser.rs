@@ -192,6 +192,14 @@ pub trait Pullback: Send {
     fn x_t(&self, cotangent: &Tensor<4>) -> Result<Tensor<4>>;
 }
 
+/// Refuses a cotangent of another shape than the result has.
+pub(super) fn check_cotangent(cotangent: &Tensor<4>, result: [usize; 4]) -> Result<()> {
+    if cotangent.dims() == result {
+        return Ok(());
+    }
+    Err(Error::config(format!("a cotangent of shape {:?} for a result of {result:?}", cotangent.dims())))
+}
+
 /// A network and its schedule. Networks that predict x0 or v are converted to eps on this side.
 pub trait Denoiser: Send + Sync {
     /// What is known of it.

@@ -1,4 +1,6 @@
-//! Reading one tensor of a weight file, checked against the shape that the network needs.
+//! Reading one tensor of a weight file, checked against the shape that the network needs, and whose fault it is.
+
+use std::path::Path;
 
 use crate::Error;
 use crate::Result;
@@ -15,5 +17,13 @@ pub(super) fn values(file: &WeightFile, name: &str, shape: &[usize]) -> Result<V
             Err(Error::model(file.path(), format!("tensor {name:?} has shape {found:?}, expected {shape:?}")))
         }
         None => Err(Error::model(file.path(), format!("has no tensor {name:?}"))),
+    }
+}
+
+/// What is wrong with a configuration is wrong with its file.
+pub(super) fn fault_of(path: &Path) -> impl Fn(Error) -> Error + '_ {
+    move |e| match e {
+        Error::Config(message) => Error::model(path, message),
+        other => other,
     }
 }

@@ -5,12 +5,14 @@ use std::fmt;
 use std::path::Path;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
+use super::denoiser::check_cotangent;
 use super::guided_diffusion::{KeyReport, UNet, UNetConfig, config_of, shapes_of};
+use super::load::fault_of;
 use super::params::{ParamLayout, Params};
 use super::{
     Conditioning, Denoiser, DenoiserInfo, EstimateErrors, ImageMean, Network, Pixels, Prediction, Pullback, Space,
 };
-use crate::io::hash::Hasher;
+use crate::io::hash::{ContentHash, Hasher};
 use crate::io::sidecar::beside;
 use crate::io::weights::WeightFile;
 use crate::schedule::{Timestep, VarianceKind};
@@ -162,7 +164,7 @@ impl Prior {
     /// [`Error::Model`] when the configuration is missing or invalid, or a tensor is missing, unexpected or mis-shaped
     /// (all are listed).
     pub fn describe(file: &WeightFile, config: Option<UNetConfig>) -> Result<PriorHeader> {
-        let fault = fault_of(file);
+        let fault = fault_of(file.path());
         let config = config.map_or_else(|| config_of(file), Ok).map_err(&fault)?;
         let header = PriorHeader::new(config).map_err(&fault)?;
         let expected = header.net.layout().specs().iter().map(|s| (s.name.as_str(), s.shape.as_slice()));
@@ -186,9 +188,8 @@ impl Prior {
         let layout = header.net.layout().clone();
         // One pass over the file gives both the weights and their identity.
         let read = |take: &mut dyn FnMut(&str, Vec<f32>) -> Result<()>| file.stream(|_, _| true, take);
-        let (params, id) = Params::stream(layout, compute, read).map_err(fault_of(file))?;
-        let id = OnceLock::from(WeightsId(id.to_string()));
-        Ok(Self { id: Arc::new(id), ..Self::with_header(header, params) })
+        let (params, id) = Params::stream(layout, compute, read).map_err(fault_of(file.path()))?;
+        Ok(Self::with_header(header, params).from_file(id))
     }
 
     /// The guided-diffusion network of a configuration with values for its layout.
@@ -229,6 +230,12 @@ impl Prior {
     #[must_use]
     pub fn with_params(&self, params: Params) -> Self {
         Self { params, id: Arc::default(), ..self.clone() }.with_errors(None)
+    }
+
+    /// The same weights, told apart by the hash of the file that they come from.
+    #[must_use]
+    pub(super) fn from_file(self, hash: ContentHash) -> Self {
+        Self { id: Arc::new(OnceLock::from(WeightsId(hash.to_string()))), ..self }
     }
 
     /// The same network with the mean colours of its training images; `None` for no correction.
@@ -359,14 +366,6 @@ fn check_layout(layout: &Arc<ParamLayout>, params: &Params) -> Result<()> {
     if params.layout() == layout { Ok(()) } else { Err(Error::config("the weights belong to another network")) }
 }
 
-/// What is wrong with the configuration is wrong with the file.
-fn fault_of(file: &WeightFile) -> impl Fn(Error) -> Error + '_ {
-    |e| match e {
-        Error::Config(message) => Error::model(file.path(), message),
-        other => other,
-    }
-}
-
 impl Denoiser for Prior {
     fn info(&self) -> &DenoiserInfo {
         &self.info
@@ -412,10 +411,7 @@ struct PriorPullback {
 impl Pullback for PriorPullback {
     fn x_t(&self, cotangent: &Tensor<4>) -> Result<Tensor<4>> {
         let Self { prior, x_t, t, conditioning, graph } = self;
-        if cotangent.dims() != x_t.dims() {
-            let message = format!("a cotangent of shape {:?} for a result of {:?}", cotangent.dims(), x_t.dims());
-            return Err(Error::config(message));
-        }
+        check_cotangent(cotangent, x_t.dims())?;
         let kept = graph.lock().unwrap_or_else(PoisonError::into_inner).take();
         let graph = kept.unwrap_or_else(|| prior.graph(x_t, *t, conditioning).0);
         let cotangent = cotangent.clone().to_device(&x_t.device()).cast(x_t.dtype());

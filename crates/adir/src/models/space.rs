@@ -3,9 +3,10 @@
 use std::fmt::Debug;
 
 use super::Pullback;
+use super::denoiser::check_cotangent;
+use crate::Result;
 use crate::operator::ImageShape;
 use crate::tensor::Tensor;
-use crate::{Error, Result};
 
 /// The space in which a network samples: pixels themselves, or an autoencoder's latents.
 pub trait Space: Debug + Send + Sync {
@@ -58,10 +59,7 @@ struct Unchanged([usize; 4]);
 
 impl Pullback for Unchanged {
     fn x_t(&self, cotangent: &Tensor<4>) -> Result<Tensor<4>> {
-        if cotangent.dims() != self.0 {
-            let message = format!("a cotangent of shape {:?} for a result of {:?}", cotangent.dims(), self.0);
-            return Err(Error::config(message));
-        }
+        check_cotangent(cotangent, self.0)?;
         Ok(cotangent.clone())
     }
 }

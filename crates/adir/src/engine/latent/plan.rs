@@ -17,6 +17,7 @@ use crate::io::side_inputs::read_mask;
 use crate::latent::Solver;
 use crate::models::stable_diffusion::{LatentFiles, Purpose};
 use crate::models::{check_tile, tiles_of};
+use crate::operator::ImageShape;
 use crate::problem::{Measurement, Problem};
 use crate::{Error, Result};
 
@@ -92,10 +93,8 @@ impl Engine {
         let factor = if hole.is_some() { 1 } else { 4 };
         let [_, channels, h, w] = picture.tensor.dims();
         if let (Some(output), Some(format)) = (&request.output, format) {
-            let side = |pixels: usize| u32::try_from(pixels).unwrap_or(u32::MAX);
-            let samples = channels as u64 + u64::from(picture.alpha.is_some());
-            let bytes = format.depth_for(picture.bit_depth).bytes();
-            self.limits.check(&output.path, (side(factor * w), side(factor * h)), samples * bytes)?;
+            let result = ImageShape { channels, height: factor * h, width: factor * w };
+            self.check_size(&output.path, result, &picture, format)?;
         }
         let multiple = files.unet().config().size_multiple();
         let shrink = files.autoencoder().config().factor();

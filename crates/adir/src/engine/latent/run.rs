@@ -1,6 +1,5 @@
 //! Carrying out a latent plan.
 
-use std::path::Path;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -22,7 +21,7 @@ use crate::io::weights::WeightFile;
 use crate::latent::{Hole, LatentSampler, check_picture, inpainting, match_colours, upscaling};
 use crate::models::stable_diffusion::{Latents, add_lora};
 use crate::models::{Conditioning, Space, Tiled};
-use crate::noise::{Noise, Stream};
+use crate::noise::Noise;
 use crate::operator::{LinearOperator, Solve, bicubic_resize, least_damping, solve};
 use crate::problem::Measurement;
 use crate::sampler::{NoiseSource, initial_noise};
@@ -116,8 +115,8 @@ impl Engine {
             }
         };
         loading("U-Net")?;
-        let model = plan.files.hash()?;
         let mut unet = plan.files.load_unet(compute)?;
+        let model = unet.id()?.to_string();
         if let Some(path) = &request.lora {
             let file = WeightFile::open(path)?;
             let (params, _) = add_lora(plan.files.unet(), unet.params(), &file, 1.0)?;
@@ -211,9 +210,9 @@ impl Engine {
     }
 }
 
-/// The noise of one result. It depends on seed and number, not on how many there are.
+/// The noise of one result.
 fn noise(plan: &LatentPlan, sample: usize) -> Noise {
-    Noise::new(plan.request.seed.wrapping_add((sample as u64) << 32), Stream::Sampling)
+    Noise::of_sample(plan.request.seed, sample)
 }
 
 /// By what the state of a run is found again: all that decides its bytes.
@@ -325,11 +324,7 @@ impl LatentRestored {
         let (Some(outputs), Some(asked)) = (&plan.outputs, &plan.request.output) else {
             return Err(Error::config("the request names no output"));
         };
-        let is_there = |path: &&Path| path.symlink_metadata().is_ok();
-        if let Some(path) = outputs.all().find(is_there).filter(|_| !asked.overwrite) {
-            let message = "was made by something else meanwhile; use --overwrite to replace it, or another output";
-            return Err(Error::config(format!("{}: {message}", path.display())));
-        }
+        outputs.check_free(asked.overwrite)?;
         for (path, picture) in outputs.pictures().zip(&self.results) {
             picture.write(path)?;
         }
@@ -339,10 +334,7 @@ impl LatentRestored {
             let saved = saved_again(first, path, &engine.limits)?;
             self.record.agreement_psnr = Some(Decibel(measurement.agreement(&saved)?));
         }
-        let written = |path: &Path| -> Result<FileRecord> {
-            Ok(FileRecord { path: Some(path.to_owned()), sha256: ContentHash::of_file(path)? })
-        };
-        self.record.results = outputs.pictures().map(written).collect::<Result<_>>()?;
+        self.record.results = outputs.written()?;
         outputs.check_record()?;
         write_json(&outputs.record, &self.record)?;
         states::forget(self.states.take().as_deref());

@@ -2,7 +2,7 @@
 
 use serde_json::json;
 
-use super::json::Settings;
+use super::json::{Settings, within};
 use crate::{Error, Result};
 
 /// What lies between encoder and decoder.
@@ -140,13 +140,7 @@ impl AutoencoderConfig {
     /// [`Error::Config`] naming the setting.
     pub fn check(&self) -> Result<()> {
         const MOST: usize = 1 << 16;
-        let within = |name: &str, value: usize, most: usize| {
-            if (1..=most).contains(&value) {
-                Ok(())
-            } else {
-                Err(Error::config(format!("the autoencoder's {name} = {value}: expected 1 to {most}")))
-            }
-        };
+        let within = |name: &str, value, most| within("autoencoder", name, value, most);
         within("number of levels", self.widths.len(), 8)?;
         within("layers_per_block", self.layers_per_block, 16)?;
         within("in_channels", self.image_channels, MOST)?;

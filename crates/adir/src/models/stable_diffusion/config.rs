@@ -2,7 +2,7 @@
 
 use serde_json::json;
 
-use super::json::{PerLevel, Settings};
+use super::json::{PerLevel, Settings, within};
 use crate::{Error, Result};
 
 /// A level of the U-Net, from full size down.
@@ -203,13 +203,7 @@ impl ConditionalConfig {
     /// # Errors
     /// [`Error::Config`] naming the setting.
     pub fn check(&self) -> Result<()> {
-        let within = |name: &str, value: usize, most: usize| {
-            if (1..=most).contains(&value) {
-                Ok(())
-            } else {
-                Err(Error::config(format!("the U-Net's {name} = {value}: expected 1 to {most}")))
-            }
-        };
+        let within = |name: &str, value, most| within("U-Net", name, value, most);
         within("number of levels", self.levels.len(), 8)?;
         within("layers_per_block", self.layers_per_block, 16)?;
         within("in_channels", self.in_channels, MOST)?;

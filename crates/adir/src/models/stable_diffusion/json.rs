@@ -39,6 +39,18 @@ impl Settings {
         }
     }
 
+    /// The ends of betas that are linear in their roots, the only ones supported.
+    ///
+    /// # Errors
+    /// [`Error::Config`] for others.
+    pub fn take_betas(&mut self) -> Result<[f64; 2]> {
+        let kind: String = self.take("beta_schedule", "linear".to_owned())?;
+        if kind != "scaled_linear" {
+            return Err(Error::config(format!("beta_schedule = {kind:?}: expected \"scaled_linear\"")));
+        }
+        Ok([self.take("beta_start", 1e-4)?, self.take("beta_end", 0.02)?])
+    }
+
     /// Checks that all that is left has the value named here, the only one supported, or is null; the names in `unused`
     /// may have any.
     ///
@@ -62,6 +74,17 @@ impl Settings {
         }
         Err(Error::config(format!("the configuration of the {}: {}", self.what, complaints.join("; "))))
     }
+}
+
+/// Refuses a number that is not from 1 to `most`.
+///
+/// # Errors
+/// [`Error::Config`] naming `what` it belongs to.
+pub(super) fn within(what: &str, name: &str, value: usize, most: usize) -> Result<()> {
+    if (1..=most).contains(&value) {
+        return Ok(());
+    }
+    Err(Error::config(format!("the {what}'s {name} = {value}: expected 1 to {most}")))
 }
 
 /// Whether two values are equal, numbers by their value.

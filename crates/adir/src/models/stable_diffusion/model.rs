@@ -7,12 +7,12 @@ use super::autoencoder::Autoencoder;
 use super::autoencoder_config::AutoencoderConfig;
 use super::config::ConditionalConfig;
 use super::names;
-use super::part::{Part, Stored, fault_of, text_of};
+use super::part::{Part, Stored, text_of};
 use super::schedulers::{Facts, LowRes};
 use super::space::Latents;
 use super::text::{TextConfig, TextEncoder};
 use super::unet::ConditionalUNet;
-use crate::io::hash::Hasher;
+use crate::models::load::fault_of;
 use crate::models::{Network, Prior};
 use crate::tensor::Compute;
 use crate::{Error, Result};
@@ -280,14 +280,15 @@ impl LatentFiles {
         self.low_res.as_ref()
     }
 
-    /// The U-Net with its weights. Its [`crate::models::Space`] is that of pixels: the autoencoder is loaded for itself.
+    /// The U-Net with its weights, told apart by the SHA-256 of its file, or of the hashes of its shards. Its
+    /// [`crate::models::Space`] is that of pixels: the autoencoder is loaded for itself.
     ///
     /// # Errors
     /// [`Error::Model`] for a tensor that cannot be read.
     pub fn load_unet(&self, compute: &Compute) -> Result<Prior> {
         let (net, stored) = &self.unet;
-        let params = stored.load(&self.parts[0], compute)?;
-        Prior::new(net.clone(), params, self.facts.info(net.config())?)
+        let (params, hash) = stored.load_hashed(&self.parts[0], compute)?;
+        Ok(Prior::new(net.clone(), params, self.facts.info(net.config())?)?.from_file(hash))
     }
 
     /// The autoencoder with its weights.
@@ -307,20 +308,12 @@ impl LatentFiles {
         TextEncoder::load(&self.parts[2], self.text, compute)
     }
 
-    /// The SHA-256 of the U-Net's file, or of the hashes of its shards. Reads all of it.
+    /// The SHA-256 by which the U-Net's weights are told apart ([`LatentFiles::load_unet`]), without loading them.
     ///
     /// # Errors
     /// [`Error::Model`] if a file cannot be read.
     pub fn hash(&self) -> Result<String> {
-        let hashes = self.parts[0].files.iter().map(|file| file.sha256()).collect::<Result<Vec<_>, _>>()?;
-        if let [one] = hashes.as_slice() {
-            return Ok(one.to_string());
-        }
-        let mut hasher = Hasher::default();
-        for hash in hashes {
-            hasher.update(hash.to_string().as_bytes());
-        }
-        Ok(hasher.finish().to_string())
+        Ok(self.parts[0].hash()?.to_string())
     }
 
     /// The files that are read.

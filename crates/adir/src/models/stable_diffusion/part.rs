@@ -1,14 +1,15 @@
 //! The weight files of one part of a model, and how their tensors are named.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use serde::Deserialize;
 
+use crate::io::hash::{ContentHash, Hasher};
 use crate::io::weights::WeightFile;
 use crate::models::guided_diffusion::{KeyReport, Shapes};
-use crate::models::load::values;
+use crate::models::load::{fault_of, values};
 use crate::models::params::{ParamLayout, Params};
 use crate::tensor::Compute;
 use crate::{Error, Result};
@@ -29,14 +30,6 @@ pub(super) fn text_of(path: &Path) -> Result<String> {
         return Err(Error::model(path, "is larger than 16 MiB, too large for a configuration"));
     }
     Ok(text)
-}
-
-/// What is wrong with a configuration is wrong with its file.
-pub(super) fn fault_of(path: &Path) -> impl Fn(Error) -> Error + '_ {
-    move |e| match e {
-        Error::Config(message) => Error::model(path, message),
-        other => other,
-    }
 }
 
 /// The weights of a part: one file, or the shards of one.
@@ -111,7 +104,12 @@ impl Part {
         self.files.iter().flat_map(of_file).collect()
     }
 
-    /// Bytes of the files.
+    /// The SHA-256 of the file, or of the hashes of its shards. Reads all of it.
+    pub fn hash(&self) -> Result<ContentHash> {
+        Ok(joined(&self.files.iter().map(|file| file.sha256()).collect::<Result<Vec<_>, _>>()?))
+    }
+
+    /// The files.
     pub fn paths(&self) -> impl Iterator<Item = PathBuf> {
         self.files.iter().map(|file| file.path().to_owned())
     }
@@ -155,6 +153,24 @@ impl Stored {
         Err(Error::model(part.path(), format!("the weights do not fit the network:\n{report}")))
     }
 
+    /// Reads the parameters in one pass over the files, which gives their SHA-256, too; of several, that of their hashes.
+    ///
+    /// # Errors
+    /// [`Error::Model`] for one that is missing, has another number of values or is not finite.
+    pub fn load_hashed(&self, part: &Part, compute: &Compute) -> Result<(Params, ContentHash)> {
+        let specs = self.names.iter().map(String::as_str).zip(self.layout.specs());
+        let own: HashMap<&str, &str> = specs.map(|(name, spec)| (name, spec.name.as_str())).collect();
+        let read = |take: &mut dyn FnMut(&str, Vec<f32>) -> Result<()>| {
+            let hashes = part
+                .files
+                .iter()
+                .map(|file| file.stream(|name, _| own.contains_key(name), |name, values| take(own[name], values)));
+            hashes.collect::<Result<Vec<ContentHash>>>()
+        };
+        let (params, hashes) = Params::stream(self.layout.clone(), compute, read).map_err(fault_of(part.path()))?;
+        Ok((params, joined(&hashes)))
+    }
+
     /// Reads the parameters one by one.
     ///
     /// # Errors
@@ -169,6 +185,16 @@ impl Stored {
             values(file, name, &shape)
         })
     }
+}
+
+/// The hash of a file, or of the hashes of several.
+fn joined(hashes: &[ContentHash]) -> ContentHash {
+    if let [one] = hashes {
+        return *one;
+    }
+    let mut hasher = Hasher::default();
+    hashes.iter().for_each(|hash| hasher.update(hash.to_string().as_bytes()));
+    hasher.finish()
 }
 
 /// Whether two shapes differ by ones at their end only: `[c, c]` and `[c, c, 1, 1]`.

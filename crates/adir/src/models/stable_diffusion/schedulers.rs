@@ -60,14 +60,11 @@ impl Facts {
     /// [`Error::Config`] naming a setting that is not supported.
     pub fn from_json(text: &str) -> Result<Self> {
         let mut settings = Settings::parse("scheduler", text)?;
-        let schedule: String = settings.take("beta_schedule", "linear".to_owned())?;
-        if schedule != "scaled_linear" {
-            return Err(Error::config(format!("beta_schedule = {schedule:?}: expected \"scaled_linear\"")));
-        }
+        let betas = settings.take_betas()?;
         let prediction: String = settings.take("prediction_type", "epsilon".to_owned())?;
         let spacing: Option<String> = settings.take("timestep_spacing", None)?;
         let facts = Self {
-            betas: [settings.take("beta_start", 1e-4)?, settings.take("beta_end", 0.02)?],
+            betas,
             steps: settings.take("num_train_timesteps", 1000)?,
             prediction: match prediction.as_str() {
                 "epsilon" => PredictionKind::Epsilon,
@@ -246,11 +243,7 @@ impl LowRes {
     /// [`Error::Config`] naming a setting that is not supported.
     pub fn from_json(text: &str, most: usize) -> Result<Self> {
         let mut settings = Settings::parse("low_res_scheduler", text)?;
-        let kind: String = settings.take("beta_schedule", "linear".to_owned())?;
-        if kind != "scaled_linear" {
-            return Err(Error::config(format!("beta_schedule = {kind:?}: expected \"scaled_linear\"")));
-        }
-        let (start, end) = (settings.take("beta_start", 1e-4)?, settings.take("beta_end", 0.02)?);
+        let [start, end] = settings.take_betas()?;
         let steps = settings.take("num_train_timesteps", 1000)?;
         let schedule = Schedule::new(BetaSchedule::ScaledLinear { start, end }, steps)?;
         if most == 0 || most > schedule.len() {

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use super::autoencoder::{Autoencoder, Posterior};
+use crate::models::denoiser::check_cotangent;
 use crate::models::params::Params;
 use crate::models::{Pullback, Space};
 use crate::operator::ImageShape;
@@ -77,10 +78,7 @@ struct DecoderPullback {
 
 impl Pullback for DecoderPullback {
     fn x_t(&self, cotangent: &Tensor<4>) -> Result<Tensor<4>> {
-        if cotangent.dims() != self.image.dims() {
-            let (found, expected) = (cotangent.dims(), self.image.dims());
-            return Err(Error::config(format!("a cotangent of shape {found:?} for a result of {expected:?}")));
-        }
+        check_cotangent(cotangent, self.image.dims())?;
         let mut gradients = (self.image.clone() * cotangent.clone().autodiff()).sum().backward();
         let found = self.state.grad_remove(&mut gradients);
         found.ok_or_else(|| Error::Backend("the image does not depend on the latents".into()))
