@@ -52,8 +52,8 @@ impl Degraded<'_> {
         }
     }
 
-    /// `y` without what it has besides A x for an x up to white: `offset`, points, and the light beyond white of areas. Where saturated pixels have no highlights to stand for them, they are left as they are, to
-    /// be masked.
+    /// `y` without what it has besides A x for an x up to white: `offset`, points, and the light beyond white of areas.
+    /// Where saturated pixels have no highlights to stand for them, they are left as they are, to be masked.
     fn within_white(
         &self,
         y: Tensor<4>,
