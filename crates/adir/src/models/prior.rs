@@ -189,7 +189,7 @@ impl Prior {
         // One pass over the file gives both the weights and their identity.
         let read = |take: &mut dyn FnMut(&str, Vec<f32>) -> Result<()>| file.stream(|_, _| true, take);
         let (params, id) = Params::stream(layout, compute, read).map_err(fault_of(file.path()))?;
-        Ok(Self::with_header(header, params).from_file(id))
+        Ok(Self::with_header(header, params).with_file_hash(id))
     }
 
     /// The guided-diffusion network of a configuration with values for its layout.
@@ -234,7 +234,7 @@ impl Prior {
 
     /// The same weights, told apart by the hash of the file that they come from.
     #[must_use]
-    pub(super) fn from_file(self, hash: ContentHash) -> Self {
+    pub(super) fn with_file_hash(self, hash: ContentHash) -> Self {
         Self { id: Arc::new(OnceLock::from(WeightsId(hash.to_string()))), ..self }
     }
 

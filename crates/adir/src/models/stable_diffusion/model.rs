@@ -288,7 +288,7 @@ impl LatentFiles {
     pub fn load_unet(&self, compute: &Compute) -> Result<Prior> {
         let (net, stored) = &self.unet;
         let (params, hash) = stored.load_hashed(&self.parts[0], compute)?;
-        Ok(Prior::new(net.clone(), params, self.facts.info(net.config())?)?.from_file(hash))
+        Ok(Prior::new(net.clone(), params, self.facts.info(net.config())?)?.with_file_hash(hash))
     }
 
     /// The autoencoder with its weights.
