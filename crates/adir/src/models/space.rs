@@ -16,13 +16,13 @@ pub trait Space: Debug + Send + Sync {
     /// The state of images in [-1, 1], `[n, c, h, w]` both.
     ///
     /// # Errors
-    /// [`Error::Config`] for images that the space cannot hold.
+    /// [`crate::Error::Config`] for images that the space cannot hold.
     fn encode(&self, image: &Tensor<4>) -> Result<Tensor<4>>;
 
     /// The images of a state, `[n, c, h, w]` both.
     ///
     /// # Errors
-    /// [`Error::Config`] for a state that the space does not have.
+    /// [`crate::Error::Config`] for a state that the space does not have.
     fn decode(&self, state: &Tensor<4>) -> Result<Tensor<4>>;
 
     /// As [`Space::decode`], with the way back from the image to the state.
