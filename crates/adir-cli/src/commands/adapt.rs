@@ -6,8 +6,10 @@ use std::path::{Path, PathBuf};
 use adir::adapt::{Adapter, AdapterInfo, Stopped};
 use adir::engine::{AdaptPlan, AdapterFound, Cache, Engine, FolderRequest, Label, Observed, Target};
 use adir::io::atomic::check_outputs;
-use adir::io::folder::image_files;
+use adir::io::ending::{Written, check_ending};
+use adir::io::folder::{check_output_folder, image_files};
 use adir::io::image::{Reading, read_hashed_as};
+use adir::io::tally::Tally;
 use adir::io::weights::{Dtype, WeightFile};
 use adir::models::Prior;
 use adir::optim::save_params;
@@ -117,6 +119,7 @@ impl Writing {
         let path = self.store.find_adapter(&self.adapter)?;
         let inputs = [Some(&path), self.model.model.as_ref(), self.model.model_config.as_ref()];
         let inputs: Vec<&Path> = inputs.into_iter().flatten().map(PathBuf::as_path).collect();
+        check_ending(&self.output, Written::Weights)?;
         check_outputs(&inputs, &[&self.output], self.overwrite)?;
         load(&self.model, &path, log)
     }
@@ -215,6 +218,10 @@ pub fn run(args: &AdaptCommandArgs, log: &Log) -> Result<u8> {
                 return Err(Error::config("remove takes the name or key of an adapter in the cache, not a file"));
             }
             let path = store.find_adapter(adapter)?;
+            if !path.starts_with(store.open()?.folder()) {
+                let message = "is no adapter in the cache, which remove is for: delete the file itself";
+                return Err(Error::config(format!("{}: {message}", path.display())));
+            }
             std::fs::remove_file(&path).map_err(|e| Error::io(path, e))?;
         }
     }
@@ -234,12 +241,14 @@ struct Image {
     file: PathBuf,
     y: Tensor<4>,
     content: ContentHash,
+    /// What of the file does not count.
+    notes: Vec<String>,
 }
 
 impl Image {
     fn read(file: &Path, engine: &Engine) -> Result<Self> {
         let (picture, content) = read_hashed_as(file, &Reading::default(), engine.limits())?;
-        Ok(Self { file: file.to_owned(), y: picture.tensor, content })
+        Ok(Self { file: file.to_owned(), notes: picture.notes_on_colours(), y: picture.tensor, content })
     }
 
     fn observed(&self) -> Observed<'_> {
@@ -281,6 +290,7 @@ fn create_for_archive(args: &CreateArgs, folder: &Path, name: Option<String>, lo
     // The state of the training lies beside the file, and the same command continues it.
     let state = args.output.as_ref().map(|output| output.with_extension("checkpoint"));
     if let (Some(output), Some(state)) = (&args.output, &state) {
+        check_ending(output, Written::Weights)?;
         check_outputs(&args.inputs(), &[output, state], args.overwrite || state.is_file())?;
     }
     let own = folder.canonicalize().map_err(|e| Error::input(folder, e.to_string()))?;
@@ -306,9 +316,11 @@ fn create_one(
     log: &Log,
 ) -> Result<()> {
     if let Some(output) = &args.output {
+        check_ending(output, Written::Weights)?;
         check_outputs(&args.inputs(), &[output], args.overwrite)?;
     }
     let image = Image::read(file, engine)?;
+    image.notes.iter().for_each(|note| log.warn(&format!("{}: {note}", file.display())));
     let watcher = log.watcher();
     let found = engine.adapt(plan, &image.observed(), &|event| watcher.see(event))?;
     watcher.finish();
@@ -321,20 +333,28 @@ fn create_shared(args: &CreateArgs, engine: &Engine, plan: &AdaptPlan, name: Opt
     if plan.request().target == Target::Itself {
         return Err(Error::config("--adapt self takes a single observation: give only one, or use --gallery"));
     }
+    if let Some(output) = &args.output {
+        check_ending(output, Written::Folder)?;
+        check_output_folder(output)?;
+    }
     let files = observations(&args.images, log)?;
     let first = args.images[0].canonicalize().map_err(|e| Error::input(&args.images[0], e.to_string()))?;
     let own = if first.is_dir() { first.file_name() } else { first.file_stem() };
     let name = name.unwrap_or_else(|| own.unwrap_or_default().to_string_lossy().into_owned());
-    let mut images = Vec::new();
+    let (mut images, mut notes) = (Vec::new(), Tally::default());
     for file in &files {
         match Image::read(file, engine) {
-            Ok(image) => images.push(image),
-            Err(e @ (Error::Input { .. } | Error::Limits(_))) if files.len() > 1 => {
+            Ok(image) => {
+                image.notes.iter().for_each(|note| notes.add(note, file.display()));
+                images.push(image);
+            }
+            Err(e @ (Error::Input { .. } | Error::TooLarge { .. } | Error::Limits(_))) if files.len() > 1 => {
                 log.warn(&format!("left out: {e}"));
             }
             Err(e) => return Err(e),
         }
     }
+    notes.lines().iter().for_each(|note| log.warn(note));
     if images.is_empty() {
         return Err(Error::input(&args.images[0], "none of the observations can be read"));
     }
@@ -366,11 +386,10 @@ fn observations(paths: &[PathBuf], log: &Log) -> Result<Vec<PathBuf>> {
         if path.is_dir() {
             let listing = image_files(path)?;
             listing.warnings().iter().for_each(|message| log.warn(message));
-            let names = listing.files;
-            if names.is_empty() {
-                return Err(Error::input(path, "contains no images"));
+            if listing.files.is_empty() {
+                return Err(Error::input(path, listing.no_images()));
             }
-            all.extend(names.iter().map(|name| path.join(name)));
+            all.extend(listing.files.iter().map(|name| path.join(name)));
         } else {
             all.push(path.clone());
         }

@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use adir::engine::Decibel;
-use adir::io::image::{read_hashed_as, read_image_as};
+use adir::io::image::{Picture, read_hashed_as, read_image_as};
 use adir::io::limits::Limits;
 use adir::metric::{Case, Metric, Needs, all, named, standard};
 use adir::operator::ImageShape;
@@ -13,6 +13,7 @@ use clap::Args;
 use serde_json::{Map, Value, json};
 
 use crate::args::{DegradationArgs, MeasuredArgs, ReadArgs, measure_for};
+use crate::log::Log;
 use crate::memory;
 
 /// What the metrics hold at most for a pixel of the truth: 177 bytes were measured, with an observation.
@@ -55,14 +56,14 @@ pub struct CompareArgs {
     json: bool,
 }
 
-pub fn run(args: &CompareArgs) -> Result<u8> {
+pub fn run(args: &CompareArgs, log: &Log) -> Result<u8> {
     if args.list_metrics {
         return list(args.json);
     }
     let (Some(reference), Some(result)) = (&args.reference, &args.result) else {
         return Err(Error::config("compare needs a reference and a result"));
     };
-    let values = args.values(reference, result)?;
+    let values = args.values(reference, result, log)?;
     if args.json {
         let number = |value: Option<f64>| value.map_or(Value::Null, |value| json!(Decibel(value)));
         let object: Map<String, Value> = values.into_iter().map(|(name, value)| (name, number(value))).collect();
@@ -93,10 +94,14 @@ impl CompareArgs {
     }
 
     /// Names and values, in order.
-    fn values(&self, reference: &Path, result: &Path) -> Result<Vec<(String, Option<f64>)>> {
+    fn values(&self, reference: &Path, result: &Path, log: &Log) -> Result<Vec<(String, Option<f64>)>> {
         let (metrics, limits) = (self.metrics()?, Limits::default());
         let reading = self.read.reading(None)?;
-        let read = |path: &Path| Ok::<_, Error>(read_image_as(path, &reading, &limits)?.tensor);
+        let told = |path: &Path, picture: Picture| {
+            picture.notes_on_colours().iter().for_each(|note| log.warn(&format!("{}: {note}", path.display())));
+            picture.tensor
+        };
+        let read = |path: &Path| Ok::<_, Error>(told(path, read_image_as(path, &reading, &limits)?));
         let truth = read(reference)?;
         memory::check(ImageShape::of_batch(&truth).pixels() as u64 * BYTES_PER_PIXEL)?;
         let restored = read(result)?;
@@ -104,6 +109,7 @@ impl CompareArgs {
             (Some(observed), Some(degradation)) => {
                 let (y, _) = read_hashed_as(observed, &reading, &limits)?;
                 let measured = measure_for(&self.measured.of(degradation.problem()?), &restored, &y, &limits)?;
+                told(observed, y);
                 Some((measured.judged()?, measured.compared(&restored)?))
             }
             _ => None,

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use adir::encode::Encoder;
 use adir::engine::{Cache, Event, Gallery, NoCache, build_index, open_encoder};
 use adir::io::atomic::check_outputs;
+use adir::io::ending::{Written, check_ending};
 use adir::io::image::read_hashed;
 use adir::io::limits::Limits;
 use adir::retrieve::{
@@ -131,6 +132,7 @@ impl Import {
             )));
         }
         let inputs = self.vectors.iter().chain(names).chain(&self.encoder).map(PathBuf::as_path);
+        check_ending(&self.output, Written::Index)?;
         check_outputs(&inputs.collect::<Vec<_>>(), &[&self.output], self.overwrite)?;
         let root = self.folder.canonicalize();
         let root = root.map_err(|e| Error::input(&self.folder, format!("cannot be opened: {e}")))?;
@@ -233,6 +235,7 @@ pub fn run(args: &IndexArgs, log: &Log) -> Result<u8> {
         IndexCommand::Import(import) => import.run(log)?,
         IndexCommand::Build { folder, output, encoder, tiles, f32 } => {
             let path = output.clone().map_or_else(|| beside(folder), Ok)?;
+            check_ending(&path, Written::Index)?;
             check_outputs(&[], &[&path], true)?;
             let precision = if *f32 { Precision::F32 } else { Precision::F16 };
             let encoder = open_encoder(encoder.as_deref())?;
@@ -248,6 +251,8 @@ pub fn run(args: &IndexArgs, log: &Log) -> Result<u8> {
             let (query, content) = match (image, text) {
                 (Some(path), _) => {
                     let (picture, content) = read_hashed(path, &Limits::default())?;
+                    let notes = picture.notes_on_colours();
+                    notes.iter().for_each(|note| log.warn(&format!("{}: {note}", path.display())));
                     (encoder.image(&picture.tensor)?, Some(content))
                 }
                 (None, Some(text)) => (encoder.text(text)?, None),

@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use adir::Result;
 use adir::engine::{Shard, merge};
+use adir::io::plain::one_line;
 use clap::Args;
 
 use crate::log::Log;
@@ -25,12 +26,12 @@ pub fn run(args: &MergeArgs, log: &Log) -> Result<u8> {
     }
     for (file, shard) in &merged.missing {
         match *shard {
-            Shard::WHOLE => say!("missing: {file}")?,
-            shard => say!("missing: {file} (--shard {shard})")?,
+            Shard::WHOLE => say!("missing: {}", one_line(file))?,
+            shard => say!("missing: {} (--shard {shard})", one_line(file))?,
         }
     }
     for (file, error) in &merged.failed {
-        say!("failed: {file}: {error}")?;
+        say!("failed: {}: {}", one_line(file), one_line(error))?;
     }
     let absent: usize = merged.absent.iter().map(|(_, files)| files).sum();
     let missing = merged.missing.len() + absent;

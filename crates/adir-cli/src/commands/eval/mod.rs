@@ -7,7 +7,9 @@ use std::path::{Path, PathBuf};
 
 use adir::engine::{Event, Keep, Target};
 use adir::evaluate::{Bench, EvalConfig, EvalTask, Method, Truth};
-use adir::io::folder::image_files;
+use adir::io::ending::{Written, check_ending};
+use adir::io::folder::{check_output_folder, image_files};
+use adir::io::tally::Tally;
 use adir::metric::evaluation;
 use adir::task::Preset;
 use adir::{Error, Result};
@@ -101,6 +103,8 @@ pub fn run(args: &EvalArgs, log: &Log) -> Result<u8> {
     let config = args.config();
     let methods = args.methods(&config)?;
     args.check_effects(&methods)?;
+    check_ending(&args.output, Written::Folder)?;
+    check_output_folder(&args.output)?;
     args.check_output()?;
     let sets = args.sets.iter().map(|set| Ok((set, args.files(set, log)?))).collect::<Result<Vec<_>>>()?;
     let cells = args.output.join("cells");
@@ -238,10 +242,10 @@ impl EvalArgs {
     fn files(&self, set: &Path, log: &Log) -> Result<Vec<String>> {
         let listing = image_files(set)?;
         listing.warnings().iter().for_each(|message| log.warn(message));
-        let names = listing.files;
-        if names.is_empty() {
-            return Err(Error::input(set, "contains no images"));
+        if listing.files.is_empty() {
+            return Err(Error::input(set, listing.no_images()));
         }
+        let names = listing.files;
         if self.full {
             return Ok(names);
         }
@@ -260,20 +264,24 @@ impl EvalArgs {
         log: &Log,
     ) -> Result<Vec<Truth>> {
         let most = if self.full { None } else { Some(self.crop) };
-        let mut images = Vec::new();
+        let (mut images, mut notes) = (Vec::new(), Tally::default());
         for name in names {
             log.check()?;
             let path = set.join(name);
             match Truth::read(&path, name, most, unit) {
-                Ok(Some(truth)) => images.push(truth),
+                Ok(Some(truth)) => {
+                    truth.notes.iter().for_each(|note| notes.add(note, path.display()));
+                    images.push(truth);
+                }
                 Ok(None) => log.warn(&format!("left out: {}: a side is below {unit} pixels", path.display())),
-                Err(e @ (Error::Input { .. } | Error::Limits(_))) => {
+                Err(e @ (Error::Input { .. } | Error::TooLarge { .. } | Error::Limits(_))) => {
                     log.warn(&format!("left out: {e}"));
                     failed.insert(path);
                 }
                 Err(e) => return Err(e),
             }
         }
+        notes.lines().iter().for_each(|note| log.warn(note));
         if images.is_empty() {
             return Err(Error::input(set, "contains no image that can be read and is large enough"));
         }

@@ -6,6 +6,7 @@ use std::time::Instant;
 
 use serde::Serialize;
 
+use super::lock::Lock;
 use super::manifest::{FileState, ManifestEntry, ManifestHead, Writer};
 use super::{Asked, FileFault, FolderPlan, ToDo};
 use crate::engine::event::{Event, Watch, report};
@@ -67,10 +68,12 @@ impl Engine {
     /// interrupted from its last state in the cache.
     ///
     /// # Errors
-    /// [`Error::Interrupted`] when the watcher breaks; errors that would meet every file: [`Error::Model`],
+    /// [`Error::Config`] while another run restores the same shard there; [`Error::Interrupted`] when the watcher breaks;
+    /// errors that would meet every file: [`Error::Model`],
     /// [`Error::Backend`], and [`Error::Io`] for a disk that is full; as [`Engine::gallery`].
     pub fn run_folder(&self, plan: &FolderPlan, watch: &Watch<'_>) -> Result<FolderDone> {
         let request = &plan.request;
+        let _lock = Lock::take(&request.output, request.shard)?;
         let mut manifest = Writer::begin(&request.output, &head(plan), &entries(plan))?;
         let mut done = FolderDone { finished: plan.finished.len(), ..FolderDone::default() };
         done.failed.extend(plan.unlisted.iter().map(|fault| (fault.file.clone(), fault.error.to_string())));
@@ -100,12 +103,19 @@ impl Engine {
             let outcome = match self.restore_file(plan, to_do, images, &asked, &mut manifest, watch) {
                 Ok(outcome) => outcome,
                 Err(e) if concerns_all(&e) => return Err(e),
-                Err(e) => {
-                    let error = e.to_string();
-                    let state = FileState::Failed { error: error.clone() };
-                    manifest.push(&entry(plan, to_do.k, &plan.names.outputs[to_do.k], state))?;
-                    FileOutcome::Failed { error }
-                }
+                Err(e) => match self.meanwhile(plan, to_do, &asked)? {
+                    // A run of other shards was faster.
+                    Some(finished) => {
+                        manifest.push(&finished)?;
+                        FileOutcome::Finished
+                    }
+                    None => {
+                        let error = e.to_string();
+                        let state = FileState::Failed { error: error.clone() };
+                        manifest.push(&entry(plan, to_do.k, &plan.names.outputs[to_do.k], state))?;
+                        FileOutcome::Failed { error }
+                    }
+                },
             };
             spent += started.elapsed().as_secs_f64();
             match &outcome {

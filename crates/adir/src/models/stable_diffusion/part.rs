@@ -150,7 +150,7 @@ impl Stored {
         if report.is_clean() {
             return Ok(());
         }
-        Err(Error::model(part.path(), format!("the weights do not fit the network:\n{report}")))
+        Err(Error::model(part.path(), format!("the weights do not fit the network: {report}")))
     }
 
     /// Reads the parameters in one pass over the files, which gives their SHA-256, too; of several, that of their hashes.
