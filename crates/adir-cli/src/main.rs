@@ -22,6 +22,7 @@ mod time;
 mod watch;
 
 use std::borrow::Cow;
+use std::io::Write;
 use std::process::ExitCode;
 
 use adir::io::plain;
@@ -99,7 +100,7 @@ fn arguments() -> (Cli, Vec<String>) {
         let text = error.to_string();
         match plain::brief(&text) {
             // What was typed is repeated, however long it is.
-            Cow::Owned(short) if error.use_stderr() => eprint!("{}", plain::lines(&short)),
+            Cow::Owned(short) if error.use_stderr() => drop(write!(std::io::stderr(), "{}", plain::lines(&short))),
             _ => drop(error.print()),
         }
         if missing && text.contains("--task <TASK>") {

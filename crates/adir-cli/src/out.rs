@@ -1,5 +1,6 @@
 //! Output: answers on stdout, and what a terminal shows of names. A closed stdout (`adir ... | head -1`) is not a failure.
 
+use std::borrow::Cow;
 use std::fmt::Arguments;
 use std::io::{ErrorKind, IsTerminal, Write, stdout};
 use std::path::Path;
@@ -24,6 +25,11 @@ pub fn line(text: Arguments<'_>) -> Result<()> {
         false => writeln!(out, "{text}"),
     };
     written.map_err(failed)
+}
+
+/// A name as a line shows it: on one line in a terminal; programs get it as it is.
+pub fn name(text: &str) -> Cow<'_, str> {
+    if stdout().is_terminal() { plain::one_line(text) } else { text.into() }
 }
 
 /// An error of stdout.

@@ -55,7 +55,7 @@ fn alpha_is_carried_or_told() {
     transparent(&f.join("g/2.png"), 32);
     transparent(&f.join("g/3.png"), 24);
     let err = expect(0, &f, &["index", "build", "g", "-o", "g.index"]).1;
-    assert!(err.contains("warning: 2 files, the first 2.png: is transparent in parts"), "{err}");
+    assert!(err.contains("warning: 2 files, the first: 2.png: is transparent in parts"), "{err}");
     assert_eq!(says(&["index", "search", "g.index", "a.png"]), 1);
     assert_eq!(says(&["eval", "g", "-o", "e", "--tasks", "sr2", "--methods", "bicubic", "--crop", "16"]), 1);
     fs::remove_dir_all(f).unwrap();
@@ -195,7 +195,7 @@ fn a_doubtful_adapter_is_used_with_a_warning() {
     };
     let planned = restore(&["--plan"]).1;
     assert!(
-        planned.contains("no better than the prior: loss ") && planned.contains("as --adapter names it"),
+        planned.contains("no better than the prior: their loss ") && planned.contains("as --adapter names it"),
         "{planned}"
     );
     let err = restore(&[]).1;
@@ -222,7 +222,7 @@ fn skipped_files_are_told() {
     {
         let err = expect(0, &f, args).1;
         for said in [
-            "left out: 2 files, the first ",
+            "left out: 2 files, the first: ",
             ".bmp: is a BMP file: convert it first",
             "3.gif: is a GIF file",
             "gone.jpg: is a link that leads nowhere",

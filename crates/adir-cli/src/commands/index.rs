@@ -18,6 +18,7 @@ use clap::{Args, Subcommand};
 use serde_json::json;
 
 use crate::log::Log;
+use crate::out::name;
 use crate::store::Store;
 use crate::time::ago;
 
@@ -264,8 +265,8 @@ pub fn run(args: &IndexArgs, log: &Log) -> Result<u8> {
                 match (json, tile) {
                     (true, None) => say!("{}", json!({"distance": found.distance, "path": path}))?,
                     (true, Some(_)) => say!("{}", json!({"distance": found.distance, "path": path, "tile": tile}))?,
-                    (false, None) => say!("{:.4} {path}", found.distance)?,
-                    (false, Some(tile)) => say!("{:.4} {path} {tile}", found.distance)?,
+                    (false, None) => say!("{:.4} {}", found.distance, name(path))?,
+                    (false, Some(tile)) => say!("{:.4} {} {tile}", found.distance, name(path))?,
                 }
             }
         }

@@ -4,10 +4,10 @@ use std::path::PathBuf;
 
 use adir::Result;
 use adir::engine::{Shard, merge};
-use adir::io::plain::one_line;
 use clap::Args;
 
 use crate::log::Log;
+use crate::out::name;
 
 /// Join the manifests of all shards of a folder of results, and say what is missing.
 ///
@@ -26,12 +26,12 @@ pub fn run(args: &MergeArgs, log: &Log) -> Result<u8> {
     }
     for (file, shard) in &merged.missing {
         match *shard {
-            Shard::WHOLE => say!("missing: {}", one_line(file))?,
-            shard => say!("missing: {} (--shard {shard})", one_line(file))?,
+            Shard::WHOLE => say!("missing: {}", name(file))?,
+            shard => say!("missing: {} (--shard {shard})", name(file))?,
         }
     }
     for (file, error) in &merged.failed {
-        say!("failed: {}: {}", one_line(file), one_line(error))?;
+        say!("failed: {}: {}", name(file), name(error))?;
     }
     let absent: usize = merged.absent.iter().map(|(_, files)| files).sum();
     let missing = merged.missing.len() + absent;

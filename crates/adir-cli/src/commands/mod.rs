@@ -1,6 +1,7 @@
 //! One file a command; each is a function from its arguments to an exit code or an error.
 
 pub mod adapt;
+mod adapt_create;
 pub mod compare;
 pub mod completions;
 pub mod degrade;

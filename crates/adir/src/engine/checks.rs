@@ -98,12 +98,14 @@ fn check_images(folder: &Path) -> Result<()> {
 fn doubts(request: &Adapt, info: &AdapterInfo) -> Option<String> {
     let named = matches!(request.target, Target::Adapter(_)) && request.keep == Keep::Always;
     let HeldOut { before, after, significance, .. } = info.outcome.as_ref().filter(|outcome| !outcome.helped())?;
+    let went = if *significance >= 0.0 { "fell" } else { "rose" };
     named.then(|| {
         format!(
-            "the adapter {:?} denoises the images held out of its training no better than the prior: loss {before:.5} without \
-             it, {after:.5} with it (a decrease of {significance:.1} standard errors). It is used, as --adapter names it; \
-             --adapt auto takes it only if the observation agrees",
-            info.name
+            "the adapter {:?} denoises the images held out of its training no better than the prior: their loss {went} from \
+             {before:.5} to {after:.5}, by {:.1} standard errors. It is used, as --adapter names it; --adapt auto takes it \
+             only if the observation agrees",
+            info.name,
+            significance.abs()
         )
     })
 }

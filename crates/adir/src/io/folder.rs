@@ -243,7 +243,7 @@ mod tests {
         assert_eq!(warnings.len(), 7, "{warnings:#?}");
         assert!(warnings.iter().all(|line| line.starts_with("left out: ")), "{warnings:#?}");
         for part in
-            ["3 files, the first ", "3.gif: ", "4.heic: ", "5.cr2: ", "gone.png: ", "link: is a link", "pipe.tif: "]
+            ["3 files, the first: ", "3.gif: ", "4.heic: ", "5.cr2: ", "gone.png: ", "link: is a link", "pipe.tif: "]
         {
             assert_eq!(warnings.iter().filter(|line| line.contains(part)).count(), 1, "{part}: {warnings:#?}");
         }

@@ -24,11 +24,11 @@ impl Tally {
         self.kinds.is_empty()
     }
 
-    /// The lines, such as `2 files, the first b.png: WHAT`.
+    /// The lines, such as `2 files, the first: b.png: is blue`.
     pub fn lines(&self) -> Vec<String> {
         let line = |(what, (count, first)): (&String, &(usize, String))| match count {
             1 => format!("{first}: {what}"),
-            _ => format!("{count} files, the first {first}: {what}"),
+            _ => format!("{count} files, the first: {first}: {what}"),
         };
         self.kinds.iter().map(line).collect()
     }
@@ -45,6 +45,6 @@ mod tests {
         for (what, file) in [("is blue", "b"), ("is red", "a"), ("is blue", "a")] {
             tally.add(what, file);
         }
-        assert_eq!(tally.lines(), ["2 files, the first b: is blue", "a: is red"]);
+        assert_eq!(tally.lines(), ["2 files, the first: b: is blue", "a: is red"]);
     }
 }
