@@ -350,6 +350,7 @@ fn messages_are_short_and_say_what_to_do() {
         ("k.txt", b"\xff\xfe\x01", 3, "k.txt: is not text in UTF-8; a kernel is"),
         ("k.txt", b"%PDF-1.7 and more", 3, "k.txt: is a PDF file, which is no kernel"),
         ("k.txt", b"", 3, "k.txt: contains no numbers; a kernel is"),
+        ("k.npy", b"\x93NUMPY\x01\0v\0{'descr'", 3, "k.npy: is cut off, or is no NumPy array (.npy)"),
     ] {
         fs::write(f.join(name), bytes).unwrap();
         let err = with(code, &["--kernel", name]);
@@ -399,7 +400,21 @@ fn endings_do_not_lie() {
         let err = expect(2, &f, args).1;
         assert!(err.contains(said), "{args:?}: {err}");
     }
-    // A file where a folder is read, everywhere alike.
+    // A folder where a file is written, and a file where a folder is read, everywhere alike.
+    fs::create_dir(f.join("empty")).unwrap();
+    for args in [
+        &["restore", "y.png", "-o", "empty", "--task", "sr2"][..],
+        &["degrade", "y.png", "-o", "empty", "--task", "sr2"],
+        &["train", "g", "-o", "empty"],
+        &["index", "build", "g", "-o", "empty"],
+        &["adapt", "create", "y.png", "--gallery", "g", "-o", "empty"],
+        &["models", "measure", "g", "--write", "empty"],
+    ] {
+        let err = expect(2, &f, args).1;
+        assert!(err.contains("empty is a folder, expected a file name"), "{args:?}: {err}");
+    }
+    let err = expect(2, &f, &["restore", "y.png", "-o", "x.png", "--task", "sr2", "--model-config", "file"]).1;
+    assert!(err.contains("--model <WEIGHTS>"), "{err}");
     for args in [
         &["index", "build", "file", "-o", "a.index"][..],
         &["train", "file", "-o", "a.safetensors"],
