@@ -19,6 +19,7 @@ mod memory;
 mod norm;
 mod ops;
 mod parallel;
+mod products;
 pub mod reference;
 mod resample;
 pub mod scan;
@@ -33,6 +34,7 @@ pub use ops::{
     AdamStep, GroupNorm, Kernel, LowRank, adam_step, attention, avg_pool2, blend, conv2d, cross_attention, geglu,
     group_norm, group_norm_conv2d, layer_norm, upsample_nearest2,
 };
+pub use products::products_of_columns;
 pub use simd::Isa;
 
 /// Channel order of the fused query-key-value projection, `[batch, 3 * channels, tokens]`.

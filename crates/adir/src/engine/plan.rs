@@ -267,7 +267,7 @@ impl fmt::Display for Plan {
         writeln!(f, "network evaluations  {} x {} samples", plan.steps(), sampling.samples)?;
         if let Some([(down, height), (across, width)]) = self.extent.tiles {
             let how = "overlapping and blended at every step";
-            writeln!(f, "tiles                {across}x{down} of {width}x{height} pixels, {how}")?;
+            writeln!(f, "tiles                {across}x{down} of at most {width}x{height} pixels, {how}")?;
         }
         writeln!(f, "memory               about {:.2} GB", self.memory.sampling as f64 / 1e9)?;
         write!(f, "seed                 {}", sampling.seed)?;
@@ -276,6 +276,7 @@ impl fmt::Display for Plan {
         }
         if let Some(adapt) = &self.adapt {
             write!(f, "\nadaptation memory    at most about {:.2} GB", adapt.memory() as f64 / 1e9)?;
+            write!(f, "\nmemory in all        at most about {:.2} GB", self.memory.most() as f64 / 1e9)?;
             let settings = serde_json::to_string(adapt.config()).map_err(|_| fmt::Error)?;
             write!(f, "\nadaptation           {settings}")?;
         }

@@ -254,6 +254,11 @@ fn picture(plan: &Plan, x: Tensor<4>) -> Result<Picture> {
 }
 
 impl Restored {
+    /// The files to write, if any.
+    pub fn outputs(&self) -> Option<&Outputs> {
+        self.outputs.as_ref()
+    }
+
     /// Writes the files that the request asked for. What was saved is what is judged: the agreement in the record is that
     /// of the image as it is read again.
     ///

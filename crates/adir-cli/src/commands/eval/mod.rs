@@ -37,10 +37,14 @@ pub struct EvalArgs {
     /// Folder for the results
     #[arg(short, long)]
     output: PathBuf,
-    /// Tasks, TASK[:KERNEL][+SIGMA][+GAINg]: for example sr4, deblur:box:5+10, denoise+25, denoise+2+1.5g (with a gain of 1.5,
-    /// see `adir restore --gain`), inpaint (a hole of a quarter of the sides)
+    /// Tasks, TASK[:KERNEL][+SIGMA][+GAINg][+light]: for example sr4, deblur:box:5+10, denoise+25, denoise+2+1.5g (with a gain
+    /// of 1.5, see `adir restore --gain`), deblur:box:5+1+light (see --linear-light), inpaint (a hole of a quarter of the sides)
     #[arg(long, value_delimiter = ',', default_value = "sr4,deblur:box:5+10")]
     tasks: Vec<EvalTask>,
+    /// Degrade and restore light, and not the encoded values: every task as with +light. The images have the tone curve of
+    /// sRGB
+    #[arg(long)]
+    linear_light: bool,
     /// Methods [default: every method whose inputs are given, except shared, auto and the solvers]
     ///
     /// observed: the observation itself; bicubic: interpolation; wiener: a Wiener filter tuned on these images; none: the
@@ -101,6 +105,8 @@ pub struct EvalArgs {
 
 pub fn run(args: &EvalArgs, log: &Log) -> Result<u8> {
     let config = args.config();
+    let of_task = |task: &EvalTask| if args.linear_light { task.in_light() } else { Ok(task.clone()) };
+    let tasks = args.tasks.iter().map(of_task).collect::<Result<Vec<_>>>()?;
     let methods = args.methods(&config)?;
     args.check_effects(&methods)?;
     check_ending(&args.output, Written::Folder)?;
@@ -127,7 +133,7 @@ pub fn run(args: &EvalArgs, log: &Log) -> Result<u8> {
     for (set, files) in sets {
         let name = set.canonicalize().ok().and_then(|p| Some(p.file_name()?.to_string_lossy().into_owned()));
         let name = name.unwrap_or_else(|| set.display().to_string());
-        for task in &args.tasks {
+        for task in &tasks {
             let images = args.images(set, &files, task.unit(header.info().size_multiple), &mut failed, log)?;
             let suiting: Vec<Method> = methods.iter().copied().filter(|m| m.suits(task)).collect();
             for seed in 0..args.seeds {
