@@ -12,6 +12,7 @@ mod hub;
 mod latent;
 mod log;
 mod memory;
+mod metrics;
 mod model;
 mod pipe;
 mod report;

@@ -79,6 +79,9 @@ pub struct EvalArgs {
     /// All images, whole (but for what is cut as above)
     #[arg(long, conflicts_with_all = ["count", "crop"])]
     full: bool,
+    /// Further metrics, as of `adir compare`: psnr_y, or with the file of a network musiq=FILE, lpips=FILE
+    #[arg(long = "metric", value_name = "NAME[=FILE]")]
+    metrics: Vec<String>,
     /// Preset: fast or paper, as of `adir restore`
     #[arg(long, default_value = "fast", value_parser = preset())]
     preset: Preset,
@@ -108,6 +111,7 @@ pub fn run(args: &EvalArgs, log: &Log) -> Result<u8> {
     let of_task = |task: &EvalTask| if args.linear_light { task.in_light() } else { Ok(task.clone()) };
     let tasks = args.tasks.iter().map(of_task).collect::<Result<Vec<_>>>()?;
     let methods = args.methods(&config)?;
+    let further = crate::metrics::metrics(&args.metrics)?;
     args.check_effects(&methods)?;
     check_ending(&args.output, Written::Folder)?;
     check_output_folder(&args.output)?;
@@ -125,7 +129,12 @@ pub fn run(args: &EvalArgs, log: &Log) -> Result<u8> {
     if header.info().channels != 3 {
         return Err(Error::config("eval needs a network for RGB images"));
     }
-    let metrics = evaluation()?;
+    let mut metrics = evaluation()?;
+    for metric in further {
+        if metrics.iter().all(|known| known.name() != metric.name()) {
+            metrics.push(metric);
+        }
+    }
     let mut report = Report::new(&metrics, args.show);
     let mut failed = BTreeSet::new();
     let watcher = log.watcher();
