@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
+use adir::compute::WeightPrecision;
 use adir::engine::{Engine, LatentAdapt, LatentAdaptationRecord, LatentRequest};
 use adir::latent::{LatentTraining, Solver};
 use adir::optim::AdaptedLayers;
@@ -10,6 +11,7 @@ use adir::{Error, Result};
 use clap::{Args, ValueEnum};
 
 use crate::log::Log;
+use crate::model::named;
 use crate::seed::Seed;
 
 /// Steps of [`Sampler::Dpm`] where none are given.
@@ -41,6 +43,10 @@ pub struct LatentArgs {
     /// Use the weights averaged during training (EMA), where a single file holds them beside the others
     #[arg(long)]
     pub ema: bool,
+    /// What the weights are kept in; they are computed with in f32. f16 and bf16 take half the memory, file is that of the
+    /// file [default: f32]
+    #[arg(long, value_name = "PRECISION", value_parser = named::<WeightPrecision>(WeightPrecision::ALL.map(|(_, name)| name)))]
+    pub weights_dtype: Option<WeightPrecision>,
 }
 
 impl LatentArgs {
@@ -51,6 +57,7 @@ impl LatentArgs {
             (self.guidance_scale.is_some(), "--guidance-scale"),
             (self.sampler.is_some(), "--sampler"),
             (self.ema, "--ema"),
+            (self.weights_dtype.is_some(), "--weights-dtype"),
         ]
         .into_iter()
         .find_map(|(given, option)| given.then_some(option))
@@ -60,6 +67,7 @@ impl LatentArgs {
     pub fn applied(&self, request: LatentRequest, steps: Option<&str>, eta: Option<f64>) -> Result<LatentRequest> {
         let mut request = request;
         request.averaged = self.ema;
+        request.weights = self.weights_dtype.unwrap_or_default();
         request.negative_prompt = self.negative_prompt.clone().unwrap_or_default();
         let sampling = &mut request.sampling;
         if let Some(scale) = self.guidance_scale {

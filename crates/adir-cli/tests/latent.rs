@@ -98,6 +98,35 @@ fn the_recorded_agreement_is_that_of_the_file() {
     fs::remove_dir_all(f).unwrap();
 }
 
+/// Half the memory in the plan and in the record, another picture, and a refusal where there is nothing to keep.
+#[test]
+fn weights_may_be_kept_in_half_as_many_bits() {
+    let f = with_model("narrow", Architecture::Upscaler);
+    picture(&f.join("y.png"), 12, 16);
+    let args = ["restore", "y.png", "-o", "x.png", "--task", "sr4", "--model", "model", "--steps", "2"];
+    expect(0, &f, &args);
+    let narrow = |precision: &str| {
+        let output = format!("{precision}.png");
+        let args = ["restore", "y.png", "-o", &output, "--task", "sr4", "--model", "model", "--steps", "2"];
+        expect(0, &f, &[&args[..], &["--weights-dtype", precision]].concat());
+        (fs::read(f.join(&output)).unwrap(), json(&f.join(format!("{output}.json")))["latent"]["weights"].clone())
+    };
+    let whole = fs::read(f.join("x.png")).unwrap();
+    let (half, brain, file) = (narrow("f16"), narrow("bf16"), narrow("file"));
+    assert!(half.0 != whole && brain.0 != whole && half.0 != brain.0 && file.0 == whole);
+    assert_eq!([half.1, brain.1, file.1], ["f16", "bf16", "file"]);
+    let memory = |more: &[&str]| -> f64 {
+        let (said, _) = expect(0, &f, &[&args[..], &["--plan", "--overwrite"], more].concat());
+        let line = said.lines().find(|line| line.starts_with("memory")).unwrap();
+        line.split_whitespace().nth(2).unwrap().parse().unwrap()
+    };
+    assert!(memory(&["--weights-dtype", "bf16"]) <= memory(&[]));
+    let own = ["restore", "y.png", "-o", "z.png", "--task", "sr4", "--weights-dtype", "f16"];
+    let (_, said) = expect(2, &f, &own);
+    assert!(said.contains("--weights-dtype is for Stable Diffusion"), "{said}");
+    fs::remove_dir_all(f).unwrap();
+}
+
 /// The values of a file where the hole is not. Black to white is taken for so little that each float has a value of its own.
 fn floats(path: &Path, hole: &dyn Fn(usize) -> bool) -> Vec<f32> {
     let tiny = Scale { black: 0.0, white: 2.0_f64.powi(-30) };

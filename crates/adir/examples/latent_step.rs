@@ -1,10 +1,11 @@
-//! One pass of a latent diffusion model's U-Net and one decoding, timed: `latent_step FOLDER SIDE [unet|decode]`, SIDE being that
-//! of the latents. Prints seconds of each of three passes, of a decoding, and the peak of memory.
+//! One pass of a latent diffusion model's U-Net and one decoding, timed: `latent_step FOLDER SIDE [both|unet|decode] [WEIGHTS]`,
+//! SIDE being that of the latents, WEIGHTS what weights are kept in (f32, f16, bf16, file). Prints seconds of each of three passes, of a decoding, and the peak of memory.
 
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Instant;
 
+use adir::compute::WeightPrecision;
 use adir::models::stable_diffusion::LatentFiles;
 use adir::models::{Conditioning, Conditions, Denoiser, Space};
 use adir::noise::{Noise, Stream};
@@ -20,12 +21,13 @@ fn main() -> adir::Result<()> {
     adir::tensor::keep_freed_memory();
     let arguments: Vec<String> = std::env::args().collect();
     let [_, folder, side, rest @ ..] = arguments.as_slice() else {
-        eprintln!("usage: latent_step FOLDER SIDE [unet|decode]");
+        eprintln!("usage: latent_step FOLDER SIDE [both|unet|decode] [WEIGHTS]");
         std::process::exit(2);
     };
     let side: usize = side.parse().unwrap_or(64);
     let what = rest.first().map_or("both", String::as_str);
-    let files = LatentFiles::open(Path::new(folder))?;
+    let weights: WeightPrecision = rest.get(1).map_or(Ok(WeightPrecision::F32), |name| name.parse())?;
+    let files = LatentFiles::open(Path::new(folder))?.keeping(weights);
     let noise = Noise::new(1, Stream::Evaluation);
     let normal = |k: u32, channels: usize| noise.normal_tensor(k, [1, channels, side, side], &cpu(), DType::F32);
     if what != "decode" {

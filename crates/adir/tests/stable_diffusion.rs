@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::Arc;
 
+use adir::compute::WeightPrecision;
 use adir::io::weights::{Dtype, TensorToWrite, WeightFile, write_safetensors};
 use adir::latent::{Hole, LatentSampler, LatentSettings, Solver, inpainting, upscaling};
 use adir::models::clip::Tokenizer;
@@ -83,6 +84,11 @@ impl Fixture {
 
     /// The folder that diffusers would write, `renamed` being a last word on names.
     fn folder(&self, folder: &Path, renamed: impl Fn(&str) -> String) {
+        self.folder_in(folder, renamed, |_| Dtype::F32);
+    }
+
+    /// The same with each tensor in the precision that `dtype` gives it.
+    fn folder_in(&self, folder: &Path, renamed: impl Fn(&str) -> String, dtype: impl Fn(&[usize]) -> Dtype) {
         let write = |name: &str, text: String| {
             let path = folder.join(name);
             std::fs::create_dir_all(path.parent().unwrap()).unwrap();
@@ -98,7 +104,7 @@ impl Fixture {
             let values: Vec<_> = tensors.iter().map(|(name, shape)| weight(&format!("{part}/{name}"), shape)).collect();
             let names: Vec<_> = tensors.iter().map(|(name, _)| renamed(name)).collect();
             let tensors: Vec<_> = (tensors.iter().zip(&values).zip(&names))
-                .map(|(((_, shape), values), name)| TensorToWrite { name, shape, dtype: Dtype::F32, values })
+                .map(|(((_, shape), values), name)| TensorToWrite { name, shape, dtype: dtype(shape), values })
                 .collect();
             let path = folder.join(part).join(format!("{stem}.safetensors"));
             write_safetensors(&path, &tensors, &BTreeMap::new()).unwrap();
@@ -157,6 +163,53 @@ fn every_part_computes_what_the_reference_does() {
         let decoded = latents.decode(&(noise("latents", [1, 4, 6, 5]) * latents.scale())).unwrap();
         fixture.check("vae.decoded", &decoded, 1e-5);
         std::fs::remove_dir_all(&folder).unwrap();
+    }
+}
+
+/// What text encoder, U-Net, encoder and decoder give.
+fn of_all_parts(files: &LatentFiles) -> Vec<Vec<f64>> {
+    let (compute, config) = (Compute::default(), files.unet().config());
+    let tokens: Vec<u32> = [198, 5, 17, 150, 199].into_iter().chain([0; 11]).collect();
+    let text = files.load_text(&compute).unwrap().states_of(&tokens).unwrap();
+    let unet = files.load_unet(&compute).unwrap();
+    let beside = Some(noise("beside", [1, config.in_channels - 4, 16, 8]));
+    let conditions = Conditions { text: Some(text.clone()), class: config.classes.map(|_| 20), beside };
+    let conditioning = [Conditioning::Several(Arc::new(conditions))];
+    let input = Conditioning::join(noise("x", [1, 4, 16, 8]), &conditioning);
+    let output = unet.network().forward(unet.params(), input, &[Timestep(613)], &conditioning);
+    let latents = files.load_autoencoder(&compute).unwrap();
+    let mean = latents.posterior(&noise("image", [1, 3, 32, 24])).unwrap().mean;
+    let decoded = latents.decode(&noise("latents", [1, 4, 6, 5])).unwrap();
+    vec![to_f64(&text).unwrap(), to_f64(&output).unwrap(), to_f64(&mean).unwrap(), to_f64(&decoded).unwrap()]
+}
+
+/// Weights kept in half as many bits compute what the same weights do that the file has rounded, in half the memory.
+#[test]
+fn narrow_weights_compute_as_rounded_ones_do_in_f32() {
+    for (name, precision, dtype) in
+        [("upscaler", WeightPrecision::F16, Dtype::F16), ("inpainting1", WeightPrecision::Bf16, Dtype::BF16)]
+    {
+        let fixture = Fixture::read(&format!("{name}.safetensors"));
+        let [whole, rounded] = ["whole", "rounded"].map(|kind| temporary(&format!("narrow-{name}-{kind}")));
+        fixture.folder(&whole, str::to_owned);
+        // Embeddings stay as they are: of these models, tables of 16, 200 and 1000 rows.
+        let is_table = |shape: &[usize]| matches!(shape, [16 | 200 | 1000, _]);
+        let in_file = |shape: &[usize]| if shape.len() > 1 && !is_table(shape) { dtype } else { Dtype::F32 };
+        fixture.folder_in(&rounded, str::to_owned, in_file);
+        let open = |folder: &Path| LatentFiles::open(folder).unwrap();
+        let expected = of_all_parts(&open(&rounded));
+        for files in [open(&whole).keeping(precision), open(&rounded).keeping(WeightPrecision::File)] {
+            for (part, (found, expected)) in of_all_parts(&files).iter().zip(&expected).enumerate() {
+                let distance = apart(found, expected);
+                assert!(distance < 1e-6, "{name}, part {part}: {distance:.2e}");
+            }
+            let (narrow, wide) = (files.bytes().unwrap(), open(&whole).bytes().unwrap());
+            assert!(narrow[0] < wide[0] * 6 / 10 && narrow[1] < wide[1] * 6 / 10, "{narrow:?} of {wide:?} bytes");
+        }
+        let unrounded = of_all_parts(&open(&whole));
+        assert!(apart(&unrounded[1], &expected[1]) > 1e-5, "rounding changes something");
+        assert_eq!(open(&whole).keeping(WeightPrecision::File).bytes().unwrap(), open(&whole).bytes().unwrap());
+        [whole, rounded].iter().for_each(|folder| std::fs::remove_dir_all(folder).unwrap());
     }
 }
 

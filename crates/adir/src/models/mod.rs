@@ -16,6 +16,7 @@ mod image_mean;
 mod load;
 mod network;
 pub mod params;
+mod placing;
 mod prior;
 mod space;
 pub mod stable_diffusion;

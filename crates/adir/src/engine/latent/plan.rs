@@ -10,6 +10,7 @@ use super::super::plan::{check_alpha, named};
 use super::adapt;
 use super::memory::estimate;
 use super::request::{LatentAdapt, LatentRequest, LatentTask, Region};
+use crate::compute::WeightPrecision;
 use crate::io::atomic::check_outputs;
 use crate::io::hash::ContentHash;
 use crate::io::image::{ImageFormat, Picture, read_hashed_as};
@@ -19,6 +20,7 @@ use crate::models::stable_diffusion::{LatentFiles, Purpose};
 use crate::models::{check_tile, tiles_of};
 use crate::operator::ImageShape;
 use crate::problem::{Measurement, Problem};
+use crate::tensor::DType;
 use crate::{Error, Result};
 
 /// A request that was checked.
@@ -50,7 +52,8 @@ impl Engine {
         let outputs = request.output.as_ref().map(|output| Outputs::of_results(output, request.samples));
         let format = request.output.as_ref().map(|output| ImageFormat::from_path(&output.path)).transpose()?;
         let open = if request.averaged { LatentFiles::open_averaged } else { LatentFiles::open };
-        let files = open(&request.model)?;
+        let files = open(&request.model)?.keeping(request.weights);
+        self.check_weights(request.weights)?;
         check_purpose(&files, &request.task)?;
         let mut read = vec![request.input.clone()];
         read.extend(files.files());
@@ -110,10 +113,22 @@ impl Engine {
             None => latents,
         };
         let training = request.adapt.as_ref().map(|adapt| adapt.training.crop / shrink);
-        let memory = estimate(&files, latents, seen, training);
+        let memory = estimate(&files, latents, seen, training)?;
         self.check_memory(memory)?;
         let request = request.clone();
         Ok(LatentPlan { request, files, picture, content, hole, measurement, outputs, stale, latents, memory })
+    }
+
+    /// Refuses weights kept in another precision where networks do not compute in f32.
+    fn check_weights(&self, weights: WeightPrecision) -> Result<()> {
+        if weights.is_default() || self.compute().dtype == DType::F32 {
+            return Ok(());
+        }
+        let precision = self.placement().1;
+        Err(Error::config(format!(
+            "weights in {weights} for a network that computes in {precision}: they are kept as they are computed with unless \
+             that is f32"
+        )))
     }
 
     /// Where an edit makes the image anew.
@@ -242,6 +257,9 @@ impl fmt::Display for LatentPlan {
         match tile {
             Some(tile) => writeln!(f, "latents              {width}x{height}, in tiles of {tile}")?,
             None => writeln!(f, "latents              {width}x{height}")?,
+        }
+        if !self.request.weights.is_default() {
+            writeln!(f, "weights              kept in {}, computed with in f32", self.request.weights)?;
         }
         write!(f, "memory               about {:.2} GB", self.memory as f64 / 1e9)
     }

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use serde::{Deserialize, Serialize};
 
 use super::super::request::OutputRequest;
+use crate::compute::WeightPrecision;
 use crate::io::image::Reading;
 use crate::latent::{LatentSettings, LatentTraining, Solver};
 use crate::{Error, Result};
@@ -60,6 +61,9 @@ pub struct LatentRequest {
     /// Whether the weights that were averaged during training are used, where they lie beside others in a single file.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub averaged: bool,
+    /// What the weights are kept in; they are computed with in the precision of the engine.
+    #[serde(default, skip_serializing_if = "WeightPrecision::is_default")]
+    pub weights: WeightPrecision,
     /// What to do.
     pub task: LatentTask,
     /// What the result shows.
@@ -137,6 +141,7 @@ impl LatentRequest {
             reading: Reading::default(),
             model,
             averaged: false,
+            weights: WeightPrecision::F32,
             task,
             prompt: String::new(),
             negative_prompt: String::new(),

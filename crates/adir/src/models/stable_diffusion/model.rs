@@ -12,6 +12,7 @@ use super::schedulers::{Facts, LowRes};
 use super::space::Latents;
 use super::text::{TextConfig, TextEncoder};
 use super::unet::ConditionalUNet;
+use crate::compute::WeightPrecision;
 use crate::models::load::fault_of;
 use crate::models::{Network, Prior};
 use crate::tensor::Compute;
@@ -79,6 +80,8 @@ pub struct LatentFiles {
     text_parameters: usize,
     facts: Facts,
     low_res: Option<LowRes>,
+    /// What weights are kept in.
+    weights: WeightPrecision,
     /// Of the U-Net, the autoencoder and the text encoder; the same file three times where there is only one.
     parts: [Arc<Part>; 3],
 }
@@ -180,6 +183,7 @@ impl LatentFiles {
             text_parameters: 0,
             facts,
             low_res,
+            weights: WeightPrecision::F32,
             parts,
         })
     }
@@ -241,6 +245,7 @@ impl LatentFiles {
             text_parameters: 0,
             facts: if purpose == Purpose::Upscaling { Facts::upscaler() } else { Facts::stable_diffusion() },
             low_res: (purpose == Purpose::Upscaling).then(LowRes::upscaler),
+            weights: WeightPrecision::F32,
             parts: [part.clone(), part.clone(), part],
         })
     }
@@ -265,6 +270,23 @@ impl LatentFiles {
         &self.autoencoder.0
     }
 
+    /// The same with the weights of convolutions and linear layers kept in that precision; they are computed with in that of the
+    /// [`Compute`] that they are loaded for.
+    #[must_use]
+    pub fn keeping(self, weights: WeightPrecision) -> Self {
+        Self { weights, ..self }
+    }
+
+    /// Bytes that the parameters of the U-Net, the autoencoder and the text encoder take once they are loaded.
+    ///
+    /// # Errors
+    /// None is expected of files that were opened.
+    pub fn bytes(&self) -> Result<[u64; 3]> {
+        let of = |stored: &Stored, part: &Part| stored.bytes(part, self.weights);
+        let text = TextEncoder::bytes(&self.parts[2], self.text, self.weights)?;
+        Ok([of(&self.unet.1, &self.parts[0]), of(&self.autoencoder.1, &self.parts[1]), text])
+    }
+
     /// Number of the text encoder's parameters.
     pub fn text_parameters(&self) -> usize {
         self.text_parameters
@@ -287,7 +309,7 @@ impl LatentFiles {
     /// [`Error::Model`] for a tensor that cannot be read.
     pub fn load_unet(&self, compute: &Compute) -> Result<Prior> {
         let (net, stored) = &self.unet;
-        let (params, hash) = stored.load_hashed(&self.parts[0], compute)?;
+        let (params, hash) = stored.load_hashed(&self.parts[0], &self.kept(stored, 0, compute))?;
         Ok(Prior::new(net.clone(), params, self.facts.info(net.config())?)?.with_file_hash(hash))
     }
 
@@ -297,7 +319,12 @@ impl LatentFiles {
     /// As [`LatentFiles::load_unet`].
     pub fn load_autoencoder(&self, compute: &Compute) -> Result<Latents> {
         let (net, stored) = &self.autoencoder;
-        Ok(Latents::new(net.clone(), stored.load(&self.parts[1], compute)?))
+        Ok(Latents::new(net.clone(), stored.load(&self.parts[1], &self.kept(stored, 1, compute))?))
+    }
+
+    /// `compute` with the weights of a part kept as asked for.
+    fn kept(&self, stored: &Stored, part: usize, compute: &Compute) -> Compute {
+        Compute { kept_in: stored.kept_in(&self.parts[part], self.weights), ..compute.clone() }
     }
 
     /// The text encoder with its weights.
@@ -305,7 +332,7 @@ impl LatentFiles {
     /// # Errors
     /// As [`LatentFiles::load_unet`].
     pub fn load_text(&self, compute: &Compute) -> Result<TextEncoder> {
-        TextEncoder::load(&self.parts[2], self.text, compute)
+        TextEncoder::load(&self.parts[2], self.text, self.weights, compute)
     }
 
     /// The SHA-256 by which the U-Net's weights are told apart ([`LatentFiles::load_unet`]), without loading them.

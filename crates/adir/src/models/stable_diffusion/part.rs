@@ -6,12 +6,14 @@ use std::sync::Arc;
 
 use serde::Deserialize;
 
+use crate::compute::WeightPrecision;
 use crate::io::hash::{ContentHash, Hasher};
-use crate::io::weights::WeightFile;
+use crate::io::weights::{Dtype, WeightFile};
 use crate::models::guided_diffusion::{KeyReport, Shapes};
 use crate::models::load::{fault_of, values};
 use crate::models::params::{ParamLayout, Params};
-use crate::tensor::Compute;
+use crate::models::placing::{bytes, is_weight, kept_in};
+use crate::tensor::{Compute, DType};
 use crate::{Error, Result};
 
 /// Largest configuration or index that is read.
@@ -95,6 +97,11 @@ impl Part {
         self.files.iter().find_map(|file| file.info(name)).map(|info| info.shape.as_slice())
     }
 
+    /// The precision of the tensor of that name.
+    fn dtype(&self, name: &str) -> Option<Dtype> {
+        self.files.iter().find_map(|file| file.info(name)).map(|info| info.dtype)
+    }
+
     /// All names and shapes.
     fn shapes(&self) -> Shapes {
         let of_file = |file: &WeightFile| -> Shapes {
@@ -153,6 +160,17 @@ impl Stored {
         Err(Error::model(part.path(), format!("the weights do not fit the network:\n{report}")))
     }
 
+    /// What weights are kept in that were asked for in `precision`, where that is narrower than f32.
+    pub fn kept_in(&self, part: &Part, precision: WeightPrecision) -> Option<DType> {
+        let weights = self.names.iter().zip(self.layout.specs()).filter(|(_, spec)| is_weight(spec));
+        kept_in(precision, weights.filter_map(|(name, _)| part.dtype(name)))
+    }
+
+    /// Bytes of the parameters, kept so.
+    pub fn bytes(&self, part: &Part, precision: WeightPrecision) -> u64 {
+        bytes(&self.layout, self.kept_in(part, precision).is_some())
+    }
+
     /// Reads the parameters in one pass over the files, which gives their SHA-256, too; of several, that of their hashes.
     ///
     /// # Errors
@@ -184,6 +202,7 @@ impl Stored {
             let shape = stored.filter(|shape| alike(shape, &spec.shape)).unwrap_or_else(|| spec.shape.clone());
             values(file, name, &shape)
         })
+        .map_err(fault_of(part.path()))
     }
 }
 
