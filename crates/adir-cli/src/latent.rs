@@ -1,11 +1,12 @@
 //! What the commands for latent diffusion models share.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::time::Instant;
 
 use adir::compute::WeightPrecision;
 use adir::engine::{Engine, LatentAdapt, LatentAdaptationRecord, LatentRequest};
 use adir::latent::{LatentTraining, Solver};
+use adir::models::stable_diffusion::LatentFiles;
 use adir::optim::AdaptedLayers;
 use adir::{Error, Result};
 use clap::{Args, ValueEnum};
@@ -246,14 +247,14 @@ impl UpscalerArgs {
 /// Carries out a latent request, or explains it.
 pub fn run(
     engine: &Engine,
+    files: LatentFiles,
     request: &LatentRequest,
-    output: &Path,
     explain: bool,
     seed_drawn: bool,
     log: &Log,
 ) -> Result<u8> {
     let started = Instant::now();
-    let plan = engine.plan_latent(request)?;
+    let plan = engine.plan_latent_with(files, request)?;
     if explain {
         plan.warnings().iter().for_each(|warning| log.warn(warning));
         say!("{plan}")?;
@@ -280,6 +281,7 @@ pub fn run(
     }
     let seconds = started.elapsed().as_secs_f64();
     let agreement = restored.record.agreement_psnr.map(|found| format!(", agrees with the observation to {found}"));
-    log.info(&format!("{}: {seconds:.1} s{}", output.display(), agreement.unwrap_or_default()));
+    let name = request.output.as_ref().map_or_else(String::new, |output| output.path.display().to_string());
+    log.info(&format!("{name}: {seconds:.1} s{}", agreement.unwrap_or_default()));
     Ok(crate::exit::DONE)
 }

@@ -127,6 +127,30 @@ fn weights_may_be_kept_in_half_as_many_bits() {
     fs::remove_dir_all(f).unwrap();
 }
 
+#[test]
+fn latent_diffusions_own_super_resolution() {
+    let f = with_model("ldm", Architecture::SuperResolution);
+    picture(&f.join("y.png"), 11, 18);
+    let args = ["restore", "y.png", "-o", "x.png", "--task", "sr4", "--model", "model"];
+    let (plan, _) = expect(0, &f, &[&args[..], &["--plan"]].concat());
+    assert!(plan.contains("18x11 to 72x44") && plan.contains("100 steps") && !plan.contains("noise level"), "{plan}");
+    expect(0, &f, &[&args[..], &["--steps", "2"]].concat());
+    assert_eq!(Picture::read(f.join("x.png")).unwrap().tensor.dims(), [1, 3, 44, 72]);
+    assert!(json(&f.join("x.png.json"))["latent"]["task"]["upscale"].get("noise_level").is_none());
+    let (said, _) = expect(0, &f, &["models", "info", "--model", "model"]);
+    assert!(said.contains("super-resolution by 4") && !said.contains("text encoder"), "{said}");
+    for (more, hint) in [
+        (&["--noise-level", "20"][..], "no noise level"),
+        (&["--prompt", "a cat"], "no prompt"),
+        (&["--gallery", "."], "not adapted"),
+        (&["--adapter", "y.png"], "not adapted"),
+    ] {
+        let (_, said) = expect(2, &f, &[&args[..], more, &["--overwrite", "--plan"]].concat());
+        assert!(said.contains(hint), "{more:?}: {said}");
+    }
+    fs::remove_dir_all(f).unwrap();
+}
+
 /// The values of a file where the hole is not. Black to white is taken for so little that each float has a value of its own.
 fn floats(path: &Path, hole: &dyn Fn(usize) -> bool) -> Vec<f32> {
     let tiny = Scale { black: 0.0, white: 2.0_f64.powi(-30) };

@@ -35,9 +35,10 @@ fn main() -> adir::Result<()> {
         let unet = files.load_unet(&Compute::default())?;
         println!("load {:.3} s, peak {} kB", started.elapsed().as_secs_f64(), peak());
         let config = files.unet().config();
-        let text: Tensor<3> = noise.normal_tensor(9, [1, 77, config.text_width], &cpu(), DType::F32);
+        let states = |width: usize| -> Tensor<3> { noise.normal_tensor(9, [1, 77, width], &cpu(), DType::F32) };
+        let text = config.text_width.map(states);
         let beside = Some(normal(1, config.in_channels - config.out_channels));
-        let conditions = Conditions { text: Some(text), class: config.classes.map(|_| 20), beside };
+        let conditions = Conditions { text, class: config.classes.map(|_| 20), beside };
         let told = Conditioning::Several(Arc::new(conditions));
         let x_t = normal(0, config.out_channels);
         for _ in 0..3 {

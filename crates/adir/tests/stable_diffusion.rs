@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use adir::compute::WeightPrecision;
 use adir::io::weights::{Dtype, TensorToWrite, WeightFile, write_safetensors};
-use adir::latent::{Hole, LatentSampler, LatentSettings, Solver, inpainting, upscaling};
+use adir::latent::{Hole, LatentSampler, LatentSettings, Solver, inpainting, super_resolution, upscaling};
 use adir::models::clip::Tokenizer;
 use adir::models::params::Params;
 use adir::models::stable_diffusion::{
@@ -97,7 +97,7 @@ impl Fixture {
         let level = self.about.get("max_noise_level");
         let index = level.map_or("{}".to_owned(), |level| format!("{{\"max_noise_level\": {level}}}"));
         write("model_index.json", index);
-        for part in ["unet", "vae", "text_encoder"] {
+        for part in ["unet", "vae", "vqvae", "text_encoder"].into_iter().filter(|part| self.about.get(part).is_some()) {
             write(&format!("{part}/config.json"), self.about[part]["config"].to_string());
             let stem = if part == "text_encoder" { "model" } else { "diffusion_pytorch_model" };
             let tensors: Vec<_> = self.shapes(part).into_iter().collect();
@@ -133,8 +133,7 @@ fn every_part_computes_what_the_reference_does() {
         let fixture = Fixture::read(&format!("{name}.safetensors"));
         let folder = temporary(name);
         fixture.folder(&folder, str::to_owned);
-        assert!(LatentFiles::recognises(&folder));
-        let files = LatentFiles::open(&folder).unwrap_or_else(|e| panic!("{name}: {e}"));
+        let files = LatentFiles::recognised(&folder, false).unwrap_or_else(|e| panic!("{name}: {e}")).unwrap();
         assert_eq!(files.purpose(), purpose);
         let compute = Compute::default();
 
@@ -216,7 +215,7 @@ fn narrow_weights_compute_as_rounded_ones_do_in_f32() {
 /// The prior of a fixture, and a batch of two crops: what the script draws for its step `k`.
 fn training_batch(files: &LatentFiles, k: usize) -> Batch {
     let config = files.unet().config();
-    let text: Tensor<3> = noise("train.states", [2, 16, config.text_width]);
+    let text: Tensor<3> = noise("train.states", [2, 16, config.text_width.unwrap()]);
     let beside = noise("train.beside", [2, config.in_channels - 4, 8, 16]);
     let told = |i: usize| {
         let class = config.classes.map(|_| [20, 311][i]);
@@ -414,6 +413,45 @@ fn latents_that_are_quantised() {
     let image = noise("image", [1, 3, 32, 24]).clamp(-1.5, 1.5) / 1.5;
     fixture.check("mean", &net.encode(&params, &image).unwrap().mean, 1e-5);
     fixture.check("decoded", &net.decode(&params, &noise("latents", [1, 3, 6, 5])).unwrap(), 1e-5);
+}
+
+/// Latent diffusion's super-resolution: the U-Net without a text, under the names of today's files and of those of its time, and
+/// runs of ten steps.
+#[test]
+fn super_resolution_without_a_text() {
+    let fixture = Fixture::read("super_resolution.safetensors");
+    let compute = Compute::default();
+    let before = |name: &str| {
+        let new = ["to_q", "to_k", "to_v", "to_out.0"].into_iter().zip(["query", "key", "value", "proj_attn"]);
+        new.fold(name.to_owned(), |name, (new, before)| name.replace(&format!(".{new}."), &format!(".{before}.")))
+    };
+    for (kind, old) in [("new", false), ("old", true)] {
+        let folder = temporary(&format!("sr-{kind}"));
+        fixture.folder(&folder, |name| if old { before(name) } else { name.to_owned() });
+        let files = LatentFiles::recognised(&folder, false).unwrap().unwrap();
+        assert_eq!((files.purpose(), files.text_parameters()), (Purpose::SuperResolution, 0));
+        assert!(files.load_text(&compute).is_err());
+        let unet = files.load_unet(&compute).unwrap();
+        let told = [super_resolution(noise("beside", [1, 3, 16, 24])).unwrap()];
+        let input = Conditioning::join(noise("x", [1, 3, 16, 24]), &told);
+        let output = unet.network().forward(unet.params(), input, &[Timestep(613)], &told);
+        fixture.check("unet.output", &output, 1e-5);
+
+        let latents = files.load_autoencoder(&compute).unwrap();
+        let small = (noise("lr", [1, 3, 16, 24]) / 1.8).clamp(-1.0, 1.0);
+        for (run, eta) in [("run.ddim", 0.0), ("run.eta", 1.0)] {
+            let settings = LatentSettings { solver: Solver::Ddim { eta }, steps: 10, scale: 1.0 };
+            let told = super_resolution(small.clone()).unwrap();
+            let sampler = LatentSampler::new(&unet, files.facts(), settings, told, None).unwrap();
+            let source = recorded((0..10).map(|i| noise(&format!("step{i}"), [1, 3, 16, 24])).collect());
+            let steps = sampler.steps(&source, noise("start", [1, 3, 16, 24])).unwrap();
+            let last = steps.map(|step| step.unwrap().x_t).last().unwrap();
+            let found = psnr(&fixture, run, &latents.decode(&last).unwrap());
+            println!("super-resolution: {run}: {found:.1} dB");
+            assert!(found > 80.0, "{run}: {found:.1} dB");
+        }
+        std::fs::remove_dir_all(&folder).unwrap();
+    }
 }
 
 fn fixtures() -> PathBuf {

@@ -15,4 +15,5 @@ pub mod replay;
 pub mod restore;
 pub mod restore_folder;
 pub mod train;
+mod upscale;
 pub mod verify;

@@ -12,7 +12,7 @@ mod upscale;
 pub use adapt::{Examples, LatentAdaptation, LatentOutcome, LatentTraining};
 pub use colour::match_colours;
 pub use inpaint::{Hole, inpainting};
-pub use upscale::{pad_small, upscaling};
+pub use upscale::{pad_small, super_resolution, upscaling};
 
 use serde::{Deserialize, Serialize};
 

@@ -58,7 +58,7 @@ impl Engine {
         let images = sources.iter().map(|source| source.record.clone()).collect();
         let pixels = sources.into_iter().map(|source| source.pixels(self)).collect::<Result<Vec<_>>>()?;
         let low_res = match (&plan.request.task, plan.files.low_res()) {
-            (LatentTask::Upscale { noise_level, .. }, Some(low_res)) => Some((low_res.clone(), *noise_level)),
+            (LatentTask::Upscale { noise_level: Some(level), .. }, Some(low_res)) => Some((low_res.clone(), *level)),
             _ => None,
         };
         let total = pixels.len();

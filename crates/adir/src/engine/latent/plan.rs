@@ -48,13 +48,22 @@ impl Engine {
     /// # Errors
     /// As [`Engine::plan`]; [`Error::Config`] where the model is made for something else.
     pub fn plan_latent(&self, request: &LatentRequest) -> Result<LatentPlan> {
+        let open = if request.averaged { LatentFiles::open_averaged } else { LatentFiles::open };
         request.check()?;
+        self.plan_latent_with(open(&request.model)?, request)
+    }
+
+    /// The same with the model's files opened already.
+    ///
+    /// # Errors
+    /// As [`Engine::plan_latent`].
+    pub fn plan_latent_with(&self, files: LatentFiles, request: &LatentRequest) -> Result<LatentPlan> {
+        request.check()?;
+        let request = &resolved(&files, request)?;
         let outputs = request.output.as_ref().map(|output| Outputs::of_results(output, request.samples));
         let format = request.output.as_ref().map(|output| ImageFormat::from_path(&output.path)).transpose()?;
-        let open = if request.averaged { LatentFiles::open_averaged } else { LatentFiles::open };
-        let files = open(&request.model)?.keeping(request.weights);
+        let files = files.keeping(request.weights);
         self.check_weights(request.weights)?;
-        check_purpose(&files, &request.task)?;
         let mut read = vec![request.input.clone()];
         read.extend(files.files());
         if let LatentTask::Edit { region: Region::Mask(mask) } = &request.task {
@@ -86,7 +95,7 @@ impl Engine {
         };
         let measurement = match &request.task {
             LatentTask::Upscale { noise_level, .. } => {
-                files.low_res().map_or(Ok(()), |low| low.factors(*noise_level).map(drop))?;
+                files.low_res().zip(*noise_level).map_or(Ok(()), |(low, level)| low.factors(level).map(drop))?;
                 let problem = Problem::super_resolution(4);
                 let measured = problem.measure(&picture.tensor, picture.rounding(), 3, &self.limits);
                 Some(measured.map_err(|e| named(Some(&request.input), e))?)
@@ -172,19 +181,34 @@ impl Engine {
     }
 }
 
-/// Refuses a model that was made for something else.
-fn check_purpose(files: &LatentFiles, task: &LatentTask) -> Result<()> {
-    match (files.purpose(), task) {
-        (Purpose::Upscaling, LatentTask::Upscale { .. }) | (Purpose::Inpainting, LatentTask::Edit { .. }) => Ok(()),
-        (Purpose::Upscaling, _) => Err(Error::config(format!(
-            "{}: this model scales images up; editing needs an inpainting model",
-            files.path().display()
-        ))),
-        (Purpose::Inpainting, _) => Err(Error::config(format!(
-            "{}: this model fills in parts of images; it does sr4 no more than other tasks",
-            files.path().display()
-        ))),
+/// The request with what the model decides, refusing a model that was made for something else, and what it cannot be told.
+fn resolved(files: &LatentFiles, request: &LatentRequest) -> Result<LatentRequest> {
+    let refuse = |what: &str| Err(Error::config(format!("{}: {what}", files.path().display())));
+    let mut request = request.clone();
+    match (files.purpose(), &mut request.task) {
+        (Purpose::Inpainting, LatentTask::Edit { .. }) => {}
+        (Purpose::Upscaling, LatentTask::Upscale { noise_level, .. }) => {
+            noise_level.get_or_insert(LatentRequest::NOISE_LEVEL);
+        }
+        (Purpose::SuperResolution, LatentTask::Upscale { noise_level, .. }) => {
+            if noise_level.is_some() {
+                return refuse("this model sees the image as it is, and takes no noise level");
+            }
+            if !(request.prompt.is_empty() && request.negative_prompt.is_empty()) {
+                return refuse("this model takes no prompt");
+            }
+            if request.adapt.is_some() || request.lora.is_some() {
+                return refuse("this model is not adapted; Stable Diffusion's x4 upscaler can be");
+            }
+        }
+        (Purpose::Upscaling | Purpose::SuperResolution, LatentTask::Edit { .. }) => {
+            return refuse("this model scales images up; editing needs an inpainting model");
+        }
+        (Purpose::Inpainting, LatentTask::Upscale { .. }) => {
+            return refuse("this model fills in parts of images; it does sr4 no more than other tasks");
+        }
     }
+    Ok(request)
 }
 
 impl LatentPlan {
@@ -210,7 +234,7 @@ impl LatentPlan {
             warnings
                 .push("the image is grey: the network sees three equal channels, and the result is made grey".into());
         }
-        let usual = LatentRequest::usual_scale(&self.request.task);
+        let usual = self.request.usual_scale();
         if self.request.sampling.scale > 1.0 && self.request.sampling.scale != usual && !self.request.is_guided() {
             warnings.push("without a prompt the guidance scale has no effect".into());
         }
@@ -225,7 +249,8 @@ impl fmt::Display for LatentPlan {
         writeln!(f, "model                {}", self.files.path().display())?;
         match task {
             LatentTask::Upscale { noise_level, agree, colours } => {
-                writeln!(f, "task                 {w}x{h} to {}x{}, noise level {noise_level}", 4 * w, 4 * h)?;
+                let noise = noise_level.map_or_else(String::new, |level| format!(", noise level {level}"));
+                writeln!(f, "task                 {w}x{h} to {}x{}{noise}", 4 * w, 4 * h)?;
                 writeln!(f, "agree                {agree}")?;
                 writeln!(f, "colours              {}", if *colours { "of the observation" } else { "of the model" })?;
             }

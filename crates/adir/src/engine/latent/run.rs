@@ -18,8 +18,8 @@ use crate::io::exact::Exact;
 use crate::io::hash::ContentHash;
 use crate::io::image::{BitDepth, Picture};
 use crate::io::weights::WeightFile;
-use crate::latent::{Hole, LatentSampler, check_picture, inpainting, match_colours, upscaling};
-use crate::models::stable_diffusion::{Latents, add_lora};
+use crate::latent::{Hole, LatentSampler, check_picture, inpainting, match_colours, super_resolution, upscaling};
+use crate::models::stable_diffusion::{Latents, Purpose, TextEncoder, add_lora};
 use crate::models::{Conditioning, Space, Tiled};
 use crate::noise::Noise;
 use crate::operator::{LinearOperator, Solve, bicubic_resize, least_damping, solve};
@@ -73,6 +73,28 @@ pub struct LatentRestored {
     states: Option<std::path::PathBuf>,
 }
 
+/// The states of the texts of a request.
+#[derive(Default)]
+struct Texts {
+    /// What it asks for, and what it is drawn away from.
+    asked: [Option<Tensor<3>>; 2],
+    /// What an adaptation is told, and no text.
+    training: Option<[Tensor<3>; 2]>,
+}
+
+impl Texts {
+    fn of(request: &LatentRequest, encoder: &TextEncoder) -> Result<Self> {
+        let without = request.is_guided().then(|| encoder.states(&request.negative_prompt)).transpose()?;
+        let (with, none) = (encoder.states(&request.prompt)?, encoder.states("")?);
+        // An upscaler is trained without a text, as it is asked to restore.
+        let training = match &request.task {
+            LatentTask::Upscale { .. } => none.clone(),
+            LatentTask::Edit { .. } => with.clone(),
+        };
+        Ok(Self { asked: [Some(with), without], training: Some([training, none]) })
+    }
+}
+
 impl Engine {
     /// Carries out a plan. Writes no result; see [`LatentRestored::save`].
     ///
@@ -92,17 +114,14 @@ impl Engine {
             report(watch, &Event::Loading { name })
         };
         let compute = self.compute();
-        let (texts, no_text) = {
-            loading("text encoder")?;
-            let encoder = plan.files.load_text(compute)?;
-            let without = request.is_guided().then(|| encoder.states(&request.negative_prompt)).transpose()?;
-            ([Some(encoder.states(&request.prompt)?), without], encoder.states("")?)
+        let texts = match plan.files.purpose() {
+            Purpose::SuperResolution => Texts::default(),
+            _ => {
+                loading("text encoder")?;
+                Texts::of(request, &plan.files.load_text(compute)?)?
+            }
         };
-        // An upscaler is trained without a text, as it is asked to restore.
-        let of_training = match &request.task {
-            LatentTask::Upscale { .. } => no_text.clone(),
-            LatentTask::Edit { .. } => texts[0].clone().unwrap_or_else(|| no_text.clone()),
-        };
+        let Texts { asked: texts, training } = texts;
         let (told, mut autoencoder) = self.told(plan, texts, &loading)?;
         let prepared = match &request.adapt {
             None => None,
@@ -122,9 +141,8 @@ impl Engine {
             let (params, _) = add_lora(plan.files.unet(), unet.params(), &file, 1.0)?;
             unet = unet.with_params(params);
         }
-        let adaptation = match (&request.adapt, &prepared) {
-            (Some(adapt), Some(prepared)) => {
-                let told = [of_training, no_text];
+        let adaptation = match (&request.adapt, &prepared, training) {
+            (Some(adapt), Some(prepared), Some(told)) => {
                 let (adapted, record) = self.latent_adapted(plan, adapt, prepared, &unet, told, watch)?;
                 unet = adapted.unwrap_or(unet);
                 Some(record)
@@ -188,11 +206,14 @@ impl Engine {
         loading: &dyn Fn(&str) -> Result<()>,
     ) -> Result<([Option<Conditioning>; 2], Option<Latents>)> {
         let multiple = plan.files.unet().config().size_multiple();
-        if let (LatentTask::Upscale { noise_level, .. }, Some(low_res)) = (&plan.request.task, plan.files.low_res()) {
+        if let LatentTask::Upscale { noise_level, .. } = &plan.request.task {
             let small = prepared(&plan.picture, multiple);
+            let (Some(level), Some(low_res)) = (*noise_level, plan.files.low_res()) else {
+                return Ok(([Some(super_resolution(small)?), None], None));
+            };
             // Apart from the noise of all steps of all results.
             let noise = noise(plan, 0).apart(0, &small)?;
-            return Ok((upscaling(&small, &noise, low_res, *noise_level, texts)?, None));
+            return Ok((upscaling(&small, &noise, low_res, level, texts)?, None));
         }
         loading("autoencoder")?;
         let autoencoder = plan.files.load_autoencoder(self.compute())?;
