@@ -120,6 +120,9 @@ pub struct LatentAdaptArgs {
     /// Training steps [default: those of the paper, 1000]
     #[arg(long, value_name = "N")]
     pub iterations: Option<u32>,
+    /// Train for about that many minutes; the steps that this becomes are noted, so that the same command repeats them
+    #[arg(long, visible_alias = "minutes", conflicts_with = "iterations", value_name = "M")]
+    pub adapt_minutes: Option<f64>,
     /// Rank of the factors [default: 16]
     #[arg(long, value_name = "RANK")]
     pub lora: Option<usize>,
@@ -159,6 +162,7 @@ impl LatentAdaptArgs {
                 (self.adapt.is_some(), "--adapt"),
                 (self.neighbours.is_some(), "--neighbours"),
                 (self.iterations.is_some(), "--iterations"),
+                (self.adapt_minutes.is_some(), "--adapt-minutes"),
                 (self.lora.is_some(), "--lora"),
                 (self.adapt_attention, "--adapt-attention"),
                 (self.adapt_rate.is_some(), "--adapt-rate"),
@@ -195,6 +199,7 @@ impl LatentAdaptArgs {
             by_text: query == Query::Text,
             if_better: query == Query::Auto,
             training,
+            minutes: self.adapt_minutes,
             save: self.save_adapter.clone(),
         });
         Ok(request)
@@ -273,10 +278,13 @@ pub fn run(
     }
     let mut restored = restored?;
     restored.save(engine, &plan)?;
-    if let Some(LatentAdaptationRecord { outcome: Some(found), used: true, .. }) = &restored.record.adaptation {
+    if let Some(LatentAdaptationRecord { outcome: Some(found), used: true, from_cache, .. }) =
+        &restored.record.adaptation
+    {
+        let from = if *from_cache { "found in the cache, nothing was trained: " } else { "" };
         let (before, after, error) = (found.before, found.after, found.error);
         log.info(&format!(
-            "adaptation: the loss on held-out crops went from {before:.4} to {after:.4} (+- {error:.4})"
+            "adaptation: {from}the loss on held-out crops went from {before:.4} to {after:.4} (+- {error:.4})"
         ));
     }
     let seconds = started.elapsed().as_secs_f64();

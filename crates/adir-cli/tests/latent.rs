@@ -247,6 +247,71 @@ fn a_killed_run_goes_on_to_the_same_bytes_with_any_number_of_threads() {
     fs::remove_dir_all(f).unwrap();
 }
 
+/// The states of adaptations below a folder.
+fn states(folder: &Path) -> usize {
+    let entries = fs::read_dir(folder).into_iter().flatten().flatten();
+    let count = |path: PathBuf| match path.is_dir() {
+        true => states(&path),
+        false => usize::from(path.to_string_lossy().ends_with(".running.checkpoint")),
+    };
+    entries.map(|entry| count(entry.path())).sum()
+}
+
+#[test]
+fn a_killed_adaptation_goes_on_to_the_same_bytes_and_is_made_once() {
+    let f = with_model("adaptation", Architecture::Upscaler);
+    picture(&f.join("y.png"), 12, 16);
+    fs::create_dir(f.join("g")).unwrap();
+    for (i, side) in [72, 80, 90].into_iter().enumerate() {
+        picture(&f.join(format!("g/{i}.png")), side, 96 - i);
+    }
+    let args = |length: [&'static str; 2]| {
+        let run =
+            ["restore", "y.png", "-o", "x.png", "--task", "sr4", "--model", "model", "--steps", "2", "--overwrite"];
+        let adapt = ["--gallery", "g", "--adapt", "gallery", "--save-adapter", "a.safetensors"];
+        let small = ["--adapt-crop", "64", "--adapt-batch", "2", "--adapt-rate", "1e-3", "--checkpoint-seconds", "0"];
+        [&run[..], &adapt, &small, &length].concat()
+    };
+    let bytes = || ["x.png", "a.safetensors"].map(|name| fs::read(f.join(name)).unwrap());
+    let done = || json(&f.join("x.png.json"))["adaptation"].clone();
+    let steps = args(["--iterations", "12"]);
+    expect(0, &f, &steps);
+    let (whole, record) = (bytes(), done());
+    assert_eq!((record["from_cache"].as_bool(), record["steps"].as_u64()), (Some(false), Some(12)));
+    assert_eq!(states(&f.join("home")), 0, "states of what is finished");
+    expect(0, &f, &steps);
+    assert!(bytes() == whole && done()["from_cache"] == true && done()["key"] == record["key"]);
+
+    let mut left = [0; 2];
+    for wait in [300, 1000, 2000] {
+        let _ = fs::remove_dir_all(f.join("home"));
+        let mut child = command(&f, &steps).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+        std::thread::sleep(Duration::from_millis(wait));
+        child.kill().unwrap();
+        child.wait().unwrap();
+        let found = states(&f.join("home"));
+        left[0] += usize::from(found > 0);
+        // Three images, and the state of the training.
+        left[1] += usize::from(found == 4);
+        expect(0, &f, &steps);
+        assert!(bytes() == whole, "other bytes after a kill");
+        assert_eq!(states(&f.join("home")), 0);
+    }
+    assert!(left[0] > 0, "no kill fell into the adaptation");
+    println!("kills that left crops: {}, and a state: {}", left[0], left[1]);
+
+    // Minutes become a number of steps once.
+    let minutes = args(["--adapt-minutes", "0.01"]);
+    expect(0, &f, &minutes);
+    let (first, record) = (bytes(), done());
+    assert!(record["steps"].as_u64().unwrap() > 0, "{record}");
+    expect(0, &f, &minutes);
+    assert!(bytes() == first && done()["from_cache"] == true && done()["steps"] == record["steps"]);
+    let (_, said) = expect(2, &f, &args(["--adapt-minutes", "0"]));
+    assert!(said.contains("minutes"), "{said}");
+    fs::remove_dir_all(f).unwrap();
+}
+
 /// Another shape for one tensor of a part.
 fn misshape(part: &Path) {
     let file = WeightFile::open(part).unwrap();

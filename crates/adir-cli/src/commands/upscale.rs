@@ -14,7 +14,7 @@ use crate::log::Log;
 use crate::pipe;
 
 /// What [`RestoreArgs::other_settings`] are called.
-const OTHER_SETTINGS: &str = "of the adaptation's options --closer-than, --gallery-tiles, --adapt-minutes, --adapt-strength, \
+const OTHER_SETTINGS: &str = "of the adaptation's options --closer-than, --gallery-tiles, --adapt-strength, \
                               --adapt-p2-gamma, --adapt-p2-k, --recompute and --adapt-micro-batch";
 
 impl RestoreArgs {
@@ -24,6 +24,7 @@ impl RestoreArgs {
             encoder: None,
             neighbours: None,
             iterations: None,
+            adapt_minutes: None,
             adapt_rate: None,
             adapt_crop: None,
             adapt_batch: None,
@@ -48,6 +49,7 @@ impl RestoreArgs {
             encoder: settings.encoder.clone(),
             neighbours: settings.neighbours,
             iterations: settings.iterations,
+            adapt_minutes: settings.adapt_minutes,
             lora: args.lora,
             adapt_attention: self.upscaler.adapt_attention,
             adapt_rate: settings.adapt_rate,

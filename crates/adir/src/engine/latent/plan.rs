@@ -266,12 +266,15 @@ impl fmt::Display for LatentPlan {
         writeln!(f, "sampler              {solver}, {} steps, guidance scale {}", sampling.steps, sampling.scale)?;
         writeln!(f, "network evaluations  {}", self.passes())?;
         writeln!(f, "results              {samples}, seed {seed}")?;
-        if let Some(LatentAdapt { training, neighbours, gallery, .. }) = &self.request.adapt {
+        if let Some(LatentAdapt { training, neighbours, gallery, minutes, .. }) = &self.request.adapt {
+            let steps = match minutes {
+                Some(minutes) => format!("{minutes} minutes"),
+                None => format!("{} steps", training.iterations),
+            };
             writeln!(
                 f,
-                "adaptation           {neighbours} images of {}, {} steps of {} crops of {}x{}, rank {}",
+                "adaptation           {neighbours} images of {}, {steps} of {} crops of {}x{}, rank {}",
                 gallery.display(),
-                training.iterations,
                 training.batch,
                 training.crop,
                 training.crop,

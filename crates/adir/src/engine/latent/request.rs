@@ -110,6 +110,9 @@ pub struct LatentAdapt {
     pub if_better: bool,
     /// How to train.
     pub training: LatentTraining,
+    /// For how many minutes to train, in place of a number of steps: the steps that this becomes are noted in the cache.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub minutes: Option<f64>,
     /// Where to write the factors, as diffusers reads them.
     #[serde(default, skip_serializing_if = "Option::is_none", with = "crate::io::lossy::option")]
     pub save: Option<PathBuf>,

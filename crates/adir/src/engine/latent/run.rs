@@ -123,16 +123,20 @@ impl Engine {
         };
         let Texts { asked: texts, training } = texts;
         let (told, mut autoencoder) = self.told(plan, texts, &loading)?;
-        let prepared = match &request.adapt {
-            None => None,
-            Some(adapt) => {
-                if autoencoder.is_none() {
+        let job = request.adapt.as_ref().zip(training);
+        let mut job = job.map(|(adapt, told)| self.latent_job(plan, adapt, told, watch)).transpose()?;
+        let mut examples = None;
+        if let Some(job) = job.as_mut().filter(|job| job.is_to_be_trained()) {
+            let latents = match autoencoder.take() {
+                Some(latents) => latents,
+                None => {
                     loading("autoencoder")?;
-                    autoencoder = Some(plan.files.load_autoencoder(compute)?);
+                    plan.files.load_autoencoder(compute)?
                 }
-                autoencoder.as_ref().map(|latents| self.latent_examples(plan, adapt, latents, watch)).transpose()?
-            }
-        };
+            };
+            examples = Some(self.latent_examples(plan, job, &latents, watch)?);
+            autoencoder = Some(latents);
+        }
         loading("U-Net")?;
         let mut unet = plan.files.load_unet(compute)?;
         let model = unet.id()?.to_string();
@@ -141,14 +145,15 @@ impl Engine {
             let (params, _) = add_lora(plan.files.unet(), unet.params(), &file, 1.0)?;
             unet = unet.with_params(params);
         }
-        let adaptation = match (&request.adapt, &prepared, training) {
-            (Some(adapt), Some(prepared), Some(told)) => {
-                let (adapted, record) = self.latent_adapted(plan, adapt, prepared, &unet, told, watch)?;
+        let adaptation = match job {
+            Some(job) => {
+                let (adapted, record) = self.latent_adapted(plan, job, examples.as_ref(), &unet, watch)?;
                 unet = adapted.unwrap_or(unet);
                 Some(record)
             }
-            _ => None,
+            None => None,
         };
+        drop(examples);
         let loaded = Instant::now();
         let states = States::new(self, Some(key(self, plan, &model, adaptation.as_ref())?), watch);
         let sampled: Result<Vec<Tensor<4>>> = {
@@ -244,7 +249,8 @@ fn key(engine: &Engine, plan: &LatentPlan, model: &str, adaptation: Option<&Late
         _ => None,
     };
     let lora = plan.request.lora.as_ref().map(|path| ContentHash::of_file(path)).transpose()?;
-    let what = (request, plan.content, [mask, lora], model, engine.placement().1.to_string(), adaptation);
+    let adapter = adaptation.map(|done| (&done.key, done.used));
+    let what = (request, plan.content, [mask, lora], model, engine.placement().1.to_string(), adapter);
     let text = serde_json::to_string(&what);
     let text = text.map_err(|e| Error::config(format!("the request cannot be written: {e}")))?;
     Ok(crate::io::hash::sha256(text.as_bytes()).to_string())

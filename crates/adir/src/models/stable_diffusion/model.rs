@@ -224,6 +224,18 @@ impl LatentFiles {
         Ok(self.parts[0].hash()?.to_string())
     }
 
+    /// What tells the weights of the U-Net and of the autoencoder apart: the SHA-256 of their files, as [`LatentFiles::hash`].
+    ///
+    /// # Errors
+    /// As [`LatentFiles::hash`].
+    pub fn hashes(&self) -> Result<[String; 2]> {
+        let [unet, autoencoder] = &self.parts;
+        let of_unet = self.hash()?;
+        let of_autoencoder =
+            if Arc::ptr_eq(unet, autoencoder) { of_unet.clone() } else { autoencoder.hash()?.to_string() };
+        Ok([of_unet, of_autoencoder])
+    }
+
     /// The files that are read.
     pub fn files(&self) -> Vec<PathBuf> {
         let text = self.text.as_ref().map(|text| &text.part);
