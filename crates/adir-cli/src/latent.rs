@@ -13,6 +13,7 @@ use clap::{Args, ValueEnum};
 
 use crate::log::Log;
 use crate::model::named;
+use crate::report::LatentReport;
 use crate::seed::Seed;
 
 /// Steps of [`Sampler::Dpm`] where none are given.
@@ -289,7 +290,13 @@ pub fn run(
     }
     let seconds = started.elapsed().as_secs_f64();
     let agreement = restored.record.agreement_psnr.map(|found| format!(", agrees with the observation to {found}"));
-    let name = request.output.as_ref().map_or_else(String::new, |output| output.path.display().to_string());
+    let output = request.output.as_ref();
+    let name = output.map_or_else(String::new, |output| output.path.display().to_string());
+    if let Some(path) = output.and_then(|output| output.report.as_ref()) {
+        let (findings, warnings) = (restored.findings(&plan)?, watcher.warnings());
+        let findings = findings.as_ref();
+        LatentReport { plan: &plan, restored: &restored, findings, warnings: &warnings, name: &name }.write(path)?;
+    }
     log.info(&format!("{name}: {seconds:.1} s{}", agreement.unwrap_or_default()));
     Ok(crate::exit::DONE)
 }

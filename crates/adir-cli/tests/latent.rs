@@ -75,8 +75,83 @@ fn an_upscaling_has_four_times_the_sides_and_the_depth_and_kind_of_its_input() {
     }
     let record = json(&f.join("colour.out.jpg.json"));
     assert_eq!(record["results"].as_array().unwrap().len(), 1);
-    let (_, said) = expect(3, &f, &["replay", "colour.out.jpg.json"]);
-    assert!(said.contains("Stable Diffusion"), "{said}");
+    fs::remove_dir_all(f).unwrap();
+}
+
+/// From another folder, by the place of the record; an upscaling and an edit.
+#[test]
+fn a_run_is_repeated_from_its_record() {
+    let f = with_model("replay", Architecture::Upscaler);
+    write_random(Architecture::Inpainting1, true, 1, &f.join("edits")).unwrap();
+    fs::create_dir(f.join("out")).unwrap();
+    picture(&f.join("y.png"), 11, 18);
+    mask(&f.join("m.png"), [11, 18], [5, 6]);
+    let args = ["restore", "y.png", "-o", "out/x.jpg", "--task", "sr4", "--model", "model", "--steps", "2", "-n", "2"];
+    expect(0, &f, &[&args[..], &["--report", "out/x.html", "--weights-dtype", "bf16"]].concat());
+    let page = fs::read_to_string(f.join("out/x.html")).unwrap();
+    assert!(page.contains("data:image/png") && page.contains("Agreement") && page.contains("bf16"), "{page}");
+    let args = ["edit", "y.png", "-o", "out/e.png", "--model", "edits", "--mask", "m.png", "--steps", "2"];
+    expect(0, &f, &[&args[..], &["--prompt", "a cat", "--seed", "5"]].concat());
+    for (record, files) in [("x.jpg.json", 2), ("e.png.json", 1)] {
+        let (said, _) = expect(0, &f.join("out"), &["replay", record]);
+        assert_eq!(said.matches("the same bytes").count(), files, "{said}");
+        assert!(said.contains("the run repeats"), "{said}");
+    }
+    expect(0, &f, &["replay", "out/e.png.json", "-o", "again.png"]);
+    assert_eq!(fs::read(f.join("again.png")).unwrap(), fs::read(f.join("out/e.png")).unwrap());
+    let (_, said) = expect(2, &f, &["replay", "out/e.png.json", "-o", "again.jpg"]);
+    assert!(said.contains("same format"), "{said}");
+    // Other bytes beside the record, and inputs that are others now.
+    fs::copy(f.join("out/x.1.jpg"), f.join("out/x.2.jpg")).unwrap();
+    expect(0, &f, &["replay", "out/x.jpg.json"]);
+    mask(&f.join("m.png"), [11, 18], [4, 6]);
+    let (_, said) = expect(3, &f, &["replay", "out/e.png.json"]);
+    assert!(said.contains("m.png") && said.contains("not the file of the run"), "{said}");
+    picture(&f.join("y.png"), 12, 18);
+    let (_, said) = expect(3, &f, &["replay", "out/x.jpg.json"]);
+    assert!(said.contains("y.png") && said.contains("not the file of the run"), "{said}");
+    write_random(Architecture::Upscaler, true, 2, &f.join("other")).unwrap();
+    fs::rename(f.join("other/unet"), f.join("unet")).unwrap();
+    picture(&f.join("y.png"), 11, 18);
+    fs::remove_dir_all(f.join("model/unet")).unwrap();
+    fs::rename(f.join("unet"), f.join("model/unet")).unwrap();
+    let (_, said) = expect(4, &f, &["replay", "out/x.jpg.json"]);
+    assert!(said.contains("other weights"), "{said}");
+    fs::remove_dir_all(f).unwrap();
+}
+
+#[test]
+fn a_folder_is_upscaled_file_by_file() {
+    let f = with_model("folder", Architecture::Upscaler);
+    fs::create_dir_all(f.join("scans/b")).unwrap();
+    picture(&f.join("scans/a.png"), 11, 18);
+    picture(&f.join("scans/b/c.jpg"), 8, 9);
+    fs::write(f.join("scans/broken.png"), "no picture").unwrap();
+    let options = ["--task", "sr4", "--model", "model", "--steps", "2", "--seed", "3"];
+    let run = [&["restore", "scans", "-o", "out"][..], &options].concat();
+    let (said, _) = expect(1, &f, &[&run[..], &["--plan"]].concat());
+    assert!(
+        said.contains("18x11 to 72x44") && said.contains("3 to restore") && !f.join("out/a.png").exists(),
+        "{said}"
+    );
+    let (_, said) = expect(1, &f, &run);
+    assert!(said.contains("broken.png") && said.contains("2 restored, 0 finished"), "{said}");
+    expect(0, &f, &[&["restore", "scans/a.png", "-o", "a.png"][..], &options].concat());
+    assert_eq!(fs::read(f.join("a.png")).unwrap(), fs::read(f.join("out/a.png")).unwrap());
+    expect(0, &f, &["replay", "out/b/c.jpg.json"]);
+
+    // What is finished stays, with the same settings; with others it is in the way.
+    fs::remove_file(f.join("scans/broken.png")).unwrap();
+    fs::remove_file(f.join("out/b/c.jpg")).unwrap();
+    let (_, said) = expect(2, &f, &[&run[..], &["--noise-level", "30"]].concat());
+    assert!(said.contains("made with other settings"), "{said}");
+    fs::remove_file(f.join("out/b/c.jpg.json")).unwrap();
+    let (_, said) = expect(0, &f, &run);
+    assert!(said.contains("1 restored, 1 finished"), "{said}");
+    for (more, hint) in [(&["-n", "2"][..], "one result"), (&["--record", "r.json"], "--record names one file")] {
+        let (_, said) = expect(2, &f, &[&run[..], more].concat());
+        assert!(said.contains(hint), "{said}");
+    }
     fs::remove_dir_all(f).unwrap();
 }
 
@@ -299,6 +374,9 @@ fn a_killed_adaptation_goes_on_to_the_same_bytes_and_is_made_once() {
     }
     assert!(left[0] > 0, "no kill fell into the adaptation");
     println!("kills that left crops: {}, and a state: {}", left[0], left[1]);
+
+    let (said, _) = expect(0, &f, &["replay", "x.png.json"]);
+    assert!(said.contains("the run repeats"), "{said}");
 
     // Minutes become a number of steps once.
     let minutes = args(["--adapt-minutes", "0.01"]);

@@ -12,6 +12,7 @@ pub mod index;
 pub mod merge;
 pub mod models;
 pub mod replay;
+mod replay_latent;
 pub mod restore;
 pub mod restore_folder;
 pub mod train;

@@ -286,7 +286,7 @@ pub fn run(args: &RestoreArgs, log: &Log) -> Result<u8> {
     }
     args.upscaler.refuse()?;
     if args.input()?.is_dir() {
-        return restore_folder::run(args, log);
+        return restore_folder::run(args, || Ok(args.request(&args.output)?.into()), log);
     }
     args.folder.refuse_for_a_file(args.input()?)?;
     let to_stdout = pipe::is_pipe(&args.output);

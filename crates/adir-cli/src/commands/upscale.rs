@@ -7,6 +7,7 @@ use adir::task::{Preset, Task};
 use adir::{Error, Result};
 
 use super::restore::{RestoreArgs, SamplingArgs};
+use super::restore_folder;
 use crate::adaptation::{AdaptSettings, Mode};
 use crate::args::{DegradationArgs, MeasuredArgs};
 use crate::latent::{self, LatentAdaptArgs, Query};
@@ -108,8 +109,6 @@ impl RestoreArgs {
             (matches!(self.adaptation.adapt, Some(Mode::Itself)), "--adapt self"),
             (self.other_settings() != AdaptSettings::default(), OTHER_SETTINGS),
             (self.keep_margin, "--keep-margin"),
-            (self.report.is_some(), "--report"),
-            (self.record.is_some(), "--record"),
             (self.model.model_config.is_some(), "--model-config"),
         ] {
             if given {
@@ -117,11 +116,11 @@ impl RestoreArgs {
             }
         }
         for path in [self.input()?, &self.output] {
-            if pipe::is_pipe(path) || path.is_dir() {
-                return Err(Error::config("an upscaler in latents takes files, not folders or - for a pipe"));
+            if pipe::is_pipe(path) {
+                return Err(Error::config("an upscaler in latents takes files and folders, not - for a pipe"));
             }
         }
-        self.folder.refuse_for_a_file(self.input()?)
+        Ok(())
     }
 }
 
@@ -142,13 +141,20 @@ fn request(args: &RestoreArgs, purpose: Purpose) -> Result<LatentRequest> {
     request.seed = args.sampling.seed.value;
     request.samples = args.sampling.samples;
     request.tile = args.sampling.tile;
-    request.output = Some(OutputRequest::new(&args.output, args.overwrite));
+    let mut output = OutputRequest::new(&args.output, args.overwrite);
+    output.record.clone_from(&args.record);
+    output.report.clone_from(&args.report);
+    request.output = Some(output);
     args.latent_adaptation().applied(request, LatentTraining::upscaler())
 }
 
 /// Super-resolution by the model in `files`.
 pub(super) fn run(args: &RestoreArgs, files: LatentFiles, log: &Log) -> Result<u8> {
     args.check_for_upscaler()?;
+    if args.input()?.is_dir() {
+        return restore_folder::run(args, || Ok(request(args, files.purpose())?.into()), log);
+    }
+    args.folder.refuse_for_a_file(args.input()?)?;
     let request = request(args, files.purpose())?;
     let engine = args.engine().build()?;
     latent::run(&engine, files, &request, args.explain, args.sampling.seed.drawn, log)

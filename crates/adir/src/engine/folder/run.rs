@@ -7,7 +7,7 @@ use std::time::Instant;
 use serde::Serialize;
 
 use super::manifest::{FileState, ManifestEntry, ManifestHead, Writer};
-use super::{Asked, FileFault, FolderPlan, ToDo};
+use super::{Asked, Each, FileFault, FilePlan, FolderPlan, ToDo};
 use crate::engine::event::{Event, Watch, report};
 use crate::engine::open::Engine;
 use crate::engine::plan::Plan;
@@ -78,9 +78,14 @@ impl Engine {
             return Ok(done);
         }
         let wanted: Vec<usize> = plan.to_do.iter().map(|to_do| to_do.k).collect();
-        let shared = match &request.each.adapt {
-            Some(adapt) => {
-                let adapt = self.plan_adaptation(adapt, request.each.sampling.preset)?;
+        let adapt = match &request.each {
+            Each::Pixels(each) => each.adapt.as_ref().map(|adapt| (adapt, each.sampling.preset)),
+            // What these have in common are their crops' nearest images, of which each takes its own.
+            Each::Latents(_) => None,
+        };
+        let shared = match adapt {
+            Some((adapt, preset)) => {
+                let adapt = self.plan_adaptation(adapt, preset)?;
                 self.shared(&adapt, request, &plan.files, &wanted, watch)?
             }
             None => Default::default(),
@@ -128,24 +133,36 @@ impl Engine {
         manifest: &mut Writer,
         watch: &Watch<'_>,
     ) -> Result<FileOutcome> {
-        let started = Instant::now();
+        let began = Instant::now();
         if let Some(finished) = self.meanwhile(plan, to_do, asked)? {
             manifest.push(&finished)?;
             return Ok(FileOutcome::Finished);
         }
-        let mut single = self.plan_file(plan, to_do)?;
-        single.share(images);
+        let single = self.plan_file(plan, to_do)?;
         let output = single.outputs().map(|outputs| outputs.image.clone()).unwrap_or_default();
         let name = output.strip_prefix(&plan.request.output).unwrap_or(&output).to_owned();
-        let mut restored = self.run(&single, watch)?;
-        manifest.push(&entry(plan, to_do.k, &name, FileState::Started))?;
-        restored.save(self)?;
-        let input_sha256 = restored.record.input.sha256;
+        let mut started = || manifest.push(&entry(plan, to_do.k, &name, FileState::Started));
+        let (input_sha256, agreement_psnr) = match single {
+            FilePlan::Pixels(mut single) => {
+                single.share(images);
+                let mut restored = self.run(&single, watch)?;
+                started()?;
+                restored.save(self)?;
+                (restored.record.input.sha256, restored.record.agreement_psnr)
+            }
+            FilePlan::Latents(single) => {
+                let mut restored = self.run_latent(&single, watch)?;
+                started()?;
+                restored.save(self, &single)?;
+                let agreement = restored.record.agreement_psnr.unwrap_or(Decibel(f64::INFINITY));
+                (restored.record.input.sha256, agreement)
+            }
+        };
         manifest.push(&entry(plan, to_do.k, &name, FileState::Done { input_sha256 }))?;
         Ok(FileOutcome::Restored {
             output: output.to_string_lossy().into_owned(),
-            seconds: started.elapsed().as_secs_f64(),
-            agreement_psnr: restored.record.agreement_psnr,
+            seconds: began.elapsed().as_secs_f64(),
+            agreement_psnr,
         })
     }
 
@@ -186,7 +203,7 @@ fn head(plan: &FolderPlan) -> ManifestHead {
         scans: plan.request.scans.to_string_lossy().into_owned(),
         files: plan.files.len(),
         shard: plan.request.shard,
-        samples: plan.request.each.sampling.samples,
+        samples: plan.request.each.samples(),
     }
 }
 

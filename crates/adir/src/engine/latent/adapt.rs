@@ -42,6 +42,9 @@ pub struct LatentAdaptationRecord {
     /// Whether it was in the cache.
     #[serde(default)]
     pub from_cache: bool,
+    /// The file of the image encoder, where it is not the embedded one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub encoder_file: Option<PathBuf>,
 }
 
 /// Everything that decides an adapter.
@@ -242,7 +245,8 @@ impl Engine {
             warn(watch, format!("the adaptation is not used: {why}"))?;
         }
         let (steps, key) = (job.provenance.training.iterations, job.provenance.key()?);
-        let record = LatentAdaptationRecord { images: job.images, outcome, used, steps, key, from_cache };
+        let encoder_file = self.encoder_file().map(Path::to_owned);
+        let record = LatentAdaptationRecord { images: job.images, outcome, used, steps, key, from_cache, encoder_file };
         Ok((used.then(|| unet.with_params(lora.merged(unet.params()))), record))
     }
 

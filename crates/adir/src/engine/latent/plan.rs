@@ -48,9 +48,8 @@ impl Engine {
     /// # Errors
     /// As [`Engine::plan`]; [`Error::Config`] where the model is made for something else.
     pub fn plan_latent(&self, request: &LatentRequest) -> Result<LatentPlan> {
-        let open = if request.averaged { LatentFiles::open_averaged } else { LatentFiles::open };
-        request.check()?;
-        self.plan_latent_with(open(&request.model)?, request)
+        let (request, files) = opened(request)?;
+        self.plan_latent_with(files, &request)
     }
 
     /// The same with the model's files opened already.
@@ -181,6 +180,18 @@ impl Engine {
     }
 }
 
+/// The files of the model that a request names, and the request with what the model decides.
+///
+/// # Errors
+/// As [`Engine::plan_latent`], of what does not depend on an image.
+pub(in super::super) fn opened(request: &LatentRequest) -> Result<(LatentRequest, LatentFiles)> {
+    request.check()?;
+    let open = if request.averaged { LatentFiles::open_averaged } else { LatentFiles::open };
+    let files = open(&request.model)?;
+    request.sampling.check(files.facts())?;
+    Ok((resolved(&files, request)?, files))
+}
+
 /// The request with what the model decides, refusing a model that was made for something else, and what it cannot be told.
 fn resolved(files: &LatentFiles, request: &LatentRequest) -> Result<LatentRequest> {
     let refuse = |what: &str| Err(Error::config(format!("{}: {what}", files.path().display())));
@@ -215,6 +226,26 @@ impl LatentPlan {
     /// What was asked for.
     pub fn request(&self) -> &LatentRequest {
         &self.request
+    }
+
+    /// The image.
+    pub fn picture(&self) -> &Picture {
+        &self.picture
+    }
+
+    /// SHA-256 of its file.
+    pub fn content(&self) -> ContentHash {
+        self.content
+    }
+
+    /// The model.
+    pub fn files(&self) -> &LatentFiles {
+        &self.files
+    }
+
+    /// The files of the results, where the request names an output.
+    pub fn outputs(&self) -> Option<&Outputs> {
+        self.outputs.as_ref()
     }
 
     /// What it takes of memory at most, in bytes.

@@ -1,18 +1,19 @@
 //! Carrying out a latent plan.
 
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Instant;
-
-use serde::{Deserialize, Serialize};
 
 use super::super::event::{Event, Watch, report, warn};
 use super::super::open::Engine;
 use super::super::record::{Decibel, FileRecord, Seconds, write_json};
+use super::super::report::{Findings, Judged};
 use super::super::run::saved_again;
 use super::super::states::{self, States};
 use super::adapt::LatentAdaptationRecord;
 use super::canvas::{cropped, like, prepared};
 use super::plan::LatentPlan;
+use super::record::LatentRecord;
 use super::request::{LatentRequest, LatentTask, Region};
 use crate::io::exact::Exact;
 use crate::io::hash::ContentHash;
@@ -28,41 +29,6 @@ use crate::sampler::{NoiseSource, initial_noise};
 use crate::tensor::{self, DType, Isa, Tensor};
 use crate::{Error, Result};
 
-/// What was done with a latent diffusion model.
-#[derive(Debug, Clone, Serialize, Deserialize)]
-#[non_exhaustive]
-pub struct LatentRecord {
-    /// Version of this form.
-    pub schema: u32,
-    /// Program and version.
-    pub program: String,
-    /// What was asked for.
-    pub latent: LatentRequest,
-    /// The image.
-    pub input: FileRecord,
-    /// SHA-256 of the U-Net's weights.
-    pub model: String,
-    /// The device that computed.
-    pub device: String,
-    /// The precision it computed in.
-    pub dtype: String,
-    /// Number of results.
-    pub samples: usize,
-    /// Times.
-    pub seconds: Seconds,
-    /// Of an upscaling, the PSNR of A x against y of the first result as it was saved, A being bicubic scaling.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub agreement_psnr: Option<Decibel>,
-    /// The adaptation, if there was one.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub adaptation: Option<LatentAdaptationRecord>,
-    /// The widest instruction set of the processor.
-    pub instructions: String,
-    /// The pictures that were written.
-    #[serde(default)]
-    pub results: Vec<FileRecord>,
-}
-
 /// What a latent run made.
 #[derive(Debug)]
 pub struct LatentRestored {
@@ -70,7 +36,9 @@ pub struct LatentRestored {
     pub results: Vec<Picture>,
     /// What was done.
     pub record: LatentRecord,
-    states: Option<std::path::PathBuf>,
+    states: Option<PathBuf>,
+    /// The first result as its file has it.
+    saved: Option<Tensor<4>>,
 }
 
 /// The states of the texts of a request.
@@ -183,10 +151,11 @@ impl Engine {
             _ => None,
         };
         let record = LatentRecord {
-            schema: 1,
+            schema: LatentRecord::SCHEMA,
             program: concat!("adir ", env!("CARGO_PKG_VERSION")).into(),
             latent: request.clone(),
             input: FileRecord { path: Some(request.input.clone()), sha256: plan.content },
+            others: other_files(request)?,
             model,
             device: self.placement().0.to_owned(),
             dtype: self.placement().1.to_string(),
@@ -200,7 +169,7 @@ impl Engine {
             instructions: Isa::active().to_string(),
             results: Vec::new(),
         };
-        Ok(LatentRestored { results, record, states: states.folder() })
+        Ok(LatentRestored { results, record, states: states.folder(), saved: None })
     }
 
     /// What the network is told, and the autoencoder where that took it.
@@ -241,16 +210,25 @@ fn noise(plan: &LatentPlan, sample: usize) -> Noise {
     Noise::of_sample(plan.request.seed, sample)
 }
 
+/// The files that a request names besides the image and the model: a mask, and factors.
+///
+/// # Errors
+/// [`Error::Io`] or [`Error::Input`] for one that cannot be read.
+pub(in super::super) fn other_files(request: &LatentRequest) -> Result<Vec<FileRecord>> {
+    let mask = match &request.task {
+        LatentTask::Edit { region: Region::Mask(path) } => Some(path),
+        _ => None,
+    };
+    let record = |path: &PathBuf| Ok(FileRecord { path: Some(path.clone()), sha256: ContentHash::of_file(path)? });
+    mask.into_iter().chain(&request.lora).map(record).collect()
+}
+
 /// By what the state of a run is found again: all that decides its bytes.
 fn key(engine: &Engine, plan: &LatentPlan, model: &str, adaptation: Option<&LatentAdaptationRecord>) -> Result<String> {
     let request = LatentRequest { output: None, ..plan.request.clone() };
-    let mask = match &plan.request.task {
-        LatentTask::Edit { region: Region::Mask(path) } => Some(ContentHash::of_file(path)?),
-        _ => None,
-    };
-    let lora = plan.request.lora.as_ref().map(|path| ContentHash::of_file(path)).transpose()?;
+    let others: Vec<_> = other_files(&plan.request)?.into_iter().map(|file| file.sha256).collect();
     let adapter = adaptation.map(|done| (&done.key, done.used));
-    let what = (request, plan.content, [mask, lora], model, engine.placement().1.to_string(), adapter);
+    let what = (request, plan.content, others, model, engine.placement().1.to_string(), adapter);
     let text = serde_json::to_string(&what);
     let text = text.map_err(|e| Error::config(format!("the request cannot be written: {e}")))?;
     Ok(crate::io::hash::sha256(text.as_bytes()).to_string())
@@ -360,11 +338,25 @@ impl LatentRestored {
         {
             let saved = saved_again(first, path, &engine.limits)?;
             self.record.agreement_psnr = Some(Decibel(measurement.agreement(&saved)?));
+            self.saved = Some(saved);
         }
         self.record.results = outputs.written()?;
         outputs.check_record()?;
         write_json(&outputs.record, &self.record)?;
         states::forget(self.states.take().as_deref());
         Ok(())
+    }
+
+    /// How far A x is from y, A being bicubic scaling: of the first result of an upscaling, as it was saved.
+    ///
+    /// # Errors
+    /// As [`super::super::Restored::findings`].
+    pub fn findings(&self, plan: &LatentPlan) -> Result<Option<Findings>> {
+        let (Some(measurement), Some(first), Some(saved)) = (&plan.measurement, self.results.first(), &self.saved)
+        else {
+            return Ok(None);
+        };
+        let judged = Judged { saved, computed: &first.tensor, depth: first.bit_depth };
+        Findings::of(measurement, judged).map(Some)
     }
 }
