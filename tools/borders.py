@@ -2,10 +2,11 @@
 """Borders: photographs as a camera records them, deblurred with every boundary.
 
     python3 tools/borders.py PHOTOS [--adir target/release/adir] [--count 16] [--kernel box:5] [--folder DIR] [--out FILE.md]
+    python3 tools/borders.py PHOTOS --light 1.4 --choices "--saturated keep" "--saturated ignore"
 
 A larger scene is blurred with a box, its middle of 128x128 pixels is cut out, noise is added, and the result is cut off
 at black and white and rounded to 8 bits. PHOTOS are taken at even distances by name. PSNR is of RGB in 8 bits against the
-same window of the sharp scene; differences to the default are paired, with their standard errors. What is in DIR is not
+same window of the sharp scene, cut off at white; differences to the default are paired, with their standard errors. What is in DIR is not
 computed again. Needs numpy, scipy and Pillow.
 """
 import argparse, math, subprocess, tempfile
@@ -15,11 +16,13 @@ from PIL import Image
 from scipy.ndimage import uniform_filter
 
 SIDE = 128
-BOUNDARIES = ["valid", "reflect", "reflect-101", "replicate", "constant:128", "constant:0", "circular"]
+BOUNDARIES = [f"--boundary {b}" for b in ["valid", "reflect", "reflect-101", "replicate", "constant:128", "constant:0", "circular"]]
 
 ap = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
 ap.add_argument("photos", type=Path); ap.add_argument("--adir", default="target/release/adir"); ap.add_argument("--count", type=int, default=16)
 ap.add_argument("--kernel", default="box:5", help="box:N"); ap.add_argument("--sigmas", type=float, nargs="+", default=[0, 2, 5, 10])
+ap.add_argument("--light", type=float, default=1.0, help="the scene is so many times brighter than the photograph")
+ap.add_argument("--choices", nargs="+", default=BOUNDARIES, help="options beside the default, by default every boundary")
 ap.add_argument("--folder", type=Path); ap.add_argument("--out", type=Path)
 a = ap.parse_args()
 folder = a.folder or Path(tempfile.mkdtemp(prefix="adir-borders-"))
@@ -56,7 +59,7 @@ def difference(of, against):
 photos = sorted(path for path in a.photos.iterdir() if path.suffix in {".png", ".webp", ".jpg", ".jpeg"})
 photos = photos[:: max(1, len(photos) // a.count)][: a.count]
 for number, path in enumerate(photos):
-    scene = read(path)
+    scene = a.light * read(path)
     top, left = (scene.shape[0] - SIDE) // 2, (scene.shape[1] - SIDE) // 2
     window = lambda of: of[top : top + SIDE, left : left + SIDE]
     write(folder / "x" / f"{path.stem}.png", window(scene))
@@ -64,11 +67,11 @@ for number, path in enumerate(photos):
         noise = np.random.default_rng(1000 * number + int(10 * sigma)).normal(0, sigma, (SIDE, SIDE, 3))
         write(folder / f"{sigma:g}" / "y" / f"{path.stem}.png", window(uniform_filter(scene, (blur, blur, 1))) + noise)
 
-lines = ["| sigma | y | default | default, `--sigma` given | " + " | ".join(f"`{b}`" for b in BOUNDARIES) + " |", "|---" * (len(BOUNDARIES) + 4) + "|"]
+lines = ["| sigma | y | default | default, `--sigma` given | " + " | ".join(f"`{choice}`" for choice in a.choices) + " |", "|---" * (len(a.choices) + 4) + "|"]
 for sigma in a.sigmas:
     y, default = scores(folder / f"{sigma:g}" / "y"), scores(restored(sigma, "default", []))
     given = scores(restored(sigma, "default-given", ["--sigma", f"{sigma:g}"]))
-    others = [scores(restored(sigma, b.replace(":", ""), ["--boundary", b])) for b in BOUNDARIES]
+    others = [scores(restored(sigma, choice.replace("--", "").replace(":", "").replace(" ", "-"), choice.split())) for choice in a.choices]
     differences = " | ".join(difference(of, default) for of in [given, *others])
     lines.append(f"| {sigma:g} | {y.mean():.2f}, {difference(y, default)} | **{default.mean():.2f}** | {differences} |")
     below = [f"{name} by {-d:.2f}" for name, d in zip(sorted(photo.stem for photo in photos), default - y) if d < 0]

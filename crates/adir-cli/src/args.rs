@@ -62,7 +62,8 @@ pub struct MeasuredArgs {
     #[arg(long, value_name = "IMAGE")]
     ignore: Option<PathBuf>,
     /// What areas at white say, where there may have been more light than fits: ignore (in deblurring, that there was at
-    /// least that much; else nothing), or keep (that they are white) [default: ignore for deblur, else keep]
+    /// least that much; else nothing), or keep (that they are white) [default: in deblurring, ignore those around which no
+    /// image up to white explains the observation; else keep]
     #[arg(long, value_parser = words::<Saturated>(&["ignore", "keep"]))]
     saturated: Option<Saturated>,
 }

@@ -247,7 +247,11 @@ impl Log {
             .unwrap_or_else(|_| ProgressStyle::default_bar());
         bar.set_style(style.progress_chars("=> "));
         bar.set_prefix(format!("{place}{what}"));
-        bar.enable_steady_tick(Duration::from_millis(500));
+        // The ticks come from a thread, and a library that panics where the system refuses one.
+        let threads = || std::thread::Builder::new().spawn(|| ()).is_ok_and(|thread| thread.join().is_ok());
+        if !bar.is_hidden() && threads() {
+            bar.enable_steady_tick(Duration::from_millis(500));
+        }
         Progress { log: self.clone(), bar, what: what.to_owned() }
     }
 }

@@ -80,11 +80,18 @@ impl Workers {
                 }
             }
         };
-        std::thread::scope(|scope| {
-            for pool in self.pools.iter().take(count) {
-                scope.spawn(|| pool.install(work));
-            }
-        });
+        on_each(&self.pools[..self.pools.len().min(count)], &work);
         failed.into_inner().unwrap_or_else(std::sync::PoisonError::into_inner).map_or(Ok(()), Err)
+    }
+}
+
+/// Runs `work` once on each pool, at the same time; returns when all are done. No thread is started: a system may
+/// refuse one at any moment.
+fn on_each(pools: &[rayon::ThreadPool], work: &(impl Fn() + Sync)) {
+    if let Some((pool, rest)) = pools.split_first() {
+        pool.in_place_scope(|scope| {
+            scope.spawn(|_| work());
+            on_each(rest, work);
+        });
     }
 }

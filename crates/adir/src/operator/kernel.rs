@@ -144,6 +144,11 @@ impl Kernel {
         &self.weights
     }
 
+    /// Whether no weight is below 0, as that of light is.
+    pub fn is_non_negative(&self) -> bool {
+        self.weights.iter().all(|weight| *weight >= 0.0)
+    }
+
     /// Whether mirroring it in either axis, about a central weight, changes nothing.
     pub fn is_symmetric(&self) -> bool {
         let (height, width) = (self.height(), self.width());

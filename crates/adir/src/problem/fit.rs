@@ -4,11 +4,13 @@ use std::sync::Arc;
 
 use super::highlights::{Highlights, Points, highlights};
 use super::measurement::{Grey, Measurement};
+use super::over_exposed::over_exposed;
 use super::saturation::{Saturated, plateaus};
 use super::{Problem, gain, noise, points};
 use crate::io::limits::Limits;
 use crate::operator::{
-    Boundary, Compose, Degradation, Grayscale, ImageShape, InWindow, LinearOperator, Mask, Masked, Window, wraps_around,
+    Boundary, Compose, Degradation, Grayscale, ImageShape, InWindow, Kernel, LinearOperator, Mask, Masked, Window,
+    wraps_around,
 };
 use crate::task::{Choice, Hint, Source, Task};
 use crate::tensor::{self, Tensor};
@@ -89,13 +91,14 @@ impl Degraded<'_> {
             return Ok(None);
         }
         let shown = self.shown(ImageShape::of_batch(y))?;
-        highlights(y, self.saturated.as_ref(), points.as_deref(), &kernel, domain, shown).map(Some)
+        highlights(y, self.saturated.as_ref(), points.as_deref(), self.ignored.as_ref(), &kernel, domain, shown)
+            .map(Some)
     }
 
     /// Whether highlights stand for saturated pixels.
     fn has_highlights(&self) -> Result<bool> {
         Ok(match &self.degradation {
-            Some(Degradation::Blur { kernel, .. }) => kernel.build()?.weights().iter().all(|weight| *weight >= 0.0),
+            Some(Degradation::Blur { kernel, .. }) => kernel.build()?.is_non_negative(),
             _ => false,
         })
     }
@@ -188,7 +191,11 @@ impl Problem {
                 (Some(degradation), mask, window)
             }
         };
-        let (ignored, saturated) = self.unmeasured(y, limits, &mut notes)?;
+        let kernel = match &degradation {
+            Some(Degradation::Blur { kernel, .. }) => Some(kernel.build()?),
+            _ => None,
+        };
+        let (ignored, saturated) = self.unmeasured(y, kernel.as_ref(), limits, &mut notes)?;
         let degraded = Degraded { problem: self, degradation, mask, ignored, saturated };
         let (ignored, saturated) = (degraded.ignored.clone(), degraded.saturated.clone());
         let unmeasured = both(ignored.as_ref(), saturated.as_ref())?;
@@ -295,6 +302,7 @@ impl Problem {
     fn unmeasured(
         &self,
         y: &Tensor<4>,
+        kernel: Option<&Kernel>,
         limits: &Limits,
         notes: &mut Vec<Choice>,
     ) -> Result<(Option<Mask>, Option<Mask>)> {
@@ -315,16 +323,24 @@ impl Problem {
             notes.push(Choice::rule("not observed", value, "the file says so (BLANK or NaN)"));
         }
         let ignored = both(self.observed.as_ref(), ignored.as_ref())?;
-        let saturated = match self.saturated {
-            Some(Saturated::Ignore) => plateaus(y)?,
-            None if self.task == Task::Deblur => plateaus(y)?,
-            _ => None,
+        let saturated = match (self.saturated, kernel) {
+            (Some(Saturated::Keep), _) => None,
+            (Some(Saturated::Ignore), _) => plateaus(y)?,
+            (None, Some(kernel)) if self.task == Task::Deblur => match plateaus(y)? {
+                Some(known) if kernel.is_non_negative() => over_exposed(y, &known, ignored.as_ref(), kernel)?,
+                known => known,
+            },
+            (None, _) => None,
         };
         if let Some(mask) = &saturated {
             let value = format!("{:.2} % of the observation", 100.0 * share(mask));
             notes.push(match self.saturated {
                 Some(_) => Choice { name: "saturated".into(), value, source: Source::Given },
-                None => Choice::rule("saturated", value, "pixels at white are bounds, not measurements"),
+                None => Choice::rule(
+                    "saturated",
+                    value,
+                    "no image up to white explains what is around: they are bounds, not measurements",
+                ),
             });
         }
         Ok((ignored, saturated))

@@ -8,7 +8,7 @@
 //! as white.
 
 use super::noise_estimate::estimate_noise;
-use super::scene::{Seen, image, scene, windows};
+use super::scene::{Seen, at_least, image, scene, windows};
 use crate::Result;
 use crate::operator::{Blur, Boundary, ImageShape, Kernel, LinearOperator, Mask, Window};
 use crate::tensor::{self, Tensor};
@@ -59,6 +59,7 @@ pub(super) fn highlights(
     y: &Tensor<4>,
     mask: Option<&Mask>,
     points: Option<&[bool]>,
+    ignored: Option<&Mask>,
     kernel: &Kernel,
     domain: ImageShape,
     shown: Window,
@@ -88,7 +89,7 @@ pub(super) fn highlights(
             let (row, column) = (window.top + at / window.width, window.left + at % window.width);
             channel * height * width + row * width + column
         };
-        let light: Vec<f64> = (0..inside.elements()).map(|i| ((values[in_y(i)] + 1.0) / 2.0).max(0.0)).collect();
+        let light = Seen::light(y, ignored, window)?;
         let bounds: Vec<bool> = light.iter().map(|light| cut_off && *light >= 1.0).collect();
         let wide = ImageShape {
             channels,
@@ -101,11 +102,12 @@ pub(super) fn highlights(
         let blurred = tensor::to_f64(&blur.apply(&image(scene.clone(), wide))?)?;
         // What made a plateau spreads most of its light to it, and what y measured to y. Else it is a guess, as at the border
         // of the window.
-        let onto = |bound: bool| {
-            let values = bounds.iter().map(|is_bound| f64::from(u8::from(*is_bound == bound))).collect();
+        let onto = |those: Vec<bool>| {
+            let values = those.into_iter().map(|is| f64::from(u8::from(is))).collect();
             tensor::to_f64(&blur.adjoint(&image(values, inside))?)
         };
-        let (to_plateaus, to_measured) = (onto(true)?, onto(false)?);
+        let is_measured = |i: usize| !bounds[i] && !light[i].is_nan();
+        let (to_plateaus, to_measured) = (onto(bounds.clone())?, onto((0..light.len()).map(is_measured).collect())?);
         for (i, light) in scene.iter_mut().enumerate().filter(|(_, light)| **light > 1.0) {
             let (channel, at) = (i / wide.pixels(), i % wide.pixels());
             let [row, column] = [at / wide.width, at % wide.width];
@@ -137,14 +139,12 @@ pub(super) fn highlights(
         let blurred = tensor::to_f64(&blur.apply(&image(scene, wide))?)?;
         for (i, blurred) in blurred.into_iter().enumerate() {
             let at = in_y(i);
-            if !bounds[i] {
+            if is_measured(i) {
                 squares += 4.0 * (blurred - light[i]).powi(2);
                 count += 1.0;
-                continue;
-            }
-            // A white pixel that stands alone is no bound.
-            if in_plateau(at % (height * width)) {
-                values[at] = 2.0 * blurred - 1.0;
+            } else if in_plateau(at % (height * width)) {
+                // A white pixel that stands alone is no bound.
+                values[at] = 2.0 * at_least(1.0, blurred, noise) - 1.0;
             }
         }
     }
@@ -172,7 +172,7 @@ mod tests {
         let y = blur.apply(&tensor::from_f64(x, [1, 1, 64, 64], &cpu())).unwrap().clamp(-1.0, 1.0);
         let known = tensor::to_f64(&y).unwrap().into_iter().map(|v| v < 1.0).collect();
         let mask = Mask::new(64, 64, known).unwrap();
-        let found = highlights(&y, Some(&mask), None, &kernel, shape, Window::whole(shape)).unwrap();
+        let found = highlights(&y, Some(&mask), None, None, &kernel, shape, Window::whole(shape)).unwrap();
         let values = tensor::to_f64(&found.beyond).unwrap();
         let centre = |axis: fn(usize) -> usize| {
             values.iter().enumerate().map(|(i, v)| axis(i) as f64 * v).sum::<f64>() / values.iter().sum::<f64>()
@@ -197,8 +197,8 @@ mod tests {
         let side = 96;
         let level = |i: usize| {
             let (row, column) = ((i / side % side) as f64, (i % side) as f64);
-            let lamp = if (row - 40.0).hypot(column - 50.0) < 6.0 { 2.0 } else { 0.0 };
-            0.7 + 0.2 * (row / 7.0).sin() * (column / 9.0).cos() + lamp
+            let lamp = if (row - 40.0).hypot(column - 50.0) < 6.0 { 2.5 } else { 0.0 };
+            0.2 + 0.2 * (row / 7.0).sin() * (column / 9.0).cos() + lamp
         };
         let shape = ImageShape::new(3, side, side);
         let x = image((0..shape.elements()).map(level).collect(), shape);

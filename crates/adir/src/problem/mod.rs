@@ -10,6 +10,7 @@ mod highlights;
 mod measurement;
 mod noise;
 mod noise_estimate;
+mod over_exposed;
 mod points;
 mod range;
 mod saturation;

@@ -16,10 +16,10 @@ use crate::tensor::{self, Tensor};
 #[non_exhaustive]
 pub enum Saturated {
     /// That there was at least that much light, after a blur with weights of 0 or more; else nothing: the [`plateaus`] of
-    /// them are left out, as unknown pixels are. They never count in the agreement. The default of deblurring.
+    /// them are left out, as unknown pixels are. They never count in the agreement. The default of deblurring, for those
+    /// around which no image up to white explains y.
     Ignore,
-    /// What they say. The default of all other tasks: a noisy white would be darker without its brighter half, and
-    /// nothing blurs it into its neighbours.
+    /// What they say. The default of all else: a noisy white would be darker without its brighter half.
     Keep,
 }
 
@@ -40,36 +40,45 @@ pub fn plateaus(y: &Tensor<4>) -> Result<Option<Mask>> {
     }
     let mut known = vec![true; height * width];
     for plane in values.chunks_exact(height * width) {
-        let mut seen = vec![false; height * width];
-        for start in 0..height * width {
-            if plane[start] < 1.0 || seen[start] {
-                continue;
-            }
-            seen[start] = true;
-            let mut plateau = vec![start];
-            let mut next = 0;
-            while let Some(&i) = plateau.get(next) {
-                next += 1;
-                let (row, column) = (i / width, i % width);
-                for r in row.saturating_sub(1)..(row + 2).min(height) {
-                    for c in column.saturating_sub(1)..(column + 2).min(width) {
-                        let j = r * width + c;
-                        if plane[j] >= 1.0 && !seen[j] {
-                            seen[j] = true;
-                            plateau.push(j);
-                        }
-                    }
-                }
-            }
-            if plateau.len() >= PLATEAU {
-                plateau.into_iter().for_each(|i| known[i] = false);
-            }
+        let at_white: Vec<bool> = plane.iter().map(|v| *v >= 1.0).collect();
+        for area in areas(&at_white, width).into_iter().filter(|area| area.len() >= PLATEAU) {
+            area.into_iter().for_each(|i| known[i] = false);
         }
     }
     if known.iter().all(|known| *known) {
         return Ok(None);
     }
     Mask::new(height, width, known).map(Some)
+}
+
+/// The areas of `marked` pixels of rows of `width`, each being neighbours, also diagonal ones.
+pub(super) fn areas(marked: &[bool], width: usize) -> Vec<Vec<usize>> {
+    let height = marked.len() / width;
+    let mut seen = vec![false; marked.len()];
+    let mut areas = Vec::new();
+    for start in 0..marked.len() {
+        if !marked[start] || seen[start] {
+            continue;
+        }
+        seen[start] = true;
+        let mut area = vec![start];
+        let mut next = 0;
+        while let Some(&i) = area.get(next) {
+            next += 1;
+            let (row, column) = (i / width, i % width);
+            for r in row.saturating_sub(1)..(row + 2).min(height) {
+                for c in column.saturating_sub(1)..(column + 2).min(width) {
+                    let j = r * width + c;
+                    if marked[j] && !seen[j] {
+                        seen[j] = true;
+                        area.push(j);
+                    }
+                }
+            }
+        }
+        areas.push(area);
+    }
+    areas
 }
 
 #[cfg(test)]

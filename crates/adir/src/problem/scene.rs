@@ -1,11 +1,13 @@
 //! The scene behind a blur, as far as it can be told without a prior: no negative light, and bounds where y is white.
 
 use crate::Result;
-use crate::operator::{Blur, ImageShape, Kernel, LinearOperator, Window};
+use crate::operator::{Blur, ImageShape, Kernel, LinearOperator, Mask, Window};
 use crate::tensor::{self, Tensor, cpu};
 
 /// Least light, which no iteration could raise from 0.
 const DARK: f64 = 1e-6;
+/// Standard deviations beyond which nothing is left of a normal distribution.
+const FAR: f64 = 8.0;
 
 /// The image of one batch entry with these values.
 pub(super) fn image(values: Vec<f64>, shape: ImageShape) -> Tensor<4> {
@@ -15,6 +17,7 @@ pub(super) fn image(values: Vec<f64>, shape: ImageShape) -> Tensor<4> {
 /// What a window of y shows, black being 0 and white 1.
 #[derive(Clone, Copy)]
 pub(super) struct Seen<'a> {
+    /// NaN where nothing was measured.
     pub(super) light: &'a [f64],
     /// Where the light is no more than a lower bound.
     pub(super) bounds: &'a [bool],
@@ -25,11 +28,39 @@ pub(super) struct Seen<'a> {
     pub(super) noise: f64,
 }
 
+impl Seen<'_> {
+    /// The light of a `window` of y, channel by channel; NaN where it is `ignored`.
+    pub(super) fn light(y: &Tensor<4>, ignored: Option<&Mask>, window: Window) -> Result<Vec<f64>> {
+        let width = ImageShape::of_batch(y).width;
+        let is_ignored = |i: usize| {
+            let at = i % (window.height * window.width);
+            let (row, column) = (window.top + at / window.width, window.left + at % window.width);
+            ignored.is_some_and(|mask| !mask.known()[row * width + column])
+        };
+        let values = tensor::to_f64(&window.cut(y))?.into_iter().enumerate();
+        Ok(values.map(|(i, v)| if is_ignored(i) { f64::NAN } else { ((v + 1.0) / 2.0).max(0.0) }).collect())
+    }
+}
+
+/// The mean of a value of mean `mean` and of normal `noise`, if it is known to be `least` or more: what a value that was
+/// cut off at white is worth (Tobin 1958).
+pub(super) fn at_least(least: f64, mean: f64, noise: f64) -> f64 {
+    let distance = (least - mean) / noise;
+    // Beyond, the value is `least` but for a small share of the noise, and the tail has no digits left.
+    if noise <= 0.0 || distance.abs() > FAR {
+        return least.max(mean);
+    }
+    let tail = 0.5 * libm::erfc(distance * std::f64::consts::FRAC_1_SQRT_2);
+    let density = (-0.5 * distance * distance).exp() / (2.0 * std::f64::consts::PI).sqrt();
+    mean + noise * density / tail
+}
+
 /// A scene whose blur is what was `seen`.
 pub(super) fn scene(blur: &Blur, seen: Seen<'_>, iterations: usize) -> Result<Vec<f64>> {
     let Seen { bounds, ground, noise, .. } = seen;
-    let light: Vec<f64> = seen.light.iter().map(|light| (light - ground).max(0.0)).collect();
-    let measured = bounds.iter().filter(|is_bound| !**is_bound).count().max(1) as f64;
+    let light: Vec<f64> = seen.light.iter().map(|light| (light - ground).clamp(0.0, f64::INFINITY)).collect();
+    let measured = bounds.iter().zip(&light).filter(|(is_bound, light)| !**is_bound && !light.is_nan()).count();
+    let measured = measured.max(1) as f64;
     let (domain, range) = (blur.domain(), blur.range());
     let forward = |x: &[f64]| tensor::to_f64(&blur.apply(&image(x.to_vec(), domain))?);
     let back = |y: Vec<f64>| tensor::to_f64(&blur.adjoint(&image(y, range))?);
@@ -37,13 +68,15 @@ pub(super) fn scene(blur: &Blur, seen: Seen<'_>, iterations: usize) -> Result<Ve
     let over_reach = |values: Vec<f64>| -> Vec<f64> {
         values.into_iter().zip(&reach).map(|(v, reach)| if *reach > DARK { v / reach } else { 1.0 }).collect()
     };
-    let mut last: Vec<f64> = over_reach(back(light.clone())?).into_iter().map(|v| v.max(DARK)).collect();
+    let begin = light.iter().map(|light| if light.is_nan() { 0.0 } else { *light });
+    let mut last: Vec<f64> = over_reach(back(begin.collect())?).into_iter().map(|v| v.max(DARK)).collect();
     let mut from = last.clone();
     let mut step_before: Option<Vec<f64>> = None;
     for _ in 0..iterations {
         let blurred = forward(&from)?;
         let misfit = |((found, light), is_bound): ((&f64, &f64), &bool)| match is_bound {
-            true => 0.0,
+            _ if light.is_nan() => 0.0,
+            true => (light - found).max(0.0).powi(2),
             false => (found - light).powi(2),
         };
         if blurred.iter().zip(&light).zip(bounds).map(misfit).sum::<f64>() <= noise * noise * measured {
@@ -51,8 +84,12 @@ pub(super) fn scene(blur: &Blur, seen: Seen<'_>, iterations: usize) -> Result<Ve
             break;
         }
         let ratio = blurred.into_iter().zip(&light).zip(bounds).map(|((found, light), is_bound)| {
-            let ratio = light / found.max(DARK);
-            if *is_bound { ratio.max(1.0) } else { ratio }
+            let light = match is_bound {
+                _ if light.is_nan() => return 1.0,
+                true => at_least(*light, found, noise),
+                false => *light,
+            };
+            light / found.max(DARK)
         });
         let gain = over_reach(back(ratio.collect())?);
         let next: Vec<f64> = from.iter().zip(gain).map(|(v, gain)| v * gain).collect();
