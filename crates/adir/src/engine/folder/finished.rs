@@ -32,7 +32,7 @@ struct Open {
 /// What records must say besides the hash of the observation.
 pub(super) enum Asked {
     Pixels(Box<AskedOfPixels>),
-    Latents(AskedOfLatents),
+    Latents(Box<AskedOfLatents>),
 }
 
 impl Asked {
@@ -40,7 +40,7 @@ impl Asked {
     pub fn new(engine: &Engine, each: &Each, watch: &Watch<'_>) -> Result<Self> {
         match each {
             Each::Pixels(each) => AskedOfPixels::new(engine, each, watch).map(|asked| Self::Pixels(asked.into())),
-            Each::Latents(each) => AskedOfLatents::new(engine, each).map(Self::Latents),
+            Each::Latents(each) => AskedOfLatents::new(engine, each).map(|asked| Self::Latents(asked.into())),
         }
     }
 

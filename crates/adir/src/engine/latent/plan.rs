@@ -120,7 +120,7 @@ impl Engine {
             }
             None => latents,
         };
-        let training = request.adapt.as_ref().map(|adapt| adapt.training.crop / shrink);
+        let training = request.adapt.as_ref().map(|adapt| &adapt.training);
         let memory = estimate(&files, latents, seen, training)?;
         self.check_memory(memory)?;
         let request = request.clone();
