@@ -148,7 +148,11 @@ fn a_folder_is_upscaled_file_by_file() {
     fs::remove_file(f.join("out/b/c.jpg.json")).unwrap();
     let (_, said) = expect(0, &f, &run);
     assert!(said.contains("1 restored, 1 finished"), "{said}");
-    for (more, hint) in [(&["-n", "2"][..], "one result"), (&["--record", "r.json"], "--record names one file")] {
+    for (more, hint) in [
+        (&["-n", "2"][..], "one result"),
+        (&["--record", "r.json"], "--record names one file"),
+        (&["--gallery", "scans", "--overlap", "0.5"], "no effect"),
+    ] {
         let (_, said) = expect(2, &f, &[&run[..], more].concat());
         assert!(said.contains(hint), "{said}");
     }

@@ -91,6 +91,9 @@ fn request(args: &RestoreArgs, each: Each) -> Result<FolderRequest> {
     if args.folder.overlap.is_some() && args.adaptation.gallery.is_none() {
         return Err(Error::config("--overlap has no effect without --gallery FOLDER"));
     }
+    if args.folder.overlap.is_some() && matches!(each, Each::Latents(_)) {
+        return Err(Error::config("--overlap has no effect here: each upscaling adapts to its own nearest images"));
+    }
     let mut request = FolderRequest::new(args.input()?, &args.output, each);
     request.shard = args.folder.shard()?;
     request.format = args.folder.format;

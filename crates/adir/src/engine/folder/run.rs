@@ -80,7 +80,7 @@ impl Engine {
         let wanted: Vec<usize> = plan.to_do.iter().map(|to_do| to_do.k).collect();
         let adapt = match &request.each {
             Each::Pixels(each) => each.adapt.as_ref().map(|adapt| (adapt, each.sampling.preset)),
-            // What these have in common are their crops' nearest images, of which each takes its own.
+            // Each upscaling adapts to its own nearest images.
             Each::Latents(_) => None,
         };
         let shared = match adapt {
