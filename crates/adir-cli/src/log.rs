@@ -7,11 +7,11 @@ use std::ops::ControlFlow;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+use adir::io::plain::{self, brief, one_line};
 use clap::ValueEnum;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use serde_json::{Value, json};
 
-use crate::out::escaped;
 use crate::stop::Stop;
 
 /// Whether stderr takes colours: it is a terminal that knows them, and `NO_COLOR` is not set.
@@ -45,20 +45,26 @@ pub fn out_of_memory() -> &'static str {
 /// Most characters of a message: files may hold words of any length, which errors repeat.
 const LONGEST: usize = 2000;
 
-/// A message without its middle, if it is long.
+/// A message without its middle, if it is long, and without those of long numbers and words.
 fn shortened(text: &str) -> Cow<'_, str> {
+    let text = brief(text);
     let count = text.chars().count();
     if count <= LONGEST {
-        return text.into();
+        return text;
     }
     let part: String = text.chars().take(LONGEST * 3 / 4).collect();
     let end: String = text.chars().skip(count - LONGEST / 4).collect();
     format!("{part} [... {} characters ...] {end}", count - LONGEST).into()
 }
 
-/// Writes a line to stderr, without control characters. Errors are ignored: stderr may be closed.
+/// Writes a line to stderr, and one only, without control characters. Errors are ignored: stderr may be closed.
 pub fn put(text: Arguments<'_>) {
-    let _ = writeln!(stderr().lock(), "{}", escaped(&text.to_string()));
+    let _ = writeln!(stderr().lock(), "{}", one_line(&text.to_string()));
+}
+
+/// Writes an object of the JSON log.
+fn put_json(value: &Value) {
+    let _ = writeln!(stderr().lock(), "{}", plain::json(&value.to_string()));
 }
 
 /// Declares the kinds of JSON events with a list of all of them.
@@ -109,7 +115,7 @@ fn event(kind: Kind, rest: Value) {
     if let Value::Object(rest) = rest {
         fields.extend(rest);
     }
-    put(format_args!("{}", Value::Object(fields)));
+    put_json(&Value::Object(fields));
 }
 
 /// How much is logged.
@@ -186,7 +192,7 @@ impl Log {
         match self.format {
             _ if self.is_quiet() => {}
             Format::Text => put(format_args!("{text}")),
-            Format::Json => put(format_args!("{}", serde_json::to_value(event).unwrap_or_default())),
+            Format::Json => put_json(&serde_json::to_value(event).unwrap_or_default()),
         }
     }
 
@@ -206,7 +212,7 @@ impl Log {
                 let colour = if pass { "32" } else { "33" };
                 // The text's own control characters are written out; these are ours.
                 let word = if colours() { format!("\u{1b}[{colour}m{word}\u{1b}[0m") } else { word.into() };
-                let _ = writeln!(stderr().lock(), "{word} {}", escaped(text));
+                let _ = writeln!(stderr().lock(), "{word} {}", one_line(text));
             }
         }
     }
@@ -330,10 +336,12 @@ mod tests {
     #[test]
     fn long_messages_lose_their_middle() {
         assert_eq!(shortened("short"), "short");
-        let long = format!("start {} end", "é".repeat(100_000));
+        let long = format!("start {} end", "é ".repeat(50_000));
         let cut = shortened(&long);
-        assert!(cut.chars().count() < 2100 && cut.starts_with("start é") && cut.ends_with("é end"), "{cut}");
+        assert!(cut.chars().count() < 2100 && cut.starts_with("start é") && cut.ends_with("é  end"), "{cut}");
         assert!(cut.contains("[... 98010 characters ...]"), "{cut}");
+        let word = shortened(&long.replace(' ', "")).into_owned();
+        assert!(word.chars().count() < 300 && word.contains("more characters"), "{word}");
     }
 
     #[test]

@@ -12,6 +12,7 @@ mod hub;
 mod latent;
 mod log;
 mod memory;
+mod metrics;
 mod model;
 mod pipe;
 mod report;
@@ -21,8 +22,11 @@ mod store;
 mod time;
 mod watch;
 
+use std::borrow::Cow;
+use std::io::Write;
 use std::process::ExitCode;
 
+use adir::io::plain;
 use adir::tensor::OrExit;
 
 use clap::error::ErrorKind;
@@ -79,13 +83,28 @@ fn with_negative_numbers(command: clap::Command) -> clap::Command {
     names.into_iter().fold(command, |command, name| command.mut_subcommand(name, with_negative_numbers))
 }
 
-/// The arguments; what is wrong with them ends the program.
-fn arguments() -> Cli {
-    let matches = with_negative_numbers(Cli::command()).try_get_matches();
-    matches.and_then(|matches| Cli::from_arg_matches(&matches)).unwrap_or_else(|error| {
+/// The long names of the options that the command in `matches` has.
+fn options(command: &clap::Command, matches: &clap::ArgMatches) -> Vec<String> {
+    match matches.subcommand().and_then(|(name, inner)| command.find_subcommand(name).zip(Some(inner))) {
+        Some((command, inner)) => options(command, inner),
+        None => command.get_arguments().filter_map(|arg| arg.get_long().map(str::to_owned)).collect(),
+    }
+}
+
+/// The arguments, and the options that there are beside them; what is wrong with them ends the program.
+fn arguments() -> (Cli, Vec<String>) {
+    let command = with_negative_numbers(Cli::command());
+    let matches = command.clone().try_get_matches();
+    let parsed = matches.and_then(|matches| Ok((Cli::from_arg_matches(&matches)?, options(&command, &matches))));
+    parsed.unwrap_or_else(|error| {
         let missing = error.kind() == ErrorKind::MissingRequiredArgument;
-        let _ = error.print();
-        if missing && error.to_string().contains("--task <TASK>") {
+        let text = error.to_string();
+        match plain::brief(&text) {
+            // What was typed is repeated, however long it is.
+            Cow::Owned(short) if error.use_stderr() => drop(write!(std::io::stderr(), "{}", plain::lines(&short))),
+            _ => drop(error.print()),
+        }
+        if missing && text.contains("--task <TASK>") {
             log::put(format_args!(
                 "hint: the factor belongs to the task: --task sr4 restores an image four times as large"
             ));
@@ -97,7 +116,7 @@ fn arguments() -> Cli {
 fn main() -> ExitCode {
     adir::tensor::keep_freed_memory();
     adir::tensor::refuse_large_files();
-    let cli = arguments();
+    let (cli, options) = arguments();
     log::remember(cli.log_format);
     let (stop, listening) = match stop::Stop::listen(cli.log_format) {
         Ok(stop) => (stop, Ok(())),
@@ -116,7 +135,7 @@ fn main() -> ExitCode {
         Command::Merge(args) => commands::merge::run(args, &log),
         Command::Degrade(args) => commands::degrade::run(args, &log),
         Command::Eval(args) => commands::eval::run(args, &log),
-        Command::Compare(args) => commands::compare::run(args),
+        Command::Compare(args) => commands::compare::run(args, &log),
         Command::Models(args) => commands::models::run(args, &log),
         Command::Adapt(args) => commands::adapt::run(args, &log),
         Command::Index(args) => commands::index::run(args, &log),
@@ -132,7 +151,8 @@ fn main() -> ExitCode {
             return exit::DONE;
         }
         let code = exit::code(&error);
-        log.error(&error.to_string(), exit::hint(&error), code);
+        let hint = exit::hint(&error, &|name| options.iter().any(|option| option == name));
+        log.error(&error.to_string(), hint.as_deref(), code);
         code
     }))
 }

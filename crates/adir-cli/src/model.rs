@@ -32,7 +32,7 @@ pub struct ModelArgs {
     #[arg(short = 'm', long, value_name = "WEIGHTS", value_parser = model_path())]
     pub model: Option<PathBuf>,
     /// Configuration of the network (JSON), if the weights do not hold it [default: a .json file beside them]
-    #[arg(long, value_name = "JSON")]
+    #[arg(long, value_name = "JSON", requires = "model")]
     pub model_config: Option<PathBuf>,
     /// cpu or, in builds with that feature, cuda, vulkan, metal or rocm; :N picks the N-th GPU
     #[arg(long, default_value = "cpu")]

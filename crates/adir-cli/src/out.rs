@@ -5,6 +5,7 @@ use std::fmt::Arguments;
 use std::io::{ErrorKind, IsTerminal, Write, stdout};
 use std::path::Path;
 
+use adir::io::plain;
 use adir::{Error, Result};
 
 /// Path in errors about stdout.
@@ -19,11 +20,16 @@ macro_rules! say {
 pub fn line(text: Arguments<'_>) -> Result<()> {
     let mut out = stdout().lock();
     let written = match out.is_terminal() {
-        true => writeln!(out, "{}", escaped(&text.to_string())),
+        true => writeln!(out, "{}", plain::lines(&text.to_string())),
         // Programs get names as they are.
         false => writeln!(out, "{text}"),
     };
     written.map_err(failed)
+}
+
+/// A name as a line shows it: on one line in a terminal; programs get it as it is.
+pub fn name(text: &str) -> Cow<'_, str> {
+    if stdout().is_terminal() { plain::one_line(text) } else { text.into() }
 }
 
 /// An error of stdout.
@@ -35,35 +41,4 @@ pub fn failed(error: std::io::Error) -> Error {
 pub fn nobody_listens(error: &Error) -> bool {
     matches!(error, Error::Io { path, source }
         if path == Path::new(STDOUT) && source.kind() == ErrorKind::BrokenPipe)
-}
-
-/// A text whose control characters, lines and tabs aside, are written out: the names of files may hold any, and a terminal
-/// obeys them.
-pub fn escaped(text: &str) -> Cow<'_, str> {
-    let obeyed = |c: char| (c.is_control() && c != '\n' && c != '\t') || is_bidi(c);
-    if !text.contains(obeyed) {
-        return text.into();
-    }
-    let mut plain = String::with_capacity(text.len() + 16);
-    for c in text.chars() {
-        if obeyed(c) { plain.extend(c.escape_unicode()) } else { plain.push(c) }
-    }
-    plain.into()
-}
-
-/// Whether a character turns the direction of the text around it.
-fn is_bidi(c: char) -> bool {
-    matches!(c, '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
-}
-
-#[cfg(test)]
-mod tests {
-    use super::escaped;
-
-    #[test]
-    fn what_a_terminal_obeys_is_written_out() {
-        assert_eq!(escaped("a\tb\nĉ é 漢"), "a\tb\nĉ é 漢");
-        assert_eq!(escaped("\u{1b}[31mred\r\u{7}.png"), "\\u{1b}[31mred\\u{d}\\u{7}.png");
-        assert_eq!(escaped("\u{9b}2J\u{202e}gnp"), "\\u{9b}2J\\u{202e}gnp");
-    }
 }

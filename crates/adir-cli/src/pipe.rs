@@ -21,7 +21,7 @@ pub fn is_pipe(path: &Path) -> bool {
 /// The observation: a file, or what stdin holds.
 ///
 /// # Errors
-/// [`Error::Config`] where stdin is a terminal, [`Error::Input`] when it cannot be read or is empty, [`Error::Limits`]
+/// [`Error::Config`] where stdin is a terminal, [`Error::Input`] when it cannot be read or is empty, [`Error::TooLarge`]
 /// for more bytes than an image may have.
 pub fn observation(path: &Path) -> Result<Observation> {
     if !is_pipe(path) {
@@ -30,11 +30,12 @@ pub fn observation(path: &Path) -> Result<Observation> {
     if stdin().is_terminal() {
         return Err(Error::config("- reads the observation from a pipe, but stdin is a terminal"));
     }
-    let (most, mut bytes) = (Limits::default().max_decoded_bytes, Vec::new());
+    let (limits, mut bytes) = (Limits::default(), Vec::new());
+    let most = limits.max_decoded_bytes;
     let read = stdin().lock().take(most.saturating_add(1)).read_to_end(&mut bytes);
     read.map_err(|e| Error::input(STDIN, format!("cannot be read: {e}")))?;
     if bytes.len() as u64 > most {
-        return Err(Error::Limits(format!("{STDIN}: more than the {most} bytes that are allowed")));
+        return Err(limits.refused(Path::new(STDIN), "there are at least", bytes.len() as u64));
     }
     Ok(Observation::Bytes { name: STDIN.into(), bytes: Arc::new(bytes) })
 }

@@ -114,7 +114,7 @@ fn what_is_in_the_way_is_refused_before_anything_is_computed() {
     let cases: [(i32, &[&str], &str); 12] = [
         (2, &["s", "-o", "s"], "is or holds the input folder"),
         (2, &["s", "-o", "."], "is or holds the input folder"),
-        (2, &["s", "-o", "file"], "need a folder"),
+        (2, &["s", "-o", "file"], "expected a folder"),
         (2, &["s", "-o", "o", "--seed", "-1"], "--seed a number"),
         (2, &["s", "-o", "o", "--shard", "4/3"], "I from 1 to N"),
         (2, &["s", "-o", "o", "--shard", "auto"], "--shard I/N"),

@@ -89,9 +89,9 @@ fn faults_have_their_exit_codes_and_leave_no_output() {
         (4, &["restore", "y.png", "-o", "o.png", "--task", "sr4", "-m", "weights.pt"], "weights.pt"),
         (2, &["restore", "y.png", "-o", "y.png", "--task", "sr4", "--overwrite"], "input"),
         (3, &["restore", "y.png", "-o", "y.png/o.png", "--task", "sr4"], "y.png"),
-        (3, &["index", "build", "nothing", "-o", "o.png"], "contains no images"),
+        (3, &["index", "build", "nothing", "-o", "o.index"], "contains no images"),
         (3, &["index", "info", "text.png"], "adir index build"),
-        (3, &["eval", "nothing", "-o", "o.png"], "contains no images"),
+        (3, &["eval", "nothing", "-o", "o"], "contains no images"),
         (5, &["restore", "thin.png", "-o", "o.png", "--task", "sr4", "--max-memory", "0.05"], "memory"),
     ];
     for (code, args, said) in cases {

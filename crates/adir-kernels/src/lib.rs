@@ -20,6 +20,7 @@ mod norm;
 mod numbers;
 mod ops;
 mod parallel;
+mod products;
 pub mod reference;
 mod resample;
 pub mod scan;
@@ -34,6 +35,7 @@ pub use ops::{
     AdamStep, GroupNorm, Kernel, LowRank, adam_step, attention, avg_pool2, blend, conv2d, cross_attention, geglu,
     group_norm, group_norm_conv2d, layer_norm, upsample_nearest2, widen,
 };
+pub use products::products_of_columns;
 pub use simd::Isa;
 
 /// Channel order of the fused query-key-value projection, `[batch, 3 * channels, tokens]`.

@@ -152,16 +152,29 @@ pub fn check_writable(path: &Path) -> Result<()> {
         names.push(folder.file_name());
         folder = folder_of(folder);
     }
-    for name in names.into_iter().flatten() {
-        if folder.join(name).symlink_metadata().is_err_and(|e| e.kind() == io::ErrorKind::InvalidFilename) {
-            let start: String = name.to_string_lossy().chars().take(40).collect();
-            return Err(Error::invalid(format!(
-                "the name {start}... has {} bytes, which is longer than the file system takes",
-                name.len()
-            )));
-        }
+    let is_long = |path: &Path| path.symlink_metadata().is_err_and(|e| e.kind() == io::ErrorKind::InvalidFilename);
+    if let Some(name) = names.into_iter().flatten().find(|name| is_long(&folder.join(name))) {
+        return Err(too_long(path, name));
     }
     scratch::create(folder).map(drop).map_err(|e| Error::io(folder, e))
+}
+
+/// What to say of a path that is too long as a whole, or by a name in it: the last one if no other is to blame.
+fn too_long(path: &Path, last: &std::ffi::OsStr) -> Error {
+    // Those of usual systems.
+    const LONGEST_NAME: usize = 255;
+    const LONGEST_PATH: usize = 1000;
+    let mut names = path.components().map(|part| part.as_os_str());
+    let (what, text) = match names.find(|name| name.len() > LONGEST_NAME) {
+        Some(name) => ("name", name),
+        None if path.as_os_str().len() > LONGEST_PATH => ("path", path.as_os_str()),
+        None => ("name", last),
+    };
+    let start: String = text.to_string_lossy().chars().take(40).collect();
+    Error::invalid(format!(
+        "the {what} {start}... has {} bytes, which is longer than the file system takes",
+        text.len()
+    ))
 }
 
 #[cfg(unix)]
@@ -256,6 +269,12 @@ mod tests {
             assert!(refused.contains("longer than the file system takes"), "{refused}");
         }
         check_writable(&folder.join("x".repeat(255))).unwrap();
+        // Who is to blame: a name, wherever it stands, or none of them.
+        let refused = |path: String| check_writable(&folder.join(path)).unwrap_err().to_string();
+        let middle = refused(format!("{}/{}/x.png", "a".repeat(9), "z".repeat(300)));
+        assert!(middle.contains("the name zzz") && middle.contains("300 bytes"), "{middle}");
+        let whole = refused(format!("{}x.png", "long/".repeat(2000)));
+        assert!(whole.contains("the path ") && whole.len() < 200, "{whole}");
         fs::remove_dir_all(&folder).unwrap();
     }
 

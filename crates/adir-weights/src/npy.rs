@@ -79,7 +79,7 @@ fn read_matrix(mut reader: impl Read, length: u64) -> Result<(usize, usize, Vec<
     reader.take(left).read_to_end(&mut bytes).map_err(cut)?;
     let values: Vec<f64> = bytes.chunks_exact(kind.size()).map(|bytes| kind.value(bytes)).collect();
     if values.len() != count {
-        return Err(format!("is truncated: {} numbers, expected {rows} x {columns}", values.len()));
+        return Err(format!("is cut off: {} numbers, expected {rows} x {columns}", values.len()));
     }
     if !by_columns {
         return Ok((rows, columns, values));
@@ -89,14 +89,19 @@ fn read_matrix(mut reader: impl Read, length: u64) -> Result<(usize, usize, Vec<
 }
 
 fn cut(e: std::io::Error) -> String {
-    format!("is truncated: {e}")
+    match e.kind() {
+        std::io::ErrorKind::UnexpectedEof => "is cut off, or is no NumPy array (.npy)".into(),
+        _ => format!("cannot be read: {e}"),
+    }
 }
 
 /// Number of elements of an array whose data has `left` bytes.
 fn sized(kind: Kind, rows: usize, columns: usize, left: u64) -> Result<usize, String> {
     let count = rows.checked_mul(columns).ok_or_else(|| format!("declares {rows} x {columns} numbers"))?;
-    if (count as u64).checked_mul(kind.size() as u64) != Some(left) {
-        return Err(format!("has {left} bytes of data, expected {rows} x {columns} x {}", kind.size()));
+    let expected = (count as u64).checked_mul(kind.size() as u64);
+    if expected != Some(left) {
+        let cut = if expected.is_none_or(|expected| left < expected) { "is cut off: it " } else { "" };
+        return Err(format!("{cut}has {left} bytes of data, expected {rows} x {columns} x {}", kind.size()));
     }
     Ok(count)
 }

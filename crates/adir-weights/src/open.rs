@@ -10,5 +10,9 @@ use std::path::Path;
 /// The system's, and one for what is no regular file.
 pub fn open_regular(path: &Path) -> io::Result<File> {
     // Asked before: a pipe without a writer keeps whoever opens it.
-    if fs::metadata(path)?.is_file() { File::open(path) } else { Err(io::Error::other("is not a regular file")) }
+    match fs::metadata(path)? {
+        found if found.is_file() => File::open(path),
+        found if found.is_dir() => Err(io::Error::new(io::ErrorKind::IsADirectory, "is a folder, expected a file")),
+        _ => Err(io::Error::other("is a pipe, a socket or a device, expected a file")),
+    }
 }

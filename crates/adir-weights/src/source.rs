@@ -98,9 +98,6 @@ impl Source {
         let cannot = |e: io::Error| Error::malformed(path, format!("cannot be opened: {e}"));
         let file = open_regular(path).map_err(cannot)?;
         let metadata = file.metadata().map_err(cannot)?;
-        if !metadata.is_file() {
-            return Err(Error::malformed(path, "is not a regular file"));
-        }
         Ok(Self { path: path.to_owned(), len: metadata.len(), bytes: Bytes::Reader(Mutex::new(Box::new(file))) })
     }
 

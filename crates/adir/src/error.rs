@@ -11,7 +11,7 @@ pub type Result<T, E = Error> = std::result::Result<T, E>;
 #[non_exhaustive]
 pub enum Error {
     /// An input file (image, mask, kernel, gallery) is missing, damaged or of the wrong kind.
-    #[error("{}: {message}", .path.display())]
+    #[error("{}: {message}", shown(path))]
     Input {
         /// The file.
         path: PathBuf,
@@ -19,7 +19,7 @@ pub enum Error {
         message: String,
     },
     /// A model file is missing, damaged, or does not fit the network it claims to be.
-    #[error("{}: {message}", .path.display())]
+    #[error("{}: {message}", shown(path))]
     Model {
         /// The file (or `<embedded>`).
         path: PathBuf,
@@ -32,6 +32,16 @@ pub enum Error {
     /// The work does not fit the machine or exceeds a safety limit (memory, disk, image size).
     #[error("{0}")]
     Limits(String),
+    /// An image, read or to be written, is larger than is allowed.
+    #[error("{}: {message}", shown(path))]
+    TooLarge {
+        /// The file.
+        path: PathBuf,
+        /// Its size, and what is allowed.
+        message: String,
+        /// Bytes of memory that would have to be allowed for it, see [`Limits::within`](crate::io::limits::Limits::within).
+        memory: u64,
+    },
     /// A computation produced a value that is not finite.
     #[error("{0}")]
     Numerical(String),
@@ -42,13 +52,26 @@ pub enum Error {
     #[error("interrupted")]
     Interrupted,
     /// The operating system refused to read or write.
-    #[error("{}: {source}", .path.display())]
+    #[error("{}: {source}", shown(path))]
     Io {
         /// The path being read or written.
         path: PathBuf,
         /// The system's own error.
         source: std::io::Error,
     },
+}
+
+/// A path as messages show it: a long one without its middle.
+fn shown(path: &Path) -> String {
+    const LONGEST: usize = 200;
+    let text = path.to_string_lossy();
+    let count = text.chars().count();
+    if count <= LONGEST {
+        return text.into_owned();
+    }
+    let (start, end) = (text.chars().take(LONGEST / 2), text.chars().skip(count - LONGEST / 4));
+    let left_out = count - LONGEST / 2 - LONGEST / 4;
+    format!("{}[... {left_out} characters ...]{}", start.collect::<String>(), end.collect::<String>())
 }
 
 impl Error {
@@ -85,5 +108,22 @@ impl From<adir_weights::Error> for Error {
             // Of a later version: what is wrong is said, if not whose fault it is.
             other => Self::Config(other.to_string()),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_long_path_is_shown_by_its_ends() {
+        let path = format!("{}/é.png", "漢".repeat(3000));
+        let message = Error::input(&path, "cannot be read").to_string();
+        assert!(message.len() < 700 && message.starts_with("漢漢"), "{message}");
+        assert!(
+            message.ends_with("/é.png: cannot be read") && message.contains("[... 2856 characters ...]"),
+            "{message}"
+        );
+        assert_eq!(Error::input("a/b.png", "is bad").to_string(), "a/b.png: is bad");
     }
 }

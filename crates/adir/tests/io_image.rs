@@ -246,7 +246,10 @@ fn files_cut_at_any_byte_are_refused() {
         let cuts = (0..bytes.len()).filter(|cut| *cut <= 4096 || cut % 37 == 0);
         for cut in cuts {
             match read(&scratch.file("cut", &bytes[..cut])) {
-                Err(e) => assert!(matches!(e, Error::Input { .. } | Error::Limits(_)), "{name} cut at {cut}: {e:?}"),
+                Err(e) => assert!(
+                    matches!(e, Error::Input { .. } | Error::TooLarge { .. } | Error::Limits(_)),
+                    "{name} cut at {cut}: {e:?}"
+                ),
                 Ok(picture) => assert!(to_f32(&picture.tensor).unwrap() == whole, "{name} cut at {cut}"),
             }
         }
@@ -271,7 +274,7 @@ fn damaged_files_never_panic() {
                 damaged[at] = next() as u8;
             }
             if let Err(e) = read_image(&scratch.file("damaged", &damaged), &limits) {
-                assert!(matches!(e, Error::Input { .. } | Error::Limits(_)), "{name}: {e:?}");
+                assert!(matches!(e, Error::Input { .. } | Error::TooLarge { .. } | Error::Limits(_)), "{name}: {e:?}");
             }
         }
     }
@@ -295,7 +298,7 @@ fn limits_and_other_files_are_refused_with_the_reason() {
     let scratch = Scratch::new("limits");
     let rgb = fixtures().join("rgb.png");
     let with = |limits| read_image(&rgb, &limits);
-    assert!(matches!(with(Limits { max_decoded_bytes: 104, ..Limits::default() }), Err(Error::Limits(_))));
+    assert!(matches!(with(Limits { max_decoded_bytes: 104, ..Limits::default() }), Err(Error::TooLarge { .. })));
     let lean = with(Limits { max_metadata: 100, ..Limits::default() }).unwrap();
     assert!(lean.metadata.icc.is_none(), "a larger profile is left behind");
     for content in [&b""[..], b"GIF89a..........", b"not an image", b"<svg xmlns='x'>"] {

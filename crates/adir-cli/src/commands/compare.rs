@@ -3,9 +3,9 @@
 use std::path::{Path, PathBuf};
 
 use adir::engine::Decibel;
-use adir::io::image::{read_hashed_as, read_image_as};
+use adir::io::image::{Picture, read_hashed_as, read_image_as};
 use adir::io::limits::Limits;
-use adir::metric::{Case, Metric, Needs, all, named, standard};
+use adir::metric::{Case, Metric, Needs, standard};
 use adir::operator::ImageShape;
 use adir::task::Task;
 use adir::{Error, Result};
@@ -13,10 +13,8 @@ use clap::Args;
 use serde_json::{Map, Value, json};
 
 use crate::args::{DegradationArgs, MeasuredArgs, ReadArgs, measure_for};
-use crate::memory;
-
-/// What the metrics hold at most for a pixel of the truth: 177 bytes were measured, with an observation.
-const BYTES_PER_PIXEL: u64 = 200;
+use crate::log::Log;
+use crate::{memory, metrics};
 
 /// What tells something of the observation alone; of the task, the metrics take the border from srN.
 const OF_OBSERVATION: [&str; 7] = ["kernel", "kernel_centre", "boundary", "mask", "sigma", "ignore", "saturated"];
@@ -44,8 +42,9 @@ pub struct CompareArgs {
     /// Pixels that luma metrics leave out at each border [default: the factor for srN, else 0]
     #[arg(long, value_name = "PIXELS")]
     border: Option<usize>,
-    /// Metrics to print, in this order [default: PSNR and SSIM of RGB and luma, with --observed agreement_psnr]
-    #[arg(long = "metric", value_name = "NAME", value_delimiter = ',')]
+    /// Metrics to print, in this order, with commas between or one by one; learned ones come with the file of their network
+    /// [default: PSNR and SSIM of RGB and luma, with --observed agreement_psnr]
+    #[arg(long = "metric", value_name = "NAME[=FILE]")]
     metrics: Vec<String>,
     /// List the metrics: name, which values are better, range and source
     #[arg(long)]
@@ -55,14 +54,15 @@ pub struct CompareArgs {
     json: bool,
 }
 
-pub fn run(args: &CompareArgs) -> Result<u8> {
+pub fn run(args: &CompareArgs, log: &Log) -> Result<u8> {
     if args.list_metrics {
-        return list(args.json);
+        metrics::list(args.json)?;
+        return Ok(crate::exit::DONE);
     }
     let (Some(reference), Some(result)) = (&args.reference, &args.result) else {
         return Err(Error::config("compare needs a reference and a result"));
     };
-    let values = args.values(reference, result)?;
+    let values = args.values(reference, result, log)?;
     if args.json {
         let number = |value: Option<f64>| value.map_or(Value::Null, |value| json!(Decibel(value)));
         let object: Map<String, Value> = values.into_iter().map(|(name, value)| (name, number(value))).collect();
@@ -85,7 +85,7 @@ impl CompareArgs {
         if self.metrics.is_empty() {
             return Ok(standard().into_iter().filter(|metric| !lacks(metric.as_ref())).collect());
         }
-        let metrics = self.metrics.iter().map(|name| named(name)).collect::<Result<Vec<_>>>()?;
+        let metrics = metrics::metrics(&self.metrics)?;
         match metrics.iter().find(|metric| lacks(metric.as_ref())) {
             Some(metric) => Err(Error::config(format!("the metric {} needs --observed and --task", metric.name()))),
             None => Ok(metrics),
@@ -93,17 +93,23 @@ impl CompareArgs {
     }
 
     /// Names and values, in order.
-    fn values(&self, reference: &Path, result: &Path) -> Result<Vec<(String, Option<f64>)>> {
+    fn values(&self, reference: &Path, result: &Path, log: &Log) -> Result<Vec<(String, Option<f64>)>> {
         let (metrics, limits) = (self.metrics()?, Limits::default());
         let reading = self.read.reading(None)?;
-        let read = |path: &Path| Ok::<_, Error>(read_image_as(path, &reading, &limits)?.tensor);
+        let told = |path: &Path, picture: Picture| {
+            picture.notes_on_colours().iter().for_each(|note| log.warn(&format!("{}: {note}", path.display())));
+            picture.tensor
+        };
+        let read = |path: &Path| Ok::<_, Error>(told(path, read_image_as(path, &reading, &limits)?));
         let truth = read(reference)?;
-        memory::check(ImageShape::of_batch(&truth).pixels() as u64 * BYTES_PER_PIXEL)?;
+        let most = metrics.iter().map(|metric| metric.bytes_per_pixel()).max().unwrap_or(0);
+        memory::check(ImageShape::of_batch(&truth).pixels() as u64 * most)?;
         let restored = read(result)?;
         let observed = match (&self.observed, &self.degradation) {
             (Some(observed), Some(degradation)) => {
                 let (y, _) = read_hashed_as(observed, &reading, &limits)?;
                 let measured = measure_for(&self.measured.of(degradation.problem()?), &restored, &y, &limits)?;
+                told(observed, y);
                 Some((measured.judged()?, measured.compared(&restored)?))
             }
             _ => None,
@@ -130,18 +136,4 @@ impl CompareArgs {
         };
         metrics.iter().map(|metric| value(metric.as_ref())).collect()
     }
-}
-
-/// Prints every metric.
-fn list(json: bool) -> Result<u8> {
-    let metrics = all()?;
-    if json {
-        let entry = |m: &dyn Metric| json!({"name": m.name(), "better": m.better().to_string(), "unit": m.unit(), "describe": m.describe()});
-        say!("{}", json!(metrics.iter().map(|m| entry(m.as_ref())).collect::<Vec<_>>()))?;
-    } else {
-        for metric in metrics {
-            say!("{:<16} {:<6} is better; {}", metric.name(), metric.better(), metric.describe())?;
-        }
-    }
-    Ok(crate::exit::DONE)
 }

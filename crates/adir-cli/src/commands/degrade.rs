@@ -4,13 +4,12 @@ use std::path::{Path, PathBuf};
 
 use adir::evaluate::{observe, with_noise};
 use adir::io::atomic::check_outputs;
-use adir::io::image::{BitDepth, ImageFormat, WriteOptions, read_image_as, write_image};
+use adir::io::image::{BitDepth, ImageFormat, Picture, WriteOptions, read_image_as, write_image};
 use adir::io::light::Light;
 use adir::io::limits::Limits;
 use adir::operator::{Boundary, Degradation, ImageShape, Mask};
 use adir::problem::Sigma;
 use adir::task::Task;
-use adir::tensor::Tensor;
 use adir::units::NoiseLevel;
 use adir::{Error, Result};
 use clap::Args;
@@ -20,6 +19,8 @@ use crate::log::Log;
 use crate::seed::Seed;
 
 /// Degrade an image x to an observation y = A x + e.
+///
+/// An alpha channel is brought to the size of y, and not degraded.
 #[derive(Debug, Args)]
 pub struct DegradeArgs {
     /// The image x
@@ -52,7 +53,9 @@ pub fn run(args: &DegradeArgs, log: &Log) -> Result<u8> {
     }
     let picture = read_image_as(&args.input, &args.read.reading(None)?, &limits)?;
     picture.warnings.iter().for_each(|warning| log.warn(&format!("{}: {warning}", args.input.display())));
-    let mut x = cut_to_fit(picture.tensor, &degradation, mask.as_ref(), log)?;
+    picture.check_alpha(&args.output)?;
+    let picture = cut_to_fit(picture, &degradation, mask.as_ref(), log)?;
+    let mut x = picture.tensor.clone();
     let a = degradation.build(ImageShape::of_batch(&x), mask.as_ref())?;
     let sigma = match problem.sigma {
         None if problem.task == Task::Denoise && problem.gain.is_none() => {
@@ -77,19 +80,25 @@ pub fn run(args: &DegradeArgs, log: &Log) -> Result<u8> {
         Some(light) => with_noise(light.to_encoded(&y)?, NoiseLevel::from_255(sigma), args.seed.value),
         None => y,
     };
+    let [_, _, h, w] = y.dims();
     let bit_depth = if float { BitDepth::Float } else { BitDepth::Eight };
-    let mut options = WriteOptions { bit_depth, ..WriteOptions::default() };
+    let scale = match problem.task {
+        Task::SuperResolution { factor } => 1.0 / factor as f64,
+        _ => 1.0,
+    };
+    let alpha = picture.alpha_for(h, w, scale)?;
+    let associated_alpha = picture.associated_alpha;
+    let mut options = WriteOptions { bit_depth, alpha, associated_alpha, ..WriteOptions::default() };
     (options.metadata.icc, options.metadata.linear) = (picture.metadata.icc, picture.metadata.linear);
     write_image(&args.output, &y, &options)?;
-    let [_, _, h, w] = y.dims();
     let seed = if args.seed.drawn { format!(", seed {}", args.seed) } else { String::new() };
     log.info(&format!("{}: {w}x{h}{seed}", args.output.display()));
     Ok(crate::exit::DONE)
 }
 
 /// Crops rows and columns at the end until the sides are multiples of the factor.
-fn cut_to_fit(x: Tensor<4>, degradation: &Degradation, mask: Option<&Mask>, log: &Log) -> Result<Tensor<4>> {
-    let whole = ImageShape::of_batch(&x);
+fn cut_to_fit(x: Picture, degradation: &Degradation, mask: Option<&Mask>, log: &Log) -> Result<Picture> {
+    let whole = ImageShape::of_batch(&x.tensor);
     let fits = |shape: ImageShape| -> Result<ImageShape> {
         degradation.domain_for_range(degradation.build(shape, mask)?.range())
     };
@@ -107,5 +116,5 @@ fn cut_to_fit(x: Tensor<4>, degradation: &Degradation, mask: Option<&Mask>, log:
             whole.width, whole.height, shape.width, shape.height
         ));
     }
-    Ok(x.narrow(2, 0, shape.height).narrow(3, 0, shape.width))
+    Ok(x.upper_left(shape.height, shape.width))
 }

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use adir::encode::Encoder;
 use adir::engine::{Cache, Event, Gallery, NoCache, build_index, open_encoder};
 use adir::io::atomic::check_outputs;
+use adir::io::ending::{Written, check_ending};
 use adir::io::image::read_hashed;
 use adir::io::limits::Limits;
 use adir::retrieve::{
@@ -17,6 +18,7 @@ use clap::{Args, Subcommand};
 use serde_json::json;
 
 use crate::log::Log;
+use crate::out::name;
 use crate::store::Store;
 use crate::time::ago;
 
@@ -131,6 +133,7 @@ impl Import {
             )));
         }
         let inputs = self.vectors.iter().chain(names).chain(&self.encoder).map(PathBuf::as_path);
+        check_ending(&self.output, Written::Index)?;
         check_outputs(&inputs.collect::<Vec<_>>(), &[&self.output], self.overwrite)?;
         let root = self.folder.canonicalize();
         let root = root.map_err(|e| Error::input(&self.folder, format!("cannot be opened: {e}")))?;
@@ -233,6 +236,7 @@ pub fn run(args: &IndexArgs, log: &Log) -> Result<u8> {
         IndexCommand::Import(import) => import.run(log)?,
         IndexCommand::Build { folder, output, encoder, tiles, f32 } => {
             let path = output.clone().map_or_else(|| beside(folder), Ok)?;
+            check_ending(&path, Written::Index)?;
             check_outputs(&[], &[&path], true)?;
             let precision = if *f32 { Precision::F32 } else { Precision::F16 };
             let encoder = open_encoder(encoder.as_deref())?;
@@ -248,6 +252,8 @@ pub fn run(args: &IndexArgs, log: &Log) -> Result<u8> {
             let (query, content) = match (image, text) {
                 (Some(path), _) => {
                     let (picture, content) = read_hashed(path, &Limits::default())?;
+                    let notes = picture.notes_on_colours();
+                    notes.iter().for_each(|note| log.warn(&format!("{}: {note}", path.display())));
                     (encoder.image(&picture.tensor)?, Some(content))
                 }
                 (None, Some(text)) => (encoder.text(text)?, None),
@@ -259,8 +265,8 @@ pub fn run(args: &IndexArgs, log: &Log) -> Result<u8> {
                 match (json, tile) {
                     (true, None) => say!("{}", json!({"distance": found.distance, "path": path}))?,
                     (true, Some(_)) => say!("{}", json!({"distance": found.distance, "path": path, "tile": tile}))?,
-                    (false, None) => say!("{:.4} {path}", found.distance)?,
-                    (false, Some(tile)) => say!("{:.4} {path} {tile}", found.distance)?,
+                    (false, None) => say!("{:.4} {}", found.distance, name(path))?,
+                    (false, Some(tile)) => say!("{:.4} {} {tile}", found.distance, name(path))?,
                 }
             }
         }

@@ -7,6 +7,7 @@ use adir::engine::{Shard, merge};
 use clap::Args;
 
 use crate::log::Log;
+use crate::out::name;
 
 /// Join the manifests of all shards of a folder of results, and say what is missing.
 ///
@@ -25,12 +26,12 @@ pub fn run(args: &MergeArgs, log: &Log) -> Result<u8> {
     }
     for (file, shard) in &merged.missing {
         match *shard {
-            Shard::WHOLE => say!("missing: {file}")?,
-            shard => say!("missing: {file} (--shard {shard})")?,
+            Shard::WHOLE => say!("missing: {}", name(file))?,
+            shard => say!("missing: {} (--shard {shard})", name(file))?,
         }
     }
     for (file, error) in &merged.failed {
-        say!("failed: {file}: {error}")?;
+        say!("failed: {}: {}", name(file), name(error))?;
     }
     let absent: usize = merged.absent.iter().map(|(_, files)| files).sum();
     let missing = merged.missing.len() + absent;

@@ -1,6 +1,7 @@
 //! One file a command; each is a function from its arguments to an exit code or an error.
 
 pub mod adapt;
+mod adapt_create;
 pub mod compare;
 pub mod completions;
 pub mod degrade;
@@ -16,5 +17,6 @@ mod replay_latent;
 pub mod restore;
 pub mod restore_folder;
 pub mod train;
+mod train_run;
 mod upscale;
 pub mod verify;

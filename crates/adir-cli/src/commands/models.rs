@@ -5,6 +5,8 @@ use std::path::{Path, PathBuf};
 use adir::adapt::Adapter;
 use adir::engine::Engine;
 use adir::io::atomic::check_outputs;
+use adir::io::ending::{Written, check_ending};
+use adir::io::folder::{check_folder, check_output_folder};
 use adir::io::limits::Limits;
 use adir::io::weights::{Dtype, WeightFile};
 use adir::models::stable_diffusion::{Architecture, LatentFiles, Purpose, write_random};
@@ -21,7 +23,7 @@ use serde_json::json;
 
 use crate::args::words;
 use crate::commands::hub::{self, PullArgs};
-use crate::commands::train::{TILES, validate, warn_of_left_out};
+use crate::commands::train::{TILES, check_crops, validate, warn_of_left_out};
 use crate::log::Log;
 use crate::model::ModelArgs;
 use crate::store::Store;
@@ -119,8 +121,11 @@ struct Measure<'a> {
 /// Prints the losses of a network on a folder of photographs, and keeps the errors of its estimates.
 fn measure(args: &Measure, log: &Log) -> Result<u8> {
     if let Some(path) = args.write {
+        check_ending(path, Written::Weights)?;
         check_outputs(&[args.folder], &[path], args.overwrite)?;
     }
+    check_crops("--crops", args.crops)?;
+    check_folder(args.folder)?;
     let prior = args.model.engine().build()?.prior(&|_| log.flow())?;
     let mut model = (*prior).clone();
     if let Some(path) = &args.adapter {
@@ -128,9 +133,6 @@ fn measure(args: &Measure, log: &Log) -> Result<u8> {
         model = Adapter::load(&file, &prior)?.adapt(&prior, &Adapter::info(&file)?)?;
     }
     let multiple = model.info().size_multiple;
-    if args.crops == 0 {
-        return Err(Error::config("--crops 0: expected 1 or more"));
-    }
     if args.side == 0 || !args.side.is_multiple_of(multiple) {
         return Err(Error::config(format!("--crop {}: expected a multiple of {multiple}", args.side)));
     }
@@ -174,6 +176,8 @@ pub fn run(args: &ModelsArgs, log: &Log) -> Result<u8> {
         ModelsCommand::Random { architecture, output, tiny, seed } => {
             let known = Architecture::ALL.into_iter().find(|(name, _)| name == architecture);
             let (_, known) = known.ok_or_else(|| Error::config(format!("unknown architecture {architecture}")))?;
+            check_ending(output, Written::Folder)?;
+            check_output_folder(output)?;
             write_random(known, *tiny, *seed, output)?;
             log.info(&format!("{}: {architecture} with random weights", output.display()));
             Ok(crate::exit::DONE)

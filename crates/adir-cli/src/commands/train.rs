@@ -9,8 +9,11 @@ use std::time::{Duration, Instant};
 use adir::compute::Precision;
 use adir::compute::Workers;
 use adir::io::atomic::{self, check_outputs};
+use adir::io::ending::{Written, check_ending};
+use adir::io::folder::check_folder;
 use adir::io::image::{ImageFormat, WriteOptions, write_image};
 use adir::io::limits::Limits;
+use adir::io::plain::one_line;
 use adir::io::weights::WeightFile;
 use adir::models::guided_diffusion::{UNetConfig, config_of};
 use adir::models::{Denoiser, Prior};
@@ -24,6 +27,7 @@ use adir::{Error, Result};
 use clap::Args;
 use serde_json::json;
 
+use super::train_run::{RunOptions, RunSettings};
 use crate::args::words;
 use crate::log::Log;
 use crate::memory;
@@ -56,7 +60,8 @@ pub struct TrainArgs {
     /// Length of the training in steps, over all runs; repeatable to the bit [default: 20000]
     #[arg(long, value_name = "N")]
     steps: Option<u32>,
-    /// Continue from the checkpoint beside OUTPUT with its settings; --minutes or --steps change the length
+    /// Continue from the checkpoint beside OUTPUT with its settings, --memory, --tiles, --validation-crops and --sheet among
+    /// them; --minutes or --steps change the length
     #[arg(long, conflicts_with_all = ["init", "overwrite", "model_config", "crop", "batch", "micro_batch", "learning_rate", "warm_up", "ema", "p2_gamma", "p2_k", "seed"])]
     resume: bool,
     /// Start from these weights instead of random ones
@@ -93,19 +98,19 @@ pub struct TrainArgs {
     /// Random seed of initial weights, crops, timesteps and noise; -1 draws one, which the model card holds
     #[arg(long, default_value_t)]
     seed: Seed,
-    /// Memory for photographs in GB; if they do not fit, a random part is used
-    #[arg(long, default_value_t = 4.0, value_name = "GB")]
-    memory: f64,
+    /// Memory for photographs in GB; if they do not fit, a random part is used [default: 4]
+    #[arg(long, value_name = "GB")]
+    memory: Option<f64>,
     /// Whether files NAME_ROW_COLUMN.* are tiles of one photograph, which is trained on or held out whole: always, never,
-    /// or auto (if their numbers count from 0 without leading zeros, unlike dates and scans)
-    #[arg(long, default_value = "auto", value_name = "WHEN", value_parser = words::<Tiles>(TILES))]
-    tiles: Tiles,
+    /// or auto (if their numbers count from 0 without leading zeros, unlike dates and scans) [default: auto]
+    #[arg(long, value_name = "WHEN", value_parser = words::<Tiles>(TILES))]
+    tiles: Option<Tiles>,
     /// Minutes between checkpoints
     #[arg(long, default_value_t = 5.0, value_name = "MINUTES")]
     checkpoint_every: f64,
-    /// Held-out crops for the final measurement
-    #[arg(long, default_value_t = 512, value_name = "N")]
-    validation_crops: usize,
+    /// Held-out crops for the final measurement [default: 512]
+    #[arg(long, value_name = "N")]
+    validation_crops: Option<usize>,
     /// Also write 16 unconditional samples to this image
     #[arg(long, value_name = "IMAGE")]
     sheet: Option<PathBuf>,
@@ -123,9 +128,9 @@ pub struct TrainArgs {
 pub fn run(args: &TrainArgs, log: &Log) -> Result<u8> {
     let checkpoint = args.output.with_extension("checkpoint");
     let card = args.output.with_extension("md");
-    let mut trainer = args.trainer(&checkpoint, &card)?;
+    let (mut trainer, settings) = args.trainer(&checkpoint, &card)?;
     let config = trainer.config().clone();
-    let photographs = args.photographs(&config, log)?;
+    let photographs = args.photographs(&config, &settings, log)?;
     log.info(&format!(
         "{} images to train on, {} held out; {} parameters",
         photographs.training.len(),
@@ -141,13 +146,13 @@ pub fn run(args: &TrainArgs, log: &Log) -> Result<u8> {
         None
     };
     let model = trainer.averaged().with_image_mean(known);
-    let validation = validate(&model, &photographs.held_out, args.validation_crops, config.crop, log)?;
+    let validation = validate(&model, &photographs.held_out, settings.validation_crops, config.crop, log)?;
     let model = model.with_errors(validation.errors.clone());
     // How long it took is in the card: the weights are the same bytes however fast the machine is.
     let notes = BTreeMap::from([("held_out_simple".to_owned(), format!("{:.5}", validation.loss))]);
     trainer.save_model(&model, &args.output, &notes)?;
     write_card(&card, &card_text(args, &trainer, &photographs, &validation))?;
-    if let Some(path) = &args.sheet {
+    if let Some(path) = &settings.sheet {
         let side = (2 * config.crop).next_multiple_of(config.network.size_multiple()).min(128.max(config.crop));
         write_image(path, &sheet(&model, side, log)?, &WriteOptions::default())?;
     }
@@ -162,24 +167,16 @@ pub fn run(args: &TrainArgs, log: &Log) -> Result<u8> {
 }
 
 impl TrainArgs {
-    /// The training, new or continued, once its files may be written.
-    fn trainer(&self, checkpoint: &Path, card: &Path) -> Result<Trainer> {
-        let inputs = [Some(&self.folder), self.init.as_ref(), self.model_config.as_ref()].into_iter().flatten();
-        let inputs: Vec<&Path> = inputs.map(PathBuf::as_path).collect();
-        let outputs: Vec<&Path> =
-            [self.output.as_path(), card, checkpoint].into_iter().chain(self.sheet.as_deref()).collect();
-        if let Some(sheet) = &self.sheet {
-            ImageFormat::from_path(sheet)?;
-        }
-        check_outputs(&inputs, &outputs, self.overwrite || self.resume).map_err(|e| match e {
-            Error::Config(message) if !self.overwrite && !self.resume && checkpoint.is_file() => {
-                Error::config(format!("{message}, or continue that training with --resume"))
-            }
-            other => other,
-        })?;
-        if self.validation_crops == 0 {
-            return Err(Error::config("--validation-crops 0: expected 1 or more"));
-        }
+    /// What options say of the photographs and of the end.
+    fn run_options(&self) -> RunOptions<'_> {
+        let Self { memory, tiles, validation_crops, sheet, .. } = self;
+        RunOptions { memory: *memory, tiles: *tiles, validation_crops: *validation_crops, sheet: sheet.as_deref() }
+    }
+
+    /// The training, new or continued, once its files may be written, and what beside it decides the run.
+    fn trainer(&self, checkpoint: &Path, card: &Path) -> Result<(Trainer, RunSettings)> {
+        check_folder(&self.folder)?;
+        check_ending(&self.output, Written::Weights)?;
         let every = self.checkpoint_every;
         if !(0.0..=1e6).contains(&every) {
             return Err(Error::config(format!("--checkpoint-every {every}: expected 0 to 1000000 minutes")));
@@ -193,23 +190,49 @@ impl TrainArgs {
             false => Ok(()),
         };
         if !self.resume {
+            let run = RunSettings::new(&self.run_options());
+            self.check_run(&run, checkpoint, card)?;
             let settings = self.settings()?;
             fits(&settings)?;
-            return Trainer::new(settings, self.initial(&compute)?, &compute);
+            let mut trainer = Trainer::new(settings, self.initial(&compute)?, &compute)?;
+            trainer.keep_note(run.to_json()?);
+            return Ok((trainer, run));
         }
         let mut trainer = Trainer::resume(&WeightFile::open(checkpoint)?, &compute)?;
+        let run = RunSettings::resumed(trainer.note(), &self.run_options())?;
+        self.check_run(&run, checkpoint, card)?;
+        trainer.keep_note(run.to_json()?);
         fits(trainer.config())?;
         if let Some(length) = self.length()? {
             trainer.set_length(length)?;
         }
-        Ok(trainer)
+        Ok((trainer, run))
     }
 
-    fn photographs(&self, config: &TrainConfig, log: &Log) -> Result<Collection> {
+    /// Refuses outputs that may not be written, and numbers that nothing can have.
+    fn check_run(&self, run: &RunSettings, checkpoint: &Path, card: &Path) -> Result<()> {
+        let inputs = [Some(&self.folder), self.init.as_ref(), self.model_config.as_ref()].into_iter().flatten();
+        let inputs: Vec<&Path> = inputs.map(PathBuf::as_path).collect();
+        let outputs: Vec<&Path> =
+            [self.output.as_path(), card, checkpoint].into_iter().chain(run.sheet.as_deref()).collect();
+        if let Some(sheet) = &run.sheet {
+            ImageFormat::from_path(sheet)?;
+        }
+        check_outputs(&inputs, &outputs, self.overwrite || self.resume).map_err(|e| match e {
+            Error::Config(message) if !self.overwrite && !self.resume && checkpoint.is_file() => {
+                Error::config(format!("{message}, or continue that training with --resume"))
+            }
+            other => other,
+        })?;
+        check_crops("--validation-crops", run.validation_crops)?;
+        memory_bytes(run.memory).map(drop)
+    }
+
+    fn photographs(&self, config: &TrainConfig, run: &RunSettings, log: &Log) -> Result<Collection> {
         let reading = log.progress("", "reading photographs", 0);
-        let bytes = self.memory_bytes()?;
+        let bytes = memory_bytes(run.memory)?;
         let photographs =
-            Collection::read(&self.folder, config.crop, bytes, &Limits::default(), self.tiles, |done, all| {
+            Collection::read(&self.folder, config.crop, bytes, &Limits::default(), run.tiles, |done, all| {
                 reading.at(done, all);
                 log.check()
             })?;
@@ -262,13 +285,27 @@ impl TrainArgs {
         let model = Prior::load(&WeightFile::open(path)?, Some(self.settings()?.network), &compute)?;
         Ok(Some(model.params().clone()))
     }
+}
 
-    fn memory_bytes(&self) -> Result<usize> {
-        if self.memory.is_finite() && self.memory > 0.0 && self.memory < 1e6 {
-            Ok((self.memory * 1e9) as usize)
-        } else {
-            Err(Error::config(format!("--memory {}: expected a positive number of GB", self.memory)))
-        }
+/// Bytes for that many GB of photographs.
+fn memory_bytes(memory: f64) -> Result<usize> {
+    if memory.is_finite() && memory > 0.0 && memory < 1e6 {
+        Ok((memory * 1e9) as usize)
+    } else {
+        Err(Error::config(format!("--memory {memory}: expected a positive number of GB")))
+    }
+}
+
+/// Refuses a number of crops to measure on that says no more than fewer would, and that no machine could hold.
+pub fn check_crops(option: &str, crops: usize) -> Result<()> {
+    const MOST: usize = 10_000_000;
+    match crops {
+        0 => Err(Error::config(format!("{option} 0: expected 1 or more"))),
+        1..=MOST => Ok(()),
+        _ => Err(Error::config(format!(
+            "{option} {crops}: expected at most {MOST}; the losses of that many would take {:.1} GB of memory",
+            crops as f64 * 16.0 / 1e9
+        ))),
     }
 }
 
@@ -383,6 +420,7 @@ fn card_text(args: &TrainArgs, trainer: &Trainer, photographs: &Collection, vali
     let config = trainer.config();
     let mut text = String::new();
     let name = args.output.file_name().unwrap_or_default().to_string_lossy();
+    let name = one_line(&name);
     let _ = write!(
         text,
         "# {name}\n\nA diffusion prior made by `adir train` {version}: guided-diffusion U-Net, {parameters} parameters in f16.\n\n\
@@ -395,7 +433,7 @@ fn card_text(args: &TrainArgs, trainer: &Trainer, photographs: &Collection, vali
         version = env!("CARGO_PKG_VERSION"),
         parameters = trainer.params().layout().element_count(),
         training = photographs.training.len(),
-        folder = args.folder.file_name().unwrap_or_default().to_string_lossy(),
+        folder = one_line(&args.folder.file_name().unwrap_or_default().to_string_lossy()),
         held_out = photographs.held_out.len(),
         steps = trainer.steps(),
         batch = config.batch,

@@ -1,11 +1,11 @@
 //! Texts and bytes as parts of a page.
 
-use crate::out;
+use adir::io::plain;
 
 /// A text as it is shown: what HTML, a terminal or the direction of writing would obey is written out.
 pub fn escaped(text: &str) -> String {
     let mut safe = String::with_capacity(text.len() + 16);
-    for c in out::escaped(text).chars() {
+    for c in plain::lines(text).chars() {
         match c {
             '&' => safe.push_str("&amp;"),
             '<' => safe.push_str("&lt;"),

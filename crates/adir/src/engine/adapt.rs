@@ -4,9 +4,8 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::by_y::{ByY, Misfit};
+use super::choice::Choice;
 use super::event::{Event, Watch, report, warn};
-use super::extent::Extent;
 use super::open::Engine;
 use super::plan::Plan;
 use super::record::{AdaptationRecord, ImageRecord};
@@ -18,55 +17,10 @@ use crate::compute::Workers;
 use crate::io::hash::sha256;
 use crate::io::weights::WeightFile;
 use crate::models::{Denoiser, Prior};
-use crate::restore::RestorePlan;
 use crate::retrieve::{ContentHash, Group, group_by_neighbours};
 use crate::task::Preset;
 use crate::tensor::{DType, Tensor};
 use crate::{Error, Result};
-
-/// Which weights an observation is sampled with, by what it says of them.
-struct Choice<'a> {
-    restore: &'a RestorePlan,
-    extent: Extent,
-    seed: u64,
-    /// Those chosen so far.
-    sampled: Arc<Prior>,
-    /// What y says of the adapter that was the start.
-    start_by_y: Option<ByY>,
-    /// What it says of the adapted weights.
-    by_y: Option<ByY>,
-}
-
-impl Choice<'_> {
-    /// Takes weights that were not checked on held-out images only where y is nearer to their estimates by more than the
-    /// standard error; those that were (`checked`) unless y is farther from theirs by more than that. Returns whether the
-    /// adapted ones are taken.
-    fn between(&mut self, start: Option<Arc<Prior>>, adapted: Option<Arc<Prior>>, checked: bool) -> Result<bool> {
-        let measure = |prior: &Prior| Misfit::measure(self.restore, prior, self.extent, self.seed);
-        if start.is_none() && adapted.is_none() {
-            return Ok(false);
-        }
-        let mut misfit = measure(&self.sampled)?;
-        if let Some(start) = start {
-            let other = measure(&start)?;
-            let by_y = other.against(&misfit);
-            self.start_by_y = Some(by_y);
-            if by_y.is_better() {
-                (self.sampled, misfit) = (start, other);
-            }
-        }
-        let Some(adapted) = adapted else { return Ok(false) };
-        let by_y = measure(&adapted)?.against(&misfit);
-        self.by_y = Some(by_y);
-        // What was checked was checked against the start.
-        let start_was_left = self.start_by_y.is_some_and(|by_y| !by_y.is_better());
-        let used = if checked && !start_was_left { !by_y.is_worse() } else { by_y.is_better() };
-        if used {
-            self.sampled = adapted;
-        }
-        Ok(used)
-    }
-}
 
 /// A checked adaptation, for any observation.
 #[derive(Debug, Clone)]
@@ -158,24 +112,16 @@ impl AdaptPlan {
 }
 
 impl Engine {
-    /// Checks an adaptation. Reads no weights and no image.
+    /// Checks an adaptation. Reads no image, and weights only of an encoder.
     ///
     /// # Errors
     /// [`Error::Config`] for settings that are wrong by themselves or do not suit the network, [`Error::Input`] for a
-    /// gallery that is not there, [`Error::Limits`] when it needs more memory than the engine may take.
+    /// gallery or an archive that is not there or holds no images, [`Error::Model`] for an encoder that is not there,
+    /// [`Error::Limits`] when it needs more memory than the engine may take.
     pub fn plan_adaptation(&self, request: &Adapt, preset: Preset) -> Result<AdaptPlan> {
         request.check(preset)?;
-        if let Some(gallery) = request.target.gallery()
-            && !(gallery.is_dir() || gallery.is_file())
-        {
-            return Err(Error::input(gallery, "is neither a folder nor an index"));
-        }
+        self.check_target(request)?;
         let header = self.header()?;
-        if let Target::Archive(folder) = &request.target
-            && !folder.is_dir()
-        {
-            return Err(Error::input(folder, "is no folder"));
-        }
         let mut config = request.config(preset);
         config.check(header.info().size_multiple)?;
         let need = |config: &AdaptConfig| match request.target {
@@ -393,7 +339,20 @@ impl Engine {
         };
         let used = match request.keep {
             Keep::Always => {
-                choice.sampled = adapted.unwrap_or(prior);
+                match (adapted, &found, &request.target) {
+                    (Some(adapted), Ok(found), Target::Adapter(_)) => {
+                        let by_y = choice.adapted_as_named(adapted)?;
+                        if by_y.is_worse() {
+                            let message = format!(
+                                "the adapter {:?} suits the observation less than the prior: {by_y}. It is used, as \
+                                 --adapter names it; --adapt auto takes it only if the observation agrees",
+                                found.info.name
+                            );
+                            warn(watch, message)?;
+                        }
+                    }
+                    (adapted, ..) => choice.sampled = adapted.unwrap_or(prior),
+                }
                 true
             }
             Keep::IfHeldOutImproves => {
@@ -434,7 +393,7 @@ impl Engine {
     }
 
     /// An adapter that is there already.
-    fn kept(&self, prior: &Prior, reference: &Path, observed: &Observed<'_>) -> Result<AdapterFound> {
+    pub(super) fn kept(&self, prior: &Prior, reference: &Path, observed: &Observed<'_>) -> Result<AdapterFound> {
         let path = self.cache.find_adapter(reference, Some(&observed.content.to_string()))?;
         let file = WeightFile::open(&path)?;
         let (adapter, info) = (Adapter::load(&file, prior)?, Adapter::info(&file)?);

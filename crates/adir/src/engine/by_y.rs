@@ -35,9 +35,14 @@ pub struct ByY {
 
 impl fmt::Display for ByY {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { gain, standard_error } = self;
-        let side = if *gain >= 0.0 { "nearer to" } else { "farther from" };
-        write!(f, "estimates {side} y by {:.1} +- {:.1} %", 100.0 * gain.abs(), 100.0 * standard_error)
+        let (percent, error) = (100.0 * self.gain.abs(), 100.0 * self.standard_error);
+        let side = if self.gain >= 0.0 { "nearer to" } else { "farther from" };
+        match self.is_better() || self.is_worse() {
+            // Below what is shown, the numbers say nothing.
+            _ if percent.max(error) < 0.05 => f.write_str("estimates as near to y as without it, to 0.1 %"),
+            false => write!(f, "estimates as near to y as without it, to {:.1} %", percent.max(error)),
+            true => write!(f, "estimates {side} y by {percent:.1} +- {error:.1} %"),
+        }
     }
 }
 
@@ -134,6 +139,18 @@ mod tests {
         (one.0[0][3], one.0[0][20]) = (0.0, 0.25);
         let by_y = one.against(&before);
         assert!(by_y.gain > 0.0 && !by_y.is_better() && !by_y.is_worse(), "{by_y:?}");
+    }
+
+    #[test]
+    fn what_is_within_the_error_is_not_called_a_difference() {
+        let text = |gain: f64, standard_error: f64| ByY { gain, standard_error }.to_string();
+        assert_eq!(text(0.251, 0.03), "estimates nearer to y by 25.1 +- 3.0 %");
+        assert_eq!(text(-0.02, 0.01), "estimates farther from y by 2.0 +- 1.0 %");
+        for equal in [text(0.0, 0.0), text(-0.0001, 0.0001), text(-0.0002, 0.0003)] {
+            assert_eq!(equal, "estimates as near to y as without it, to 0.1 %");
+        }
+        assert_eq!(text(-0.01, 0.02), "estimates as near to y as without it, to 2.0 %");
+        assert_eq!(text(-0.0004, 0.00001), "estimates as near to y as without it, to 0.1 %");
     }
 
     #[test]

@@ -269,12 +269,22 @@ impl Cache for FolderCache {
         if in_folder {
             found = adapters_in(reference)?.0;
         }
+        if found.is_empty()
+            && let Ok(folder) = reference.canonicalize()
+            && let Some(name) = folder.file_name()
+        {
+            // The folder that an adapter was made from and named after, by any path.
+            found = self.adapters()?.0.into_iter().filter(|k| k.info.is_named(&name.to_string_lossy())).collect();
+        }
         if found.is_empty() {
             return Err(no_adapter(reference));
         }
         let keys = found.iter().map(|k| format!("{:.12}", k.key)).collect::<Vec<_>>();
-        if in_folder || found.len() > 1 {
-            found.retain(|k| observation.is_some_and(|hash| k.info.serves.iter().any(|served| served == hash)));
+        if found.len() > 1 || (in_folder && observation.is_some()) {
+            let serves = |k: &KeptAdapter| observation.is_some_and(|hash| k.info.serves.iter().any(|s| s == hash));
+            // One of an archive was made for no observation, and serves all.
+            let for_all = !found.iter().any(serves);
+            found.retain(|k| if for_all { k.info.serves.is_empty() } else { serves(k) });
         }
         let (count, keys) = (keys.len(), keys.join(", "));
         match (found.len(), observation) {

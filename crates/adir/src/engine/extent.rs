@@ -35,7 +35,7 @@ const WHOLE: usize = 768 * 768;
 const TILES: [usize; 4] = [512, 384, 256, 192];
 /// Bytes for a value of the image while it is sampled in tiles: state, estimate, noise, and what guidance computes in f64.
 /// Blurs are solved for in the spectrum, and by iterations.
-const BYTES_PER_VALUE: usize = 48;
+const BYTES_PER_VALUE: usize = 60;
 const BYTES_PER_BLURRED_VALUE: usize = 140;
 
 /// How much is computed at once.
@@ -80,12 +80,16 @@ impl Engine {
                 true => header.network().gradient_memory(height, width, at_once),
                 false => header.network().forward_memory(height, width, at_once),
             };
-            let whole = if tile.is_some() { canvas.pixels() * canvas.channels } else { 0 };
-            let bytes = match restore.measurement().hint() {
-                Hint::Blurs | Hint::Unknown => BYTES_PER_BLURRED_VALUE,
-                _ => BYTES_PER_VALUE,
+            let values = canvas.pixels() * canvas.channels;
+            let blurs = matches!(restore.measurement().hint(), Hint::Blurs | Hint::Unknown);
+            // Of a whole image, what guidance computes in f64 is small beside the network's maps, unless several do at once.
+            let beside = match tile {
+                Some(_) if blurs => values * BYTES_PER_BLURRED_VALUE,
+                Some(_) => values * BYTES_PER_VALUE,
+                None if blurs && at_once > 1 => at_once * values * BYTES_PER_VALUE,
+                None => 0,
             };
-            network + (whole * bytes) as u64
+            network + beside as u64
         };
         let extent = |tile: Option<usize>, at_once: usize| Extent {
             tile,

@@ -280,6 +280,9 @@ fn update(
     if skipped > SHOWN_WARNINGS {
         warn(watch, format!("left out: {} more files", skipped - SHOWN_WARNINGS))?;
     }
+    for note in build.notes() {
+        warn(watch, note)?;
+    }
     let index = build.index()?;
     if index.entries().is_empty() {
         return Err(Error::input(root, "contains no images"));

@@ -21,6 +21,8 @@
 mod adapt;
 mod by_y;
 mod cache;
+mod checks;
+mod choice;
 mod deviation;
 mod event;
 mod extent;

@@ -44,11 +44,15 @@ pub struct Engine {
 
 /// What has been opened so far.
 #[derive(Default)]
-struct Opened {
+pub(super) struct Opened {
     header: Option<PriorHeader>,
     prior: Option<Arc<Prior>>,
     encoder: Option<Arc<dyn Encoder>>,
     galleries: HashMap<(PathBuf, Option<TileSide>), Arc<Gallery>>,
+    /// Galleries that a plan has looked at, with their tiles and the text that is searched for.
+    pub(super) looked_at: Vec<(PathBuf, Option<TileSide>, Option<String>)>,
+    /// The adapter that a plan has looked at last, by its file.
+    pub(super) adapter: Option<(PathBuf, AdapterInfo)>,
     /// The last adapter that several observations share and no cache keeps, by its key.
     shared: Option<(String, Adapter, AdapterInfo)>,
 }
@@ -329,7 +333,7 @@ impl Engine {
         self.lock().shared = Some((key.to_owned(), adapter.clone(), info.clone()));
     }
 
-    fn lock(&self) -> std::sync::MutexGuard<'_, Opened> {
+    pub(super) fn lock(&self) -> std::sync::MutexGuard<'_, Opened> {
         // Every change is one assignment: a panic elsewhere leaves nothing half done.
         self.opened.lock().unwrap_or_else(PoisonError::into_inner)
     }

@@ -7,6 +7,7 @@ use super::open::Engine;
 use super::record::{FileRecord, Record};
 use super::request::{Observation, OutputRequest, Request, Target};
 use crate::io::atomic::check_outputs;
+use crate::io::ending::{Written, check_ending};
 use crate::io::hash::ContentHash;
 use crate::problem::{KernelSource, MaskSource};
 use crate::{Error, Result};
@@ -96,6 +97,8 @@ impl Outputs {
     pub(super) fn check(&self, inputs: &[PathBuf], overwrite: bool) -> Result<Stale> {
         let inputs: Vec<&Path> = inputs.iter().map(PathBuf::as_path).collect();
         check_outputs(&inputs, &self.all().collect::<Vec<_>>(), overwrite)?;
+        check_ending(&self.record, Written::Json)?;
+        self.report.as_ref().map_or(Ok(()), |report| check_ending(report, Written::Html))?;
         let Some(before) = self.check_record()? else { return Ok(Stale::default()) };
         let stale = (self.samples.len() + 1..=before).filter(|_| before > 1).map(|k| sample(&self.image, k));
         let maps = (before > 1 && self.deviation.is_none()).then(|| deviation(&self.image));

@@ -10,7 +10,7 @@ use super::open::Engine;
 use super::outputs::{Outputs, Stale};
 use super::request::{Observation, Request};
 use super::warnings::warnings;
-use crate::io::image::{BitDepth, ImageFormat, Metadata, Picture, read_bytes, read_hashed_as};
+use crate::io::image::{BitDepth, ImageFormat, Metadata, Picture, check_file, read_bytes, read_hashed_as};
 use crate::io::light::Light;
 use crate::operator::ImageShape;
 use crate::restore::{RestorePlan, SamplingConfig};
@@ -40,7 +40,7 @@ pub struct Plan {
 
 impl Engine {
     /// Checks a request, the observation and the files named in it, and settles every setting. Reads no weights but
-    /// their names and shapes.
+    /// their names and shapes, unless an adapter is named, which must be one of these weights.
     ///
     /// # Errors
     /// [`Error::Config`] for settings that are wrong or do not fit together, [`Error::Input`] for a file that is
@@ -49,11 +49,12 @@ impl Engine {
     pub fn plan(&self, request: &Request) -> Result<Plan> {
         request.check()?;
         let outputs = request.output.as_ref().map(|output| Outputs::of(output, request.sampling.samples));
-        let format = request.output.as_ref().map(|output| ImageFormat::from_path(&output.path)).transpose()?;
         let file = match &request.input {
             Observation::Picture(_) | Observation::Bytes { .. } => None,
             Observation::File(path) => Some(path.clone()),
         };
+        file.as_ref().map_or(Ok(()), |file| check_file(file))?;
+        let format = request.output.as_ref().map(|output| format_of(&output.path)).transpose()?;
         // Outputs come first: whatever the picture is, it must not be written over.
         let stale = match (&outputs, &request.output) {
             (Some(outputs), Some(asked)) => outputs.check(&self.files_read(request), asked.overwrite)?,
@@ -70,9 +71,7 @@ impl Engine {
                 (content, Arc::new(picture))
             }
         };
-        if let (Some(output), Some(format)) = (&request.output, format) {
-            check_alpha(&output.path, &picture, format)?;
-        }
+        request.output.as_ref().map_or(Ok(()), |output| picture.check_alpha(&output.path))?;
         let sampling = &request.sampling;
         let adapt = request.adapt.as_ref().map(|adapt| self.plan_adaptation(adapt, sampling.preset)).transpose()?;
         let header = self.header()?;
@@ -102,6 +101,9 @@ impl Engine {
         let extent = self.extent(&restore, &header, sampling)?;
         let memory = Memory { sampling: extent.memory, adaptation };
         self.check_memory(memory.most())?;
+        let observed = Observed { y: &picture.tensor, file: file.as_deref(), content };
+        let adapt_to = request.adapt.as_ref();
+        let doubts = adapt_to.map(|adapt| self.check_adapter(adapt, &observed)).transpose()?.flatten();
         let (request, restore, model_name) = (request.clone(), Arc::new(restore), self.model_name());
         let plan = Plan {
             warnings: Vec::new(),
@@ -118,7 +120,9 @@ impl Engine {
             memory,
             model_name,
         };
-        Ok(Plan { warnings: warnings(&plan)?, ..plan })
+        let mut all = warnings(&plan)?;
+        all.extend(doubts);
+        Ok(Plan { warnings: all, ..plan })
     }
 
     /// Refuses what does not fit the memory that the engine may take. Only that of the CPU is known.
@@ -149,22 +153,12 @@ impl Engine {
     }
 }
 
-/// Refuses alpha that the format of the output cannot hold.
-pub(super) fn check_alpha(output: &Path, picture: &Picture, format: ImageFormat) -> Result<()> {
-    if format.alpha_fits(picture.alpha.as_deref(), picture.associated_alpha) {
-        return Ok(());
+/// The format that the name of an image to write asks for.
+pub(super) fn format_of(output: &Path) -> Result<ImageFormat> {
+    match output.is_dir() {
+        true => Err(Error::config(format!("{} is a folder, expected a file name", output.display()))),
+        false => ImageFormat::from_path(output),
     }
-    let message = match format {
-        ImageFormat::OpenExr => {
-            "the colours of the observation are not multiplied by its alpha channel, as they must be here: write .png or \
-             .tif"
-        }
-        _ if format.holds_alpha() => {
-            "the colours of the observation are multiplied by its alpha channel, which only .tif and .exr can say"
-        }
-        _ => "the observation has an alpha channel, which this format cannot hold: write .png, .webp or .tif",
-    };
-    Err(Error::config(format!("{}: {message}", output.display())))
 }
 
 /// A configuration error with the observation's name before it.
@@ -239,14 +233,17 @@ impl Plan {
 
     /// What the observation says of its pixels, for those of the result.
     pub(super) fn metadata(&self) -> Metadata {
-        let measurement = self.restore.measurement();
-        let factor = match measurement.task() {
+        let ImageShape { height, width, .. } = self.restore.measurement().result();
+        let side = |pixels: usize| u32::try_from(pixels).unwrap_or(u32::MAX);
+        self.picture.metadata.clone().resized([self.scale(); 2], (side(width), side(height)))
+    }
+
+    /// How many times as large the result shows what the observation does.
+    pub(super) fn scale(&self) -> f64 {
+        match self.restore.measurement().task() {
             Task::SuperResolution { factor } => factor as f64,
             _ => 1.0,
-        };
-        let ImageShape { height, width, .. } = measurement.result();
-        let side = |pixels: usize| u32::try_from(pixels).unwrap_or(u32::MAX);
-        self.picture.metadata.clone().resized([factor; 2], (side(width), side(height)))
+        }
     }
 
     /// How the result is stored: as the observation, where the format can hold it.
@@ -270,7 +267,7 @@ impl fmt::Display for Plan {
         writeln!(f, "network evaluations  {} x {} samples", plan.steps(), sampling.samples)?;
         if let Some([(down, height), (across, width)]) = self.extent.tiles {
             let how = "overlapping and blended at every step";
-            writeln!(f, "tiles                {across}x{down} of {width}x{height} pixels, {how}")?;
+            writeln!(f, "tiles                {across}x{down} of at most {width}x{height} pixels, {how}")?;
         }
         writeln!(f, "memory               about {:.2} GB", self.memory.sampling as f64 / 1e9)?;
         write!(f, "seed                 {}", sampling.seed)?;
@@ -279,6 +276,7 @@ impl fmt::Display for Plan {
         }
         if let Some(adapt) = &self.adapt {
             write!(f, "\nadaptation memory    at most about {:.2} GB", adapt.memory() as f64 / 1e9)?;
+            write!(f, "\nmemory in all        at most about {:.2} GB", self.memory.most() as f64 / 1e9)?;
             let settings = serde_json::to_string(adapt.config()).map_err(|_| fmt::Error)?;
             write!(f, "\nadaptation           {settings}")?;
         }

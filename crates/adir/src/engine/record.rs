@@ -11,7 +11,7 @@ use super::deviation::DeviationRecord;
 use super::request::{Keep, Request, Target};
 use crate::adapt::{AdaptConfig, HeldOut};
 use crate::encode::EncoderId;
-use crate::io::{atomic, open_regular};
+use crate::io::{atomic, open_regular, plain};
 use crate::models::guided_diffusion::UNetConfig;
 use crate::operator::Degradation;
 use crate::retrieve::{ContentHash, Tile, TileSide};
@@ -284,6 +284,8 @@ pub(super) fn is_latent(text: &str) -> bool {
 pub fn write_json(path: &Path, value: &impl Serialize) -> Result<()> {
     let text = serde_json::to_string_pretty(value).map_err(|e| Error::config(format!("{}: {e}", path.display())))?;
     atomic::write(path, |file| {
-        file.write_all(text.as_bytes()).and_then(|()| file.write_all(b"\n")).map_err(|e| Error::io(path, e))
+        file.write_all(plain::json(&text).as_bytes())
+            .and_then(|()| file.write_all(b"\n"))
+            .map_err(|e| Error::io(path, e))
     })
 }

@@ -18,11 +18,10 @@ use crate::compute::Workers;
 use crate::io::image::{BitDepth, Picture, Reading, read_image_as};
 use crate::io::limits::Limits;
 use crate::models::{Denoiser, Prior, Space};
-use crate::operator::bicubic_resize;
 use crate::problem::{MaskSource, Sigma};
 use crate::restore::RestorePlan;
 use crate::retrieve::ContentHash;
-use crate::tensor::{self, Isa, Tensor};
+use crate::tensor::{Isa, Tensor};
 use crate::{Error, Result};
 
 /// What a run made.
@@ -232,21 +231,13 @@ impl Sampling<'_> {
 /// A result as a picture: stored like the observation, with its metadata, and its alpha brought to size.
 fn picture(plan: &Plan, x: Tensor<4>) -> Result<Picture> {
     let source = &plan.picture;
-    let [_, _, h, w] = source.tensor.dims();
     let [_, _, height, width] = x.dims();
-    let alpha = match &source.alpha {
-        Some(alpha) => {
-            let plane = tensor::from_f32(alpha.clone(), [1, 1, h, w], &tensor::cpu());
-            let plane = bicubic_resize(&plane, height, width)?;
-            Some(tensor::to_f32(&plane)?.into_iter().map(|v| v.clamp(0.0, 1.0)).collect())
-        }
-        None => None,
-    };
+    let alpha = source.alpha_for(height, width, plan.scale())?;
     let metadata = plan.metadata();
     let bit_depth = plan.depth();
     let scale = source.scale.filter(|_| bit_depth == source.bit_depth);
     let (associated_alpha, format) = (source.associated_alpha, source.format);
-    let (observed, warnings) = (None, Vec::new());
+    let (observed, pages, warnings) = (None, 1, Vec::new());
     Ok(Picture {
         tensor: x,
         alpha,
@@ -256,12 +247,18 @@ fn picture(plan: &Plan, x: Tensor<4>) -> Result<Picture> {
         bit_depth,
         scale,
         format,
+        pages,
         warnings,
         exact: None,
     })
 }
 
 impl Restored {
+    /// The files to write, if any.
+    pub fn outputs(&self) -> Option<&Outputs> {
+        self.outputs.as_ref()
+    }
+
     /// Writes the files that the request asked for. What was saved is what is judged: the agreement in the record is that
     /// of the image as it is read again.
     ///

@@ -15,6 +15,7 @@ use crate::encode::Embedding;
 use crate::io::folder::image_files;
 use crate::io::hash::sha256;
 use crate::io::image::{read_hashed, read_image};
+use crate::io::tally::Tally;
 use crate::models::{Denoiser, Prior};
 use crate::retrieve::{ContentHash, Neighbour};
 use crate::tensor::Tensor;
@@ -127,11 +128,13 @@ impl Engine {
         let mut names = listing.files;
         names.sort_by_cached_key(|name| sha256(format!("{seed} {name}").as_bytes()).to_string());
         let (mut sources, mut values, mut copies, mut seen) = (Vec::new(), 0, 0, HashSet::new());
+        let mut notes = Tally::default();
         for (done, name) in names.iter().enumerate() {
             let path = folder.join(name);
             match read_hashed(&path, &self.limits) {
                 Ok((picture, _)) if !seen.insert(content_of(&picture)?) => copies += 1,
                 Ok((picture, sha256)) => {
+                    picture.notes_on_colours().into_iter().for_each(|note| notes.add(note, name));
                     values += picture.tensor.dims().iter().product::<usize>();
                     if values > ARCHIVE_VALUES && !sources.is_empty() {
                         warn(watch, format!("{done} of {} images fit into memory and are used", names.len()))?;
@@ -143,6 +146,9 @@ impl Engine {
                 Err(e) => warn(watch, format!("left out: {e}"))?,
             }
             report(watch, &Event::Indexing { done: done + 1, total: names.len(), path: name.clone() })?;
+        }
+        for note in notes.lines() {
+            warn(watch, note)?;
         }
         if copies > 0 {
             warn(watch, format!("left out: {copies} files with the same pixels as another one"))?;

@@ -80,8 +80,8 @@ fn an_adaptation_to_text_needs_an_encoder_of_text() {
     assert_eq!(adapt.keep, Keep::Always, "held-out images say nothing of a text");
     assert_eq!(adapt.target, Target::Text { gallery: f.join("gallery"), prompt: "a lighthouse".into() });
     let engine = Engine::builder().build().unwrap();
-    let plan = engine.plan(&Request::new(picture(2), Problem::super_resolution(2)).adapt(adapt)).unwrap();
-    let message = engine.run(&plan, &go).unwrap_err().to_string();
+    let planned = engine.plan(&Request::new(picture(2), Problem::super_resolution(2)).adapt(adapt));
+    let message = planned.unwrap_err().to_string();
     assert!(message.contains("efficientnet-lite0 cannot embed text"), "{message}");
     std::fs::remove_dir_all(f).unwrap();
 }

@@ -2,7 +2,7 @@
 
 use super::plan::Plan;
 use crate::Result;
-use crate::io::image::{BitDepth, ImageFormat};
+use crate::io::image::{BitDepth, ImageFormat, Picture, first_of};
 use crate::tensor;
 
 /// Largest values of data of 10 and 12 bits.
@@ -11,7 +11,7 @@ const FEWER_BITS: [f32; 2] = [1023.0, 4095.0];
 /// The warnings of a plan.
 pub(super) fn warnings(plan: &Plan) -> Result<Vec<String>> {
     let name = plan.file.as_ref().map_or("the observation".into(), |file| file.display().to_string());
-    let mut warnings: Vec<String> = plan.picture.warnings.iter().map(|text| format!("{name}: {text}")).collect();
+    let mut warnings: Vec<String> = of_reading(&plan.picture).map(|text| format!("{name}: {text}")).collect();
     warnings.extend_from_slice(plan.restore.measurement().warnings());
     warnings.extend(bits(plan)?.map(|text| format!("{name}: {text}")));
     if let Some([least, most]) = plan.restore().measurement().beyond_range()? {
@@ -39,6 +39,15 @@ pub(super) fn warnings(plan: &Plan) -> Result<Vec<String>> {
         }
     }
     Ok(warnings)
+}
+
+/// What was unusual about the file of an observation, and what can be done about it.
+pub(super) fn of_reading(picture: &Picture) -> impl Iterator<Item = String> {
+    let first = first_of(picture.pages);
+    picture.warnings.iter().map(move |text| match *text == first {
+        true => format!("{text}; --page N takes another"),
+        false => text.clone(),
+    })
 }
 
 /// Whether 16 bits seem to hold fewer.

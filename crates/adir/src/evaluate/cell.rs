@@ -5,7 +5,7 @@ use std::path::Path;
 
 use crate::adapt::HeldOut;
 use crate::engine::write_json;
-use crate::metric::{Case, Metric};
+use crate::metric::{Case, Metric, Needs};
 use crate::tensor::Tensor;
 use crate::{Error, Result};
 use serde::{Deserialize, Serialize};
@@ -60,21 +60,31 @@ pub fn measure(
     x: &Tensor<4>,
     y: &Tensor<4>,
 ) -> Result<BTreeMap<String, Measurement>> {
-    let (operator, y) = task.judged(x, y)?;
-    let case = |restored| {
-        let case = Case::new(restored).with_truth(x).with_observation(operator.as_ref(), &y);
-        case.with_border(task.factor().unwrap_or(0))
+    let compared = task.measured(x, y)?;
+    let (operator, y) = match &compared {
+        None => (task.operator(x)?, y.clone()),
+        Some(compared) => compared.judged()?,
+    };
+    let value = |metric: &dyn Metric, restored: &Tensor<4>| match (metric.needs(), &compared) {
+        // What is compared with the observation is what A acts on, which may be light.
+        (Needs::Observation, Some(compared)) => {
+            metric.value(&Case::new(&compared.compared(restored)?).with_observation(operator.as_ref(), &y))
+        }
+        _ => {
+            let case = Case::new(restored).with_truth(x).with_observation(operator.as_ref(), &y);
+            metric.value(&case.with_border(task.factor().unwrap_or(0)))
+        }
     };
     let mut measured = BTreeMap::new();
     for metric in metrics {
         let mut found = Measurement::default();
         if metric.over().samples() {
-            let values = made.samples.iter().map(|sample| metric.value(&case(sample)));
+            let values = made.samples.iter().map(|sample| value(metric.as_ref(), sample));
             let values: Option<Vec<f64>> = values.collect::<Result<_>>()?;
             found.one = values.map(|values| values.iter().sum::<f64>() / values.len() as f64);
         }
         if metric.over().mean() {
-            found.mean = metric.value(&case(&made.mean))?;
+            found.mean = value(metric.as_ref(), &made.mean)?;
         }
         measured.insert(metric.name().to_owned(), found);
     }

@@ -35,7 +35,7 @@ pub(super) fn made_from(
     metrics: &[Box<dyn Metric>],
     method: Value,
 ) -> Result<Value> {
-    let metrics: Vec<&str> = metrics.iter().map(|metric| metric.name()).collect();
+    let metrics: Vec<String> = metrics.iter().map(|metric| metric.identity()).collect();
     Ok(json!({
         "behaviour": BEHAVIOUR, "image": image, "shape": shape.to_string(), "task": task.text,
         "degradation": to_value(&task.degradation)?, "sigma": task.sigma.0, "noise": noise, "metrics": metrics,

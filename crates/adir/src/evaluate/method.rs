@@ -12,7 +12,7 @@ use crate::io::hash::hash_file;
 use crate::io::image::{Picture, WriteOptions, write_image};
 use crate::metric::Metric;
 use crate::noise::{Noise, Stream};
-use crate::operator::{Degradation, ImageShape, bicubic_upsample, wiener};
+use crate::operator::{Degradation, ImageShape, bicubic_upsample};
 use crate::task::{Method as Solver, Preset, Task};
 use crate::tensor::Tensor;
 use crate::{Error, Result};
@@ -404,7 +404,7 @@ impl<'a> Bench<'a> {
                 return Ok(single(bicubic_upsample(y, *factor)?));
             }
             (Method::Wiener, _, Some(ratio)) => {
-                return Ok(single(wiener(task.operator(&truth.x)?.as_ref(), y, ratio)?));
+                return Ok(single(task.filtered(task.operator(&truth.x)?.as_ref(), y, ratio)?));
             }
             (Method::Observed, ..) => return Ok(single(y.clone())),
             _ => {}

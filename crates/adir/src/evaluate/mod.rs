@@ -29,6 +29,8 @@ pub struct Truth {
     pub content: ContentHash,
     /// The part that is used, `[1, 3, h, w]` in [-1, 1].
     pub x: Tensor<4>,
+    /// What of the file does not count: other pages, alpha.
+    pub notes: Vec<String>,
 }
 
 impl Truth {
@@ -39,7 +41,7 @@ impl Truth {
     /// As [`read_hashed`].
     pub fn read(path: &Path, name: &str, most: Option<usize>, unit: usize) -> Result<Option<Self>> {
         let (picture, content) = read_hashed(path, &Limits::default())?;
-        let x = picture.tensor;
+        let (notes, x) = (picture.notes_on_colours(), picture.tensor);
         let x = if x.dims()[1] == 1 { x.repeat_dim(1, 3) } else { x };
         let [_, _, h, w] = x.dims();
         let side = |s: usize| most.map_or(s, |most| s.min(most)) / unit * unit;
@@ -48,7 +50,7 @@ impl Truth {
             return Ok(None);
         }
         let x = x.narrow(2, (h - height) / 2, height).narrow(3, (w - width) / 2, width);
-        Ok(Some(Self { name: name.to_owned(), content, x }))
+        Ok(Some(Self { name: name.to_owned(), content, x, notes }))
     }
 
     /// The noise depends on image and seed alone: it is the same for all methods and tasks.

@@ -7,7 +7,7 @@ use crate::io::limits::Limits;
 use crate::metric::psnr_rgb;
 use crate::noise::{Noise, Stream};
 use crate::operator::{Boundary, Degradation, ImageShape, LinearOperator, Mask, wiener};
-use crate::problem::{Problem, Saturated};
+use crate::problem::{Measurement, Problem, Saturated};
 use crate::task::Task;
 use crate::tensor::{self, Tensor, from_f32};
 use crate::units::NoiseLevel;
@@ -33,12 +33,17 @@ pub struct EvalTask {
 impl FromStr for EvalTask {
     type Err = Error;
 
-    /// `TASK[:KERNEL][+SIGMA][+GAINg]`, the noise in grey levels of 0..255, and the gain of noise that grows with the signal.
+    /// `TASK[:KERNEL][+SIGMA][+GAINg][+light]`: the noise in grey levels of 0..255, the gain of noise that grows with the
+    /// signal, and whether it is light that is degraded, by the tone curve of sRGB.
     fn from_str(text: &str) -> Result<Self> {
         let mut parts = text.split('+');
         let what = parts.next().unwrap_or_default();
-        let (mut sigma, mut gain) = (None, None);
+        let (mut sigma, mut gain, mut linear_light) = (None, None, false);
         for part in parts {
+            if part == "light" && !linear_light {
+                linear_light = true;
+                continue;
+            }
             let (number, into) = match part.strip_suffix('g') {
                 Some(number) => (number, &mut gain),
                 None => (part, &mut sigma),
@@ -46,7 +51,7 @@ impl FromStr for EvalTask {
             let number = number.parse::<f64>().ok().filter(|v| (0.0..=1000.0).contains(v) && into.is_none());
             *into = Some(number.ok_or_else(|| {
                 Error::config(format!(
-                    "{text}: expected a noise level from 0 to 1000 after +, or a gain with the letter g, each once"
+                    "{text}: expected a noise level from 0 to 1000 after +, a gain with the letter g, or light, each once"
                 ))
             })?);
         }
@@ -55,7 +60,8 @@ impl FromStr for EvalTask {
         let task: Task = name.parse()?;
         let mut problem = Problem::new(task).sigma(sigma).boundary(Boundary::Circular);
         problem.kernel = kernel.map(Into::into);
-        problem.gain = gain;
+        (problem.gain, problem.linear_light) = (gain, linear_light);
+        problem.check_light()?;
         // Observations keep their full precision and range: nothing was cut off at white.
         problem.saturated = Some(Saturated::Keep);
         let limits = Limits::default();
@@ -69,6 +75,14 @@ impl FromStr for EvalTask {
 }
 
 impl EvalTask {
+    /// The same on light.
+    ///
+    /// # Errors
+    /// [`Error::Config`] for tasks that mix no pixels, to which light and encoded values are the same.
+    pub fn in_light(&self) -> Result<Self> {
+        if self.problem.linear_light { Ok(self.clone()) } else { format!("{}+light", self.text).parse() }
+    }
+
     /// The factor of a super-resolution.
     pub fn factor(&self) -> Option<usize> {
         match self.task {
@@ -111,27 +125,39 @@ impl EvalTask {
         self.degradation.build(shape, self.mask(shape)?.as_ref())
     }
 
-    /// y = A x + e, in full precision.
+    /// y = A x + e, in full precision; of light, y is encoded again before the noise comes.
     ///
     /// # Errors
     /// Those of the operator.
     pub fn observe(&self, x: &Tensor<4>, seed: u64) -> Result<Tensor<4>> {
-        observe(self.operator(x)?.as_ref(), x, self.sigma, self.problem.gain, seed)
+        let a = self.operator(x)?;
+        match self.problem.light() {
+            None => observe(a.as_ref(), x, self.sigma, self.problem.gain, seed),
+            Some(light) => Ok(with_noise(light.to_encoded(&a.apply(&light.to_light(x)?)?)?, self.sigma, seed)),
+        }
     }
 
-    /// A and y that results are compared with: with the weights of y where noise grows with the signal, see
-    /// [`crate::problem::Measurement::judged`].
+    /// By what results of the shape of x are compared with y, see [`Measurement::judged`] and [`Measurement::compared`].
+    /// `None` where it is A and y as they are.
     ///
     /// # Errors
     /// Those of the operator.
-    pub fn judged(&self, x: &Tensor<4>, y: &Tensor<4>) -> Result<(Arc<dyn LinearOperator>, Tensor<4>)> {
-        if self.problem.gain.is_none() {
-            return Ok((self.operator(x)?, y.clone()));
+    pub fn measured(&self, x: &Tensor<4>, y: &Tensor<4>) -> Result<Option<Measurement>> {
+        if self.problem.gain.is_none() && !self.problem.linear_light {
+            return Ok(None);
         }
         let shape = ImageShape::of_batch(x);
         let mut problem = self.problem.clone();
         problem.mask = self.mask(shape)?.map(Into::into);
-        problem.measure(y, NoiseLevel(0.0), shape.channels, &Limits::default())?.judged()
+        problem.measure(y, NoiseLevel(0.0), shape.channels, &Limits::default()).map(Some)
+    }
+
+    /// y through a Wiener filter of `a`, in light where that is what `a` acts on.
+    pub(super) fn filtered(&self, a: &dyn LinearOperator, y: &Tensor<4>, ratio: f64) -> Result<Tensor<4>> {
+        match self.problem.light() {
+            None => wiener(a, y, ratio),
+            Some(light) => light.to_encoded(&wiener(a, &light.to_light(y)?, ratio)?),
+        }
     }
 
     /// For a blur, the noise-to-signal ratio with which a Wiener filter has the best mean PSNR on these very images,
@@ -150,7 +176,7 @@ impl EvalTask {
             let ratio = 10f64.powf(f64::from(tenth) / 10.0);
             let mut sum = 0.0;
             for (a, y, x) in &observed {
-                sum += psnr_rgb(&wiener(a.as_ref(), y, ratio)?, x)?[0];
+                sum += psnr_rgb(&self.filtered(a.as_ref(), y, ratio)?, x)?[0];
             }
             if best.is_none_or(|(most, _)| sum > most) {
                 best = Some((sum, ratio));
@@ -225,6 +251,34 @@ mod tests {
         assert!(
             ["denoise+2+3", "sr4+1g+1g", "sr4+g", "sr4+-1", "denoise+2+0g"].iter().all(|text| noise(text).is_err())
         );
+        let light = |text: &str| text.parse::<EvalTask>().map(|task| task.problem.linear_light);
+        assert!(light("deblur:box:3+1+light").unwrap() && light("sr2+light").unwrap() && !light("sr2").unwrap());
+        for refused in ["denoise+25+light", "inpaint+light", "colourise+light", "sr2+light+light", "sr2+1.5g+light"] {
+            assert!(matches!(light(refused), Err(Error::Config(_))), "{refused}");
+        }
         assert_eq!((unit("denoise+25", 32), unit("sr3:box:3+2", 1), unit("inpaint", 0)), (32, 3, 1));
+    }
+
+    /// Of black and white in equal parts, half of the light is left, which is brighter than half of the encoded values; and
+    /// the truth agrees with what was seen of its light.
+    #[test]
+    fn light_is_degraded_as_light() {
+        let checks = (0..3 * 256).map(|i| if (i % 16 + i / 16) % 2 == 0 { -1.0 } else { 1.0 }).collect();
+        let x = from_f32(checks, [1, 3, 16, 16], &tensor::cpu());
+        let plain: EvalTask = "sr2".parse().unwrap();
+        let light = plain.in_light().unwrap();
+        assert_eq!((light.text.as_str(), light.in_light().unwrap().text.as_str()), ("sr2+light", "sr2+light"));
+        for (task, expected) in [(&plain, 0.0), (&light, 2.0 * 0.735_357 - 1.0)] {
+            let y = task.observe(&x, 0).unwrap();
+            // Within, where no border is mirrored.
+            let inside = |i: usize| (2..6).contains(&(i % 8)) && (2..6).contains(&(i / 8 % 8));
+            let off = |(i, v): (usize, f64)| inside(i) && (v - expected).abs() > 1e-3;
+            assert!(!tensor::to_f64(&y).unwrap().into_iter().enumerate().any(off), "{}", task.text);
+        }
+        let y = light.observe(&x, 0).unwrap();
+        assert!(plain.measured(&x, &y).unwrap().is_none());
+        let measured = light.measured(&x, &y).unwrap().unwrap();
+        let dark = measured.agreement(&(x.clone() * 0.9)).unwrap();
+        assert!(measured.agreement(&x).unwrap() > 80.0 && dark < 40.0, "{dark}");
     }
 }

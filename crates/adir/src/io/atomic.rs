@@ -43,6 +43,9 @@ fn refuse_overwrite(inputs: &[&Path], output: &Path, overwrite: bool) -> Result<
             "{output}: would replace an image of the input folder {folder}: choose another output"
         )));
     }
+    if output.is_dir() {
+        return Err(Error::config(format!("{} is a folder, expected a file name", output.display())));
+    }
     if !overwrite {
         return Err(Error::config(format!("{} already exists; use --overwrite to replace it", output.display())));
     }
@@ -101,6 +104,8 @@ mod tests {
         assert!(check_outputs(&[&input], &[&other], false).is_err());
         assert!(check_outputs(&[&input], &[&other], true).is_ok());
         assert!(check_outputs(&[&input], &[&folder.join("new.png")], false).is_ok());
+        let is_folder = check_outputs(&[&input], &[&folder.join("sub")], false).unwrap_err().to_string();
+        assert!(is_folder.ends_with("sub is a folder, expected a file name"), "{is_folder}");
         // An image of a folder that is read, but nothing else in it.
         let text = folder.join("notes.txt");
         fs::write(&text, b"z").unwrap();

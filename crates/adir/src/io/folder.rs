@@ -3,7 +3,10 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use super::atomic::check_writable;
+use super::codec::kinds::{kind_of_name, way_out};
 use super::image::ImageFormat;
+use super::tally::Tally;
 use crate::{Error, Result};
 
 /// Folders inside folders that are followed.
@@ -19,9 +22,19 @@ pub struct ImageFiles {
     /// Images that are left out because their names are not UTF-8, or hold a backslash, which is not a plain name on
     /// every system.
     pub odd_names: Vec<PathBuf>,
+    /// What looks like an image by its name and cannot be read: images of other formats, links that lead nowhere, pipes.
+    pub unread: Tally,
 }
 
 impl ImageFiles {
+    /// What to say of a folder without images.
+    pub fn no_images(&self) -> String {
+        match self.unread.is_empty() {
+            true => "contains no images".into(),
+            false => format!("contains no images that can be read: {}", self.unread.lines().join("; ")),
+        }
+    }
+
     /// What was left out: a line for each kind, with a count and the first of them.
     pub fn warnings(&self) -> Vec<String> {
         let counted = |count: usize, one: &str, many: &str| match count {
@@ -35,21 +48,46 @@ impl ImageFiles {
             let count = counted(self.odd_names.len(), "image", "images");
             format!("left out: {count}: {}: the name is not UTF-8 or holds a backslash", first.display())
         });
-        folders.into_iter().chain(names).collect()
+        let unread = self.unread.lines().into_iter().map(|line| format!("left out: {line}"));
+        folders.into_iter().chain(names).chain(unread).collect()
     }
 }
 
 /// The images in `folder` and in its folders, told by their endings. Links to files are followed, links to folders
 /// and names that start with a dot are not. A folder below that cannot be listed, or lies more than 64 folders deep, is
-/// left out, and so are images with odd names.
+/// left out, and so are images with odd names, of other formats, and what is no file.
 ///
 /// # Errors
-/// [`Error::Input`] if `folder` itself cannot be listed.
+/// As [`check_folder`], and [`Error::Input`] if `folder` itself cannot be listed.
 pub fn image_files(folder: &Path) -> Result<ImageFiles> {
+    check_folder(folder)?;
     let mut found = ImageFiles::default();
     list(folder, "", 0, &mut found)?;
     found.files.sort_unstable();
     Ok(found)
+}
+
+/// Refuses what is no folder, where one is read.
+///
+/// # Errors
+/// [`Error::Input`] if it is missing, or something else.
+pub fn check_folder(path: &Path) -> Result<()> {
+    match fs::metadata(path) {
+        Ok(found) if found.is_dir() => Ok(()),
+        Ok(_) => Err(Error::input(path, "is a file, expected a folder")),
+        Err(e) => Err(Error::input(path, format!("cannot be opened: {e}"))),
+    }
+}
+
+/// Refuses a place for results that is taken by something else than a folder, or cannot be made.
+///
+/// # Errors
+/// [`Error::Config`] if it is taken; as [`check_writable`].
+pub fn check_output_folder(path: &Path) -> Result<()> {
+    if fs::metadata(path).is_ok_and(|found| !found.is_dir()) {
+        return Err(Error::config(format!("{}: is a file, expected a folder for the results", path.display())));
+    }
+    Ok(check_writable(&path.join("x"))?)
 }
 
 /// Whether a path stays below its folder on every system: parts that are names, `/` between them.
@@ -91,19 +129,44 @@ fn list(folder: &Path, below: &str, depth: usize, found: &mut ImageFiles) -> Res
                 None => Err(Error::input(item.path(), "has a name that is not UTF-8 or holds a backslash")),
             };
             found.unlisted.extend(listed.err());
-        } else if is_image_name(Path::new(&name)) && (kind.is_file() || is_file_behind_link(&item.path())) {
-            match path {
-                Some(path) => found.files.push(path),
-                None => found.odd_names.push(item.path()),
+            continue;
+        }
+        match (fault(&item.path(), kind), path) {
+            (Some(Fault::NoImage), _) => {}
+            (Some(Fault::Unread(why)), path) => {
+                found.unread.add(why, path.unwrap_or_else(|| item.path().display().to_string()));
             }
+            (None, Some(path)) => found.files.push(path),
+            (None, None) => found.odd_names.push(item.path()),
         }
     }
     Ok(())
 }
 
-/// Whether a link leads to a file; one that cannot be followed is no image.
-fn is_file_behind_link(path: &Path) -> bool {
-    fs::metadata(path).is_ok_and(|metadata| metadata.is_file())
+/// Why something in a folder is not among its images.
+enum Fault {
+    /// It does not look like one.
+    NoImage,
+    /// It does.
+    Unread(String),
+}
+
+/// What keeps an entry of a folder, which is no folder itself, from being read as an image, if something does.
+fn fault(path: &Path, kind: fs::FileType) -> Option<Fault> {
+    let (image, other) = (is_image_name(path), kind_of_name(path));
+    if kind.is_symlink() && fs::metadata(path).is_ok_and(|target| target.is_dir()) {
+        return Some(Fault::Unread("is a link to a folder, which is not followed".into()));
+    }
+    if !image && other.is_none() {
+        return Some(Fault::NoImage);
+    }
+    let target = if kind.is_symlink() { fs::metadata(path).map(|target| target.file_type()) } else { Ok(kind) };
+    match (target, other) {
+        (Err(_), _) => Some(Fault::Unread("is a link that leads nowhere".into())),
+        (Ok(target), _) if !target.is_file() => Some(Fault::Unread("is a pipe, a socket or a device".into())),
+        (Ok(_), Some(kind)) if !image => Some(Fault::Unread(format!("is a {kind} file: {}", way_out(kind)))),
+        _ => None,
+    }
 }
 
 #[cfg(test)]
@@ -149,7 +212,6 @@ mod tests {
         fs::create_dir(name(b"\xff")).unwrap();
         fs::write(name(b"\xff/b.png"), "x").unwrap();
         fs::create_dir_all(f.join(["d"; MAX_DEPTH + 1].join("/"))).unwrap();
-        std::os::unix::fs::symlink("nowhere", f.join("link.png")).unwrap();
         std::os::unix::fs::symlink("a.png", f.join("good.png")).unwrap();
         let found = image_files(&f).unwrap();
         assert_eq!(found.files, ["a.png", "good.png"]);
@@ -157,6 +219,34 @@ mod tests {
         let warnings = found.warnings();
         assert_eq!(warnings.len(), 2, "a line a kind: {warnings:?}");
         assert!(warnings[0].contains("2 folders") && warnings[1].contains("2 images"), "{warnings:?}");
+        fs::remove_dir_all(f).unwrap();
+    }
+
+    /// What looks like an image and cannot be read is told, a line a kind; what does not is nobody's business.
+    #[cfg(unix)]
+    #[test]
+    fn what_is_left_out_is_told_by_its_kind() {
+        use std::os::unix::fs::symlink;
+        let f = folder("unread");
+        fs::create_dir_all(f.join("below")).unwrap();
+        for name in ["a.png", "1.bmp", "below/2.BMP", "3.gif", "4.heic", "5.cr2", "notes.txt", "a.png.json"] {
+            fs::write(f.join(name), "x").unwrap();
+        }
+        symlink("nowhere", f.join("gone.png")).unwrap();
+        symlink("nowhere", f.join("gone.txt")).unwrap();
+        symlink("1.bmp", f.join("link.bmp")).unwrap();
+        symlink("below", f.join("link")).unwrap();
+        let _pipe = std::os::unix::net::UnixListener::bind(f.join("pipe.tif")).unwrap();
+        let found = image_files(&f).unwrap();
+        assert_eq!(found.files, ["a.png"]);
+        let warnings = found.warnings();
+        assert_eq!(warnings.len(), 7, "{warnings:#?}");
+        assert!(warnings.iter().all(|line| line.starts_with("left out: ")), "{warnings:#?}");
+        for part in
+            ["3 files, the first: ", "3.gif: ", "4.heic: ", "5.cr2: ", "gone.png: ", "link: is a link", "pipe.tif: "]
+        {
+            assert_eq!(warnings.iter().filter(|line| line.contains(part)).count(), 1, "{part}: {warnings:#?}");
+        }
         fs::remove_dir_all(f).unwrap();
     }
 }

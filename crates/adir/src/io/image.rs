@@ -55,6 +55,8 @@ pub struct Picture {
     pub scale: Option<Scale>,
     /// The file's format.
     pub format: ImageFormat,
+    /// Pages, planes or frames of the file.
+    pub pages: usize,
     /// What was unusual about the file, for people: a missing end marker, pages that were not read.
     pub warnings: Vec<String>,
     /// Pixels that are written with the very floats that a file had.
@@ -73,6 +75,7 @@ impl Picture {
             bit_depth: BitDepth::Float,
             scale: None,
             format: ImageFormat::Tiff,
+            pages: 1,
             warnings: Vec::new(),
             exact: None,
         }
@@ -172,7 +175,7 @@ impl Default for WriteOptions {
 ///
 /// # Errors
 /// [`Error::Input`] if the file is missing, damaged, cut off or of another kind, if floats do not fit the range from
-/// black (0) to white (1), or if pixels were not observed; [`Error::Limits`] if it declares more than `limits` allow.
+/// black (0) to white (1), or if pixels were not observed; [`Error::TooLarge`] if it declares more than `limits` allow.
 pub fn read_image(path: &Path, limits: &Limits) -> Result<Picture> {
     read_image_as(path, &Reading::default(), limits)
 }
@@ -230,6 +233,11 @@ pub(super) fn orientation_of(decoded: &mut Decoded) -> Orientation {
     from_exif.unwrap_or(decoded.orientation)
 }
 
+/// The warning of a picture that is the first of several pages, none of which was asked for.
+pub(crate) fn first_of(pages: usize) -> String {
+    format!("page 1 of {pages} only")
+}
+
 /// The samples of a file as a tensor, turned upright.
 fn picture(path: &Path, format: ImageFormat, decoded: Decoded, reading: &Reading) -> Result<Picture> {
     let mut decoded = decoded;
@@ -283,7 +291,7 @@ fn picture(path: &Path, format: ImageFormat, decoded: Decoded, reading: &Reading
         *value = 2.0 * ((*value - black) / span) - 1.0;
     }
     if pages > 1 && reading.page.is_none() {
-        warnings.push(format!("page 1 of {pages} only; --page N takes another"));
+        warnings.push(first_of(pages));
     }
     let hidden = unobserved.iter().filter(|hidden| **hidden).count();
     let observed = match hidden {
@@ -296,7 +304,19 @@ fn picture(path: &Path, format: ImageFormat, decoded: Decoded, reading: &Reading
     let tensor = from_f32(values, [1, color, turned.height, turned.width], &cpu());
     let associated_alpha = raster.associated && alpha.is_some();
     let scale = Some(scale).filter(|scale| *scale != Scale { black: 0.0, white: own });
-    Ok(Picture { tensor, alpha, associated_alpha, observed, metadata, bit_depth, scale, format, warnings, exact: None })
+    Ok(Picture {
+        tensor,
+        alpha,
+        associated_alpha,
+        observed,
+        metadata,
+        bit_depth,
+        scale,
+        format,
+        pages,
+        warnings,
+        exact: None,
+    })
 }
 
 /// Opens, tells the format and decodes, without interpreting the samples.
@@ -308,16 +328,20 @@ fn unreadable(path: &Path, error: &std::io::Error) -> Error {
     Error::input(path, format!("cannot be read: {error}"))
 }
 
+/// Refuses what is no file that can be opened, before more is said of it.
+///
+/// # Errors
+/// [`Error::Input`].
+pub fn check_file(path: &Path) -> Result<()> {
+    super::open_regular(path).map(drop).map_err(|e| unreadable(path, &e))
+}
+
 /// Opens a file that is a regular one and not too large.
 fn open(path: &Path, limits: &Limits) -> Result<File> {
     let file = super::open_regular(path).map_err(|e| unreadable(path, &e))?;
     let metadata = file.metadata().map_err(|e| unreadable(path, &e))?;
-    if !metadata.is_file() {
-        return Err(Error::input(path, "is not a regular file"));
-    }
     if metadata.len() > limits.max_decoded_bytes {
-        let (found, most) = (metadata.len(), limits.max_decoded_bytes);
-        return Err(Error::Limits(format!("{}: {found} bytes, but at most {most} are allowed", path.display())));
+        return Err(limits.refused(path, "the file has", metadata.len()));
     }
     Ok(file)
 }

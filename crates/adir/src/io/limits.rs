@@ -32,7 +32,7 @@ impl Limits {
     /// Checks the width and height of the image at `path`, read or to be written; returns the number of bytes its pixels take.
     ///
     /// # Errors
-    /// [`Error::Limits`] for more than is allowed, [`Error::Input`] for an image without pixels.
+    /// [`Error::TooLarge`] for more than is allowed, [`Error::Input`] for an image without pixels.
     pub fn check(&self, path: &Path, (width, height): (u32, u32), bytes_per_pixel: u64) -> Result<usize> {
         if width == 0 || height == 0 {
             return Err(Error::input(path, format!("the image has {width}x{height} pixels")));
@@ -40,11 +40,16 @@ impl Limits {
         let bytes = u64::from(width).saturating_mul(u64::from(height)).saturating_mul(bytes_per_pixel);
         match usize::try_from(bytes) {
             Ok(size) if bytes <= self.max_decoded_bytes => Ok(size),
-            _ => Err(Error::Limits(format!(
-                "{}: {width}x{height} pixels take {bytes} bytes, but at most {} are allowed",
-                path.display(),
-                self.max_decoded_bytes
-            ))),
+            _ => Err(self.refused(path, &format!("{width}x{height} pixels take"), bytes)),
+        }
+    }
+
+    /// The refusal of `bytes` of a file, of which `what` says what they are.
+    pub fn refused(&self, path: &Path, what: &str, bytes: u64) -> Error {
+        Error::TooLarge {
+            path: path.to_owned(),
+            message: format!("{what} {bytes} bytes, but at most {} are allowed", self.max_decoded_bytes),
+            memory: bytes.saturating_mul(Self::MEMORY),
         }
     }
 }
@@ -59,8 +64,12 @@ mod tests {
         let check = |size, bytes| limits.check(Path::new("y.png"), size, bytes);
         assert_eq!(check((5, 7), 3).unwrap(), 105);
         assert_eq!(check((105, 1), 1).unwrap(), 105);
-        assert!(matches!(check((53, 2), 1), Err(Error::Limits(m)) if m.contains("53x2 pixels take 106 bytes")));
-        assert!(matches!(check((u32::MAX, u32::MAX), u64::MAX), Err(Error::Limits(_))));
+        let refused = check((53, 2), 1).unwrap_err();
+        assert!(refused.to_string().contains("53x2 pixels take 106 bytes"), "{refused}");
+        // As much as it says is enough.
+        let Error::TooLarge { memory, .. } = refused else { panic!("{refused}") };
+        assert!(Limits::within(memory).check(Path::new("y.png"), (53, 2), 1).is_ok());
+        assert!(matches!(check((u32::MAX, u32::MAX), u64::MAX), Err(Error::TooLarge { .. })));
         assert!(matches!(check((0, 7), 3), Err(Error::Input { .. })));
     }
 }

@@ -56,7 +56,11 @@ pub fn read_lines(path: &Path, most: u64) -> Result<Vec<String>> {
     }
     let whole = bytes.iter().rposition(|byte| *byte == b'\n').map_or(0, |end| end + 1);
     bytes.truncate(whole);
-    let text = String::from_utf8(bytes).map_err(|_| Error::input(path, "is no text in UTF-8"))?;
+    let text = String::from_utf8(bytes).map_err(|e| {
+        let before = &e.as_bytes()[..e.utf8_error().valid_up_to()];
+        let line = before.iter().filter(|byte| **byte == b'\n').count() + 1;
+        Error::input(path, format!("line {line} is no text in UTF-8"))
+    })?;
     Ok(text.lines().map(str::to_owned).collect())
 }
 

@@ -12,8 +12,10 @@
 
 pub use adir_weights::{hash, open_regular};
 
+mod alpha;
 pub mod atomic;
 mod codec;
+pub mod ending;
 pub(crate) mod exact;
 mod exif;
 mod fits_cards;
@@ -24,9 +26,11 @@ pub mod limits;
 pub mod lines;
 pub mod lossy;
 mod metadata;
+pub mod plain;
 mod raster;
 mod scale;
 pub mod side_inputs;
 pub mod sidecar;
+pub mod tally;
 mod turned;
 pub mod weights;

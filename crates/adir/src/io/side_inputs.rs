@@ -3,6 +3,7 @@
 use std::io::Read;
 use std::path::Path;
 
+use super::codec::kinds::{other_kind, way_out};
 use super::codec::{Decoded, ImageFormat, Raster, Samples};
 use super::image::{Reading, decode_file, read_marks};
 use super::limits::Limits;
@@ -12,6 +13,9 @@ use crate::{Error, Result};
 
 /// Largest kernel written as text or as a NumPy array, in bytes.
 const MAX_KERNEL_BYTES: u64 = 16 << 20;
+
+/// What is expected of a kernel's file.
+const KERNEL: &str = "a kernel is rows of numbers in a text, a NumPy array (.npy), or an image";
 
 /// Reads a mask image: white is unknown, to be filled in; black is known.
 ///
@@ -83,9 +87,11 @@ pub fn read_kernel_values(path: &Path, limits: &Limits) -> Result<Rows> {
         })?;
         return Ok(Rows { values, height, width });
     }
-    let text = String::from_utf8(start)
-        .map_err(|_| Error::input(path, "is neither an image nor a NumPy array nor text in UTF-8"))?;
-    read_rows(&text).map_err(|message| Error::input(path, message))
+    if let Some(kind) = other_kind(&start) {
+        return Err(Error::input(path, format!("is a {kind} file, which is no kernel: {}", way_out(kind))));
+    }
+    let text = String::from_utf8(start).map_err(|_| Error::input(path, format!("is not text in UTF-8; {KERNEL}")))?;
+    read_rows(&text).map_err(|message| Error::input(path, format!("{message}; {KERNEL}")))
 }
 
 /// The mean of each pixel's colour channels, black 0 to white 1.

@@ -24,7 +24,9 @@
 mod agreement;
 mod case;
 mod feature_angle;
+mod lpips;
 mod luma;
+mod musiq;
 mod niqe;
 mod pixels;
 mod psnr;
@@ -41,6 +43,8 @@ use std::fmt::Debug;
 pub use agreement::{Agreement, agreement};
 pub use case::{Case, Observed};
 pub use feature_angle::FeatureAngle;
+pub use lpips::Lpips;
+pub use musiq::Musiq;
 pub use niqe::{Niqe, niqe};
 pub use psnr_rgb::{PsnrRgb, psnr_rgb};
 pub use psnr_y::{PsnrY, psnr_y};
@@ -53,6 +57,11 @@ use crate::{Error, Result};
 pub trait Metric: Debug + Send + Sync {
     /// Its name in tables and files, as `psnr_rgb`: lower case, digits and underscores.
     fn name(&self) -> &str;
+
+    /// What tells its values from those of others: the name, and for a network from a file that file's SHA-256.
+    fn identity(&self) -> String {
+        self.name().to_owned()
+    }
 
     /// Range and source, in a line.
     fn describe(&self) -> &str;
@@ -71,6 +80,11 @@ pub trait Metric: Debug + Send + Sync {
     /// Digits behind the point that are worth printing in a table.
     fn digits(&self) -> usize {
         3
+    }
+
+    /// Bytes that it holds at most for a pixel of an image, with the images themselves.
+    fn bytes_per_pixel(&self) -> u64 {
+        200
     }
 
     /// What is reported of several samples (see the [module](self)).

@@ -42,6 +42,17 @@ pub(super) fn eight_bit(batch: &Tensor<4>, what: &str) -> Result<Vec<Vec<Plane>>
     Ok(values.chunks(shape.elements()).map(|image| image.chunks(shape.pixels()).map(plane).collect()).collect())
 }
 
+/// The one image of a batch as RGB in [-1, 1], of the 256 levels of 8 bit; grey is repeated.
+pub(super) fn rgb(batch: &Tensor<4>, what: &str) -> Result<Tensor<4>> {
+    let images = eight_bit(batch, what)?;
+    let [planes] = images.as_slice() else {
+        return Err(Error::config(format!("a metric takes one image at a time, found {}", images.len())));
+    };
+    let of_plane = |plane: usize| planes[plane % planes.len()].values.iter().map(|v| (v / 127.5 - 1.0) as f32);
+    let values = (0..3).flat_map(of_plane).collect();
+    Ok(tensor::from_f32(values, [1, 3, planes[0].height, planes[0].width], &tensor::cpu()))
+}
+
 /// Whether two batches can be compared.
 pub(super) fn check_same_shape(a: &Tensor<4>, b: &Tensor<4>) -> Result<()> {
     if a.dims() == b.dims() {

@@ -14,6 +14,8 @@ mod estimate_errors;
 pub mod guided_diffusion;
 mod image_mean;
 mod load;
+pub mod lpips;
+pub mod musiq;
 mod network;
 pub mod params;
 mod placing;

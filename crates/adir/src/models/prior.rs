@@ -170,7 +170,7 @@ impl Prior {
         let expected = header.net.layout().specs().iter().map(|s| (s.name.as_str(), s.shape.as_slice()));
         let report = KeyReport::compare(expected, &shapes_of(file));
         if !report.is_clean() {
-            return Err(Error::model(file.path(), format!("the weights do not fit the network:\n{report}")));
+            return Err(Error::model(file.path(), format!("the weights do not fit the network: {report}")));
         }
         let image_mean = file.metadata().get(ImageMean::KEY).map(|text| ImageMean::from_json(text)).transpose();
         let errors = file.metadata().get(EstimateErrors::KEY).map(|text| EstimateErrors::from_json(text)).transpose();

@@ -155,4 +155,77 @@ mod tests {
         assert_eq!(ask(&in_parallel), found);
         assert!(Tiled::new(&whole, Some(1)).is_err());
     }
+
+    /// A denoiser whose eps is one value for all of an image, the mean of x_t: another one in each tile.
+    struct Flat(DenoiserInfo);
+
+    struct FlatBack([usize; 4]);
+
+    /// The sum of all values, divided among as many as there are.
+    fn spread(x: &Tensor<4>) -> Tensor<4> {
+        let values = to_f64(x).unwrap();
+        let mean = values.iter().sum::<f64>() / values.len() as f64;
+        from_f64(vec![mean; values.len()], x.dims(), &cpu())
+    }
+
+    impl Pullback for FlatBack {
+        fn x_t(&self, cotangent: &Tensor<4>) -> Result<Tensor<4>> {
+            assert_eq!(cotangent.dims(), self.0);
+            Ok(spread(cotangent))
+        }
+    }
+
+    impl Denoiser for Flat {
+        fn info(&self) -> &DenoiserInfo {
+            &self.0
+        }
+
+        fn predict(&self, x_t: &Tensor<4>, _: Timestep, _: &Conditioning) -> Result<Prediction> {
+            Ok(Prediction { eps: spread(x_t), variance: None })
+        }
+
+        fn predict_back(
+            &self,
+            x_t: &Tensor<4>,
+            t: Timestep,
+            conditioning: &Conditioning,
+        ) -> Result<(Prediction, Box<dyn Pullback + '_>)> {
+            Ok((self.predict(x_t, t, conditioning)?, Box::new(FlatBack(x_t.dims()))))
+        }
+    }
+
+    /// Where tiles say different things, one turns into the other little by little, and nothing of a tile is seen near its
+    /// border. The way back is the transpose.
+    #[test]
+    fn tiles_that_differ_are_blended() {
+        let schedule = Schedule::new(BetaSchedule::Linear, 1000).unwrap();
+        let one = from_f64(vec![0.5; 3], [1, 3, 1, 1], &cpu());
+        let flat = Flat(GaussianDenoiser::new(schedule, one.clone(), one).info().clone());
+        let tiled = Tiled::new(&flat, Some(64)).unwrap();
+        // Three tiles of 64 along 160 pixels, which overlap by 16.
+        const LONG: usize = 160;
+        for dims in [[1, 3, 8, LONG], [1, 3, LONG, 8]] {
+            let along = |i: usize| if dims[3] == LONG { i % LONG } else { i / 8 % LONG };
+            let x_t = from_f64((0..3 * 8 * LONG).map(|i| along(i) as f64).collect(), dims, &cpu());
+            let (prediction, back) = tiled.predict_back(&x_t, Timestep(300), &Conditioning::None).unwrap();
+            let eps = to_f64(&prediction.eps).unwrap();
+            let mut line = vec![f64::NAN; LONG];
+            for (i, v) in eps.iter().enumerate() {
+                let known = std::mem::replace(&mut line[along(i)], *v);
+                assert!(known.is_nan() || (known - v).abs() < 1e-9, "across the tiles nothing changes");
+            }
+            // The means of columns 0 to 63, 48 to 111 and 96 to 159.
+            let of_tiles = [31.5, 79.5, 127.5];
+            for (columns, expected) in [(0..52, of_tiles[0]), (60..100, of_tiles[1]), (108..LONG, of_tiles[2])] {
+                assert!(line[columns].iter().all(|v| (v - expected).abs() < 1e-3), "{line:?}");
+            }
+            // 48 in 8 steps.
+            let most = line.windows(2).map(|pair| pair[1] - pair[0]).fold(0.0, f64::max);
+            assert!((4.0..9.0).contains(&most), "a step of {most}: {line:?}");
+            let cotangent = Noise::new(1, Stream::Sampling).normal_tensor(0, dims, &cpu(), DType::F64);
+            let dot = |a: &Tensor<4>, b: &Tensor<4>| to_f64(&(a.clone() * b.clone())).unwrap().iter().sum::<f64>();
+            let (there, back) = (dot(&prediction.eps, &cotangent), dot(&x_t, &back.x_t(&cotangent).unwrap()));
+            assert!((there - back).abs() < 1e-9 * there.abs(), "{there} {back}");
+        }
+    }
 }

@@ -65,7 +65,7 @@ pub fn read_rows(text: &str) -> Result<Rows, String> {
 fn finite(word: &str, line: &usize) -> Result<f64, String> {
     let value = word.parse::<f64>().ok().filter(|value| value.is_finite());
     value.ok_or_else(|| {
-        let (start, more) = word.char_indices().nth(100).map_or((word, ""), |(end, _)| (&word[..end], "..."));
+        let (start, more) = word.char_indices().nth(24).map_or((word, ""), |(end, _)| (&word[..end], "..."));
         format!("line {line}: {start:?}{more} is not a finite number")
     })
 }

@@ -193,6 +193,21 @@ mod tests {
         assert!(found[..30].iter().all(|v| *v < 0.2) && found.iter().all(|v| *v > 0.0), "{found:?}");
     }
 
+    /// The noise of light is that of the encoded value times the slope of the tone curve there.
+    #[test]
+    fn light_has_the_noise_of_its_tones() {
+        let light = Light::default();
+        let of =
+            |v: f64| tensor::to_f64(&light.to_light(&from_f64(vec![v], [1, 1, 1, 1], &cpu())).unwrap()).unwrap()[0];
+        for level in [5.0, 40.0, 128.0, 250.0] {
+            let v = level / 127.5 - 1.0;
+            let y = from_f64(vec![v; 36], [1, 1, 6, 6], &cpu());
+            let slope = (of(v + 1e-3) - of(v - 1e-3)) / 2e-3;
+            let found = variances_of_light(&y, None, &light, 2.0, NoiseLevel(0.0)).unwrap();
+            assert!(found.iter().all(|v| (v.sqrt() / (2.0 * slope) - 1.0).abs() < 0.02), "{level}: {found:?}");
+        }
+    }
+
     #[test]
     fn the_noise_of_the_sensor_is_found_beside_that_of_the_photons() {
         for (gain, sigma) in [(1.0, 8.0), (0.2, 2.0), (3.0, 0.0)] {

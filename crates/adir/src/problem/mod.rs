@@ -216,7 +216,7 @@ impl Problem {
     }
 
     /// Refuses linear light where it changes nothing or has no meaning yet.
-    fn check_light(&self) -> Result<()> {
+    pub(crate) fn check_light(&self) -> Result<()> {
         match (self.linear_light, self.task, self.boundary) {
             (false, ..) => Ok(()),
             (_, task @ (Task::Inpaint | Task::Denoise | Task::Colourise), _) => Err(Error::config(format!(

@@ -9,6 +9,7 @@
 //!
 //! The noise is taken for white and alike in all places. What is measured where: docs/results/noise.md.
 
+use adir_kernels::products_of_columns;
 use rayon::prelude::*;
 
 use crate::Result;
@@ -214,15 +215,9 @@ impl Patches {
         let parts: Vec<Vec<f64>> = chosen
             .par_chunks(4096)
             .map(|part| {
-                let mut sums = vec![0.0; size * size];
-                let mut centred = vec![0.0; size];
-                for i in part {
-                    centred.iter_mut().zip(patch(i)).zip(&mean).for_each(|((c, v), mean)| *c = v - mean);
-                    for (row, a) in sums.chunks_exact_mut(size).zip(&centred) {
-                        row.iter_mut().zip(&centred).for_each(|(sum, b)| *sum += a * b);
-                    }
-                }
-                sums
+                let mut centred = Vec::with_capacity(part.len() * size);
+                part.iter().for_each(|i| centred.extend(patch(i).iter().zip(&mean).map(|(v, mean)| v - mean)));
+                products_of_columns(&centred, size)
             })
             .collect();
         let mut covariance = vec![0.0; size * size];

@@ -89,9 +89,6 @@ impl KernelSource {
             Self::Text(text) => text,
         };
         let path = Path::new(text);
-        if path.is_dir() {
-            return Err(Error::input(path, "is a folder, expected a kernel"));
-        }
         if !path.exists() {
             return match text.parse() {
                 Err(_) if is_path(path) => Err(Error::input(path, "no such file")),

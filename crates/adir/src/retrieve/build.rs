@@ -19,6 +19,7 @@ use crate::io::folder::image_files;
 use crate::io::hash::{ContentHash, hash_file};
 use crate::io::image::read_image;
 use crate::io::limits::Limits;
+use crate::io::tally::Tally;
 use crate::{Error, Result};
 
 /// Outcome for one file.
@@ -52,6 +53,8 @@ pub struct Build<'a> {
     files: Vec<String>,
     /// What could not be looked at, in words.
     unseen: Vec<String>,
+    /// What of the embedded images does not count.
+    notes: Tally,
     /// Files that have been handled.
     done: usize,
     previous: Option<Index>,
@@ -112,6 +115,7 @@ impl<'a> Build<'a> {
             tiles,
             files: listing.files,
             unseen,
+            notes: Tally::default(),
             done: 0,
             previous,
             known,
@@ -129,6 +133,11 @@ impl<'a> Build<'a> {
     /// What of the folder could not be looked at: folders and names, a line for each kind.
     pub fn unseen(&self) -> &[String] {
         &self.unseen
+    }
+
+    /// What of the images embedded so far does not count, such as pages and transparency: a line for each kind.
+    pub fn notes(&self) -> Vec<String> {
+        self.notes.lines()
     }
 
     /// The index of what has been handled so far. It counts as complete only at the end of the iteration;
@@ -160,6 +169,7 @@ impl<'a> Build<'a> {
         for (path, result) in files.iter().zip(results) {
             let outcome = match result {
                 Ok(found) => {
+                    found.notes.into_iter().for_each(|note| self.notes.add(note, path));
                     for (entry, values) in found.entries {
                         self.vectors.push(&values);
                         self.entries.push(entry);
@@ -189,7 +199,7 @@ impl<'a> Build<'a> {
         let stored = |previous: &Index, ids: Range<usize>, of: &dyn Fn(&Entry) -> Entry| {
             let row = |id| previous.vectors.row(id, self.encoder.id().dimension);
             let entries = ids.map(|id| (of(&previous.entries()[id]), row(id))).collect();
-            Found { entries, outcome: BuildOutcome::Reused }
+            Found { entries, notes: Vec::new(), outcome: BuildOutcome::Reused }
         };
         if let (Some(previous), Some(ids)) = (&self.previous, self.unchanged(path, stat)) {
             return Ok(stored(previous, ids, &Entry::clone));
@@ -199,7 +209,8 @@ impl<'a> Build<'a> {
         if let (Some(previous), Some(ids)) = (&self.previous, self.known.get(&content)) {
             return Ok(stored(previous, ids.clone(), &|of| entry(of.tile)));
         }
-        let picture = read_image(&file, &self.limits)?.tensor;
+        let picture = read_image(&file, &self.limits)?;
+        let (notes, picture) = (picture.notes_on_colours(), picture.tensor);
         let [.., height, width] = picture.dims();
         let tiles = self.tiles.map(|side| side.tiles(height, width)).unwrap_or_default();
         let mut entries = Vec::with_capacity(tiles.len().max(1));
@@ -209,7 +220,7 @@ impl<'a> Build<'a> {
         for tile in tiles {
             entries.push((entry(Some(tile)), self.encoder.image(&tile.cut(&picture)?)?.values().to_vec()));
         }
-        Ok(Found { entries, outcome: BuildOutcome::Embedded })
+        Ok(Found { entries, notes, outcome: BuildOutcome::Embedded })
     }
 }
 
@@ -230,7 +241,7 @@ impl Stat {
     pub fn of_file(path: &Path) -> Result<Self> {
         let metadata = fs::metadata(path).map_err(|e| Error::input(path, format!("cannot be read: {e}")))?;
         if !metadata.is_file() {
-            return Err(Error::input(path, "is not a regular file"));
+            return Err(Error::input(path, "is no file any more"));
         }
         let since =
             |time: SystemTime| time.duration_since(UNIX_EPOCH).ok().and_then(|d| u64::try_from(d.as_nanos()).ok());
@@ -254,5 +265,6 @@ impl Iterator for Build<'_> {
 /// The entries of a file with their vectors.
 struct Found {
     entries: Vec<(Entry, Vec<f32>)>,
+    notes: Vec<String>,
     outcome: BuildOutcome,
 }

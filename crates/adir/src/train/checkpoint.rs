@@ -15,6 +15,9 @@ use crate::{Error, Result};
 /// Name prefixes of the last weights, their average and both moments.
 const KINDS: [&str; 4] = ["weights.", "average.", "moment1.", "moment2."];
 
+/// Name of the caller's text in the metadata.
+const NOTE: &str = "note";
+
 impl Trainer {
     /// Writes `model`, the average of the weights, in f16 as a model that `adir` loads, with `notes` in its metadata.
     ///
@@ -42,12 +45,13 @@ impl Trainer {
             }
         }
         let settings = serde_json::to_string(&self.config).map_err(|e| Error::config(format!("settings: {e}")))?;
-        let metadata = BTreeMap::from([
+        let mut metadata = BTreeMap::from([
             ("training".into(), settings),
             ("step".into(), self.step.to_string()),
             // As bits: a decimal number would have to be read back exactly.
             ("seconds".into(), self.seconds.to_bits().to_string()),
         ]);
+        metadata.extend(self.note.clone().map(|note| (NOTE.to_owned(), note)));
         save_tensors(path, &tensors, &metadata)
     }
 
@@ -80,6 +84,8 @@ impl Trainer {
         let moments = read_moments(file, &layout, [KINDS[2], KINDS[3]], &compute.device)?;
         let adam = Adam::resume(adam_config(&config), step, moments);
         let ema = Ema::new(read(KINDS[1])?, 0.0);
-        Self::from_state(config, read(KINDS[0])?, adam, ema, (step, seconds), compute)
+        let mut trainer = Self::from_state(config, read(KINDS[0])?, adam, ema, (step, seconds), compute)?;
+        trainer.note = file.metadata().get(NOTE).cloned();
+        Ok(trainer)
     }
 }

@@ -13,6 +13,7 @@ use crate::io::folder::image_files;
 use crate::io::hash::{ContentHash, Hasher};
 use crate::io::image::read_image;
 use crate::io::limits::Limits;
+use crate::io::tally::Tally;
 use crate::models::ImageMean;
 use crate::noise::{Noise, Stream};
 use crate::tensor::{self, Device, Tensor};
@@ -48,7 +49,8 @@ pub struct Collection {
     pub held_out: Photographs,
     /// Files that were left out, with the reason.
     pub skipped: Vec<Error>,
-    /// Folders and names that could not be looked at, in words: a line for each kind.
+    /// What does not count, in words, a line for each kind: folders and names that could not be looked at, pages,
+    /// transparency.
     pub unseen: Vec<String>,
     /// Files with the pixels of another one, which are left out.
     pub copies: usize,
@@ -84,7 +86,9 @@ impl Collection {
         mut report: impl FnMut(usize, usize) -> Result<()>,
     ) -> Result<Self> {
         let listing = image_files(folder)?;
-        let (unseen, files) = (listing.warnings(), listing.files);
+        let (mut unseen, listing_says) = (listing.warnings(), listing.no_images());
+        let files = listing.files;
+        let mut notes = Tally::default();
         let held_out = held_out(&files, tiles);
         let (mut seen, mut copies) = ([HashSet::new(), HashSet::new()], 0);
         let mut skipped = Vec::new();
@@ -94,9 +98,9 @@ impl Collection {
         let at_once = 8 * rayon::current_num_threads();
         for (batch, some) in files.chunks(at_once).enumerate() {
             report(batch * at_once, files.len())?;
-            let read = |file: &String| -> Result<(ContentHash, Vec<Candidate>)> {
+            let read = |file: &String| -> Result<(ContentHash, Vec<Candidate>, Vec<String>)> {
                 let path = folder.join(file);
-                let whole = read_rgb(&path, limits)?;
+                let (whole, notes) = read_rgb(&path, limits)?;
                 let (image, tiles) = (whole.hash(), cut(&whole, crop));
                 if tiles.is_empty() {
                     return Err(Error::input(path, format!("is smaller than a crop of {crop}x{crop}")));
@@ -107,12 +111,17 @@ impl Collection {
                     held_out: held_out.contains(file.as_str()),
                     tile,
                 };
-                Ok((image, tiles.into_iter().enumerate().map(candidate).collect()))
+                Ok((image, tiles.into_iter().enumerate().map(candidate).collect(), notes))
             };
             for (file, result) in some.iter().zip(some.par_iter().map(read).collect::<Vec<_>>()) {
                 match result {
-                    Ok((image, _)) if !seen[usize::from(held_out.contains(file.as_str()))].insert(image) => copies += 1,
-                    Ok((_, candidates)) => kept.extend(candidates.into_iter().filter(|c| c.hash & mask == 0)),
+                    Ok((image, ..)) if !seen[usize::from(held_out.contains(file.as_str()))].insert(image) => {
+                        copies += 1
+                    }
+                    Ok((_, candidates, said)) => {
+                        said.into_iter().for_each(|note| notes.add(note, file));
+                        kept.extend(candidates.into_iter().filter(|c| c.hash & mask == 0));
+                    }
                     Err(error) => skipped.push(error),
                 }
             }
@@ -122,15 +131,14 @@ impl Collection {
             }
         }
         report(files.len(), files.len())?;
+        unseen.extend(notes.lines());
         // A copy of what is held out is not trained on.
         let [trained_on, out] = &seen;
         copies += trained_on.intersection(out).count();
         kept.retain(|c| c.held_out || !out.contains(&c.image));
         let (out, training): (Vec<_>, Vec<_>) = kept.into_iter().partition(|c| c.held_out);
         if training.is_empty() && out.is_empty() {
-            let (usable, all) = (files.len() - skipped.len(), files.len());
-            let message = format!("only {usable} of {all} image files can be used within {bytes} bytes of memory");
-            return Err(Error::input(folder, message));
+            return Err(Error::input(folder, nothing_left(&listing_says, &skipped, files.len(), crop, bytes)));
         }
         let photographs =
             |some: Vec<Candidate>| Photographs { tiles: some.into_iter().map(|candidate| candidate.tile).collect() };
@@ -234,15 +242,32 @@ impl Tile {
     }
 }
 
-/// An image as 8-bit RGB: grey is repeated, alpha left out.
-fn read_rgb(path: &Path, limits: &Limits) -> Result<Tile> {
+/// What to say of a folder of `files` images none of which can be used: it has none, all are too small or damaged, or the
+/// memory holds none.
+fn nothing_left(no_images: &str, skipped: &[Error], files: usize, crop: usize, bytes: usize) -> String {
+    match skipped.last() {
+        _ if files == 0 => no_images.to_owned(),
+        Some(last) if skipped.len() == files => format!(
+            "holds {files} images, none of which can be used: they must be readable and have at least {crop}x{crop} pixels, \
+             the side of a crop. The last one: {last}"
+        ),
+        _ => format!(
+            "holds {} images that can be used, but {:.3} GB of memory are too few for one of them",
+            files - skipped.len(),
+            bytes as f64 / 1e9
+        ),
+    }
+}
+
+/// An image as 8-bit RGB, and what of it does not count: grey is repeated, alpha left out.
+fn read_rgb(path: &Path, limits: &Limits) -> Result<(Tile, Vec<String>)> {
     let picture = read_image(path, limits)?;
     let [_, channels, height, width] = picture.tensor.dims();
     let values = tensor::to_f32(&picture.tensor)?;
     let plane = height * width;
     let level = |v: f32| ((v + 1.0) * 127.5).round().clamp(0.0, 255.0) as u8;
     let pixels = (0..3 * plane).map(|i| level(values[i % 3 % channels * plane + i / 3])).collect();
-    Ok(Tile { height, width, pixels })
+    Ok((Tile { height, width, pixels }, picture.notes_on_colours()))
 }
 
 /// The image itself, or its tiles where it is larger than a tile; the last ones of a row or column overlap

@@ -40,6 +40,8 @@ pub struct Trainer {
     pub(super) step: u32,
     /// Time spent in steps.
     pub(super) seconds: f64,
+    /// What the caller wants to find in checkpoints.
+    pub(super) note: Option<String>,
     /// The network computes in it.
     dtype: DType,
     workers: Option<Workers>,
@@ -78,7 +80,7 @@ impl Trainer {
         let prior = Prior::from_config(config.network.clone(), params)?;
         let on_cpu = crate::tensor::is_cpu(&compute.device);
         let workers = if on_cpu && config.micro_batch < config.batch { Some(Workers::new()?) } else { None };
-        Ok(Self { config, prior, adam, ema, step, seconds, dtype: compute.dtype, workers })
+        Ok(Self { config, prior, adam, ema, step, seconds, note: None, dtype: compute.dtype, workers })
     }
 
     /// The settings.
@@ -95,6 +97,16 @@ impl Trainer {
         config.check()?;
         self.config = config;
         Ok(())
+    }
+
+    /// What the caller kept in the checkpoint, or will: a text of its own, [`Trainer::keep_note`].
+    pub fn note(&self) -> Option<&str> {
+        self.note.as_deref()
+    }
+
+    /// Keeps a text of the caller's in checkpoints.
+    pub fn keep_note(&mut self, text: impl Into<String>) {
+        self.note = Some(text.into());
     }
 
     /// Steps taken so far, in all runs.

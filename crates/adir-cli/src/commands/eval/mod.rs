@@ -7,7 +7,9 @@ use std::path::{Path, PathBuf};
 
 use adir::engine::{Event, Keep, Target};
 use adir::evaluate::{Bench, EvalConfig, EvalTask, Method, Truth};
-use adir::io::folder::image_files;
+use adir::io::ending::{Written, check_ending};
+use adir::io::folder::{check_output_folder, image_files};
+use adir::io::tally::Tally;
 use adir::metric::evaluation;
 use adir::task::Preset;
 use adir::{Error, Result};
@@ -35,10 +37,14 @@ pub struct EvalArgs {
     /// Folder for the results
     #[arg(short, long)]
     output: PathBuf,
-    /// Tasks, TASK[:KERNEL][+SIGMA][+GAINg]: for example sr4, deblur:box:5+10, denoise+25, denoise+2+1.5g (with a gain of 1.5,
-    /// see `adir restore --gain`), inpaint (a hole of a quarter of the sides)
+    /// Tasks, TASK[:KERNEL][+SIGMA][+GAINg][+light]: for example sr4, deblur:box:5+10, denoise+25, denoise+2+1.5g (with a gain
+    /// of 1.5, see `adir restore --gain`), deblur:box:5+1+light (see --linear-light), inpaint (a hole of a quarter of the sides)
     #[arg(long, value_delimiter = ',', default_value = "sr4,deblur:box:5+10")]
     tasks: Vec<EvalTask>,
+    /// Degrade and restore light, and not the encoded values: every task as with +light. The images have the tone curve of
+    /// sRGB
+    #[arg(long)]
+    linear_light: bool,
     /// Methods [default: every method whose inputs are given, except shared, auto and the solvers]
     ///
     /// observed: the observation itself; bicubic: interpolation; wiener: a Wiener filter tuned on these images; none: the
@@ -73,6 +79,9 @@ pub struct EvalArgs {
     /// All images, whole (but for what is cut as above)
     #[arg(long, conflicts_with_all = ["count", "crop"])]
     full: bool,
+    /// Further metrics, as of `adir compare`: psnr_y, or with the file of a network musiq=FILE, lpips=FILE
+    #[arg(long = "metric", value_name = "NAME[=FILE]")]
+    metrics: Vec<String>,
     /// Preset: fast or paper, as of `adir restore`
     #[arg(long, default_value = "fast", value_parser = preset())]
     preset: Preset,
@@ -99,8 +108,13 @@ pub struct EvalArgs {
 
 pub fn run(args: &EvalArgs, log: &Log) -> Result<u8> {
     let config = args.config();
+    let of_task = |task: &EvalTask| if args.linear_light { task.in_light() } else { Ok(task.clone()) };
+    let tasks = args.tasks.iter().map(of_task).collect::<Result<Vec<_>>>()?;
     let methods = args.methods(&config)?;
+    let further = crate::metrics::metrics(&args.metrics)?;
     args.check_effects(&methods)?;
+    check_ending(&args.output, Written::Folder)?;
+    check_output_folder(&args.output)?;
     args.check_output()?;
     let sets = args.sets.iter().map(|set| Ok((set, args.files(set, log)?))).collect::<Result<Vec<_>>>()?;
     let cells = args.output.join("cells");
@@ -115,7 +129,12 @@ pub fn run(args: &EvalArgs, log: &Log) -> Result<u8> {
     if header.info().channels != 3 {
         return Err(Error::config("eval needs a network for RGB images"));
     }
-    let metrics = evaluation()?;
+    let mut metrics = evaluation()?;
+    for metric in further {
+        if metrics.iter().all(|known| known.name() != metric.name()) {
+            metrics.push(metric);
+        }
+    }
     let mut report = Report::new(&metrics, args.show);
     let mut failed = BTreeSet::new();
     let watcher = log.watcher();
@@ -123,7 +142,7 @@ pub fn run(args: &EvalArgs, log: &Log) -> Result<u8> {
     for (set, files) in sets {
         let name = set.canonicalize().ok().and_then(|p| Some(p.file_name()?.to_string_lossy().into_owned()));
         let name = name.unwrap_or_else(|| set.display().to_string());
-        for task in &args.tasks {
+        for task in &tasks {
             let images = args.images(set, &files, task.unit(header.info().size_multiple), &mut failed, log)?;
             let suiting: Vec<Method> = methods.iter().copied().filter(|m| m.suits(task)).collect();
             for seed in 0..args.seeds {
@@ -238,10 +257,10 @@ impl EvalArgs {
     fn files(&self, set: &Path, log: &Log) -> Result<Vec<String>> {
         let listing = image_files(set)?;
         listing.warnings().iter().for_each(|message| log.warn(message));
-        let names = listing.files;
-        if names.is_empty() {
-            return Err(Error::input(set, "contains no images"));
+        if listing.files.is_empty() {
+            return Err(Error::input(set, listing.no_images()));
         }
+        let names = listing.files;
         if self.full {
             return Ok(names);
         }
@@ -260,20 +279,24 @@ impl EvalArgs {
         log: &Log,
     ) -> Result<Vec<Truth>> {
         let most = if self.full { None } else { Some(self.crop) };
-        let mut images = Vec::new();
+        let (mut images, mut notes) = (Vec::new(), Tally::default());
         for name in names {
             log.check()?;
             let path = set.join(name);
             match Truth::read(&path, name, most, unit) {
-                Ok(Some(truth)) => images.push(truth),
+                Ok(Some(truth)) => {
+                    truth.notes.iter().for_each(|note| notes.add(note, path.display()));
+                    images.push(truth);
+                }
                 Ok(None) => log.warn(&format!("left out: {}: a side is below {unit} pixels", path.display())),
-                Err(e @ (Error::Input { .. } | Error::Limits(_))) => {
+                Err(e @ (Error::Input { .. } | Error::TooLarge { .. } | Error::Limits(_))) => {
                     log.warn(&format!("left out: {e}"));
                     failed.insert(path);
                 }
                 Err(e) => return Err(e),
             }
         }
+        notes.lines().iter().for_each(|note| log.warn(note));
         if images.is_empty() {
             return Err(Error::input(set, "contains no image that can be read and is large enough"));
         }

@@ -4,7 +4,6 @@ use std::fmt;
 
 use crate::engine::latent::{LatentPlan, LatentRequest, LatentTask};
 use crate::engine::open::Engine;
-use crate::engine::outputs::Outputs;
 use crate::engine::plan::Plan;
 use crate::engine::request::Request;
 use crate::io::image::{Picture, Reading};
@@ -80,13 +79,6 @@ impl FilePlan {
         match self {
             Self::Pixels(plan) => plan.picture(),
             Self::Latents(plan) => plan.picture(),
-        }
-    }
-
-    pub(super) fn outputs(&self) -> Option<&Outputs> {
-        match self {
-            Self::Pixels(plan) => plan.outputs(),
-            Self::Latents(plan) => plan.outputs(),
         }
     }
 }

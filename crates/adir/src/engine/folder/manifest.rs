@@ -9,8 +9,9 @@ use super::shard::Shard;
 use crate::engine::outputs::Outputs;
 use crate::engine::record::Record;
 use crate::io::atomic;
-use crate::io::folder::is_plain;
+use crate::io::folder::{check_folder, is_plain};
 use crate::io::lines::{Lines, read_lines};
+use crate::io::plain;
 use crate::retrieve::ContentHash;
 use crate::{Error, Result};
 
@@ -96,20 +97,26 @@ pub(super) fn path_of(folder: &Path, shard: Shard) -> PathBuf {
 }
 
 impl Manifest {
-    /// What a file of lines says; `None` if it is no manifest.
-    fn read(path: &Path) -> Result<Option<Self>> {
-        let lines = read_lines(path, MOST_BYTES)?;
-        let Some(head) = lines.first().and_then(|line| serde_json::from_str::<ManifestHead>(line).ok()) else {
-            return Ok(None);
+    /// What the lines of a file say; `unread` gets the number of a line that says nothing, and why.
+    fn of(lines: &[String], mut unread: impl FnMut(usize, serde_json::Error) -> Result<()>) -> Result<Option<Self>> {
+        let Some(first) = lines.first() else { return Ok(None) };
+        let head = match serde_json::from_str::<ManifestHead>(first) {
+            Ok(head) => head,
+            Err(e) => return unread(1, e).map(|()| None),
         };
-        // What cannot be read is taken as not said: the records beside the results decide.
-        let entries = lines[1..].iter().filter_map(|line| serde_json::from_str::<ManifestEntry>(line).ok());
-        let plain = entries.filter(|entry| is_plain(&entry.output));
-        Ok(Some(Self { head, entries: plain.map(|entry| (entry.file.clone(), entry)).collect() }))
+        let mut entries = BTreeMap::new();
+        for (number, line) in (2..).zip(&lines[1..]) {
+            match serde_json::from_str::<ManifestEntry>(line) {
+                Ok(entry) if is_plain(&entry.output) => drop(entries.insert(entry.file.clone(), entry)),
+                Ok(_) => {}
+                Err(e) => unread(number, e)?,
+            }
+        }
+        Ok(Some(Self { head, entries }))
     }
 
-    /// All manifests of shards in a folder, sorted by their names.
-    fn all(folder: &Path) -> Result<Vec<Self>> {
+    /// The files of the manifests of shards in a folder, sorted by their names.
+    fn files(folder: &Path) -> Result<Vec<PathBuf>> {
         let listed = match std::fs::read_dir(folder) {
             Ok(listed) => listed,
             Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
@@ -117,14 +124,16 @@ impl Manifest {
         };
         let names = listed.filter_map(|item| item.ok()?.file_name().into_string().ok());
         let names: BTreeSet<String> = names.filter(|name| name.starts_with(START) && name.ends_with(END)).collect();
-        let read = names.iter().filter(|name| **name != merged_name()).map(|name| Self::read(&folder.join(name)));
-        read.filter_map(Result::transpose).collect()
+        Ok(names.into_iter().filter(|name| *name != merged_name()).map(|name| folder.join(name)).collect())
     }
 }
 
 /// Outputs below a folder that some run there has begun.
 pub(super) fn begun(folder: &Path) -> Result<BTreeSet<String>> {
-    let entries = Manifest::all(folder)?.into_iter().flat_map(|manifest| manifest.entries.into_values());
+    // What cannot be read is taken as not said: the records beside the results decide.
+    let read = |path: &PathBuf| Manifest::of(&read_lines(path, MOST_BYTES).ok()?, |_, _| Ok(())).ok()?;
+    let manifests: Vec<Manifest> = Manifest::files(folder)?.iter().filter_map(read).collect();
+    let entries = manifests.into_iter().flat_map(|manifest| manifest.entries.into_values());
     let begun = entries.filter(|entry| entry.state == FileState::Started);
     Ok(begun.map(|entry| entry.output).collect())
 }
@@ -134,7 +143,8 @@ pub(super) fn begun(folder: &Path) -> Result<BTreeSet<String>> {
 pub(super) struct Writer(Lines);
 
 fn line(value: &impl Serialize) -> Result<String> {
-    serde_json::to_string(value).map_err(|e| Error::config(format!("a manifest: {e}")))
+    let line = serde_json::to_string(value).map_err(|e| Error::config(format!("a manifest: {e}")))?;
+    Ok(plain::json(&line).into_owned())
 }
 
 impl Writer {
@@ -184,10 +194,18 @@ fn merged_name() -> String {
 /// # Errors
 /// [`Error::Input`] when the folder holds no manifest, or one cannot be read; [`Error::Io`] where the system refuses.
 pub fn merge(folder: &Path) -> Result<Merged> {
-    if !folder.is_dir() {
-        return Err(Error::input(folder, "is no folder"));
-    }
-    let manifests = Manifest::all(folder)?;
+    check_folder(folder)?;
+    let again = "run the restoration that wrote it again: it leaves finished files alone and writes the manifest anew";
+    let read = |path: &PathBuf| {
+        let damaged = |message: String| Error::input(path, format!("{message}; {again}"));
+        let lines = read_lines(path, MOST_BYTES).map_err(|e| match e {
+            Error::Input { message, .. } => damaged(message),
+            other => other,
+        })?;
+        Manifest::of(&lines, |line, e| Err(damaged(format!("line {line} is none of a manifest ({e})"))))
+    };
+    let manifests =
+        Manifest::files(folder)?.iter().map(read).filter_map(Result::transpose).collect::<Result<Vec<_>>>()?;
     let Some(first) = manifests.first() else {
         return Err(Error::input(folder, "holds no manifest of a folder's restoration (adir-manifest-1-of-1.jsonl)"));
     };

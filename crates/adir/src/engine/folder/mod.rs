@@ -9,6 +9,7 @@
 mod each;
 mod finished;
 mod groups;
+mod lock;
 mod manifest;
 mod names;
 mod run;
@@ -26,7 +27,8 @@ use super::outputs::Outputs;
 use super::request::OutputRequest;
 use crate::engine::request::Request;
 use crate::io::atomic::check_writable;
-use crate::io::folder::image_files;
+use crate::io::ending::{Written, check_ending};
+use crate::io::folder::{check_folder, check_output_folder, image_files};
 use crate::io::image::{ImageFormat, read_hashed_as};
 use crate::operator::Boundary;
 use crate::retrieve::ContentHash;
@@ -224,10 +226,9 @@ impl Engine {
     /// The images of the folder, and what could not be listed.
     fn list(&self, request: &FolderRequest, watch: &Watch<'_>) -> Result<(Vec<String>, Vec<FileFault>)> {
         let FolderRequest { scans, output, .. } = request;
-        if output.exists() && !output.is_dir() {
-            let message = "is a file: the results of a folder need a folder";
-            return Err(Error::config(format!("{}: {message}", output.display())));
-        }
+        check_ending(output, Written::Folder)?;
+        check_output_folder(output)?;
+        check_folder(scans)?;
         let root = scans.canonicalize().map_err(|e| Error::input(scans, format!("cannot be opened: {e}")))?;
         let results = output.canonicalize().ok();
         if let Some(results) = &results
@@ -241,13 +242,14 @@ impl Engine {
         for message in listing.warnings() {
             warn(watch, message)?;
         }
+        let no_images = listing.no_images();
         let mut files = listing.files;
         // Results within the folder are no observations.
         if let Some(below) = results.as_ref().and_then(|results| results.strip_prefix(&root).ok()) {
             files.retain(|file| !Path::new(file).starts_with(below));
         }
         if files.is_empty() && listing.odd_names.is_empty() {
-            return Err(Error::input(scans, "contains no images"));
+            return Err(Error::input(scans, no_images));
         }
         let shown = |path: &Path| path.strip_prefix(scans).unwrap_or(path).to_string_lossy().into_owned();
         let folders = listing.unlisted.into_iter().map(|error| match &error {

@@ -2,16 +2,20 @@
 
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
-use std::time::Instant;
+use std::sync::mpsc;
+use std::time::{Duration, Instant};
 
 use serde::Serialize;
 
+use super::lock::Lock;
 use super::manifest::{FileState, ManifestEntry, ManifestHead, Writer};
 use super::{Asked, Each, FileFault, FilePlan, FolderPlan, ToDo};
 use crate::engine::event::{Event, Watch, report};
+use crate::engine::latent::{LatentPlan, LatentRestored};
 use crate::engine::open::Engine;
 use crate::engine::plan::Plan;
 use crate::engine::record::Decibel;
+use crate::engine::run::Restored;
 use crate::retrieve::ContentHash;
 use crate::{Error, Result};
 
@@ -61,17 +65,101 @@ fn concerns_all(error: &Error) -> bool {
     }
 }
 
+/// Results that wait to be written, at most.
+const BEHIND: usize = 4;
+/// Values of the samples of a small file, at most: what is planned and written beside it is small beside its sampling, too.
+const SMALL: usize = 3 * 256 * 256;
+
+/// Whether the next file is planned, and this one written, while others are sampled. Adaptations depend on each other.
+fn is_small(single: &FilePlan) -> bool {
+    let FilePlan::Pixels(single) = single else { return false };
+    let canvas = single.restore.canvas();
+    single.adapt.is_none() && single.request.sampling.samples * canvas.pixels() * canvas.channels <= SMALL
+}
+
+/// A file before it is sampled.
+enum Prepared {
+    Plan(FilePlan),
+    /// Another process has restored it.
+    Finished(ManifestEntry),
+}
+
+/// What became of it then.
+enum Made {
+    Restored(Box<Restored>),
+    Upscaled(Box<(LatentRestored, LatentPlan)>),
+    Finished(ManifestEntry),
+}
+
+/// A file to be written.
+struct Job {
+    /// Its place in the order of the run.
+    number: usize,
+    made: Result<Made>,
+    /// The time that it took so far.
+    spent: Duration,
+}
+
+/// What became of the files so far, in the order of the run.
+struct Tally<'a> {
+    plan: &'a FolderPlan,
+    order: &'a [&'a ToDo],
+    started: Instant,
+    ended: usize,
+    done: FolderDone,
+    watch: &'a Watch<'a>,
+}
+
+impl Tally<'_> {
+    fn path(&self, number: usize) -> String {
+        self.plan.files[self.order[number].k].clone()
+    }
+
+    /// The time that the files from `number` on will take, by that of those that have ended.
+    fn left_from(&self, number: usize) -> Option<f64> {
+        let each = || self.started.elapsed().as_secs_f64() / self.ended as f64;
+        (self.ended > 0).then(|| each() * (self.order.len() - number) as f64)
+    }
+
+    fn begin(&self, number: usize) -> Result<()> {
+        let (total, seconds_left) = (self.order.len(), self.left_from(number));
+        report(self.watch, &Event::File { number: number + 1, total, path: self.path(number), seconds_left })
+    }
+
+    /// Takes the outcome of the next file.
+    fn take(&mut self, outcome: FileOutcome) -> Result<()> {
+        let path = self.path(self.ended);
+        self.ended += 1;
+        match &outcome {
+            FileOutcome::Restored { .. } => self.done.restored += 1,
+            FileOutcome::Finished => self.done.finished += 1,
+            FileOutcome::Failed { error } => self.done.failed.push((path.clone(), error.clone())),
+        }
+        let (done, total) = (self.ended, self.order.len());
+        let seconds_left = self.left_from(done).unwrap_or_default();
+        report(self.watch, &Event::FileDone { done, total, path, outcome, seconds_left })
+    }
+}
+
+/// A thread of the run is gone, which only a panic explains.
+fn ended() -> Error {
+    Error::Backend("a thread of the run has ended".into())
+}
+
 impl Engine {
     /// Restores what a plan has left to do. A file that cannot be restored stops nothing. What is done is done for good:
     /// after an interruption, a new plan of the same request goes on with the next file, and a training that was
-    /// interrupted from its last state in the cache.
+    /// interrupted from its last state in the cache. While a small file is sampled, the next one is planned and the one
+    /// before is written.
     ///
     /// # Errors
-    /// [`Error::Interrupted`] when the watcher breaks; errors that would meet every file: [`Error::Model`],
-    /// [`Error::Backend`], and [`Error::Io`] for a disk that is full; as [`Engine::gallery`].
+    /// [`Error::Config`] while another run restores the same shard there; [`Error::Interrupted`] when the watcher breaks;
+    /// errors that would meet every file: [`Error::Model`], [`Error::Backend`], and [`Error::Io`] for a disk that is full;
+    /// as [`Engine::gallery`].
     pub fn run_folder(&self, plan: &FolderPlan, watch: &Watch<'_>) -> Result<FolderDone> {
         let request = &plan.request;
-        let mut manifest = Writer::begin(&request.output, &head(plan), &entries(plan))?;
+        let _lock = Lock::take(&request.output, request.shard)?;
+        let manifest = Writer::begin(&request.output, &head(plan), &entries(plan))?;
         let mut done = FolderDone { finished: plan.finished.len(), ..FolderDone::default() };
         done.failed.extend(plan.unlisted.iter().map(|fault| (fault.file.clone(), fault.error.to_string())));
         if plan.to_do.is_empty() {
@@ -94,74 +182,147 @@ impl Engine {
         // Those that share an adapter follow one another.
         order.sort_by_key(|to_do| (shared.get(&to_do.k).map_or(to_do.k, |shared| shared.group), to_do.k));
         let asked = Asked::new(self, &request.each, watch)?;
-        let (total, mut spent) = (order.len(), 0.0);
-        for (number, to_do) in (0..).zip(order) {
-            let path = plan.files[to_do.k].clone();
-            let left = |done: usize| (done > 0).then(|| spent / done as f64 * (total - number) as f64);
-            let seconds_left = left(number);
-            report(watch, &Event::File { number: number + 1, total, path: path.clone(), seconds_left })?;
+        let mut tally = Tally { plan, order: &order, started: Instant::now(), ended: 0, done, watch };
+        let prepare = |number: usize| {
             let started = Instant::now();
-            let images = shared.get(&to_do.k).map_or(&[][..], |shared| &shared.images);
-            let outcome = match self.restore_file(plan, to_do, images, &asked, &mut manifest, watch) {
-                Ok(outcome) => outcome,
-                Err(e) if concerns_all(&e) => return Err(e),
-                Err(e) => {
-                    let error = e.to_string();
-                    let state = FileState::Failed { error: error.clone() };
-                    manifest.push(&entry(plan, to_do.k, &plan.names.outputs[to_do.k], state))?;
-                    FileOutcome::Failed { error }
+            let images = shared.get(&order[number].k).map_or(&[][..], |shared| &shared.images);
+            (self.prepare(plan, order[number], images, &asked), started.elapsed())
+        };
+        let write = |job: Job, manifest: &mut Writer| self.write(plan, order[job.number], job, &asked, manifest);
+        std::thread::scope(|scope| {
+            let (ask, wanted) = mpsc::channel::<usize>();
+            let (answer, prepared) = mpsc::channel();
+            let (jobs, to_write) = mpsc::sync_channel::<Job>(BEHIND);
+            let (tell, told) = mpsc::channel();
+            scope.spawn(move || wanted.into_iter().try_for_each(|number| answer.send(prepare(number))));
+            scope.spawn(move || {
+                let mut manifest = manifest;
+                for job in to_write {
+                    let outcome = write(job, &mut manifest);
+                    // After an error that concerns all files, nothing more is written.
+                    if outcome.is_err() | tell.send(outcome).is_err() {
+                        break;
+                    }
+                }
+            });
+            let ahead = |number: usize| {
+                if number < order.len() {
+                    // A thread that is gone is noticed where its answer is missed.
+                    let _ = ask.send(number);
                 }
             };
-            spent += started.elapsed().as_secs_f64();
-            match &outcome {
-                FileOutcome::Restored { .. } => done.restored += 1,
-                FileOutcome::Finished => done.finished += 1,
-                FileOutcome::Failed { error } => done.failed.push((path.clone(), error.clone())),
-            }
-            let seconds_left = spent / (number + 1) as f64 * (total - number - 1) as f64;
-            report(watch, &Event::FileDone { done: number + 1, total, path, outcome, seconds_left })?;
-        }
-        Ok(done)
+            ahead(0);
+            let sampled = (0..order.len()).try_for_each(|number| {
+                told.try_iter().try_for_each(|outcome| tally.take(outcome?))?;
+                tally.begin(number)?;
+                let (prepared, spent) = prepared.recv().map_err(|_| ended())?;
+                let is_small = matches!(&prepared, Ok(Prepared::Plan(single)) if is_small(single));
+                if is_small {
+                    ahead(number + 1);
+                }
+                let started = Instant::now();
+                let made = match prepared {
+                    Ok(Prepared::Plan(FilePlan::Pixels(single))) => {
+                        self.run(&single, watch).map(|restored| Made::Restored(restored.into()))
+                    }
+                    Ok(Prepared::Plan(FilePlan::Latents(single))) => {
+                        let upscaled = self.run_latent(&single, watch);
+                        upscaled.map(|restored| Made::Upscaled((restored, *single).into()))
+                    }
+                    Ok(Prepared::Finished(entry)) => Ok(Made::Finished(entry)),
+                    Err(e) => Err(e),
+                };
+                let made = match made {
+                    Err(e) if concerns_all(&e) => return Err(e),
+                    made => made,
+                };
+                let job = Job { number, made, spent: spent + started.elapsed() };
+                // Where it cannot be sent, the last outcome says why.
+                let sent = jobs.send(job).is_ok();
+                if !is_small || !sent {
+                    while tally.ended <= number {
+                        tally.take(told.recv().map_err(|_| ended())??)?;
+                    }
+                    ahead(number + 1);
+                }
+                Ok(())
+            });
+            drop((ask, jobs));
+            // What was sampled is written, whatever came then.
+            told.iter().map(|outcome| tally.take(outcome?)).fold(sampled, Result::and)
+        })?;
+        Ok(tally.done)
     }
 
-    fn restore_file(
+    /// Plans a file, unless another process has finished it since the plan was made.
+    fn prepare(&self, plan: &FolderPlan, to_do: &ToDo, images: &[PathBuf], asked: &Asked) -> Result<Prepared> {
+        if let Some(finished) = self.meanwhile(plan, to_do, asked)? {
+            return Ok(Prepared::Finished(finished));
+        }
+        let mut single = self.plan_file(plan, to_do)?;
+        if let FilePlan::Pixels(single) = &mut single {
+            single.share(images);
+        }
+        Ok(Prepared::Plan(single))
+    }
+
+    /// Writes what was made of a file, and says so in the manifest.
+    fn write(
         &self,
         plan: &FolderPlan,
         to_do: &ToDo,
-        images: &[PathBuf],
+        job: Job,
         asked: &Asked,
         manifest: &mut Writer,
-        watch: &Watch<'_>,
     ) -> Result<FileOutcome> {
-        let began = Instant::now();
+        let error = match job.made.and_then(|made| self.save(plan, to_do.k, made, job.spent, manifest)) {
+            Err(e) if !concerns_all(&e) => e.to_string(),
+            outcome => return outcome,
+        };
         if let Some(finished) = self.meanwhile(plan, to_do, asked)? {
+            // A run of other shards was faster.
             manifest.push(&finished)?;
             return Ok(FileOutcome::Finished);
         }
-        let single = self.plan_file(plan, to_do)?;
-        let output = single.outputs().map(|outputs| outputs.image.clone()).unwrap_or_default();
-        let name = output.strip_prefix(&plan.request.output).unwrap_or(&output).to_owned();
-        let mut started = || manifest.push(&entry(plan, to_do.k, &name, FileState::Started));
-        let (input_sha256, agreement_psnr) = match single {
-            FilePlan::Pixels(mut single) => {
-                single.share(images);
-                let mut restored = self.run(&single, watch)?;
-                started()?;
+        let state = FileState::Failed { error: error.clone() };
+        manifest.push(&entry(plan, to_do.k, &plan.names.outputs[to_do.k], state))?;
+        Ok(FileOutcome::Failed { error })
+    }
+
+    fn save(
+        &self,
+        plan: &FolderPlan,
+        k: usize,
+        made: Made,
+        spent: Duration,
+        manifest: &mut Writer,
+    ) -> Result<FileOutcome> {
+        let started = Instant::now();
+        let outputs = match &made {
+            Made::Restored(restored) => restored.outputs(),
+            Made::Upscaled(upscaled) => upscaled.1.outputs(),
+            Made::Finished(entry) => return manifest.push(entry).map(|()| FileOutcome::Finished),
+        };
+        let output = outputs.map(|outputs| outputs.image.clone()).unwrap_or_default();
+        let name = output.strip_prefix(&plan.request.output).unwrap_or(&output);
+        manifest.push(&entry(plan, k, name, FileState::Started))?;
+        let (input_sha256, agreement_psnr) = match made {
+            Made::Restored(mut restored) => {
                 restored.save(self)?;
                 (restored.record.input.sha256, restored.record.agreement_psnr)
             }
-            FilePlan::Latents(single) => {
-                let mut restored = self.run_latent(&single, watch)?;
-                started()?;
+            Made::Upscaled(upscaled) => {
+                let (mut restored, single) = *upscaled;
                 restored.save(self, &single)?;
                 let agreement = restored.record.agreement_psnr.unwrap_or(Decibel(f64::INFINITY));
                 (restored.record.input.sha256, agreement)
             }
+            Made::Finished(entry) => return manifest.push(&entry).map(|()| FileOutcome::Finished),
         };
-        manifest.push(&entry(plan, to_do.k, &name, FileState::Done { input_sha256 }))?;
+        manifest.push(&entry(plan, k, name, FileState::Done { input_sha256 }))?;
         Ok(FileOutcome::Restored {
             output: output.to_string_lossy().into_owned(),
-            seconds: began.elapsed().as_secs_f64(),
+            seconds: (spent + started.elapsed()).as_secs_f64(),
             agreement_psnr,
         })
     }

@@ -297,9 +297,6 @@ impl Engine {
 
 /// Refuses an adaptation that cannot be made.
 pub(super) fn check(adapt: &LatentAdapt, multiple: usize) -> Result<()> {
-    if !(adapt.gallery.is_dir() || adapt.gallery.is_file()) {
-        return Err(Error::input(&adapt.gallery, "is neither a folder nor an index"));
-    }
     if adapt.neighbours == 0 {
         return Err(Error::config("an adaptation to no images"));
     }

@@ -3,8 +3,7 @@
 use crate::Result;
 use crate::io::image::Picture;
 use crate::latent::pad_small;
-use crate::operator::bicubic_resize;
-use crate::tensor::{self, Tensor};
+use crate::tensor::Tensor;
 
 /// Three channels in [-1, 1], with sides that are multiples of `multiple`: the last column and row repeated.
 pub(super) fn prepared(picture: &Picture, multiple: usize) -> Tensor<4> {
@@ -22,16 +21,9 @@ pub(super) fn cropped(picture: &Picture, decoded: Tensor<4>, factor: usize) -> T
 
 /// `x` as a picture like `source`, `factor` times as large: with its metadata and alpha, as deep as it.
 pub(super) fn like(source: &Picture, x: Tensor<4>, factor: usize) -> Result<Picture> {
-    let ([_, _, h, w], [_, _, height, width]) = (source.tensor.dims(), x.dims());
-    let alpha = match &source.alpha {
-        Some(alpha) if factor > 1 => {
-            let plane = tensor::from_f32(alpha.clone(), [1, 1, h, w], &tensor::cpu());
-            let plane = bicubic_resize(&plane, height, width)?;
-            Some(tensor::to_f32(&plane)?.into_iter().map(|v| v.clamp(0.0, 1.0)).collect())
-        }
-        alpha => alpha.clone(),
-    };
+    let [_, _, height, width] = x.dims();
+    let alpha = source.alpha_for(height, width, factor as f64)?;
     let side = |pixels: usize| u32::try_from(pixels).unwrap_or(u32::MAX);
     let metadata = source.metadata.clone().resized([factor as f64; 2], (side(width), side(height)));
-    Ok(Picture { tensor: x, alpha, metadata, warnings: Vec::new(), ..source.clone() })
+    Ok(Picture { tensor: x, alpha, metadata, pages: 1, warnings: Vec::new(), ..source.clone() })
 }

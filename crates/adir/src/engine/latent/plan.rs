@@ -6,17 +6,20 @@ use std::sync::Arc;
 
 use super::super::open::Engine;
 use super::super::outputs::{Outputs, Stale};
-use super::super::plan::{check_alpha, named};
+use super::super::plan::{format_of, named};
+use super::super::warnings::of_reading;
 use super::adapt;
 use super::memory::estimate;
 use super::request::{LatentAdapt, LatentRequest, LatentTask, Region};
 use crate::compute::WeightPrecision;
 use crate::io::atomic::check_outputs;
+use crate::io::ending::{Written, check_ending};
 use crate::io::hash::ContentHash;
-use crate::io::image::{ImageFormat, Picture, read_hashed_as};
+use crate::io::image::{Picture, check_file, read_hashed_as};
 use crate::io::side_inputs::read_mask;
+use crate::io::weights::WeightFile;
 use crate::latent::Solver;
-use crate::models::stable_diffusion::{LatentFiles, Purpose};
+use crate::models::stable_diffusion::{LatentFiles, Purpose, check_lora};
 use crate::models::{check_tile, tiles_of};
 use crate::operator::ImageShape;
 use crate::problem::{Measurement, Problem};
@@ -60,7 +63,8 @@ impl Engine {
         request.check()?;
         let request = &resolved(&files, request)?;
         let outputs = request.output.as_ref().map(|output| Outputs::of_results(output, request.samples));
-        let format = request.output.as_ref().map(|output| ImageFormat::from_path(&output.path)).transpose()?;
+        check_file(&request.input)?;
+        let format = request.output.as_ref().map(|output| format_of(&output.path)).transpose()?;
         let files = files.keeping(request.weights);
         self.check_weights(request.weights)?;
         let mut read = vec![request.input.clone()];
@@ -68,12 +72,17 @@ impl Engine {
         if let LatentTask::Edit { region: Region::Mask(mask) } = &request.task {
             read.push(mask.clone());
         }
-        read.extend(request.lora.clone());
+        if let Some(lora) = &request.lora {
+            check_lora(files.unet(), &WeightFile::open(lora)?)?;
+            read.push(lora.clone());
+        }
         if let Some(adapt) = &request.adapt {
             read.push(adapt.gallery.clone());
+            self.check_gallery(&adapt.gallery, None, adapt.by_text.then_some(request.prompt.as_str()))?;
             adapt::check(adapt, files.autoencoder().config().factor() * files.unet().config().size_multiple())?;
             if let Some(path) = &adapt.save {
                 let overwrite = request.output.as_ref().is_some_and(|output| output.overwrite);
+                check_ending(path, Written::Weights)?;
                 let inputs: Vec<&Path> = read.iter().map(PathBuf::as_path).collect();
                 check_outputs(&inputs, &[path], overwrite)?;
             }
@@ -85,9 +94,7 @@ impl Engine {
         request.sampling.check(files.facts())?;
         let (picture, content) = read_hashed_as(&request.input, &request.reading, &self.limits)?;
         let picture = Arc::new(picture.whole(&request.input)?);
-        if let (Some(output), Some(format)) = (&request.output, format) {
-            check_alpha(&output.path, &picture, format)?;
-        }
+        request.output.as_ref().map_or(Ok(()), |output| picture.check_alpha(&output.path))?;
         let hole = match &request.task {
             LatentTask::Edit { region } => Some(self.hole(region, request, &picture)?),
             LatentTask::Upscale { .. } => None,
@@ -260,7 +267,10 @@ impl LatentPlan {
 
     /// What was assumed and may be wrong.
     pub fn warnings(&self) -> Vec<String> {
-        let mut warnings = self.picture.warnings.clone();
+        let mut warnings: Vec<String> = match &self.request.task {
+            LatentTask::Upscale { .. } => of_reading(&self.picture).collect(),
+            LatentTask::Edit { .. } => self.picture.warnings.clone(),
+        };
         if self.picture.tensor.dims()[1] == 1 {
             warnings
                 .push("the image is grey: the network sees three equal channels, and the result is made grey".into());

@@ -9,15 +9,57 @@ const RAW_EXTENSIONS: [&str; 33] = [
     "dcs",
 ];
 
+/// What camera raw files are called.
+const RAW: &str = "camera raw";
+
 /// What to do with a camera raw file.
 pub const DEVELOP: &str = "is a camera raw file, which is not read (nor is the preview in it): develop it first, for \
                            example to a 16-bit TIFF with darktable, RawTherapee or dcraw -6 -T";
 
+/// Extensions of other images, with what [`other_kind`] calls them.
+const OTHER_EXTENSIONS: [(&str, &str); 23] = [
+    ("bmp", "BMP"),
+    ("dib", "BMP"),
+    ("gif", "GIF"),
+    ("heic", "HEIF"),
+    ("heif", "HEIF"),
+    ("avif", "AVIF"),
+    ("jxl", "JPEG XL"),
+    ("jp2", "JPEG 2000"),
+    ("j2k", "JPEG 2000"),
+    ("jpf", "JPEG 2000"),
+    ("psd", "Photoshop"),
+    ("psb", "Photoshop"),
+    ("hdr", "Radiance HDR"),
+    ("pgm", "Netpbm"),
+    ("ppm", "Netpbm"),
+    ("pbm", "Netpbm"),
+    ("pnm", "Netpbm"),
+    ("pfm", "Netpbm"),
+    ("dcm", "DICOM"),
+    ("tga", "Targa"),
+    ("ico", "Windows icon"),
+    ("xcf", "GIMP"),
+    ("svg", "SVG"),
+];
+
+/// The extension of a name in small letters.
+fn extension(path: &Path) -> String {
+    path.extension().and_then(|e| e.to_str()).unwrap_or_default().to_ascii_lowercase()
+}
+
+/// What a file is by its name that is an image which cannot be read.
+pub fn kind_of_name(path: &Path) -> Option<&'static str> {
+    let extension = extension(path);
+    if RAW_EXTENSIONS.contains(&extension.as_str()) {
+        return Some(RAW);
+    }
+    OTHER_EXTENSIONS.iter().find(|(end, _)| *end == extension).map(|(_, kind)| *kind)
+}
+
 /// Whether first bytes or the name are those of a camera raw file.
 pub fn is_raw(path: &Path, start: &[u8]) -> bool {
-    let extension = path.extension().and_then(|e| e.to_str()).unwrap_or_default().to_ascii_lowercase();
-    let named = RAW_EXTENSIONS.contains(&extension.as_str());
-    named
+    RAW_EXTENSIONS.contains(&extension(path).as_str())
         || matches!(
             start,
             [b'I', b'I', 42, 0, _, _, _, _, b'C', b'R', ..]
@@ -58,6 +100,7 @@ pub fn way_out(kind: &str) -> &'static str {
         "AVIF" => "convert it first, for example with avifdec x.avif x.png",
         "HEIF" => "convert it first, for example with heif-convert x.heic x.png",
         "gzip" => "unpack it first with gunzip",
+        RAW => "develop it first, for example to a 16-bit TIFF with darktable or RawTherapee",
         _ => "convert it first",
     }
 }
@@ -65,6 +108,13 @@ pub fn way_out(kind: &str) -> &'static str {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn other_images_are_known_by_their_names() {
+        let kind = |name: &str| kind_of_name(Path::new(name));
+        assert_eq!([kind("a.BMP"), kind("b.x.heic"), kind("c.NEF")], [Some("BMP"), Some("HEIF"), Some(RAW)]);
+        assert_eq!([kind("a.png"), kind("bmp"), kind("notes.txt")], [None; 3]);
+    }
 
     #[test]
     fn camera_raw_is_known_by_name_and_by_content() {

@@ -311,8 +311,24 @@ fn check_page(path: &Path, page: usize, pages: usize) -> Result<()> {
 fn image_error(path: &Path, error: image::ImageError) -> Error {
     match error {
         image::ImageError::IoError(e) => read_error(path, e),
-        other => Error::input(path, other.to_string()),
+        image::ImageError::Unsupported(e) => unsupported(path, e),
+        other => damaged(path, other),
     }
+}
+
+/// What to say of a file of a known format that a decoder gives up on.
+fn damaged(path: &Path, said: impl std::fmt::Display) -> Error {
+    const SIGNS_OF_AN_END: [&str; 6] =
+        ["eof", "end of file", "end of the file", "unexpected end", "failed to fill", "truncated"];
+    let said = said.to_string();
+    let end = SIGNS_OF_AN_END.iter().any(|sign| said.to_ascii_lowercase().contains(sign));
+    let what = if end { "is cut off" } else { "is damaged" };
+    Error::input(path, format!("{what}: copy it again, or save it anew in the program that made it ({said})"))
+}
+
+/// What to say of a file of a known format whose kind is not read.
+fn unsupported(path: &Path, said: impl std::fmt::Display) -> Error {
+    Error::input(path, format!("is of a kind that is not read: save it as a usual PNG or TIFF first ({said})"))
 }
 
 /// A decoder's I/O error: the system's own where it carries the system's code, else damage in the file
@@ -320,7 +336,7 @@ fn image_error(path: &Path, error: image::ImageError) -> Error {
 fn read_error(path: &Path, error: std::io::Error) -> Error {
     match error.raw_os_error() {
         Some(_) => Error::io(path, error),
-        None => Error::input(path, error.to_string()),
+        None => damaged(path, error),
     }
 }
 

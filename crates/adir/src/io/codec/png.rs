@@ -12,7 +12,7 @@ use png::{
 };
 
 use super::png_chunks::{INCHES_IN_A_METRE, XMP, collect, international_chunk, text_chunk};
-use super::{Decoded, Raster, Samples, check_page, image_error, read_error, refused};
+use super::{Decoded, Raster, Samples, check_page, damaged, image_error, read_error, refused};
 use crate::io::limits::Limits;
 use crate::io::metadata::Metadata;
 use crate::{Error, Result};
@@ -23,7 +23,7 @@ pub fn decode(path: &Path, mut file: impl BufRead + Seek, page: usize, limits: &
     file.seek(SeekFrom::Start(0)).map_err(|e| read_error(path, e))?;
     let damaged = |e: DecodingError| match e {
         DecodingError::IoError(e) => read_error(path, e),
-        other => Error::input(path, other.to_string()),
+        other => damaged(path, other),
     };
     // For the decoder's own buffers: ICC and EXIF, each held twice while read, and two rows of pixels.
     let row = claimed_width(&mut file).map_err(|e| read_error(path, e))?.saturating_mul(16);

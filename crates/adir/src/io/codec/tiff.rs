@@ -17,7 +17,7 @@ use super::tiff_exif::{Exif, MAKER_NOTE};
 use super::tiff_pages::{Layout, Page, Patched, directories};
 use super::tiff_samples::{check, colours, convert, unpack};
 use super::tiff_zstd::{ZSTD, unpacked};
-use super::{Decoded, Raster, Samples, check_page, jpeg_markers, read_error, refused};
+use super::{Decoded, Raster, Samples, check_page, jpeg_markers, read_error, refused, unsupported};
 use crate::io::atomic::AtomicFile;
 use crate::io::limits::Limits;
 use crate::io::metadata::{Metadata, Resolution, TIFF_TEXTS, Text, tiff_tag};
@@ -30,7 +30,8 @@ const COLOUR_MAP: Tag = Tag::Unknown(320);
 fn damaged(path: &Path) -> impl Fn(TiffError) -> Error + '_ {
     move |e| match e {
         TiffError::IoError(e) => read_error(path, e),
-        other => Error::input(path, other.to_string()),
+        TiffError::UnsupportedError(e) => unsupported(path, e),
+        other => super::damaged(path, other),
     }
 }
 

@@ -6,7 +6,7 @@ use std::path::Path;
 
 use image_webp::{ColorType, DecodingError, EncodingError, WebPDecoder, WebPEncoder};
 
-use super::{Decoded, Raster, Samples, check_page, read_error, refused};
+use super::{Decoded, Raster, Samples, check_page, damaged, read_error, refused, unsupported};
 use crate::io::atomic::AtomicFile;
 use crate::io::limits::Limits;
 use crate::io::metadata::Metadata;
@@ -15,7 +15,8 @@ use crate::{Error, Result};
 pub fn decode(path: &Path, reader: impl BufRead + Seek, page: usize, limits: &Limits) -> Result<Decoded> {
     let damaged = |e: DecodingError| match e {
         DecodingError::IoError(e) => read_error(path, e),
-        other => Error::input(path, other.to_string()),
+        DecodingError::UnsupportedFeature(said) => unsupported(path, said),
+        other => damaged(path, other),
     };
     let mut decoder = WebPDecoder::new(reader).map_err(damaged)?;
     let channels = if decoder.has_alpha() { 4 } else { 3 };

@@ -201,7 +201,7 @@ impl<'a> Source<'a> {
         if report.is_clean() {
             return Ok(());
         }
-        Err(self.error(format!("the weights do not fit the text encoder:\n{report}")))
+        Err(self.error(format!("the weights do not fit the text encoder: {report}")))
     }
 
     /// Reads the values of all parameters that were found.

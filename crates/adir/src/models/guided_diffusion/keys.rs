@@ -176,23 +176,24 @@ impl KeyReport {
 }
 
 impl std::fmt::Display for KeyReport {
-    /// One line per difference, the first 20 of each kind.
+    /// One line: the first differences of each kind.
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        const SHOWN: usize = 20;
-        let kinds = [("missing", &self.missing), ("unexpected", &self.unexpected)];
-        for (kind, names) in kinds {
-            for name in names.iter().take(SHOWN) {
-                writeln!(f, "  {kind}: {name}")?;
+        const SHOWN: usize = 8;
+        let shape = |(name, expected, found): &(String, Vec<usize>, Vec<usize>)| {
+            format!("{name} is {found:?}, expected {expected:?}")
+        };
+        let shapes: Vec<String> = self.mismatched.iter().take(SHOWN).map(shape).collect();
+        let kinds = [
+            ("missing", &self.missing[..], self.missing.len()),
+            ("unexpected", &self.unexpected[..], self.unexpected.len()),
+            ("of another shape", &shapes[..], self.mismatched.len()),
+        ];
+        for (k, (kind, names, count)) in kinds.into_iter().filter(|(_, _, count)| *count > 0).enumerate() {
+            let names = &names[..names.len().min(SHOWN)];
+            write!(f, "{}{kind}: {}", if k > 0 { "; " } else { "" }, names.join(", "))?;
+            if count > names.len() {
+                write!(f, " and {} more", count - names.len())?;
             }
-            if names.len() > SHOWN {
-                writeln!(f, "  {kind}: {} more", names.len() - SHOWN)?;
-            }
-        }
-        for (name, expected, found) in self.mismatched.iter().take(SHOWN) {
-            writeln!(f, "  shape: {name} is {found:?}, expected {expected:?}")?;
-        }
-        if self.mismatched.len() > SHOWN {
-            writeln!(f, "  shape: {} more", self.mismatched.len() - SHOWN)?;
         }
         Ok(())
     }

@@ -9,7 +9,7 @@ use std::path::Path;
 use super::unet::ConditionalUNet;
 use crate::io::weights::{Dtype, TensorSpec, WeightFile, stream_safetensors};
 use crate::models::Network;
-use crate::models::params::{ParamId, Params};
+use crate::models::params::{ParamId, ParamSpec, Params};
 use crate::tensor::{self, DType, Tensor};
 use crate::{Error, Result};
 
@@ -27,30 +27,14 @@ struct Factors {
 /// [`Error::Model`] naming a tensor that belongs to no layer, a factor without its partner, or one of another shape.
 pub fn add_lora(net: &ConditionalUNet, params: &Params, file: &WeightFile, strength: f64) -> Result<(Params, usize)> {
     let mut changes: BTreeMap<ParamId, Vec<f32>> = BTreeMap::new();
-    let mut used = 0;
-    for (id, spec) in net.layout().ids().zip(net.layout().specs()).filter(|(_, spec)| spec.shape.len() > 1) {
-        let Some(module) =
-            net.diffusers_name(&spec.name).and_then(|name| name.strip_suffix(".weight").map(String::from))
-        else {
-            continue;
-        };
-        let Some((found, names)) = factors(file, &module, &spec.shape)? else { continue };
-        used += names;
+    for_each_layer(net, file, |id, spec, found| {
         let outputs = spec.shape[0];
         let inputs = spec.len() / outputs;
         let matrix = |values: Vec<f32>, shape: [usize; 2]| tensor::from_f32(values, shape, &tensor::cpu());
         let (a, b) = (matrix(found.a, [found.rank, inputs]), matrix(found.b, [outputs, found.rank]));
         changes.insert(id, tensor::to_f32(&(b.matmul(a) * (found.scale * strength)))?);
-    }
-    let ignored = |name: &str| name.starts_with("text_encoder.") || name.starts_with("lora_te_");
-    let others: Vec<&str> = file.names().filter(|name| ignored(name)).collect();
-    if changes.is_empty() || used + others.len() != file.names().count() {
-        let held = file.names().count() - others.len();
-        return Err(Error::model(
-            file.path(),
-            format!("{used} of {held} tensors belong to layers of this network: it is no LoRA for it"),
-        ));
-    }
+        Ok(())
+    })?;
     let count = changes.len();
     let added = params.map(|id, value| match changes.remove(&id) {
         Some(change) => {
@@ -61,6 +45,43 @@ pub fn add_lora(net: &ConditionalUNet, params: &Params, file: &WeightFile, stren
         None => value,
     });
     Ok((added, count))
+}
+
+/// Refuses a file that [`add_lora`] would refuse for `net`.
+///
+/// # Errors
+/// As [`add_lora`].
+pub fn check_lora(net: &ConditionalUNet, file: &WeightFile) -> Result<()> {
+    for_each_layer(net, file, |_, _, _| Ok(()))
+}
+
+/// Gives `each` the factors of every layer of `net` that `file` has some for.
+fn for_each_layer(
+    net: &ConditionalUNet,
+    file: &WeightFile,
+    mut each: impl FnMut(ParamId, &ParamSpec, Factors) -> Result<()>,
+) -> Result<()> {
+    let (mut layers, mut used) = (0, 0);
+    for (id, spec) in net.layout().ids().zip(net.layout().specs()).filter(|(_, spec)| spec.shape.len() > 1) {
+        let Some(module) =
+            net.diffusers_name(&spec.name).and_then(|name| name.strip_suffix(".weight").map(String::from))
+        else {
+            continue;
+        };
+        let Some((found, names)) = factors(file, &module, &spec.shape)? else { continue };
+        layers += 1;
+        used += names;
+        each(id, spec, found)?;
+    }
+    let ignored = |name: &str| name.starts_with("text_encoder.") || name.starts_with("lora_te_");
+    let held = file.names().filter(|name| !ignored(name)).count();
+    match layers > 0 && used == held {
+        true => Ok(()),
+        false => Err(Error::model(
+            file.path(),
+            format!("{used} of {held} tensors belong to layers of this network: it is no LoRA for it"),
+        )),
+    }
 }
 
 /// The factors of a module, under any of the names in use, and how many tensors they take.

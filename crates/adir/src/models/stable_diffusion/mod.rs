@@ -25,7 +25,7 @@ mod unet;
 pub use autoencoder::{Autoencoder, Posterior};
 pub use autoencoder_config::{AutoencoderConfig, Bottleneck};
 pub use config::{ConditionalConfig, Level};
-pub use lora_files::{add_lora, save_lora};
+pub use lora_files::{add_lora, check_lora, save_lora};
 pub use model::{LatentFiles, Purpose};
 pub use random::{Architecture, write_random};
 pub use schedulers::{Facts, LowRes, Spacing};

@@ -203,7 +203,7 @@ impl Stored {
         if report.is_clean() {
             return Ok(());
         }
-        Err(Error::model(part.path(), format!("the weights do not fit the network:\n{report}")))
+        Err(Error::model(part.path(), format!("the weights do not fit the network: {report}")))
     }
 
     /// What weights are kept in that were asked for in `precision`, where that is narrower than f32.

@@ -1,0 +1,90 @@
+//! Metrics by name, and those of a user's file.
+
+use std::path::Path;
+
+use adir::metric::{Lpips, Metric, Musiq, all, named};
+use adir::models::{lpips, musiq};
+use adir::tensor::cpu;
+use adir::{Error, Result};
+use serde_json::json;
+
+/// Names of MUSIQ's scores, by the images that the network learned from, and what each is.
+const MUSIQ: [(&str, &str); 4] = [
+    ("musiq", "0 to 100 for KonIQ; score by MUSIQ (arXiv 2108.05997)"),
+    ("musiq-spaq", "0 to 100; score by MUSIQ that learned from SPAQ"),
+    ("musiq-paq2piq", "0 to 100; score by MUSIQ that learned from PaQ-2-PiQ"),
+    ("musiq-ava", "1 to 10; mean mark by MUSIQ that learned from AVA"),
+];
+const LPIPS: (&str, &str) = ("lpips", "0 and above; LPIPS (arXiv 1801.03924) or ST-LPIPS (2207.13686), AlexNet or VGG");
+
+/// The metrics of the words of `--metric`: each one or more names with commas between, or NAME=FILE.
+///
+/// # Errors
+/// [`Error::Config`] for a name that is none, or that needs a file or takes none, or that comes twice; those of reading the file.
+pub fn metrics(words: &[String]) -> Result<Vec<Box<dyn Metric>>> {
+    let mut metrics: Vec<Box<dyn Metric>> = Vec::new();
+    let mut push = |metric: Box<dyn Metric>| match metrics.iter().any(|other| other.name() == metric.name()) {
+        true => Err(Error::config(format!("the metric {} is given twice", metric.name()))),
+        false => {
+            metrics.push(metric);
+            Ok(())
+        }
+    };
+    for word in words {
+        match word.split_once('=') {
+            Some((name, file)) => push(of_file(name, Path::new(file))?)?,
+            None => word.split(',').try_for_each(|name| push(of_name(name)?))?,
+        }
+    }
+    Ok(metrics)
+}
+
+fn takes_file(name: &str) -> bool {
+    name == LPIPS.0 || MUSIQ.iter().any(|(known, _)| *known == name)
+}
+
+fn of_name(name: &str) -> Result<Box<dyn Metric>> {
+    if takes_file(name) {
+        return Err(Error::config(format!("the metric {name} needs its network: give --metric {name}=FILE")));
+    }
+    named(name)
+}
+
+fn of_file(name: &str, file: &Path) -> Result<Box<dyn Metric>> {
+    if name == LPIPS.0 {
+        return Ok(Box::new(Lpips::new(lpips::Lpips::open(file, &cpu())?)));
+    }
+    if !takes_file(name) {
+        // Names that are none are refused as ever.
+        let metric = named(name)?;
+        return Err(Error::config(format!("the metric {} takes no file", metric.name())));
+    }
+    let network = musiq::Musiq::open(file, &cpu())?;
+    if network.gives_marks() != (name == "musiq-ava") {
+        let fits = if network.gives_marks() { "musiq-ava" } else { "musiq, musiq-spaq or musiq-paq2piq" };
+        let file = file.display();
+        return Err(Error::config(format!("the network {file} is not one for {name}: its scores are those of {fits}")));
+    }
+    Ok(Box::new(Musiq::new(network, name.replace('-', "_"))))
+}
+
+/// Prints every metric.
+pub fn list(json: bool) -> Result<()> {
+    let of_files = MUSIQ.iter().map(|metric| (metric, "higher")).chain([(&LPIPS, "lower")]);
+    let of_files = of_files.map(|((name, describe), better)| {
+        (format!("{name}=FILE"), better.to_owned(), String::new(), format!("{describe}, from your file"))
+    });
+    let metrics = all()?;
+    let here = metrics
+        .iter()
+        .map(|m| (m.name().to_owned(), m.better().to_string(), m.unit().to_owned(), m.describe().to_owned()));
+    let rows: Vec<_> = here.chain(of_files).collect();
+    if json {
+        let entry = |(name, better, unit, describe): &(String, String, String, String)| json!({"name": name, "better": better, "unit": unit, "describe": describe});
+        return say!("{}", json!(rows.iter().map(entry).collect::<Vec<_>>()));
+    }
+    for (name, better, _, describe) in rows {
+        say!("{name:<19} {better:<6} is better; {describe}")?;
+    }
+    Ok(())
+}

@@ -1,0 +1,111 @@
+//! What an adaptation names is looked at before anything is computed: all that a run would refuse is refused by its plan.
+
+use std::ops::ControlFlow;
+use std::path::Path;
+
+use super::adapt::Observed;
+use super::open::Engine;
+use super::request::{Adapt, Keep, Target};
+use crate::adapt::{AdapterInfo, HeldOut};
+use crate::io::folder::image_files;
+use crate::io::open_regular;
+use crate::retrieve::TileSide;
+use crate::{Error, Result};
+
+impl Engine {
+    /// Refuses a gallery, an archive or images that an adaptation could not use, and an encoder that cannot be opened. Each
+    /// gallery is looked at once: an engine plans many files that have the same.
+    pub(super) fn check_target(&self, request: &Adapt) -> Result<()> {
+        match &request.target {
+            Target::Gallery(path) => self.check_gallery(path, request.tiles, None),
+            Target::Text { gallery, prompt } => self.check_gallery(gallery, request.tiles, Some(prompt)),
+            Target::Archive(folder) => check_images(folder),
+            Target::Images(images) => images.iter().try_for_each(|image| {
+                let opened = open_regular(image).map(drop);
+                opened.map_err(|e| Error::input(image, format!("cannot be read: {e}")))
+            }),
+            Target::Itself | Target::Adapter(_) => Ok(()),
+        }
+    }
+
+    /// Refuses a gallery that no image could be chosen from: by the observation, or by `prompt`.
+    pub(super) fn check_gallery(&self, path: &Path, tiles: Option<TileSide>, prompt: Option<&str>) -> Result<()> {
+        let key = (path.to_owned(), tiles, prompt.map(str::to_owned));
+        if self.lock().looked_at.contains(&key) {
+            return Ok(());
+        }
+        if path.is_dir() {
+            check_images(path)?;
+        } else if !path.is_file() {
+            return Err(Error::input(path, "is neither a folder nor an index"));
+        }
+        let encoder = self.encoder()?;
+        if let Some(prompt) = prompt {
+            encoder.text(prompt)?;
+        }
+        // What is opened here is kept for the run.
+        if path.is_file() {
+            let gallery = self.gallery(path, tiles, &|_| ControlFlow::Continue(()))?;
+            if gallery.index().entries().is_empty() {
+                return Err(Error::input(path, "is an index without images"));
+            }
+            let root = gallery.index().root();
+            if !root.is_dir() {
+                let index = path.display();
+                let message =
+                    format!("contains no images to adapt to: this folder, of the index {index}, is not there");
+                return Err(Error::input(root, message));
+            }
+        }
+        self.lock().looked_at.push(key);
+        Ok(())
+    }
+
+    /// Refuses an adapter that is not there, is damaged, or belongs to other weights: the one that is used, or the one from
+    /// which an adaptation starts. Reads the prior. Returns what a user should know of it.
+    pub(super) fn check_adapter(&self, request: &Adapt, observed: &Observed<'_>) -> Result<Option<String>> {
+        let reference = match &request.target {
+            Target::Adapter(reference) => Some(reference),
+            _ => request.start.as_ref(),
+        };
+        let Some(reference) = reference else { return Ok(None) };
+        let path = self.cache.find_adapter(reference, Some(&observed.content.to_string()))?;
+        // Many files of a folder are planned with the same one.
+        let known = self.lock().adapter.clone().filter(|(of, _)| *of == path);
+        let info = match known {
+            Some((_, info)) => info,
+            None => {
+                let prior = self.prior(&|_| ControlFlow::Continue(()))?;
+                let info = self.kept(&prior, &path, observed)?.info;
+                self.lock().adapter = Some((path, info.clone()));
+                info
+            }
+        };
+        Ok(doubts(request, &info))
+    }
+}
+
+/// Refuses a folder without images.
+fn check_images(folder: &Path) -> Result<()> {
+    let found = image_files(folder)?;
+    if found.files.is_empty() && found.odd_names.is_empty() {
+        return Err(Error::input(folder, found.no_images()));
+    }
+    Ok(())
+}
+
+/// What a user should know of an adapter that is used because it was named, whatever it says of itself.
+fn doubts(request: &Adapt, info: &AdapterInfo) -> Option<String> {
+    let named = matches!(request.target, Target::Adapter(_)) && request.keep == Keep::Always;
+    let HeldOut { before, after, significance, .. } = info.outcome.as_ref().filter(|outcome| !outcome.helped())?;
+    let went = if *significance >= 0.0 { "fell" } else { "rose" };
+    named.then(|| {
+        format!(
+            "the adapter {:?} denoises the images held out of its training no better than the prior: their loss {went} from \
+             {before:.5} to {after:.5}, by {:.1} standard errors. It is used, as --adapter names it; --adapt auto takes it \
+             only if the observation agrees",
+            info.name,
+            significance.abs()
+        )
+    })
+}

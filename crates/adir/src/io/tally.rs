@@ -1,0 +1,50 @@
+//! What is said of many files: a line for each kind, with their number and the first of them.
+
+use std::collections::BTreeMap;
+use std::fmt::Display;
+
+/// Files counted by what is said of them.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Tally {
+    kinds: BTreeMap<String, (usize, String)>,
+}
+
+impl Tally {
+    /// Counts a file, of which `what` is said.
+    pub fn add(&mut self, what: impl Into<String>, file: impl Display) {
+        let (count, first) = self.kinds.entry(what.into()).or_default();
+        *count += 1;
+        if *count == 1 {
+            *first = file.to_string();
+        }
+    }
+
+    /// Whether nothing was counted.
+    pub fn is_empty(&self) -> bool {
+        self.kinds.is_empty()
+    }
+
+    /// The lines, such as `2 files, the first: b.png: is blue`.
+    pub fn lines(&self) -> Vec<String> {
+        let line = |(what, (count, first)): (&String, &(usize, String))| match count {
+            1 => format!("{first}: {what}"),
+            _ => format!("{count} files, the first: {first}: {what}"),
+        };
+        self.kinds.iter().map(line).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_kind_is_a_line() {
+        let mut tally = Tally::default();
+        assert!(tally.is_empty());
+        for (what, file) in [("is blue", "b"), ("is red", "a"), ("is blue", "a")] {
+            tally.add(what, file);
+        }
+        assert_eq!(tally.lines(), ["2 files, the first: b: is blue", "a: is red"]);
+    }
+}

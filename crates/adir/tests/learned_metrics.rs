@@ -1,0 +1,192 @@
+//! MUSIQ, LPIPS and ST-LPIPS against their packages, whose values `fixtures/musiq.py` and `fixtures/learned_distances.py`
+//! wrote for the same weights and pictures: functions of their indices.
+
+use std::borrow::Cow;
+
+use adir::io::weights::WeightFile;
+use adir::metric::{Case, Lpips, Metric, Musiq};
+use adir::models::{lpips, musiq};
+use adir::tensor::{Tensor, cpu, from_f32};
+
+/// Outputs, height, width, score.
+const SCORES: [(usize, usize, usize, f64); 8] = [
+    (1, 256, 256, 1.207612984),
+    (1, 300, 500, 1.352748431),
+    (1, 1000, 701, 1.361949031),
+    (1, 31, 97, 0.842409217),
+    (10, 256, 256, 3.924601404),
+    (10, 300, 500, 3.988417040),
+    (10, 1000, 701, 3.977785614),
+    (10, 31, 97, 4.573028102),
+];
+
+fn hashed(key: u32, i: u32) -> f64 {
+    let h = i.wrapping_mul(2_654_435_761).wrapping_add(key.wrapping_mul(2_246_822_519)).wrapping_add(374_761_393);
+    let h = (h ^ h >> 15).wrapping_mul(2_246_822_519);
+    f64::from(h ^ h >> 13) / 2f64.powi(32)
+}
+
+/// Names and shapes of the published MUSIQ.
+fn musiq_shapes(outputs: usize) -> Vec<(String, Vec<usize>)> {
+    let mut shapes: Vec<(String, Vec<usize>)> = Vec::new();
+    let mut add = |name: &str, shape: &[usize]| shapes.push((name.to_owned(), shape.to_vec()));
+    for (conv, norm, shape) in [
+        ("conv_root", "gn_root", [64, 3, 7, 7]),
+        ("block1.conv1", "block1.gn1", [64, 64, 1, 1]),
+        ("block1.conv2", "block1.gn2", [64, 64, 3, 3]),
+        ("block1.conv3", "block1.gn3", [256, 64, 1, 1]),
+        ("block1.conv_proj", "block1.gn_proj", [256, 64, 1, 1]),
+    ] {
+        add(&format!("{conv}.weight"), &shape);
+        add(&format!("{norm}.weight"), &shape[..1]);
+        add(&format!("{norm}.bias"), &shape[..1]);
+    }
+    let mut layer = |name: &str, shape: &[usize]| {
+        add(&format!("{name}.weight"), shape);
+        add(&format!("{name}.bias"), &shape[..1]);
+    };
+    layer("embedding", &[384, 16384]);
+    layer(if outputs == 1 { "head" } else { "head.0" }, &[outputs, 384]);
+    layer("transformer_encoder.encoder_norm", &[384]);
+    for k in 0..14 {
+        let name = format!("transformer_encoder.transformer.encoderblock_{k}");
+        ["norm1", "norm2"].iter().for_each(|part| layer(&format!("{name}.{part}"), &[384]));
+        for part in ["query", "key", "value", "out"] {
+            layer(&format!("{name}.attention.{part}"), &[384, 384]);
+        }
+        layer(&format!("{name}.mlp.fc1"), &[1152, 384]);
+        layer(&format!("{name}.mlp.fc2"), &[384, 1152]);
+    }
+    add("transformer_encoder.cls", &[1, 1, 384]);
+    add("transformer_encoder.posembed_input.position_emb", &[1, 100, 384]);
+    add("transformer_encoder.scaleembed_input.scale_emb", &[3, 384]);
+    shapes.sort();
+    shapes
+}
+
+/// A safetensors file of tensors of these names and shapes, in this order, with a value for each key and index.
+fn file(shapes: Vec<(String, Vec<usize>)>, value: impl Fn(&str, &[usize], f64) -> f64) -> WeightFile {
+    let (mut header, mut data) = (serde_json::Map::new(), Vec::new());
+    for (key, (name, shape)) in shapes.into_iter().enumerate() {
+        let begin = data.len();
+        for i in 0..shape.iter().product::<usize>() as u32 {
+            data.extend((value(&name, &shape, hashed(key as u32, i)) as f32).to_le_bytes());
+        }
+        let tensor = serde_json::json!({"dtype": "F32", "shape": shape, "data_offsets": [begin, data.len()]});
+        header.insert(name, tensor);
+    }
+    let header = serde_json::Value::Object(header).to_string();
+    let bytes = [(header.len() as u64).to_le_bytes().as_slice(), header.as_bytes(), data.as_slice()].concat();
+    WeightFile::from_bytes("random", Cow::<'static, [u8]>::Owned(bytes)).unwrap()
+}
+
+fn musiq_file(shapes: Vec<(String, Vec<usize>)>) -> WeightFile {
+    file(shapes, |name, shape, u| {
+        let (spread, mean) = match shape.len() {
+            1 => (0.1, if name.ends_with("weight") { 1.0 } else { 0.0 }),
+            _ => (0.05, 0.0),
+        };
+        (2.0 * u - 1.0) * 3f64.sqrt() * spread + mean
+    })
+}
+
+/// A picture of 8 bits.
+fn picture(height: usize, width: usize, [row_step, column_step, channel_step, most]: [usize; 4]) -> Tensor<4> {
+    let level = |i: usize| {
+        let (c, row, column) = (i / (height * width), i / width % height, i % width);
+        (row * row_step + column * column_step + c * channel_step + row * column % most) % 256
+    };
+    let values = (0..3 * height * width).map(|i| level(i) as f32 / 127.5 - 1.0).collect();
+    from_f32(values, [1, 3, height, width], &cpu())
+}
+
+/// The same weights and pictures have the same scores.
+#[test]
+fn scores_are_pyiqas() {
+    for outputs in [1, 10] {
+        let network = musiq::Musiq::load(&musiq_file(musiq_shapes(outputs)), &cpu()).unwrap();
+        assert_eq!(network.gives_marks(), outputs == 10);
+        let metric = Musiq::new(network, "musiq");
+        for (_, height, width, score) in SCORES.into_iter().filter(|case| case.0 == outputs) {
+            let x = picture(height, width, [7, 13, 29, 101]);
+            let found = metric.value(&Case::new(&x)).unwrap().unwrap();
+            println!("{outputs} outputs, {height}x{width}: {found:.7}, off by {:.1e}", found - score);
+            assert!((found - score).abs() < 1e-5, "{outputs} outputs, {height}x{width}: {found} instead of {score}");
+        }
+    }
+}
+
+/// Whatever is missing, misshapen or left over is named.
+#[test]
+fn files_that_are_no_musiq_are_refused() {
+    let refused = |change: fn(&mut String, &mut Vec<usize>)| {
+        let mut shapes = musiq_shapes(1);
+        shapes.iter_mut().for_each(|(name, shape)| change(name, shape));
+        musiq::Musiq::load(&musiq_file(shapes), &cpu()).unwrap_err().to_string()
+    };
+    let root = refused(|name, _| *name = name.replace("conv_root", "root"));
+    assert!(root.contains("no MUSIQ") && root.contains("conv_root.weight"), "{root}");
+    let query = refused(|name, _| *name = name.replace("_3.attention.query.bias", "_3.attention.q.bias"));
+    assert!(query.contains("attention.q.bias"), "{query}");
+    let turned = refused(|name, shape| {
+        if name.ends_with("_0.mlp.fc1.weight") {
+            shape.reverse()
+        }
+    });
+    assert!(turned.contains("_0.mlp.fc1.weight") && turned.contains("[384, 1152]"), "{turned}");
+}
+
+/// Names and shapes of a trunk's convolutions, by slice and place, and of the weights of the taps.
+fn distance_shapes(convs: &[(usize, usize, usize, usize)], taps: [usize; 5]) -> Vec<(String, Vec<usize>)> {
+    let mut inputs = 3;
+    let mut shapes = Vec::new();
+    for &(slice, place, outputs, kernel) in convs {
+        let name = format!("net.slice{slice}.{place}");
+        shapes.push((format!("{name}.weight"), vec![outputs, inputs, kernel, kernel]));
+        shapes.push((format!("{name}.bias"), vec![outputs]));
+        inputs = outputs;
+    }
+    shapes.extend((0..5).map(|tap| (format!("lin{tap}.model.1.weight"), vec![1, taps[tap], 1, 1])));
+    shapes.sort();
+    shapes
+}
+
+/// The same weights and pictures are as far from each other, by all four networks.
+#[test]
+fn distances_are_the_packages() {
+    let alex = |[second, third, fourth, fifth]: [usize; 4]| {
+        let convs = [(1, 0, 64, 11), (2, second, 192, 5), (3, third, 384, 3), (4, fourth, 256, 3), (5, fifth, 256, 3)];
+        distance_shapes(&convs, [64, 192, 384, 256, 256])
+    };
+    let vgg = |places: [usize; 13]| {
+        let slices = [1, 1, 2, 2, 3, 3, 3, 4, 4, 4, 5, 5, 5];
+        let convs: Vec<_> =
+            slices.into_iter().zip(places).map(|(slice, place)| (slice, place, 64 << (slice - 1).min(3), 3)).collect();
+        distance_shapes(&convs, [64, 128, 256, 512, 512])
+    };
+    let cases = [
+        ("lpips_alex", alex([3, 6, 8, 10]), [0.922245630, 0.849561568]),
+        ("lpips_vgg", vgg([0, 2, 5, 7, 10, 12, 14, 17, 19, 21, 24, 26, 28]), [0.981756013, 0.880356079]),
+        ("stlpips_alex", alex([5, 9, 11, 13]), [1.084107876, 0.888821873]),
+        ("stlpips_vgg", vgg([0, 2, 6, 8, 12, 14, 16, 20, 22, 24, 28, 30, 32]), [0.832518232, 0.744623798]),
+    ];
+    for (name, shapes, distances) in cases {
+        let file = file(shapes, |name, shape, u| match shape.len() {
+            _ if name.starts_with("lin") => u,
+            4 => (2.0 * u - 1.0) * (6.0 / shape[1..].iter().product::<usize>() as f64).sqrt(),
+            _ => 0.2 * u - 0.1,
+        });
+        let metric = Lpips::new(lpips::Lpips::load(&file, &cpu()).unwrap());
+        assert_eq!(metric.name(), name);
+        for ([height, width], distance) in [[64, 64], [75, 97]].into_iter().zip(distances) {
+            let (a, b) = (picture(height, width, [7, 13, 29, 101]), picture(height, width, [5, 11, 37, 89]));
+            let found = metric.value(&Case::new(&a).with_truth(&b)).unwrap().unwrap();
+            println!("{name}, {height}x{width}: {found:.7}, off by {:.1e}", found - distance);
+            assert!((found - distance).abs() < 1e-5, "{name}, {height}x{width}: {found} instead of {distance}");
+        }
+        let x = picture(64, 64, [7, 13, 29, 101]);
+        assert_eq!(metric.value(&Case::new(&x).with_truth(&x)).unwrap(), Some(0.0));
+        let small = picture(12, 64, [7, 13, 29, 101]);
+        assert_eq!(metric.value(&Case::new(&small).with_truth(&small)).unwrap(), None, "too small");
+    }
+}
