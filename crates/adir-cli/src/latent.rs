@@ -1,15 +1,19 @@
 //! What the commands for latent diffusion models share.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::time::Instant;
 
+use adir::compute::WeightPrecision;
 use adir::engine::{Engine, LatentAdapt, LatentAdaptationRecord, LatentRequest};
 use adir::latent::{LatentTraining, Solver};
+use adir::models::stable_diffusion::LatentFiles;
 use adir::optim::AdaptedLayers;
 use adir::{Error, Result};
 use clap::{Args, ValueEnum};
 
 use crate::log::Log;
+use crate::model::named;
+use crate::report::LatentReport;
 use crate::seed::Seed;
 
 /// Steps of [`Sampler::Dpm`] where none are given.
@@ -41,6 +45,10 @@ pub struct LatentArgs {
     /// Use the weights averaged during training (EMA), where a single file holds them beside the others
     #[arg(long)]
     pub ema: bool,
+    /// What the weights are kept in; they are computed with in f32. f16 and bf16 take half the memory, file is that of the
+    /// file [default: f32]
+    #[arg(long, value_name = "PRECISION", value_parser = named::<WeightPrecision>(WeightPrecision::ALL.map(|(_, name)| name)))]
+    pub weights_dtype: Option<WeightPrecision>,
 }
 
 impl LatentArgs {
@@ -51,6 +59,7 @@ impl LatentArgs {
             (self.guidance_scale.is_some(), "--guidance-scale"),
             (self.sampler.is_some(), "--sampler"),
             (self.ema, "--ema"),
+            (self.weights_dtype.is_some(), "--weights-dtype"),
         ]
         .into_iter()
         .find_map(|(given, option)| given.then_some(option))
@@ -60,6 +69,7 @@ impl LatentArgs {
     pub fn applied(&self, request: LatentRequest, steps: Option<&str>, eta: Option<f64>) -> Result<LatentRequest> {
         let mut request = request;
         request.averaged = self.ema;
+        request.weights = self.weights_dtype.unwrap_or_default();
         request.negative_prompt = self.negative_prompt.clone().unwrap_or_default();
         let sampling = &mut request.sampling;
         if let Some(scale) = self.guidance_scale {
@@ -111,6 +121,9 @@ pub struct LatentAdaptArgs {
     /// Training steps [default: those of the paper, 1000]
     #[arg(long, value_name = "N")]
     pub iterations: Option<u32>,
+    /// Train for about that many minutes; the steps that this becomes are noted, so that the same command repeats them
+    #[arg(long, visible_alias = "minutes", conflicts_with = "iterations", value_name = "M")]
+    pub adapt_minutes: Option<f64>,
     /// Rank of the factors [default: 16]
     #[arg(long, value_name = "RANK")]
     pub lora: Option<usize>,
@@ -150,6 +163,7 @@ impl LatentAdaptArgs {
                 (self.adapt.is_some(), "--adapt"),
                 (self.neighbours.is_some(), "--neighbours"),
                 (self.iterations.is_some(), "--iterations"),
+                (self.adapt_minutes.is_some(), "--adapt-minutes"),
                 (self.lora.is_some(), "--lora"),
                 (self.adapt_attention, "--adapt-attention"),
                 (self.adapt_rate.is_some(), "--adapt-rate"),
@@ -186,6 +200,7 @@ impl LatentAdaptArgs {
             by_text: query == Query::Text,
             if_better: query == Query::Auto,
             training,
+            minutes: self.adapt_minutes,
             save: self.save_adapter.clone(),
         });
         Ok(request)
@@ -238,14 +253,14 @@ impl UpscalerArgs {
 /// Carries out a latent request, or explains it.
 pub fn run(
     engine: &Engine,
+    files: LatentFiles,
     request: &LatentRequest,
-    output: &Path,
     explain: bool,
     seed_drawn: bool,
     log: &Log,
 ) -> Result<u8> {
     let started = Instant::now();
-    let plan = engine.plan_latent(request)?;
+    let plan = engine.plan_latent_with(files, request)?;
     if explain {
         plan.warnings().iter().for_each(|warning| log.warn(warning));
         say!("{plan}")?;
@@ -264,14 +279,24 @@ pub fn run(
     }
     let mut restored = restored?;
     restored.save(engine, &plan)?;
-    if let Some(LatentAdaptationRecord { outcome: Some(found), used: true, .. }) = &restored.record.adaptation {
+    if let Some(LatentAdaptationRecord { outcome: Some(found), used: true, from_cache, .. }) =
+        &restored.record.adaptation
+    {
+        let from = if *from_cache { "found in the cache, nothing was trained: " } else { "" };
         let (before, after, error) = (found.before, found.after, found.error);
         log.info(&format!(
-            "adaptation: the loss on held-out crops went from {before:.4} to {after:.4} (+- {error:.4})"
+            "adaptation: {from}the loss on held-out crops went from {before:.4} to {after:.4} (+- {error:.4})"
         ));
     }
     let seconds = started.elapsed().as_secs_f64();
     let agreement = restored.record.agreement_psnr.map(|found| format!(", agrees with the observation to {found}"));
-    log.info(&format!("{}: {seconds:.1} s{}", output.display(), agreement.unwrap_or_default()));
+    let output = request.output.as_ref();
+    let name = output.map_or_else(String::new, |output| output.path.display().to_string());
+    if let Some(path) = output.and_then(|output| output.report.as_ref()) {
+        let (findings, warnings) = (restored.findings(&plan)?, watcher.warnings());
+        let findings = findings.as_ref();
+        LatentReport { plan: &plan, restored: &restored, findings, warnings: &warnings, name: &name }.write(path)?;
+    }
+    log.info(&format!("{name}: {seconds:.1} s{}", agreement.unwrap_or_default()));
     Ok(crate::exit::DONE)
 }

@@ -75,8 +75,87 @@ fn an_upscaling_has_four_times_the_sides_and_the_depth_and_kind_of_its_input() {
     }
     let record = json(&f.join("colour.out.jpg.json"));
     assert_eq!(record["results"].as_array().unwrap().len(), 1);
-    let (_, said) = expect(3, &f, &["replay", "colour.out.jpg.json"]);
-    assert!(said.contains("Stable Diffusion"), "{said}");
+    fs::remove_dir_all(f).unwrap();
+}
+
+/// From another folder, by the place of the record; an upscaling and an edit.
+#[test]
+fn a_run_is_repeated_from_its_record() {
+    let f = with_model("replay", Architecture::Upscaler);
+    write_random(Architecture::Inpainting1, true, 1, &f.join("edits")).unwrap();
+    fs::create_dir(f.join("out")).unwrap();
+    picture(&f.join("y.png"), 11, 18);
+    mask(&f.join("m.png"), [11, 18], [5, 6]);
+    let args = ["restore", "y.png", "-o", "out/x.jpg", "--task", "sr4", "--model", "model", "--steps", "2", "-n", "2"];
+    expect(0, &f, &[&args[..], &["--report", "out/x.html", "--weights-dtype", "bf16"]].concat());
+    let page = fs::read_to_string(f.join("out/x.html")).unwrap();
+    assert!(page.contains("data:image/png") && page.contains("Agreement") && page.contains("bf16"), "{page}");
+    let args = ["edit", "y.png", "-o", "out/e.png", "--model", "edits", "--mask", "m.png", "--steps", "2"];
+    expect(0, &f, &[&args[..], &["--prompt", "a cat", "--seed", "5"]].concat());
+    for (record, files) in [("x.jpg.json", 2), ("e.png.json", 1)] {
+        let (said, _) = expect(0, &f.join("out"), &["replay", record]);
+        assert_eq!(said.matches("the same bytes").count(), files, "{said}");
+        assert!(said.contains("the run repeats"), "{said}");
+    }
+    expect(0, &f, &["replay", "out/e.png.json", "-o", "again.png"]);
+    assert_eq!(fs::read(f.join("again.png")).unwrap(), fs::read(f.join("out/e.png")).unwrap());
+    let (_, said) = expect(2, &f, &["replay", "out/e.png.json", "-o", "again.jpg"]);
+    assert!(said.contains("same format"), "{said}");
+    // Other bytes beside the record, and inputs that are others now.
+    fs::copy(f.join("out/x.1.jpg"), f.join("out/x.2.jpg")).unwrap();
+    expect(0, &f, &["replay", "out/x.jpg.json"]);
+    mask(&f.join("m.png"), [11, 18], [4, 6]);
+    let (_, said) = expect(3, &f, &["replay", "out/e.png.json"]);
+    assert!(said.contains("m.png") && said.contains("not the file of the run"), "{said}");
+    picture(&f.join("y.png"), 12, 18);
+    let (_, said) = expect(3, &f, &["replay", "out/x.jpg.json"]);
+    assert!(said.contains("y.png") && said.contains("not the file of the run"), "{said}");
+    write_random(Architecture::Upscaler, true, 2, &f.join("other")).unwrap();
+    fs::rename(f.join("other/unet"), f.join("unet")).unwrap();
+    picture(&f.join("y.png"), 11, 18);
+    fs::remove_dir_all(f.join("model/unet")).unwrap();
+    fs::rename(f.join("unet"), f.join("model/unet")).unwrap();
+    let (_, said) = expect(4, &f, &["replay", "out/x.jpg.json"]);
+    assert!(said.contains("other weights"), "{said}");
+    fs::remove_dir_all(f).unwrap();
+}
+
+#[test]
+fn a_folder_is_upscaled_file_by_file() {
+    let f = with_model("folder", Architecture::Upscaler);
+    fs::create_dir_all(f.join("scans/b")).unwrap();
+    picture(&f.join("scans/a.png"), 11, 18);
+    picture(&f.join("scans/b/c.jpg"), 8, 9);
+    fs::write(f.join("scans/broken.png"), "no picture").unwrap();
+    let options = ["--task", "sr4", "--model", "model", "--steps", "2", "--seed", "3"];
+    let run = [&["restore", "scans", "-o", "out"][..], &options].concat();
+    let (said, _) = expect(1, &f, &[&run[..], &["--plan"]].concat());
+    assert!(
+        said.contains("18x11 to 72x44") && said.contains("3 to restore") && !f.join("out/a.png").exists(),
+        "{said}"
+    );
+    let (_, said) = expect(1, &f, &run);
+    assert!(said.contains("broken.png") && said.contains("2 restored, 0 finished"), "{said}");
+    expect(0, &f, &[&["restore", "scans/a.png", "-o", "a.png"][..], &options].concat());
+    assert_eq!(fs::read(f.join("a.png")).unwrap(), fs::read(f.join("out/a.png")).unwrap());
+    expect(0, &f, &["replay", "out/b/c.jpg.json"]);
+
+    // What is finished stays, with the same settings; with others it is in the way.
+    fs::remove_file(f.join("scans/broken.png")).unwrap();
+    fs::remove_file(f.join("out/b/c.jpg")).unwrap();
+    let (_, said) = expect(2, &f, &[&run[..], &["--noise-level", "30"]].concat());
+    assert!(said.contains("made with other settings"), "{said}");
+    fs::remove_file(f.join("out/b/c.jpg.json")).unwrap();
+    let (_, said) = expect(0, &f, &run);
+    assert!(said.contains("1 restored, 1 finished"), "{said}");
+    for (more, hint) in [
+        (&["-n", "2"][..], "one result"),
+        (&["--record", "r.json"], "--record names one file"),
+        (&["--gallery", "scans", "--overlap", "0.5"], "no effect"),
+    ] {
+        let (_, said) = expect(2, &f, &[&run[..], more].concat());
+        assert!(said.contains(hint), "{said}");
+    }
     fs::remove_dir_all(f).unwrap();
 }
 
@@ -95,6 +174,59 @@ fn the_recorded_agreement_is_that_of_the_file() {
     };
     let (whole, lossy) = (run("x.png"), run("x.jpg"));
     assert!(lossy < whole && whole < 100.0, "{whole} dB in a PNG, {lossy} dB in a JPEG");
+    fs::remove_dir_all(f).unwrap();
+}
+
+/// Half the memory in the plan and in the record, another picture, and a refusal where there is nothing to keep.
+#[test]
+fn weights_may_be_kept_in_half_as_many_bits() {
+    let f = with_model("narrow", Architecture::Upscaler);
+    picture(&f.join("y.png"), 12, 16);
+    let args = ["restore", "y.png", "-o", "x.png", "--task", "sr4", "--model", "model", "--steps", "2"];
+    expect(0, &f, &args);
+    let narrow = |precision: &str| {
+        let output = format!("{precision}.png");
+        let args = ["restore", "y.png", "-o", &output, "--task", "sr4", "--model", "model", "--steps", "2"];
+        expect(0, &f, &[&args[..], &["--weights-dtype", precision]].concat());
+        (fs::read(f.join(&output)).unwrap(), json(&f.join(format!("{output}.json")))["latent"]["weights"].clone())
+    };
+    let whole = fs::read(f.join("x.png")).unwrap();
+    let (half, brain, file) = (narrow("f16"), narrow("bf16"), narrow("file"));
+    assert!(half.0 != whole && brain.0 != whole && half.0 != brain.0 && file.0 == whole);
+    assert_eq!([half.1, brain.1, file.1], ["f16", "bf16", "file"]);
+    let memory = |more: &[&str]| -> f64 {
+        let (said, _) = expect(0, &f, &[&args[..], &["--plan", "--overwrite"], more].concat());
+        let line = said.lines().find(|line| line.starts_with("memory")).unwrap();
+        line.split_whitespace().nth(2).unwrap().parse().unwrap()
+    };
+    assert!(memory(&["--weights-dtype", "bf16"]) <= memory(&[]));
+    let own = ["restore", "y.png", "-o", "z.png", "--task", "sr4", "--weights-dtype", "f16"];
+    let (_, said) = expect(2, &f, &own);
+    assert!(said.contains("--weights-dtype is for Stable Diffusion"), "{said}");
+    fs::remove_dir_all(f).unwrap();
+}
+
+#[test]
+fn latent_diffusions_own_super_resolution() {
+    let f = with_model("ldm", Architecture::SuperResolution);
+    picture(&f.join("y.png"), 11, 18);
+    let args = ["restore", "y.png", "-o", "x.png", "--task", "sr4", "--model", "model"];
+    let (plan, _) = expect(0, &f, &[&args[..], &["--plan"]].concat());
+    assert!(plan.contains("18x11 to 72x44") && plan.contains("100 steps") && !plan.contains("noise level"), "{plan}");
+    expect(0, &f, &[&args[..], &["--steps", "2"]].concat());
+    assert_eq!(Picture::read(f.join("x.png")).unwrap().tensor.dims(), [1, 3, 44, 72]);
+    assert!(json(&f.join("x.png.json"))["latent"]["task"]["upscale"].get("noise_level").is_none());
+    let (said, _) = expect(0, &f, &["models", "info", "--model", "model"]);
+    assert!(said.contains("super-resolution by 4") && !said.contains("text encoder"), "{said}");
+    for (more, hint) in [
+        (&["--noise-level", "20"][..], "no noise level"),
+        (&["--prompt", "a cat"], "no prompt"),
+        (&["--gallery", "."], "not adapted"),
+        (&["--adapter", "y.png"], "not adapted"),
+    ] {
+        let (_, said) = expect(2, &f, &[&args[..], more, &["--overwrite", "--plan"]].concat());
+        assert!(said.contains(hint), "{more:?}: {said}");
+    }
     fs::remove_dir_all(f).unwrap();
 }
 
@@ -191,6 +323,74 @@ fn a_killed_run_goes_on_to_the_same_bytes_with_any_number_of_threads() {
         went_on |= said.contains("goes on after step");
     }
     assert!(went_on, "no kill fell between the steps");
+    fs::remove_dir_all(f).unwrap();
+}
+
+/// The states of adaptations below a folder.
+fn states(folder: &Path) -> usize {
+    let entries = fs::read_dir(folder).into_iter().flatten().flatten();
+    let count = |path: PathBuf| match path.is_dir() {
+        true => states(&path),
+        false => usize::from(path.to_string_lossy().ends_with(".running.checkpoint")),
+    };
+    entries.map(|entry| count(entry.path())).sum()
+}
+
+#[test]
+fn a_killed_adaptation_goes_on_to_the_same_bytes_and_is_made_once() {
+    let f = with_model("adaptation", Architecture::Upscaler);
+    picture(&f.join("y.png"), 12, 16);
+    fs::create_dir(f.join("g")).unwrap();
+    for (i, side) in [72, 80, 90].into_iter().enumerate() {
+        picture(&f.join(format!("g/{i}.png")), side, 96 - i);
+    }
+    let args = |length: [&'static str; 2]| {
+        let run =
+            ["restore", "y.png", "-o", "x.png", "--task", "sr4", "--model", "model", "--steps", "2", "--overwrite"];
+        let adapt = ["--gallery", "g", "--adapt", "gallery", "--save-adapter", "a.safetensors"];
+        let small = ["--adapt-crop", "64", "--adapt-batch", "2", "--adapt-rate", "1e-3", "--checkpoint-seconds", "0"];
+        [&run[..], &adapt, &small, &length].concat()
+    };
+    let bytes = || ["x.png", "a.safetensors"].map(|name| fs::read(f.join(name)).unwrap());
+    let done = || json(&f.join("x.png.json"))["adaptation"].clone();
+    let steps = args(["--iterations", "12"]);
+    expect(0, &f, &steps);
+    let (whole, record) = (bytes(), done());
+    assert_eq!((record["from_cache"].as_bool(), record["steps"].as_u64()), (Some(false), Some(12)));
+    assert_eq!(states(&f.join("home")), 0, "states of what is finished");
+    expect(0, &f, &steps);
+    assert!(bytes() == whole && done()["from_cache"] == true && done()["key"] == record["key"]);
+
+    let mut left = [0; 2];
+    for wait in [300, 1000, 2000] {
+        let _ = fs::remove_dir_all(f.join("home"));
+        let mut child = command(&f, &steps).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+        std::thread::sleep(Duration::from_millis(wait));
+        child.kill().unwrap();
+        child.wait().unwrap();
+        let found = states(&f.join("home"));
+        left[0] += usize::from(found > 0);
+        // Three images, and the state of the training.
+        left[1] += usize::from(found == 4);
+        expect(0, &f, &steps);
+        assert!(bytes() == whole, "other bytes after a kill");
+        assert_eq!(states(&f.join("home")), 0);
+    }
+    assert!(left[0] > 0, "no kill fell into the adaptation");
+    println!("kills that left crops: {}, and a state: {}", left[0], left[1]);
+
+    let (said, _) = expect(0, &f, &["replay", "x.png.json"]);
+    assert!(said.contains("the run repeats"), "{said}");
+
+    // Minutes become a number of steps once.
+    let minutes = args(["--adapt-minutes", "0.01"]);
+    expect(0, &f, &minutes);
+    let (first, record) = (bytes(), done());
+    assert!(record["steps"].as_u64().unwrap() > 0, "{record}");
+    expect(0, &f, &minutes);
+    assert!(bytes() == first && done()["from_cache"] == true && done()["steps"] == record["steps"]);
+    let (_, said) = expect(2, &f, &args(["--adapt-minutes", "0"]));
+    assert!(said.contains("minutes"), "{said}");
     fs::remove_dir_all(f).unwrap();
 }
 

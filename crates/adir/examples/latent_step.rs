@@ -1,10 +1,11 @@
-//! One pass of a latent diffusion model's U-Net and one decoding, timed: `latent_step FOLDER SIDE [unet|decode]`, SIDE being that
-//! of the latents. Prints seconds of each of three passes, of a decoding, and the peak of memory.
+//! One pass of a latent diffusion model's U-Net and one decoding, timed: `latent_step FOLDER SIDE [both|unet|decode] [WEIGHTS]`,
+//! SIDE being that of the latents, WEIGHTS what weights are kept in (f32, f16, bf16, file). Prints seconds of each of three passes, of a decoding, and the peak of memory.
 
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Instant;
 
+use adir::compute::WeightPrecision;
 use adir::models::stable_diffusion::LatentFiles;
 use adir::models::{Conditioning, Conditions, Denoiser, Space};
 use adir::noise::{Noise, Stream};
@@ -20,12 +21,13 @@ fn main() -> adir::Result<()> {
     adir::tensor::keep_freed_memory();
     let arguments: Vec<String> = std::env::args().collect();
     let [_, folder, side, rest @ ..] = arguments.as_slice() else {
-        eprintln!("usage: latent_step FOLDER SIDE [unet|decode]");
+        eprintln!("usage: latent_step FOLDER SIDE [both|unet|decode] [WEIGHTS]");
         std::process::exit(2);
     };
     let side: usize = side.parse().unwrap_or(64);
     let what = rest.first().map_or("both", String::as_str);
-    let files = LatentFiles::open(Path::new(folder))?;
+    let weights: WeightPrecision = rest.get(1).map_or(Ok(WeightPrecision::F32), |name| name.parse())?;
+    let files = LatentFiles::open(Path::new(folder))?.keeping(weights);
     let noise = Noise::new(1, Stream::Evaluation);
     let normal = |k: u32, channels: usize| noise.normal_tensor(k, [1, channels, side, side], &cpu(), DType::F32);
     if what != "decode" {
@@ -33,9 +35,10 @@ fn main() -> adir::Result<()> {
         let unet = files.load_unet(&Compute::default())?;
         println!("load {:.3} s, peak {} kB", started.elapsed().as_secs_f64(), peak());
         let config = files.unet().config();
-        let text: Tensor<3> = noise.normal_tensor(9, [1, 77, config.text_width], &cpu(), DType::F32);
+        let states = |width: usize| -> Tensor<3> { noise.normal_tensor(9, [1, 77, width], &cpu(), DType::F32) };
+        let text = config.text_width.map(states);
         let beside = Some(normal(1, config.in_channels - config.out_channels));
-        let conditions = Conditions { text: Some(text), class: config.classes.map(|_| 20), beside };
+        let conditions = Conditions { text, class: config.classes.map(|_| 20), beside };
         let told = Conditioning::Several(Arc::new(conditions));
         let x_t = normal(0, config.out_channels);
         for _ in 0..3 {

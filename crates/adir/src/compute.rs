@@ -66,6 +66,50 @@ impl FromStr for Precision {
     }
 }
 
+/// What the weights of a network are kept in, which computes in f32.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+#[non_exhaustive]
+pub enum WeightPrecision {
+    /// 32-bit float.
+    #[default]
+    F32,
+    /// 16-bit float: half the memory, 11 bits.
+    F16,
+    /// bfloat16: half the memory, 8 bits.
+    Bf16,
+    /// That of the file.
+    File,
+}
+
+impl WeightPrecision {
+    /// Each, with the name it is written by.
+    pub const ALL: [(Self, &'static str); 4] =
+        [(Self::F32, "f32"), (Self::F16, "f16"), (Self::Bf16, "bf16"), (Self::File, "file")];
+
+    /// Whether it is f32, as where nothing is said.
+    pub fn is_default(&self) -> bool {
+        *self == Self::default()
+    }
+}
+
+impl fmt::Display for WeightPrecision {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        Self::ALL.iter().find(|(precision, _)| precision == self).map_or(Ok(()), |(_, name)| f.write_str(name))
+    }
+}
+
+impl FromStr for WeightPrecision {
+    type Err = Error;
+
+    fn from_str(text: &str) -> Result<Self> {
+        let found = Self::ALL.iter().find(|(_, name)| *name == text).map(|(precision, _)| *precision);
+        found.ok_or_else(|| {
+            Error::config(format!("unknown precision of weights {text:?}: expected f32, f16, bf16 or file"))
+        })
+    }
+}
+
 impl Compute {
     /// On the device of that name (see [`tensor::device`]) in that precision.
     ///

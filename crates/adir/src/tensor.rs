@@ -17,12 +17,15 @@ pub struct Compute {
     /// Whether convolutions on the CPU that are computed as direct sums multiply bfloat16 numbers and add up in f32;
     /// weights and maps stay as they are. Faster where [`Isa::has_bf16_products`], much slower elsewhere.
     pub bf16_products: bool,
+    /// f16 or bf16 where the weights of convolutions and linear layers are kept in that; they are widened to [`Compute::dtype`]
+    /// when a layer runs.
+    pub kept_in: Option<DType>,
 }
 
 impl Compute {
     /// On `device` in precision `dtype`, every product in that precision.
     pub fn new(device: &Device, dtype: DType) -> Self {
-        Self { device: device.clone(), dtype, bf16_products: false }
+        Self { device: device.clone(), dtype, bf16_products: false, kept_in: None }
     }
 }
 

@@ -4,10 +4,10 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use adir::io::weights::{Dtype, TensorToWrite, WeightFile, write_safetensors};
-use adir::latent::{Examples, LatentAdaptation, LatentOutcome, LatentTraining};
+use adir::latent::{EncodedImage, Examples, LatentAdaptation, LatentAdapter, LatentOutcome, LatentTraining};
 use adir::models::Network;
 use adir::models::stable_diffusion::{Architecture, LatentFiles, add_lora, save_lora, write_random};
-use adir::optim::AdaptedLayers;
+use adir::optim::{AdaptedLayers, Lora};
 use adir::tensor::{Compute, Tensor, cpu, from_f32, to_f32};
 
 fn temporary(name: &str) -> PathBuf {
@@ -59,7 +59,7 @@ fn both_kinds_of_model_learn_what_they_are_shown() {
         let before = examples.held_out_losses(&unet, &told, 1).unwrap();
         let mut running = LatentAdaptation::new(&unet, &examples, &training, told.clone()).unwrap();
         for _ in 0..training.iterations {
-            assert!(running.step().unwrap().1.is_finite());
+            assert!(running.step().unwrap().loss.is_finite());
         }
         let adapted = running.adapted();
         let outcome = LatentOutcome::new(&before, &examples.held_out_losses(&adapted, &told, 1).unwrap());
@@ -84,6 +84,77 @@ fn both_kinds_of_model_learn_what_they_are_shown() {
             let most = a.iter().zip(&b).map(|(a, b)| (a - b).abs()).fold(0.0_f32, f32::max);
             assert!(most < 1e-5, "{}: {most}", files.unet().layout().spec(id).name);
         }
+        std::fs::remove_dir_all(&folder).unwrap();
+    }
+}
+
+/// What an interrupted adaptation has left leads to the same factors: crops that are encoded, and the state between two steps.
+#[test]
+fn an_adaptation_goes_on_from_files() {
+    for (name, architecture) in [("go-x4", Architecture::Upscaler), ("go-inpainting", Architecture::Inpainting2)] {
+        let folder = temporary(name);
+        write_random(architecture, true, 3, &folder).unwrap();
+        let files = LatentFiles::open(&folder).unwrap();
+        let compute = Compute::default();
+        let text = files.load_text(&compute).unwrap();
+        let told = [text.states("stripes").unwrap(), text.states("").unwrap()];
+        let (autoencoder, unet) = (files.load_autoencoder(&compute).unwrap(), files.load_unet(&compute).unwrap());
+        let low_res = files.low_res().map(|low_res| (low_res.clone(), 20));
+        let (training, upscales) = (training(5), low_res.is_some());
+        // Smaller than a crop, and grey.
+        let mut images: Vec<_> = (0..3).map(image).collect();
+        images[2] = images[2].clone().narrow(1, 0, 1).narrow(2, 0, 50);
+        let whole = Examples::encode(&images, &autoencoder, low_res.clone(), &training, |_| Ok(())).unwrap();
+        let from_file = |(i, image): (usize, &Tensor<4>)| {
+            let path = folder.join(format!("{i}.crops"));
+            EncodedImage::encode(image, i, &autoencoder, upscales, &training).unwrap().save(&path, "these").unwrap();
+            let file = WeightFile::open(&path).unwrap();
+            assert!(EncodedImage::load(&file, "others", upscales, &training).is_err());
+            EncodedImage::load(&file, "these", upscales, &training).unwrap()
+        };
+        let read = Examples::new(images.iter().enumerate().map(from_file).collect(), low_res).unwrap();
+
+        let new = |examples| LatentAdaptation::new(&unet, examples, &training, told.clone()).unwrap();
+        let mut running = new(&whole);
+        running.measure_before().unwrap();
+        let path = folder.join("state");
+        for step in 0..training.iterations {
+            if step == 2 {
+                running.save(&path, "this").unwrap();
+            }
+            running.step().unwrap();
+        }
+        let mut resumed = new(&read);
+        let state = WeightFile::open(&path).unwrap();
+        assert!(resumed.resume(&state, "that").is_err());
+        resumed.resume(&state, "this").unwrap();
+        assert_eq!(resumed.taken(), 2);
+        while resumed.taken() < resumed.total() {
+            resumed.step().unwrap();
+        }
+        let flat = |lora: &Lora| -> Vec<Vec<f32>> {
+            lora.factors().layout().ids().map(|id| to_f32(&lora.factors().flat(id)).unwrap()).collect()
+        };
+        assert!(flat(&running.lora()) == flat(&resumed.lora()), "{name}: other factors");
+        let outcomes = [&mut running, &mut resumed].map(|run| {
+            let adapted = run.adapted();
+            run.outcome(&adapted).unwrap().unwrap()
+        });
+        assert_eq!(outcomes[0], outcomes[1]);
+
+        // The adapter of a cache.
+        let path = folder.join("adapter");
+        LatentAdapter::save(&path, "key", &running.lora(), Some(outcomes[0])).unwrap();
+        let load = |key: &str| LatentAdapter::load(&WeightFile::open(&path).unwrap(), key);
+        assert!(load("other").unwrap_err().to_string().contains("another adapter"));
+        let kept = load("key").unwrap();
+        assert_eq!(kept.outcome(), Some(outcomes[0]));
+        assert!(flat(&kept.lora(unet.params(), &training).unwrap()) == flat(&running.lora()));
+        let mut bytes = std::fs::read(&path).unwrap();
+        let last = bytes.len() - 2;
+        bytes[last] ^= 1;
+        std::fs::write(&path, bytes).unwrap();
+        assert!(load("key").unwrap_err().to_string().contains("damaged"));
         std::fs::remove_dir_all(&folder).unwrap();
     }
 }

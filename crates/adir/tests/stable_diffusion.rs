@@ -6,8 +6,9 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::Arc;
 
+use adir::compute::WeightPrecision;
 use adir::io::weights::{Dtype, TensorToWrite, WeightFile, write_safetensors};
-use adir::latent::{Hole, LatentSampler, LatentSettings, Solver, inpainting, upscaling};
+use adir::latent::{Hole, LatentSampler, LatentSettings, Solver, inpainting, super_resolution, upscaling};
 use adir::models::clip::Tokenizer;
 use adir::models::params::Params;
 use adir::models::stable_diffusion::{
@@ -83,6 +84,11 @@ impl Fixture {
 
     /// The folder that diffusers would write, `renamed` being a last word on names.
     fn folder(&self, folder: &Path, renamed: impl Fn(&str) -> String) {
+        self.folder_in(folder, renamed, |_| Dtype::F32);
+    }
+
+    /// The same with each tensor in the precision that `dtype` gives it.
+    fn folder_in(&self, folder: &Path, renamed: impl Fn(&str) -> String, dtype: impl Fn(&[usize]) -> Dtype) {
         let write = |name: &str, text: String| {
             let path = folder.join(name);
             std::fs::create_dir_all(path.parent().unwrap()).unwrap();
@@ -91,14 +97,14 @@ impl Fixture {
         let level = self.about.get("max_noise_level");
         let index = level.map_or("{}".to_owned(), |level| format!("{{\"max_noise_level\": {level}}}"));
         write("model_index.json", index);
-        for part in ["unet", "vae", "text_encoder"] {
+        for part in ["unet", "vae", "vqvae", "text_encoder"].into_iter().filter(|part| self.about.get(part).is_some()) {
             write(&format!("{part}/config.json"), self.about[part]["config"].to_string());
             let stem = if part == "text_encoder" { "model" } else { "diffusion_pytorch_model" };
             let tensors: Vec<_> = self.shapes(part).into_iter().collect();
             let values: Vec<_> = tensors.iter().map(|(name, shape)| weight(&format!("{part}/{name}"), shape)).collect();
             let names: Vec<_> = tensors.iter().map(|(name, _)| renamed(name)).collect();
             let tensors: Vec<_> = (tensors.iter().zip(&values).zip(&names))
-                .map(|(((_, shape), values), name)| TensorToWrite { name, shape, dtype: Dtype::F32, values })
+                .map(|(((_, shape), values), name)| TensorToWrite { name, shape, dtype: dtype(shape), values })
                 .collect();
             let path = folder.join(part).join(format!("{stem}.safetensors"));
             write_safetensors(&path, &tensors, &BTreeMap::new()).unwrap();
@@ -127,8 +133,7 @@ fn every_part_computes_what_the_reference_does() {
         let fixture = Fixture::read(&format!("{name}.safetensors"));
         let folder = temporary(name);
         fixture.folder(&folder, str::to_owned);
-        assert!(LatentFiles::recognises(&folder));
-        let files = LatentFiles::open(&folder).unwrap_or_else(|e| panic!("{name}: {e}"));
+        let files = LatentFiles::recognised(&folder, false).unwrap_or_else(|e| panic!("{name}: {e}")).unwrap();
         assert_eq!(files.purpose(), purpose);
         let compute = Compute::default();
 
@@ -160,10 +165,57 @@ fn every_part_computes_what_the_reference_does() {
     }
 }
 
+/// What text encoder, U-Net, encoder and decoder give.
+fn of_all_parts(files: &LatentFiles) -> Vec<Vec<f64>> {
+    let (compute, config) = (Compute::default(), files.unet().config());
+    let tokens: Vec<u32> = [198, 5, 17, 150, 199].into_iter().chain([0; 11]).collect();
+    let text = files.load_text(&compute).unwrap().states_of(&tokens).unwrap();
+    let unet = files.load_unet(&compute).unwrap();
+    let beside = Some(noise("beside", [1, config.in_channels - 4, 16, 8]));
+    let conditions = Conditions { text: Some(text.clone()), class: config.classes.map(|_| 20), beside };
+    let conditioning = [Conditioning::Several(Arc::new(conditions))];
+    let input = Conditioning::join(noise("x", [1, 4, 16, 8]), &conditioning);
+    let output = unet.network().forward(unet.params(), input, &[Timestep(613)], &conditioning);
+    let latents = files.load_autoencoder(&compute).unwrap();
+    let mean = latents.posterior(&noise("image", [1, 3, 32, 24])).unwrap().mean;
+    let decoded = latents.decode(&noise("latents", [1, 4, 6, 5])).unwrap();
+    vec![to_f64(&text).unwrap(), to_f64(&output).unwrap(), to_f64(&mean).unwrap(), to_f64(&decoded).unwrap()]
+}
+
+/// Weights kept in half as many bits compute what the same weights do that the file has rounded, in half the memory.
+#[test]
+fn narrow_weights_compute_as_rounded_ones_do_in_f32() {
+    for (name, precision, dtype) in
+        [("upscaler", WeightPrecision::F16, Dtype::F16), ("inpainting1", WeightPrecision::Bf16, Dtype::BF16)]
+    {
+        let fixture = Fixture::read(&format!("{name}.safetensors"));
+        let [whole, rounded] = ["whole", "rounded"].map(|kind| temporary(&format!("narrow-{name}-{kind}")));
+        fixture.folder(&whole, str::to_owned);
+        // Embeddings stay as they are: of these models, tables of 16, 200 and 1000 rows.
+        let is_table = |shape: &[usize]| matches!(shape, [16 | 200 | 1000, _]);
+        let in_file = |shape: &[usize]| if shape.len() > 1 && !is_table(shape) { dtype } else { Dtype::F32 };
+        fixture.folder_in(&rounded, str::to_owned, in_file);
+        let open = |folder: &Path| LatentFiles::open(folder).unwrap();
+        let expected = of_all_parts(&open(&rounded));
+        for files in [open(&whole).keeping(precision), open(&rounded).keeping(WeightPrecision::File)] {
+            for (part, (found, expected)) in of_all_parts(&files).iter().zip(&expected).enumerate() {
+                let distance = apart(found, expected);
+                assert!(distance < 1e-6, "{name}, part {part}: {distance:.2e}");
+            }
+            let (narrow, wide) = (files.bytes().unwrap(), open(&whole).bytes().unwrap());
+            assert!(narrow[0] < wide[0] * 6 / 10 && narrow[1] < wide[1] * 6 / 10, "{narrow:?} of {wide:?} bytes");
+        }
+        let unrounded = of_all_parts(&open(&whole));
+        assert!(apart(&unrounded[1], &expected[1]) > 1e-5, "rounding changes something");
+        assert_eq!(open(&whole).keeping(WeightPrecision::File).bytes().unwrap(), open(&whole).bytes().unwrap());
+        [whole, rounded].iter().for_each(|folder| std::fs::remove_dir_all(folder).unwrap());
+    }
+}
+
 /// The prior of a fixture, and a batch of two crops: what the script draws for its step `k`.
 fn training_batch(files: &LatentFiles, k: usize) -> Batch {
     let config = files.unet().config();
-    let text: Tensor<3> = noise("train.states", [2, 16, config.text_width]);
+    let text: Tensor<3> = noise("train.states", [2, 16, config.text_width.unwrap()]);
     let beside = noise("train.beside", [2, config.in_channels - 4, 8, 16]);
     let told = |i: usize| {
         let class = config.classes.map(|_| [20, 311][i]);
@@ -361,6 +413,45 @@ fn latents_that_are_quantised() {
     let image = noise("image", [1, 3, 32, 24]).clamp(-1.5, 1.5) / 1.5;
     fixture.check("mean", &net.encode(&params, &image).unwrap().mean, 1e-5);
     fixture.check("decoded", &net.decode(&params, &noise("latents", [1, 3, 6, 5])).unwrap(), 1e-5);
+}
+
+/// Latent diffusion's super-resolution: the U-Net without a text, under the names of today's files and of those of its time, and
+/// runs of ten steps.
+#[test]
+fn super_resolution_without_a_text() {
+    let fixture = Fixture::read("super_resolution.safetensors");
+    let compute = Compute::default();
+    let before = |name: &str| {
+        let new = ["to_q", "to_k", "to_v", "to_out.0"].into_iter().zip(["query", "key", "value", "proj_attn"]);
+        new.fold(name.to_owned(), |name, (new, before)| name.replace(&format!(".{new}."), &format!(".{before}.")))
+    };
+    for (kind, old) in [("new", false), ("old", true)] {
+        let folder = temporary(&format!("sr-{kind}"));
+        fixture.folder(&folder, |name| if old { before(name) } else { name.to_owned() });
+        let files = LatentFiles::recognised(&folder, false).unwrap().unwrap();
+        assert_eq!((files.purpose(), files.text_parameters()), (Purpose::SuperResolution, 0));
+        assert!(files.load_text(&compute).is_err());
+        let unet = files.load_unet(&compute).unwrap();
+        let told = [super_resolution(noise("beside", [1, 3, 16, 24])).unwrap()];
+        let input = Conditioning::join(noise("x", [1, 3, 16, 24]), &told);
+        let output = unet.network().forward(unet.params(), input, &[Timestep(613)], &told);
+        fixture.check("unet.output", &output, 1e-5);
+
+        let latents = files.load_autoencoder(&compute).unwrap();
+        let small = (noise("lr", [1, 3, 16, 24]) / 1.8).clamp(-1.0, 1.0);
+        for (run, eta) in [("run.ddim", 0.0), ("run.eta", 1.0)] {
+            let settings = LatentSettings { solver: Solver::Ddim { eta }, steps: 10, scale: 1.0 };
+            let told = super_resolution(small.clone()).unwrap();
+            let sampler = LatentSampler::new(&unet, files.facts(), settings, told, None).unwrap();
+            let source = recorded((0..10).map(|i| noise(&format!("step{i}"), [1, 3, 16, 24])).collect());
+            let steps = sampler.steps(&source, noise("start", [1, 3, 16, 24])).unwrap();
+            let last = steps.map(|step| step.unwrap().x_t).last().unwrap();
+            let found = psnr(&fixture, run, &latents.decode(&last).unwrap());
+            println!("super-resolution: {run}: {found:.1} dB");
+            assert!(found > 80.0, "{run}: {found:.1} dB");
+        }
+        std::fs::remove_dir_all(&folder).unwrap();
+    }
 }
 
 fn fixtures() -> PathBuf {

@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use adir::engine::{LatentRequest, OutputRequest, Region};
 use adir::latent::LatentTraining;
+use adir::models::stable_diffusion::LatentFiles;
 use adir::{Error, Result};
 use clap::Args;
 
@@ -90,6 +91,8 @@ pub fn run(args: &EditArgs, log: &Log) -> Result<u8> {
         (None, Some(region)) => Region::Box(region),
         (None, None) => Region::Transparent,
     };
+    let averaged = args.sampling.ema;
+    let files = if averaged { LatentFiles::open_averaged(model)? } else { LatentFiles::open(model)? };
     let request = LatentRequest::edit(&args.input, model, region);
     let mut request = args.sampling.applied(request, args.steps.as_deref(), args.eta)?;
     request.reading = args.read.reading(None)?;
@@ -105,5 +108,5 @@ pub fn run(args: &EditArgs, log: &Log) -> Result<u8> {
         None => engine,
     };
     let engine = crate::adaptation::engine_with(engine, &args.store, args.no_cache).build()?;
-    latent::run(&engine, &request, &args.output, args.explain, args.seed.drawn, log)
+    latent::run(&engine, files, &request, args.explain, args.seed.drawn, log)
 }

@@ -76,10 +76,10 @@ enum ModelsCommand {
         #[command(flatten)]
         store: Store,
     },
-    /// Write a Stable Diffusion model with random weights, as a folder of diffusers. It restores nothing: with it commands,
+    /// Write a latent diffusion model with random weights, as a folder of diffusers. It restores nothing: with it commands,
     /// plans and the speed can be tried before a download
     Random {
-        /// What the model is: x4-upscaler, sd1-inpainting or sd2-inpainting
+        /// What the model is: x4-upscaler, ldm-sr, sd1-inpainting or sd2-inpainting
         #[arg(value_parser = PossibleValuesParser::new(Architecture::ALL.map(|(name, _)| name)))]
         architecture: String,
         /// The folder to write, which must be empty or missing; 1 to 4 GB, with --tiny 20 MB
@@ -219,7 +219,7 @@ fn list() -> Result<()> {
     }
     say!("recognised by their files (--model FOLDER of diffusers, or a single file):")?;
     for name in [
-        "the x4 upscaler of Stable Diffusion, for adir restore --task sr4",
+        "the x4 upscaler of Stable Diffusion and latent diffusion's super-resolution, for adir restore --task sr4",
         "the inpainting models of Stable Diffusion 1.5 and 2, for adir edit",
     ] {
         say!("  {name}")?;
@@ -229,8 +229,10 @@ fn list() -> Result<()> {
 }
 
 fn info(args: &ModelArgs, as_json: bool, test: bool, log: &Log) -> Result<u8> {
-    if let Some(path) = args.model.as_deref().filter(|path| LatentFiles::recognises(path)) {
-        return latent_info(path, as_json, test);
+    if let Some(path) = &args.model
+        && let Some(found) = LatentFiles::recognised(path, false)?
+    {
+        return latent_info(&found, as_json, test);
     }
     let engine = args.engine().build()?;
     let (file, config) = engine.weights()?;
@@ -264,13 +266,12 @@ fn info(args: &ModelArgs, as_json: bool, test: bool, log: &Log) -> Result<u8> {
 }
 
 /// Shows what a folder or a single file of Stable Diffusion holds.
-fn latent_info(path: &Path, as_json: bool, test: bool) -> Result<u8> {
+fn latent_info(found: &LatentFiles, as_json: bool, test: bool) -> Result<u8> {
     if test {
         return Err(Error::config("--test denoises pixels, which no part of Stable Diffusion does"));
     }
-    let found = LatentFiles::open(path)?;
     let (command, use_) = match found.purpose() {
-        Purpose::Upscaling => ("adir restore --task sr4", "super-resolution by 4"),
+        Purpose::Upscaling | Purpose::SuperResolution => ("adir restore --task sr4", "super-resolution by 4"),
         _ => ("adir edit", "filling in a part of an image"),
     };
     let parameters = [
@@ -279,11 +280,14 @@ fn latent_info(path: &Path, as_json: bool, test: bool) -> Result<u8> {
         ("autoencoder", found.autoencoder().layout().element_count()),
     ];
     let (facts, sha256) = (found.facts(), found.hash()?);
-    let (name, prediction) = (path.display().to_string(), format!("{:?}", facts.prediction).to_lowercase());
+    let (name, prediction) = (found.path().display().to_string(), format!("{:?}", facts.prediction).to_lowercase());
     let files: Vec<_> = found.files().iter().map(|file| file.display().to_string()).collect();
     if as_json {
-        let parameters: serde_json::Map<_, _> =
-            parameters.map(|(part, count)| (part.into(), json!(count))).into_iter().collect();
+        let parameters: serde_json::Map<_, _> = parameters
+            .into_iter()
+            .filter(|(_, count)| *count > 0)
+            .map(|(part, count)| (part.into(), json!(count)))
+            .collect();
         let text = json!({
             "model": name, "kind": "stable_diffusion", "for": command, "sha256": sha256, "parameters": parameters,
             "prediction": prediction, "betas": facts.betas, "files": files,
@@ -292,7 +296,7 @@ fn latent_info(path: &Path, as_json: bool, test: bool) -> Result<u8> {
         return Ok(crate::exit::DONE);
     }
     say!("{name}: Stable Diffusion, {use_} ({command})")?;
-    for (part, count) in parameters {
+    for (part, count) in parameters.into_iter().filter(|(_, count)| *count > 0) {
         say!("  {part}: {count} parameters")?;
     }
     say!("  sha256 of the U-Net {sha256}")?;

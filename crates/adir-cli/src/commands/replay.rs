@@ -3,7 +3,9 @@
 use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
 
-use adir::engine::{Engine, FileRecord, Observation, OutputRequest, Outputs, Plan, Record, Request, Target};
+use adir::engine::{
+    Engine, FileRecord, LatentRecord, Observation, OutputRequest, Outputs, Plan, Record, Request, Target,
+};
 use adir::io::atomic::check_outputs;
 use adir::io::hash::ContentHash;
 use adir::io::image::{ImageFormat, read_image};
@@ -14,6 +16,7 @@ use adir::{Error, Result};
 use clap::Args;
 use serde_json::json;
 
+use super::replay_latent;
 use crate::adaptation::engine_with;
 use crate::log::Log;
 use crate::memory;
@@ -27,32 +30,35 @@ use crate::store::Store;
 #[derive(Debug, Args)]
 pub struct ReplayArgs {
     /// The record beside the result (x.png.json)
-    record: PathBuf,
+    pub(super) record: PathBuf,
     /// Keep the repeated result here, with its record and samples, whether the bytes agree or not [default: it is
     /// compared and thrown away]
     #[arg(short, long, value_name = "FILE")]
-    output: Option<PathBuf>,
+    pub(super) output: Option<PathBuf>,
     /// Replace existing outputs
     #[arg(long)]
-    overwrite: bool,
+    pub(super) overwrite: bool,
     #[command(flatten)]
-    store: Store,
+    pub(super) store: Store,
     /// Use no adapted weights of earlier runs: train again
     #[arg(long)]
-    no_cache: bool,
+    pub(super) no_cache: bool,
     /// Print one JSON object
     #[arg(long)]
     json: bool,
 }
 
 /// A picture of the run and of its repetition.
-struct Compared {
+pub(super) struct Compared {
     name: String,
     then: ContentHash,
     now: ContentHash,
 }
 
 pub fn run(args: &ReplayArgs, log: &Log) -> Result<u8> {
+    if let Some(record) = LatentRecord::read(&args.record)? {
+        return replay_latent::run(args, &record, log);
+    }
     let record = Record::read(&args.record)?;
     let request = record.request.clone().ok_or_else(|| {
         let message = "does not hold its request: the observation came from a pipe or from memory, or the operator from a \
@@ -63,7 +69,7 @@ pub fn run(args: &ReplayArgs, log: &Log) -> Result<u8> {
     // Before the folder changes.
     let (own, kept) = (absolute(&args.record)?, args.output.as_deref().map(absolute).transpose()?);
     let store = args.store.absolute()?;
-    let folder = folder_of_run(&own, &request);
+    let folder = folder_of_run(&own, request.output.as_ref());
     if let Some(folder) = &folder {
         std::env::set_current_dir(folder).map_err(|e| Error::io(folder, e))?;
     }
@@ -93,9 +99,20 @@ pub fn run(args: &ReplayArgs, log: &Log) -> Result<u8> {
     let mut restored = engine.run(&plan, &|event| watcher.see(event))?;
     watcher.finish();
     restored.save(&engine)?;
-    let compared = compare(&before, &restored.record)?;
+    let compared = compare(&before, &restored.record.results)?;
+    let again = plan.outputs().map(|outputs| outputs.image.clone());
+    tell(args, &compared, || reasons(&record, &restored.record), || largest_difference(&image, &again?))
+}
+
+/// Says which files agree; if some do not, why, and by how much the first result differs. Returns the exit code.
+pub(super) fn tell(
+    args: &ReplayArgs,
+    compared: &[Compared],
+    reasons: impl FnOnce() -> Vec<String>,
+    difference: impl FnOnce() -> Option<f64>,
+) -> Result<u8> {
     let agree = compared.iter().all(|picture| picture.then == picture.now);
-    let reasons = if agree { Vec::new() } else { reasons(&record, &restored.record) };
+    let reasons = if agree { Vec::new() } else { reasons() };
     if args.json {
         let rows: Vec<_> = compared
             .iter()
@@ -106,12 +123,12 @@ pub fn run(args: &ReplayArgs, log: &Log) -> Result<u8> {
             json!({"record": args.record.to_string_lossy(), "files": rows, "agree": agree, "differences": reasons})
         )?;
     } else {
-        for Compared { name, then, now } in &compared {
+        for Compared { name, then, now } in compared {
             let verdict = if then == now { "the same bytes" } else { "DIFFERENT bytes" };
             say!("{name:<30} {verdict}, SHA-256 {:.12}", now.to_string())?;
         }
         reasons.iter().try_for_each(|reason| say!("  {reason}"))?;
-        if let (false, Some(most)) = (agree, largest_difference(&image, &plan)) {
+        if let Some(most) = (!agree).then(difference).flatten() {
             say!("  the values of the result differ by up to {most:.2} grey levels")?;
         }
         say!("{}", if agree { "the run repeats" } else { "the run does NOT repeat" })?;
@@ -119,7 +136,7 @@ pub fn run(args: &ReplayArgs, log: &Log) -> Result<u8> {
     Ok(if agree { crate::exit::DONE } else { crate::exit::SOME_FAILED })
 }
 
-fn absolute(path: &Path) -> Result<PathBuf> {
+pub(super) fn absolute(path: &Path) -> Result<PathBuf> {
     std::path::absolute(path).map_err(|e| Error::io(path, e))
 }
 
@@ -154,7 +171,7 @@ fn make_absolute(request: &mut Request) -> Result<()> {
 }
 
 /// The result that a record lies beside.
-fn result_of(record: &Path) -> Result<PathBuf> {
+pub(super) fn result_of(record: &Path) -> Result<PathBuf> {
     match record.extension().is_some_and(|extension| extension == "json") {
         true => Ok(record.with_extension("")),
         false => Err(Error::input(record, "does not say which result it belongs to")),
@@ -162,8 +179,8 @@ fn result_of(record: &Path) -> Result<PathBuf> {
 }
 
 /// The folder that a run was started in, where the places of its record, then and now, tell it.
-fn folder_of_run(record: &Path, request: &Request) -> Option<PathBuf> {
-    let output = request.output.as_ref()?;
+pub(super) fn folder_of_run(record: &Path, output: Option<&OutputRequest>) -> Option<PathBuf> {
+    let output = output?;
     let mut then = output.path.clone().into_os_string();
     then.push(".json");
     let then = output.record.clone().unwrap_or(then.into());
@@ -192,7 +209,7 @@ fn before(record: &Record, own: &Path, asked: &Path) -> Result<(Vec<FileRecord>,
 }
 
 /// Refuses a place whose format is another one: its bytes could not agree.
-fn check_format(output: &Path, image: &Path) -> Result<()> {
+pub(super) fn check_format(output: &Path, image: &Path) -> Result<()> {
     if ImageFormat::from_path(output)? == ImageFormat::from_path(image)? {
         return Ok(());
     }
@@ -247,15 +264,15 @@ fn check_inputs(record: &Record, plan: &Plan) -> Result<()> {
 }
 
 /// Pairs the pictures of the run with those of its repetition.
-fn compare(before: &[FileRecord], now: &Record) -> Result<Vec<Compared>> {
-    if before.len() > now.results.len() {
+pub(super) fn compare(before: &[FileRecord], now: &[FileRecord]) -> Result<Vec<Compared>> {
+    if before.len() > now.len() {
         return Err(Error::config("the run made other files than its repetition"));
     }
     let pair = |(then, now): (&FileRecord, &FileRecord)| {
         let name = then.path.as_deref().and_then(Path::file_name).unwrap_or(OsStr::new("<stdout>"));
         Compared { name: name.to_string_lossy().into_owned(), then: then.sha256, now: now.sha256 }
     };
-    Ok(before.iter().zip(&now.results).map(pair).collect())
+    Ok(before.iter().zip(now).map(pair).collect())
 }
 
 /// What was otherwise than in the run.
@@ -290,9 +307,9 @@ fn reasons(then: &Record, now: &Record) -> Vec<String> {
 }
 
 /// The largest difference between the result as it lies there and its repetition, in grey levels of 0..255.
-fn largest_difference(image: &Path, plan: &Plan) -> Option<f64> {
+pub(super) fn largest_difference(image: &Path, again: &Path) -> Option<f64> {
     let read = |path: &Path| to_f64(&read_image(path, &Limits::default()).ok()?.tensor).ok();
-    let (then, now) = (read(image)?, read(&plan.outputs()?.image)?);
+    let (then, now) = (read(image)?, read(again)?);
     let differences = then.iter().zip(&now).map(|(a, b)| (a - b).abs() * 127.5);
     (then.len() == now.len()).then(|| differences.fold(0.0, f64::max))
 }

@@ -3,9 +3,8 @@
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use adir::engine::{EngineBuilder, LatentRequest, LatentTask, OutputRequest, Record, Request};
+use adir::engine::{EngineBuilder, OutputRequest, Record, Request};
 use adir::guidance::{Adjoint, DataStep, Residual, Strength};
-use adir::latent::LatentTraining;
 use adir::models::stable_diffusion::LatentFiles;
 use adir::sampler::EpsAfterGuidance;
 use adir::task::{Method, Overrides, Preset, Task};
@@ -14,9 +13,10 @@ use clap::Args;
 use serde_json::json;
 
 use super::restore_folder::{self, FolderArgs};
-use crate::adaptation::{AdaptArgs, AdaptSettings, Mode};
+use super::upscale;
+use crate::adaptation::AdaptArgs;
 use crate::args::{DegradationArgs, MeasuredArgs, ReadArgs, preset, share, words};
-use crate::latent::{self, LatentAdaptArgs, Query, UpscalerArgs};
+use crate::latent::UpscalerArgs;
 use crate::log::Log;
 use crate::model::ModelArgs;
 use crate::pipe::{self, Scratch};
@@ -34,7 +34,7 @@ use crate::seed::Seed;
 pub struct RestoreArgs {
     /// The observation y, or a folder of observations; - reads y from stdin
     #[arg(required_unless_present = "input_option", conflicts_with = "input_option")]
-    input: Option<PathBuf>,
+    pub(super) input: Option<PathBuf>,
     /// The observation y, given as an option
     #[arg(short = 'i', long = "input", value_name = "INPUT")]
     input_option: Option<PathBuf>,
@@ -44,20 +44,20 @@ pub struct RestoreArgs {
     pub(super) output: PathBuf,
     /// Where to write the record, in place of the file beside the result
     #[arg(long, value_name = "JSON")]
-    record: Option<PathBuf>,
+    pub(super) record: Option<PathBuf>,
     /// Write a page about the result: input and result to compare, agreement, bias, where samples differ, settings. It
     /// needs no other file
     #[arg(long, value_name = "HTML")]
-    report: Option<PathBuf>,
+    pub(super) report: Option<PathBuf>,
     /// Page of a TIFF stack, plane of a FITS file or frame of an animation to restore, from 1 [default: 1, with a warning if there are more]
     #[arg(long, value_name = "N")]
-    page: Option<usize>,
+    pub(super) page: Option<usize>,
     #[command(flatten)]
-    read: ReadArgs,
+    pub(super) read: ReadArgs,
     #[command(flatten)]
-    degradation: DegradationArgs,
+    pub(super) degradation: DegradationArgs,
     #[command(flatten)]
-    measured: MeasuredArgs,
+    pub(super) measured: MeasuredArgs,
     #[command(flatten)]
     pub(super) model: ModelArgs,
     #[command(flatten)]
@@ -67,17 +67,17 @@ pub struct RestoreArgs {
     /// Sample with this adapter: a file, a folder, or a name or key shown by `adir adapt list`. If several match, the
     /// one made for this observation is used. With --gallery, low-rank factors trained on the nearest images refine it
     #[arg(long, value_name = "ADAPTER")]
-    adapter: Option<PathBuf>,
+    pub(super) adapter: Option<PathBuf>,
     /// Keep the margin around the observation that a blur with the boundary valid saw; by default the result has the
     /// size of the observation
     #[arg(long)]
-    keep_margin: bool,
+    pub(super) keep_margin: bool,
     /// Keep the state of the run in the cache at most that often, so that the same command goes on from there after a kill
     /// at any moment; writing takes at most a twentieth of the time [default: 5]
     #[arg(long, value_name = "SECONDS", value_parser = crate::time::seconds)]
     checkpoint_seconds: Option<Duration>,
     #[command(flatten)]
-    upscaler: UpscalerArgs,
+    pub(super) upscaler: UpscalerArgs,
     #[command(flatten)]
     pub(super) folder: FolderArgs,
     /// Replace existing outputs; of a folder, those that are not finished
@@ -93,16 +93,16 @@ pub(super) struct SamplingArgs {
     /// Preset: fast (the method staged, about 20 network evaluations), or paper (settings of the paper's Table 4: 1000
     /// ancestral steps)
     #[arg(long, default_value = "fast", value_parser = preset())]
-    preset: Preset,
+    pub(super) preset: Preset,
     /// What the result should be: faithful (nearest to the truth in every pixel, and smooth), detailed (one of the
     /// likely images, as sharp as the truth), balanced, or a number from 0 (faithful) to 1 (detailed) [default: faithful; detailed for
     /// large holes and lost colours]
     #[arg(long, value_name = "AIM", value_parser = aim)]
-    aim: Option<f64>,
+    pub(super) aim: Option<f64>,
     /// Network evaluations per sample. Methods of one pass also take a,b,c (steps per section) and ddimN (constant
     /// stride)
     #[arg(long, value_name = "N")]
-    steps: Option<String>,
+    pub(super) steps: Option<String>,
     /// Random seed; -1 draws one, which the record holds
     #[arg(long, default_value_t)]
     pub(super) seed: Seed,
@@ -110,50 +110,50 @@ pub(super) struct SamplingArgs {
     /// x.1.png, x.2.png ..., and where they differ as x.std.png (standard deviation in 1/256 of a grey level) and
     /// x.heat.png
     #[arg(short = 'n', long, default_value_t = 1, value_name = "N")]
-    samples: usize,
+    pub(super) samples: usize,
     /// Class label, for a class-conditional network
     #[arg(long)]
-    class: Option<usize>,
+    pub(super) class: Option<usize>,
     /// Sample in tiles of at most this many pixels a side, overlapping and blended at every step; the whole image if that is
     /// no larger [default: the whole image up to 768x768 pixels, else 512, or less where the memory does not suffice]
     #[arg(long, value_name = "PIXELS")]
-    tile: Option<usize>,
+    pub(super) tile: Option<usize>,
     /// Guidance strength s, or "projection" for noise-free observations (s = infinity); the step of dps
     #[arg(short = 's', long = "scale", value_name = "S", value_parser = strength)]
-    strength: Option<Strength>,
+    pub(super) strength: Option<Strength>,
     /// Sampler: staged (an estimate with opposed noise, then detail as --aim asks), few-step (the paper's guidance with
     /// DDIM), ancestral (the paper's Algorithm 1), or a published solver with its published settings: ddnm, ddrm, diffpir,
     /// dps and pigdm (by gradients through the network: slow), daps (1000 network evaluations)
     #[arg(long, value_parser = words::<Method>(Method::ALL.map(Method::name)))]
-    method: Option<Method>,
+    pub(super) method: Option<Method>,
     /// Fresh noise per step of few-step, ddnm, ddrm and pigdm, 0 to 1
     #[arg(long)]
-    eta: Option<f64>,
+    pub(super) eta: Option<f64>,
     /// Fresh share of the noise variance in diffpir, 0 to 1
     #[arg(long)]
-    zeta: Option<f64>,
+    pub(super) zeta: Option<f64>,
     /// Residual used by the ancestral sampler: paper (A mu - y_t (Eq. 16-17)), or consistent (without its bias, for
     /// fewer steps)
     #[arg(long, value_parser = words::<Residual>(&["paper", "consistent"]))]
-    residual: Option<Residual>,
+    pub(super) residual: Option<Residual>,
     /// A*: normalized (A^T over the largest eigenvalue of A^T A), or strict (A^T)
     #[arg(long, value_parser = words::<Adjoint>(&["normalized", "strict"]))]
-    adjoint: Option<Adjoint>,
+    pub(super) adjoint: Option<Adjoint>,
     /// Limit each ancestral correction to that of a projection
     #[arg(long)]
-    cap: Option<bool>,
+    pub(super) cap: Option<bool>,
     /// How the few-step sampler moves the x0 estimate towards A x = y: gradient (a step along the gradient of the
     /// misfit,
     /// Eq. 17), or proximal (to the minimum of misfit and distance, by conjugate gradients: for blurs)
     #[arg(long, value_parser = words::<DataStep>(&["gradient", "proximal"]))]
-    data_step: Option<DataStep>,
+    pub(super) data_step: Option<DataStep>,
     /// Clip the x0 estimate to the range from black to white
     #[arg(long)]
-    clip: Option<bool>,
+    pub(super) clip: Option<bool>,
     /// The eps that the few-step form continues with after guidance: keep (the predicted one), or rederive (the one that
     /// fits the corrected x0)
     #[arg(long, value_parser = words::<EpsAfterGuidance>(&["keep", "rederive"]))]
-    eps_after_guidance: Option<EpsAfterGuidance>,
+    pub(super) eps_after_guidance: Option<EpsAfterGuidance>,
 }
 
 fn aim(text: &str) -> Result<f64, String> {
@@ -276,143 +276,17 @@ fn check_pipe(args: &RestoreArgs) -> Result<()> {
     if args.explain { Ok(()) } else { pipe::check_stdout() }
 }
 
-/// What [`RestoreArgs::other_settings`] are called.
-const OTHER_SETTINGS: &str = "of the adaptation's options --closer-than, --gallery-tiles, --adapt-minutes, --adapt-strength, \
-                              --adapt-p2-gamma, --adapt-p2-k, --recompute and --adapt-micro-batch";
-
-impl RestoreArgs {
-    /// The settings of an adaptation that a latent diffusion model has not.
-    fn other_settings(&self) -> AdaptSettings {
-        AdaptSettings {
-            encoder: None,
-            neighbours: None,
-            iterations: None,
-            adapt_rate: None,
-            adapt_crop: None,
-            adapt_batch: None,
-            adapt_ema: None,
-            adapt_seed: None,
-            ..self.adaptation.settings.clone()
-        }
-    }
-
-    /// The adaptation of a latent diffusion model.
-    fn latent_adaptation(&self) -> LatentAdaptArgs {
-        let (args, settings) = (&self.adaptation, &self.adaptation.settings);
-        let adapt = match args.adapt {
-            Some(Mode::Gallery) => Some(Query::Gallery),
-            Some(Mode::Text) => Some(Query::Text),
-            Some(Mode::Auto) => Some(Query::Auto),
-            Some(Mode::Itself | Mode::None) | None => None,
-        };
-        LatentAdaptArgs {
-            gallery: args.gallery.clone().filter(|_| args.adapt != Some(Mode::None)),
-            adapt,
-            encoder: settings.encoder.clone(),
-            neighbours: settings.neighbours,
-            iterations: settings.iterations,
-            lora: args.lora,
-            adapt_attention: self.upscaler.adapt_attention,
-            adapt_rate: settings.adapt_rate,
-            adapt_crop: settings.adapt_crop,
-            adapt_batch: settings.adapt_batch,
-            adapt_ema: settings.adapt_ema,
-            adapt_seed: settings.adapt_seed,
-            adapter: self.adapter.clone(),
-            save_adapter: self.upscaler.save_adapter.clone(),
-        }
-    }
-
-    /// Refuses what the x4 upscaler of Stable Diffusion does not do.
-    fn check_for_upscaler(&self) -> Result<()> {
-        let sampling = &self.sampling;
-        if self.degradation.task != (Task::SuperResolution { factor: 4 }) {
-            return Err(Error::config(format!("this model does --task sr4, not {}", self.degradation.task)));
-        }
-        let degradation = DegradationArgs {
-            task: self.degradation.task,
-            kernel: None,
-            kernel_centre: None,
-            boundary: None,
-            mask: None,
-            sigma: None,
-            gain: None,
-            linear_light: false,
-        };
-        let same_sampling = SamplingArgs {
-            steps: sampling.steps.clone(),
-            seed: sampling.seed,
-            samples: sampling.samples,
-            tile: sampling.tile,
-            eta: sampling.eta,
-            preset: Preset::Fast,
-            aim: None,
-            class: None,
-            strength: None,
-            method: None,
-            zeta: None,
-            residual: None,
-            adjoint: None,
-            cap: None,
-            data_step: None,
-            clip: None,
-            eps_after_guidance: None,
-        };
-        for (given, what) in [
-            (self.degradation != degradation, "a degradation other than that of sr4"),
-            (self.measured != MeasuredArgs::default(), "--ignore and --saturated"),
-            (
-                *sampling != same_sampling,
-                "of the sampling options more than --steps, --eta, --seed, --samples and --tile",
-            ),
-            (self.adaptation.full, "--full"),
-            (matches!(self.adaptation.adapt, Some(Mode::Itself)), "--adapt self"),
-            (self.other_settings() != AdaptSettings::default(), OTHER_SETTINGS),
-            (self.keep_margin, "--keep-margin"),
-            (self.report.is_some(), "--report"),
-            (self.record.is_some(), "--record"),
-            (self.model.model_config.is_some(), "--model-config"),
-        ] {
-            if given {
-                return Err(Error::config(format!("the upscaler of Stable Diffusion does not take {what}")));
-            }
-        }
-        for path in [self.input()?, &self.output] {
-            if pipe::is_pipe(path) || path.is_dir() {
-                return Err(Error::config("the upscaler of Stable Diffusion takes files, not folders or - for a pipe"));
-            }
-        }
-        self.folder.refuse_for_a_file(self.input()?)
-    }
-}
-
-/// Super-resolution by the upscaler of Stable Diffusion.
-fn upscale(args: &RestoreArgs, model: &Path, log: &Log) -> Result<u8> {
-    args.check_for_upscaler()?;
-    let request = LatentRequest::upscale(args.input()?, model);
-    let mut request = args.upscaler.common.applied(request, args.sampling.steps.as_deref(), args.sampling.eta)?;
-    if let LatentTask::Upscale { noise_level, agree, colours } = &mut request.task {
-        *noise_level = args.upscaler.noise_level.unwrap_or(*noise_level);
-        (*agree, *colours) = (args.upscaler.match_observation, args.upscaler.match_colours);
-    }
-    request.reading = args.read.reading(args.page)?;
-    request.prompt = args.adaptation.prompt.clone().unwrap_or_default();
-    request.seed = args.sampling.seed.value;
-    request.samples = args.sampling.samples;
-    request.tile = args.sampling.tile;
-    request.output = Some(OutputRequest::new(&args.output, args.overwrite));
-    let request = args.latent_adaptation().applied(request, LatentTraining::upscaler())?;
-    latent::run(&args.engine().build()?, &request, &args.output, args.explain, args.sampling.seed.drawn, log)
-}
-
 pub fn run(args: &RestoreArgs, log: &Log) -> Result<u8> {
     let started = std::time::Instant::now();
-    if let Some(model) = args.model.model.as_deref().filter(|model| LatentFiles::recognises(model)) {
-        return upscale(args, model, log);
+    let averaged = args.upscaler.common.ema;
+    if let Some(model) = &args.model.model
+        && let Some(files) = LatentFiles::recognised(model, averaged)?
+    {
+        return upscale::run(args, files, log);
     }
     args.upscaler.refuse()?;
     if args.input()?.is_dir() {
-        return restore_folder::run(args, log);
+        return restore_folder::run(args, || Ok(args.request(&args.output)?.into()), log);
     }
     args.folder.refuse_for_a_file(args.input()?)?;
     let to_stdout = pipe::is_pipe(&args.output);

@@ -3,7 +3,7 @@
 use std::path::Path;
 use std::str::FromStr;
 
-use adir::engine::{Event, FolderDone, FolderPlan, FolderRequest, Shard};
+use adir::engine::{Each, Event, FolderDone, FolderPlan, FolderRequest, Shard};
 use adir::io::image::ImageFormat;
 use adir::{Error, Result};
 use clap::Args;
@@ -83,8 +83,7 @@ impl FolderArgs {
     }
 }
 
-fn request(args: &RestoreArgs) -> Result<FolderRequest> {
-    args.check_for_folder()?;
+fn request(args: &RestoreArgs, each: Each) -> Result<FolderRequest> {
     if args.sampling.seed.drawn {
         let message = "a seed drawn at each start would make finished files count as unfinished: give --seed a number";
         return Err(Error::config(message));
@@ -92,7 +91,10 @@ fn request(args: &RestoreArgs) -> Result<FolderRequest> {
     if args.folder.overlap.is_some() && args.adaptation.gallery.is_none() {
         return Err(Error::config("--overlap has no effect without --gallery FOLDER"));
     }
-    let mut request = FolderRequest::new(args.input()?, &args.output, args.request(&args.output)?);
+    if args.folder.overlap.is_some() && matches!(each, Each::Latents(_)) {
+        return Err(Error::config("--overlap has no effect here: each upscaling adapts to its own nearest images"));
+    }
+    let mut request = FolderRequest::new(args.input()?, &args.output, each);
     request.shard = args.folder.shard()?;
     request.format = args.folder.format;
     request.overlap = args.folder.overlap.unwrap_or(request.overlap);
@@ -100,11 +102,13 @@ fn request(args: &RestoreArgs) -> Result<FolderRequest> {
     Ok(request)
 }
 
-pub fn run(args: &RestoreArgs, log: &Log) -> Result<u8> {
+/// Restores the images of the folder, each as `each` says.
+pub fn run(args: &RestoreArgs, each: impl FnOnce() -> Result<Each>, log: &Log) -> Result<u8> {
     if is_pipe(&args.output) {
         return Err(Error::config("-o - holds one picture, but the input is a folder: give -o FOLDER"));
     }
-    let request = request(args)?;
+    args.check_for_folder()?;
+    let request = request(args, each()?)?;
     let engine = args.engine().build()?;
     let watcher = log.watcher();
     let watch = |event: &Event| watcher.see(event);

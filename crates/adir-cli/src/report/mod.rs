@@ -7,7 +7,7 @@ mod picture;
 use std::io::Write;
 use std::path::Path;
 
-use adir::engine::{Findings, Plan, Restored};
+use adir::engine::{Findings, LatentPlan, LatentRestored, Plan, Restored};
 use adir::io::atomic;
 use adir::{Error, Result};
 
@@ -32,6 +32,31 @@ impl Report<'_> {
     /// [`Error::Io`] where the system refuses.
     pub fn write(&self, path: &Path) -> Result<()> {
         let page = page::page(self)?;
+        atomic::write(path, |file| file.write_all(page.as_bytes()).map_err(|e| Error::io(path, e)))
+    }
+}
+
+/// What the page about a result of a latent diffusion model tells.
+pub struct LatentReport<'a> {
+    /// What was asked for.
+    pub plan: &'a LatentPlan,
+    /// What came of it.
+    pub restored: &'a LatentRestored,
+    /// What the numbers of the first result say.
+    pub findings: Option<&'a Findings>,
+    /// Warnings of the run.
+    pub warnings: &'a [String],
+    /// How the result is called.
+    pub name: &'a str,
+}
+
+impl LatentReport<'_> {
+    /// Writes the page to `path`, whole or not at all.
+    ///
+    /// # Errors
+    /// As [`Report::write`].
+    pub fn write(&self, path: &Path) -> Result<()> {
+        let page = page::latent_page(self)?;
         atomic::write(path, |file| file.write_all(page.as_bytes()).map_err(|e| Error::io(path, e)))
     }
 }

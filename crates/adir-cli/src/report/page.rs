@@ -3,19 +3,22 @@
 use std::fmt::Write;
 use std::path::Path;
 
-use adir::engine::{AdaptationRecord, Findings};
+use adir::engine::{Findings, ImageRecord};
 use adir::io::image::{Picture, read_image};
 use adir::io::limits::Limits;
 use adir::operator::{ImageShape, Window};
 use adir::retrieve::Tile;
 use adir::{Error, Result};
 
-use super::Report;
 use super::html::escaped;
 use super::picture::{shown, thumbnail};
+use super::{LatentReport, Report};
 
 /// Neighbours that are shown; the rest is counted.
 const SHOWN_NEIGHBOURS: usize = 24;
+
+/// Where y lies on a result of the same view, in percent: top, left, height, width.
+const WHOLE: [f64; 4] = [0.0, 0.0, 100.0, 100.0];
 
 /// Moves the border between the pictures.
 const SCRIPT: &str = "const s=document.getElementById('at'),p=document.getElementById('pair');\
@@ -41,26 +44,83 @@ macro_rules! put {
 /// The page of a report.
 pub fn page(report: &Report<'_>) -> Result<String> {
     let mut page = Page(String::new());
-    let (name, word) = (escaped(report.name), if report.findings.pass() { "PASS" } else { "WARN" });
+    let word = if report.findings.pass() { "PASS" } else { "WARN" };
+    head(&mut page, &format!("{word}: {}", report.name), report.name)?;
+    verdict(&mut page, report.findings)?;
+    slider(&mut page, report.plan.picture(), &report.restored.mean, place_of_y(report))?;
+    deviation(&mut page, report)?;
+    numbers(&mut page, report.findings)?;
+    warnings(&mut page, report.warnings)?;
+    if let Some(adaptation) = &report.restored.record.adaptation {
+        let outcome = adaptation.outcome.as_ref().map(ToString::to_string);
+        neighbours(&mut page, &adaptation.images, adaptation.gallery.as_deref(), (adaptation.used, outcome))?;
+    }
+    settings(&mut page, report)?;
+    put!(page, "<script>{SCRIPT}</script>\n</html>\n");
+    Ok(page.0)
+}
+
+/// The page of a report about a result of a latent diffusion model.
+pub fn latent_page(report: &LatentReport<'_>) -> Result<String> {
+    let mut page = Page(String::new());
+    let (record, request) = (&report.restored.record, report.plan.request());
+    head(&mut page, report.name, report.name)?;
+    put!(
+        page,
+        "<div class=\"verdict\">The model invents detail: what the result shows need not be there. How far it is from the \
+         observation, scaled down, stands under Agreement.</div>\n"
+    );
+    if let Some(first) = report.restored.results.first() {
+        slider(&mut page, report.plan.picture(), first, WHOLE)?;
+    }
+    if let Some(findings) = report.findings {
+        numbers(&mut page, findings)?;
+    }
+    warnings(&mut page, report.warnings)?;
+    if let (Some(adaptation), Some(adapt)) = (&record.adaptation, &request.adapt) {
+        let outcome = adaptation.outcome.map(|found| {
+            format!(
+                "the loss on held-out crops went from {:.4} to {:.4} (+- {:.4})",
+                found.before, found.after, found.error
+            )
+        });
+        neighbours(&mut page, &adaptation.images, Some(&adapt.gallery), (adaptation.used, outcome))?;
+    }
+    let mut rows = vec![
+        ("program".to_owned(), record.program.clone()),
+        ("observation".into(), request.input.display().to_string()),
+        ("SHA-256 of the observation".into(), record.input.sha256.to_string()),
+        ("SHA-256 of the model".into(), record.model.clone()),
+        ("computed by".into(), format!("{} in {}", record.device, record.dtype)),
+        ("prompt".into(), request.prompt.clone()),
+        ("time".into(), format!("{:.1} s", record.seconds.load_and_adapt + record.seconds.sample)),
+    ];
+    // What the plan says, a setting a line.
+    let plan = report.plan.to_string();
+    let said = plan.lines().filter_map(|line| line.split_once("  "));
+    rows.extend(said.map(|(name, value)| (name.to_owned(), value.trim().to_owned())));
+    put!(
+        page,
+        "<h2>Settings</h2>\n<table class=\"wide\">\n<thead><tr><th>setting</th><th>value</th></tr></thead>\n<tbody>\n"
+    );
+    for (name, value) in rows {
+        put!(page, "<tr><td>{}</td><td>{}</td></tr>\n", escaped(&name), escaped(&value));
+    }
+    put!(page, "</tbody></table>\n<script>{SCRIPT}</script>\n</html>\n");
+    Ok(page.0)
+}
+
+fn head(page: &mut Page, title: &str, name: &str) -> Result<()> {
+    let (title, name) = (escaped(title), escaped(name));
     put!(
         page,
         "<!DOCTYPE html>\n<html lang=\"en\">\n<meta charset=\"utf-8\">\n\
          <meta name=\"viewport\" content=\"width=device-width, initial-scale=1\">\n\
          <meta http-equiv=\"Content-Security-Policy\" content=\"{POLICY}\">\n\
-         <title>{word}: {name}</title>\n<style>\n{}</style>\n<h1>{name}</h1>\n",
+         <title>{title}</title>\n<style>\n{}</style>\n<h1>{name}</h1>\n",
         include_str!("page.css")
     );
-    verdict(&mut page, report.findings)?;
-    slider(&mut page, report)?;
-    deviation(&mut page, report)?;
-    numbers(&mut page, report.findings)?;
-    warnings(&mut page, report.warnings)?;
-    if let Some(adaptation) = &report.restored.record.adaptation {
-        neighbours(&mut page, adaptation)?;
-    }
-    settings(&mut page, report)?;
-    put!(page, "<script>{SCRIPT}</script>\n</html>\n");
-    Ok(page.0)
+    Ok(())
 }
 
 fn verdict(page: &mut Page, findings: &Findings) -> Result<()> {
@@ -81,9 +141,8 @@ fn verdict(page: &mut Page, findings: &Findings) -> Result<()> {
 }
 
 /// Input and result, one over the other.
-fn slider(page: &mut Page, report: &Report<'_>) -> Result<()> {
-    let (y, x) = (shown(report.plan.picture())?, shown(&report.restored.mean)?);
-    let [top, left, height, width] = place_of_y(report);
+fn slider(page: &mut Page, y: &Picture, x: &Picture, [top, left, height, width]: [f64; 4]) -> Result<()> {
+    let (y, x) = (shown(y)?, shown(x)?);
     put!(
         page,
         "<h2>Observation and result</h2>\n<div class=\"frame\" style=\"--ratio:{}/{}\"><div class=\"pair\" id=\"pair\">\
@@ -180,17 +239,22 @@ fn warnings(page: &mut Page, warnings: &[String]) -> Result<()> {
 }
 
 /// The images that were adapted to, as thumbnails where their files can be read.
-fn neighbours(page: &mut Page, adaptation: &AdaptationRecord) -> Result<()> {
-    let used = if adaptation.used { "used" } else { "not used" };
+fn neighbours(
+    page: &mut Page,
+    images: &[ImageRecord],
+    gallery: Option<&Path>,
+    (used, outcome): (bool, Option<String>),
+) -> Result<()> {
+    let used = if used { "used" } else { "not used" };
     put!(page, "<h2>Adaptation</h2>\n<p>The adapted weights were {used}");
-    match &adaptation.outcome {
-        Some(outcome) => put!(page, ": {}.</p>\n", escaped(&outcome.to_string())),
+    match outcome {
+        Some(outcome) => put!(page, ": {}.</p>\n", escaped(&outcome)),
         None => put!(page, ".</p>\n"),
     }
     put!(page, "<div class=\"few\">\n");
-    for image in adaptation.images.iter().take(SHOWN_NEIGHBOURS) {
+    for image in images.iter().take(SHOWN_NEIGHBOURS) {
         let name = image.path.as_deref().map_or("an image from memory".into(), Path::to_string_lossy);
-        let file = image.path.as_ref().map(|path| adaptation.gallery.as_ref().map_or(path.clone(), |g| g.join(path)));
+        let file = image.path.as_ref().map(|path| gallery.map_or(path.clone(), |gallery| gallery.join(path)));
         let small = file.and_then(|file| small(&file, image.tile));
         let distance = image.distance.map_or(String::new(), |distance| format!(", {distance:.2} rad"));
         let tile = image.tile.map_or(String::new(), |tile| format!(", {tile}"));
@@ -202,7 +266,7 @@ fn neighbours(page: &mut Page, adaptation: &AdaptationRecord) -> Result<()> {
         put!(page, "<figcaption>{name}{distance}</figcaption></figure>\n");
     }
     put!(page, "</div>\n");
-    let more = adaptation.images.len().saturating_sub(SHOWN_NEIGHBOURS);
+    let more = images.len().saturating_sub(SHOWN_NEIGHBOURS);
     if more > 0 {
         put!(page, "<p class=\"note\">And {more} more.</p>\n");
     }

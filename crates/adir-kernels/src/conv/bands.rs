@@ -82,7 +82,7 @@ mod tests {
             let g = Geometry::new([1, inputs, height, width], [outputs, inputs, kernel, kernel], 1, kernel / 2);
             let method = Method::new(&g, false);
             let (x, weight) = (numbers(inputs * height * width, 1), numbers(outputs * inputs * kernel * kernel, 2));
-            let packed = pack(&weight, &g, Purpose::Forward, method);
+            let packed = pack(weight.as_slice(), &g, Purpose::Forward, method);
             let bias = numbers(outputs, 3);
             let modulation = Modulation { a: numbers(inputs, 4), b: numbers(inputs, 5), silu: true };
             for modulation in [None, Some(&modulation)] {

@@ -91,7 +91,7 @@ impl<P: Fn(Method) -> Arc<Packed>> Factors<'_, P> {
         for (output, row) in self.b.chunks_exact(self.rank).enumerate() {
             row.iter().enumerate().for_each(|(r, b)| transposed[r * g.outputs + output] = self.scale * b);
         }
-        let z = forward(dy.into(), &pack(&transposed, &back, Purpose::Forward, plain), None, &back, plain);
+        let z = forward(dy.into(), &pack(transposed.as_slice(), &back, Purpose::Forward, plain), None, &back, plain);
         let method = Method::new(&to_rank, false);
         let h = forward(x, &(self.pack_a)(method), None, &to_rank, method);
         let mut b = weight_gradient(Planes::from(h.as_slice()), dy, &of_b);

@@ -15,6 +15,7 @@ use rayon::prelude::*;
 
 use crate::layout::{ChannelsLast, Padding, Planes};
 use crate::norm::Sum;
+use crate::numbers::Numbers;
 use crate::simd::dispatch;
 
 pub(crate) use low_rank::{Factors, LowRankGradients, backward_low_rank};
@@ -101,7 +102,8 @@ impl Method {
 }
 
 /// Packs a weight `[out, in, k, k]`.
-pub(crate) fn pack(weight: &[f32], g: &Geometry, purpose: Purpose, method: Method) -> Packed {
+pub(crate) fn pack<'a>(weight: impl Into<Numbers<'a>>, g: &Geometry, purpose: Purpose, method: Method) -> Packed {
+    let weight = weight.into();
     let packed = match method.algorithm {
         Algorithm::Direct => pack::pack(weight, g, purpose),
         Algorithm::Winograd => winograd::pack(weight, g, purpose),

@@ -1,10 +1,13 @@
 //! Weights in the order the inner loop reads them.
 
+use std::mem::MaybeUninit;
+
 use super::Geometry;
-use crate::layout::Transpose;
+use crate::layout::{Transpose, transpose};
+use crate::numbers::Numbers;
 use crate::parallel::{Shared, SharedMut, for_each};
 use crate::scratch::Scratch;
-use crate::simd::{dispatch, round_bf16};
+use crate::simd::{Kernel, Simd, dispatch, round_bf16};
 use crate::tile::COLS;
 
 /// What packed weights are for.
@@ -83,7 +86,7 @@ impl Packed {
 }
 
 /// Packs a weight `[out, in, k, k]`.
-pub(crate) fn pack(weight: &[f32], g: &Geometry, purpose: Purpose) -> Packed {
+pub(super) fn pack(weight: Numbers<'_>, g: &Geometry, purpose: Purpose) -> Packed {
     let taps = g.taps();
     assert_eq!(weight.len(), g.outputs * g.inputs * taps, "a weight for {g:?}");
     let mut packed = Packed::empty(g, purpose, taps);
@@ -99,15 +102,15 @@ pub(crate) fn pack(weight: &[f32], g: &Geometry, purpose: Purpose) -> Packed {
         for_each(panels, |panel| {
             let first = panel * COLS;
             let rows = COLS.min(columns - first);
-            // SAFETY: rows of the weight and the task's own panel.
-            unsafe {
-                let dst = to.add(first * depth);
+            // SAFETY: the task's own panel.
+            let to = unsafe {
+                let to = to.add(first * depth);
                 if rows < COLS {
-                    dst.write_bytes(0, depth * COLS);
+                    to.write_bytes(0, depth * COLS);
                 }
-                let src = weight[first * depth..].as_ptr();
-                dispatch(Transpose { src, src_pitch: depth, rows, columns: depth, dst, dst_pitch: COLS });
-            }
+                to
+            };
+            dispatch(PanelKernel { weight, first: first * depth, rows, depth, to });
         });
         return packed;
     }
@@ -120,9 +123,36 @@ pub(crate) fn pack(weight: &[f32], g: &Geometry, purpose: Purpose) -> Packed {
                 unsafe { std::slice::from_raw_parts_mut(to.add(((panel * taps + tap) * depth + k) * COLS), COLS) };
             for (j, value) in line.iter_mut().enumerate() {
                 let column = first + j;
-                *value = if column < columns { weight[k * depth_step + column * column_step + tap] } else { 0.0 };
+                *value = if column < columns { weight.get(k * depth_step + column * column_step + tap) } else { 0.0 };
             }
         }
     });
     packed
+}
+
+/// A panel of a weight of one tap: `rows` rows of `depth` numbers, turned.
+struct PanelKernel<'a> {
+    weight: Numbers<'a>,
+    first: usize,
+    rows: usize,
+    depth: usize,
+    to: *mut f32,
+}
+
+impl Kernel for PanelKernel<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<S: Simd>(self, s: S) {
+        /// Summed channels that are turned at once.
+        const AT_ONCE: usize = 128;
+        let PanelKernel { weight, first, rows, depth, to } = self;
+        let mut room = MaybeUninit::<[f32; AT_ONCE * COLS]>::uninit();
+        for k in (0..depth).step_by(AT_ONCE) {
+            let columns = AT_ONCE.min(depth - k);
+            let (src, src_pitch) = weight.lines(first + k, depth, [rows, columns], &mut room);
+            // SAFETY: the lines are readable; whoever made it gives room for `depth` lines of COLS numbers.
+            unsafe { transpose(s, Transpose { src, src_pitch, rows, columns, dst: to.add(k * COLS), dst_pitch: COLS }) }
+        }
+    }
 }

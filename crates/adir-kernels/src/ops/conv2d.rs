@@ -12,7 +12,9 @@ use burn::backend::tensor::FloatTensor;
 use burn::backend::{Autodiff, Dispatch, Flex};
 use burn::tensor::Tensor;
 
-use super::{KernelOps, LowRank, contiguous, has_kernel, pack_cache, shape4, tensor, values};
+use super::{
+    KernelOps, LowRank, contiguous, has_kernel, has_kernel_as_weight, numbers, pack_cache, shape4, tensor, values,
+};
 use crate::conv::{self, Geometry, Method, Packed, Purpose};
 use crate::layout::Planes;
 use crate::reference;
@@ -23,7 +25,8 @@ use crate::reference;
 /// are kept for the next call while the weight tensor lives.
 ///
 /// # Shapes
-/// `x` `[n, in, h, w]`, `kernel` `[out, in, k, k]`, `bias` `[out]`; the result is `[n, out, oh, ow]`.
+/// `x` `[n, in, h, w]`, `kernel` `[out, in, k, k]`, `bias` `[out]`; the result is `[n, out, oh, ow]`. The weight may be kept
+/// in half as many bits: it is computed with in the precision of `x`.
 ///
 /// # Panics
 /// If the shapes do not go together.
@@ -37,7 +40,13 @@ pub fn conv2d(
     let Kernel { weight, bf16_products, low_rank } = kernel.into();
     let square = weight.dims()[2] == weight.dims()[3];
     let of_factors = low_rank.as_ref().is_none_or(|factors| has_kernel(&factors.a) && has_kernel(&factors.b));
-    if !(has_kernel(&x) && has_kernel(&weight) && bias.as_ref().is_none_or(has_kernel) && of_factors && square) {
+    if !(has_kernel(&x)
+        && has_kernel_as_weight(&weight)
+        && bias.as_ref().is_none_or(has_kernel)
+        && of_factors
+        && square)
+    {
+        let weight = if weight.dtype() == x.dtype() { weight } else { weight.cast(x.dtype()) };
         return match low_rank {
             None => reference::conv2d(x, weight, bias, stride, padding),
             Some(factors) => reference::low_rank_conv2d(x, weight, bias, factors, stride, padding),
@@ -114,7 +123,7 @@ impl Convolution {
     pub(super) fn packed_for(&self, purpose: Purpose, method: Method, next: Option<Purpose>) -> Arc<Packed> {
         let next = next.map(|purpose| (purpose, method));
         pack_cache::get(&self.weight, (purpose, method), next, |(purpose, method)| {
-            conv::pack(values(&self.weight), &self.geometry, purpose, method)
+            conv::pack(numbers(&self.weight), &self.geometry, purpose, method)
         })
     }
 

@@ -1,6 +1,7 @@
 //! The kernels as operations of the framework: dispatch, forward on the CPU device, backward in its autodiff.
 //!
-//! Only single precision on the CPU device (`flex`) reaches a kernel. Every other tensor takes the
+//! Only single precision on the CPU device (`flex`) reaches a kernel; weights of convolutions may be kept in half as many
+//! bits. Every other tensor takes the
 //! composition in [`crate::reference`], which is decided here, on whole tensors, so that the extension needs
 //! no default bodies and no other backend has to be named.
 
@@ -13,6 +14,7 @@ mod pack_cache;
 mod resample;
 mod tokens;
 mod update;
+mod widen;
 
 use burn::backend::autodiff::checkpoint::strategy::CheckpointStrategy;
 use burn::backend::flex::{FlexTensor, Layout};
@@ -21,6 +23,7 @@ use burn::backend::{Autodiff, Backend, DispatchDevice, Flex, TensorMetadata, bac
 use burn::tensor::{DType, Tensor, TensorData};
 
 use crate::QkvOrder;
+use crate::numbers::Numbers;
 
 pub use attention::{attention, cross_attention};
 pub use conv2d::{Kernel, conv2d};
@@ -30,6 +33,7 @@ pub use norm_conv::group_norm_conv2d;
 pub use resample::{avg_pool2, upsample_nearest2};
 pub use tokens::{geglu, layer_norm};
 pub use update::{AdamStep, adam_step, blend};
+pub use widen::widen;
 
 use group_norm::Settings;
 use norm_conv::NormConv;
@@ -309,9 +313,29 @@ fn has_kernel<const D: usize>(tensor: &Tensor<D>) -> bool {
     tensor.dtype() == DType::F32 && matches!(tensor.device().inner().as_dispatch(), DispatchDevice::Flex(_))
 }
 
+/// The same of the weight of a convolution, which may be kept in half as many bits.
+fn has_kernel_as_weight(tensor: &Tensor<4>) -> bool {
+    matches!(tensor.dtype(), DType::F32 | DType::F16 | DType::BF16)
+        && matches!(tensor.device().inner().as_dispatch(), DispatchDevice::Flex(_))
+}
+
 /// The tensor with its numbers in row-major order.
 fn contiguous(tensor: FlexTensor) -> FlexTensor {
-    if tensor.as_slice::<f32>().is_some() { tensor } else { tensor.to_contiguous() }
+    if in_order(&tensor).is_some() { tensor } else { tensor.to_contiguous() }
+}
+
+/// The numbers of a tensor that has them in row-major order.
+fn in_order(tensor: &FlexTensor) -> Option<Numbers<'_>> {
+    match tensor.dtype() {
+        DType::F16 => tensor.as_slice().map(Numbers::Half),
+        DType::BF16 => tensor.as_slice().map(Numbers::Brain),
+        _ => tensor.as_slice().map(Numbers::Single),
+    }
+}
+
+/// The numbers of a [`contiguous`] weight.
+fn numbers(tensor: &FlexTensor) -> Numbers<'_> {
+    in_order(tensor).unwrap_or_else(|| panic!("a contiguous weight, not {:?} of {:?}", tensor.layout(), tensor.dtype()))
 }
 
 /// The numbers of a [`contiguous`] f32 tensor.

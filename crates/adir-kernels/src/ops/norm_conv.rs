@@ -11,7 +11,7 @@ use burn::tensor::Tensor;
 
 use super::conv2d::{self, Convolution, Kernel};
 use super::group_norm::{GroupNorm, Inputs, Settings};
-use super::{KernelOps, LowRank, contiguous, has_kernel, values};
+use super::{KernelOps, LowRank, contiguous, has_kernel, has_kernel_as_weight, values};
 use crate::layout::Planes;
 use crate::norm::Statistics;
 
@@ -35,7 +35,7 @@ pub fn group_norm_conv2d(
     let weight = &kernel.weight;
     let square = weight.dims()[2] == weight.dims()[3];
     let of_factors = kernel.low_rank.as_ref().is_none_or(|factors| has_kernel(&factors.a) && has_kernel(&factors.b));
-    if !(norm.has_kernel(&x) && has_kernel(weight) && has_kernel(&bias) && of_factors && square) {
+    if !(norm.has_kernel(&x) && has_kernel_as_weight(weight) && has_kernel(&bias) && of_factors && square) {
         return super::conv2d(norm.apply(x), kernel, Some(bias), stride, padding);
     }
     let ([gamma, beta], [scale, shift], norm) = norm.into_parts(&x);

@@ -118,10 +118,10 @@ impl Buffer {
 }
 
 /// The CPU tensor behind one that [`has_kernel`].
-fn flex(from: Tensor<1>) -> FlexTensor {
+pub(super) fn flex(from: Tensor<1>) -> FlexTensor {
     contiguous(from.try_into_primitive::<Flex>().expect("a tensor of the CPU device"))
 }
 
-fn from_flex(from: FlexTensor) -> Tensor<1> {
+pub(super) fn from_flex(from: FlexTensor) -> Tensor<1> {
     Tensor::from_primitive::<Flex>(from)
 }

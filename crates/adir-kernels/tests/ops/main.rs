@@ -7,6 +7,7 @@ mod finite_differences;
 mod group_norm;
 mod low_rank;
 mod machine;
+mod narrow;
 mod norm_conv;
 mod resample;
 mod tokens;

@@ -46,7 +46,11 @@ fn from_bits(bits: &[u64]) -> Vec<f64> {
     bits.iter().map(|&bits| f64::from_bits(bits)).collect()
 }
 
-pub(super) fn save(path: &Path, of: &str, learners: &[Learner], lost: u32, given_up: &[Point]) -> Result<()> {
+/// Writes the state of learners, how many steps were given up, and their measurements.
+///
+/// # Errors
+/// [`Error::Io`] where the system refuses.
+pub(crate) fn save(path: &Path, of: &str, learners: &[Learner], lost: u32, given_up: &[Point]) -> Result<()> {
     let mut tensors = Vec::new();
     for (k, learner) in learners.iter().enumerate() {
         let layout = learner.params().layout();
@@ -81,7 +85,10 @@ pub(super) fn save(path: &Path, of: &str, learners: &[Learner], lost: u32, given
 }
 
 /// Learners, steps of what was given up, and its measurements.
-pub(super) fn load(
+///
+/// # Errors
+/// [`Error::Model`] when the file is no such state.
+pub(crate) fn load(
     file: &WeightFile,
     of: &str,
     base: &Params,

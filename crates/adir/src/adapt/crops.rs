@@ -24,16 +24,8 @@ impl CropSource {
         if images.is_empty() {
             return Err(Error::config("no images to adapt to"));
         }
-        let images = images
-            .into_iter()
-            .map(|image| match image.dims() {
-                [1, 3, ..] => enlarged(image, config.crop),
-                [1, 1, ..] => enlarged(image.repeat_dim(1, 3), config.crop),
-                shape => Err(Error::config(format!(
-                    "cannot adapt to an image of shape {shape:?}, expected [1, 1 or 3, h, w]"
-                ))),
-            })
-            .collect::<Result<_>>()?;
+        let images =
+            images.into_iter().map(|image| enlarged(of_three_channels(image)?, config.crop)).collect::<Result<_>>()?;
         Ok(Self { images, crop: config.crop, scale: config.scale, flip: config.flip })
     }
 
@@ -58,10 +50,7 @@ impl CropSource {
                 CropScale::Native => image.clone(),
                 CropScale::Resized => self.resized(image, noise.uniform(step, 2 * k))?,
             };
-            let [_, _, h, w] = image.dims();
-            let top = noise.below(step, 3 * k + 1, h - side + 1);
-            let left = noise.below(step, 3 * k + 2, w - side + 1);
-            let crop = image.narrow(2, top, side).narrow(3, left, side);
+            let crop = square(&image, side, noise, step, 3 * k + 1);
             Ok(if self.flip && noise.uniform(step, 2 * k + 1) < 0.5 { crop.flip([3]) } else { crop })
         });
         Ok(Tensor::cat(crops.collect::<Result<Vec<_>>>()?, 0).to_device(device))
@@ -78,8 +67,30 @@ impl CropSource {
     }
 }
 
+/// A grey or RGB image as RGB.
+///
+/// # Errors
+/// [`Error::Config`] for others.
+pub(crate) fn of_three_channels(image: Tensor<4>) -> Result<Tensor<4>> {
+    match image.dims() {
+        [1, 3, ..] => Ok(image),
+        [1, 1, ..] => Ok(image.repeat_dim(1, 3)),
+        shape => Err(Error::config(format!("cannot adapt to an image of shape {shape:?}, expected [1, 1 or 3, h, w]"))),
+    }
+}
+
+/// A square of `image`, which is at least as large, where the numbers `first` and `first + 1` of a step put it.
+pub(crate) fn square(image: &Tensor<4>, side: usize, noise: &Noise, step: u32, first: u32) -> Tensor<4> {
+    let [_, _, h, w] = image.dims();
+    let (top, left) = (noise.below(step, first, h - side + 1), noise.below(step, first + 1, w - side + 1));
+    image.clone().narrow(2, top, side).narrow(3, left, side)
+}
+
 /// The image itself, or enlarged until a crop fits.
-fn enlarged(image: Tensor<4>, crop: usize) -> Result<Tensor<4>> {
+///
+/// # Errors
+/// As [`bicubic_resize`].
+pub(crate) fn enlarged(image: Tensor<4>, crop: usize) -> Result<Tensor<4>> {
     let [_, _, h, w] = image.dims();
     if h.min(w) < crop { with_short_side(&image, crop) } else { Ok(image) }
 }

@@ -162,7 +162,7 @@ pub(super) fn next_measurement(step: u32, budget: u32) -> u32 {
 
 /// Losses of every held-out crop along a training.
 #[derive(Debug, Clone, PartialEq, Default)]
-pub(super) struct Curve {
+pub(crate) struct Curve {
     /// Before the first step.
     pub before: Vec<f64>,
     /// Steps taken and losses, in the order of the steps.

@@ -11,14 +11,14 @@ use crate::{Error, Result};
 
 /// The trained weights, in f32 if the network computes in half precision, whose steps are coarser than Adam's.
 #[derive(Debug)]
-pub(super) enum State {
+pub(crate) enum State {
     Full(Params),
     Lora(Lora),
 }
 
 /// One way to train, and how far it has come.
 #[derive(Debug)]
-pub(super) struct Learner {
+pub(crate) struct Learner {
     pub trained: Trained,
     pub state: State,
     pub adam: Adam,
@@ -87,6 +87,14 @@ impl Learner {
         self.curve.points.push((self.step, losses));
         if self.curve.best().is_some_and(|(step, _)| *step == self.step) {
             self.best = Some(self.ema.params().clone());
+        }
+    }
+
+    /// The average of the factors so far, where factors are trained.
+    pub fn factors(&self) -> Option<Lora> {
+        match &self.state {
+            State::Full(_) => None,
+            State::Lora(lora) => Some(lora.with_factors(self.ema.params().clone())),
         }
     }
 

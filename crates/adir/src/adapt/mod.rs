@@ -6,12 +6,12 @@
 //! loss on images that it holds out.
 
 mod adapter;
-mod checkpoint;
+pub(crate) mod checkpoint;
 mod config;
-mod crops;
+pub(crate) mod crops;
 mod curve;
 mod held_out;
-mod learner;
+pub(crate) mod learner;
 mod memory;
 mod run;
 

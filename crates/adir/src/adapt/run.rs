@@ -29,7 +29,7 @@ pub fn is_held_out(i: usize, count: usize) -> bool {
 const RACE: u32 = 50;
 
 /// Report of one step.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, PartialEq)]
 pub struct AdaptStep {
     /// Steps taken so far, those of weights that were given up included.
     pub step: u32,

@@ -74,6 +74,12 @@ pub trait Cache: Debug + Send + Sync {
         None
     }
 
+    /// Where an adapter of a latent diffusion model named `key` may be kept, if anywhere.
+    fn latent_adapter_path(&self, key: &str) -> Option<PathBuf> {
+        let _ = key;
+        None
+    }
+
     /// The folder where the states of the samples of a restoration named `key` may be kept, if anywhere.
     fn sampling_folder(&self, key: &str) -> Option<PathBuf> {
         let _ = key;
@@ -131,7 +137,7 @@ impl Cache for NamedAdapters {
 
 /// Keeps everything in a folder: `adapters/KEY.safetensors` and `indexes/HASH.index`; `steps/HASH` notes how many steps
 /// some minutes of training became, and `adapters/HASH.checkpoint` is a training that can go on
-/// (`HASH.running.checkpoint`: one that was interrupted). `sampling/HASH/` holds the samples of a restoration that was
+/// (`HASH.running.checkpoint`: one that was interrupted). `latent/KEY.safetensors` are adapters of latent diffusion models. `sampling/HASH/` holds the samples of a restoration that was
 /// interrupted. What was interrupted more than 30 days ago is removed by the next run that writes such a state.
 #[derive(Debug, Clone)]
 pub struct FolderCache {
@@ -214,6 +220,10 @@ impl Cache for FolderCache {
 
     fn state_path(&self, key: &str) -> Option<PathBuf> {
         Some(self.folder.join("adapters").join(format!("{key}.checkpoint")))
+    }
+
+    fn latent_adapter_path(&self, key: &str) -> Option<PathBuf> {
+        Some(self.folder.join("latent").join(format!("{key}.safetensors")))
     }
 
     fn sampling_folder(&self, key: &str) -> Option<PathBuf> {

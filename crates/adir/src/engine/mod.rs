@@ -50,8 +50,8 @@ pub use deviation::{Deviation, DeviationRecord};
 pub use event::{Event, Watch};
 pub use extent::Memory;
 pub use folder::{
-    FileFault, FileOutcome, FileState, FolderDone, FolderPlan, FolderRequest, ManifestEntry, ManifestHead, Merged,
-    Shard, merge,
+    Each, FileFault, FileOutcome, FilePlan, FileState, FolderDone, FolderPlan, FolderRequest, ManifestEntry,
+    ManifestHead, Merged, Shard, merge,
 };
 pub use gallery::{Gallery, build_index};
 pub use latent::{

@@ -19,7 +19,7 @@ use crate::task::{Choice, Settings, Task};
 use crate::{Error, Result};
 
 /// Records are some kilobytes: of what is longer, the end is not looked for.
-const MOST_BYTES: u64 = 1 << 26;
+pub(super) const MOST_BYTES: u64 = 1 << 26;
 
 /// What was done, and how well the result agrees with what was measured.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -254,8 +254,8 @@ impl Record {
         let read = open_regular(path).and_then(|file| file.take(MOST_BYTES).read_to_string(&mut text));
         read.map_err(|e| Error::input(path, format!("cannot be read: {e}")))?;
         if is_latent(&text) {
-            let message = "is the record of a run with Stable Diffusion, which cannot be read back yet: to repeat the run, give \
-                           the same command with the same seed and --overwrite; it writes the same bytes";
+            let message = "is the record of a run with a latent diffusion model, of which there is nothing but a repetition: \
+                           adir replay";
             return Err(Error::input(path, message));
         }
         let record: Self = serde_json::from_str(&text)
@@ -269,7 +269,7 @@ impl Record {
 }
 
 /// Whether a text is a [`LatentRecord`](super::LatentRecord).
-fn is_latent(text: &str) -> bool {
+pub(super) fn is_latent(text: &str) -> bool {
     #[derive(Deserialize)]
     struct Kind {
         latent: Option<serde::de::IgnoredAny>,

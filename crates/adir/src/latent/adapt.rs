@@ -1,31 +1,21 @@
 //! Adapting a latent diffusion model to a few images, as the paper trains it: low-rank factors, the network's own loss,
 //! one timestep for a whole batch.
-//!
-//! Crops are encoded once, before the network is read: examples hold latents and what stands beside them.
+
+use std::path::Path;
 
 use burn::tensor::DType;
 use serde::{Deserialize, Serialize};
 
-use super::inpaint::{Hole, beside};
-use crate::adapt::is_held_out;
-use crate::models::params::Params;
-use crate::models::stable_diffusion::{Latents, LowRes, Posterior};
-use crate::models::{Conditioning, Conditions, Denoiser, Prior};
+use super::examples::Examples;
+use crate::adapt::learner::Learner;
+use crate::adapt::{AdaptConfig, AdaptStep, Trained, checkpoint};
+use crate::io::weights::WeightFile;
+use crate::models::{Denoiser, Prior};
 use crate::noise::{Noise, Stream};
-use crate::operator::bicubic_resize;
-use crate::optim::{Adam, AdamConfig, AdaptedLayers, Batch, Ema, Lora, Objective, accumulate, batch_loss, own_losses};
+use crate::optim::{AdaptedLayers, Lora, Objective, accumulate, batch_loss, gradient_norm};
 use crate::schedule::Timestep;
-use crate::tensor::{self, Tensor};
+use crate::tensor::Tensor;
 use crate::{Error, Result};
-
-/// Masks of each crop, for inpainting.
-const MASKS: usize = 4;
-/// Share of the masks that cover everything, as the published models were trained.
-const WHOLE_MASKS: f64 = 0.25;
-/// Share of the examples that are told no text.
-const WITHOUT_TEXT: f64 = 0.1;
-/// Timesteps at which held-out crops are denoised, as shares of all.
-const MEASURED_AT: [f64; 4] = [0.1, 0.3, 0.5, 0.8];
 
 /// How an adaptation trains.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -72,6 +62,17 @@ impl LatentTraining {
         Self { iterations: 1000, rate: 1e-6, ema: 0.0, ..Self::upscaler() }
     }
 
+    /// The settings of what is trained, as other adaptations have them.
+    fn learning(&self) -> AdaptConfig {
+        let trained = Trained::Lora { rank: self.rank, alpha: self.alpha(), layers: self.layers };
+        AdaptConfig { learning_rate: self.rate, ema: self.ema, seed: self.seed, trained, ..AdaptConfig::paper() }
+    }
+
+    /// What the product of the factors counts, times their rank.
+    pub fn alpha(&self) -> f64 {
+        self.rank as f64 / 2.0
+    }
+
     /// Refuses what cannot be trained with; crops must be multiples of `multiple` pixels.
     ///
     /// # Errors
@@ -97,179 +98,15 @@ impl LatentTraining {
     }
 }
 
-/// What stands beside the latents of a crop.
-#[derive(Debug, Clone)]
-enum Beside {
-    /// The small image, to which noise is added anew in every step.
-    Small(Box<Tensor<4>>),
-    /// For each of several masks, mask and latents of what it leaves.
-    Masked(Vec<Tensor<4>>),
-}
-
-/// A crop, encoded.
-#[derive(Debug, Clone)]
-struct Example {
-    latents: Posterior,
-    beside: Beside,
-}
-
-/// Crops of images, encoded: those to train with, and those held out.
-#[derive(Debug, Clone)]
-pub struct Examples {
-    training: Vec<Example>,
-    held_out: Vec<Example>,
-    /// Of an upscaler: how noise is added to the small image, and its level.
-    low_res: Option<(LowRes, usize)>,
-}
-
-impl Examples {
-    /// Those of `images`, `[1, 1 or 3, h, w]` in [-1, 1]: for an upscaler with `low_res` and a level of noise, else for
-    /// inpainting. Images are held out as by [`is_held_out`]. `done` is told after each image.
-    ///
-    /// # Errors
-    /// [`Error::Config`] for no images; as [`Latents::posterior`], and what `done` returns.
-    pub fn encode(
-        images: &[Tensor<4>],
-        autoencoder: &Latents,
-        low_res: Option<(LowRes, usize)>,
-        training: &LatentTraining,
-        mut done: impl FnMut(usize) -> Result<()>,
-    ) -> Result<Self> {
-        if images.is_empty() {
-            return Err(Error::config("no images to adapt to"));
-        }
-        let noise = Noise::new(training.seed, Stream::Adaptation);
-        let mut examples = Self { training: Vec::new(), held_out: Vec::new(), low_res };
-        for (i, image) in images.iter().enumerate() {
-            let held = is_held_out(i, images.len());
-            for k in 0..training.crops_per_image {
-                let draw = (i * training.crops_per_image + k) as u32;
-                let crop = crop_of(image, training.crop, &noise, draw)?;
-                let beside = match examples.low_res {
-                    Some(_) => Beside::Small(bicubic_resize(&crop, training.crop / 4, training.crop / 4)?.into()),
-                    None => {
-                        let of_mask = |m: usize| {
-                            let mask = random_mask(training.crop, &noise, draw, m as u32);
-                            beside(&Hole { image: crop.clone(), mask }, autoencoder, None)
-                        };
-                        Beside::Masked((0..MASKS).map(of_mask).collect::<Result<_>>()?)
-                    }
-                };
-                let example = Example { latents: autoencoder.posterior(&crop)?, beside };
-                if held { examples.held_out.push(example) } else { examples.training.push(example) }
-            }
-            done(i + 1)?;
-        }
-        Ok(examples)
-    }
-
-    /// Whether any are held out.
-    pub fn has_held_out(&self) -> bool {
-        !self.held_out.is_empty()
-    }
-
-    /// `count` of `examples` at `t`, with noise of the counter steps from `draw` on; `told` are the states of the text and
-    /// of none.
-    fn batch(
-        &self,
-        examples: &[Example],
-        picks: &[usize],
-        noise: &Noise,
-        draw: u32,
-        t: Timestep,
-        told: &[Tensor<3>; 2],
-    ) -> Result<Batch> {
-        let (mut x0, mut eps, mut conditioning) = (Vec::new(), Vec::new(), Vec::new());
-        for (i, &pick) in picks.iter().enumerate() {
-            let Example { latents: Posterior { mean, deviation }, beside } = &examples[pick];
-            let normal = |of: u32, like: &Tensor<4>| {
-                noise.normal_tensor(draw + 4 * i as u32 + of, like.dims(), &tensor::cpu(), DType::F32)
-            };
-            let uniform = |of: u32| noise.uniform(draw + 4 * i as u32 + 3, of);
-            x0.push(mean.clone() + deviation.clone() * normal(0, mean));
-            eps.push(normal(1, mean));
-            let (class, beside, without) = match (beside, &self.low_res) {
-                (Beside::Small(small), Some((low_res, level))) => {
-                    let (of_image, of_noise) = low_res.factors(*level)?;
-                    let noisy = (**small).clone() * of_image + normal(2, small) * of_noise;
-                    (Some(*level), noisy, false)
-                }
-                (Beside::Masked(masks), _) => {
-                    let which = ((uniform(0) * masks.len() as f64) as usize).min(masks.len() - 1);
-                    (None, masks[which].clone(), uniform(1) < WITHOUT_TEXT)
-                }
-                (Beside::Small(_), None) => return Err(Error::config("small images for a network that fills in")),
-            };
-            let text = Some(told[usize::from(without)].clone());
-            conditioning.push(Conditioning::Several(Conditions { text, class, beside: Some(beside) }.into()));
-        }
-        let timesteps = vec![t; picks.len()];
-        Ok(Batch { x0: Tensor::cat(x0, 0), eps: Tensor::cat(eps, 0), timesteps, conditioning })
-    }
-
-    /// The loss of every held-out crop at some timesteps, the same crops and noise each time.
-    ///
-    /// # Errors
-    /// [`Error::Backend`] when the device fails.
-    pub fn held_out_losses(&self, prior: &Prior, told: &[Tensor<3>; 2], seed: u64) -> Result<Vec<f64>> {
-        let noise = Noise::new(seed, Stream::Evaluation);
-        let steps = prior.info().schedule.len() as f64;
-        let mut losses = Vec::new();
-        for (i, share) in (0..self.held_out.len()).flat_map(|i| MEASURED_AT.map(|share| (i, share))) {
-            let t = Timestep((share * steps) as u16);
-            let draw = 8 * losses.len() as u32;
-            losses.extend(own_losses(prior, &self.batch(&self.held_out, &[i], &noise, draw, t, told)?)?);
-        }
-        Ok(losses)
-    }
-}
-
-/// A square of the image, which is enlarged if it is smaller; three channels.
-fn crop_of(image: &Tensor<4>, side: usize, noise: &Noise, draw: u32) -> Result<Tensor<4>> {
-    let image = image.clone().clamp(-1.0, 1.0);
-    let image = if image.dims()[1] == 1 { image.repeat_dim(1, 3) } else { image };
-    let [_, _, h, w] = image.dims();
-    let short = h.min(w);
-    let image = if short < side {
-        let enlarged = |length: usize| (length * side).div_ceil(short).max(side);
-        bicubic_resize(&image, enlarged(h), enlarged(w))?
-    } else {
-        image
-    };
-    let [_, _, h, w] = image.dims();
-    let (top, left) = (noise.below(draw, 0, h - side + 1), noise.below(draw, 1, w - side + 1));
-    Ok(image.narrow(2, top, side).narrow(3, left, side))
-}
-
-/// A rectangle or an ellipse of random place and size, or everything.
-fn random_mask(side: usize, noise: &Noise, draw: u32, k: u32) -> Vec<bool> {
-    let uniform = |i: u32| noise.uniform(draw, 8 + 8 * k + i);
-    if uniform(0) < WHOLE_MASKS {
-        return vec![true; side * side];
-    }
-    let size = |u: f64| (side as f64 * (0.15 + 0.75 * u)).ceil();
-    let (width, height) = (size(uniform(1)), size(uniform(2)));
-    let (left, top) = ((side as f64 - width) * uniform(3), (side as f64 - height) * uniform(4));
-    let round = uniform(5) < 0.5;
-    let inside = |i: usize| {
-        let x = ((i % side) as f64 + 0.5 - left) / width * 2.0 - 1.0;
-        let y = ((i / side) as f64 + 0.5 - top) / height * 2.0 - 1.0;
-        if round { x * x + y * y <= 1.0 } else { x.abs() <= 1.0 && y.abs() <= 1.0 }
-    };
-    (0..side * side).map(inside).collect()
-}
-
 /// A running adaptation: each [`LatentAdaptation::step`] takes one.
 pub struct LatentAdaptation<'a> {
     prior: &'a Prior,
     examples: &'a Examples,
-    training: &'a LatentTraining,
+    training: LatentTraining,
+    learning: AdaptConfig,
     told: [Tensor<3>; 2],
-    lora: Lora,
-    adam: Adam,
-    ema: Ema,
+    learner: Learner,
     noise: Noise,
-    step: u32,
 }
 
 impl<'a> LatentAdaptation<'a> {
@@ -280,64 +117,125 @@ impl<'a> LatentAdaptation<'a> {
     pub fn new(
         prior: &'a Prior,
         examples: &'a Examples,
-        training: &'a LatentTraining,
+        training: &LatentTraining,
         told: [Tensor<3>; 2],
     ) -> Result<Self> {
-        if examples.training.is_empty() {
+        if examples.count() == 0 {
             return Err(Error::config("there is one image to adapt to, and it is held out"));
         }
-        let alpha = training.rank as f64 / 2.0;
-        let lora = Lora::new(prior.params(), training.rank, alpha, training.layers, training.seed)?;
+        let learning = training.learning();
         Ok(Self {
             prior,
             examples,
-            training,
+            training: training.clone(),
             told,
-            adam: Adam::new(AdamConfig::default()),
-            ema: Ema::new(lora.factors().clone(), training.ema),
-            lora,
+            learner: Learner::new(prior.params(), learning.trained, &learning)?,
+            learning,
             noise: Noise::new(training.seed, Stream::Adaptation),
-            step: 0,
         })
     }
 
-    /// One step; returns its timestep and the loss.
+    /// One step.
     ///
     /// # Errors
     /// [`Error::Numerical`] when the loss is not finite.
-    pub fn step(&mut self) -> Result<(Timestep, f64)> {
+    pub fn step(&mut self) -> Result<AdaptStep> {
         let count = self.training.batch;
         // Crops and masks have taken the counter steps below.
-        let draw = (1_u32 << 24).wrapping_add(self.step.wrapping_mul(4 * count as u32 + 4));
+        let draw = (1_u32 << 24).wrapping_add(self.learner.step.wrapping_mul(4 * count as u32 + 4));
         let steps = self.prior.info().schedule.len();
-        let t = Timestep(self.noise.below(draw, 0, steps) as u16);
-        let picks: Vec<_> =
-            (0..count).map(|i| self.noise.below(draw, 1 + i as u32, self.examples.training.len())).collect();
-        let batch = self.examples.batch(&self.examples.training, &picks, &self.noise, draw + 4, t, &self.told)?;
-        let weights = self.prior.with_params(self.lora.attached(self.prior.params()));
+        let timestep = Timestep(self.noise.below(draw, 0, steps) as u16);
+        let picks: Vec<_> = (0..count).map(|i| self.noise.below(draw, 1 + i as u32, self.examples.count())).collect();
+        let batch = self.examples.training_batch(&picks, &self.noise, draw + 4, timestep, &self.told)?;
+        let weights = self.prior.with_params(self.learner.weights(self.prior.params()));
         // One crop after the other: what a pass keeps for its way back is large.
         let found = accumulate(count, 1, None, |first, n, share| {
             batch_loss(&weights, &batch.part(first, n), Objective::Own, DType::F32, share)
         })?;
-        let factors = self.adam.step(self.lora.factors(), found.gradients, self.training.rate);
-        self.ema.update(&factors);
-        self.lora = self.lora.with_factors(factors);
-        self.step += 1;
-        Ok((t, found.loss))
+        let gradient_norm = gradient_norm(&found.gradients)?;
+        self.learner.advance(found.gradients, &self.learning);
+        Ok(AdaptStep { step: self.learner.step, timestep, loss: found.loss, gradient_norm, measured: None })
+    }
+
+    /// Steps taken so far.
+    pub fn taken(&self) -> u32 {
+        self.learner.step
+    }
+
+    /// How many are to be taken.
+    pub fn total(&self) -> u32 {
+        self.training.iterations
+    }
+
+    /// Gives it another budget of steps.
+    pub fn set_budget(&mut self, iterations: u32) {
+        self.training.iterations = iterations;
+    }
+
+    /// The largest budget with which training and two measurements of the held-out loss take at most as long as `steps`
+    /// steps, if a measurement takes as long as `measurement` of them: at least a step, from 25 on a multiple of 25.
+    pub fn budget_within(&self, steps: f64, measurement: f64) -> u32 {
+        let measured = if self.examples.has_held_out() { 2.0 * measurement } else { 0.0 };
+        match (steps - measured).clamp(1.0, f64::from(1 << 24)) as u32 {
+            few @ ..25 => few,
+            many => many / 25 * 25,
+        }
+    }
+
+    /// Measures the loss of held-out crops with the base weights, where there are some.
+    ///
+    /// # Errors
+    /// [`Error::Backend`] when the device fails.
+    pub fn measure_before(&mut self) -> Result<()> {
+        if self.examples.has_held_out() && self.learner.curve.before.is_empty() {
+            self.learner.curve.before = self.examples.held_out_losses(self.prior, &self.told, self.training.seed)?;
+        }
+        Ok(())
+    }
+
+    /// What held-out crops say of `adapted`, where there are some.
+    ///
+    /// # Errors
+    /// [`Error::Backend`] when the device fails.
+    pub fn outcome(&mut self, adapted: &Prior) -> Result<Option<LatentOutcome>> {
+        self.measure_before()?;
+        if !self.examples.has_held_out() {
+            return Ok(None);
+        }
+        let after = self.examples.held_out_losses(adapted, &self.told, self.training.seed)?;
+        Ok(Some(LatentOutcome::new(&self.learner.curve.before, &after)))
     }
 
     /// The average of the factors so far.
     pub fn lora(&self) -> Lora {
-        self.lora.with_factors(self.ema.params().clone())
+        self.learner.factors().expect("factors are trained")
     }
 
     /// The network with them.
     pub fn adapted(&self) -> Prior {
-        self.prior.with_params(self.merged())
+        self.prior.with_params(self.lora().merged(self.prior.params()))
     }
 
-    fn merged(&self) -> Params {
-        self.lora().merged(self.prior.params())
+    /// Writes the complete state for [`LatentAdaptation::resume`]; `of` tells what it belongs to.
+    ///
+    /// # Errors
+    /// [`Error::Io`] where the system refuses.
+    pub fn save(&self, path: &Path, of: &str) -> Result<()> {
+        checkpoint::save(path, of, std::slice::from_ref(&self.learner), 0, &[])
+    }
+
+    /// Goes on from a state that an adaptation to the same images with the same settings but for the budget wrote: what
+    /// follows is what would have followed there, to the bit. `of` must be as it was then.
+    ///
+    /// # Errors
+    /// [`Error::Model`] when the file is no such state.
+    pub fn resume(&mut self, file: &WeightFile, of: &str) -> Result<()> {
+        let (mut learners, ..) = checkpoint::load(file, of, self.prior.params(), &self.learning)?;
+        match (learners.pop(), learners.is_empty()) {
+            (Some(learner), true) => self.learner = learner,
+            _ => return Err(Error::model(file.path(), "is no state of a latent adaptation")),
+        }
+        Ok(())
     }
 }
 

@@ -5,14 +5,18 @@
 //! autoencoder.
 
 mod adapt;
+mod adapter_file;
 mod colour;
+mod examples;
 mod inpaint;
 mod upscale;
 
-pub use adapt::{Examples, LatentAdaptation, LatentOutcome, LatentTraining};
+pub use adapt::{LatentAdaptation, LatentOutcome, LatentTraining};
+pub use adapter_file::LatentAdapter;
 pub use colour::match_colours;
+pub use examples::{EncodedImage, Examples};
 pub use inpaint::{Hole, inpainting};
-pub use upscale::{pad_small, upscaling};
+pub use upscale::{pad_small, super_resolution, upscaling};
 
 use serde::{Deserialize, Serialize};
 

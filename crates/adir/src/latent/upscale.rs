@@ -1,4 +1,5 @@
-//! What the x4 upscaler is told: the small image with a little noise, the level of that noise, and a text.
+//! What upscalers are told. The x4 upscaler: the small image with a little noise, the level of that noise, and a text. Latent
+//! diffusion's super-resolution: the small image.
 
 use std::sync::Arc;
 
@@ -46,4 +47,15 @@ pub fn upscaling(
         let conditions = Conditions { text, class: Some(level), beside: Some(beside.clone()) };
         Some(Conditioning::Several(Arc::new(conditions)))
     }))
+}
+
+/// What latent diffusion's super-resolution is told: `image` `[1, 3, h, w]` in [-1, 1], with sides that the network accepts.
+///
+/// # Errors
+/// [`Error::Config`] for an image that is not of three channels.
+pub fn super_resolution(image: Tensor<4>) -> Result<Conditioning> {
+    if image.dims()[1] != 3 {
+        return Err(Error::config(format!("an image of shape {:?}: expected three channels", image.dims())));
+    }
+    Ok(Conditioning::Several(Arc::new(Conditions { text: None, class: None, beside: Some(image) })))
 }

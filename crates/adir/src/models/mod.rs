@@ -18,6 +18,7 @@ pub mod lpips;
 pub mod musiq;
 mod network;
 pub mod params;
+mod placing;
 mod prior;
 mod space;
 pub mod stable_diffusion;

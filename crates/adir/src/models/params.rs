@@ -7,10 +7,11 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use adir_kernels::{Kernel, LowRank};
+use adir_kernels::{Kernel, LowRank, widen};
 use burn::tensor::DType;
 use rayon::prelude::*;
 
+use super::placing::place;
 use crate::noise::{Noise, Stream};
 use crate::tensor::{self, Compute, Device, Tensor};
 use crate::{Error, Result};
@@ -129,7 +130,8 @@ impl ParamLayout {
     }
 }
 
-/// Values for a [`ParamLayout`]: one flat tensor each. Cloning shares the values.
+/// Values for a [`ParamLayout`]: one flat tensor each. Cloning shares the values. Weights may be kept in half as many bits as
+/// they are computed with ([`Compute::kept_in`]).
 ///
 /// They may come with low-rank factors ([`Params::with_factors`]), which then are what is trained. A network that looks
 /// its parameters up need not know.
@@ -137,6 +139,10 @@ impl ParamLayout {
 pub struct Params {
     layout: Arc<ParamLayout>,
     values: Vec<Tensor<1>>,
+    /// In which a network computes with them.
+    dtype: DType,
+    /// In which some of them are kept; see [`Compute::kept_in`].
+    kept_in: Option<DType>,
     bf16_products: bool,
     factors: Option<Factors>,
 }
@@ -182,7 +188,12 @@ impl Params {
         mut read: impl FnMut(&ParamSpec) -> Result<Vec<f32>>,
     ) -> Result<Self> {
         let values = layout.specs().iter().map(|spec| place(spec, read(spec)?, compute)).collect::<Result<_>>()?;
-        Ok(Self { layout, values, bf16_products: compute.bf16_products, factors: None })
+        Ok(Self::of(layout, values, compute))
+    }
+
+    fn of(layout: Arc<ParamLayout>, values: Vec<Tensor<1>>, compute: &Compute) -> Self {
+        let Compute { dtype, bf16_products, kept_in, .. } = *compute;
+        Self { layout, values, dtype, kept_in, bf16_products, factors: None }
     }
 
     /// As [`Params::load`], from a source that hands over its tensors by name in an order of its own: `feed` gets a
@@ -206,7 +217,7 @@ impl Params {
             value.ok_or_else(|| Error::config(format!("{} was not read", spec.name)))
         };
         let values = values.into_iter().zip(layout.specs()).map(missing).collect::<Result<_>>()?;
-        Ok((Self { layout, values, bf16_products: compute.bf16_products, factors: None }, fed))
+        Ok((Self::of(layout, values, compute), fed))
     }
 
     /// The parameters of an untrained network, as each [`Init`] says: a function of `seed`.
@@ -235,9 +246,10 @@ impl Params {
         &self.layout
     }
 
-    /// The flat values of one parameter.
+    /// The flat values of one parameter, in the precision that is computed with.
     pub fn flat(&self, id: ParamId) -> Tensor<1> {
-        self.values[id.0].clone()
+        let value = self.values[id.0].clone();
+        if self.kept_in == Some(value.dtype()) { widen(value) } else { value }
     }
 
     /// One parameter in its own shape.
@@ -247,7 +259,7 @@ impl Params {
     pub fn get<const D: usize>(&self, id: ParamId) -> Tensor<D> {
         let shape: [usize; D] =
             self.layout.spec(id).shape.as_slice().try_into().expect("the network asks for the rank it declared");
-        self.values[id.0].clone().reshape(shape)
+        self.flat(id).reshape(shape)
     }
 
     /// One weight of a convolution; that of a 1-d one of kernel 1, or of a linear layer, as the 1x1 it is over the positions
@@ -256,9 +268,12 @@ impl Params {
     /// # Panics
     /// As [`Params::get`].
     pub fn kernel(&self, id: ParamId) -> Kernel {
+        // As it is kept: the kernels widen it where they read it.
+        let value = self.values[id.0].clone();
         let weight = match self.layout.spec(id).shape[..] {
-            [out, inputs, 1] | [out, inputs] => self.flat(id).reshape([out, inputs, 1, 1]),
-            _ => self.get::<4>(id),
+            [out, inputs, 1] | [out, inputs] => value.reshape([out, inputs, 1, 1]),
+            [out, inputs, height, width] => value.reshape([out, inputs, height, width]),
+            ref shape => panic!("the network asks for the kernel of a weight {shape:?}"),
         };
         let low_rank = self.factors_of(id).map(|(a, b, scale)| {
             let [_, inputs, kernel, _] = weight.dims();
@@ -305,14 +320,14 @@ impl Params {
 
     /// The values on the device's autodiff side; tracked is only what is trained.
     pub fn tracked(&self) -> Tracked {
-        let track = |value: &Tensor<1>| value.clone().autodiff().require_grad();
+        let track = |value: Tensor<1>| value.autodiff().require_grad();
         match &self.factors {
             None => {
-                let leaves: Vec<_> = self.values.iter().map(track).collect();
+                let leaves: Vec<_> = self.layout.ids().map(|id| track(self.flat(id))).collect();
                 Tracked { params: Self { values: leaves.clone(), ..self.clone() }, leaves }
             }
             Some(factors) => {
-                let leaves: Vec<_> = factors.values.values.iter().map(track).collect();
+                let leaves: Vec<_> = factors.values.values.iter().cloned().map(track).collect();
                 let tracked = Params { values: leaves.clone(), ..Params::clone(&factors.values) };
                 let factors = Some(Factors { values: Box::new(tracked), ..factors.clone() });
                 let values = self.values.iter().map(|value| value.clone().autodiff()).collect();
@@ -338,10 +353,10 @@ impl Params {
         self.bf16_products
     }
 
-    /// New values from old ones, parameter by parameter.
+    /// New values from old ones, parameter by parameter, as they are kept.
     #[must_use]
     pub fn map(&self, mut f: impl FnMut(ParamId, Tensor<1>) -> Tensor<1>) -> Self {
-        let values = self.layout.ids().map(|id| f(id, self.flat(id))).collect();
+        let values = self.layout.ids().zip(&self.values).map(|(id, value)| f(id, value.clone())).collect();
         Self { layout: self.layout.clone(), values, ..self.clone() }
     }
 
@@ -368,7 +383,7 @@ impl Params {
             let values = Box::new(factors.values.in_precision(dtype));
             Factors { values, ..factors.clone() }
         });
-        Self { factors, ..self.map(|_, value| value.cast(dtype)) }
+        Self { factors, dtype, kept_in: None, ..self.map(|_, value| value.cast(dtype)) }
     }
 
     /// The same values, to be computed with as `other` is.
@@ -379,26 +394,19 @@ impl Params {
 
     /// Where and how they are computed with.
     pub fn compute(&self) -> Compute {
-        Compute { device: self.device(), dtype: self.dtype(), bf16_products: self.bf16_products }
+        let Self { dtype, kept_in, bf16_products, .. } = *self;
+        Compute { device: self.device(), dtype, bf16_products, kept_in }
     }
 
-    /// The precision of the values.
+    /// The precision that is computed with.
     pub fn dtype(&self) -> DType {
-        self.values.first().map_or(DType::F32, |v| v.dtype())
+        self.dtype
     }
 
     /// The device the values live on.
     pub fn device(&self) -> Device {
         self.values.first().map_or_else(tensor::cpu, |v| v.device())
     }
-}
-
-/// Values of a parameter, where and in what precision `compute` says.
-fn place(spec: &ParamSpec, values: Vec<f32>, compute: &Compute) -> Result<Tensor<1>> {
-    if values.len() != spec.len() {
-        return Err(Error::config(format!("{}: {} values for shape {:?}", spec.name, values.len(), spec.shape)));
-    }
-    Ok(tensor::from_f32(values, [spec.len()], &compute.device).cast(compute.dtype))
 }
 
 #[cfg(test)]

@@ -11,6 +11,7 @@ pub(super) mod low_rank;
 mod transform;
 
 use std::marker::PhantomData;
+use std::mem::MaybeUninit;
 
 pub(super) use gradient::weight_gradient;
 
@@ -19,6 +20,7 @@ use super::Geometry;
 use super::pack::{Packed, Purpose};
 use crate::layout::{ChannelsLast, Padding, Planes, Transpose, transpose};
 use crate::machine;
+use crate::numbers::Numbers;
 use crate::parallel::{Shared, SharedMut, filled, for_each};
 use crate::scratch::Scratch;
 use crate::simd::{Kernel, Simd, dispatch};
@@ -48,7 +50,7 @@ pub(super) fn applies(g: &Geometry) -> bool {
 }
 
 /// Transforms and packs a weight `[out, in, 3, 3]`: the 36 points take the place of the taps.
-pub(super) fn pack(weight: &[f32], g: &Geometry, purpose: Purpose) -> Packed {
+pub(super) fn pack(weight: Numbers<'_>, g: &Geometry, purpose: Purpose) -> Packed {
     let turned = purpose == Purpose::InputGradient;
     let mut packed = Packed::empty(g, purpose, POINTS);
     let (depth, columns) = (packed.depth, packed.columns);
@@ -71,7 +73,7 @@ const STRIP: usize = 16;
 
 struct PackKernel<'a> {
     /// `[out, inputs, 3, 3]`.
-    weight: &'a [f32],
+    weight: Numbers<'a>,
     inputs: usize,
     /// Whether inputs are columns, and the kernels turned by half a turn.
     turned: bool,
@@ -93,9 +95,11 @@ impl Kernel for PackKernel<'_> {
         // Lines of one tap each, with a column in each place. Turned ones come one summed channel at a time and have room
         // behind them, so that whole vectors may be transposed.
         let mut taps = [[0.0f32; COLS]; 9 * STRIP];
+        let mut room = MaybeUninit::<[f32; 9 * STRIP * COLS]>::uninit();
         if !turned {
-            let src = weight[(first * inputs + k) * 9..].as_ptr();
-            let (src_pitch, dst) = (inputs * 9, taps.as_mut_ptr().cast());
+            let lines = [columns, count * 9];
+            let (src, src_pitch) = weight.lines((first * inputs + k) * 9, inputs * 9, lines, &mut room);
+            let dst = taps.as_mut_ptr().cast();
             let all = Transpose { src, src_pitch, rows: columns, columns: count * 9, dst, dst_pitch: COLS };
             // SAFETY: the kernels of these channels are inside the weight, their lines inside `taps`.
             unsafe { transpose(s, all) };
@@ -103,9 +107,10 @@ impl Kernel for PackKernel<'_> {
         for i in 0..count {
             let mut lines = [[0.0f32; COLS]; 9];
             if turned {
-                let from = &weight[((k + i) * inputs + first) * 9..];
-                let wide = if from.len() >= columns * 9 + 7 { 16 } else { 9 };
-                let (src, dst) = (from.as_ptr(), taps.as_mut_ptr().cast());
+                let from = ((k + i) * inputs + first) * 9;
+                let wide = if weight.len() - from >= columns * 9 + 7 { 16 } else { 9 };
+                let (src, _) = weight.lines(from, 0, [1, columns * 9 + wide - 9], &mut room);
+                let dst = taps.as_mut_ptr().cast();
                 let own = Transpose { src, src_pitch: 9, rows: columns, columns: wide, dst, dst_pitch: COLS };
                 // SAFETY: rows of `wide` numbers nine apart are inside the weight, `wide` lines inside `taps`.
                 unsafe { transpose(s, own) };

@@ -1,12 +1,16 @@
 //! Whether a file was restored already: its record says what was asked for, of which bytes, by which weights.
 
+use std::path::PathBuf;
+
 use serde_json::Value;
 
+use super::each::Each;
 use super::manifest::is_in_place;
 use crate::engine::event::Watch;
+use crate::engine::latent::{self, LatentRecord, LatentRequest};
 use crate::engine::open::Engine;
 use crate::engine::outputs::Outputs;
-use crate::engine::record::Record;
+use crate::engine::record::{FileRecord, Record};
 use crate::engine::request::{Observation, Request, Target};
 use crate::operator::{Boundary, Degradation};
 use crate::problem::{MaskSource, Sigma};
@@ -25,19 +29,79 @@ struct Open {
     tile: bool,
 }
 
+/// What records must say besides the hash of the observation.
+pub(super) enum Asked {
+    Pixels(Box<AskedOfPixels>),
+    Latents(Box<AskedOfLatents>),
+}
+
+impl Asked {
+    /// What records of `each` say. Loads the prior, or hashes the weights.
+    pub fn new(engine: &Engine, each: &Each, watch: &Watch<'_>) -> Result<Self> {
+        match each {
+            Each::Pixels(each) => AskedOfPixels::new(engine, each, watch).map(|asked| Self::Pixels(asked.into())),
+            Each::Latents(each) => AskedOfLatents::new(engine, each).map(|asked| Self::Latents(asked.into())),
+        }
+    }
+
+    /// Whether `outputs` are what a run of this request on an observation with that hash would write.
+    pub fn is_met_by(&self, engine: &Engine, outputs: &Outputs, content: ContentHash) -> Result<bool> {
+        match self {
+            Self::Pixels(asked) => asked.is_met_by(engine, outputs, content),
+            Self::Latents(asked) => asked.is_met_by(outputs, content),
+        }
+    }
+}
+
+/// What records of upscalings must say.
+pub(super) struct AskedOfLatents {
+    request: LatentRequest,
+    model: String,
+    others: Vec<FileRecord>,
+    placement: [String; 2],
+}
+
+impl AskedOfLatents {
+    fn new(engine: &Engine, each: &LatentRequest) -> Result<Self> {
+        let (request, files) = latent::opened(each)?;
+        let (device, dtype) = engine.placement();
+        Ok(Self {
+            model: files.hash()?,
+            others: latent::other_files(&request)?,
+            request: alike(&request),
+            placement: [device.to_owned(), dtype.to_string()],
+        })
+    }
+
+    fn is_met_by(&self, outputs: &Outputs, content: ContentHash) -> Result<bool> {
+        let Ok(Some(record)) = LatentRecord::read(&outputs.record) else { return Ok(false) };
+        Ok(record.input.sha256 == content
+            && record.model == self.model
+            && record.others == self.others
+            && [&record.device, &record.dtype] == self.placement.each_ref()
+            && alike(&record.latent) == self.request
+            && is_in_place(outputs))
+    }
+}
+
+/// A request without what differs from file to file.
+fn alike(request: &LatentRequest) -> LatentRequest {
+    LatentRequest { input: PathBuf::new(), output: None, ..request.clone() }
+}
+
 /// What a record must say besides the hash of the observation.
-pub(super) struct Asked {
+pub(super) struct AskedOfPixels {
     request: Value,
     open: Open,
     /// The adapter that is there already, as asked for.
-    adapter: Option<std::path::PathBuf>,
+    adapter: Option<PathBuf>,
     blur: Option<Value>,
     masks: [Option<ContentHash>; 2],
     model: String,
     placement: [String; 2],
 }
 
-impl Asked {
+impl AskedOfPixels {
     /// What records of `each` say. Loads the prior.
     pub fn new(engine: &Engine, each: &Request, watch: &Watch<'_>) -> Result<Self> {
         let text = serde_json::to_string(each).map_err(|e| Error::config(format!("the request: {e}")))?;

@@ -51,7 +51,7 @@ impl Engine {
             let (mut members, mut contents, mut nearest) = (Vec::new(), Vec::new(), Vec::new());
             for k in range {
                 let path = request.scans.join(Path::new(&files[k]));
-                if let Ok((picture, content)) = read_hashed_as(&path, &request.each.reading, &self.limits) {
+                if let Ok((picture, content)) = read_hashed_as(&path, request.each.reading(), &self.limits) {
                     let observed = Observed { y: &picture.tensor, file: Some(&path), content };
                     nearest.push(self.nearest(&gallery, plan.request(), &observed, watch)?);
                     members.push(k);

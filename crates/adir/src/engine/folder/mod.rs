@@ -6,6 +6,7 @@
 //! is asked for; a manifest per shard ([`merge`] joins them) says what became of each, and which results were begun, so
 //! that the same request goes on after a kill at any moment.
 
+mod each;
 mod finished;
 mod groups;
 mod lock;
@@ -16,13 +17,15 @@ mod shard;
 
 use std::path::{Path, PathBuf};
 
+use self::each::check_latents;
 use self::finished::Asked;
 use self::names::{Names, holding};
 use super::event::{Event, Watch, report, warn};
+use super::latent;
 use super::open::Engine;
 use super::outputs::Outputs;
-use super::plan::Plan;
-use super::request::{OutputRequest, Request};
+use super::request::OutputRequest;
+use crate::engine::request::Request;
 use crate::io::atomic::check_writable;
 use crate::io::ending::{Written, check_ending};
 use crate::io::folder::{check_folder, check_output_folder, image_files};
@@ -32,6 +35,7 @@ use crate::retrieve::ContentHash;
 use crate::task::Task;
 use crate::{Error, Result};
 
+pub use self::each::{Each, FilePlan};
 pub use self::manifest::{FileState, ManifestEntry, ManifestHead, Merged, merge};
 pub use self::run::{FileOutcome, FolderDone};
 pub use self::shard::Shard;
@@ -45,7 +49,7 @@ pub struct FolderRequest {
     /// The folder of the results, which get the names of the observations; not one that holds `scans`.
     pub output: PathBuf,
     /// What is done to each. Its input and output are replaced.
-    pub each: Request,
+    pub each: Each,
     /// The part of the files to restore.
     pub shard: Shard,
     /// The format of the results; by default that of the observation's name, where it can hold the result.
@@ -61,11 +65,11 @@ impl FolderRequest {
     pub const OVERLAP: f64 = 0.25;
 
     /// The restoration of the images of `scans` into `output`, each as `each` says.
-    pub fn new(scans: impl Into<PathBuf>, output: impl Into<PathBuf>, each: Request) -> Self {
+    pub fn new(scans: impl Into<PathBuf>, output: impl Into<PathBuf>, each: impl Into<Each>) -> Self {
         Self {
             scans: scans.into(),
             output: output.into(),
-            each,
+            each: each.into(),
             shard: Shard::WHOLE,
             format: None,
             overlap: Self::OVERLAP,
@@ -131,7 +135,7 @@ impl FolderPlan {
     }
 
     fn outputs(&self, name: &Path) -> Outputs {
-        Outputs::new(&self.request.output.join(name), self.request.each.sampling.samples)
+        Outputs::new(&self.request.output.join(name), self.request.each.samples())
     }
 
     /// The names that a file's result may have: the usual one, and those in formats that hold more.
@@ -142,12 +146,15 @@ impl FolderPlan {
     }
 
     /// The request for a file with its result in `name`.
-    fn single(&self, to_do: &ToDo, name: &Path) -> Request {
-        let mut request = self.request.each.clone();
-        request.input = self.input(to_do.k).into();
+    fn single(&self, to_do: &ToDo, name: &Path) -> Each {
+        let mut each = self.request.each.clone();
         let overwrite = self.request.overwrite || to_do.ours;
-        request.output = Some(OutputRequest::new(self.request.output.join(name), overwrite));
-        request
+        let (input, output) = (self.input(to_do.k), OutputRequest::new(self.request.output.join(name), overwrite));
+        match &mut each {
+            Each::Pixels(request) => (request.input, request.output) = (input.into(), Some(output)),
+            Each::Latents(request) => (request.input, request.output) = (input, Some(output)),
+        }
+        each
     }
 }
 
@@ -161,27 +168,24 @@ impl Engine {
     /// wrong, folders that overlap, or results of another request in the way; as [`Engine::plan`] when no file can be
     /// planned, for reasons that do not lie in the files.
     pub fn plan_folder(&self, request: &FolderRequest, watch: &Watch<'_>) -> Result<FolderPlan> {
-        let each = &request.each;
-        each.check()?;
         if !(0.0..=1.0).contains(&request.overlap) {
             return Err(Error::config(format!("an overlap of {}: expected 0 to 1", request.overlap)));
         }
-        if each.guidance.is_some() || matches!(each.problem.task, Task::Custom { .. }) {
-            return Err(Error::config(
-                "a folder takes no operator or guidance of the caller's: records cannot hold it",
-            ));
-        }
-        let (files, unlisted) = self.list(request, watch)?;
-        if let Some(adapt) = &each.adapt {
-            self.plan_adaptation(adapt, each.sampling.preset)?;
-        }
-        self.header()?.check_class(each.sampling.class)?;
-        each.problem.degradation(Boundary::default(), &self.limits)?;
-        if let Some(ignored) = &each.problem.ignore {
-            ignored.read(&self.limits)?;
-        }
+        let (files, unlisted) = match &request.each {
+            Each::Pixels(each) => {
+                self.check_pixels(each)?;
+                let listed = self.list(request, watch)?;
+                self.check_parts(each)?;
+                listed
+            }
+            Each::Latents(each) => {
+                check_latents(each)?;
+                latent::opened(each)?;
+                self.list(request, watch)?
+            }
+        };
         check_writable(&manifest::path_of(&request.output, request.shard))?;
-        let names = Names::new(&files, request.format, each.sampling.samples);
+        let names = Names::new(&files, request.format, request.each.samples());
         let mut plan = FolderPlan {
             request: request.clone(),
             files,
@@ -193,6 +197,30 @@ impl Engine {
         self.sort_out(&mut plan, watch)?;
         self.try_one(&plan)?;
         Ok(plan)
+    }
+
+    /// Refuses settings that are wrong, or that a folder cannot have.
+    fn check_pixels(&self, each: &Request) -> Result<()> {
+        each.check()?;
+        if each.guidance.is_some() || matches!(each.problem.task, Task::Custom { .. }) {
+            return Err(Error::config(
+                "a folder takes no operator or guidance of the caller's: records cannot hold it",
+            ));
+        }
+        Ok(())
+    }
+
+    /// Refuses a model, an adaptation, or files named in the request that do not suit.
+    fn check_parts(&self, each: &Request) -> Result<()> {
+        if let Some(adapt) = &each.adapt {
+            self.plan_adaptation(adapt, each.sampling.preset)?;
+        }
+        self.header()?.check_class(each.sampling.class)?;
+        each.problem.degradation(Boundary::default(), &self.limits)?;
+        if let Some(ignored) = &each.problem.ignore {
+            ignored.read(&self.limits)?;
+        }
+        Ok(())
     }
 
     /// The images of the folder, and what could not be listed.
@@ -301,15 +329,15 @@ impl Engine {
     }
 
     /// The plan for a file, in a format that can hold its result.
-    fn plan_file(&self, plan: &FolderPlan, to_do: &ToDo) -> Result<Plan> {
+    fn plan_file(&self, plan: &FolderPlan, to_do: &ToDo) -> Result<FilePlan> {
         let name = &plan.names.outputs[to_do.k];
         let request = plan.single(to_do, name);
-        let planned = self.plan(&request);
+        let planned = self.plan_each(&request);
         let format = ImageFormat::from_path(name)?;
         let suits = match &planned {
             Ok(planned) => holding(planned.picture(), format),
             // It may be the format that does not suit.
-            Err(Error::Config(_)) => match read_hashed_as(&plan.input(to_do.k), &request.reading, &self.limits) {
+            Err(Error::Config(_)) => match read_hashed_as(&plan.input(to_do.k), request.reading(), &self.limits) {
                 Ok((picture, _)) => holding(&picture, format),
                 Err(_) => format,
             },
@@ -318,14 +346,14 @@ impl Engine {
         if suits == format || plan.request.format.is_some() {
             return planned;
         }
-        self.plan(&plan.single(to_do, &plan.names.other(&plan.files[to_do.k], suits)))
+        self.plan_each(&plan.single(to_do, &plan.names.other(&plan.files[to_do.k], suits)))
     }
 
     /// Plans every file that is to be restored, and computes nothing: the first plan, and what cannot be restored.
     ///
     /// # Errors
     /// [`Error::Interrupted`] when the watcher breaks.
-    pub fn check_folder(&self, plan: &FolderPlan, watch: &Watch<'_>) -> Result<(Option<Plan>, Vec<FileFault>)> {
+    pub fn check_folder(&self, plan: &FolderPlan, watch: &Watch<'_>) -> Result<(Option<FilePlan>, Vec<FileFault>)> {
         let (mut first, mut faults) = (None, Vec::new());
         let total = plan.to_do.len();
         for (done, to_do) in (1..).zip(&plan.to_do) {

@@ -9,8 +9,9 @@ use serde::Serialize;
 
 use super::lock::Lock;
 use super::manifest::{FileState, ManifestEntry, ManifestHead, Writer};
-use super::{Asked, FileFault, FolderPlan, ToDo};
+use super::{Asked, Each, FileFault, FilePlan, FolderPlan, ToDo};
 use crate::engine::event::{Event, Watch, report};
+use crate::engine::latent::{LatentPlan, LatentRestored};
 use crate::engine::open::Engine;
 use crate::engine::plan::Plan;
 use crate::engine::record::Decibel;
@@ -70,14 +71,15 @@ const BEHIND: usize = 4;
 const SMALL: usize = 3 * 256 * 256;
 
 /// Whether the next file is planned, and this one written, while others are sampled. Adaptations depend on each other.
-fn is_small(single: &Plan) -> bool {
+fn is_small(single: &FilePlan) -> bool {
+    let FilePlan::Pixels(single) = single else { return false };
     let canvas = single.restore.canvas();
     single.adapt.is_none() && single.request.sampling.samples * canvas.pixels() * canvas.channels <= SMALL
 }
 
 /// A file before it is sampled.
 enum Prepared {
-    Plan(Box<Plan>),
+    Plan(FilePlan),
     /// Another process has restored it.
     Finished(ManifestEntry),
 }
@@ -85,6 +87,7 @@ enum Prepared {
 /// What became of it then.
 enum Made {
     Restored(Box<Restored>),
+    Upscaled(Box<(LatentRestored, LatentPlan)>),
     Finished(ManifestEntry),
 }
 
@@ -163,9 +166,14 @@ impl Engine {
             return Ok(done);
         }
         let wanted: Vec<usize> = plan.to_do.iter().map(|to_do| to_do.k).collect();
-        let shared = match &request.each.adapt {
-            Some(adapt) => {
-                let adapt = self.plan_adaptation(adapt, request.each.sampling.preset)?;
+        let adapt = match &request.each {
+            Each::Pixels(each) => each.adapt.as_ref().map(|adapt| (adapt, each.sampling.preset)),
+            // Each upscaling adapts to its own nearest images.
+            Each::Latents(_) => None,
+        };
+        let shared = match adapt {
+            Some((adapt, preset)) => {
+                let adapt = self.plan_adaptation(adapt, preset)?;
                 self.shared(&adapt, request, &plan.files, &wanted, watch)?
             }
             None => Default::default(),
@@ -214,8 +222,12 @@ impl Engine {
                 }
                 let started = Instant::now();
                 let made = match prepared {
-                    Ok(Prepared::Plan(single)) => {
+                    Ok(Prepared::Plan(FilePlan::Pixels(single))) => {
                         self.run(&single, watch).map(|restored| Made::Restored(restored.into()))
+                    }
+                    Ok(Prepared::Plan(FilePlan::Latents(single))) => {
+                        let upscaled = self.run_latent(&single, watch);
+                        upscaled.map(|restored| Made::Upscaled((restored, *single).into()))
                     }
                     Ok(Prepared::Finished(entry)) => Ok(Made::Finished(entry)),
                     Err(e) => Err(e),
@@ -248,8 +260,10 @@ impl Engine {
             return Ok(Prepared::Finished(finished));
         }
         let mut single = self.plan_file(plan, to_do)?;
-        single.share(images);
-        Ok(Prepared::Plan(single.into()))
+        if let FilePlan::Pixels(single) = &mut single {
+            single.share(images);
+        }
+        Ok(Prepared::Plan(single))
     }
 
     /// Writes what was made of a file, and says so in the manifest.
@@ -284,20 +298,32 @@ impl Engine {
         manifest: &mut Writer,
     ) -> Result<FileOutcome> {
         let started = Instant::now();
-        let mut restored = match made {
-            Made::Finished(entry) => return manifest.push(&entry).map(|()| FileOutcome::Finished),
-            Made::Restored(restored) => restored,
+        let outputs = match &made {
+            Made::Restored(restored) => restored.outputs(),
+            Made::Upscaled(upscaled) => upscaled.1.outputs(),
+            Made::Finished(entry) => return manifest.push(entry).map(|()| FileOutcome::Finished),
         };
-        let output = restored.outputs().map(|outputs| outputs.image.clone()).unwrap_or_default();
+        let output = outputs.map(|outputs| outputs.image.clone()).unwrap_or_default();
         let name = output.strip_prefix(&plan.request.output).unwrap_or(&output);
         manifest.push(&entry(plan, k, name, FileState::Started))?;
-        restored.save(self)?;
-        let input_sha256 = restored.record.input.sha256;
+        let (input_sha256, agreement_psnr) = match made {
+            Made::Restored(mut restored) => {
+                restored.save(self)?;
+                (restored.record.input.sha256, restored.record.agreement_psnr)
+            }
+            Made::Upscaled(upscaled) => {
+                let (mut restored, single) = *upscaled;
+                restored.save(self, &single)?;
+                let agreement = restored.record.agreement_psnr.unwrap_or(Decibel(f64::INFINITY));
+                (restored.record.input.sha256, agreement)
+            }
+            Made::Finished(entry) => return manifest.push(&entry).map(|()| FileOutcome::Finished),
+        };
         manifest.push(&entry(plan, k, name, FileState::Done { input_sha256 }))?;
         Ok(FileOutcome::Restored {
             output: output.to_string_lossy().into_owned(),
             seconds: (spent + started.elapsed()).as_secs_f64(),
-            agreement_psnr: restored.record.agreement_psnr,
+            agreement_psnr,
         })
     }
 
@@ -338,7 +364,7 @@ fn head(plan: &FolderPlan) -> ManifestHead {
         scans: plan.request.scans.to_string_lossy().into_owned(),
         files: plan.files.len(),
         shard: plan.request.shard,
-        samples: plan.request.each.sampling.samples,
+        samples: plan.request.each.samples(),
     }
 }
 

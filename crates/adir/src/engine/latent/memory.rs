@@ -1,27 +1,44 @@
 //! What a latent diffusion model takes of memory: its parts are there one after the other, so the largest counts.
 
+use crate::Result;
+use crate::latent::LatentTraining;
 use crate::models::Network;
+use crate::models::params::ParamSpec;
 use crate::models::stable_diffusion::LatentFiles;
 
 /// The program, and the threads' scratch space.
 const PROGRAM: u64 = 96 << 20;
 
-/// Bytes at most, for latents of `height` by `width`, of which the U-Net sees `seen` at once, and an adaptation to crops whose
-/// latents have sides of `training`.
+/// Bytes at most, for latents of `height` by `width`, of which the U-Net sees `seen` at once, and an adaptation. Fitted to
+/// measured peaks (docs/results/stable-diffusion.md).
 pub(super) fn estimate(
     files: &LatentFiles,
     [height, width]: [usize; 2],
     seen: [usize; 2],
-    training: Option<usize>,
-) -> u64 {
-    let text = PROGRAM + 4 * files.text_parameters() as u64;
-    let unet = files.unet().forward_memory(seen[0], seen[1], 1);
-    let autoencoder = PROGRAM + files.autoencoder().memory(height, width);
-    let training = training.map_or(0, |side| {
-        // Both the weights and those with the factors added, and the maps of one crop.
-        let weights = 4 * files.unet().layout().element_count() as u64;
-        let encoding = files.autoencoder().memory(side, side);
-        (weights + files.unet().gradient_memory(side, side, 1)).max(encoding + PROGRAM)
+    training: Option<&LatentTraining>,
+) -> Result<u64> {
+    let [unet_bytes, autoencoder_bytes, text] = files.bytes()?;
+    // The networks' own estimates count f32.
+    let whole = |elements: usize| 4 * elements as u64;
+    let saved = whole(files.unet().layout().element_count()) - unet_bytes;
+    let saved_by_autoencoder = whole(files.autoencoder().layout().element_count()) - autoencoder_bytes;
+    let text = PROGRAM + text;
+    let unet = files.unet().forward_memory(seen[0], seen[1], 1) - saved;
+    let autoencoder = PROGRAM + files.autoencoder().memory(height, width) - saved_by_autoencoder;
+    let training = training.map_or(0, |training| {
+        /// Of the factors: themselves, average, two moments, gradient.
+        const COPIES: usize = 5;
+        /// What keeps the maps of transformers and residual blocks takes more than the networks' own estimate says, in percent.
+        const MAPS: u64 = 125;
+        let side = training.crop / files.autoencoder().config().factor();
+        let adapted = files.unet().layout().specs().iter().filter(|spec| training.layers.include(spec.role));
+        let factors = |spec: &ParamSpec| training.rank * (spec.shape[0] + spec.len() / spec.shape[0]);
+        // The weights with the factors added lie beside the others, and the maps of one crop.
+        let added = whole(adapted.map(|spec| spec.len() + COPIES * factors(spec)).sum());
+        let (net, none) = (files.unet(), files.unet().gradient_memory(0, 0, 1));
+        let maps = (net.gradient_memory(side, side, 1) - none) * MAPS / 100;
+        let encoding = files.autoencoder().memory(side, side) - saved_by_autoencoder;
+        (none - saved + added + maps).max(encoding + PROGRAM)
     });
-    text.max(unet).max(autoencoder).max(training)
+    Ok(text.max(unet).max(autoencoder).max(training))
 }

@@ -11,10 +11,15 @@ mod adapt;
 mod canvas;
 mod memory;
 mod plan;
+mod record;
 mod request;
 mod run;
 
 pub use adapt::LatentAdaptationRecord;
 pub use plan::LatentPlan;
+pub use record::LatentRecord;
 pub use request::{LatentAdapt, LatentRequest, LatentTask, Region};
-pub use run::{LatentRecord, LatentRestored};
+pub use run::LatentRestored;
+
+pub(super) use plan::opened;
+pub(super) use run::other_files;

@@ -11,6 +11,7 @@ use super::super::warnings::of_reading;
 use super::adapt;
 use super::memory::estimate;
 use super::request::{LatentAdapt, LatentRequest, LatentTask, Region};
+use crate::compute::WeightPrecision;
 use crate::io::atomic::check_outputs;
 use crate::io::ending::{Written, check_ending};
 use crate::io::hash::ContentHash;
@@ -22,6 +23,7 @@ use crate::models::stable_diffusion::{LatentFiles, Purpose, check_lora};
 use crate::models::{check_tile, tiles_of};
 use crate::operator::ImageShape;
 use crate::problem::{Measurement, Problem};
+use crate::tensor::DType;
 use crate::{Error, Result};
 
 /// A request that was checked.
@@ -49,13 +51,22 @@ impl Engine {
     /// # Errors
     /// As [`Engine::plan`]; [`Error::Config`] where the model is made for something else.
     pub fn plan_latent(&self, request: &LatentRequest) -> Result<LatentPlan> {
+        let (request, files) = opened(request)?;
+        self.plan_latent_with(files, &request)
+    }
+
+    /// The same with the model's files opened already.
+    ///
+    /// # Errors
+    /// As [`Engine::plan_latent`].
+    pub fn plan_latent_with(&self, files: LatentFiles, request: &LatentRequest) -> Result<LatentPlan> {
         request.check()?;
+        let request = &resolved(&files, request)?;
         let outputs = request.output.as_ref().map(|output| Outputs::of_results(output, request.samples));
         check_file(&request.input)?;
         let format = request.output.as_ref().map(|output| format_of(&output.path)).transpose()?;
-        let open = if request.averaged { LatentFiles::open_averaged } else { LatentFiles::open };
-        let files = open(&request.model)?;
-        check_purpose(&files, &request.task)?;
+        let files = files.keeping(request.weights);
+        self.check_weights(request.weights)?;
         let mut read = vec![request.input.clone()];
         read.extend(files.files());
         if let LatentTask::Edit { region: Region::Mask(mask) } = &request.task {
@@ -90,7 +101,7 @@ impl Engine {
         };
         let measurement = match &request.task {
             LatentTask::Upscale { noise_level, .. } => {
-                files.low_res().map_or(Ok(()), |low| low.factors(*noise_level).map(drop))?;
+                files.low_res().zip(*noise_level).map_or(Ok(()), |(low, level)| low.factors(level).map(drop))?;
                 let problem = Problem::super_resolution(4);
                 let measured = problem.measure(&picture.tensor, picture.rounding(), 3, &self.limits);
                 Some(measured.map_err(|e| named(Some(&request.input), e))?)
@@ -116,11 +127,23 @@ impl Engine {
             }
             None => latents,
         };
-        let training = request.adapt.as_ref().map(|adapt| adapt.training.crop / shrink);
-        let memory = estimate(&files, latents, seen, training);
+        let training = request.adapt.as_ref().map(|adapt| &adapt.training);
+        let memory = estimate(&files, latents, seen, training)?;
         self.check_memory(memory)?;
         let request = request.clone();
         Ok(LatentPlan { request, files, picture, content, hole, measurement, outputs, stale, latents, memory })
+    }
+
+    /// Refuses weights kept in another precision where networks do not compute in f32.
+    fn check_weights(&self, weights: WeightPrecision) -> Result<()> {
+        if weights.is_default() || self.compute().dtype == DType::F32 {
+            return Ok(());
+        }
+        let precision = self.placement().1;
+        Err(Error::config(format!(
+            "weights in {weights} for a network that computes in {precision}: they are kept as they are computed with unless \
+             that is f32"
+        )))
     }
 
     /// Where an edit makes the image anew.
@@ -164,25 +187,72 @@ impl Engine {
     }
 }
 
-/// Refuses a model that was made for something else.
-fn check_purpose(files: &LatentFiles, task: &LatentTask) -> Result<()> {
-    match (files.purpose(), task) {
-        (Purpose::Upscaling, LatentTask::Upscale { .. }) | (Purpose::Inpainting, LatentTask::Edit { .. }) => Ok(()),
-        (Purpose::Upscaling, _) => Err(Error::config(format!(
-            "{}: this model scales images up; editing needs an inpainting model",
-            files.path().display()
-        ))),
-        (Purpose::Inpainting, _) => Err(Error::config(format!(
-            "{}: this model fills in parts of images; it does sr4 no more than other tasks",
-            files.path().display()
-        ))),
+/// The files of the model that a request names, and the request with what the model decides.
+///
+/// # Errors
+/// As [`Engine::plan_latent`], of what does not depend on an image.
+pub(in super::super) fn opened(request: &LatentRequest) -> Result<(LatentRequest, LatentFiles)> {
+    request.check()?;
+    let open = if request.averaged { LatentFiles::open_averaged } else { LatentFiles::open };
+    let files = open(&request.model)?;
+    request.sampling.check(files.facts())?;
+    Ok((resolved(&files, request)?, files))
+}
+
+/// The request with what the model decides, refusing a model that was made for something else, and what it cannot be told.
+fn resolved(files: &LatentFiles, request: &LatentRequest) -> Result<LatentRequest> {
+    let refuse = |what: &str| Err(Error::config(format!("{}: {what}", files.path().display())));
+    let mut request = request.clone();
+    match (files.purpose(), &mut request.task) {
+        (Purpose::Inpainting, LatentTask::Edit { .. }) => {}
+        (Purpose::Upscaling, LatentTask::Upscale { noise_level, .. }) => {
+            noise_level.get_or_insert(LatentRequest::NOISE_LEVEL);
+        }
+        (Purpose::SuperResolution, LatentTask::Upscale { noise_level, .. }) => {
+            if noise_level.is_some() {
+                return refuse("this model sees the image as it is, and takes no noise level");
+            }
+            if !(request.prompt.is_empty() && request.negative_prompt.is_empty()) {
+                return refuse("this model takes no prompt");
+            }
+            if request.adapt.is_some() || request.lora.is_some() {
+                return refuse("this model is not adapted; Stable Diffusion's x4 upscaler can be");
+            }
+        }
+        (Purpose::Upscaling | Purpose::SuperResolution, LatentTask::Edit { .. }) => {
+            return refuse("this model scales images up; editing needs an inpainting model");
+        }
+        (Purpose::Inpainting, LatentTask::Upscale { .. }) => {
+            return refuse("this model fills in parts of images; it does sr4 no more than other tasks");
+        }
     }
+    Ok(request)
 }
 
 impl LatentPlan {
     /// What was asked for.
     pub fn request(&self) -> &LatentRequest {
         &self.request
+    }
+
+    /// The image.
+    pub fn picture(&self) -> &Picture {
+        &self.picture
+    }
+
+    /// SHA-256 of its file.
+    pub fn content(&self) -> ContentHash {
+        self.content
+    }
+
+    /// The model.
+    pub fn files(&self) -> &LatentFiles {
+        &self.files
+    }
+
+    /// The files of the results, where the request names an output.
+    pub fn outputs(&self) -> Option<&Outputs> {
+        self.outputs.as_ref()
     }
 
     /// What it takes of memory at most, in bytes.
@@ -205,7 +275,7 @@ impl LatentPlan {
             warnings
                 .push("the image is grey: the network sees three equal channels, and the result is made grey".into());
         }
-        let usual = LatentRequest::usual_scale(&self.request.task);
+        let usual = self.request.usual_scale();
         if self.request.sampling.scale > 1.0 && self.request.sampling.scale != usual && !self.request.is_guided() {
             warnings.push("without a prompt the guidance scale has no effect".into());
         }
@@ -220,7 +290,8 @@ impl fmt::Display for LatentPlan {
         writeln!(f, "model                {}", self.files.path().display())?;
         match task {
             LatentTask::Upscale { noise_level, agree, colours } => {
-                writeln!(f, "task                 {w}x{h} to {}x{}, noise level {noise_level}", 4 * w, 4 * h)?;
+                let noise = noise_level.map_or_else(String::new, |level| format!(", noise level {level}"));
+                writeln!(f, "task                 {w}x{h} to {}x{}{noise}", 4 * w, 4 * h)?;
                 writeln!(f, "agree                {agree}")?;
                 writeln!(f, "colours              {}", if *colours { "of the observation" } else { "of the model" })?;
             }
@@ -236,12 +307,15 @@ impl fmt::Display for LatentPlan {
         writeln!(f, "sampler              {solver}, {} steps, guidance scale {}", sampling.steps, sampling.scale)?;
         writeln!(f, "network evaluations  {}", self.passes())?;
         writeln!(f, "results              {samples}, seed {seed}")?;
-        if let Some(LatentAdapt { training, neighbours, gallery, .. }) = &self.request.adapt {
+        if let Some(LatentAdapt { training, neighbours, gallery, minutes, .. }) = &self.request.adapt {
+            let steps = match minutes {
+                Some(minutes) => format!("{minutes} minutes"),
+                None => format!("{} steps", training.iterations),
+            };
             writeln!(
                 f,
-                "adaptation           {neighbours} images of {}, {} steps of {} crops of {}x{}, rank {}",
+                "adaptation           {neighbours} images of {}, {steps} of {} crops of {}x{}, rank {}",
                 gallery.display(),
-                training.iterations,
                 training.batch,
                 training.crop,
                 training.crop,
@@ -252,6 +326,9 @@ impl fmt::Display for LatentPlan {
         match tile {
             Some(tile) => writeln!(f, "latents              {width}x{height}, in tiles of {tile}")?,
             None => writeln!(f, "latents              {width}x{height}")?,
+        }
+        if !self.request.weights.is_default() {
+            writeln!(f, "weights              kept in {}, computed with in f32", self.request.weights)?;
         }
         write!(f, "memory               about {:.2} GB", self.memory as f64 / 1e9)
     }

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use serde::{Deserialize, Serialize};
 
 use super::super::request::OutputRequest;
+use crate::compute::WeightPrecision;
 use crate::io::image::Reading;
 use crate::latent::{LatentSettings, LatentTraining, Solver};
 use crate::{Error, Result};
@@ -16,8 +17,10 @@ use crate::{Error, Result};
 pub enum LatentTask {
     /// Four times the sides.
     Upscale {
-        /// Level of the noise that is added to the image, and that the network is told: the higher, the more it invents.
-        noise_level: usize,
+        /// Level of the noise that is added to the image, and that the network is told: the higher, the more it invents. Absent
+        /// for latent diffusion's super-resolution, which adds none; elsewhere 20 where it is absent.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        noise_level: Option<usize>,
         /// Whether the result is moved to the nearest image that agrees with the observation (x + A^+ (y - A x), A being
         /// bicubic scaling).
         agree: bool,
@@ -60,6 +63,9 @@ pub struct LatentRequest {
     /// Whether the weights that were averaged during training are used, where they lie beside others in a single file.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub averaged: bool,
+    /// What the weights are kept in; they are computed with in the precision of the engine.
+    #[serde(default, skip_serializing_if = "WeightPrecision::is_default")]
+    pub weights: WeightPrecision,
     /// What to do.
     pub task: LatentTask,
     /// What the result shows.
@@ -104,6 +110,9 @@ pub struct LatentAdapt {
     pub if_better: bool,
     /// How to train.
     pub training: LatentTraining,
+    /// For how many minutes to train, in place of a number of steps: the steps that this becomes are noted in the cache.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub minutes: Option<f64>,
     /// Where to write the factors, as diffusers reads them.
     #[serde(default, skip_serializing_if = "Option::is_none", with = "crate::io::lossy::option")]
     pub save: Option<PathBuf>,
@@ -112,8 +121,14 @@ pub struct LatentAdapt {
 impl LatentRequest {
     /// Upscaling by the published settings: 75 steps of DDIM without fresh noise, guidance scale 9, noise level 20.
     pub fn upscale(input: impl Into<PathBuf>, model: impl Into<PathBuf>) -> Self {
-        let task = LatentTask::Upscale { noise_level: 20, agree: false, colours: false };
+        let task = LatentTask::Upscale { noise_level: Some(Self::NOISE_LEVEL), agree: false, colours: false };
         Self::new(input.into(), model.into(), task, 75)
+    }
+
+    /// Upscaling by latent diffusion's super-resolution with the published settings: 100 steps of DDIM without fresh noise.
+    pub fn super_resolution(input: impl Into<PathBuf>, model: impl Into<PathBuf>) -> Self {
+        let task = LatentTask::Upscale { noise_level: None, agree: false, colours: false };
+        Self::new(input.into(), model.into(), task, 100)
     }
 
     /// Editing by the published settings: 50 steps of DDIM without fresh noise, guidance scale 7.5.
@@ -121,22 +136,26 @@ impl LatentRequest {
         Self::new(input.into(), model.into(), LatentTask::Edit { region }, 50)
     }
 
+    /// The published level of the noise that the x4 upscaler adds.
+    pub(super) const NOISE_LEVEL: usize = 20;
+
     /// The published guidance scale.
-    pub(super) fn usual_scale(task: &LatentTask) -> f64 {
-        match task {
+    pub(super) fn usual_scale(&self) -> f64 {
+        match self.task {
+            LatentTask::Upscale { noise_level: None, .. } => 1.0,
             LatentTask::Upscale { .. } => 9.0,
             LatentTask::Edit { .. } => 7.5,
         }
     }
 
     fn new(input: PathBuf, model: PathBuf, task: LatentTask, steps: usize) -> Self {
-        let scale = Self::usual_scale(&task);
-        let sampling = LatentSettings { solver: Solver::Ddim { eta: 0.0 }, steps, scale };
-        Self {
+        let sampling = LatentSettings { solver: Solver::Ddim { eta: 0.0 }, steps, scale: 1.0 };
+        let mut request = Self {
             input,
             reading: Reading::default(),
             model,
             averaged: false,
+            weights: WeightPrecision::F32,
             task,
             prompt: String::new(),
             negative_prompt: String::new(),
@@ -147,7 +166,9 @@ impl LatentRequest {
             adapt: None,
             lora: None,
             output: None,
-        }
+        };
+        request.sampling.scale = request.usual_scale();
+        request
     }
 
     /// Whether two different texts are asked for, so that the network is run twice a step.

@@ -1,25 +1,26 @@
 //! Carrying out a latent plan.
 
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Instant;
-
-use serde::{Deserialize, Serialize};
 
 use super::super::event::{Event, Watch, report, warn};
 use super::super::open::Engine;
 use super::super::record::{Decibel, FileRecord, Seconds, write_json};
+use super::super::report::{Findings, Judged};
 use super::super::run::saved_again;
 use super::super::states::{self, States};
 use super::adapt::LatentAdaptationRecord;
 use super::canvas::{cropped, like, prepared};
 use super::plan::LatentPlan;
+use super::record::LatentRecord;
 use super::request::{LatentRequest, LatentTask, Region};
 use crate::io::exact::Exact;
 use crate::io::hash::ContentHash;
 use crate::io::image::{BitDepth, Picture};
 use crate::io::weights::WeightFile;
-use crate::latent::{Hole, LatentSampler, check_picture, inpainting, match_colours, upscaling};
-use crate::models::stable_diffusion::{Latents, add_lora};
+use crate::latent::{Hole, LatentSampler, check_picture, inpainting, match_colours, super_resolution, upscaling};
+use crate::models::stable_diffusion::{Latents, Purpose, TextEncoder, add_lora};
 use crate::models::{Conditioning, Space, Tiled};
 use crate::noise::Noise;
 use crate::operator::{LinearOperator, Solve, bicubic_resize, least_damping, solve};
@@ -28,41 +29,6 @@ use crate::sampler::{NoiseSource, initial_noise};
 use crate::tensor::{self, DType, Isa, Tensor};
 use crate::{Error, Result};
 
-/// What was done with a latent diffusion model.
-#[derive(Debug, Clone, Serialize, Deserialize)]
-#[non_exhaustive]
-pub struct LatentRecord {
-    /// Version of this form.
-    pub schema: u32,
-    /// Program and version.
-    pub program: String,
-    /// What was asked for.
-    pub latent: LatentRequest,
-    /// The image.
-    pub input: FileRecord,
-    /// SHA-256 of the U-Net's weights.
-    pub model: String,
-    /// The device that computed.
-    pub device: String,
-    /// The precision it computed in.
-    pub dtype: String,
-    /// Number of results.
-    pub samples: usize,
-    /// Times.
-    pub seconds: Seconds,
-    /// Of an upscaling, the PSNR of A x against y of the first result as it was saved, A being bicubic scaling.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub agreement_psnr: Option<Decibel>,
-    /// The adaptation, if there was one.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub adaptation: Option<LatentAdaptationRecord>,
-    /// The widest instruction set of the processor.
-    pub instructions: String,
-    /// The pictures that were written.
-    #[serde(default)]
-    pub results: Vec<FileRecord>,
-}
-
 /// What a latent run made.
 #[derive(Debug)]
 pub struct LatentRestored {
@@ -70,7 +36,31 @@ pub struct LatentRestored {
     pub results: Vec<Picture>,
     /// What was done.
     pub record: LatentRecord,
-    states: Option<std::path::PathBuf>,
+    states: Option<PathBuf>,
+    /// The first result as its file has it.
+    saved: Option<Tensor<4>>,
+}
+
+/// The states of the texts of a request.
+#[derive(Default)]
+struct Texts {
+    /// What it asks for, and what it is drawn away from.
+    asked: [Option<Tensor<3>>; 2],
+    /// What an adaptation is told, and no text.
+    training: Option<[Tensor<3>; 2]>,
+}
+
+impl Texts {
+    fn of(request: &LatentRequest, encoder: &TextEncoder) -> Result<Self> {
+        let without = request.is_guided().then(|| encoder.states(&request.negative_prompt)).transpose()?;
+        let (with, none) = (encoder.states(&request.prompt)?, encoder.states("")?);
+        // An upscaler is trained without a text, as it is asked to restore.
+        let training = match &request.task {
+            LatentTask::Upscale { .. } => none.clone(),
+            LatentTask::Edit { .. } => with.clone(),
+        };
+        Ok(Self { asked: [Some(with), without], training: Some([training, none]) })
+    }
 }
 
 impl Engine {
@@ -92,28 +82,29 @@ impl Engine {
             report(watch, &Event::Loading { name })
         };
         let compute = self.compute();
-        let (texts, no_text) = {
-            loading("text encoder")?;
-            let encoder = plan.files.load_text(compute)?;
-            let without = request.is_guided().then(|| encoder.states(&request.negative_prompt)).transpose()?;
-            ([Some(encoder.states(&request.prompt)?), without], encoder.states("")?)
-        };
-        // An upscaler is trained without a text, as it is asked to restore.
-        let of_training = match &request.task {
-            LatentTask::Upscale { .. } => no_text.clone(),
-            LatentTask::Edit { .. } => texts[0].clone().unwrap_or_else(|| no_text.clone()),
-        };
-        let (told, mut autoencoder) = self.told(plan, texts, &loading)?;
-        let prepared = match &request.adapt {
-            None => None,
-            Some(adapt) => {
-                if autoencoder.is_none() {
-                    loading("autoencoder")?;
-                    autoencoder = Some(plan.files.load_autoencoder(compute)?);
-                }
-                autoencoder.as_ref().map(|latents| self.latent_examples(plan, adapt, latents, watch)).transpose()?
+        let texts = match plan.files.purpose() {
+            Purpose::SuperResolution => Texts::default(),
+            _ => {
+                loading("text encoder")?;
+                Texts::of(request, &plan.files.load_text(compute)?)?
             }
         };
+        let Texts { asked: texts, training } = texts;
+        let (told, mut autoencoder) = self.told(plan, texts, &loading)?;
+        let job = request.adapt.as_ref().zip(training);
+        let mut job = job.map(|(adapt, told)| self.latent_job(plan, adapt, told, watch)).transpose()?;
+        let mut examples = None;
+        if let Some(job) = job.as_mut().filter(|job| job.is_to_be_trained()) {
+            let latents = match autoencoder.take() {
+                Some(latents) => latents,
+                None => {
+                    loading("autoencoder")?;
+                    plan.files.load_autoencoder(compute)?
+                }
+            };
+            examples = Some(self.latent_examples(plan, job, &latents, watch)?);
+            autoencoder = Some(latents);
+        }
         loading("U-Net")?;
         let mut unet = plan.files.load_unet(compute)?;
         let model = unet.id()?.to_string();
@@ -122,15 +113,15 @@ impl Engine {
             let (params, _) = add_lora(plan.files.unet(), unet.params(), &file, 1.0)?;
             unet = unet.with_params(params);
         }
-        let adaptation = match (&request.adapt, &prepared) {
-            (Some(adapt), Some(prepared)) => {
-                let told = [of_training, no_text];
-                let (adapted, record) = self.latent_adapted(plan, adapt, prepared, &unet, told, watch)?;
+        let adaptation = match job {
+            Some(job) => {
+                let (adapted, record) = self.latent_adapted(plan, job, examples.as_ref(), &unet, watch)?;
                 unet = adapted.unwrap_or(unet);
                 Some(record)
             }
-            _ => None,
+            None => None,
         };
+        drop(examples);
         let loaded = Instant::now();
         let states = States::new(self, Some(key(self, plan, &model, adaptation.as_ref())?), watch);
         let sampled: Result<Vec<Tensor<4>>> = {
@@ -160,10 +151,11 @@ impl Engine {
             _ => None,
         };
         let record = LatentRecord {
-            schema: 1,
+            schema: LatentRecord::SCHEMA,
             program: concat!("adir ", env!("CARGO_PKG_VERSION")).into(),
             latent: request.clone(),
             input: FileRecord { path: Some(request.input.clone()), sha256: plan.content },
+            others: other_files(request)?,
             model,
             device: self.placement().0.to_owned(),
             dtype: self.placement().1.to_string(),
@@ -177,7 +169,7 @@ impl Engine {
             instructions: Isa::active().to_string(),
             results: Vec::new(),
         };
-        Ok(LatentRestored { results, record, states: states.folder() })
+        Ok(LatentRestored { results, record, states: states.folder(), saved: None })
     }
 
     /// What the network is told, and the autoencoder where that took it.
@@ -188,11 +180,14 @@ impl Engine {
         loading: &dyn Fn(&str) -> Result<()>,
     ) -> Result<([Option<Conditioning>; 2], Option<Latents>)> {
         let multiple = plan.files.unet().config().size_multiple();
-        if let (LatentTask::Upscale { noise_level, .. }, Some(low_res)) = (&plan.request.task, plan.files.low_res()) {
+        if let LatentTask::Upscale { noise_level, .. } = &plan.request.task {
             let small = prepared(&plan.picture, multiple);
+            let (Some(level), Some(low_res)) = (*noise_level, plan.files.low_res()) else {
+                return Ok(([Some(super_resolution(small)?), None], None));
+            };
             // Apart from the noise of all steps of all results.
             let noise = noise(plan, 0).apart(0, &small)?;
-            return Ok((upscaling(&small, &noise, low_res, *noise_level, texts)?, None));
+            return Ok((upscaling(&small, &noise, low_res, level, texts)?, None));
         }
         loading("autoencoder")?;
         let autoencoder = plan.files.load_autoencoder(self.compute())?;
@@ -215,15 +210,25 @@ fn noise(plan: &LatentPlan, sample: usize) -> Noise {
     Noise::of_sample(plan.request.seed, sample)
 }
 
+/// The files that a request names besides the image and the model: a mask, and factors.
+///
+/// # Errors
+/// [`Error::Io`] or [`Error::Input`] for one that cannot be read.
+pub(in super::super) fn other_files(request: &LatentRequest) -> Result<Vec<FileRecord>> {
+    let mask = match &request.task {
+        LatentTask::Edit { region: Region::Mask(path) } => Some(path),
+        _ => None,
+    };
+    let record = |path: &PathBuf| Ok(FileRecord { path: Some(path.clone()), sha256: ContentHash::of_file(path)? });
+    mask.into_iter().chain(&request.lora).map(record).collect()
+}
+
 /// By what the state of a run is found again: all that decides its bytes.
 fn key(engine: &Engine, plan: &LatentPlan, model: &str, adaptation: Option<&LatentAdaptationRecord>) -> Result<String> {
     let request = LatentRequest { output: None, ..plan.request.clone() };
-    let mask = match &plan.request.task {
-        LatentTask::Edit { region: Region::Mask(path) } => Some(ContentHash::of_file(path)?),
-        _ => None,
-    };
-    let lora = plan.request.lora.as_ref().map(|path| ContentHash::of_file(path)).transpose()?;
-    let what = (request, plan.content, [mask, lora], model, engine.placement().1.to_string(), adaptation);
+    let others: Vec<_> = other_files(&plan.request)?.into_iter().map(|file| file.sha256).collect();
+    let adapter = adaptation.map(|done| (&done.key, done.used));
+    let what = (request, plan.content, others, model, engine.placement().1.to_string(), adapter);
     let text = serde_json::to_string(&what);
     let text = text.map_err(|e| Error::config(format!("the request cannot be written: {e}")))?;
     Ok(crate::io::hash::sha256(text.as_bytes()).to_string())
@@ -333,11 +338,25 @@ impl LatentRestored {
         {
             let saved = saved_again(first, path, &engine.limits)?;
             self.record.agreement_psnr = Some(Decibel(measurement.agreement(&saved)?));
+            self.saved = Some(saved);
         }
         self.record.results = outputs.written()?;
         outputs.check_record()?;
         write_json(&outputs.record, &self.record)?;
         states::forget(self.states.take().as_deref());
         Ok(())
+    }
+
+    /// How far A x is from y, A being bicubic scaling: of the first result of an upscaling, as it was saved.
+    ///
+    /// # Errors
+    /// As [`super::super::Restored::findings`].
+    pub fn findings(&self, plan: &LatentPlan) -> Result<Option<Findings>> {
+        let (Some(measurement), Some(first), Some(saved)) = (&plan.measurement, self.results.first(), &self.saved)
+        else {
+            return Ok(None);
+        };
+        let judged = Judged { saved, computed: &first.tensor, depth: first.bit_depth };
+        Findings::of(measurement, judged).map(Some)
     }
 }

@@ -8,12 +8,14 @@ use std::path::Path;
 use std::sync::Arc;
 
 use super::net::{Activation, Block, Projection, Text, TextStates, Tower, Vision};
+use crate::compute::WeightPrecision;
 use crate::io::weights::WeightFile;
 use crate::models::blocks::Affine;
 use crate::models::guided_diffusion::{KeyReport, Shapes};
-use crate::models::load::values;
+use crate::models::load::{fault_of, values};
 use crate::models::params::{Init, ParamId, ParamLayout, ParamSpec, Params, Role};
-use crate::tensor::{Compute, DType, Device};
+use crate::models::placing;
+use crate::tensor::{Compute, DType};
 use crate::{Error, Result};
 
 /// Channels of an attention head in the published models.
@@ -46,6 +48,15 @@ enum Stored {
     Whole(String),
     /// In several tensors of the same shape, one above the other.
     Stacked(Vec<String>),
+}
+
+impl Stored {
+    fn names(&self) -> &[String] {
+        match self {
+            Self::Whole(name) => std::slice::from_ref(name),
+            Self::Stacked(names) => names,
+        }
+    }
 }
 
 /// A weight file being read as a CLIP: the parameters found so far, and where their values are.
@@ -150,11 +161,8 @@ impl<'a> Source<'a> {
     /// # Errors
     /// [`Error::Model`] naming a tensor that is not part of CLIP.
     pub fn check(&self) -> Result<usize> {
-        let named = |stored: &Stored| match stored {
-            Stored::Whole(name) => vec![name.clone()],
-            Stored::Stacked(names) => names.clone(),
-        };
-        let used: BTreeSet<String> = self.stored.iter().flat_map(named).map(|name| self.in_file(&name)).collect();
+        let used: BTreeSet<String> =
+            self.stored.iter().flat_map(Stored::names).map(|name| self.in_file(name)).collect();
         let part_of_larger = self.prefix.starts_with("cond_stage_model.");
         let known = |name: &str| match name.strip_prefix(self.prefix) {
             None => part_of_larger || UNUSED.contains(&name),
@@ -180,10 +188,7 @@ impl<'a> Source<'a> {
     pub fn check_shapes(&self) -> Result<()> {
         let mut expected = Shapes::new();
         for (spec, stored) in self.layout.specs().iter().zip(&self.stored) {
-            let names = match stored {
-                Stored::Whole(name) => std::slice::from_ref(name),
-                Stored::Stacked(names) => names,
-            };
+            let names = stored.names();
             for name in names {
                 let mut shape = spec.shape.clone();
                 shape[0] /= names.len();
@@ -203,7 +208,7 @@ impl<'a> Source<'a> {
     ///
     /// # Errors
     /// [`Error::Model`] naming a tensor that is missing, misshapen or not part of CLIP.
-    pub fn params(self, device: &Device) -> Result<Params> {
+    pub fn params(self, compute: &Compute) -> Result<Params> {
         self.check()?;
         let mut stored = self.stored.iter();
         let read = |spec: &ParamSpec| match stored.next().expect("a place for every parameter") {
@@ -215,7 +220,22 @@ impl<'a> Source<'a> {
                 Ok(parts.concat())
             }
         };
-        Params::load(Arc::new(self.layout.clone()), &Compute::new(device, DType::F32), read)
+        Params::load(Arc::new(self.layout.clone()), compute, read).map_err(fault_of(self.files[0].path()))
+    }
+
+    /// What weights are kept in that were asked for in `precision`, where that is narrower than f32.
+    pub fn kept_in(&self, precision: WeightPrecision) -> Option<DType> {
+        let weights = self.layout.specs().iter().zip(&self.stored).filter(|(spec, _)| placing::is_weight(spec));
+        let dtype = |name: &String| {
+            let name = self.in_file(name);
+            self.file_of(&name).info(&name).map(|info| info.dtype)
+        };
+        placing::kept_in(precision, weights.flat_map(|(_, stored)| stored.names()).filter_map(dtype))
+    }
+
+    /// Bytes of the parameters that were found, kept so.
+    pub fn bytes(&self, precision: WeightPrecision) -> u64 {
+        placing::bytes(&self.layout, self.kept_in(precision).is_some())
     }
 
     fn values(&self, name: &str, shape: &[usize]) -> Result<Vec<f32>> {

@@ -18,7 +18,7 @@ use self::net::{Text, TextStates, Vision};
 use crate::encode::{Embedding, Encoder, EncoderId, Preprocess};
 use crate::io::weights::WeightFile;
 use crate::models::params::Params;
-use crate::tensor::{Device, Tensor, to_f32};
+use crate::tensor::{Compute, DType, Device, Tensor, to_f32};
 use crate::{Error, Result};
 
 pub use self::net::Activation;
@@ -89,7 +89,7 @@ impl Clip {
             let message = format!("has image embeddings of {dimension} numbers but text embeddings of {of_text}");
             return Err(Error::model(file.path(), message));
         }
-        let params = source.params(device)?;
+        let params = source.params(&Compute::new(device, DType::F32))?;
         let preprocess = Preprocess { size, mean: MEAN, std: STD };
         let id = EncoderId {
             name: name(width, vision.tower.blocks.len(), patch, size, activation),

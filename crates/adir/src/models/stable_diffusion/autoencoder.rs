@@ -171,7 +171,7 @@ fn middle(layout: &mut ParamLayout, side: &str, channels: usize) -> Vec<Block> {
         Box::new(PlainResBlock::new(layout, &format!("{side}.mid.{part}"), channels, channels, NORM))
     };
     let first = residual(layout, "block_1");
-    let attention = Box::new(PlainAttention::new(layout, &format!("{side}.mid.attn_1"), channels, NORM));
+    let attention = Box::new(PlainAttention::new(layout, &format!("{side}.mid.attn_1"), channels, 1, NORM));
     vec![Block::new(vec![first]), Block::new(vec![attention]), Block::new(vec![residual(layout, "block_2")])]
 }
 

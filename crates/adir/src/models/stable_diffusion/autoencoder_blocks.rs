@@ -1,4 +1,4 @@
-//! The blocks of latent diffusion's autoencoders, which know no timesteps.
+//! The blocks of latent diffusion's autoencoders, which know no timesteps. Their attention is also that of U-Nets without a text.
 
 use adir_kernels::cross_attention;
 
@@ -53,21 +53,22 @@ impl Layer for PlainResBlock {
     }
 }
 
-/// Attention of one head over the positions of the normalised map, added to it.
+/// Attention over the positions of the normalised map, added to it.
 #[derive(Debug)]
 pub(super) struct PlainAttention {
     norm: Affine,
     /// Queries, keys, values, and what follows.
     convs: [Affine; 4],
+    heads: usize,
     settings: NormSettings,
 }
 
 impl PlainAttention {
-    /// Over `channels`, with latent diffusion's names.
-    pub fn new(layout: &mut ParamLayout, name: &str, channels: usize, settings: NormSettings) -> Self {
+    /// Over `channels`, with latent diffusion's names but that queries, keys and values are always three layers.
+    pub fn new(layout: &mut ParamLayout, name: &str, channels: usize, heads: usize, settings: NormSettings) -> Self {
         let convs = ["q", "k", "v", "proj_out"]
             .map(|part| Affine::convolution(layout, &format!("{name}.{part}"), &[channels, channels, 1, 1]));
-        Self { norm: Affine::normalisation(layout, &format!("{name}.norm"), channels), convs, settings }
+        Self { norm: Affine::normalisation(layout, &format!("{name}.norm"), channels), convs, heads, settings }
     }
 }
 
@@ -76,7 +77,7 @@ impl Layer for PlainAttention {
         let [n, c, h, w] = x.dims();
         let normal = self.norm.norm(p, self.settings, None, false).apply(x.clone());
         let part = |i: usize| self.convs[i].conv(p, normal.clone(), 1).reshape([n, c, h * w]);
-        let mixed = cross_attention(part(0), part(1), part(2), 1).reshape([n, c, h, w]);
+        let mixed = cross_attention(part(0), part(1), part(2), self.heads).reshape([n, c, h, w]);
         x + self.convs[3].conv(p, mixed, 1)
     }
 

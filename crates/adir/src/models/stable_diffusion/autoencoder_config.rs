@@ -55,6 +55,12 @@ impl AutoencoderConfig {
         }
     }
 
+    /// That of latent diffusion's super-resolution, with sides divided by 4.
+    pub fn super_resolution() -> Self {
+        let bottleneck = Bottleneck::Vq { vectors: 8192 };
+        Self { latent_channels: 3, bottleneck, scale: None, ..Self::upscaler() }
+    }
+
     /// What the sides of an image are divided by.
     pub fn factor(&self) -> usize {
         1 << self.widths.len().saturating_sub(1)
@@ -167,12 +173,7 @@ mod tests {
 
     #[test]
     fn what_is_written_is_read_again() {
-        let vq = AutoencoderConfig {
-            latent_channels: 3,
-            bottleneck: Bottleneck::Vq { vectors: 8192 },
-            scale: None,
-            ..AutoencoderConfig::upscaler()
-        };
+        let vq = AutoencoderConfig::super_resolution();
         for config in [AutoencoderConfig::upscaler(), AutoencoderConfig::stable_diffusion(), vq] {
             assert_eq!(AutoencoderConfig::from_json(&config.to_json()).unwrap(), config);
         }

@@ -9,6 +9,7 @@ use crate::{Error, Result};
 pub(super) struct Settings {
     /// What it is a configuration of, for messages.
     what: &'static str,
+    class: Option<String>,
     left: Map<String, Value>,
 }
 
@@ -23,8 +24,14 @@ impl Settings {
         let Value::Object(mut left) = found else {
             return Err(Error::config(format!("the configuration of the {what} is no JSON object")));
         };
+        let class = left.get("_class_name").and_then(Value::as_str).map(String::from);
         left.retain(|name, _| !name.starts_with('_'));
-        Ok(Self { what, left })
+        Ok(Self { what, class, left })
+    }
+
+    /// The class of the program that wrote it, where it says so.
+    pub fn class(&self) -> Option<&str> {
+        self.class.as_deref()
     }
 
     /// The value of `name`, or `default` where it is absent or null.

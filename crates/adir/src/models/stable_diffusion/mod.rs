@@ -1,4 +1,5 @@
-//! Stable Diffusion (Rombach et al., arXiv 2112.10752): a U-Net that is told a text, in the latents of an autoencoder.
+//! Stable Diffusion (Rombach et al., arXiv 2112.10752): a U-Net that is told a text, in the latents of an autoencoder; and
+//! latent diffusion's super-resolution, which is told none.
 //!
 //! Parameters have the names of latent diffusion's checkpoints; those of diffusers are translated.
 
@@ -6,6 +7,7 @@ mod autoencoder;
 mod autoencoder_blocks;
 mod autoencoder_config;
 mod config;
+mod found;
 mod json;
 mod lora_files;
 mod model;

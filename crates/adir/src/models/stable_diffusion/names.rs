@@ -5,6 +5,7 @@
 
 use super::autoencoder_config::AutoencoderConfig;
 use super::config::ConditionalConfig;
+use super::part::Place;
 
 /// Parts of a residual block of the U-Net.
 const RESIDUAL: [(&str, &str); 6] = [
@@ -26,7 +27,7 @@ const OUTSIDE: [(&str, &str); 6] = [
     ("out.2", "conv_out"),
 ];
 
-/// Parts of the attention of an autoencoder, and what older files of diffusers call them.
+/// Parts of the attention of an autoencoder, and of a U-Net without a text, and what older files of diffusers call them.
 const ATTENTION: [(&str, &str, &str); 5] = [
     ("norm", "group_norm", "group_norm"),
     ("q", "to_q", "query"),
@@ -53,8 +54,8 @@ fn number(name: &str) -> Option<(usize, &str)> {
     Some((number.parse().ok()?, rest))
 }
 
-/// The name in diffusers of the U-Net's parameter with that name in latent diffusion.
-pub(super) fn of_unet(config: &ConditionalConfig, name: &str) -> Option<String> {
+/// The name in diffusers of the U-Net's parameter with that name in latent diffusion; `old` as in [`of_autoencoder`].
+pub(super) fn of_unet(config: &ConditionalConfig, name: &str, old: bool) -> Option<String> {
     let (layer, kind) = apart(name);
     if let Some(outside) = translated(&OUTSIDE, layer) {
         return Some(format!("{outside}.{kind}"));
@@ -80,8 +81,29 @@ pub(super) fn of_unet(config: &ConditionalConfig, name: &str) -> Option<String> 
         let place = ["resnets.0", "attentions.0", "resnets.1"].get(n)?;
         (format!("mid_block.{place}"), rest)
     };
-    let part = if place.contains("resnets") { translated(&RESIDUAL, part)? } else { part };
+    let part = match place.contains("resnets") {
+        true => translated(&RESIDUAL, part)?,
+        false if config.text_width.is_none() => of_attention(part, old)?,
+        false => part,
+    };
     Some(format!("{place}.{part}.{kind}"))
+}
+
+fn of_attention(part: &str, old: bool) -> Option<&'static str> {
+    let (_, new, before) = ATTENTION.iter().find(|(ldm, ..)| *ldm == part)?;
+    Some(if old { before } else { new })
+}
+
+/// The place in latent diffusion's files of a parameter of a U-Net: attention without a text has queries, keys and values of
+/// all heads in one layer there.
+pub(super) fn of_fused_unet(config: &ConditionalConfig, name: &str) -> Place {
+    let (layer, kind) = apart(name);
+    let parts = ["q", "k", "v"].into_iter().enumerate();
+    let found = parts.into_iter().find_map(|(part, own)| Some((part, layer.strip_suffix(own)?.strip_suffix('.')?)));
+    match found.filter(|_| config.text_width.is_none()) {
+        Some((part, attention)) => Place { name: format!("{attention}.qkv.{kind}"), part: Some(part) },
+        None => Place::whole(name),
+    }
 }
 
 /// The layer of a block, and what is behind it.
@@ -104,8 +126,7 @@ pub(super) fn of_autoencoder(config: &AutoencoderConfig, name: &str, old: bool) 
         return Some(format!("{half}.{outside}.{kind}"));
     }
     if let Some(part) = layer.strip_prefix("mid.attn_1.") {
-        let (_, new, before) = ATTENTION.iter().find(|(ldm, ..)| *ldm == part)?;
-        return Some(format!("{half}.mid_block.attentions.0.{}.{kind}", if old { before } else { new }));
+        return Some(format!("{half}.mid_block.attentions.0.{}.{kind}", of_attention(part, old)?));
     }
     let shortcut = |part: &str| if part == "nin_shortcut" { "conv_shortcut".to_owned() } else { part.to_owned() };
     if let Some(rest) = layer.strip_prefix("mid.block_") {
@@ -152,8 +173,33 @@ mod tests {
             ("output_blocks.8.0.skip_connection.weight", "up_blocks.2.resnets.2.conv_shortcut.weight"),
             ("out.0.weight", "conv_norm_out.weight"),
         ] {
-            assert_eq!(of_unet(&unet, ldm).as_deref(), Some(diffusers));
+            assert_eq!(of_unet(&unet, ldm, false).as_deref(), Some(diffusers));
         }
+        let plain = ConditionalConfig::super_resolution();
+        for (ldm, new, before) in [
+            (
+                "input_blocks.10.1.q.weight",
+                "down_blocks.3.attentions.0.to_q.weight",
+                "down_blocks.3.attentions.0.query.weight",
+            ),
+            (
+                "middle_block.1.norm.bias",
+                "mid_block.attentions.0.group_norm.bias",
+                "mid_block.attentions.0.group_norm.bias",
+            ),
+            (
+                "output_blocks.1.1.proj_out.bias",
+                "up_blocks.0.attentions.1.to_out.0.bias",
+                "up_blocks.0.attentions.1.proj_attn.bias",
+            ),
+            ("output_blocks.2.2.conv.bias", "up_blocks.0.upsamplers.0.conv.bias", "up_blocks.0.upsamplers.0.conv.bias"),
+        ] {
+            assert_eq!(of_unet(&plain, ldm, false).as_deref(), Some(new));
+            assert_eq!(of_unet(&plain, ldm, true).as_deref(), Some(before));
+        }
+        let Place { name, part } = of_fused_unet(&plain, "middle_block.1.v.bias");
+        assert_eq!((name.as_str(), part), ("middle_block.1.qkv.bias", Some(2)));
+        assert_eq!(of_fused_unet(&plain, "out.2.weight").part, None);
         let vae = AutoencoderConfig::upscaler();
         for (ldm, diffusers) in [
             ("encoder.down.1.block.0.nin_shortcut.weight", "encoder.down_blocks.1.resnets.0.conv_shortcut.weight"),

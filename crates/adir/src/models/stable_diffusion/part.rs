@@ -1,17 +1,20 @@
 //! The weight files of one part of a model, and how their tensors are named.
 
+use std::borrow::Cow;
 use std::collections::{BTreeMap, HashMap};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use serde::Deserialize;
 
+use crate::compute::WeightPrecision;
 use crate::io::hash::{ContentHash, Hasher};
-use crate::io::weights::WeightFile;
+use crate::io::weights::{Dtype, WeightFile};
 use crate::models::guided_diffusion::{KeyReport, Shapes};
 use crate::models::load::{fault_of, values};
-use crate::models::params::{ParamLayout, Params};
-use crate::tensor::Compute;
+use crate::models::params::{ParamLayout, ParamSpec, Params};
+use crate::models::placing::{bytes, is_weight, kept_in};
+use crate::tensor::{Compute, DType};
 use crate::{Error, Result};
 
 /// Largest configuration or index that is read.
@@ -95,6 +98,11 @@ impl Part {
         self.files.iter().find_map(|file| file.info(name)).map(|info| info.shape.as_slice())
     }
 
+    /// The precision of the tensor of that name.
+    fn dtype(&self, name: &str) -> Option<Dtype> {
+        self.files.iter().find_map(|file| file.info(name)).map(|info| info.dtype)
+    }
+
     /// All names and shapes.
     fn shapes(&self) -> Shapes {
         let of_file = |file: &WeightFile| -> Shapes {
@@ -115,18 +123,62 @@ impl Part {
     }
 }
 
-/// Where the parameters of a network lie: `names` by the order of its layout.
+/// Where a parameter lies.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub(super) struct Place {
+    /// The tensor.
+    pub name: String,
+    /// Of a tensor that holds queries (0), keys (1) and values (2), head after head, which of them it is.
+    pub part: Option<usize>,
+}
+
+impl Place {
+    /// All of a tensor.
+    pub fn whole(name: impl Into<String>) -> Self {
+        Self { name: name.into(), part: None }
+    }
+
+    /// The shape of the tensor, of a parameter of that shape.
+    fn shape(&self, own: &[usize]) -> Vec<usize> {
+        let mut shape = own.to_vec();
+        if self.part.is_some() {
+            shape[0] *= 3;
+        }
+        shape
+    }
+
+    /// The values of a parameter of that shape among those of the tensor, whose heads have so many channels.
+    fn of<'a>(&self, values: impl Into<Cow<'a, [f32]>>, shape: &[usize], head: usize) -> Vec<f32> {
+        let values = values.into();
+        match self.part {
+            None => values.into_owned(),
+            Some(part) => {
+                let length = head * shape[1..].iter().product::<usize>();
+                values.chunks_exact(length.max(1)).skip(part).step_by(3).flatten().copied().collect()
+            }
+        }
+    }
+}
+
+/// Where the parameters of a network lie: `places` by the order of its layout.
 #[derive(Debug)]
 pub(super) struct Stored {
-    pub layout: Arc<ParamLayout>,
-    pub names: Vec<String>,
+    layout: Arc<ParamLayout>,
+    places: Vec<Place>,
+    /// Channels of a head of what lies in one tensor with others.
+    head: usize,
 }
 
 impl Stored {
     /// Under the names that `name` gives.
     pub fn new(layout: &Arc<ParamLayout>, name: impl Fn(&str) -> Option<String>) -> Self {
-        let names = layout.specs().iter().map(|spec| name(&spec.name).unwrap_or_else(|| spec.name.clone())).collect();
-        Self { layout: layout.clone(), names }
+        Self::at(layout, 0, |own| Place::whole(name(own).unwrap_or_else(|| own.to_owned())))
+    }
+
+    /// At the places that `place` gives, with heads of so many channels in tensors that hold queries, keys and values.
+    pub fn at(layout: &Arc<ParamLayout>, head: usize, place: impl Fn(&str) -> Place) -> Self {
+        let places = layout.specs().iter().map(|spec| place(&spec.name)).collect();
+        Self { layout: layout.clone(), places, head }
     }
 
     /// Compares names and shapes with those of `part`. Tensors whose name `ignored` accepts may be more than are needed; a
@@ -135,17 +187,18 @@ impl Stored {
     /// # Errors
     /// [`Error::Model`] listing what is missing, unexpected, or has another shape.
     pub fn check(&self, part: &Part, ignored: impl Fn(&str) -> bool) -> Result<()> {
+        let expected: Shapes =
+            self.each().map(|(place, spec)| (place.name.clone(), place.shape(&spec.shape))).collect();
         let mut found = part.shapes();
-        found.retain(|name, _| !ignored(name) || self.names.contains(name));
-        for (name, spec) in self.names.iter().zip(self.layout.specs()) {
+        found.retain(|name, _| !ignored(name) || expected.contains_key(name));
+        for (name, expected) in &expected {
             if let Some(shape) = found.get_mut(name)
-                && alike(shape, &spec.shape)
+                && alike(shape, expected)
             {
-                shape.clone_from(&spec.shape);
+                shape.clone_from(expected);
             }
         }
-        let expected =
-            self.names.iter().zip(self.layout.specs()).map(|(name, spec)| (name.as_str(), spec.shape.as_slice()));
+        let expected = expected.iter().map(|(name, shape)| (name.as_str(), shape.as_slice()));
         let report = KeyReport::compare(expected, &found);
         if report.is_clean() {
             return Ok(());
@@ -153,18 +206,38 @@ impl Stored {
         Err(Error::model(part.path(), format!("the weights do not fit the network: {report}")))
     }
 
+    /// What weights are kept in that were asked for in `precision`, where that is narrower than f32.
+    pub fn kept_in(&self, part: &Part, precision: WeightPrecision) -> Option<DType> {
+        let weights = self.each().filter(|(_, spec)| is_weight(spec));
+        kept_in(precision, weights.filter_map(|(place, _)| part.dtype(&place.name)))
+    }
+
+    fn each(&self) -> impl Iterator<Item = (&Place, &ParamSpec)> {
+        self.places.iter().zip(self.layout.specs())
+    }
+
+    /// Bytes of the parameters, kept so.
+    pub fn bytes(&self, part: &Part, precision: WeightPrecision) -> u64 {
+        bytes(&self.layout, self.kept_in(part, precision).is_some())
+    }
+
     /// Reads the parameters in one pass over the files, which gives their SHA-256, too; of several, that of their hashes.
     ///
     /// # Errors
     /// [`Error::Model`] for one that is missing, has another number of values or is not finite.
     pub fn load_hashed(&self, part: &Part, compute: &Compute) -> Result<(Params, ContentHash)> {
-        let specs = self.names.iter().map(String::as_str).zip(self.layout.specs());
-        let own: HashMap<&str, &str> = specs.map(|(name, spec)| (name, spec.name.as_str())).collect();
+        let mut own: HashMap<&str, Vec<(&Place, &ParamSpec)>> = HashMap::new();
+        for (place, spec) in self.each() {
+            own.entry(&place.name).or_default().push((place, spec));
+        }
         let read = |take: &mut dyn FnMut(&str, Vec<f32>) -> Result<()>| {
-            let hashes = part
-                .files
-                .iter()
-                .map(|file| file.stream(|name, _| own.contains_key(name), |name, values| take(own[name], values)));
+            let mut visit = |name: &str, values: Vec<f32>| match own[name].as_slice() {
+                [(place, spec)] => take(&spec.name, place.of(values, &spec.shape, self.head)),
+                several => several
+                    .iter()
+                    .try_for_each(|(place, spec)| take(&spec.name, place.of(&values, &spec.shape, self.head))),
+            };
+            let hashes = part.files.iter().map(|file| file.stream(|name, _| own.contains_key(name), &mut visit));
             hashes.collect::<Result<Vec<ContentHash>>>()
         };
         let (params, hashes) = Params::stream(self.layout.clone(), compute, read).map_err(fault_of(part.path()))?;
@@ -176,14 +249,17 @@ impl Stored {
     /// # Errors
     /// [`Error::Model`] for one that is missing, has another shape or is not finite.
     pub fn load(&self, part: &Part, compute: &Compute) -> Result<Params> {
-        let mut names = self.names.iter();
+        let mut places = self.places.iter();
         Params::load(self.layout.clone(), compute, |spec| {
-            let name = names.next().expect("a name for every parameter");
+            let place = places.next().expect("a place for every parameter");
+            let (name, expected) = (&place.name, place.shape(&spec.shape));
             let file = part.files.iter().find(|file| file.info(name).is_some()).unwrap_or(&part.files[0]);
             let stored = file.info(name).map(|info| info.shape.clone());
-            let shape = stored.filter(|shape| alike(shape, &spec.shape)).unwrap_or_else(|| spec.shape.clone());
-            values(file, name, &shape)
+            let shape = stored.filter(|shape| alike(shape, &expected)).unwrap_or(expected);
+            let values = values(file, name, &shape)?;
+            Ok(place.of(values, &spec.shape, self.head))
         })
+        .map_err(fault_of(part.path()))
     }
 }
 
@@ -204,4 +280,24 @@ fn alike(a: &[usize], b: &[usize]) -> bool {
         &shape[..shape.len() - ones]
     }
     a == b || (a.len() > 1 && b.len() > 1 && bare(a) == bare(b))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Two heads of two channels, of three numbers each: queries, keys and values of the first head, then of the second.
+    #[test]
+    fn queries_keys_and_values_of_all_heads_are_taken_apart() {
+        let values: Vec<f32> = (0..12 * 3).map(|i| i as f32).collect();
+        let rows = |part: usize| Place { name: String::new(), part: Some(part) }.of(&values, &[4, 3, 1, 1], 2);
+        let expected = |first: [usize; 4]| {
+            first.iter().flat_map(|row| (3 * row..3 * row + 3).map(|i| i as f32)).collect::<Vec<_>>()
+        };
+        assert_eq!(rows(0), expected([0, 1, 6, 7]));
+        assert_eq!(rows(1), expected([2, 3, 8, 9]));
+        assert_eq!(rows(2), expected([4, 5, 10, 11]));
+        let bias = Place { name: String::new(), part: Some(1) }.of(&values[..12], &[4], 2);
+        assert_eq!(bias, [2.0, 3.0, 8.0, 9.0]);
+    }
 }

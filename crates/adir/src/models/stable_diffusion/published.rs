@@ -43,7 +43,7 @@ fn networks_have_the_published_names_and_shapes() {
         let net = ConditionalUNet::new(&config).unwrap();
         let Some(expected) = listed(&format!("{list}.ldm.json")) else { return };
         assert_eq!(shapes(net.layout(), str::to_owned), expected, "{list}");
-        let found = shapes(net.layout(), |name| names::of_unet(&config, name).unwrap());
+        let found = shapes(net.layout(), |name| names::of_unet(&config, name, false).unwrap());
         assert_eq!(found, listed(&format!("{list}.json")).unwrap(), "{list}");
     }
     for (architecture, list) in [(Architecture::Upscaler, "vae_x4"), (Architecture::Inpainting1, "vae_f8")] {
@@ -117,6 +117,8 @@ fn extras(architecture: Architecture) -> Shapes {
     found.insert("scale_factor".into(), vec![]);
     if architecture == Architecture::Upscaler {
         found.extend(table.map(|name| (format!("low_scale_model.{name}"), vec![1000])));
+    } else if architecture == Architecture::SuperResolution {
+        found.insert("first_stage_model.loss.perceptual_loss.lin0.model.1.weight".into(), vec![1, 64, 1, 1]);
     } else {
         found.insert("first_stage_model.loss.logvar".into(), vec![]);
         found.insert("first_stage_model.loss.discriminator.main.0.weight".into(), vec![64, 3, 4, 4]);
@@ -129,8 +131,12 @@ fn single(architecture: Architecture, averaged: bool) -> Shapes {
     let unet = ConditionalUNet::new(&architecture.unet()).unwrap();
     let autoencoder = Autoencoder::new(&architecture.autoencoder()).unwrap();
     let mut found = extras(architecture);
-    found.extend(shapes(unet.layout(), |name| format!("model.diffusion_model.{name}")));
     found.extend(shapes(autoencoder.layout(), |name| format!("first_stage_model.{name}")));
+    if architecture == Architecture::SuperResolution {
+        found.extend(fused(unet.layout(), |name| format!("model.diffusion_model.{name}")));
+        return found;
+    }
+    found.extend(shapes(unet.layout(), |name| format!("model.diffusion_model.{name}")));
     if architecture == Architecture::Inpainting1 {
         let text = TextSides::of(architecture, false).specs().into_iter();
         found.extend(text.map(|(name, shape)| (format!("cond_stage_model.transformer.{name}"), shape)));
@@ -143,6 +149,23 @@ fn single(architecture: Architecture, averaged: bool) -> Shapes {
         let bare = |name: &str| format!("model_ema.diffusion_model{}", name.replace('.', ""));
         found.extend(shapes(unet.layout(), bare));
         found.extend(["model_ema.decay", "model_ema.num_updates"].map(|name| (name.to_owned(), vec![])));
+    }
+    found
+}
+
+/// Names and shapes with the queries, keys and values of each attention in one 1-d convolution, as latent diffusion has them.
+fn fused(layout: &ParamLayout, name: impl Fn(&str) -> String) -> Shapes {
+    let mut found = shapes(layout, name);
+    let attentions: Vec<_> = found.keys().filter_map(|name| name.strip_suffix(".q.weight")).map(String::from).collect();
+    for attention in attentions {
+        let channels = found[&format!("{attention}.q.weight")][0];
+        for part in ["q", "k", "v"] {
+            found.remove(&format!("{attention}.{part}.weight")).unwrap();
+            found.remove(&format!("{attention}.{part}.bias")).unwrap();
+        }
+        found.insert(format!("{attention}.qkv.weight"), vec![3 * channels, channels, 1]);
+        found.insert(format!("{attention}.qkv.bias"), vec![3 * channels]);
+        found.insert(format!("{attention}.proj_out.weight"), vec![channels, channels, 1]);
     }
     found
 }
@@ -167,21 +190,33 @@ fn hollow(name: &str, shapes: &Shapes) -> PathBuf {
 #[test]
 fn single_files_fit_and_what_does_not_is_named() {
     for (name, architecture) in Architecture::ALL {
-        let purpose = if architecture == Architecture::Upscaler { Purpose::Upscaling } else { Purpose::Inpainting };
+        let purpose = match architecture {
+            Architecture::Upscaler => Purpose::Upscaling,
+            Architecture::SuperResolution => Purpose::SuperResolution,
+            _ => Purpose::Inpainting,
+        };
         let whole = single(architecture, false);
         let path = hollow(name, &whole);
-        assert!(LatentFiles::recognises(&path));
-        let found = LatentFiles::open(&path).unwrap_or_else(|e| panic!("{name}: {e}"));
+        let found = LatentFiles::recognised(&path, false).unwrap_or_else(|e| panic!("{name}: {e}")).unwrap();
         assert_eq!((found.purpose(), found.unet().config()), (purpose, &architecture.unet()), "{name}");
         let complaint = LatentFiles::open_averaged(&path).unwrap_err().to_string();
         assert!(complaint.contains("one set of weights"), "{complaint}");
+
+        // Files of another program call the autoencoder otherwise.
+        let other = |name: &String| name.replace("first_stage_model.", "vae.");
+        let renamed = whole.iter().map(|(name, shape)| (other(name), shape.clone())).collect();
+        assert_eq!(LatentFiles::open(&hollow(name, &renamed)).unwrap().purpose(), purpose, "{name}");
 
         let text = if architecture == Architecture::Inpainting1 {
             "cond_stage_model.transformer.text_model.final_layer_norm.bias"
         } else {
             "cond_stage_model.model.transformer.resblocks.22.mlp.c_fc.bias"
         };
-        let unet = "model.diffusion_model.middle_block.1.proj_in.bias";
+        let unet = match architecture {
+            Architecture::SuperResolution => "model.diffusion_model.middle_block.1.qkv.bias",
+            _ => "model.diffusion_model.middle_block.1.proj_in.bias",
+        };
+        let text = if architecture == Architecture::SuperResolution { unet } else { text };
         for damaged in [unet, "first_stage_model.decoder.mid.attn_1.q.bias", text] {
             let refused = |shapes: Shapes| {
                 let path = hollow(name, &shapes);

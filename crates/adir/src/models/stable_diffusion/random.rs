@@ -25,6 +25,8 @@ use crate::{Error, Result};
 pub enum Architecture {
     /// stabilityai/stable-diffusion-x4-upscaler.
     Upscaler,
+    /// CompVis/ldm-super-resolution-4x-openimages.
+    SuperResolution,
     /// The inpainting model of Stable Diffusion 1.5.
     Inpainting1,
     /// The inpainting model of Stable Diffusion 2.
@@ -33,23 +35,37 @@ pub enum Architecture {
 
 impl Architecture {
     /// All, with the names they go by.
-    pub const ALL: [(&'static str, Self); 3] =
-        [("x4-upscaler", Self::Upscaler), ("sd1-inpainting", Self::Inpainting1), ("sd2-inpainting", Self::Inpainting2)];
+    pub const ALL: [(&'static str, Self); 4] = [
+        ("x4-upscaler", Self::Upscaler),
+        ("ldm-sr", Self::SuperResolution),
+        ("sd1-inpainting", Self::Inpainting1),
+        ("sd2-inpainting", Self::Inpainting2),
+    ];
 
     pub(super) fn unet(self) -> ConditionalConfig {
         match self {
             Self::Upscaler => ConditionalConfig::upscaler(),
+            Self::SuperResolution => ConditionalConfig::super_resolution(),
             Self::Inpainting1 => ConditionalConfig::inpainting(false),
             Self::Inpainting2 => ConditionalConfig::inpainting(true),
         }
     }
 
     pub(super) fn autoencoder(self) -> AutoencoderConfig {
-        if self == Self::Upscaler { AutoencoderConfig::upscaler() } else { AutoencoderConfig::stable_diffusion() }
+        match self {
+            Self::Upscaler => AutoencoderConfig::upscaler(),
+            Self::SuperResolution => AutoencoderConfig::super_resolution(),
+            Self::Inpainting1 | Self::Inpainting2 => AutoencoderConfig::stable_diffusion(),
+        }
     }
 
     fn facts(self) -> Facts {
-        if self == Self::Upscaler { Facts::upscaler() } else { Facts::stable_diffusion() }
+        match self {
+            Self::Upscaler => Facts::upscaler(),
+            // Its pipeline's scheduler ends without noise.
+            Self::SuperResolution => Facts { ends_clean: true, ..Facts::super_resolution() },
+            Self::Inpainting1 | Self::Inpainting2 => Facts::stable_diffusion(),
+        }
     }
 }
 
@@ -135,7 +151,7 @@ pub fn write_random(architecture: Architecture, tiny: bool, seed: u64, folder: &
         for (level, width) in unet.levels.iter_mut().zip([32, 64, 64, 64]) {
             *level = Level { channels: width, heads: level.heads.map(|_| 2), ..*level };
         }
-        unet.text_width = text.width;
+        unet.text_width = unet.text_width.map(|_| text.width);
         vae.widths = vec![32; vae.widths.len()];
     }
     let write = |name: &str, text: &str| -> Result<()> {
@@ -145,34 +161,44 @@ pub fn write_random(architecture: Architecture, tiny: bool, seed: u64, folder: &
         }
         fs::write(&path, text).map_err(|e| Error::io(&path, e))
     };
-    let upscaler = architecture == Architecture::Upscaler;
-    let pipeline = if upscaler { "StableDiffusionUpscalePipeline" } else { "StableDiffusionInpaintPipeline" };
-    let mut index = json!({
-        "_class_name": pipeline,
-        "scheduler": ["diffusers", "DDIMScheduler"],
-        "text_encoder": ["transformers", "CLIPTextModel"],
-        "tokenizer": ["transformers", "CLIPTokenizer"],
-        "unet": ["diffusers", "UNet2DConditionModel"],
-        "vae": ["diffusers", "AutoencoderKL"],
-    });
-    let facts = architecture.facts();
-    if upscaler {
-        index["max_noise_level"] = json!(350);
-        index["low_res_scheduler"] = json!(["diffusers", "DDPMScheduler"]);
+    let vae_folder = if architecture == Architecture::SuperResolution { "vqvae" } else { "vae" };
+    write("model_index.json", &format!("{:#}", index(architecture)))?;
+    if architecture == Architecture::Upscaler {
         let low = json!({
             "_class_name": "DDPMScheduler", "beta_start": 1e-4, "beta_end": 0.02, "beta_schedule": "scaled_linear",
             "num_train_timesteps": 1000, "prediction_type": "epsilon",
         });
         write("low_res_scheduler/scheduler_config.json", &format!("{low:#}"))?;
-    } else {
-        index["feature_extractor"] = json!([null, null]);
-        index["safety_checker"] = json!([null, null]);
-        index["requires_safety_checker"] = json!(false);
     }
-    write("model_index.json", &format!("{index:#}"))?;
-    write("scheduler/scheduler_config.json", &facts.to_json())?;
+    write("scheduler/scheduler_config.json", &architecture.facts().to_json())?;
     write("unet/config.json", &unet.to_json())?;
-    write("vae/config.json", &vae.to_json())?;
+    write(&format!("{vae_folder}/config.json"), &vae.to_json())?;
+    let noise = |stream: u64| Noise::new(seed.wrapping_add(stream), Stream::Initialization);
+    let renamed = |layout: &ParamLayout, name: &dyn Fn(&str) -> Option<String>| -> Vec<(String, Vec<usize>)> {
+        layout
+            .specs()
+            .iter()
+            .map(|spec| (name(&spec.name).unwrap_or_else(|| spec.name.clone()), spec.shape.clone()))
+            .collect()
+    };
+    let net = ConditionalUNet::new(&unet)?;
+    let of_unet = renamed(net.layout(), &|name| names::of_unet(&unet, name, false));
+    let net = Autoencoder::new(&vae)?;
+    let of_autoencoder = renamed(net.layout(), &|name| names::of_autoencoder(&vae, name, false));
+    // diffusers keeps the layers of attention without a text as matrices.
+    let flat = |(name, shape): (String, Vec<usize>)| {
+        let shape =
+            if name.contains(".attentions.") { shape.into_iter().filter(|side| *side > 1).collect() } else { shape };
+        (name, shape)
+    };
+    let flat = |specs: Vec<_>| specs.into_iter().map(flat).collect::<Vec<_>>();
+    let of_unet = if unet.text_width.is_none() { flat(of_unet) } else { of_unet };
+    let stem = "diffusion_pytorch_model.safetensors";
+    weights(&folder.join("unet").join(stem), &of_unet, &noise(0))?;
+    weights(&folder.join(vae_folder).join(stem), &flat(of_autoencoder), &noise(1))?;
+    if unet.text_width.is_none() {
+        return Ok(());
+    }
     write("text_encoder/config.json", &text.to_json())?;
     let pad = if text.gelu { "!" } else { "<|endoftext|>" };
     write("tokenizer/merges.txt", &format!("#version: 0.2\n{}", Tokenizer::merges_text()))?;
@@ -185,29 +211,38 @@ pub fn write_random(architecture: Architecture, tiny: bool, seed: u64, folder: &
     config["tokenizer_class"] = json!("CLIPTokenizer");
     config["model_max_length"] = json!(77);
     write("tokenizer/tokenizer_config.json", &format!("{config:#}"))?;
-
-    let noise = |stream: u64| Noise::new(seed.wrapping_add(stream), Stream::Initialization);
-    let renamed = |layout: &ParamLayout, name: &dyn Fn(&str) -> Option<String>| -> Vec<(String, Vec<usize>)> {
-        layout
-            .specs()
-            .iter()
-            .map(|spec| (name(&spec.name).unwrap_or_else(|| spec.name.clone()), spec.shape.clone()))
-            .collect()
-    };
-    let net = ConditionalUNet::new(&unet)?;
-    let specs = renamed(net.layout(), &|name| names::of_unet(&unet, name));
-    weights(&folder.join("unet/diffusion_pytorch_model.safetensors"), &specs, &noise(0))?;
-    let net = Autoencoder::new(&vae)?;
-    let specs = renamed(net.layout(), &|name| names::of_autoencoder(&vae, name, false));
-    // diffusers keeps the attention's layers as matrices.
-    let flat = |(name, shape): (String, Vec<usize>)| {
-        let shape =
-            if name.contains(".attentions.") { shape.into_iter().filter(|side| *side > 1).collect() } else { shape };
-        (name, shape)
-    };
-    let specs: Vec<_> = specs.into_iter().map(flat).collect();
-    weights(&folder.join("vae/diffusion_pytorch_model.safetensors"), &specs, &noise(1))?;
     weights(&folder.join("text_encoder/model.safetensors"), &text.specs(), &noise(2))
+}
+
+/// `model_index.json`.
+fn index(architecture: Architecture) -> serde_json::Value {
+    if architecture == Architecture::SuperResolution {
+        return json!({
+            "_class_name": "LDMSuperResolutionPipeline",
+            "scheduler": ["diffusers", "DDIMScheduler"],
+            "unet": ["diffusers", "UNet2DModel"],
+            "vqvae": ["diffusers", "VQModel"],
+        });
+    }
+    let upscaler = architecture == Architecture::Upscaler;
+    let pipeline = if upscaler { "StableDiffusionUpscalePipeline" } else { "StableDiffusionInpaintPipeline" };
+    let mut index = json!({
+        "_class_name": pipeline,
+        "scheduler": ["diffusers", "DDIMScheduler"],
+        "text_encoder": ["transformers", "CLIPTextModel"],
+        "tokenizer": ["transformers", "CLIPTokenizer"],
+        "unet": ["diffusers", "UNet2DConditionModel"],
+        "vae": ["diffusers", "AutoencoderKL"],
+    });
+    if upscaler {
+        index["max_noise_level"] = json!(350);
+        index["low_res_scheduler"] = json!(["diffusers", "DDPMScheduler"]);
+    } else {
+        index["feature_extractor"] = json!([null, null]);
+        index["safety_checker"] = json!([null, null]);
+        index["requires_safety_checker"] = json!(false);
+    }
+    index
 }
 
 /// Uniform within sqrt(3 / fan in), so that maps keep their variance; normalisations around 1, biases around 0.

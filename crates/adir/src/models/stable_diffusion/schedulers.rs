@@ -54,6 +54,11 @@ impl Facts {
         }
     }
 
+    /// Those of latent diffusion's super-resolution.
+    pub fn super_resolution() -> Self {
+        Self { betas: [0.0015, 0.0155], ..Self::stable_diffusion() }
+    }
+
     /// Reads `scheduler_config.json`. Which scheduler wrote it does not matter: the sampler is chosen by the caller.
     ///
     /// # Errors
@@ -96,6 +101,7 @@ impl Facts {
             "dynamic_thresholding_ratio",
             "sample_max_value",
             "skip_prk_steps",
+            "tensor_format",
             "variance_type",
             "solver_order",
             "solver_type",

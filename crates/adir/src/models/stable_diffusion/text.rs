@@ -5,6 +5,7 @@ use std::path::Path;
 use serde::Deserialize;
 
 use super::part::{Part, text_of};
+use crate::compute::WeightPrecision;
 use crate::models::clip::keys::Source;
 use crate::models::clip::net::TextStates;
 use crate::models::clip::{Activation, Tokenizer};
@@ -104,10 +105,11 @@ pub struct TextEncoder {
 }
 
 impl TextEncoder {
-    pub(super) fn load(part: &Part, config: TextConfig, compute: &Compute) -> Result<Self> {
+    pub(super) fn load(part: &Part, config: TextConfig, weights: WeightPrecision, compute: &Compute) -> Result<Self> {
         let mut source = Source::of_text(&part.files)?;
         let states = source.text_states(config.heads, config.activation, config.layers)?;
-        let params = source.params(&compute.device)?.in_precision(compute.dtype);
+        let kept_in = source.kept_in(weights);
+        let params = source.params(&Compute { kept_in, ..compute.clone() })?;
         Ok(Self { states, params, tokenizer: Tokenizer::published(), pad: config.pad })
     }
 
@@ -123,6 +125,13 @@ impl TextEncoder {
         }
         source.check_shapes()?;
         Ok((states.width, source.check()?))
+    }
+
+    /// Bytes of the parameters that [`TextEncoder::load`] would read, with its weights kept so.
+    pub(super) fn bytes(part: &Part, config: TextConfig, weights: WeightPrecision) -> Result<u64> {
+        let mut source = Source::of_text(&part.files)?;
+        source.text_states(config.heads, config.activation, config.layers)?;
+        Ok(source.bytes(weights))
     }
 
     /// Numbers of a state.

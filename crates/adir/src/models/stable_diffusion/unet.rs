@@ -1,7 +1,8 @@
-//! The text-conditional U-Net: blocks in the order, and with the parameter names, of latent diffusion.
+//! Latent diffusion's U-Net, with a text or without: blocks in the order, and with the parameter names, of latent diffusion.
 
 use std::sync::Arc;
 
+use super::autoencoder_blocks::PlainAttention;
 use super::config::{ConditionalConfig, Level};
 use super::transformer::{Attending, Transformer};
 use crate::models::blocks::{
@@ -45,7 +46,7 @@ impl ConditionalUNet {
 
     /// The name in diffusers of the parameter with that name here, which is latent diffusion's.
     pub fn diffusers_name(&self, name: &str) -> Option<String> {
-        super::names::of_unet(&self.config, name)
+        super::names::of_unet(&self.config, name, false)
     }
 
     /// What it was made of.
@@ -87,7 +88,7 @@ impl Builder<'_> {
         let middle = Level { channels, heads: Some(config.middle_heads()), only_cross: false };
         let middle: Vec<Box<dyn Layer>> = vec![
             self.residual("middle_block.0", channels, channels),
-            self.transformer("middle_block.1", &middle),
+            self.attention("middle_block.1", &middle),
             self.residual("middle_block.2", channels, channels),
         ];
         self.blocks.push(Block::new(middle));
@@ -111,11 +112,11 @@ impl Builder<'_> {
         self.blocks.push(Block::new(vec![Box::new(last)]));
     }
 
-    /// A residual block to the width of a level, and a transformer where the level has it.
+    /// A residual block to the width of a level, and attention where the level has it.
     fn level(&mut self, name: &str, level: &Level, inputs: usize) -> Vec<Box<dyn Layer>> {
         let mut layers = vec![self.residual(&format!("{name}.0"), inputs, level.channels)];
         if level.heads.is_some() {
-            layers.push(self.transformer(&format!("{name}.1"), level));
+            layers.push(self.attention(&format!("{name}.1"), level));
         }
         layers
     }
@@ -126,10 +127,15 @@ impl Builder<'_> {
         Box::new(ResBlock::new(&mut self.layout, name, inputs, outputs, Resample::Keep, settings))
     }
 
-    fn transformer(&mut self, name: &str, level: &Level) -> Box<dyn Layer> {
+    /// A transformer; without a text, attention alone.
+    fn attention(&mut self, name: &str, level: &Level) -> Box<dyn Layer> {
+        let heads = level.heads.unwrap_or(1);
+        let Some(text_width) = self.config.text_width else {
+            return Box::new(PlainAttention::new(&mut self.layout, name, level.channels, heads, NORM));
+        };
         let how = Attending {
-            heads: level.heads.unwrap_or(1),
-            text_width: self.config.text_width,
+            heads,
+            text_width,
             only_cross: level.only_cross,
             linear_projection: self.config.linear_projection,
         };
@@ -156,13 +162,14 @@ impl Network for ConditionalUNet {
 
     fn check_conditioning(&self, conditioning: &Conditioning) -> Result<()> {
         check_class(self.config.classes, conditioning.class())?;
-        let expected = self.config.text_width;
-        match conditioning.text().map(Tensor::dims) {
-            Some([1, _, width]) if width == expected => Ok(()),
-            Some([n, _, width]) => Err(Error::config(format!(
+        match (conditioning.text().map(Tensor::dims), self.config.text_width) {
+            (None, None) => Ok(()),
+            (Some([1, _, width]), Some(expected)) if width == expected => Ok(()),
+            (Some([n, _, width]), Some(expected)) => Err(Error::config(format!(
                 "{n} texts with states of {width} numbers: the network expects one, of {expected}"
             ))),
-            None => Err(Error::config("this network needs the states of a text")),
+            (None, Some(_)) => Err(Error::config("this network needs the states of a text")),
+            (Some(_), None) => Err(Error::config("this network takes no text")),
         }
     }
 
