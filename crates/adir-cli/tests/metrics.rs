@@ -43,8 +43,17 @@ fn compare_prints_the_metrics_that_are_asked_for() {
     let json: serde_json::Value = serde_json::from_str(&compare(&["--metric", "niqe,psnr_y", "--json"])).unwrap();
     assert!(json["niqe"].is_null() && json["psnr_y"].as_f64().unwrap() > 20.0, "{json}");
 
-    let (_, err) = expect(2, &f, &["compare", "x.png", "soft.png", "--metric", "lpips"]);
-    assert!(err.contains("lpips") && err.contains("feature_angle"), "{err}");
+    for (metric, code, said) in [
+        ("brisque", 2, "feature_angle"),
+        ("lpips", 2, "--metric lpips=FILE"),
+        ("psnr_y=x.png", 2, "takes no file"),
+        ("niqe,niqe", 2, "given twice"),
+        ("musiq=absent.pth", 4, "absent.pth"),
+        ("lpips=x.png", 4, "x.png"),
+    ] {
+        let (_, err) = expect(code, &f, &["compare", "x.png", "soft.png", "--metric", metric]);
+        assert!(err.contains(said), "{metric}: {err}");
+    }
     let (_, err) = expect(2, &f, &["compare", "x.png", "soft.png", "--metric", "agreement_psnr"]);
     assert!(err.contains("--observed"), "{err}");
     expect(2, &f, &["compare", "x.png"]);
@@ -57,7 +66,7 @@ fn compare_prints_the_metrics_that_are_asked_for() {
     assert!(err.contains("x.png against y.png"), "{err}");
     let (list, _) = expect(0, &f, &["compare", "--list-metrics"]);
     let of = |name: &str| list.lines().find(|line| line.starts_with(name)).unwrap_or_default().to_owned();
-    assert_eq!(names(&list).len(), 7);
+    assert_eq!(names(&list).len(), 12, "of them 5 of files");
     assert!(of("niqe").contains("lower") && of("psnr_y").contains("higher"), "{list}");
     fs::remove_dir_all(f).unwrap();
 }

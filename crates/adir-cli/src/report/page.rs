@@ -219,7 +219,7 @@ fn numbers(page: &mut Page, findings: &Findings) -> Result<()> {
     }
     put!(
         page,
-        "<tr><th>black or white</th><td>{:.2} % of the result, {:.2} % of the observation</td></tr>\n</table>\n",
+        "<tr><th>black or white</th><td>{:.2} % of the result, {:.2} % of the observation, noise aside</td></tr>\n</table>\n",
         100.0 * findings.clipped,
         100.0 * findings.clipped_observed
     );

@@ -4,9 +4,9 @@ use std::sync::Arc;
 
 use super::highlights::{Highlights, Points, highlights};
 use super::measurement::{Grey, Measurement};
-use super::over_exposed::over_exposed;
+use super::over_exposed::{AtWhite, at_white};
 use super::saturation::{Saturated, plateaus};
-use super::{Problem, gain, noise, points};
+use super::{Problem, Sigma, gain, noise, points};
 use crate::io::limits::Limits;
 use crate::operator::{
     Boundary, Compose, Degradation, Grayscale, ImageShape, InWindow, Kernel, LinearOperator, Mask, Masked, Window,
@@ -28,6 +28,16 @@ struct Degraded<'a> {
     ignored: Option<Mask>,
     /// The pixels that are not saturated.
     saturated: Option<Mask>,
+}
+
+/// What y does not measure.
+struct Unmeasured {
+    /// The pixels that are observed and not ignored; absent where all are.
+    ignored: Option<Mask>,
+    /// Those that are not saturated; absent where none is.
+    saturated: Option<Mask>,
+    /// What other values at white are worth besides, of the shape of y.
+    cut_off: Option<Tensor<4>>,
 }
 
 /// An observation without what no x up to white explains.
@@ -195,7 +205,7 @@ impl Problem {
             Some(Degradation::Blur { kernel, .. }) => Some(kernel.build()?),
             _ => None,
         };
-        let (ignored, saturated) = self.unmeasured(y, kernel.as_ref(), limits, &mut notes)?;
+        let Unmeasured { ignored, saturated, cut_off } = self.unmeasured(y, kernel.as_ref(), limits, &mut notes)?;
         let degraded = Degraded { problem: self, degradation, mask, ignored, saturated };
         let (ignored, saturated) = (degraded.ignored.clone(), degraded.saturated.clone());
         let unmeasured = both(ignored.as_ref(), saturated.as_ref())?;
@@ -226,6 +236,14 @@ impl Problem {
             }
         };
         let WithinWhite { y, misfit, share, points } = within;
+        let y = match cut_off {
+            None => y,
+            Some(more) => {
+                let channels = y.dims()[1];
+                let more = more.narrow(1, 0, channels).cast(y.dtype());
+                y + more
+            }
+        };
         let domain = operator.domain();
         if domain.channels != channels {
             return Err(Error::config(format!(
@@ -298,14 +316,14 @@ impl Problem {
         Ok(boundary)
     }
 
-    /// The pixels of y that are observed and not ignored, and those that are not saturated; absent where all are.
+    /// What y does not measure.
     fn unmeasured(
         &self,
         y: &Tensor<4>,
         kernel: Option<&Kernel>,
         limits: &Limits,
         notes: &mut Vec<Choice>,
-    ) -> Result<(Option<Mask>, Option<Mask>)> {
+    ) -> Result<Unmeasured> {
         let ImageShape { height, width, .. } = ImageShape::of_batch(y);
         let share =
             |mask: &Mask| mask.known().iter().filter(|known| !**known).count() as f64 / mask.known().len() as f64;
@@ -323,11 +341,18 @@ impl Problem {
             notes.push(Choice::rule("not observed", value, "the file says so (BLANK or NaN)"));
         }
         let ignored = both(self.observed.as_ref(), ignored.as_ref())?;
+        let mut cut_off = None;
         let saturated = match (self.saturated, kernel) {
             (Some(Saturated::Keep), _) => None,
             (Some(Saturated::Ignore), _) => plateaus(y)?,
             (None, Some(kernel)) if self.task == Task::Deblur => match plateaus(y)? {
-                Some(known) if kernel.is_non_negative() => over_exposed(y, &known, ignored.as_ref(), kernel)?,
+                Some(known) if kernel.is_non_negative() => {
+                    let AtWhite { over_exposed, cut_off: more } = at_white(y, &known, ignored.as_ref(), kernel)?;
+                    // Where noise differs from value to value, one level does not tell what was cut off.
+                    let is_even = self.gain.is_none() && !self.linear_light && self.sigma != Some(Sigma::Levels(0.0));
+                    cut_off = is_even.then_some(more);
+                    over_exposed
+                }
                 known => known,
             },
             (None, _) => None,
@@ -343,7 +368,7 @@ impl Problem {
                 ),
             });
         }
-        Ok((ignored, saturated))
+        Ok(Unmeasured { ignored, saturated, cut_off })
     }
 }
 

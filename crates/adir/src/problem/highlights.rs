@@ -213,7 +213,7 @@ mod tests {
         let [sigma, beyond] = [measured.sigma(), measured.rounding()].map(NoiseLevel::to_255);
         assert!((9.0..11.0).contains(&sigma) && beyond < 5.0, "{sigma:.1}, {beyond:.1}");
         // What is left unexplained there counts by its share of y.
-        let measured = Problem::deblur("box:5").sigma(2.0).measure(&y, NoiseLevel(0.0), 3, &Limits::default()).unwrap();
+        let measured = problem.sigma(2.0).measure(&y, NoiseLevel(0.0), 3, &Limits::default()).unwrap();
         let (misfit, share) = measured.around_white;
         let (there, beyond) = (NoiseLevel(misfit.sqrt()).to_255(), measured.rounding().to_255());
         assert!(share < 0.4 && there > 6.0, "{share:.2}, {there:.1}");

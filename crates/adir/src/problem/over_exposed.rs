@@ -4,6 +4,7 @@
 //! blur around them: that of paper is explained by an x up to white, that of a lamp by none.
 
 use super::noise_estimate::estimate_noise;
+use super::points::beyond_white;
 use super::saturation::areas;
 use super::scene::{Seen, at_least, image, windows};
 use crate::Result;
@@ -22,27 +23,34 @@ const SURE: f64 = 2.5;
 /// And so much besides, from black 0 to white 1: iterations end before all is explained. Without noise, 1.4 and 9 to 36 of 255.
 const SLACK: f64 = 3.0 / 255.0;
 
-/// Of the areas of `y` at white, the pixels that are not `known`, those whose surroundings no x up to white explains; the
-/// others are known in the result. `None` where all are. Pixels that are `ignored` say nothing. The kernel has no negative
-/// weights.
+/// What areas at white are.
+pub(super) struct AtWhite {
+    /// Those whose surroundings no x up to white explains are unknown; `None` where there are none.
+    pub(super) over_exposed: Option<Mask>,
+    /// What the other values at white are worth more than white, of the shape of y, in [-1, 1] units: their noise lacks the
+    /// half above white, so that they are too dark on average.
+    pub(super) cut_off: Tensor<4>,
+}
+
+/// What the areas of `y` at white are, the pixels that are not `known`. Pixels that are `ignored` say nothing. The kernel has no
+/// negative weights.
 ///
 /// # Errors
 /// Those of the operator.
-pub(super) fn over_exposed(
-    y: &Tensor<4>,
-    known: &Mask,
-    ignored: Option<&Mask>,
-    kernel: &Kernel,
-) -> Result<Option<Mask>> {
+pub(super) fn at_white(y: &Tensor<4>, known: &Mask, ignored: Option<&Mask>, kernel: &Kernel) -> Result<AtWhite> {
     let shape = ImageShape::of_batch(y);
     let ImageShape { channels, height, width } = shape;
-    let at_white: Vec<bool> = known.known().iter().map(|known| !known).collect();
-    let windows = windows(&at_white, [height, width], kernel);
+    let white: Vec<bool> = known.known().iter().map(|known| !known).collect();
+    let windows = windows(&white, [height, width], kernel);
     let weights = kernel.weights().iter().filter(|weight| **weight > 0.0).count();
     let pixels: usize = windows.iter().map(|window| window.height * window.width).sum();
     let iterations = (PRODUCTS / (2 * channels * pixels * weights).max(1)).clamp(FEWEST, ITERATIONS);
     let noise = estimate_noise(y, Some(known.known()))?.map_or(0.0, |noise| noise.0 / 2.0);
-    let mut unexplained = vec![false; shape.pixels()];
+    let mut cut_off = vec![0.0; shape.elements()];
+    // Small discs of stars are found by what undoes the blur, large areas by what is around them.
+    let points = beyond_white(y, kernel, ignored)?.unwrap_or_else(|| vec![false; shape.elements()]);
+    let mut unexplained: Vec<bool> =
+        (0..shape.pixels()).map(|i| points[i..].iter().step_by(shape.pixels()).any(|is_point| *is_point)).collect();
     for window in windows {
         let inside = ImageShape { channels, height: window.height, width: window.width };
         let light = Seen::light(y, ignored, window)?;
@@ -57,24 +65,35 @@ pub(super) fn over_exposed(
         let seen = Seen { light: &light, bounds: &bounds, ground, noise };
         let blurred = tensor::to_f64(&blur.apply(&image(up_to_white(&blur, seen, iterations)?, wide))?)?;
         let unexplained_light = |i: usize| (!bounds[i] && !light[i].is_nan()).then(|| light[i] - blurred[i]);
+        let in_y = |i: usize| {
+            let (row, column) = (i % inside.pixels() / inside.width, i % inside.width);
+            (window.top + row) * width + window.left + column
+        };
+        for i in (0..bounds.len()).filter(|i| bounds[*i]) {
+            cut_off[i / inside.pixels() * shape.pixels() + in_y(i)] = 2.0 * (at_least(1.0, blurred[i], noise) - 1.0);
+        }
         let means = local_means(&(0..light.len()).map(unexplained_light).collect::<Vec<_>>(), inside, kernel);
         for (i, (mean, count)) in means.into_iter().enumerate() {
             if mean > SURE * noise / count.max(1.0).sqrt() + SLACK {
-                let (row, column) = (i % inside.pixels() / inside.width, i % inside.width);
-                unexplained[(window.top + row) * width + window.left + column] = true;
+                unexplained[in_y(i)] = true;
             }
         }
     }
     let mut explained = vec![true; shape.pixels()];
-    for area in areas(&at_white, width) {
+    for area in areas(&white, width) {
         if area.iter().any(|at| unexplained[*at]) {
             area.into_iter().for_each(|at| explained[at] = false);
         }
     }
-    if explained.iter().all(|explained| *explained) {
-        return Ok(None);
-    }
-    Mask::new(height, width, explained).map(Some)
+    // Where there was more light than white, another search tells how much.
+    let of_explained =
+        cut_off.into_iter().enumerate().map(|(i, more)| if explained[i % explained.len()] { more } else { 0.0 });
+    let cut_off = image(of_explained.collect(), shape);
+    let over_exposed = match explained.iter().all(|explained| *explained) {
+        true => None,
+        false => Some(Mask::new(height, width, explained)?),
+    };
+    Ok(AtWhite { over_exposed, cut_off })
 }
 
 /// The x from black to white whose blur is nearest to what was `seen`: projected gradients, accelerated (Beck and Teboulle
@@ -103,10 +122,12 @@ fn up_to_white(blur: &Blur, seen: Seen<'_>, iterations: usize) -> Result<Vec<f64
     Ok(x)
 }
 
-/// Mean of the values around each pixel of its channel, as far as the kernel's sides, and how many there are.
+/// Mean of the values around each pixel of its channel, about as far as the kernel spreads light, and how many there are.
 fn local_means(values: &[Option<f64>], shape: ImageShape, kernel: &Kernel) -> Vec<(f64, f64)> {
     let ImageShape { height, width, .. } = shape;
-    let [down, right] = [kernel.height() - 1, kernel.width() - 1];
+    // The side of the box that averages noise as the kernel does.
+    let side = 1.0 / kernel.weights().iter().map(|weight| weight * weight).sum::<f64>().sqrt();
+    let reach = (side.round() as usize).saturating_sub(1).max(1);
     let mut means = Vec::with_capacity(values.len());
     for plane in values.chunks_exact(shape.pixels()) {
         // Of all values above and to the left.
@@ -120,8 +141,8 @@ fn local_means(values: &[Option<f64>], shape: ImageShape, kernel: &Kernel) -> Ve
             }
         }
         for i in 0..plane.len() {
-            let [rows, columns] = [(i / width, down, height), (i % width, right, width)]
-                .map(|(at, reach, side)| [at.saturating_sub(reach), (at + reach + 1).min(side)]);
+            let [rows, columns] = [(i / width, height), (i % width, width)]
+                .map(|(at, side)| [at.saturating_sub(reach), (at + reach + 1).min(side)]);
             let at = |row: usize, column: usize| sums[row * (width + 1) + column];
             let corners =
                 [at(rows[1], columns[1]), at(rows[0], columns[0]), at(rows[0], columns[1]), at(rows[1], columns[0])];
@@ -163,7 +184,7 @@ mod tests {
         let y = (blur.apply(&x).unwrap() + drawn * (noise / 127.5)).clamp(-1.0, 1.0);
         let y = ((y + 1.0) * 127.5).round() / 127.5 - 1.0;
         let Some(known) = plateaus(&y).unwrap() else { return Vec::new() };
-        let mask = over_exposed(&y, &known, ignored, &kernel).unwrap();
+        let mask = at_white(&y, &known, ignored, &kernel).unwrap().over_exposed;
         mask.map_or(Vec::new(), |mask| (0..SIDE * SIDE).filter(|i| !mask.known()[*i]).collect())
     }
 
@@ -178,6 +199,26 @@ mod tests {
             assert!(both.contains(&(50 * SIDE + 50)), "noise {noise}");
         }
         assert!(!found(1.0, 1.8, 0.0, None).contains(&(5 * SIDE + 36)), "the paper beside the lamp");
+    }
+
+    /// The noise of white paper is cut in half by white; the values at white make up for it.
+    #[test]
+    fn noise_that_was_cut_off_is_made_up_for() {
+        let side = 64;
+        let drawn = Noise::new(7, Stream::Evaluation).normal_tensor(0, [1, 1, side, side], &cpu(), DType::F64);
+        let paper = |i: usize| i % side >= side / 2;
+        let scene =
+            image((0..side * side).map(|i| f64::from(u8::from(paper(i)))).collect(), ImageShape::new(1, side, side));
+        let y = (drawn * (10.0 / 127.5) + scene).clamp(-1.0, 1.0);
+        let known = plateaus(&y).unwrap().unwrap();
+        let found = at_white(&y, &known, None, &Kernel::boxed(5).unwrap()).unwrap();
+        assert!(found.over_exposed.is_none());
+        let mean = |y: Tensor<4>| {
+            let values = tensor::to_f64(&y).unwrap().into_iter().enumerate();
+            values.filter(|(i, _)| paper(*i)).map(|(_, v)| v).sum::<f64>() / (side * side / 2) as f64
+        };
+        let [before, after] = [y.clone(), y + found.cut_off].map(|y| (mean(y) - 1.0) * 127.5);
+        assert!((-4.3..-3.7).contains(&before) && after.abs() < 0.8, "{before:.2}, {after:.2} grey levels");
     }
 
     /// What is ignored does not make its surroundings suspect.
