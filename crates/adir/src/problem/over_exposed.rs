@@ -22,6 +22,11 @@ const FEWEST: usize = 12;
 const SURE: f64 = 2.5;
 /// And so much besides, from black 0 to white 1: iterations end before all is explained. Without noise, 1.4 and 9 to 36 of 255.
 const SLACK: f64 = 3.0 / 255.0;
+/// Or so many standard deviations of a mean of the noise's squares that the squares of what is left lie above it: 3.9 and up
+/// to 40.
+const SURE_OF_SQUARES: f64 = 6.0;
+/// And besides, before it is squared: 1.9 and 14 to 36 of 255.
+const SLACK_OF_SQUARES: f64 = 4.0 / 255.0;
 
 /// What areas at white are.
 pub(super) struct AtWhite {
@@ -64,7 +69,6 @@ pub(super) fn at_white(y: &Tensor<4>, known: &Mask, ignored: Option<&Mask>, kern
         let blur = Blur::new(wide, kernel.clone(), Boundary::Valid)?;
         let seen = Seen { light: &light, bounds: &bounds, ground, noise };
         let blurred = tensor::to_f64(&blur.apply(&image(up_to_white(&blur, seen, iterations)?, wide))?)?;
-        let unexplained_light = |i: usize| (!bounds[i] && !light[i].is_nan()).then(|| light[i] - blurred[i]);
         let in_y = |i: usize| {
             let (row, column) = (i % inside.pixels() / inside.width, i % inside.width);
             (window.top + row) * width + window.left + column
@@ -72,9 +76,14 @@ pub(super) fn at_white(y: &Tensor<4>, known: &Mask, ignored: Option<&Mask>, kern
         for i in (0..bounds.len()).filter(|i| bounds[*i]) {
             cut_off[i / inside.pixels() * shape.pixels() + in_y(i)] = 2.0 * (at_least(1.0, blurred[i], noise) - 1.0);
         }
-        let means = local_means(&(0..light.len()).map(unexplained_light).collect::<Vec<_>>(), inside, kernel);
-        for (i, (mean, count)) in means.into_iter().enumerate() {
-            if mean > SURE * noise / count.max(1.0).sqrt() + SLACK {
+        let left = |i: usize| (!bounds[i] && !light[i].is_nan()).then(|| light[i] - blurred[i]);
+        let left: Vec<Option<f64>> = (0..light.len()).map(left).collect();
+        let squares: Vec<Option<f64>> = left.iter().map(|left| left.map(|left| left * left)).collect();
+        let [means, squares] = [left, squares].map(|values| local_means(&values, inside, kernel));
+        for (i, ((mean, count), (square, _))) in means.into_iter().zip(squares).enumerate() {
+            let count = count.max(1.0);
+            let by_chance = noise * noise * (1.0 + SURE_OF_SQUARES * (2.0 / count).sqrt());
+            if mean > SURE * noise / count.sqrt() + SLACK || square > by_chance + SLACK_OF_SQUARES.powi(2) {
                 unexplained[in_y(i)] = true;
             }
         }
@@ -84,6 +93,11 @@ pub(super) fn at_white(y: &Tensor<4>, known: &Mask, ignored: Option<&Mask>, kern
         if area.iter().any(|at| unexplained[*at]) {
             area.into_iter().for_each(|at| explained[at] = false);
         }
+    }
+    // Where most white is more than white, areas of which it cannot be told are taken for that, too.
+    let count = |of: &dyn Fn(usize) -> bool| (0..shape.pixels()).filter(|i| of(*i)).count();
+    if 2 * count(&|i| !explained[i]) > count(&|i| white[i]) {
+        explained = known.known().to_vec();
     }
     // Where there was more light than white, another search tells how much.
     let of_explained =
