@@ -16,13 +16,9 @@ use crate::args::{DegradationArgs, MeasuredArgs, ReadArgs, measure_for};
 use crate::log::Log;
 use crate::{memory, metrics};
 
-/// What tells something of the observation alone; of the task, the metrics take the border from srN.
-const OF_OBSERVATION: [&str; 7] = ["kernel", "kernel_centre", "boundary", "mask", "sigma", "ignore", "saturated"];
-
 /// Compare a result with the true image, and with the observation it was restored from.
 #[derive(Debug, Args)]
 #[command(mut_arg("task", |task| task.required(false)))]
-#[command(mut_args(|arg| if OF_OBSERVATION.contains(&arg.get_id().as_str()) { arg.requires("observed") } else { arg }))]
 pub struct CompareArgs {
     /// The true image x
     #[arg(required_unless_present = "list_metrics")]
@@ -62,6 +58,7 @@ pub fn run(args: &CompareArgs, log: &Log) -> Result<u8> {
     let (Some(reference), Some(result)) = (&args.reference, &args.result) else {
         return Err(Error::config("compare needs a reference and a result"));
     };
+    args.warn_of_idle(log);
     let values = args.values(reference, result, log)?;
     if args.json {
         let number = |value: Option<f64>| value.map_or(Value::Null, |value| json!(Decibel(value)));
@@ -89,6 +86,27 @@ impl CompareArgs {
         match metrics.iter().find(|metric| lacks(metric.as_ref())) {
             Some(metric) => Err(Error::config(format!("the metric {} needs --observed and --task", metric.name()))),
             None => Ok(metrics),
+        }
+    }
+
+    /// Warns of options that tell something of the observation alone, where there is none; of the task, the metrics take the
+    /// border from srN.
+    fn warn_of_idle(&self, log: &Log) {
+        let of = self.degradation.as_ref();
+        let idle = [
+            (of.is_some_and(|of| of.kernel.is_some() || of.kernel_centre.is_some()), "--kernel"),
+            (of.is_some_and(|of| of.boundary.is_some()), "--boundary"),
+            (of.is_some_and(|of| of.mask.is_some()), "--mask"),
+            (of.is_some_and(|of| of.sigma.is_some() || of.gain.is_some()), "--sigma and --gain"),
+            (of.is_some_and(|of| of.linear_light), "--linear-light"),
+            (self.measured != MeasuredArgs::default(), "--ignore and --saturated"),
+        ];
+        let idle: Vec<&str> = idle.into_iter().filter_map(|(given, name)| given.then_some(name)).collect();
+        if self.observed.is_none() && !idle.is_empty() {
+            let idle = idle.join(", ");
+            log.warn(&format!(
+                "{idle}: these tell how the observation was made, and change nothing without --observed"
+            ));
         }
     }
 
