@@ -221,9 +221,10 @@ mod tests {
         let side = 64;
         let drawn = Noise::new(7, Stream::Evaluation).normal_tensor(0, [1, 1, side, side], &cpu(), DType::F64);
         let paper = |i: usize| i % side >= side / 2;
-        let scene =
-            image((0..side * side).map(|i| f64::from(u8::from(paper(i)))).collect(), ImageShape::new(1, side, side));
-        let y = (drawn * (10.0 / 127.5) + scene).clamp(-1.0, 1.0);
+        let shape = ImageShape::new(1, side, side);
+        let scene = image((0..side * side).map(|i| f64::from(u8::from(i % side >= side / 2 - 2))).collect(), shape);
+        let blur = Blur::new(shape, Kernel::boxed(5).unwrap(), Boundary::Replicate).unwrap();
+        let y = (blur.apply(&scene).unwrap() + drawn * (10.0 / 127.5)).clamp(-1.0, 1.0);
         let known = plateaus(&y).unwrap().unwrap();
         let found = at_white(&y, &known, None, &Kernel::boxed(5).unwrap()).unwrap();
         assert!(found.over_exposed.is_none());
