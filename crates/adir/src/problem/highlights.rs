@@ -8,9 +8,9 @@
 //! as white.
 
 use super::noise_estimate::estimate_noise;
-use super::scene::{Seen, at_least, image, scene, windows};
+use super::scene::{Seen, View, affordable, at_least, image, scene, windows};
 use crate::Result;
-use crate::operator::{Blur, Boundary, ImageShape, Kernel, LinearOperator, Mask, Window};
+use crate::operator::{ImageShape, Kernel, LinearOperator, Mask, Window};
 use crate::tensor::{self, Tensor};
 
 /// Most iterations.
@@ -70,9 +70,7 @@ pub(super) fn highlights(
     let is_point = |channel: usize, pixel: usize| points.is_some_and(|points| points[channel * shape.pixels() + pixel]);
     let marked = |pixel: usize| in_plateau(pixel) || (0..channels).any(|channel| is_point(channel, pixel));
     let windows = windows(&(0..shape.pixels()).map(marked).collect::<Vec<_>>(), [height, width], kernel);
-    let weights = kernel.weights().iter().filter(|weight| **weight > 0.0).count();
-    let pixels: usize = windows.iter().map(|window| window.height * window.width).sum();
-    let iterations = (PRODUCTS / (2 * channels * pixels * weights).max(1)).clamp(FEWEST, ITERATIONS);
+    let iterations = affordable(&windows, channels, kernel, PRODUCTS, [FEWEST, ITERATIONS]);
     let (down, right) = (kernel.height() - 1 - kernel.height() / 2, kernel.width() - 1 - kernel.width() / 2);
     // From black 0 to white 1, as the light of scenes.
     let noise = estimate_noise(y, mask.map(Mask::known))?.map_or(0.0, |noise| noise.0 / 2.0);
@@ -82,22 +80,14 @@ pub(super) fn highlights(
     let [mut beyond, mut light_of_points, mut ground_of_points] = [(); 3].map(|()| vec![0.0; domain.elements()]);
     let (mut squares, mut count) = (0.0, 0.0);
     for window in windows {
-        let inside = ImageShape { channels, height: window.height, width: window.width };
+        let View { light, white, ground, inside, wide, blur } = View::of(y, ignored, window, kernel)?;
         // Where a value of the window lies in y.
         let in_y = |i: usize| {
             let (channel, at) = (i / inside.pixels(), i % inside.pixels());
             let (row, column) = (window.top + at / window.width, window.left + at % window.width);
             channel * height * width + row * width + column
         };
-        let light = Seen::light(y, ignored, window)?;
-        let bounds: Vec<bool> = light.iter().map(|light| cut_off && *light >= 1.0).collect();
-        let wide = ImageShape {
-            channels,
-            height: inside.height + kernel.height() - 1,
-            width: inside.width + kernel.width() - 1,
-        };
-        let blur = Blur::new(wide, kernel.clone(), Boundary::Valid)?;
-        let ground = light.iter().copied().fold(1.0, f64::min);
+        let bounds: Vec<bool> = white.into_iter().map(|white| cut_off && white).collect();
         let mut scene = scene(&blur, Seen { light: &light, bounds: &bounds, ground, noise }, iterations)?;
         let blurred = tensor::to_f64(&blur.apply(&image(scene.clone(), wide))?)?;
         // What made a plateau spreads most of its light to it, and what y measured to y. Else it is a guess, as at the border
@@ -159,6 +149,7 @@ pub(super) fn highlights(
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::operator::{Blur, Boundary};
     use crate::tensor::cpu;
 
     /// A point of forty times the light of white, blurred and cut off.

@@ -6,9 +6,9 @@
 use super::noise_estimate::estimate_noise;
 use super::points::beyond_white;
 use super::saturation::areas;
-use super::scene::{Seen, at_least, image, windows};
+use super::scene::{Seen, View, affordable, at_least, image, windows};
 use crate::Result;
-use crate::operator::{Blur, Boundary, ImageShape, Kernel, LinearOperator, Mask};
+use crate::operator::{Blur, ImageShape, Kernel, LinearOperator, Mask};
 use crate::tensor::{self, Tensor};
 
 /// Most iterations.
@@ -47,9 +47,7 @@ pub(super) fn at_white(y: &Tensor<4>, known: &Mask, ignored: Option<&Mask>, kern
     let ImageShape { channels, height, width } = shape;
     let white: Vec<bool> = known.known().iter().map(|known| !known).collect();
     let windows = windows(&white, [height, width], kernel);
-    let weights = kernel.weights().iter().filter(|weight| **weight > 0.0).count();
-    let pixels: usize = windows.iter().map(|window| window.height * window.width).sum();
-    let iterations = (PRODUCTS / (2 * channels * pixels * weights).max(1)).clamp(FEWEST, ITERATIONS);
+    let iterations = affordable(&windows, channels, kernel, PRODUCTS, [FEWEST, ITERATIONS]);
     let noise = estimate_noise(y, Some(known.known()))?.map_or(0.0, |noise| noise.0 / 2.0);
     let mut cut_off = vec![0.0; shape.elements()];
     // Small discs of stars are found by what undoes the blur, large areas by what is around them.
@@ -57,16 +55,7 @@ pub(super) fn at_white(y: &Tensor<4>, known: &Mask, ignored: Option<&Mask>, kern
     let mut unexplained: Vec<bool> =
         (0..shape.pixels()).map(|i| points[i..].iter().step_by(shape.pixels()).any(|is_point| *is_point)).collect();
     for window in windows {
-        let inside = ImageShape { channels, height: window.height, width: window.width };
-        let light = Seen::light(y, ignored, window)?;
-        let bounds: Vec<bool> = light.iter().map(|light| *light >= 1.0).collect();
-        let ground = light.iter().copied().fold(1.0, f64::min);
-        let wide = ImageShape {
-            channels,
-            height: inside.height + kernel.height() - 1,
-            width: inside.width + kernel.width() - 1,
-        };
-        let blur = Blur::new(wide, kernel.clone(), Boundary::Valid)?;
+        let View { light, white: bounds, ground, inside, wide, blur } = View::of(y, ignored, window, kernel)?;
         let seen = Seen { light: &light, bounds: &bounds, ground, noise };
         let blurred = tensor::to_f64(&blur.apply(&image(up_to_white(&blur, seen, iterations)?, wide))?)?;
         let in_y = |i: usize| {
@@ -175,6 +164,7 @@ fn local_means(values: &[Option<f64>], shape: ImageShape, kernel: &Kernel) -> Ve
 mod tests {
     use super::*;
     use crate::noise::{Noise, Stream};
+    use crate::operator::Boundary;
     use crate::problem::plateaus;
     use crate::tensor::{DType, cpu};
 

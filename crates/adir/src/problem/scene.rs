@@ -1,7 +1,7 @@
 //! The scene behind a blur, as far as it can be told without a prior: no negative light, and bounds where y is white.
 
 use crate::Result;
-use crate::operator::{Blur, ImageShape, Kernel, LinearOperator, Mask, Window};
+use crate::operator::{Blur, Boundary, ImageShape, Kernel, LinearOperator, Mask, Window};
 use crate::tensor::{self, Tensor, cpu};
 
 /// Least light, which no iteration could raise from 0.
@@ -28,18 +28,64 @@ pub(super) struct Seen<'a> {
     pub(super) noise: f64,
 }
 
-impl Seen<'_> {
-    /// The light of a `window` of y, channel by channel; NaN where it is `ignored`.
-    pub(super) fn light(y: &Tensor<4>, ignored: Option<&Mask>, window: Window) -> Result<Vec<f64>> {
-        let width = ImageShape::of_batch(y).width;
+/// A window of y, and the blur that leads to it from the scene behind it.
+pub(super) struct View {
+    /// Channel by channel, black being 0 and white 1; NaN where y is ignored.
+    pub(super) light: Vec<f64>,
+    /// Where it is white.
+    pub(super) white: Vec<bool>,
+    /// The least light.
+    pub(super) ground: f64,
+    /// Its shape.
+    pub(super) inside: ImageShape,
+    /// That of the scene.
+    pub(super) wide: ImageShape,
+    pub(super) blur: Blur,
+}
+
+impl View {
+    /// Of y through `window`; pixels that are `ignored` say nothing.
+    ///
+    /// # Errors
+    /// Those of the operator.
+    pub(super) fn of(y: &Tensor<4>, ignored: Option<&Mask>, window: Window, kernel: &Kernel) -> Result<Self> {
+        let ImageShape { channels, width, .. } = ImageShape::of_batch(y);
         let is_ignored = |i: usize| {
             let at = i % (window.height * window.width);
             let (row, column) = (window.top + at / window.width, window.left + at % window.width);
             ignored.is_some_and(|mask| !mask.known()[row * width + column])
         };
         let values = tensor::to_f64(&window.cut(y))?.into_iter().enumerate();
-        Ok(values.map(|(i, v)| if is_ignored(i) { f64::NAN } else { ((v + 1.0) / 2.0).max(0.0) }).collect())
+        let light: Vec<f64> =
+            values.map(|(i, v)| if is_ignored(i) { f64::NAN } else { ((v + 1.0) / 2.0).max(0.0) }).collect();
+        let inside = ImageShape { channels, height: window.height, width: window.width };
+        let wide = ImageShape {
+            channels,
+            height: inside.height + kernel.height() - 1,
+            width: inside.width + kernel.width() - 1,
+        };
+        Ok(Self {
+            white: light.iter().map(|light| *light >= 1.0).collect(),
+            ground: light.iter().copied().fold(1.0, f64::min),
+            inside,
+            wide,
+            blur: Blur::new(wide, kernel.clone(), Boundary::Valid)?,
+            light,
+        })
     }
+}
+
+/// As many iterations over `windows` of `channels` channels as take so many `products` of weights and pixels, within `limits`.
+pub(super) fn affordable(
+    windows: &[Window],
+    channels: usize,
+    kernel: &Kernel,
+    products: usize,
+    limits: [usize; 2],
+) -> usize {
+    let weights = kernel.weights().iter().filter(|weight| **weight > 0.0).count();
+    let pixels: usize = windows.iter().map(|window| window.height * window.width).sum();
+    (products / (2 * channels * pixels * weights).max(1)).clamp(limits[0], limits[1])
 }
 
 /// The mean of a value of mean `mean` and of normal `noise`, if it is known to be `least` or more: what a value that was

@@ -37,14 +37,13 @@ impl Lpips {
     /// # Errors
     /// As [`Lpips::open`].
     pub fn load(file: &WeightFile, device: &Device) -> Result<Self> {
-        let is = |trunk: &Trunk| Net::new(*trunk).layout().specs().iter().all(|spec| file.info(&spec.name).is_some());
-        let trunk = Trunk::ALL.into_iter().find(is).ok_or_else(|| {
+        let is_it = |net: &Net| net.layout().specs().iter().all(|spec| file.info(&spec.name).is_some());
+        let net = Trunk::ALL.into_iter().map(Net::new).find(is_it).ok_or_else(|| {
             let message = "is no LPIPS or ST-LPIPS network: expected net.slice1.0.weight and its siblings, and \
                            lin0.model.1.weight to lin4.model.1.weight. The file must hold the trunk, too: \
                            torch.save(lpips.LPIPS(net=\"alex\").state_dict(), \"lpips.pth\") makes one";
             Error::model(file.path(), message)
         })?;
-        let net = Net::new(trunk);
         let read = |spec: &ParamSpec| values(file, &spec.name, &spec.shape);
         let params = Params::load(net.layout().clone(), &Compute::new(device, DType::F32), read)?;
         Ok(Self { net, params, device: device.clone(), weights: file.sha256()?.to_string() })
