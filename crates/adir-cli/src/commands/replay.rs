@@ -4,8 +4,8 @@ use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
 
 use adir::engine::{
-    Engine, FileRecord, LatentRecord, Observation, OutputRequest, Outputs, Plan, Record, Request, Restored, StackRecord,
-    Target,
+    Engine, FileRecord, LatentRecord, Observation, OutputRequest, Outputs, Plan, Record, Request, Restored,
+    StackRecord, Target,
 };
 use adir::io::atomic::check_outputs;
 use adir::io::hash::ContentHash;

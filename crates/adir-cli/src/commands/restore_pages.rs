@@ -18,7 +18,9 @@ pub(super) fn is_stack(output: &Path) -> bool {
 fn request(args: &RestoreArgs) -> Result<StackRequest> {
     check_seed(args)?;
     if args.report.is_some() {
-        return Err(Error::config("--report is about one picture: name a folder as output, and restore a page by itself"));
+        return Err(Error::config(
+            "--report is about one picture: name a folder as output, and restore a page by itself",
+        ));
     }
     let mut output = OutputRequest::new(&args.output, args.overwrite);
     output.record.clone_from(&args.record);

@@ -155,7 +155,9 @@ pub(super) fn run(args: &RestoreArgs, files: LatentFiles, log: &Log) -> Result<u
         return restore_folder::run(args, || Ok(request(args, files.purpose())?.into()), log);
     }
     if args.every_page() {
-        return Err(Error::config("of --page all, an upscaler in latents makes a file a page: name a folder as output"));
+        return Err(Error::config(
+            "of --page all, an upscaler in latents makes a file a page: name a folder as output",
+        ));
     }
     args.folder.refuse_for_a_file(args)?;
     let request = request(args, files.purpose())?;

@@ -151,13 +151,7 @@ impl AskedOfPixels {
         })
     }
 
-    fn is_met_by(
-        &self,
-        engine: &Engine,
-        outputs: &Outputs,
-        content: ContentHash,
-        page: Option<usize>,
-    ) -> Result<bool> {
+    fn is_met_by(&self, engine: &Engine, outputs: &Outputs, content: ContentHash, page: Option<usize>) -> Result<bool> {
         let Ok(record) = Record::read(&outputs.record) else { return Ok(false) };
         let Some(request) = &record.request else { return Ok(false) };
         let same = record.input.sha256 == content

@@ -113,9 +113,7 @@ impl StackRecord {
             serde_json::from_str(&text).map_err(|e| Error::input(path, format!("is no record of pages: {e}")))?;
         match record.schema {
             Self::SCHEMA => Ok(Some(record)),
-            found => {
-                Err(Error::input(path, format!("is a record of version {found}, expected {}", Self::SCHEMA)))
-            }
+            found => Err(Error::input(path, format!("is a record of version {found}, expected {}", Self::SCHEMA))),
         }
     }
 }
