@@ -3,11 +3,12 @@
 use std::sync::Arc;
 
 use adir_kernels::{conv2d, cross_attention, layer_norm};
-use burn::tensor::activation::{gelu, relu};
+use burn::tensor::activation::{gelu, gelu_approximate, relu};
 use burn::tensor::module::max_pool2d;
 use burn::tensor::ops::MaxPoolOptions;
 use burn::tensor::{Int, TensorData};
 
+use super::Form;
 use super::patches::{GRID, PATCH, Scale};
 use crate::Result;
 use crate::models::blocks::{Affine, NormSettings};
@@ -22,8 +23,6 @@ const STEM: [usize; 2] = [64, 256];
 const SIDE: usize = PATCH / 4;
 /// Patches that go through the stem together.
 const TOGETHER: usize = 128;
-/// Scales that embeddings are there for.
-const SCALES: usize = 3;
 const NORM_EPS: f64 = 1e-6;
 const OF_STEM: NormSettings = NormSettings { groups: 32, eps: 1e-6 };
 const OF_BLOCK: NormSettings = NormSettings { groups: 32, eps: 1e-4 };
@@ -85,11 +84,13 @@ pub(super) struct Net {
     head: Affine,
     width: usize,
     outputs: usize,
+    count: usize,
 }
 
 impl Net {
-    /// Of `blocks` blocks on tokens of `width` numbers, `wide` between the linear layers; its parameters have pyiqa's names.
-    pub(super) fn new(width: usize, wide: usize, blocks: usize, head: &str, outputs: usize) -> Self {
+    /// Of `blocks` blocks on tokens of `width` numbers, `wide` between the linear layers, at `count` scales; its parameters have
+    /// pyiqa's names.
+    pub(super) fn new(width: usize, wide: usize, blocks: usize, head: &str, [outputs, count]: [usize; 2]) -> Self {
         let mut layout = ParamLayout::default();
         let [stem, out] = STEM;
         let root = Conv::add(&mut layout, "conv_root", "gn_root", [stem, 3, 7, 7], OF_STEM);
@@ -108,7 +109,7 @@ impl Net {
         };
         let class = table("cls", &[1, 1, width]);
         let places = table("posembed_input.position_emb", &[1, GRID * GRID, width]);
-        let scales = table("scaleembed_input.scale_emb", &[SCALES, width]);
+        let scales = table("scaleembed_input.scale_emb", &[count, width]);
         let norm = Affine::normalisation(&mut layout, "transformer_encoder.encoder_norm", width);
         let blocks = (0..blocks).map(|k| {
             let name = block_name(k);
@@ -141,6 +142,7 @@ impl Net {
             head,
             width,
             outputs,
+            count,
         }
     }
 
@@ -154,11 +156,16 @@ impl Net {
         self.outputs
     }
 
-    /// A picture at three scales to `[1, outputs]`.
+    /// Scales that it looks at.
+    pub(super) fn scales(&self) -> usize {
+        self.count
+    }
+
+    /// A picture at all scales to `[1, outputs]`.
     ///
     /// # Errors
     /// None is expected.
-    pub(super) fn forward(&self, p: &Params, scales: &[Scale], device: &Device) -> Result<Tensor<2>> {
+    pub(super) fn forward(&self, p: &Params, scales: &[Scale], form: Form, device: &Device) -> Result<Tensor<2>> {
         let mut tokens = vec![p.flat(self.class).reshape([1, self.width])];
         for (number, scale) in scales.iter().enumerate() {
             let of_scale = p.get::<2>(self.scales).narrow(0, number, 1);
@@ -177,7 +184,7 @@ impl Net {
         let [count, width] = tokens.dims();
         // Channels first, as the kernels have them.
         let x = tokens.transpose().reshape([1, width, 1, count]);
-        let x = self.blocks.iter().fold(x, |x, block| block.forward(p, x));
+        let x = self.blocks.iter().fold(x, |x, block| block.forward(p, x, form));
         let class = x.narrow(3, 0, 1).reshape([1, width, 1]);
         Ok(self.head.linear(p, normalise(p, self.norm, class).reshape([1, width])))
     }
@@ -198,14 +205,18 @@ impl Net {
 
 impl Block {
     /// `[1, width, 1, tokens]` to the same.
-    fn forward(&self, p: &Params, x: Tensor<4>) -> Tensor<4> {
+    fn forward(&self, p: &Params, x: Tensor<4>, form: Form) -> Tensor<4> {
         let [n, width, one, count] = x.dims();
         let map = |tokens: Tensor<3>| tokens.reshape([n, width, one, count]);
         let normalised = |norm: Affine, x: &Tensor<4>| map(normalise(p, norm, x.clone().reshape([n, width, count])));
         let seen = normalised(self.norm_1, &x);
         let [q, k, v] = self.qkv.map(|linear| linear.conv(p, seen.clone(), 1).reshape([n, width, count]));
         let x = x + self.out.conv(p, map(cross_attention(q, k, v, width / HEAD)), 1);
-        let wide = gelu(self.widen.conv(p, normalised(self.norm_2, &x), 1));
+        let wide = self.widen.conv(p, normalised(self.norm_2, &x), 1);
+        let wide = match form {
+            Form::Pyiqa => gelu(wide),
+            Form::Authors => gelu_approximate(wide),
+        };
         x + self.narrow.conv(p, wide, 1)
     }
 }
