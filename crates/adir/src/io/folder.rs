@@ -98,7 +98,7 @@ pub fn is_plain(path: &str) -> bool {
 
 /// Whether a file name ends like an image that can be read.
 fn is_image_name(name: &Path) -> bool {
-    ImageFormat::from_path(name).is_ok()
+    ImageFormat::reads(name)
 }
 
 /// Adds the images in `folder/below` and its folders to `found`. Only this folder's own fault is an error.

@@ -171,7 +171,7 @@ impl Default for WriteOptions {
     }
 }
 
-/// Reads a PNG, JPEG, WebP, TIFF, FITS or OpenEXR image, told apart by content. Of several frames or pages it is the first.
+/// Reads a PNG, JPEG, WebP, TIFF, FITS, OpenEXR or JPEG XL image, told apart by content. Of several frames or pages it is the first.
 ///
 /// # Errors
 /// [`Error::Input`] if the file is missing, damaged, cut off or of another kind, if floats do not fit the range from
@@ -361,7 +361,7 @@ fn decode(
     }
     let format = ImageFormat::from_content(&start).ok_or_else(|| {
         let other = other_kind(&start).map_or(String::new(), |kind| format!(" but a {kind} file: {}", way_out(kind)));
-        Error::input(path, format!("is not a PNG, JPEG, WebP, TIFF, FITS or OpenEXR image{other}"))
+        Error::input(path, format!("is not a PNG, JPEG, WebP, TIFF, FITS, OpenEXR or JPEG XL image{other}"))
     })?;
     let decoded = codec::decode(format, path, reader, reading.page.unwrap_or(1), limits)?;
     Ok((format, decoded))

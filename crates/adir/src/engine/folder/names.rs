@@ -20,11 +20,13 @@ impl Names {
     /// ending (`a.jpg` becomes `a.png`), unless another file would get the same name: then the ending is added
     /// (`a.jpg.png`). Names of samples (`a.1.png`) count, too.
     pub fn new(files: &[&str], format: Option<ImageFormat>, samples: usize) -> Self {
-        let keeps =
-            |file: &str| format.is_none_or(|format| ImageFormat::from_path(Path::new(file)).ok() == Some(format));
-        let wish = |file: &str| match format {
-            Some(format) if !keeps(file) => Path::new(file).with_extension(ending(format)),
-            _ => PathBuf::from(file),
+        let own = |file: &str| ImageFormat::from_path(Path::new(file)).ok();
+        // What is read but not written becomes PNG.
+        let of = |file: &str| format.or_else(|| own(file)).unwrap_or(ImageFormat::Png);
+        let keeps = |file: &str| own(file) == Some(of(file));
+        let wish = |file: &str| match keeps(file) {
+            true => PathBuf::from(file),
+            false => Path::new(file).with_extension(ending(of(file))),
         };
         let mut wishes: BTreeMap<PathBuf, usize> = BTreeMap::new();
         for file in files {
@@ -36,8 +38,7 @@ impl Names {
         for k in first.into_iter().chain(then) {
             let file = files[k];
             let alone = Some(wish(file)).filter(|wish| keeps(file) || wishes[wish] == 1);
-            let format = format.or_else(|| ImageFormat::from_path(Path::new(file)).ok()).unwrap_or(ImageFormat::Png);
-            let name = alone.filter(|name| names.is_free(name)).unwrap_or_else(|| names.other(file, format));
+            let name = alone.filter(|name| names.is_free(name)).unwrap_or_else(|| names.other(file, of(file)));
             names.taken.extend(names.all(&name));
             names.outputs[k] = name;
         }
@@ -71,6 +72,7 @@ fn ending(format: ImageFormat) -> &'static str {
         ImageFormat::Tiff => "tif",
         ImageFormat::Fits => "fits",
         ImageFormat::OpenExr => "exr",
+        ImageFormat::JpegXl => "jxl",
     }
 }
 
@@ -99,6 +101,7 @@ mod tests {
         let png = Some(ImageFormat::Png);
         assert_eq!(named(&["a.tif", "b.JPG", "c.PNG"], png, 1), ["a.png", "b.png", "c.PNG"]);
         assert_eq!(named(&["a.jpg", "a.png", "b.jpg"], png, 1), ["a.jpg.png", "a.png", "b.png"]);
+        assert_eq!(named(&["a.jxl", "b.jxl", "b.png"], None, 1), ["a.png", "b.jxl.png", "b.png"]);
         assert_eq!(named(&["a.jpg", "a.webp"], png, 1), ["a.jpg.png", "a.webp.png"]);
         assert_eq!(named(&["a.jpg", "a.jpg.png", "a.png"], png, 1), ["a.jpg~2.png", "a.jpg.png", "a.png"]);
         // a.1.png is the first of two samples of a.png.

@@ -24,6 +24,7 @@ mod fits;
 mod fits_samples;
 mod jpeg;
 mod jpeg_markers;
+mod jxl;
 pub(super) mod kinds;
 mod png;
 mod png_chunks;
@@ -52,10 +53,18 @@ pub enum ImageFormat {
     Fits,
     /// Lossless; 32-bit float a sample.
     OpenExr,
+    /// Read only; 8 or 16 bits or 32-bit float a sample.
+    JpegXl,
 }
 
 impl ImageFormat {
-    /// The format that a path's extension names.
+    /// Whether a path's extension is that of an image that can be read.
+    pub fn reads(path: &Path) -> bool {
+        let is_jxl = path.extension().is_some_and(|extension| extension.eq_ignore_ascii_case("jxl"));
+        is_jxl || Self::from_path(path).is_ok()
+    }
+
+    /// The format that a path's extension names, of those that can be written.
     ///
     /// # Errors
     /// [`Error::Config`] for an unknown extension.
@@ -68,6 +77,10 @@ impl ImageFormat {
             "tif" | "tiff" => Ok(Self::Tiff),
             "fits" | "fit" | "fts" => Ok(Self::Fits),
             "exr" => Ok(Self::OpenExr),
+            "jxl" => Err(Error::config(format!(
+                "{}: JPEG XL is read, not written: choose .png, or .tif for floats",
+                path.display()
+            ))),
             other => Err(Error::config(format!(
                 "{}: unknown image format {other:?}, expected .png, .jpg, .webp, .tif, .fits or .exr",
                 path.display()
@@ -84,6 +97,7 @@ impl ImageFormat {
             [b'I', b'I', 42 | 43, 0, ..] | [b'M', b'M', 0, 42 | 43, ..] => Some(Self::Tiff),
             [b'S', b'I', b'M', b'P', b'L', b'E', b' ', b' ', b'=', ..] => Some(Self::Fits),
             [b'v', b'/', b'1', 1, ..] => Some(Self::OpenExr),
+            [0xff, 0x0a, ..] | [0, 0, 0, 12, b'J', b'X', b'L', b' ', ..] => Some(Self::JpegXl),
             _ => None,
         }
     }
@@ -95,12 +109,13 @@ impl ImageFormat {
             Self::Png => depth != BitDepth::Float,
             Self::Tiff | Self::Fits => true,
             Self::OpenExr => depth == BitDepth::Float,
+            Self::JpegXl => false,
         }
     }
 
     /// Whether the format can hold an alpha channel.
     pub fn holds_alpha(self) -> bool {
-        !matches!(self, Self::Jpeg | Self::Fits)
+        !matches!(self, Self::Jpeg | Self::Fits | Self::JpegXl)
     }
 
     /// Whether the format can hold colours with that alpha, by which they are multiplied if `associated`. In OpenEXR they
@@ -257,6 +272,7 @@ pub(super) fn decode(
         ImageFormat::Tiff => tiff::decode(path, reader, page, limits),
         ImageFormat::Fits => fits::decode(path, reader, page, limits),
         ImageFormat::OpenExr => exr::decode(path, reader, page, limits),
+        ImageFormat::JpegXl => jxl::decode(path, reader, page, limits),
     }?;
     let Raster { width, height, channels, samples, .. } = &decoded.raster;
     let expected = (*width as usize).saturating_mul(*height as usize).saturating_mul(*channels);
@@ -289,6 +305,7 @@ pub(super) fn encode(
         ImageFormat::Tiff => tiff::encode(path, file, raster, metadata),
         ImageFormat::Fits => fits::encode(path, file, raster, metadata),
         ImageFormat::OpenExr => exr::encode(path, file, raster, metadata),
+        ImageFormat::JpegXl => Err(refused(path, "JPEG XL is read, not written")),
     }?;
     file.flush().map_err(|e| Error::io(path, e))
 }

@@ -168,8 +168,11 @@ impl Net {
     /// # Errors
     /// None is expected.
     pub(super) fn forward(&self, p: &Params, scales: &[Scale], form: Form, device: &Device) -> Result<Tensor<2>> {
-        let patches: Vec<(usize, usize)> =
-            scales.iter().enumerate().flat_map(|(number, scale)| (0..scale.count()).map(move |k| (number, k))).collect();
+        let patches: Vec<(usize, usize)> = scales
+            .iter()
+            .enumerate()
+            .flat_map(|(number, scale)| (0..scale.count()).map(move |k| (number, k)))
+            .collect();
         // The weights of the embedding are laid out for every product anew: few large products are quicker.
         let seen = patches.chunks(EMBEDDED).map(|patches| {
             let stems = patches.chunks(TOGETHER).map(|patches| {
