@@ -82,10 +82,11 @@ impl Block {
 
     /// [`Layer::products`] of all, for a joined input of that shape.
     pub(in crate::models) fn products(&self, layout: &ParamLayout, input: ImageShape) -> u64 {
-        let add = |(shape, sum): (ImageShape, u64), layer: &Box<dyn Layer>| {
+        let layers = self.layers.iter().map(AsRef::as_ref);
+        let add = |(shape, sum): (ImageShape, u64), layer: &dyn Layer| {
             (layer.output(shape), sum + layer.products(layout, shape))
         };
-        self.layers.iter().fold((input, 0), add).1
+        layers.fold((input, 0), add).1
     }
 }
 

@@ -37,7 +37,7 @@ pub struct PaperCell {
     /// What the model was adapted to, nearest first.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub neighbours: Vec<ImageRecord>,
-    /// Images of the gallery that show what the reference shows, which were left out.
+    /// Images of the gallery that show what the photograph shows, which were left out.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub copies: usize,
     /// By the names of the metrics.

@@ -8,6 +8,7 @@
 mod cell;
 mod config;
 mod cost;
+mod differences;
 mod plan;
 mod prepare;
 mod report;

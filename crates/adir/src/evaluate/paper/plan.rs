@@ -10,8 +10,8 @@ use super::super::method::Method;
 use super::config::PaperConfig;
 use super::cost::{self, Cost};
 use super::prepare::Preparation;
-use super::requests::{level, of_latents, of_pixels};
-use super::tables::{Experiment, Table};
+use super::requests::{of_latents, of_pixels};
+use super::tables::Experiment;
 use crate::engine::{Engine, Event, Watch};
 use crate::io::folder::image_files;
 use crate::io::hash::{ContentHash, hash_file};
@@ -24,8 +24,6 @@ use crate::{Error, Result};
 
 /// Raise it when the same recipe comes to make other pictures, beside that of other evaluations.
 const BEHAVIOUR: u32 = 1;
-/// Parameters of the paper's guided-diffusion model, 256x256_diffusion_uncond.pt.
-const PARAMETERS: usize = 552_814_086;
 
 /// A checked table.
 #[derive(Debug)]
@@ -183,75 +181,6 @@ impl PaperPlan {
             "method": described,
         });
         Ok(PaperStep { experiment, side, method, cost, recipe })
-    }
-
-    /// In what the table is not the paper's.
-    fn differences(&self, engine: &Engine) -> Result<Vec<String>> {
-        let (config, table) = (&self.config, self.config.table);
-        let mut found = Vec::new();
-        let mut note = |differs: bool, text: String| {
-            if differs {
-                found.push(text);
-            }
-        };
-        let own =
-            |name: &str, k: usize| Path::new(name).file_stem().is_some_and(|s| s == format!("{:04}", 801 + k).as_str());
-        let named = self.images.iter().enumerate().all(|(k, image)| own(&image.name, k));
-        let (first, last) = (&self.images[0].name, &self.images[self.images.len() - 1].name);
-        note(
-            !named || self.images.len() != Table::IMAGES,
-            format!("{} images, {first} to {last} (0801 to 0850 of DIV2K)", self.images.len()),
-        );
-        let side = self.steps.iter().map(|step| step.side).max().unwrap_or(0);
-        let usual = table.experiments().iter().map(|experiment| experiment.side).max().unwrap_or(0);
-        note(
-            config.side.is_some_and(|_| side != usual),
-            format!("references of up to {side}x{side} pixels ({usual}x{usual})"),
-        );
-        note(
-            config.preparation != Preparation::Centre,
-            format!(
-                "references are cut: {} (not known; here as guided-diffusion's images by default)",
-                config.preparation
-            ),
-        );
-        note(config.steps() != table.steps(), format!("{} steps of sampling ({})", config.steps(), table.steps()));
-        let adapts = |methods: &[Method]| self.steps.iter().any(|step| methods.contains(&step.method));
-        if adapts(&[Method::Itself, Method::Knn, Method::Lora]) {
-            let given = &config.adapt;
-            let crop = table.adaptation_crop();
-            note(
-                given.iterations.is_some_and(|n| n != 400),
-                format!("{} steps of adaptation (400; IA 100)", given.iterations.unwrap_or(0)),
-            );
-            note(
-                given.learning_rate.is_some_and(|r| r != 1e-4),
-                format!("learning rate {} (1e-4)", given.learning_rate.unwrap_or(0.0)),
-            );
-            note(given.batch.is_some_and(|n| n != 6), format!("{} crops a step (6)", given.batch.unwrap_or(0)));
-            note(
-                given.crop.is_some_and(|n| n != crop),
-                format!("crops of {} pixels ({crop})", given.crop.unwrap_or(0)),
-            );
-            note(given.ema.is_some(), format!("moving average with decay {}", given.ema.unwrap_or(0.0)));
-            note(given.strength.is_some_and(|s| s != 1.0), "another strength of the adaptation".into());
-            note(given.p2_gamma.is_some() || given.p2_k.is_some(), "noise levels have weights in the loss".into());
-        }
-        if adapts(&[Method::Knn, Method::Lora]) {
-            let usual = table.neighbours();
-            note(config.neighbours() != usual, format!("{} nearest images ({usual})", config.neighbours()));
-            let encoder = engine.encoder()?;
-            let name = &encoder.id().name;
-            note(!name.to_lowercase().contains("clip"), format!("neighbours by {name} (CLIP)"));
-        }
-        if let (Some(_), false) = (&config.model, table.is_latent()) {
-            let parameters = engine.header()?.parameter_count();
-            note(parameters != PARAMETERS, format!("a model of {parameters} parameters ({PARAMETERS})"));
-        }
-        note(table.is_latent() && level(config) != 0, format!("the x4 upscaler adds noise of level {}", level(config)));
-        let precision = engine.placement().1.to_string();
-        note(precision != "f32", format!("networks compute in {precision}"));
-        Ok(found)
     }
 }
 

@@ -12,6 +12,9 @@ const KONIQ: &str = "musiq";
 const AVA: &str = "musiq_ava";
 const LPIPS: &str = "lpips_";
 
+/// What a version of the paper says of a row.
+type OfRow = fn(&Row) -> &Published;
+
 /// A column: how a metric is headed, and what the paper says of it.
 struct Column<'a> {
     metric: Option<&'a dyn Metric>,
@@ -63,7 +66,7 @@ impl<'a> Column<'a> {
     }
 
     /// What the paper says of a row, as it is printed: nothing where no row has it.
-    fn said(&self, row: &Row, of: fn(&Row) -> &Published) -> String {
+    fn said(&self, row: &Row, of: OfRow) -> String {
         let said = self.published.and_then(|value| value(of(row)));
         said.map_or_else(|| "-".into(), |value| format!("{value}"))
     }
@@ -119,8 +122,8 @@ impl PaperPlan {
             .filter_map(|step| Some((*step, self.experiment(step).rows.iter().find(|row| row.method == step.method)?)))
             .collect();
         // The paper's versions that say something of this task in a column.
-        let versions: [(&str, fn(&Row) -> &Published); 2] = [("v1", |row| &row.first), ("v2", |row| &row.second)];
-        let said = |column: &Column<'_>, of: fn(&Row) -> &Published| {
+        let versions: [(&str, OfRow); 2] = [("v1", |row| &row.first), ("v2", |row| &row.second)];
+        let said = |column: &Column<'_>, of: OfRow| {
             column.published.is_some_and(|value| rows.iter().any(|(_, row)| value(of(row)).is_some()))
         };
         let mut headings = vec!["row".to_owned()];
@@ -192,7 +195,7 @@ impl PaperPlan {
             let _ = writeln!(
                 text,
                 "\nNearest image that a model was adapted to: {least:.3} radians from its observation. Left out as copies of \
-                 a reference: up to {copies}."
+                 a photograph: up to {copies}."
             );
         }
     }
