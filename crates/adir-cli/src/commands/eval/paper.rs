@@ -8,6 +8,7 @@ use adir::evaluate::paper::{PaperConfig, PaperFolder, PaperPlan, Preparation, Ta
 use adir::io::ending::{Written, check_ending};
 use adir::io::folder::check_output_folder;
 use adir::metric::{Metric, standard};
+use adir::tensor::is_cpu;
 use adir::{Error, Result};
 use clap::Args;
 
@@ -112,10 +113,12 @@ pub fn run(args: &EvalArgs, table: Table, log: &Log) -> Result<u8> {
     check_output(&output, std::slice::from_ref(&config.images))?;
     let folder = PaperFolder::new(&output);
     let builder = args.settings.engine(args.model.engine()).cache(FolderCache::new(folder.unfinished()));
-    let engine = match args.paper.checkpoint_seconds {
+    let builder = match args.paper.checkpoint_seconds {
         Some(time) => builder.state_every(time),
         None => builder,
     };
+    // A plan tells what all rows take, before it is refused for that.
+    let engine = if args.paper.plan { builder.memory(None) } else { builder };
     let engine = engine.build()?;
     let watcher = log.watcher();
     let watch = |event: &Event| watcher.see(event);
@@ -127,7 +130,15 @@ pub fn run(args: &EvalArgs, table: Table, log: &Log) -> Result<u8> {
         say!("images               {images}, {steps} rows each; this part: shard {}", plan.config().shard)?;
         plan.differs().iter().try_for_each(|line| say!("not the paper's      {line}"))?;
         let done = plan.kept(&folder)?;
-        return say!("\n{}", plan.costs(speed(engine.compute())?, &done)).map(|()| crate::exit::DONE);
+        say!("\n{}", plan.costs(speed(engine.compute())?, &done))?;
+        return match (plan.memory(), args.model.memory()) {
+            (need, Some(free)) if need > free && is_cpu(&engine.compute().device) => Err(Error::Limits(format!(
+                "this needs about {:.1} GB of memory, but only {:.1} GB are free",
+                need as f64 / 1e9,
+                free as f64 / 1e9
+            ))),
+            _ => Ok(crate::exit::DONE),
+        };
     }
     plan.differs().iter().for_each(|line| log.info(&format!("not the paper's: {line}")));
     let made = plan.run(&engine, &metrics, &folder, &watch, |cell| {

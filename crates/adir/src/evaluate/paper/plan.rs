@@ -115,6 +115,11 @@ impl PaperPlan {
         &self.steps
     }
 
+    /// Bytes of memory that its rows take at most.
+    pub fn memory(&self) -> u64 {
+        self.steps.iter().map(|step| step.cost.memory).max().unwrap_or(0)
+    }
+
     /// In what it is not the paper's, a line each.
     pub fn differs(&self) -> &[String] {
         &self.differences

@@ -12,8 +12,18 @@ const KONIQ: &str = "musiq";
 const AVA: &str = "musiq_ava";
 const LPIPS: &str = "lpips_";
 
-/// What a version of the paper says of a row.
-type OfRow = fn(&Row) -> &Published;
+/// A version of the paper, and what it says of a row.
+struct Version {
+    name: &'static str,
+    of: fn(&Row) -> &Published,
+    /// Digits behind the point, where all its numbers have as many.
+    digits: Option<usize>,
+}
+
+const VERSIONS: [Version; 2] = [
+    Version { name: "paper v1", of: |row| &row.first, digits: Some(3) },
+    Version { name: "paper v2", of: |row| &row.second, digits: None },
+];
 
 /// A column: how a metric is headed, and what the paper says of it.
 struct Column<'a> {
@@ -65,10 +75,14 @@ impl<'a> Column<'a> {
         }
     }
 
-    /// What the paper says of a row, as it is printed: nothing where no row has it.
-    fn said(&self, row: &Row, of: OfRow) -> String {
-        let said = self.published.and_then(|value| value(of(row)));
-        said.map_or_else(|| "-".into(), |value| format!("{value}"))
+    /// What a version says of a row.
+    fn said(&self, version: &Version, row: &Row) -> Option<f64> {
+        self.published.and_then(|value| value((version.of)(row)))
+    }
+
+    /// The versions that say something of any of these rows.
+    fn versions(&self, rows: &[(&PaperStep, &Row)]) -> impl Iterator<Item = &'static Version> {
+        VERSIONS.iter().filter(|version| rows.iter().any(|(_, row)| self.said(version, row).is_some()))
     }
 }
 
@@ -121,16 +135,10 @@ impl PaperPlan {
             .iter()
             .filter_map(|step| Some((*step, self.experiment(step).rows.iter().find(|row| row.method == step.method)?)))
             .collect();
-        // The paper's versions that say something of this task in a column.
-        let versions: [(&str, OfRow); 2] = [("v1", |row| &row.first), ("v2", |row| &row.second)];
-        let said = |column: &Column<'_>, of: OfRow| {
-            column.published.is_some_and(|value| rows.iter().any(|(_, row)| value(of(row)).is_some()))
-        };
         let mut headings = vec!["row".to_owned()];
         for column in columns {
             headings.push(column.heading.clone());
-            headings
-                .extend(versions.iter().filter(|(_, of)| said(column, *of)).map(|(name, _)| format!("paper {name}")));
+            headings.extend(column.versions(&rows).map(|version| version.name.to_owned()));
         }
         headings.push("images".into());
         let mut line = |cells: &[String]| {
@@ -143,7 +151,11 @@ impl PaperPlan {
             let mut shown = vec![self.config.table.label(row.method).to_owned()];
             for column in columns {
                 shown.push(column.mean(&mine));
-                shown.extend(versions.iter().filter(|(_, of)| said(column, *of)).map(|(_, of)| column.said(row, *of)));
+                shown.extend(column.versions(&rows).map(|version| match (column.said(version, row), version.digits) {
+                    (None, _) => "-".into(),
+                    (Some(value), Some(digits)) => format!("{value:.digits$}"),
+                    (Some(value), None) => value.to_string(),
+                }));
             }
             shown.push(format!("{} of {}", mine.len(), self.images.len()));
             line(&shown);
@@ -159,12 +171,11 @@ impl PaperPlan {
             "| task | side | row | memory, GB | 10^12 products | hours an image | images left | hours |\n",
         );
         text.push_str("|---|---|---|---|---|---|---|---|\n");
-        let (mut hours, mut memory) = (0.0, 0);
+        let mut hours = 0.0;
         for step in &self.steps {
             let there = done.iter().filter(is_own).filter(|cell| self.holds(step, cell)).count();
             let (left, each) = (own.len() - there, step.cost.hours(speed));
             hours += left as f64 * each;
-            memory = memory.max(step.cost.memory);
             let _ = writeln!(
                 text,
                 "| {} | {} | {} | {:.2} | {:.3} | {each:.3} | {left} | {:.2} |",
@@ -176,7 +187,7 @@ impl PaperPlan {
                 left as f64 * each
             );
         }
-        let (memory, speed) = (memory as f64 / 1e9, speed / 1e9);
+        let (memory, speed) = (self.memory() as f64 / 1e9, speed / 1e9);
         let _ = write!(
             text,
             "\nin all               about {hours:.2} hours and {memory:.2} GB, at {speed:.0} * 10^9 products a second as \
