@@ -334,6 +334,10 @@ fn what_does_not_fit_is_refused_before_anything_is_computed() {
             ("--gallery", "photos.index"),
             ("--model", "gd.safetensors"),
             ("-o", "out"),
+            // What is not refused ends soon.
+            ("--steps", "2"),
+            ("--iterations", "1"),
+            ("--adapt-crop", "16"),
         ]);
         for (name, value) in changes {
             match value {

@@ -32,7 +32,10 @@ pub struct PaperPlan {
     pub(super) images: Vec<PaperImage>,
     /// In the order of the table.
     pub(super) steps: Vec<PaperStep>,
+    /// What tells its weights from others.
     pub(super) model: String,
+    /// What tells its gallery from others.
+    pub(super) gallery: Option<String>,
     differences: Vec<String>,
 }
 
@@ -83,12 +86,8 @@ impl PaperPlan {
             sides.push(side);
         }
         let (images, first) = images(engine, &config, sides.iter().copied().max().unwrap_or(1), watch)?;
-        let model = match (&config.model, config.table.is_latent()) {
-            (None, _) => String::new(),
-            (Some(_), true) => contents_of(&latent_files(&config)?)?,
-            (Some(_), false) => engine.weights()?.0.sha256()?.to_string(),
-        };
-        let mut plan = Self { differences: Vec::new(), config, images, steps: Vec::new(), model };
+        let (model, gallery) = (String::new(), None);
+        let mut plan = Self { differences: Vec::new(), config, images, steps: Vec::new(), model, gallery };
         for (k, (experiment, side)) in experiments.iter().zip(sides).enumerate() {
             let seen = Observation::of(&plan.config, experiment, side, &first, &plan.images[0])?;
             for row in experiment.rows.iter().filter(|row| plan.config.rows().contains(&row.method)) {
@@ -97,6 +96,16 @@ impl PaperPlan {
             }
         }
         plan.differences = plan.differences(engine)?;
+        // Large files are read when nothing is refused any more.
+        let config = &plan.config;
+        plan.model = match (&config.model, config.table.is_latent()) {
+            (None, _) => String::new(),
+            (Some(_), true) => key::contents(&latent_files(config)?.files())?.join(" "),
+            (Some(_), false) => engine.weights()?.0.sha256()?.to_string(),
+        };
+        let searches = plan.steps.iter().any(|step| matches!(step.method, Method::Knn | Method::Lora));
+        let index = config.gallery.as_deref().filter(|_| searches);
+        plan.gallery = index.map(gallery_content).transpose()?;
         Ok(plan)
     }
 
@@ -147,16 +156,9 @@ impl PaperPlan {
         let config = &self.config;
         let (mut cost, mut described) = (Cost::default(), json!({"name": method.name()}));
         if !matches!(method, Method::Observed | Method::Bicubic) {
-            let gallery = match method {
-                Method::Knn | Method::Lora => config.gallery.as_deref().map(gallery_content).transpose()?,
-                _ => None,
-            };
             let (device, dtype) = engine.placement();
-            described["model"] = json!(self.model);
             described["seed"] = json!(config.seed);
             described["placement"] = json!([device, dtype.to_string()]);
-            described["gallery"] = json!(gallery);
-            described["neighbours"] = json!(gallery.is_some().then(|| config.neighbours()));
             if config.table.is_latent() {
                 let files = latent_files(config)?;
                 let request = of_latents(config, &files, method, Vec::new())?;
@@ -313,11 +315,6 @@ fn images(
 /// The latent diffusion model that was given.
 pub(super) fn latent_files(config: &PaperConfig) -> Result<LatentFiles> {
     LatentFiles::open(config.model.as_deref().ok_or_else(|| Error::config("no model"))?)
-}
-
-/// What tells the weights of a latent diffusion model apart: the hashes of its files.
-fn contents_of(files: &LatentFiles) -> Result<String> {
-    Ok(key::contents(&files.files())?.join(" "))
 }
 
 /// What stands for a gallery in keys: its index.

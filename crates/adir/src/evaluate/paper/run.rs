@@ -92,9 +92,15 @@ struct Restored {
 }
 
 impl PaperPlan {
-    /// Everything that determines the picture of an image in a step.
+    /// Everything that determines the picture of an image in a step, which is what its cell is named by.
     fn made_from(&self, step: &PaperStep, image: &PaperImage) -> Value {
         let mut all = step.recipe.clone();
+        if !matches!(step.method, Method::Observed | Method::Bicubic) {
+            all["method"]["model"] = json!(self.model);
+        }
+        if matches!(step.method, Method::Knn | Method::Lora) {
+            all["method"]["gallery"] = json!({"index": self.gallery, "neighbours": self.config.neighbours()});
+        }
         all["image"] = json!(image.content);
         all["noise"] = json!(image.noise(self.config.seed));
         all
