@@ -51,7 +51,7 @@ pub use event::{Event, Watch};
 pub use extent::Memory;
 pub use folder::{
     Each, FileFault, FileOutcome, FilePlan, FileState, FolderDone, FolderPlan, FolderRequest, ManifestEntry,
-    ManifestHead, Merged, Shard, merge,
+    ManifestHead, Merged, Shard, StackPlan, StackRecord, StackRequest, merge,
 };
 pub use gallery::{Gallery, build_index};
 pub use latent::{

@@ -31,6 +31,7 @@ mod raster;
 mod scale;
 pub mod side_inputs;
 pub mod sidecar;
+pub mod stack;
 pub mod tally;
 mod turned;
 pub mod weights;

@@ -7,10 +7,17 @@ use super::plan::{PaperPlan, PaperStep};
 use super::tables::{Published, Row};
 use crate::metric::Metric;
 
-/// Names of the metrics that the paper judges by; that of LPIPS goes on with its network.
-const KONIQ: &str = "musiq";
-const AVA: &str = "musiq_ava";
+/// What the paper judges by: how it calls that, the names of the metrics, as pyiqa computes them and as Google's program, and
+/// what a version says of it.
+const JUDGES: [(&str, [&str; 2], OfVersion); 2] = [
+    ("KonIQ-MUSIQ", ["musiq", "musiq_google"], |published| published.koniq),
+    ("AVA-MUSIQ", ["musiq_ava", "musiq_ava_google"], |published| published.ava),
+];
+/// How the names of LPIPS begin, which go on with its network.
 const LPIPS: &str = "lpips_";
+
+/// A number of what a version says.
+type OfVersion = fn(&Published) -> Option<f64>;
 
 /// A version of the paper, and what it says of a row.
 struct Version {
@@ -29,37 +36,35 @@ const VERSIONS: [Version; 2] = [
 struct Column<'a> {
     metric: Option<&'a dyn Metric>,
     heading: String,
-    published: Option<fn(&Published) -> Option<f64>>,
-    digits: usize,
+    published: Option<OfVersion>,
 }
 
 impl<'a> Column<'a> {
     /// The paper's own first, whether they can be measured or not; then LPIPS, and all others.
     fn all(metrics: &'a [Box<dyn Metric>]) -> Vec<Self> {
-        let by_name = |name: &str| metrics.iter().map(AsRef::as_ref).find(|metric| metric.name() == name);
-        let koniq = Column {
-            metric: by_name(KONIQ),
-            heading: "KonIQ-MUSIQ".into(),
-            published: Some(|published| published.koniq),
-            digits: 3,
-        };
-        let ava = Column {
-            metric: by_name(AVA),
-            heading: "AVA-MUSIQ".into(),
-            published: Some(|published| published.ava),
-            digits: 3,
-        };
-        let others = metrics.iter().map(AsRef::as_ref).filter(|metric| ![KONIQ, AVA].contains(&metric.name()));
-        let others = others.map(|metric| Column {
+        let metrics = || metrics.iter().map(AsRef::as_ref);
+        let mut columns = Vec::new();
+        for (judge, names, published) in JUDGES {
+            let column = |heading: String, metric| Column { metric, heading, published: Some(published) };
+            let found = metrics().filter(|metric| names.contains(&metric.name()));
+            columns.extend(found.map(|metric| match metric.name() == names[0] {
+                true => column(judge.into(), Some(metric)),
+                false => column(format!("{judge} by Google's program"), Some(metric)),
+            }));
+            if !metrics().any(|metric| names.contains(&metric.name())) {
+                columns.push(column(judge.into(), None));
+            }
+        }
+        let is_judge = |metric: &&dyn Metric| JUDGES.iter().any(|(_, names, _)| names.contains(&metric.name()));
+        let others = metrics().filter(|metric| !is_judge(metric));
+        columns.extend(others.map(|metric| Column {
             metric: Some(metric),
             heading: metric.name().replace('_', " "),
-            published: metric.name().starts_with(LPIPS).then_some(|published: &Published| published.lpips),
-            digits: metric.digits(),
-        });
-        let mut all: Vec<Self> = [koniq, ava].into_iter().chain(others).collect();
+            published: metric.name().starts_with(LPIPS).then_some((|published| published.lpips) as OfVersion),
+        }));
         // What has a published number beside it comes first.
-        all.sort_by_key(|column| column.published.is_none());
-        all
+        columns.sort_by_key(|column| column.published.is_none());
+        columns
     }
 
     /// The mean over the cells, as it is printed.
@@ -67,7 +72,7 @@ impl<'a> Column<'a> {
         let Some(metric) = self.metric else { return "not measured".into() };
         let values: Vec<f64> = cells.iter().filter_map(|cell| cell.value(metric.name())).collect();
         let finite: Vec<f64> = values.iter().copied().filter(|v| v.is_finite()).collect();
-        let (digits, count) = (self.digits, finite.len());
+        let (digits, count) = (metric.digits(), finite.len());
         match (values.is_empty(), count) {
             (true, _) => "-".into(),
             (false, 0) => "exact".into(),
