@@ -197,6 +197,7 @@ impl LatentAdaptArgs {
         request.adapt = Some(LatentAdapt {
             gallery: gallery.clone(),
             neighbours: self.neighbours.unwrap_or(50),
+            exclude: Vec::new(),
             by_text: query == Query::Text,
             if_better: query == Query::Auto,
             training,

@@ -58,7 +58,7 @@ impl ModelArgs {
     }
 
     /// Bytes that may be taken.
-    fn memory(&self) -> Option<u64> {
+    pub fn memory(&self) -> Option<u64> {
         memory::available().into_iter().chain(self.most()).min()
     }
 

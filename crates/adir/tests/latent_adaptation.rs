@@ -3,11 +3,12 @@
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
+use adir::adapt::Adapter;
 use adir::io::weights::{Dtype, TensorToWrite, WeightFile, write_safetensors};
 use adir::latent::{EncodedImage, Examples, LatentAdaptation, LatentAdapter, LatentOutcome, LatentTraining};
 use adir::models::Network;
 use adir::models::stable_diffusion::{Architecture, LatentFiles, add_lora, save_lora, write_random};
-use adir::optim::{AdaptedLayers, Lora};
+use adir::optim::AdaptedLayers;
 use adir::tensor::{Compute, Tensor, cpu, from_f32, to_f32};
 
 fn temporary(name: &str) -> PathBuf {
@@ -61,7 +62,7 @@ fn both_kinds_of_model_learn_what_they_are_shown() {
         for _ in 0..training.iterations {
             assert!(running.step().unwrap().loss.is_finite());
         }
-        let adapted = running.adapted();
+        let adapted = running.adapted().unwrap();
         let outcome = LatentOutcome::new(&before, &examples.held_out_losses(&adapted, &told, 1).unwrap());
         assert!(outcome.helped() && outcome.after < 0.9 * outcome.before, "{name}: {outcome:?}");
 
@@ -73,7 +74,7 @@ fn both_kinds_of_model_learn_what_they_are_shown() {
         }
 
         // Through a file of diffusers, the weights are what they were merged to.
-        let lora = running.lora();
+        let Adapter::Lora(lora) = running.adapter() else { panic!("factors are trained") };
         let path = folder.join("lora.safetensors");
         save_lora(&path, files.unet(), &lora.layers(), lora.rank(), lora.scale()).unwrap();
         let file = WeightFile::open(&path).unwrap();
@@ -112,7 +113,7 @@ fn an_adaptation_goes_on_from_files() {
             assert!(EncodedImage::load(&file, "others", upscales, &training).is_err());
             EncodedImage::load(&file, "these", upscales, &training).unwrap()
         };
-        let read = Examples::new(images.iter().enumerate().map(from_file).collect(), low_res).unwrap();
+        let read = Examples::new(images.iter().enumerate().map(from_file).collect(), low_res, true).unwrap();
 
         let new = |examples| LatentAdaptation::new(&unet, examples, &training, told.clone()).unwrap();
         let mut running = new(&whole);
@@ -132,24 +133,25 @@ fn an_adaptation_goes_on_from_files() {
         while resumed.taken() < resumed.total() {
             resumed.step().unwrap();
         }
-        let flat = |lora: &Lora| -> Vec<Vec<f32>> {
+        let flat = |adapter: &Adapter| -> Vec<Vec<f32>> {
+            let Adapter::Lora(lora) = adapter else { panic!("factors are trained") };
             lora.factors().layout().ids().map(|id| to_f32(&lora.factors().flat(id)).unwrap()).collect()
         };
-        assert!(flat(&running.lora()) == flat(&resumed.lora()), "{name}: other factors");
+        assert!(flat(&running.adapter()) == flat(&resumed.adapter()), "{name}: other factors");
         let outcomes = [&mut running, &mut resumed].map(|run| {
-            let adapted = run.adapted();
+            let adapted = run.adapted().unwrap();
             run.outcome(&adapted).unwrap().unwrap()
         });
         assert_eq!(outcomes[0], outcomes[1]);
 
         // The adapter of a cache.
         let path = folder.join("adapter");
-        LatentAdapter::save(&path, "key", &running.lora(), Some(outcomes[0])).unwrap();
+        LatentAdapter::save(&path, "key", &running.adapter(), Some(outcomes[0])).unwrap();
         let load = |key: &str| LatentAdapter::load(&WeightFile::open(&path).unwrap(), key);
         assert!(load("other").unwrap_err().to_string().contains("another adapter"));
         let kept = load("key").unwrap();
         assert_eq!(kept.outcome(), Some(outcomes[0]));
-        assert!(flat(&kept.lora(unet.params(), &training).unwrap()) == flat(&running.lora()));
+        assert!(flat(&kept.adapter(unet.params(), &training).unwrap()) == flat(&running.adapter()));
         let mut bytes = std::fs::read(&path).unwrap();
         let last = bytes.len() - 2;
         bytes[last] ^= 1;

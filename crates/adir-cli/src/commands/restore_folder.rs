@@ -32,7 +32,7 @@ pub struct FolderArgs {
 
 /// What `--shard` takes.
 #[derive(Debug, Clone, Copy)]
-enum ShardArg {
+pub(super) enum ShardArg {
     Given(Shard),
     Auto(Option<usize>),
 }
@@ -89,13 +89,14 @@ impl FolderArgs {
             overlap => Ok(overlap),
         }
     }
+}
 
-    fn shard(&self) -> Result<Shard> {
-        match self.shard {
-            None => Ok(Shard::WHOLE),
-            Some(ShardArg::Given(shard)) => Ok(shard),
-            Some(ShardArg::Auto(of)) => Shard::of_task(of, |name| std::env::var(name).ok()),
-        }
+/// The part that is asked for.
+pub(super) fn shard_of(given: Option<ShardArg>) -> Result<Shard> {
+    match given {
+        None => Ok(Shard::WHOLE),
+        Some(ShardArg::Given(shard)) => Ok(shard),
+        Some(ShardArg::Auto(of)) => Shard::of_task(of, |name| std::env::var(name).ok()),
     }
 }
 
@@ -115,7 +116,7 @@ fn request(args: &RestoreArgs, each: Each) -> Result<FolderRequest> {
         return Err(Error::config("--overlap has no effect here: each upscaling adapts to its own nearest images"));
     }
     let mut request = FolderRequest::new(args.input()?, &args.output, each);
-    request.shard = args.folder.shard()?;
+    request.shard = shard_of(args.folder.shard)?;
     request.format = args.folder.format;
     request.overlap = overlap.unwrap_or(request.overlap);
     request.every_page = args.every_page();

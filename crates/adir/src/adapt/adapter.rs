@@ -121,7 +121,8 @@ impl Adapter {
         }
     }
 
-    fn params(&self) -> &Params {
+    /// What is trained: all weights, or the factors.
+    pub(crate) fn params(&self) -> &Params {
         match self {
             Self::Full(params) => params,
             Self::Lora(lora) => lora.factors(),

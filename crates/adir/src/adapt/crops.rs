@@ -48,23 +48,26 @@ impl CropSource {
             let image = &self.images[noise.below(step, 3 * k, self.images.len())];
             let image = match self.scale {
                 CropScale::Native => image.clone(),
-                CropScale::Resized => self.resized(image, noise.uniform(step, 2 * k))?,
+                CropScale::Resized => resized(image, self.crop, noise.uniform(step, 2 * k))?,
             };
             let crop = square(&image, side, noise, step, 3 * k + 1);
             Ok(if self.flip && noise.uniform(step, 2 * k + 1) < 0.5 { crop.flip([3]) } else { crop })
         });
         Ok(Tensor::cat(crops.collect::<Result<Vec<_>>>()?, 0).to_device(device))
     }
+}
 
-    /// The image with a short side of 1 to 1.25 crops.
-    fn resized(&self, image: &Tensor<4>, drawn: f64) -> Result<Tensor<4>> {
-        let short = (self.crop as f64 * (1.0 + 0.25 * drawn)).round() as usize;
-        let mut image = image.clone();
-        while image.dims()[2].min(image.dims()[3]) >= 2 * short {
-            image = adir_kernels::avg_pool2(image);
-        }
-        with_short_side(&image, short)
+/// The image with a short side of 1 to 1.25 crops, by a number from 0 to 1.
+///
+/// # Errors
+/// As [`bicubic_resize`].
+pub(crate) fn resized(image: &Tensor<4>, crop: usize, drawn: f64) -> Result<Tensor<4>> {
+    let short = (crop as f64 * (1.0 + 0.25 * drawn)).round() as usize;
+    let mut image = image.clone();
+    while image.dims()[2].min(image.dims()[3]) >= 2 * short {
+        image = adir_kernels::avg_pool2(image);
     }
+    with_short_side(&image, short)
 }
 
 /// A grey or RGB image as RGB.

@@ -90,14 +90,6 @@ impl Learner {
         }
     }
 
-    /// The average of the factors so far, where factors are trained.
-    pub fn factors(&self) -> Option<Lora> {
-        match &self.state {
-            State::Full(_) => None,
-            State::Lora(lora) => Some(lora.with_factors(self.ema.params().clone())),
-        }
-    }
-
     /// The average so far, at the strength asked for.
     pub fn average(&self, base: &Params, strength: f64) -> Adapter {
         self.adapter(self.ema.params().clone(), base, strength)

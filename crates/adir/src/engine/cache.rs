@@ -80,6 +80,11 @@ pub trait Cache: Debug + Send + Sync {
         None
     }
 
+    /// Removes the adapter kept under `key`, of a latent diffusion model or another, where it is there.
+    fn forget_adapter(&self, key: &str) {
+        let _ = key;
+    }
+
     /// The folder where the states of the samples of a restoration named `key` may be kept, if anywhere.
     fn sampling_folder(&self, key: &str) -> Option<PathBuf> {
         let _ = key;
@@ -224,6 +229,12 @@ impl Cache for FolderCache {
 
     fn latent_adapter_path(&self, key: &str) -> Option<PathBuf> {
         Some(self.folder.join("latent").join(format!("{key}.safetensors")))
+    }
+
+    fn forget_adapter(&self, key: &str) {
+        for path in std::iter::once(self.adapter_path(key)).chain(self.latent_adapter_path(key)) {
+            let _ = std::fs::remove_file(path);
+        }
     }
 
     fn sampling_folder(&self, key: &str) -> Option<PathBuf> {

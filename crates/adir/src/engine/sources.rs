@@ -160,6 +160,25 @@ impl Engine {
         Ok(sources)
     }
 
+    /// What the files of a gallery hold that show what `x` does: those within that angle of it, a few of the nearest.
+    ///
+    /// # Errors
+    /// As [`Engine::gallery`].
+    pub(crate) fn copies_of(
+        &self,
+        gallery: &Path,
+        x: &Tensor<4>,
+        within: f64,
+        watch: &Watch<'_>,
+    ) -> Result<Vec<ContentHash>> {
+        /// As many copies as a gallery will hold.
+        const MOST: usize = 16;
+        let gallery = self.gallery(gallery, None, watch)?;
+        let nearest = gallery.nearest(&gallery.encoder().image(x)?, MOST, 0.0, &[], &self.limits, watch)?;
+        let close: Vec<_> = nearest.into_iter().filter(|n| n.distance < within).collect();
+        Ok(gallery.describe(&close)?.into_iter().map(|found| found.record.sha256).collect())
+    }
+
     /// The images of a gallery that are nearest to `observed`, or to the prompt, nearest first.
     pub(super) fn nearest(
         &self,

@@ -60,6 +60,17 @@ pub fn measure(
     x: &Tensor<4>,
     y: &Tensor<4>,
 ) -> Result<BTreeMap<String, Measurement>> {
+    measure_by(metrics.iter().map(AsRef::as_ref), made, task, x, y)
+}
+
+/// [`measure`] by metrics of a list that holds others, too.
+pub(super) fn measure_by<'m>(
+    metrics: impl Iterator<Item = &'m dyn Metric>,
+    made: &Made,
+    task: &EvalTask,
+    x: &Tensor<4>,
+    y: &Tensor<4>,
+) -> Result<BTreeMap<String, Measurement>> {
     let compared = task.measured(x, y)?;
     let (operator, y) = match &compared {
         None => (task.operator(x)?, y.clone()),
@@ -79,12 +90,12 @@ pub fn measure(
     for metric in metrics {
         let mut found = Measurement::default();
         if metric.over().samples() {
-            let values = made.samples.iter().map(|sample| value(metric.as_ref(), sample));
+            let values = made.samples.iter().map(|sample| value(metric, sample));
             let values: Option<Vec<f64>> = values.collect::<Result<_>>()?;
             found.one = values.map(|values| values.iter().sum::<f64>() / values.len() as f64);
         }
         if metric.over().mean() {
-            found.mean = value(metric.as_ref(), &made.mean)?;
+            found.mean = value(metric, &made.mean)?;
         }
         measured.insert(metric.name().to_owned(), found);
     }

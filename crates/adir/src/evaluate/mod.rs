@@ -6,6 +6,7 @@
 mod cell;
 mod key;
 mod method;
+pub mod paper;
 mod task;
 
 pub use cell::{Cell, Measurement, measure};
@@ -55,7 +56,12 @@ impl Truth {
 
     /// The noise depends on image and seed alone: it is the same for all methods and tasks.
     pub fn noise(&self, seed: u64) -> u64 {
-        let own = self.content.to_string().bytes().take(8).fold(0, |all: u64, byte| all << 8 | u64::from(byte));
-        own.wrapping_add(seed)
+        noise_of(&self.content, seed)
     }
+}
+
+/// The seed of the noise of the image in a file with that content.
+fn noise_of(content: &ContentHash, seed: u64) -> u64 {
+    let own = content.to_string().bytes().take(8).fold(0, |all: u64, byte| all << 8 | u64::from(byte));
+    own.wrapping_add(seed)
 }

@@ -1,5 +1,5 @@
-//! Adapting a latent diffusion model to a few images, as the paper trains it: low-rank factors, the network's own loss,
-//! one timestep for a whole batch.
+//! Adapting a latent diffusion model to a few images, as the paper trains it: low-rank factors or all weights, the network's
+//! own loss, one timestep for a whole batch.
 
 use std::path::Path;
 
@@ -8,11 +8,11 @@ use serde::{Deserialize, Serialize};
 
 use super::examples::Examples;
 use crate::adapt::learner::Learner;
-use crate::adapt::{AdaptConfig, AdaptStep, Trained, checkpoint};
+use crate::adapt::{AdaptConfig, AdaptStep, Adapter, CropScale, Trained, checkpoint};
 use crate::io::weights::WeightFile;
 use crate::models::{Denoiser, Prior};
 use crate::noise::{Noise, Stream};
-use crate::optim::{AdaptedLayers, Lora, Objective, accumulate, batch_loss, gradient_norm};
+use crate::optim::{AdaptedLayers, Objective, accumulate, batch_loss, gradient_norm};
 use crate::schedule::Timestep;
 use crate::tensor::Tensor;
 use crate::{Error, Result};
@@ -23,6 +23,9 @@ use crate::{Error, Result};
 pub struct LatentTraining {
     /// Steps.
     pub iterations: u32,
+    /// Whether all weights are trained, and no factors.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub full: bool,
     /// Rank of the factors, whose product counts half (alpha = rank / 2).
     pub rank: usize,
     /// The layers that get factors.
@@ -37,15 +40,37 @@ pub struct LatentTraining {
     pub crop: usize,
     /// Crops that are drawn of each image, and encoded.
     pub crops_per_image: usize,
+    /// Scale of the crops.
+    #[serde(default = "native", skip_serializing_if = "is_native")]
+    pub scale: CropScale,
+    /// Whether every fifth image is held out, to tell whether the adaptation helps.
+    #[serde(default = "yes", skip_serializing_if = "Clone::clone")]
+    pub held_out: bool,
     /// Seed of crops, masks, timesteps and noise.
     pub seed: u64,
 }
 
+fn yes() -> bool {
+    true
+}
+
+fn native() -> CropScale {
+    CropScale::Native
+}
+
+fn is_native(scale: &CropScale) -> bool {
+    *scale == CropScale::Native
+}
+
 impl LatentTraining {
+    /// Most crops of an image.
+    pub const MOST_CROPS: usize = 64;
+
     /// That of the paper for super-resolution (Table 4): 400 steps, rate 1e-4, average 0.95; of rank 16.
     pub fn upscaler() -> Self {
         Self {
             iterations: 400,
+            full: false,
             rank: 16,
             layers: AdaptedLayers::Convolutions,
             rate: 1e-4,
@@ -53,6 +78,8 @@ impl LatentTraining {
             batch: 6,
             crop: 512,
             crops_per_image: 4,
+            scale: CropScale::Native,
+            held_out: true,
             seed: 0,
         }
     }
@@ -64,7 +91,10 @@ impl LatentTraining {
 
     /// The settings of what is trained, as other adaptations have them.
     fn learning(&self) -> AdaptConfig {
-        let trained = Trained::Lora { rank: self.rank, alpha: self.alpha(), layers: self.layers };
+        let trained = match self.full {
+            true => Trained::Full,
+            false => Trained::Lora { rank: self.rank, alpha: self.alpha(), layers: self.layers },
+        };
         AdaptConfig { learning_rate: self.rate, ema: self.ema, seed: self.seed, trained, ..AdaptConfig::paper() }
     }
 
@@ -87,8 +117,8 @@ impl LatentTraining {
             }
             Self { ema, .. } if !(0.0..1.0).contains(ema) => wrong(format!("decay {ema}: expected 0 to below 1")),
             Self { batch, .. } if !(1..=1024).contains(batch) => wrong(format!("{batch} crops a step")),
-            Self { crops_per_image, .. } if !(1..=64).contains(crops_per_image) => {
-                wrong(format!("{crops_per_image} crops of an image: expected 1 to 64"))
+            Self { crops_per_image, .. } if !(1..=Self::MOST_CROPS).contains(crops_per_image) => {
+                wrong(format!("{crops_per_image} crops of an image: expected 1 to {}", Self::MOST_CROPS))
             }
             Self { crop, .. } if *crop == 0 || !crop.is_multiple_of(multiple) || *crop > 4096 => {
                 wrong(format!("crops of {crop} pixels: expected a multiple of {multiple}, up to 4096"))
@@ -206,14 +236,17 @@ impl<'a> LatentAdaptation<'a> {
         Ok(Some(LatentOutcome::new(&self.learner.curve.before, &after)))
     }
 
-    /// The average of the factors so far.
-    pub fn lora(&self) -> Lora {
-        self.learner.factors().expect("factors are trained")
+    /// The average so far of what is trained.
+    pub fn adapter(&self) -> Adapter {
+        self.learner.average(self.prior.params(), 1.0)
     }
 
-    /// The network with them.
-    pub fn adapted(&self) -> Prior {
-        self.prior.with_params(self.lora().merged(self.prior.params()))
+    /// The network with it.
+    ///
+    /// # Errors
+    /// None is expected.
+    pub fn adapted(&self) -> Result<Prior> {
+        Ok(self.prior.with_params(self.adapter().apply(self.prior.params())?))
     }
 
     /// Writes the complete state for [`LatentAdaptation::resume`]; `of` tells what it belongs to.

@@ -1,4 +1,4 @@
-//! An adapter of a latent diffusion model in a cache: factors, under what key, and what held-out crops said.
+//! An adapter of a latent diffusion model in a cache: factors or all weights, under what key, and what held-out crops said.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -6,10 +6,12 @@ use std::path::Path;
 use serde::{Deserialize, Serialize};
 
 use super::adapt::{LatentOutcome, LatentTraining};
+use crate::adapt::Adapter;
 use crate::io::hash::{ContentHash, Hasher};
 use crate::io::weights::{Dtype, WeightFile};
 use crate::models::params::{ParamSpec, Params};
 use crate::optim::{Lora, save_params};
+use crate::tensor::{Compute, DType};
 use crate::{Error, Result};
 
 const ABOUT: &str = "adir_latent_adapter";
@@ -24,27 +26,27 @@ struct About {
     sha256: ContentHash,
 }
 
-/// The factors of an adapter, read before its network, and what held-out crops say of it.
+/// The values of an adapter, read before its network, and what held-out crops say of it.
 #[derive(Debug)]
 pub struct LatentAdapter {
-    factors: BTreeMap<String, Vec<f32>>,
+    values: BTreeMap<String, Vec<f32>>,
     outcome: Option<LatentOutcome>,
 }
 
 impl LatentAdapter {
-    /// Writes trained factors.
+    /// Writes what was trained.
     ///
     /// # Errors
     /// As [`save_params`].
-    pub fn save(path: &Path, key: &str, lora: &Lora, outcome: Option<LatentOutcome>) -> Result<()> {
-        let factors = lora.factors();
-        let layout = factors.layout();
+    pub fn save(path: &Path, key: &str, adapter: &Adapter, outcome: Option<LatentOutcome>) -> Result<()> {
+        let trained = adapter.params();
+        let layout = trained.layout();
         let values =
-            layout.ids().map(|id| Ok((layout.spec(id).name.clone(), crate::tensor::to_f32(&factors.flat(id))?)));
+            layout.ids().map(|id| Ok((layout.spec(id).name.clone(), crate::tensor::to_f32(&trained.flat(id))?)));
         let sha256 = checksum(&values.collect::<Result<_>>()?);
         let about = About { key: key.to_owned(), outcome, sha256 };
         let text = serde_json::to_string(&about).map_err(|e| Error::config(format!("an adapter: {e}")))?;
-        save_params(path, factors, Dtype::F32, &BTreeMap::from([(ABOUT.to_owned(), text)]))
+        save_params(path, trained, Dtype::F32, &BTreeMap::from([(ABOUT.to_owned(), text)]))
     }
 
     /// Reads the adapter of that key.
@@ -59,11 +61,11 @@ impl LatentAdapter {
             return Err(fault("is another adapter than its name says"));
         }
         let values = |name: &str| Ok((name.to_owned(), file.read_f32(name)?));
-        let factors: BTreeMap<_, _> = file.names().map(values).collect::<Result<_>>()?;
-        if checksum(&factors) != about.sha256 {
+        let values: BTreeMap<_, _> = file.names().map(values).collect::<Result<_>>()?;
+        if checksum(&values) != about.sha256 {
             return Err(fault("is damaged: its values are not those that were written"));
         }
-        Ok(Self { factors, outcome: about.outcome })
+        Ok(Self { values, outcome: about.outcome })
     }
 
     /// What held-out crops say of it, where any were held out.
@@ -71,22 +73,26 @@ impl LatentAdapter {
         self.outcome
     }
 
-    /// The factors, for a network with those parameters.
+    /// The adapter, for a network with those parameters.
     ///
     /// # Errors
-    /// [`Error::Config`] when they belong to another network, or to other settings.
-    pub fn lora(mut self, base: &Params, training: &LatentTraining) -> Result<Lora> {
+    /// [`Error::Config`] when it belongs to another network, or to other settings.
+    pub fn adapter(mut self, base: &Params, training: &LatentTraining) -> Result<Adapter> {
         let read = |spec: &ParamSpec| {
-            let values = self.factors.remove(&spec.name);
+            let values = self.values.remove(&spec.name);
             values.ok_or_else(|| Error::config(format!("the adapter in the cache has no {}", spec.name)))
         };
-        Lora::read(base, training.rank, training.alpha(), training.layers, read)
+        if training.full {
+            let compute = Compute::new(&base.device(), DType::F32);
+            return Params::load(base.layout().clone(), &compute, read).map(Adapter::Full);
+        }
+        Lora::read(base, training.rank, training.alpha(), training.layers, read).map(Adapter::Lora)
     }
 }
 
-fn checksum(factors: &BTreeMap<String, Vec<f32>>) -> ContentHash {
+fn checksum(values: &BTreeMap<String, Vec<f32>>) -> ContentHash {
     let mut hasher = Hasher::default();
-    for (name, values) in factors {
+    for (name, values) in values {
         hasher.update(name.as_bytes());
         hasher.update(&values.iter().flat_map(|value| value.to_le_bytes()).collect::<Vec<u8>>());
     }

@@ -7,8 +7,8 @@ use burn::tensor::DType;
 
 use super::adapt::LatentTraining;
 use super::inpaint::{Hole, beside};
-use crate::adapt::crops::{enlarged, of_three_channels, square};
-use crate::adapt::is_held_out;
+use crate::adapt::crops::{enlarged, of_three_channels, resized, square};
+use crate::adapt::{CropScale, is_held_out};
 use crate::io::weights::{Dtype, TensorSpec, WeightFile, stream_safetensors};
 use crate::models::stable_diffusion::{Latents, LowRes, Posterior};
 use crate::models::{Conditioning, Conditions, Denoiser, Prior};
@@ -66,7 +66,12 @@ impl EncodedImage {
         let image = enlarged(of_three_channels(image.clone().clamp(-1.0, 1.0))?, training.crop)?;
         let encode = |k: usize| {
             let draw = (i * training.crops_per_image + k) as u32;
-            let crop = square(&image, training.crop, &noise, draw, 0);
+            let scaled = match training.scale {
+                CropScale::Native => image.clone(),
+                // Apart from the numbers that place crops and masks.
+                CropScale::Resized => resized(&image, training.crop, noise.uniform(draw, 4))?.clamp(-1.0, 1.0),
+            };
+            let crop = square(&scaled, training.crop, &noise, draw, 0);
             let beside = if upscales {
                 Beside::Small(bicubic_resize(&crop, training.crop / 4, training.crop / 4)?.into())
             } else {
@@ -139,17 +144,21 @@ pub struct Examples {
 
 impl Examples {
     /// Those of images that are encoded already, for an upscaler with `low_res` and a level of noise, else for inpainting.
-    /// Images are held out as by [`is_held_out`].
+    /// Images are held out as by [`is_held_out`], if any are to be.
     ///
     /// # Errors
     /// [`Error::Config`] for no images.
-    pub fn new(images: Vec<EncodedImage>, low_res: Option<(LowRes, usize)>) -> Result<Self> {
+    pub fn new(images: Vec<EncodedImage>, low_res: Option<(LowRes, usize)>, hold_out: bool) -> Result<Self> {
         if images.is_empty() {
             return Err(Error::config("no images to adapt to"));
         }
         let (mut examples, count) = (Self { training: Vec::new(), held_out: Vec::new(), low_res }, images.len());
         for (i, EncodedImage(crops)) in images.into_iter().enumerate() {
-            if is_held_out(i, count) { examples.held_out.extend(crops) } else { examples.training.extend(crops) }
+            if hold_out && is_held_out(i, count) {
+                examples.held_out.extend(crops)
+            } else {
+                examples.training.extend(crops)
+            }
         }
         Ok(examples)
     }
@@ -170,7 +179,7 @@ impl Examples {
             encoded.push(EncodedImage::encode(image, i, autoencoder, low_res.is_some(), training)?);
             done(i + 1)?;
         }
-        Self::new(encoded, low_res)
+        Self::new(encoded, low_res, training.held_out)
     }
 
     /// Whether any are held out.

@@ -29,6 +29,9 @@ pub trait Layer: Debug + Send + Sync {
     fn output(&self, input: ImageShape) -> ImageShape;
     /// Elements that a tracked forward pass of one image of that shape keeps for the backward pass.
     fn kept(&self, input: ImageShape) -> usize;
+    /// Products that a forward pass of one image of that shape adds up, in the layers of `layout`, counted by their
+    /// definitions: algorithms may get along with fewer.
+    fn products(&self, layout: &ParamLayout, input: ImageShape) -> u64;
 }
 
 /// Layers that are computed, and computed again, together.
@@ -75,6 +78,15 @@ impl Block {
     /// Shape of the result, and elements kept, for a joined input of that shape.
     pub(in crate::models) fn size(&self, input: ImageShape) -> (ImageShape, usize) {
         self.layers.iter().fold((input, 0), |(shape, kept), layer| (layer.output(shape), kept + layer.kept(shape)))
+    }
+
+    /// [`Layer::products`] of all, for a joined input of that shape.
+    pub(in crate::models) fn products(&self, layout: &ParamLayout, input: ImageShape) -> u64 {
+        let layers = self.layers.iter().map(AsRef::as_ref);
+        let add = |(shape, sum): (ImageShape, u64), layer: &dyn Layer| {
+            (layer.output(shape), sum + layer.products(layout, shape))
+        };
+        layers.fold((input, 0), add).1
     }
 }
 
@@ -131,6 +143,11 @@ impl Affine {
         [self.weight, self.bias]
     }
 
+    /// Products of a layer whose result has that many positions.
+    pub fn products(self, layout: &ParamLayout, positions: usize) -> u64 {
+        products(layout, self.weight, positions)
+    }
+
     /// The linear layer, `[n, in]` to `[n, out]`.
     pub fn linear(self, p: &Params, x: Tensor<2>) -> Tensor<2> {
         p.linear(self.weight, x) + p.get::<1>(self.bias).unsqueeze()
@@ -169,6 +186,16 @@ impl Affine {
 
 fn elements(shape: ImageShape) -> usize {
     shape.channels * shape.height * shape.width
+}
+
+/// Products of a convolution or linear layer of that weight, for a result of that many positions.
+pub(in crate::models) fn products(layout: &ParamLayout, weight: ParamId, positions: usize) -> u64 {
+    layout.spec(weight).len() as u64 * positions as u64
+}
+
+/// Products of attention of the positions of a map to `keys` of as many channels.
+pub(in crate::models) fn products_of_attention(map: ImageShape, keys: usize) -> u64 {
+    2 * elements(map) as u64 * keys as u64
 }
 
 /// What a residual block does to the size of its input, on both branches.
@@ -291,6 +318,12 @@ impl Layer for ResBlock {
         let skip = if self.skip.is_some() { output } else { 0 };
         elements(input) + resampled + 2 * output + skip
     }
+
+    fn products(&self, layout: &ParamLayout, input: ImageShape) -> u64 {
+        let positions = self.output(input).pixels();
+        let convs = [self.in_conv, self.out_conv].into_iter().chain(self.skip);
+        convs.map(|conv| conv.products(layout, positions)).sum::<u64>() + self.emb.products(layout, 1)
+    }
 }
 
 /// Multi-head self-attention over the positions of the normalised map, added to it.
@@ -341,6 +374,11 @@ impl Layer for AttentionBlock {
     fn kept(&self, input: ImageShape) -> usize {
         6 * elements(input)
     }
+
+    fn products(&self, layout: &ParamLayout, input: ImageShape) -> u64 {
+        let layers = [self.qkv, self.proj].map(|layer| layer.products(layout, input.pixels()));
+        layers.iter().sum::<u64>() + products_of_attention(input, input.pixels())
+    }
 }
 
 /// A 3x3 convolution, of the map itself or of the map normalised and with SiLU.
@@ -380,6 +418,10 @@ impl Layer for Conv {
     fn kept(&self, input: ImageShape) -> usize {
         2 * elements(input).max(elements(self.output(input)))
     }
+
+    fn products(&self, layout: &ParamLayout, input: ImageShape) -> u64 {
+        self.conv.products(layout, input.pixels())
+    }
 }
 
 /// Half the sides: a 3x3 convolution of stride 2, or the mean of 2x2 where there is none.
@@ -401,6 +443,10 @@ impl Layer for Down {
     /// Input and result.
     fn kept(&self, input: ImageShape) -> usize {
         elements(input) + elements(self.output(input))
+    }
+
+    fn products(&self, layout: &ParamLayout, input: ImageShape) -> u64 {
+        self.0.map_or(0, |conv| conv.products(layout, self.output(input).pixels()))
     }
 }
 
@@ -446,6 +492,10 @@ impl Layer for Up {
     fn kept(&self, input: ImageShape) -> usize {
         let output = elements(self.output(input));
         if self.0.is_some() { 2 * output } else { output }
+    }
+
+    fn products(&self, layout: &ParamLayout, input: ImageShape) -> u64 {
+        self.0.map_or(0, |conv| conv.products(layout, self.output(input).pixels()))
     }
 }
 

@@ -91,25 +91,39 @@ pub trait Network: Debug + Send + Sync {
         })
     }
 
-    /// What each block takes for one image of that height and width.
-    fn memory_of_blocks(&self, height: usize, width: usize) -> Vec<BlockMemory> {
+    /// What enters each block, joined with a saved map where it joins one, for one image of that height and width.
+    fn entering(&self, height: usize, width: usize) -> Vec<ImageShape> {
         let mut skips = Vec::new();
         let mut map = ImageShape { channels: self.input_channels(), height, width };
-        let size = |block: &Block| {
+        let enter = |block: &Block| {
             if block.joins_skip() {
                 map.channels += skips.pop().unwrap_or(0);
             }
-            let entering = map.channels * map.height * map.width;
-            let (after, kept) = block.size(map);
-            map = after;
-            let mut saved = 0;
+            let entering = map;
+            (map, _) = block.size(map);
             if block.saves_skip() {
                 skips.push(map.channels);
-                saved = map.channels * map.height * map.width;
             }
-            BlockMemory { entering, kept, saved }
+            entering
         };
-        self.blocks().iter().map(size).collect()
+        self.blocks().iter().map(enter).collect()
+    }
+
+    /// What each block takes for one image of that height and width.
+    fn memory_of_blocks(&self, height: usize, width: usize) -> Vec<BlockMemory> {
+        let size = |(block, map): (&Block, ImageShape)| {
+            let (after, kept) = block.size(map);
+            let saved = if block.saves_skip() { after.elements() } else { 0 };
+            BlockMemory { entering: map.elements(), kept, saved }
+        };
+        self.blocks().iter().zip(self.entering(height, width)).map(size).collect()
+    }
+
+    /// Products that a pass of one image of that height and width adds up, in convolutions, linear layers and attention,
+    /// counted by their definitions. What is computed once a pass, such as the embedding of a timestep, is left out.
+    fn products(&self, height: usize, width: usize) -> u64 {
+        let blocks = self.blocks().iter().zip(self.entering(height, width));
+        blocks.map(|(block, map)| block.products(self.layout(), map)).sum()
     }
 
     /// Elements of the largest map that enters a block: a decoder's, joined with its skip.

@@ -1,5 +1,6 @@
 //! `adir eval`: compares methods on folders of images whose truth is known.
 
+mod paper;
 mod report;
 
 use std::collections::BTreeSet;
@@ -15,6 +16,7 @@ use adir::task::Preset;
 use adir::{Error, Result};
 use clap::Args;
 
+use self::paper::PaperArgs;
 use self::report::Report;
 use crate::adaptation::{AdaptSettings, low_rank};
 use crate::args::{at_least_one, preset};
@@ -29,14 +31,18 @@ use crate::store::Store;
 /// By default it uses the middle 128x128 pixels of ten images per set and 4 samples; see --full.
 /// Sides are cut to what the network's size multiple and the factor both divide: 120 of 128 pixels for sr3 where the
 /// network takes multiples of 8. Images below that are left out.
+///
+/// --paper makes a table of the ADIR paper anew beside its published numbers, from a folder of images, the published
+/// weights, and the index of a gallery: see docs/results/paper.md. It writes OUTPUT/table.md and OUTPUT/cells.jsonl, keeps
+/// every picture and number in OUTPUT/cells, and continues in the same way, also in the middle of a picture.
 #[derive(Debug, Args)]
 pub struct EvalArgs {
     /// Folders of images; each folder is a set
-    #[arg(required = true)]
+    #[arg(required_unless_present = "paper")]
     sets: Vec<PathBuf>,
-    /// Folder for the results
-    #[arg(short, long)]
-    output: PathBuf,
+    /// Folder for the results [default with --paper: paper-TABLE]
+    #[arg(short, long, required_unless_present = "paper")]
+    output: Option<PathBuf>,
     /// Tasks, TASK[:KERNEL][+SIGMA][+GAINg][+light]: for example sr4, deblur:box:5+10, denoise+25, denoise+2+1.5g (with a gain
     /// of 1.5, see `adir restore --gain`), deblur:box:5+1+light (see --linear-light), inpaint (a hole of a quarter of the sides)
     #[arg(long, value_delimiter = ',', default_value = "sr4,deblur:box:5+10")]
@@ -55,7 +61,7 @@ pub struct EvalArgs {
     /// settings of `adir restore --method` (paper: of that preset)
     #[arg(long, value_delimiter = ',', value_parser = named::<Method>(Method::ALL.map(|(_, name)| name)))]
     methods: Vec<Method>,
-    /// Gallery (folder or index) for the methods knn, lora, shared and auto
+    /// Gallery (folder or index) for the methods knn, lora, shared and auto; with --paper an index
     #[arg(long, value_name = "FOLDER")]
     gallery: Option<PathBuf>,
     /// Folder of images for the method random
@@ -64,12 +70,13 @@ pub struct EvalArgs {
     /// Adapter for the method adapter: a file, or a name or key shown by `adir adapt list`
     #[arg(long, value_name = "ADAPTER")]
     adapter: Option<PathBuf>,
-    /// Images per set, spread evenly over it
-    #[arg(long, default_value_t = 10, value_name = "N", value_parser = at_least_one::<usize>)]
-    count: usize,
-    /// Side of the central crop in pixels, at most: cut to what the network and the factor divide
-    #[arg(long, default_value_t = 128, value_name = "PIXELS", value_parser = at_least_one::<usize>)]
-    crop: usize,
+    /// Images per set, spread evenly over it [default: 10]
+    #[arg(long, value_name = "N", value_parser = at_least_one::<usize>)]
+    count: Option<usize>,
+    /// Side of the central crop in pixels, at most: cut to what the network and the factor divide [default: 128]. With
+    /// --paper, side of the table's largest references [default: the paper's]
+    #[arg(long, value_name = "PIXELS", value_parser = at_least_one::<usize>)]
+    crop: Option<usize>,
     /// Samples per image
     #[arg(short = 'n', long, default_value_t = 4, value_name = "N")]
     samples: usize,
@@ -104,20 +111,26 @@ pub struct EvalArgs {
     store: Store,
     #[command(flatten)]
     model: ModelArgs,
+    #[command(flatten)]
+    paper: PaperArgs,
 }
 
 pub fn run(args: &EvalArgs, log: &Log) -> Result<u8> {
+    if let Some(table) = args.paper.paper {
+        return paper::run(args, table, log);
+    }
+    let output = args.output.clone().unwrap_or_default();
     let config = args.config();
     let of_task = |task: &EvalTask| if args.linear_light { task.in_light() } else { Ok(task.clone()) };
     let tasks = args.tasks.iter().map(of_task).collect::<Result<Vec<_>>>()?;
     let methods = args.methods(&config)?;
     let further = crate::metrics::metrics(&args.metrics)?;
     args.check_effects(&methods)?;
-    check_ending(&args.output, Written::Folder)?;
-    check_output_folder(&args.output)?;
-    args.check_output()?;
+    check_ending(&output, Written::Folder)?;
+    check_output_folder(&output)?;
+    check_output(&output, &args.sets)?;
     let sets = args.sets.iter().map(|set| Ok((set, args.files(set, log)?))).collect::<Result<Vec<_>>>()?;
-    let cells = args.output.join("cells");
+    let cells = output.join("cells");
     std::fs::create_dir_all(&cells).map_err(|e| Error::io(&cells, e))?;
     let builder = args.settings.engine(args.model.engine());
     let builder = match args.store.find() {
@@ -172,31 +185,31 @@ pub fn run(args: &EvalArgs, log: &Log) -> Result<u8> {
             }
         }
     }
-    report.write(&args.output, engine.prior(&watch)?.id()?.as_str())?;
-    log.info(&format!("{}: table.md, cells.csv, sheet.png", args.output.display()));
+    report.write(&output, engine.prior(&watch)?.id()?.as_str())?;
+    log.info(&format!("{}: table.md, cells.csv, sheet.png", output.display()));
     Ok(if failed.is_empty() { crate::exit::DONE } else { crate::exit::SOME_FAILED })
 }
 
-impl EvalArgs {
-    /// Refuses an output in a set: results there would be taken for its images.
-    fn check_output(&self) -> Result<()> {
-        let place = |path: &Path| {
-            let known = path.ancestors().find_map(|part| part.canonicalize().ok().map(|place| (part, place)));
-            known.map(|(part, place)| place.join(path.strip_prefix(part).unwrap_or(path)))
-        };
-        let output = if self.output.is_absolute() { self.output.clone() } else { Path::new(".").join(&self.output) };
-        let Some(output) = place(&output) else { return Ok(()) };
-        let inside = |set: &&PathBuf| set.canonicalize().is_ok_and(|set| output.starts_with(set));
-        match self.sets.iter().find(inside) {
-            None => Ok(()),
-            Some(set) => Err(Error::config(format!(
-                "{}: is in the folder {}, and results there would count as its images: choose another folder",
-                self.output.display(),
-                set.display()
-            ))),
-        }
+/// Refuses an output in a set: results there would be taken for its images.
+fn check_output(output: &Path, sets: &[PathBuf]) -> Result<()> {
+    let place = |path: &Path| {
+        let known = path.ancestors().find_map(|part| part.canonicalize().ok().map(|place| (part, place)));
+        known.map(|(part, place)| place.join(path.strip_prefix(part).unwrap_or(path)))
+    };
+    let absolute = if output.is_absolute() { output.to_owned() } else { Path::new(".").join(output) };
+    let Some(absolute) = place(&absolute) else { return Ok(()) };
+    let inside = |set: &&PathBuf| set.canonicalize().is_ok_and(|set| absolute.starts_with(set));
+    match sets.iter().find(inside) {
+        None => Ok(()),
+        Some(set) => Err(Error::config(format!(
+            "{}: is in the folder {}, and results there would count as its images: choose another folder",
+            output.display(),
+            set.display()
+        ))),
     }
+}
 
+impl EvalArgs {
     /// What all methods have in common.
     fn config(&self) -> EvalConfig {
         let mut config = EvalConfig::new();
@@ -264,7 +277,7 @@ impl EvalArgs {
         if self.full {
             return Ok(names);
         }
-        let (all, count) = (names.len(), self.count.clamp(1, names.len()));
+        let (all, count) = (names.len(), self.count.unwrap_or(10).clamp(1, names.len()));
         Ok((0..count).map(|i| names[i * all / count].clone()).collect())
     }
 
@@ -278,7 +291,7 @@ impl EvalArgs {
         failed: &mut BTreeSet<PathBuf>,
         log: &Log,
     ) -> Result<Vec<Truth>> {
-        let most = if self.full { None } else { Some(self.crop) };
+        let most = if self.full { None } else { Some(self.crop.unwrap_or(128)) };
         let (mut images, mut notes) = (Vec::new(), Tally::default());
         for name in names {
             log.check()?;

@@ -14,13 +14,13 @@ use super::super::sources::Source;
 use super::super::training::Training;
 use super::plan::LatentPlan;
 use super::request::{LatentAdapt, LatentTask};
+use crate::adapt::Adapter;
 use crate::compute::WeightPrecision;
 use crate::io::hash::{ContentHash, Hasher, sha256};
 use crate::io::weights::WeightFile;
 use crate::latent::{EncodedImage, Examples, LatentAdaptation, LatentAdapter, LatentOutcome, LatentTraining};
 use crate::models::Prior;
 use crate::models::stable_diffusion::{Latents, save_lora};
-use crate::optim::Lora;
 use crate::tensor::{self, Tensor};
 use crate::{Error, Result};
 
@@ -117,6 +117,7 @@ impl Engine {
         };
         let mut asked = Adapt::new(target);
         asked.neighbours = adapt.neighbours;
+        asked.exclude.clone_from(&adapt.exclude);
         let file: Option<&Path> = Some(&plan.request.input);
         let observed = Observed { y: &plan.picture.tensor, file, content: plan.content };
         let gallery = self.gallery(&adapt.gallery, None, watch)?;
@@ -206,7 +207,7 @@ impl Engine {
             }
             reported?;
         }
-        Examples::new(encoded, low_res)
+        Examples::new(encoded, low_res, training.held_out)
     }
 
     /// Where the encoded crops of the `i`-th image of an adaptation lie until it is made.
@@ -223,15 +224,15 @@ impl Engine {
         unet: &Prior,
         watch: &Watch<'_>,
     ) -> Result<(Option<Prior>, LatentAdaptationRecord)> {
-        let (from_cache, (lora, outcome)) = match (job.kept.take(), examples) {
+        let (from_cache, (adapter, outcome)) = match (job.kept.take(), examples) {
             (Some(kept), _) => {
                 let outcome = kept.outcome();
-                (true, (kept.lora(unet.params(), &job.provenance.training)?, outcome))
+                (true, (kept.adapter(unet.params(), &job.provenance.training)?, outcome))
             }
             (None, Some(examples)) => (false, self.trained_latents(&mut job, examples, unet, watch)?),
             (None, None) => return Err(Error::config("no images to adapt to")),
         };
-        if let Some(path) = &job.adapt.save {
+        if let (Some(path), Adapter::Lora(lora)) = (&job.adapt.save, &adapter) {
             save_lora(path, plan.files.unet(), &lora.layers(), lora.rank(), lora.scale())?;
         }
         let used = !job.adapt.if_better || outcome.is_some_and(|outcome| outcome.helped());
@@ -247,17 +248,18 @@ impl Engine {
         let (steps, key) = (job.provenance.training.iterations, job.provenance.key()?);
         let encoder_file = self.encoder_file().map(Path::to_owned);
         let record = LatentAdaptationRecord { images: job.images, outcome, used, steps, key, from_cache, encoder_file };
-        Ok((used.then(|| unet.with_params(lora.merged(unet.params()))), record))
+        let adapted = if used { Some(unet.with_params(adapter.apply(unet.params())?)) } else { None };
+        Ok((adapted, record))
     }
 
-    /// Trains the factors, from where an interrupted run had come, and keeps them.
+    /// Trains, from where an interrupted run had come, and keeps the adapter.
     fn trained_latents(
         &self,
         job: &mut Job<'_>,
         examples: &Examples,
         unet: &Prior,
         watch: &Watch<'_>,
-    ) -> Result<(Lora, Option<LatentOutcome>)> {
+    ) -> Result<(Adapter, Option<LatentOutcome>)> {
         let usable = self.cache.check().is_ok();
         let new = |training: &LatentTraining| LatentAdaptation::new(unet, examples, training, job.told.clone());
         let state = self.cache.state_path(&format!("{}.running", job.of)).filter(|_| usable);
@@ -281,17 +283,17 @@ impl Engine {
         }
         training.run.measure_before()?;
         training.finish()?;
-        let adapted = training.run.adapted();
-        let (lora, outcome) = (training.run.lora(), training.run.outcome(&adapted)?);
+        let adapted = training.run.adapted()?;
+        let (adapter, outcome) = (training.run.adapter(), training.run.outcome(&adapted)?);
         let key = job.provenance.key()?;
         if let Some(path) = self.cache.latent_adapter_path(&key).filter(|_| usable)
-            && let Err(e) = LatentAdapter::save(&path, &key, &lora, outcome)
+            && let Err(e) = LatentAdapter::save(&path, &key, &adapter, outcome)
         {
             warn(watch, format!("the adapter is not kept: {e}"))?;
         }
         let encoded = (0..job.images.len()).filter_map(|i| self.encoded_path(&job.of, i));
         training.state.iter().cloned().chain(encoded).for_each(|path| drop(std::fs::remove_file(path)));
-        Ok((lora, outcome))
+        Ok((adapter, outcome))
     }
 }
 
@@ -302,6 +304,9 @@ pub(super) fn check(adapt: &LatentAdapt, multiple: usize) -> Result<()> {
     }
     if adapt.minutes.is_some_and(|minutes| !(minutes.is_finite() && minutes > 0.0 && minutes < 1e6)) {
         return Err(Error::config(format!("{:?} minutes of training: expected a number above 0", adapt.minutes)));
+    }
+    if adapt.training.full && adapt.save.is_some() {
+        return Err(Error::config("all weights are trained, and no factors that could be written"));
     }
     adapt.training.check(multiple)
 }

@@ -28,13 +28,19 @@ pub(super) fn estimate(
     let training = training.map_or(0, |training| {
         /// Of the factors: themselves, average, two moments, gradient.
         const COPIES: usize = 5;
+        /// Of all weights, besides the base: before and after a step, average, two moments, gradients of a crop and their sum,
+        /// and what is in passing. Not measured.
+        const COPIES_OF_ALL: usize = 8;
         /// What keeps the maps of transformers and residual blocks takes more than the networks' own estimate says, in percent.
         const MAPS: u64 = 125;
         let side = training.crop / files.autoencoder().config().factor();
         let adapted = files.unet().layout().specs().iter().filter(|spec| training.layers.include(spec.role));
         let factors = |spec: &ParamSpec| training.rank * (spec.shape[0] + spec.len() / spec.shape[0]);
         // The weights with the factors added lie beside the others, and the maps of one crop.
-        let added = whole(adapted.map(|spec| spec.len() + COPIES * factors(spec)).sum());
+        let added = match training.full {
+            true => whole(COPIES_OF_ALL * files.unet().layout().element_count()),
+            false => whole(adapted.map(|spec| spec.len() + COPIES * factors(spec)).sum()),
+        };
         let (net, none) = (files.unet(), files.unet().gradient_memory(0, 0, 1));
         let maps = (net.gradient_memory(side, side, 1) - none) * MAPS / 100;
         let encoding = files.autoencoder().memory(side, side) - saved_by_autoencoder;

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use super::super::open::Engine;
 use super::super::outputs::{Outputs, Stale};
-use super::super::plan::{format_of, named};
+use super::super::plan::{content_of, format_of, named};
 use super::super::warnings::of_reading;
 use super::adapt;
 use super::memory::estimate;
@@ -60,10 +60,29 @@ impl Engine {
     /// # Errors
     /// As [`Engine::plan_latent`].
     pub fn plan_latent_with(&self, files: LatentFiles, request: &LatentRequest) -> Result<LatentPlan> {
+        self.planned_latent(files, request, None)
+    }
+
+    /// The same for a picture from memory, which the input of the request is the name of.
+    ///
+    /// # Errors
+    /// As [`Engine::plan_latent`].
+    pub fn plan_latent_of(&self, files: LatentFiles, request: &LatentRequest, picture: Picture) -> Result<LatentPlan> {
+        self.planned_latent(files, request, Some(picture))
+    }
+
+    fn planned_latent(
+        &self,
+        files: LatentFiles,
+        request: &LatentRequest,
+        picture: Option<Picture>,
+    ) -> Result<LatentPlan> {
         request.check()?;
         let request = &resolved(&files, request)?;
         let outputs = request.output.as_ref().map(|output| Outputs::of_results(output, request.samples));
-        check_file(&request.input)?;
+        if picture.is_none() {
+            check_file(&request.input)?;
+        }
         let format = request.output.as_ref().map(|output| format_of(&output.path)).transpose()?;
         let files = files.keeping(request.weights);
         self.check_weights(request.weights)?;
@@ -92,7 +111,13 @@ impl Engine {
             _ => Stale::default(),
         };
         request.sampling.check(files.facts())?;
-        let (picture, content) = read_hashed_as(&request.input, &request.reading, &self.limits)?;
+        let (picture, content) = match picture {
+            Some(picture) => {
+                let content = content_of(&picture)?;
+                (picture, content)
+            }
+            None => read_hashed_as(&request.input, &request.reading, &self.limits)?,
+        };
         let picture = Arc::new(picture.whole(&request.input)?);
         request.output.as_ref().map_or(Ok(()), |output| picture.check_alpha(&output.path))?;
         let hole = match &request.task {
@@ -253,6 +278,11 @@ impl LatentPlan {
     /// The files of the results, where the request names an output.
     pub fn outputs(&self) -> Option<&Outputs> {
         self.outputs.as_ref()
+    }
+
+    /// Height and width of the latents.
+    pub fn latents(&self) -> [usize; 2] {
+        self.latents
     }
 
     /// What it takes of memory at most, in bytes.

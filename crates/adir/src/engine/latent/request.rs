@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use super::super::request::OutputRequest;
 use crate::compute::WeightPrecision;
+use crate::io::hash::ContentHash;
 use crate::io::image::Reading;
 use crate::latent::{LatentSettings, LatentTraining, Solver};
 use crate::{Error, Result};
@@ -104,6 +105,9 @@ pub struct LatentAdapt {
     pub gallery: PathBuf,
     /// Number of nearest images.
     pub neighbours: usize,
+    /// Files with this content are left out, besides the image itself.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub exclude: Vec<ContentHash>,
     /// Whether they are those nearest to the prompt, not to the image.
     pub by_text: bool,
     /// Whether adapted weights are used only if held-out crops are denoised better with them.

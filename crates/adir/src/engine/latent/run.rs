@@ -150,6 +150,10 @@ impl Engine {
             (Some(measurement), Some(first)) => Some(Decibel(measurement.agreement(&first.tensor)?)),
             _ => None,
         };
+        let mut states = states.folder();
+        if plan.outputs.is_none() {
+            states::forget(states.take().as_deref());
+        }
         let record = LatentRecord {
             schema: LatentRecord::SCHEMA,
             program: concat!("adir ", env!("CARGO_PKG_VERSION")).into(),
@@ -169,7 +173,7 @@ impl Engine {
             instructions: Isa::active().to_string(),
             results: Vec::new(),
         };
-        Ok(LatentRestored { results, record, states: states.folder(), saved: None })
+        Ok(LatentRestored { results, record, states, saved: None })
     }
 
     /// What the network is told, and the autoencoder where that took it.

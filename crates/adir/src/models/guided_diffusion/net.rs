@@ -250,6 +250,21 @@ mod tests {
         }
     }
 
+    /// The published network for 256x256 pixels: 1.114e12 products in convolutions and 0.006e12 in attention; at twice the
+    /// sides 4.455e12 and 0.097e12.
+    #[test]
+    fn products_of_the_published_network_are_as_worked_out_by_hand() {
+        let published = r#"{"in_channels":3,"out_channels":6,"model_channels":256,"num_res_blocks":2,
+            "channel_mult":[1,1,2,2,4,4],"attention_resolutions":[8,16,32],"num_head_channels":64,
+            "resblock_updown":true,"use_scale_shift_norm":true}"#;
+        let net = UNet::new(&UNetConfig::from_json(published).unwrap()).unwrap();
+        assert_eq!(net.layout().element_count(), 552_814_086);
+        for (side, terms) in [(256, 1.114 + 0.006), (512, 4.455 + 0.097)] {
+            let found = net.products(side, side) as f64 / 1e12;
+            assert!((found / terms - 1.0).abs() < 1e-3, "{found} at {side}");
+        }
+    }
+
     /// What the list says of shapes is what its layers make.
     #[test]
     fn shapes_of_blocks_are_those_computed() {

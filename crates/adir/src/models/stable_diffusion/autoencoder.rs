@@ -88,6 +88,22 @@ impl Autoencoder {
         (4 * self.layout.element_count() + maps) as u64
     }
 
+    /// Products that encoding an image whose latents have that height and width adds up, and those of decoding them; see
+    /// [`Network::products`].
+    ///
+    /// [`Network::products`]: crate::models::Network::products
+    pub fn products(&self, height: usize, width: usize) -> [u64; 2] {
+        let factor = self.config.factor();
+        let image = ImageShape { channels: self.config.image_channels, height: factor * height, width: factor * width };
+        let latents = ImageShape { channels: self.config.latent_channels, height, width };
+        [(&self.encoder, image), (&self.decoder, latents)].map(|(blocks, map)| {
+            let add = |(map, sum): (ImageShape, u64), block: &Block| {
+                (block.size(map).0, sum + block.products(&self.layout, map))
+            };
+            blocks.iter().fold((map, 0), add).1
+        })
+    }
+
     /// The latents of images in [-1, 1], sides divided by [`AutoencoderConfig::factor`].
     ///
     /// # Errors

@@ -2,7 +2,7 @@
 
 use adir_kernels::cross_attention;
 
-use crate::models::blocks::{Affine, Context, Layer, NormSettings};
+use crate::models::blocks::{Affine, Context, Layer, NormSettings, products_of_attention};
 use crate::models::params::{ParamLayout, Params};
 use crate::operator::ImageShape;
 use crate::tensor::Tensor;
@@ -51,6 +51,10 @@ impl Layer for PlainResBlock {
         let outputs = if self.skip.is_some() { 3 } else { 2 };
         (self.channels[0] + outputs * self.channels[1]) * positions
     }
+
+    fn products(&self, layout: &ParamLayout, input: ImageShape) -> u64 {
+        self.convs.into_iter().chain(self.skip).map(|conv| conv.products(layout, input.pixels())).sum()
+    }
 }
 
 /// Attention over the positions of the normalised map, added to it.
@@ -89,6 +93,11 @@ impl Layer for PlainAttention {
     fn kept(&self, input: ImageShape) -> usize {
         7 * input.channels * input.height * input.width
     }
+
+    fn products(&self, layout: &ParamLayout, input: ImageShape) -> u64 {
+        let layers = self.convs.map(|conv| conv.products(layout, input.pixels()));
+        layers.iter().sum::<u64>() + products_of_attention(input, input.pixels())
+    }
 }
 
 /// Half the sides by a 3x3 convolution of stride 2, with zeros on the right and below only.
@@ -113,6 +122,10 @@ impl Layer for DownRight {
     fn kept(&self, input: ImageShape) -> usize {
         input.channels * (input.height * input.width * 5).div_ceil(4)
     }
+
+    fn products(&self, layout: &ParamLayout, input: ImageShape) -> u64 {
+        self.0.products(layout, self.output(input).pixels())
+    }
 }
 
 /// A 1x1 convolution.
@@ -133,5 +146,9 @@ impl Layer for Pointwise {
 
     fn kept(&self, input: ImageShape) -> usize {
         (input.channels + self.outputs) * input.height * input.width
+    }
+
+    fn products(&self, layout: &ParamLayout, input: ImageShape) -> u64 {
+        self.conv.products(layout, input.pixels())
     }
 }

@@ -4,7 +4,7 @@
 
 use adir_kernels::{conv2d, cross_attention, geglu, layer_norm};
 
-use crate::models::blocks::{Affine, Context, Layer, NormSettings};
+use crate::models::blocks::{Affine, Context, Layer, NormSettings, products, products_of_attention};
 use crate::models::params::{Init, ParamId, ParamLayout, Params, Role};
 use crate::operator::ImageShape;
 use crate::tensor::Tensor;
@@ -13,6 +13,8 @@ use crate::tensor::Tensor;
 const GROUP_EPS: f64 = 1e-6;
 /// Of layer normalisations.
 const LAYER_EPS: f64 = 1e-5;
+/// Tokens of a text, which all of CLIP's text encoders have.
+const TOKENS: usize = 77;
 
 /// A linear layer over channels.
 #[derive(Debug, Clone, Copy)]
@@ -167,5 +169,18 @@ impl Layer for Transformer {
     /// the sum; the normalised map, the gated layer's eight and four, the sum; the result.
     fn kept(&self, input: ImageShape) -> usize {
         (2 + 2 * 6 + 14 + 1) * input.channels * input.height * input.width
+    }
+
+    fn products(&self, layout: &ParamLayout, input: ImageShape) -> u64 {
+        let positions = input.pixels();
+        let attentions = self.attentions.iter().map(|attention| {
+            let keys = if attention.of_text { TOKENS } else { positions };
+            let of_map = [attention.q, attention.out].map(|layer| products(layout, layer.weight, positions));
+            let of_keys = [attention.k, attention.v].map(|layer| products(layout, layer.weight, keys));
+            of_map.iter().chain(&of_keys).sum::<u64>() + products_of_attention(input, keys)
+        });
+        let outer = [self.proj_in, self.proj_out].map(|layer| layer.products(layout, positions));
+        let gated = [self.widen, self.narrow].map(|layer| products(layout, layer.weight, positions));
+        attentions.sum::<u64>() + outer.iter().chain(&gated).sum::<u64>()
     }
 }
