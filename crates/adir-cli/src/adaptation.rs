@@ -10,6 +10,7 @@ use adir::task::Preset;
 use adir::{Error, Result};
 use clap::{Args, ValueEnum};
 
+use crate::remote::RemoteArgs;
 use crate::seed::Seed;
 use crate::store::Store;
 
@@ -92,10 +93,12 @@ pub struct AdaptSettings {
 /// Adaptation of the model to images like the one to restore.
 #[derive(Debug, Clone, Args)]
 pub struct AdaptArgs {
-    /// Folder of images like the one to restore, or an index made by `adir index`; the model is adapted to the nearest
-    /// of them
+    /// Folder of images like the one to restore, an index made by `adir index`, or an index on a server
+    /// (qdrant://HOST/COLLECTION, clip-retrieval://HOST/INDEX); the model is adapted to the nearest of them
     #[arg(long, value_name = "FOLDER")]
     pub gallery: Option<PathBuf>,
+    #[command(flatten)]
+    pub remote: RemoteArgs,
     /// What the model is adapted to [default: auto with --gallery, otherwise none; with the preset paper: gallery]
     #[arg(long, value_enum, value_name = "MODE")]
     pub adapt: Option<Mode>,
@@ -195,6 +198,7 @@ pub fn low_rank(rank: usize) -> Trained {
 impl AdaptArgs {
     /// Refuses options that would have no effect. With `--adapt none` none has: it switches off what it is added to.
     fn check_effects(&self, is_adapter_given: bool) -> Result<()> {
+        self.remote.check(self.gallery.as_ref())?;
         if self.gallery.is_some() || self.adapt == Some(Mode::None) {
             return Ok(());
         }
@@ -283,7 +287,8 @@ impl AdaptArgs {
 
     /// An engine that keeps adapters and indexes where the user wants them.
     pub fn engine(&self, builder: EngineBuilder) -> EngineBuilder {
-        engine_with(self.settings.engine(builder), &self.store, self.no_cache)
+        let builder = self.remote.engine(self.settings.engine(builder), &self.store, self.no_cache);
+        engine_with(builder, &self.store, self.no_cache)
     }
 }
 

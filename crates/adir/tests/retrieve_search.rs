@@ -43,7 +43,7 @@ fn plain(rows: &[Vec<f32>], query: &Embedding, k: usize, keep: impl Fn(f64) -> b
 
 /// The stored rows, exactly.
 fn stored(index: &Index) -> Vec<Vec<f32>> {
-    (0..index.entries().len()).map(|id| index.vector(id).unwrap()).collect()
+    (0..index.len()).map(|id| index.vector(id).unwrap()).collect()
 }
 
 #[test]

@@ -10,6 +10,7 @@ pub mod edit;
 pub mod eval;
 mod hub;
 pub mod index;
+mod lists;
 pub mod merge;
 pub mod models;
 pub mod replay;

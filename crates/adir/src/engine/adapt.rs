@@ -223,7 +223,7 @@ impl Engine {
             ));
         }
         let gallery = self.gallery(path, None, watch)?;
-        if gallery.index().tiles().is_some() {
+        if gallery.tiles().is_some() {
             return Err(Error::input(
                 path,
                 "is an index of tiles; adapters that observations share need one of whole images",
@@ -235,14 +235,11 @@ impl Engine {
             report(watch, &Event::Searching { done: all.len(), total: observations.len() })?;
         }
         let groups = group_by_neighbours(&all, overlap);
-        let files = |group: &Group| group.neighbours.iter().filter_map(|n| gallery.index().file(n.id)).collect();
-        Ok(groups
-            .into_iter()
-            .map(|group| {
-                let files = files(&group);
-                (group, files)
-            })
-            .collect())
+        let with_files = |group: Group| {
+            let files = group.neighbours.iter().map(|n| gallery.file(n.id)).collect::<Result<_>>()?;
+            Ok((group, files))
+        };
+        groups.into_iter().map(with_files).collect()
     }
 
     /// The adapter for the images in `files`, from the cache or newly trained.
@@ -374,10 +371,10 @@ impl Engine {
             start,
             start_by_y,
             keep: request.keep,
-            gallery: from_gallery.as_ref().map(|gallery| gallery.index().root().to_owned()),
+            gallery: from_gallery.as_ref().map(|gallery| gallery.root().to_owned()),
             encoder: from_gallery.as_ref().map(|gallery| (**gallery.encoder().id()).clone()),
             encoder_file: from_gallery.as_ref().and_then(|_| self.encoder_file().map(Path::to_owned)),
-            tiles: from_gallery.as_ref().and_then(|gallery| gallery.index().tiles()),
+            tiles: from_gallery.as_ref().and_then(|gallery| gallery.tiles()),
             neighbours: from_gallery.as_ref().map(|_| request.neighbours),
             closer_than: from_gallery.as_ref().map(|_| request.closer_than),
             images,

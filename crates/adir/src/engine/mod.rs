@@ -33,6 +33,7 @@ mod open;
 mod outputs;
 mod plan;
 mod record;
+mod remote;
 pub mod report;
 mod request;
 mod run;
@@ -53,7 +54,7 @@ pub use folder::{
     Each, FileFault, FileOutcome, FilePlan, FileState, FolderDone, FolderPlan, FolderRequest, ManifestEntry,
     ManifestHead, Merged, Shard, merge,
 };
-pub use gallery::{Gallery, build_index};
+pub use gallery::{Chosen, Gallery, build_index};
 pub use latent::{
     LatentAdapt, LatentAdaptationRecord, LatentPlan, LatentRecord, LatentRequest, LatentRestored, LatentTask, Region,
 };

@@ -14,7 +14,8 @@ use crate::adapt::{AdaptConfig, CropScale};
 use crate::encode::Embedding;
 use crate::io::folder::image_files;
 use crate::io::hash::sha256;
-use crate::io::image::{read_hashed, read_image};
+use crate::io::image::read_hashed;
+use crate::io::shards::{hash_in, read_image_in};
 use crate::io::tally::Tally;
 use crate::models::{Denoiser, Prior};
 use crate::retrieve::{ContentHash, Neighbour};
@@ -47,7 +48,7 @@ impl Source {
         match (self.pixels, self.path) {
             (Some(pixels), _) => Ok(pixels),
             (None, Some(path)) => {
-                let whole = read_image(&path, &engine.limits)?.tensor;
+                let whole = read_image_in(&path, &engine.limits)?.tensor;
                 self.record.tile.map_or_else(|| Ok(whole.clone()), |tile| tile.cut(&whole))
             }
             (None, None) => Err(Error::config("an image without pixels and file")),
@@ -86,17 +87,15 @@ impl Engine {
                 let mut sources = self.files(&plan.request().shared)?;
                 let gallery = self.gallery(path, plan.request().tiles, watch)?;
                 for source in &mut sources {
-                    let path = source.record.path.as_ref();
-                    let below =
-                        path.and_then(|path| path.strip_prefix(gallery.index().root()).ok()).map(Path::to_owned);
-                    source.record.path = below.or(source.record.path.take());
+                    let known = source.record.path.as_ref().and_then(|path| gallery.name_of(path));
+                    source.record.path = known.or(source.record.path.take());
                 }
                 sources
             }
             Target::Gallery(path) | Target::Text { gallery: path, .. } => {
                 let gallery = self.gallery(path, plan.request().tiles, watch)?;
                 let nearest = self.nearest(&gallery, plan.request(), observed, watch)?;
-                gallery.describe(&nearest)?.into_iter().map(Source::found).collect()
+                gallery.describe(&nearest, &self.limits)?.into_iter().map(Source::found).collect()
             }
         };
         Ok((sources, config))
@@ -112,7 +111,7 @@ impl Engine {
     fn source(&self, file: &Path) -> Result<Source> {
         let record = ImageRecord {
             path: Some(file.to_owned()),
-            sha256: ContentHash::of_file(file)?,
+            sha256: hash_in(file, &self.limits)?,
             tile: None,
             distance: None,
         };

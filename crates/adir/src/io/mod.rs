@@ -29,6 +29,7 @@ mod metadata;
 pub mod plain;
 mod raster;
 mod scale;
+pub mod shards;
 pub mod side_inputs;
 pub mod sidecar;
 pub mod tally;

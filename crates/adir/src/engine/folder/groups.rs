@@ -65,12 +65,13 @@ impl Engine {
                     continue;
                 }
                 // No observation is adapted to itself, nor to one that shares its adapter.
-                let own = |id: usize| {
-                    let content = gallery.index().entries()[id].content;
-                    group.members.iter().any(|&m| Some(contents[m]) == content)
-                };
-                let ids = group.neighbours.iter().map(|n| n.id).filter(|&id| !own(id));
-                let images: Vec<PathBuf> = ids.filter_map(|id| gallery.index().file(id)).collect();
+                let mut images = Vec::new();
+                for n in &group.neighbours {
+                    let content = gallery.content(n.id)?;
+                    if !group.members.iter().any(|&m| Some(contents[m]) == content) {
+                        images.push(gallery.file(n.id)?);
+                    }
+                }
                 if images.is_empty() {
                     continue;
                 }
