@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use adir::adapt::Trained;
-use adir::engine::{Adapt, AdaptOverrides, EngineBuilder, Keep, NamedAdapters, Target};
+use adir::engine::{Adapt, AdaptOverrides, EngineBuilder, Keep, NamedAdapters, Query, Target};
 use adir::optim::AdaptedLayers;
 use adir::retrieve::TileSide;
 use adir::task::Preset;
@@ -32,6 +32,17 @@ pub enum Mode {
     Itself,
     /// Nothing
     None,
+}
+
+/// What the images of a gallery are to be near to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Likeness {
+    /// The observation
+    Y,
+    /// A first restoration of it, a sample of the model as it is
+    First,
+    /// Both: the mean of their directions
+    Both,
 }
 
 /// How the model is adapted, whatever it is adapted to.
@@ -105,6 +116,9 @@ pub struct AdaptArgs {
     /// Text whose nearest images are used, with --adapt text; for Stable Diffusion, what the result shows
     #[arg(long, value_name = "TEXT")]
     pub prompt: Option<String>,
+    /// What the nearest images of the gallery are near to; first and both take one sample more [default: y]
+    #[arg(long, value_enum, value_name = "WHAT")]
+    pub query: Option<Likeness>,
     #[command(flatten)]
     pub settings: AdaptSettings,
     /// Train low-rank factors of this rank for all convolutions [default: rank 16 or all weights, whichever lowers the
@@ -198,11 +212,12 @@ pub fn low_rank(rank: usize) -> Trained {
 impl AdaptArgs {
     /// Refuses options that would have no effect. With `--adapt none` none has: it switches off what it is added to.
     fn check_effects(&self, is_adapter_given: bool) -> Result<()> {
-        self.remote.check(self.gallery.as_ref())?;
+        self.remote.check(self.gallery.as_deref())?;
         if self.gallery.is_some() || self.adapt == Some(Mode::None) {
             return Ok(());
         }
-        if let Some(option) = self.settings.of_search() {
+        let query = self.query.map(|_| "--query");
+        if let Some(option) = self.settings.of_search().or(query) {
             return Err(Error::config(format!("{option} has no effect without --gallery FOLDER, which it needs")));
         }
         let how = [(self.lora.is_some(), "--lora"), (self.full, "--full")];
@@ -247,6 +262,16 @@ impl AdaptArgs {
         };
         let mut adapt = self.settings.request(target, keep, self.trained());
         adapt.use_cache = !self.no_cache;
+        adapt.query = match self.query {
+            Some(_) if !matches!(adapt.target, Target::Gallery(_)) => {
+                return Err(Error::config(
+                    "--query has no effect: images are not chosen by their likeness to the observation",
+                ));
+            }
+            Some(Likeness::First) => Query::Restoration,
+            Some(Likeness::Both) => Query::Both,
+            Some(Likeness::Y) | None => Query::Observation,
+        };
         Ok(Some(adapt))
     }
 

@@ -120,6 +120,9 @@ impl Search {
         if let Some(address) = remote_address(&self.index) {
             return self.on_server(address, &encoder, log);
         }
+        if self.gallery_field.is_some() {
+            return Err(Error::config("--gallery-field has no effect without an index on a server"));
+        }
         let index = opened(&self.index, &encoder, &self.store, log)?;
         let (query, own) = self.query(&encoder, log)?;
         let exclude = Exclude { closer_than: self.closer_than, content: own.first().copied() };
@@ -374,8 +377,7 @@ pub fn run(args: &IndexArgs, log: &Log) -> Result<u8> {
                 folder,
                 encoder,
                 precision,
-                *tiles,
-                Chosen { shards: *shards, names },
+                Chosen { tiles: *tiles, shards: *shards, names },
                 &path,
                 &limits,
                 &watch,

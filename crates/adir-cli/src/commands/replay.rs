@@ -4,13 +4,14 @@ use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
 
 use adir::engine::{
-    Engine, FileRecord, LatentRecord, Observation, OutputRequest, Outputs, Plan, Record, Request, Target,
+    Engine, EngineBuilder, FileRecord, LatentRecord, Observation, OutputRequest, Outputs, Plan, Record, Request, Target,
 };
 use adir::io::atomic::check_outputs;
 use adir::io::hash::ContentHash;
 use adir::io::image::{ImageFormat, read_image};
 use adir::io::limits::Limits;
 use adir::problem::{KernelSource, MaskSource};
+use adir::retrieve::remote_address;
 use adir::tensor::{Isa, to_f64};
 use adir::{Error, Result};
 use clap::Args;
@@ -21,6 +22,7 @@ use crate::adaptation::engine_with;
 use crate::log::Log;
 use crate::memory;
 use crate::pipe::Scratch;
+use crate::remote::RemoteArgs;
 use crate::store::Store;
 
 /// Repeat a restoration from its record, and say whether the bytes agree (exit code 1 if they do not).
@@ -38,6 +40,8 @@ pub struct ReplayArgs {
     /// Replace existing outputs
     #[arg(long)]
     pub(super) overwrite: bool,
+    #[command(flatten)]
+    remote: RemoteArgs,
     #[command(flatten)]
     pub(super) store: Store,
     /// Use no adapted weights of earlier runs: train again
@@ -84,7 +88,9 @@ pub fn run(args: &ReplayArgs, log: &Log) -> Result<u8> {
         }
         None => OutputRequest::new(scratch.file(asked.file_name().unwrap_or(OsStr::new("x.png"))), false),
     };
-    let engine = engine(&record, &scratch, &store, args.no_cache)?;
+    args.remote.check(request.adapt.as_ref().and_then(|adapt| adapt.target.gallery()))?;
+    let engine = args.remote.engine(engine(&record, &scratch)?, &store, args.no_cache);
+    let engine = engine_with(engine, &store, args.no_cache).build()?;
     let mut again = request;
     make_absolute(&mut again)?;
     again.output = Some(output);
@@ -163,6 +169,7 @@ fn make_absolute(request: &mut Request) -> Result<()> {
     // An adapter may be named otherwise than by its file.
     adapt.start.iter_mut().filter(|start| start.exists()).try_for_each(make)?;
     match &mut adapt.target {
+        Target::Gallery(path) | Target::Text { gallery: path, .. } if remote_address(path).is_some() => Ok(()),
         Target::Gallery(path) | Target::Text { gallery: path, .. } | Target::Archive(path) => make(path),
         Target::Adapter(path) if path.exists() => make(path),
         Target::Images(images) => images.iter_mut().try_for_each(make),
@@ -218,7 +225,7 @@ pub(super) fn check_format(output: &Path, image: &Path) -> Result<()> {
 }
 
 /// An engine like that of the run.
-fn engine(record: &Record, scratch: &Scratch, store: &Store, no_cache: bool) -> Result<Engine> {
+fn engine(record: &Record, scratch: &Scratch) -> Result<EngineBuilder> {
     let precision = record.dtype.parse()?;
     let mut builder = Engine::builder().device(&record.device).precision(precision).memory(memory::available());
     let name = &record.model.name;
@@ -238,7 +245,7 @@ fn engine(record: &Record, scratch: &Scratch, store: &Store, no_cache: bool) -> 
     if let Some(encoder) = record.adaptation.as_ref().and_then(|adaptation| adaptation.encoder_file.as_ref()) {
         builder = builder.clip(absolute(encoder)?);
     }
-    engine_with(builder, store, no_cache).build()
+    Ok(builder)
 }
 
 /// Refuses inputs that are not those of the run.

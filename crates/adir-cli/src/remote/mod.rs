@@ -1,7 +1,7 @@
 //! Galleries on servers: `--gallery qdrant://HOST/COLLECTION` and `clip-retrieval://HOST/INDEX`. Connections are opened to
 //! the server that was named, and, if `--fetch` is given, to those that its images lie on.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use adir::engine::EngineBuilder;
 use adir::retrieve::remote_address;
@@ -57,7 +57,7 @@ impl RemoteArgs {
     ///
     /// # Errors
     /// [`Error::Config`].
-    pub fn check(&self, gallery: Option<&PathBuf>) -> Result<()> {
+    pub fn check(&self, gallery: Option<&Path>) -> Result<()> {
         match self.given() {
             Some(option) if gallery.is_none_or(|gallery| remote_address(gallery).is_none()) => {
                 Err(Error::config(format!(

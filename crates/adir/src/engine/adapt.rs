@@ -145,7 +145,7 @@ impl Engine {
     /// [`Error::Interrupted`] when the watcher breaks; as [`Engine::prior`] and [`Engine::gallery`].
     pub fn adapt(&self, plan: &AdaptPlan, observed: &Observed<'_>, watch: &Watch<'_>) -> Result<AdapterFound> {
         let (prior, _) = self.started(&self.prior(watch)?, &plan.request, observed)?;
-        let sources = self.sources(&prior, plan, observed, watch)?;
+        let sources = self.sources(&prior, plan, observed, None, watch)?;
         self.adapt_from(&prior, plan, observed, sources, watch)
     }
 
@@ -231,7 +231,7 @@ impl Engine {
         }
         let mut all = Vec::with_capacity(observations.len());
         for observed in observations {
-            all.push(self.nearest(&gallery, &plan.request, observed, watch)?);
+            all.push(self.nearest(&gallery, &plan.request, observed, None, watch)?);
             report(watch, &Event::Searching { done: all.len(), total: observations.len() })?;
         }
         let groups = group_by_neighbours(&all, overlap);
@@ -310,7 +310,11 @@ impl Engine {
                 (found.images.clone(), Ok(found))
             }
             _ => {
-                let (sources, config) = self.sources(&prior, plan, observed, watch)?;
+                let first = match request.query.is_usual() || !request.shared.is_empty() {
+                    true => None,
+                    false => Some(self.first_restoration(run, base, watch)?),
+                };
+                let (sources, config) = self.sources(&prior, plan, observed, first.as_ref(), watch)?;
                 let images = sources.iter().map(|source| source.record.clone()).collect();
                 let cannot_be_checked = sources.len() < 2 && request.keep == Keep::IfHeldOutImproves;
                 let found = if cannot_be_checked {
@@ -370,6 +374,7 @@ impl Engine {
             target: request.target.clone(),
             start,
             start_by_y,
+            query: request.query,
             keep: request.keep,
             gallery: from_gallery.as_ref().map(|gallery| gallery.root().to_owned()),
             encoder: from_gallery.as_ref().map(|gallery| (**gallery.encoder().id()).clone()),

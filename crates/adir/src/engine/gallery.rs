@@ -220,7 +220,7 @@ impl Local {
         watch: &Watch<'_>,
     ) -> Result<Vec<Neighbour>> {
         let exclusion = Exclude { closer_than, content: exclude.first().copied() };
-        let (mut left, mut gone): (Vec<(Neighbour, Entry)>, Vec<(usize, Error)>) = Default::default();
+        let (mut left, mut gone) = (Vec::<(Neighbour, Entry)>::new(), Vec::new());
         let (mut wanted, mut seen) = (count, 0);
         while left.len() < count {
             let found = self.index.nearest(query, wanted, &exclusion)?;
@@ -338,8 +338,8 @@ fn checked(index: Option<Index>, root: &Path, tiles: Option<TileSide>, encoder: 
     Ok(index)
 }
 
-/// Brings the index file at `path` up to date with `folder`, or with what of it is `chosen`. Large images are divided into
-/// `tiles`. What was embedded before an interruption is kept.
+/// Brings the index file at `path` up to date with `folder`, or with what of it is `chosen`. What was embedded before an
+/// interruption is kept.
 ///
 /// # Errors
 /// [`Error::Input`] when the folder or the file cannot be read, or the folder holds no images; [`Error::Config`] when
@@ -348,8 +348,7 @@ pub fn build_index(
     folder: &Path,
     encoder: &dyn Encoder,
     precision: Precision,
-    tiles: Option<TileSide>,
-    mut chosen: Chosen<'_>,
+    chosen: Chosen<'_>,
     path: &Path,
     limits: &Limits,
     watch: &Watch<'_>,
@@ -357,9 +356,10 @@ pub fn build_index(
     let root = folder.canonicalize().map_err(|e| Error::input(folder, format!("cannot be opened: {e}")))?;
     let previous = if path.is_file() { Some(Index::open(path)?) } else { None };
     let before = finished(previous.as_ref())?;
+    let Chosen { tiles, shards, names } = chosen;
     let build = Build::new(&root, encoder, precision, tiles, *limits, previous)?;
-    let build = if chosen.shards { build.with_shards()? } else { build };
-    let build = match &mut chosen.names {
+    let build = if shards { build.with_shards()? } else { build };
+    let build = match names {
         None => build,
         Some(names) => {
             let (build, notes) = build.only(names)?;
@@ -370,9 +370,11 @@ pub fn build_index(
     update(&root, build, before, &|index: &Index| index.save(path), watch)
 }
 
-/// Which images of a folder are indexed; by default those that are files of their own.
+/// Which images of a folder are indexed, and how; by default those that are files of their own, as a whole.
 #[derive(Default)]
 pub struct Chosen<'a> {
+    /// Large ones divided into tiles of about this side.
+    pub tiles: Option<TileSide>,
     /// Those in tar files, too.
     pub shards: bool,
     /// Only those whose names, without folders and endings, are among these.

@@ -63,5 +63,5 @@ pub use outputs::{DeviationFiles, Outputs};
 pub use plan::Plan;
 pub use record::{AdaptationRecord, Decibel, FileRecord, ImageRecord, ModelRecord, Record, Seconds, write_json};
 pub use report::{Bias, Findings};
-pub use request::{Adapt, AdaptOverrides, Keep, Observation, OutputRequest, Request, SamplingRequest, Target};
+pub use request::{Adapt, AdaptOverrides, Keep, Observation, OutputRequest, Query, Request, SamplingRequest, Target};
 pub use run::Restored;

@@ -9,7 +9,7 @@ use super::gallery::{Found, Gallery};
 use super::open::Engine;
 use super::plan::content_of;
 use super::record::ImageRecord;
-use super::request::{Adapt, Target};
+use super::request::{Adapt, Query, Target};
 use crate::adapt::{AdaptConfig, CropScale};
 use crate::encode::Embedding;
 use crate::io::folder::image_files;
@@ -57,12 +57,14 @@ impl Source {
 }
 
 impl Engine {
-    /// The images that `plan` adapts to for `observed`, nearest first, and the settings that suit them.
+    /// The images that `plan` adapts to for `observed`, of which `first` is a restoration, nearest first, and the settings that
+    /// suit them.
     pub(super) fn sources(
         &self,
         prior: &Prior,
         plan: &AdaptPlan,
         observed: &Observed<'_>,
+        first: Option<&Tensor<4>>,
         watch: &Watch<'_>,
     ) -> Result<(Vec<Source>, AdaptConfig)> {
         let mut config = plan.config().clone();
@@ -94,7 +96,7 @@ impl Engine {
             }
             Target::Gallery(path) | Target::Text { gallery: path, .. } => {
                 let gallery = self.gallery(path, plan.request().tiles, watch)?;
-                let nearest = self.nearest(&gallery, plan.request(), observed, watch)?;
+                let nearest = self.nearest(&gallery, plan.request(), observed, first, watch)?;
                 gallery.describe(&nearest, &self.limits)?.into_iter().map(Source::found).collect()
             }
         };
@@ -158,17 +160,27 @@ impl Engine {
         Ok(sources)
     }
 
-    /// The images of a gallery that are nearest to `observed`, or to the prompt, nearest first.
+    /// The images of a gallery that are nearest to `observed`, to its `first` restoration where the request says so, or to the
+    /// prompt, nearest first.
     pub(super) fn nearest(
         &self,
         gallery: &Gallery,
         request: &Adapt,
         observed: &Observed<'_>,
+        first: Option<&Tensor<4>>,
         watch: &Watch<'_>,
     ) -> Result<Vec<Neighbour>> {
-        let query: Embedding = match &request.target {
-            Target::Text { prompt, .. } => gallery.encoder().text(prompt)?,
-            _ => gallery.encoder().image(observed.y)?,
+        let encoder = gallery.encoder();
+        let query: Embedding = match (&request.target, request.query, first) {
+            (Target::Text { prompt, .. }, ..) => encoder.text(prompt)?,
+            (_, Query::Observation, _) => encoder.image(observed.y)?,
+            (_, Query::Restoration, Some(first)) => encoder.image(first)?,
+            (_, Query::Both, Some(first)) => Embedding::mean(&[encoder.image(observed.y)?, encoder.image(first)?])?,
+            (_, Query::Restoration | Query::Both, None) => {
+                return Err(Error::config(
+                    "a search by a first restoration needs a restoration, and there is none here",
+                ));
+            }
         };
         let exclude: Vec<_> = std::iter::once(observed.content).chain(request.exclude.iter().copied()).collect();
         gallery.nearest(&query, request.neighbours, request.closer_than, &exclude, &self.limits, watch)

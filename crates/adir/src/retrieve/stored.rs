@@ -91,7 +91,7 @@ impl Stored {
             }
             self.checked[number].store(true, Ordering::Relaxed);
         }
-        block.to_native(layout.precision);
+        block.make_native(layout.precision);
         Ok(())
     }
 
@@ -198,7 +198,7 @@ impl Block {
     }
 
     /// The bytes of each number in the order of this machine.
-    fn to_native(&mut self, precision: Precision) {
+    fn make_native(&mut self, precision: Precision) {
         if cfg!(target_endian = "little") {
             return;
         }

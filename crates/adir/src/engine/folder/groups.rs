@@ -37,8 +37,8 @@ impl Engine {
     ) -> Result<BTreeMap<usize, Shared>> {
         let mut shared = BTreeMap::new();
         let Some(gallery) = plan.request().target.gallery() else { return Ok(shared) };
-        // What is shared is named by its file, which a tile is not.
-        if plan.request().tiles.is_some() {
+        // What is shared is named by its file, which a tile is not, and nothing is restored yet.
+        if plan.request().tiles.is_some() || !plan.request().query.is_usual() {
             return Ok(shared);
         }
         let gallery = self.gallery(gallery, None, watch)?;
@@ -53,7 +53,7 @@ impl Engine {
                 let path = request.scans.join(Path::new(&files[k]));
                 if let Ok((picture, content)) = read_hashed_as(&path, request.each.reading(), &self.limits) {
                     let observed = Observed { y: &picture.tensor, file: Some(&path), content };
-                    nearest.push(self.nearest(&gallery, plan.request(), &observed, watch)?);
+                    nearest.push(self.nearest(&gallery, plan.request(), &observed, None, watch)?);
                     members.push(k);
                     contents.push(content);
                 }

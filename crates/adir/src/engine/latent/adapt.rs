@@ -120,7 +120,7 @@ impl Engine {
         let file: Option<&Path> = Some(&plan.request.input);
         let observed = Observed { y: &plan.picture.tensor, file, content: plan.content };
         let gallery = self.gallery(&adapt.gallery, None, watch)?;
-        let nearest = self.nearest(&gallery, &asked, &observed, watch)?;
+        let nearest = self.nearest(&gallery, &asked, &observed, None, watch)?;
         let sources: Vec<_> = gallery.describe(&nearest, &self.limits)?.into_iter().map(Source::found).collect();
         let [base, autoencoder] = plan.files.hashes()?;
         let mut states = Hasher::default();
