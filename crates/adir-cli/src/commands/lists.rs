@@ -76,9 +76,7 @@ fn lines(path: PathBuf, mut reader: impl BufRead + 'static) -> Names {
 /// The name of an image in a list: `train/0123.jpg` is `0123`.
 fn plain(text: &[u8]) -> Option<String> {
     let text = std::str::from_utf8(text).ok()?.trim();
-    let name = text.rsplit('/').next().unwrap_or_default();
-    let stem = Path::new(name).file_stem().and_then(|stem| stem.to_str())?;
-    Some(stem.to_owned())
+    Path::new(text).file_stem()?.to_str().map(str::to_owned)
 }
 
 #[cfg(test)]
