@@ -4,7 +4,7 @@
 //! file has been compared with it, and damage of any kind ends in an [`Error`] that names the file. No tensor
 //! framework, no memory map, no `unsafe`.
 //!
-//! * [`WeightFile`]: named tensors of a safetensors file or a PyTorch checkpoint, read one at a time, or all in one pass
+//! * [`WeightFile`]: named tensors of a safetensors file, a PyTorch checkpoint or NumPy's `.npz`, read one at a time, or all in one pass
 //!   that also takes the file's SHA-256.
 //! * [`stream_safetensors`] and [`write_safetensors`]: tensors to a safetensors file, whole or not at all.
 //! * [`npy`]: NumPy's arrays of two dimensions.
@@ -49,6 +49,7 @@ mod error;
 mod gather;
 pub mod hash;
 pub mod npy;
+mod npz;
 mod open;
 mod pass;
 mod pickle;

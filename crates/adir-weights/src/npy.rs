@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 
 use half::f16;
 
+use crate::weights::Dtype;
 use crate::{Error, Result};
 
 const MAX_HEADER: usize = 64 << 10;
@@ -16,10 +17,7 @@ const MAX_HEADER: usize = 64 << 10;
 /// # Errors
 /// [`Error::Unreadable`] if the file is missing; [`Error::Malformed`] if it is damaged or holds another kind of array.
 pub fn read_npy(path: &Path) -> Result<(usize, usize, Vec<f32>)> {
-    let bad = |e| Error::unreadable(path, e);
-    let file = crate::open_regular(path).map_err(bad)?;
-    let length = file.metadata().map_err(bad)?.len();
-    from_reader(path, BufReader::new(file), length)
+    rows(path)?.collected()
 }
 
 /// As [`read_npy`], from the `length` bytes of anything that can be read; `path` names it in messages.
@@ -27,15 +25,7 @@ pub fn read_npy(path: &Path) -> Result<(usize, usize, Vec<f32>)> {
 /// # Errors
 /// [`Error::Malformed`] if they are damaged, cannot be read, or hold another kind of array.
 pub fn from_reader(path: &Path, reader: impl Read, length: u64) -> Result<(usize, usize, Vec<f32>)> {
-    let all = Rows::new(path, reader, length).map_err(|message| Error::malformed(path, message))?;
-    let (rows, columns, mut values) = (all.rows, all.columns, Vec::new());
-    values
-        .try_reserve_exact(rows * columns)
-        .map_err(|_| Error::malformed(path, format!("{rows} x {columns} numbers do not fit in memory")))?;
-    for row in all {
-        values.extend(row?);
-    }
-    Ok((rows, columns, values))
+    Rows::new(path, reader, length).map_err(|message| Error::malformed(path, message))?.collected()
 }
 
 /// Reads an array of one or two dimensions of integers or floats, stored row by row or column by column: the number of
@@ -88,6 +78,19 @@ impl<R: Read> Rows<R> {
         // Rows of nothing are not counted out one by one.
         let left = if columns == 0 { 0 } else { rows };
         Ok(Self { path: path.to_owned(), reader, kind, rows, columns, left })
+    }
+
+    /// The number of rows, of columns, and all values.
+    fn collected(self) -> Result<(usize, usize, Vec<f32>)> {
+        let (rows, columns, mut values) = (self.rows, self.columns, Vec::new());
+        if values.try_reserve_exact(rows * columns).is_err() {
+            let message = format!("{rows} x {columns} numbers do not fit in memory");
+            return Err(Error::malformed(&self.path, message));
+        }
+        for row in self {
+            values.extend(row?);
+        }
+        Ok((rows, columns, values))
     }
 }
 
@@ -160,8 +163,54 @@ struct Header {
     extents: Vec<usize>,
 }
 
+/// Most bytes of a file before its numbers.
+pub(crate) const MAX_START: usize = 12 + MAX_HEADER;
+
+/// An array by its header.
+pub(crate) struct Array {
+    pub dtype: Dtype,
+    pub by_columns: bool,
+    pub extents: Vec<usize>,
+    /// Bytes before its numbers.
+    pub start: u64,
+}
+
+/// The array whose file begins with `start`; `None` where its numbers are of a kind that weights do not have.
+pub(crate) fn array(start: &[u8]) -> Result<Option<Array>, String> {
+    let mut left = start;
+    let text = header_text(&mut left)?;
+    if named(&text)?.and_then(Kind::named).is_none() {
+        return Ok(None);
+    }
+    let Header { kind, by_columns, extents } = parse(&text)?;
+    let start = (start.len() - left.len()) as u64;
+    Ok(kind.dtype().map(|dtype| Array { dtype, by_columns, extents, start }))
+}
+
 /// The header of an array in `length` bytes, and the number of bytes behind it.
 fn read_header(reader: &mut impl Read, length: u64) -> Result<(Header, u64), String> {
+    let mut counted = Counted { reader, count: 0 };
+    let text = header_text(&mut counted)?;
+    let count = counted.count;
+    Ok((parse(&text)?, length.saturating_sub(count)))
+}
+
+/// A reader that counts what it yields.
+struct Counted<'a, R> {
+    reader: &'a mut R,
+    count: u64,
+}
+
+impl<R: Read> Read for Counted<'_, R> {
+    fn read(&mut self, buffer: &mut [u8]) -> std::io::Result<usize> {
+        let read = self.reader.read(buffer)?;
+        self.count += read as u64;
+        Ok(read)
+    }
+}
+
+/// The text that says what the numbers behind it are.
+fn header_text(reader: &mut impl Read) -> Result<String, String> {
     let mut start = [0; 8];
     reader.read_exact(&mut start).map_err(cut)?;
     let [magic @ .., major, _minor] = start;
@@ -177,8 +226,7 @@ fn read_header(reader: &mut impl Read, length: u64) -> Result<(Header, u64), Str
     }
     let mut header = vec![0; header_bytes];
     reader.read_exact(&mut header).map_err(cut)?;
-    let header = std::str::from_utf8(&header).map_err(|_| "has a header that is not text")?;
-    Ok((parse(header)?, length.saturating_sub((8 + size_bytes + header_bytes) as u64)))
+    String::from_utf8(header).map_err(|_| "has a header that is not text".into())
 }
 
 /// Declares the element types that are read, each with NumPy's name and how its bytes become a number.
@@ -215,6 +263,24 @@ macro_rules! kinds {
     };
 }
 
+impl Kind {
+    /// That of weights, where they have it.
+    fn dtype(self) -> Option<Dtype> {
+        match self {
+            Self::F2 => Some(Dtype::F16),
+            Self::F4 => Some(Dtype::F32),
+            Self::F8 => Some(Dtype::F64),
+            Self::Bool => Some(Dtype::Bool),
+            Self::U1 => Some(Dtype::U8),
+            Self::I1 => Some(Dtype::I8),
+            Self::I2 => Some(Dtype::I16),
+            Self::I4 => Some(Dtype::I32),
+            Self::I8 => Some(Dtype::I64),
+            Self::U2 | Self::U4 | Self::U8 => None,
+        }
+    }
+}
+
 kinds! {
     F2 "<f2" f16, f64::from;
     F4 "<f4" f32, f64::from;
@@ -230,20 +296,27 @@ kinds! {
     I8 "<i8" i64, |v| v as f64;
 }
 
+/// What stands behind a key of a header.
+fn after<'a>(header: &'a str, key: &str) -> Result<&'a str, String> {
+    let (_, rest) = header.split_once(&format!("'{key}':")).ok_or_else(|| format!("has no {key} in its header"))?;
+    Ok(rest.trim_start())
+}
+
+/// The name of the element type, where there is one.
+fn named(header: &str) -> Result<Option<&str>, String> {
+    Ok(after(header, "descr")?.split('\'').nth(1))
+}
+
 /// Element type, order and extents from a header such as
 /// `{'descr': '<f4', 'fortran_order': False, 'shape': (3, 512), }`.
 fn parse(header: &str) -> Result<Header, String> {
-    let after = |key: &str| {
-        let (_, rest) = header.split_once(&format!("'{key}':")).ok_or_else(|| format!("has no {key} in its header"))?;
-        Ok::<&str, String>(rest.trim_start())
-    };
-    let name = after("descr")?.split('\'').nth(1);
+    let name = named(header)?;
     let kind = name.and_then(Kind::named);
     let kind = kind.ok_or_else(|| {
         format!("has element type {}, expected little-endian integers or floats", name.unwrap_or("a structure"))
     })?;
-    let by_columns = !after("fortran_order")?.starts_with("False");
-    let shape = after("shape")?.strip_prefix('(').and_then(|rest| rest.split_once(')')).map(|(shape, _)| shape);
+    let by_columns = !after(header, "fortran_order")?.starts_with("False");
+    let shape = after(header, "shape")?.strip_prefix('(').and_then(|rest| rest.split_once(')')).map(|(shape, _)| shape);
     let shape = shape.ok_or("has a malformed shape in its header")?;
     let extents: Option<Vec<usize>> =
         shape.split(',').map(str::trim).filter(|e| !e.is_empty()).map(|e| e.parse().ok()).collect();

@@ -229,6 +229,17 @@ impl Source {
         region.check_crc(&crc).map_err(|message| self.error(message))
     }
 
+    /// The first bytes of `region`, at most `most`; nothing is checked.
+    pub fn read_start(&self, region: Region, most: u64) -> Result<Vec<u8>> {
+        let len = region.len.min(most);
+        let Packing::Deflated { .. } = region.packing else { return self.read_vec(region.offset, len) };
+        let reader = RegionReader { source: self, position: region.offset, end: region.end() };
+        let mut start = Vec::new();
+        let read = DeflateDecoder::new(reader).take(len).read_to_end(&mut start);
+        read.map_err(|e| self.error(format!("inflating data at offset {}: {e}", region.offset)))?;
+        Ok(start)
+    }
+
     /// The bytes of `region` in one piece, checked as by [`for_each_chunk`](Self::for_each_chunk).
     pub fn read_region(&self, region: Region) -> Result<Vec<u8>> {
         let mut all = Vec::new();

@@ -14,7 +14,7 @@ use crate::collect::{Collector, Element};
 use crate::hash::ContentHash;
 use crate::pass::Pass;
 use crate::source::{CHUNK, Packing, Region, Source};
-use crate::{Error, Result, safetensors, torch};
+use crate::{Error, Result, npz, safetensors, torch, zip};
 
 /// Most tensors in a file.
 pub(crate) const MAX_TENSORS: usize = 20_000;
@@ -121,7 +121,7 @@ pub struct WeightFile {
 }
 
 impl WeightFile {
-    /// Opens a safetensors file or a PyTorch checkpoint (`.pt`, `.pth`, `.bin`, `.ckpt`), told apart by
+    /// Opens a safetensors file, a PyTorch checkpoint (`.pt`, `.pth`, `.bin`, `.ckpt`) or NumPy's `.npz`, told apart by
     /// content. A checkpoint's tensors are named by their path through its containers, joined by dots;
     /// a leading `state_dict.` that all of them share is dropped.
     ///
@@ -152,7 +152,11 @@ impl WeightFile {
         let known = source.len().min(start.len() as u64) as usize;
         source.read_exact_at(0, &mut start[..known])?;
         if torch::recognises(&start) {
-            let (tensors, checked) = torch::read(&source)?;
+            let arrays = if start.starts_with(&zip::SIGNATURE) { Some(zip::entries(&source)?) } else { None };
+            let (tensors, checked) = match arrays.filter(npz::recognises) {
+                Some(arrays) => npz::read(&source, arrays)?,
+                None => torch::read(&source)?,
+            };
             Ok(Self { source, tensors, metadata: BTreeMap::new(), checked })
         } else {
             let (tensors, metadata) = safetensors::read(&source)?;

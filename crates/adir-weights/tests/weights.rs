@@ -33,6 +33,60 @@ fn read_everything(bytes: Vec<u8>) -> bool {
     })
 }
 
+/// NumPy wrote them, by `fixtures/make.py`; what weights never are is left out.
+#[test]
+fn arrays_saved_by_numpy_come_back() {
+    for name in ["arrays.npz", "compressed.npz"] {
+        let file = open(name);
+        let names: Vec<&str> = file.names().collect();
+        assert_eq!(
+            names,
+            ["empty", "opt/state/step", "opt/target/columns", "opt/target/double", "opt/target/kernel"],
+            "{name}"
+        );
+        assert_eq!(file.info("opt/target/kernel").unwrap().shape, [2, 3, 2]);
+        let kernel: Vec<f32> = (0..12).map(|i| i as f32 / 8.0).collect();
+        assert_eq!(file.read_f32("opt/target/kernel").unwrap(), kernel);
+        assert_eq!(file.read_f32("opt/target/columns").unwrap(), [0.0, 1.0, 2.0, 3.0, 4.0, 5.0]);
+        assert_eq!(file.read_f64("opt/target/double").unwrap(), [0.1, -2e30]);
+        assert_eq!(file.read_i64("opt/state/step").unwrap(), [7]);
+        assert!(file.read_f32("empty").unwrap().is_empty());
+        let mut seen = BTreeMap::new();
+        let wanted = |name: &str, _: &adir_weights::TensorInfo| name.ends_with("kernel") || name.ends_with("columns");
+        let hash = file.stream(wanted, |name, values| {
+            seen.insert(name.to_owned(), values);
+            Ok::<_, Error>(())
+        });
+        assert_eq!(hash.unwrap(), file.sha256().unwrap());
+        assert_eq!((seen.len(), &seen["opt/target/kernel"]), (2, &kernel));
+    }
+}
+
+/// A changed byte is found or harms nothing, and cut files are refused.
+#[test]
+fn damaged_archives_of_arrays_are_refused() {
+    for name in ["arrays.npz", "compressed.npz"] {
+        let good = std::fs::read(fixture(name)).unwrap();
+        assert!(read_everything(good.clone()));
+        for length in 0..good.len() {
+            assert!(WeightFile::from_bytes("cut", good[..length].to_vec()).is_err(), "{name} cut at {length}");
+        }
+        let mut state = 3;
+        for _ in 0..3000 {
+            let mut bytes = good.clone();
+            let at = next(&mut state) as usize % bytes.len();
+            bytes[at] = next(&mut state) as u8;
+            read_everything(bytes);
+        }
+    }
+    // A shape that the entry does not hold, in the file that is not compressed.
+    let mut larger = std::fs::read(fixture("arrays.npz")).unwrap();
+    let at = larger.windows(9).position(|part| part == b"(2, 3, 2)").unwrap();
+    larger[at + 1] = b'9';
+    let message = WeightFile::from_bytes("larger", larger).unwrap_err().to_string();
+    assert!(message.contains("opt/target/kernel") && message.contains("[9, 3, 2]"), "{message}");
+}
+
 /// `fixtures/make.py` saved the same tensors in three containers and their values by numpy.
 #[test]
 fn tensors_saved_by_pytorch_come_back_in_every_container() {

@@ -4,7 +4,8 @@ use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
 
 use adir::engine::{
-    Engine, EngineBuilder, FileRecord, LatentRecord, Observation, OutputRequest, Outputs, Plan, Record, Request, Target,
+    Engine, EngineBuilder, FileRecord, LatentRecord, Observation, OutputRequest, Outputs, Plan, Record, Request,
+    Restored, StackRecord, Target,
 };
 use adir::io::atomic::check_outputs;
 use adir::io::hash::ContentHash;
@@ -17,13 +18,14 @@ use adir::{Error, Result};
 use clap::Args;
 use serde_json::json;
 
-use super::replay_latent;
+use super::{replay_latent, replay_pages};
 use crate::adaptation::engine_with;
 use crate::log::Log;
 use crate::memory;
 use crate::pipe::Scratch;
 use crate::remote::RemoteArgs;
 use crate::store::Store;
+use crate::watch::Watcher;
 
 /// Repeat a restoration from its record, and say whether the bytes agree (exit code 1 if they do not).
 ///
@@ -52,23 +54,32 @@ pub struct ReplayArgs {
     json: bool,
 }
 
+impl ReplayArgs {
+    /// An engine like that of the run.
+    pub(super) fn engine(&self, record: &Record, scratch: &Scratch, store: &Store) -> Result<Engine> {
+        let adapt = record.request.as_ref().and_then(|request| request.adapt.as_ref());
+        self.remote.check(adapt.and_then(|adapt| adapt.target.gallery()))?;
+        let builder = self.remote.engine(engine(record, scratch)?, store, self.no_cache);
+        engine_with(builder, store, self.no_cache).build()
+    }
+}
+
 /// A picture of the run and of its repetition.
 pub(super) struct Compared {
-    name: String,
-    then: ContentHash,
-    now: ContentHash,
+    pub name: String,
+    pub then: ContentHash,
+    pub now: ContentHash,
 }
 
 pub fn run(args: &ReplayArgs, log: &Log) -> Result<u8> {
     if let Some(record) = LatentRecord::read(&args.record)? {
         return replay_latent::run(args, &record, log);
     }
+    if let Some(record) = StackRecord::read(&args.record)? {
+        return replay_pages::run(args, &record, log);
+    }
     let record = Record::read(&args.record)?;
-    let request = record.request.clone().ok_or_else(|| {
-        let message = "does not hold its request: the observation came from a pipe or from memory, or the operator from a \
-                       program";
-        Error::input(&args.record, message)
-    })?;
+    let request = request_of(&record, &args.record)?;
     let asked = request.output.clone().map_or_else(|| result_of(&args.record), |output| Ok(output.path))?;
     // Before the folder changes.
     let (own, kept) = (absolute(&args.record)?, args.output.as_deref().map(absolute).transpose()?);
@@ -88,26 +99,36 @@ pub fn run(args: &ReplayArgs, log: &Log) -> Result<u8> {
         }
         None => OutputRequest::new(scratch.file(asked.file_name().unwrap_or(OsStr::new("x.png"))), false),
     };
-    args.remote.check(request.adapt.as_ref().and_then(|adapt| adapt.target.gallery()))?;
-    let engine = args.remote.engine(engine(&record, &scratch)?, &store, args.no_cache);
-    let engine = engine_with(engine, &store, args.no_cache).build()?;
+    let engine = args.engine(&record, &scratch, &store)?;
+    let watcher = log.watcher();
+    let restored = repeat(&engine, &record, request, output, &watcher)?;
+    watcher.finish();
+    let compared = compare(&before, &restored.record.results)?;
+    let again = restored.outputs().map(|outputs| outputs.image.clone());
+    tell(args, &compared, || reasons(&record, &restored.record), || largest_difference(&image, &again?))
+}
+
+/// Repeats the run of a record into `output`.
+pub(super) fn repeat(
+    engine: &Engine,
+    record: &Record,
+    request: Request,
+    output: OutputRequest,
+    watcher: &Watcher,
+) -> Result<Restored> {
     let mut again = request;
     make_absolute(&mut again)?;
     again.output = Some(output);
     let plan = engine.plan(&again)?;
-    check_inputs(&record, &plan)?;
-    let watcher = log.watcher();
+    check_inputs(record, &plan)?;
     let id = engine.prior(&|event| watcher.see(event))?.id()?.to_string();
     if id != record.model.sha256 {
         let message = format!("holds other weights (SHA-256 {id:.12}) than the run used ({:.12})", record.model.sha256);
         return Err(Error::model(&record.model.name, message));
     }
     let mut restored = engine.run(&plan, &|event| watcher.see(event))?;
-    watcher.finish();
-    restored.save(&engine)?;
-    let compared = compare(&before, &restored.record.results)?;
-    let again = plan.outputs().map(|outputs| outputs.image.clone());
-    tell(args, &compared, || reasons(&record, &restored.record), || largest_difference(&image, &again?))
+    restored.save(engine)?;
+    Ok(restored)
 }
 
 /// Says which files agree; if some do not, why, and by how much the first result differs. Returns the exit code.
@@ -140,6 +161,15 @@ pub(super) fn tell(
         say!("{}", if agree { "the run repeats" } else { "the run does NOT repeat" })?;
     }
     Ok(if agree { crate::exit::DONE } else { crate::exit::SOME_FAILED })
+}
+
+/// The request of a record, which the file `path` holds.
+pub(super) fn request_of(record: &Record, path: &Path) -> Result<Request> {
+    record.request.clone().ok_or_else(|| {
+        let message = "does not hold its request: the observation came from a pipe or from memory, or the operator from a \
+                       program";
+        Error::input(path, message)
+    })
 }
 
 pub(super) fn absolute(path: &Path) -> Result<PathBuf> {
@@ -283,7 +313,7 @@ pub(super) fn compare(before: &[FileRecord], now: &[FileRecord]) -> Result<Vec<C
 }
 
 /// What was otherwise than in the run.
-fn reasons(then: &Record, now: &Record) -> Vec<String> {
+pub(super) fn reasons(then: &Record, now: &Record) -> Vec<String> {
     let mut reasons = Vec::new();
     let mut tell = |what: &str, then: &str, now: &str| {
         if then != now {

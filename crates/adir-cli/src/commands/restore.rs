@@ -1,6 +1,7 @@
 //! `adir restore`: x from y.
 
 use std::path::{Path, PathBuf};
+use std::str::FromStr;
 use std::time::Duration;
 
 use adir::engine::{EngineBuilder, OutputRequest, Record, Request};
@@ -13,13 +14,14 @@ use clap::Args;
 use serde_json::json;
 
 use super::restore_folder::{self, FolderArgs};
+use super::restore_pages;
 use super::upscale;
 use crate::adaptation::AdaptArgs;
 use crate::args::{DegradationArgs, MeasuredArgs, ReadArgs, preset, share, words};
 use crate::latent::UpscalerArgs;
 use crate::log::Log;
 use crate::model::ModelArgs;
-use crate::pipe::{self, Scratch};
+use crate::pipe::{self, Scratch, is_pipe};
 use crate::report::{Report, in_one_line};
 use crate::seed::Seed;
 
@@ -49,9 +51,11 @@ pub struct RestoreArgs {
     /// needs no other file
     #[arg(long, value_name = "HTML")]
     pub(super) report: Option<PathBuf>,
-    /// Page of a TIFF stack, plane of a FITS file or frame of an animation to restore, from 1 [default: 1, with a warning if there are more]
-    #[arg(long, value_name = "N")]
-    pub(super) page: Option<usize>,
+    /// Page of a TIFF stack, plane of a FITS file or frame of an animation to restore, from 1 [default: 1, with a warning if
+    /// there are more]. With "all", every page is restored as it would be alone: into one TIFF stack if OUTPUT ends in .tif,
+    /// else into a folder, with a file a page (a.p1.tif, a.p2.tif ...)
+    #[arg(long, value_name = "N|all")]
+    pub(super) page: Option<PageArg>,
     #[command(flatten)]
     pub(super) read: ReadArgs,
     #[command(flatten)]
@@ -86,6 +90,24 @@ pub struct RestoreArgs {
     /// Check the request, print every setting with its source and the memory needed, and stop
     #[arg(long, visible_alias = "plan")]
     pub(super) explain: bool,
+}
+
+/// What `--page` takes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum PageArg {
+    One(usize),
+    All,
+}
+
+impl FromStr for PageArg {
+    type Err = Error;
+
+    fn from_str(text: &str) -> Result<Self> {
+        match text {
+            "all" => Ok(Self::All),
+            _ => text.parse().map(Self::One).map_err(|_| Error::config("expected the number of a page, or all")),
+        }
+    }
 }
 
 #[derive(Debug, Clone, PartialEq, Args)]
@@ -232,11 +254,34 @@ impl RestoreArgs {
         }
     }
 
-    /// Refuses options whose files are one for each observation of a folder.
+    /// The page that was asked for, if it is one.
+    pub(super) fn one_page(&self) -> Option<usize> {
+        match self.page {
+            Some(PageArg::One(page)) => Some(page),
+            Some(PageArg::All) | None => None,
+        }
+    }
+
+    /// Whether every page is an observation.
+    pub(super) fn every_page(&self) -> bool {
+        self.page == Some(PageArg::All)
+    }
+
+    /// Whether there are several observations, whose results go into a folder: those of a folder, or the pages of a file.
+    pub(super) fn makes_folder(&self) -> Result<bool> {
+        let input = self.input()?;
+        if self.every_page() && is_pipe(input) {
+            return Err(Error::config("--page all takes a file or a folder, not - for a pipe"));
+        }
+        Ok(input.is_dir() || self.every_page() && !restore_pages::is_stack(&self.output))
+    }
+
+    /// Refuses options whose files are one for each observation.
     pub(super) fn check_for_folder(&self) -> Result<()> {
+        let several = if self.input()?.is_dir() { "the input is a folder" } else { "every page has its own" };
         for (given, option) in [(self.record.is_some(), "--record"), (self.report.is_some(), "--report")] {
             if given {
-                return Err(Error::config(format!("{option} names one file, but the input is a folder")));
+                return Err(Error::config(format!("{option} names one file, but {several}")));
             }
         }
         Ok(())
@@ -250,7 +295,7 @@ impl RestoreArgs {
         let sampling = &self.sampling;
         let observation = if input.is_dir() { input.into() } else { pipe::observation(input)? };
         let mut request = Request::new(observation, problem).preset(sampling.preset).seed(sampling.seed.value);
-        request.reading = self.read.reading(self.page)?;
+        request.reading = self.read.reading(self.one_page())?;
         request.sampling.samples = sampling.samples;
         request.sampling.class = sampling.class;
         request.sampling.tile = sampling.tile;
@@ -285,10 +330,13 @@ pub fn run(args: &RestoreArgs, log: &Log) -> Result<u8> {
         return upscale::run(args, files, log);
     }
     args.upscaler.refuse()?;
-    if args.input()?.is_dir() {
+    if args.makes_folder()? {
         return restore_folder::run(args, || Ok(args.request(&args.output)?.into()), log);
     }
-    args.folder.refuse_for_a_file(args.input()?)?;
+    args.folder.refuse_for_a_file(args)?;
+    if args.every_page() {
+        return restore_pages::run(args, log);
+    }
     let to_stdout = pipe::is_pipe(&args.output);
     let scratch = match to_stdout {
         true => Some(check_pipe(args).and_then(|()| Scratch::new())?),

@@ -3,7 +3,7 @@
 use std::path::Path;
 use std::str::FromStr;
 
-use adir::engine::{Each, Event, FolderDone, FolderPlan, FolderRequest, Shard};
+use adir::engine::{Each, Engine, Event, FolderDone, FolderPlan, FolderRequest, Shard};
 use adir::io::image::ImageFormat;
 use adir::{Error, Result};
 use clap::Args;
@@ -11,6 +11,7 @@ use clap::Args;
 use super::restore::RestoreArgs;
 use crate::log::Log;
 use crate::pipe::is_pipe;
+use crate::watch::Watcher;
 
 /// Options that only a folder takes.
 #[derive(Debug, Clone, Args)]
@@ -58,19 +59,34 @@ fn format(name: &str) -> Result<ImageFormat, String> {
 
 impl FolderArgs {
     /// Refuses options that have no effect on a single file.
-    pub fn refuse_for_a_file(&self, input: &Path) -> Result<()> {
+    pub fn refuse_for_a_file(&self, args: &RestoreArgs) -> Result<()> {
+        let input = args.input()?;
         let given = [
             (self.shard.is_some(), "--shard"),
             (self.format.is_some(), "--format"),
-            (self.overlap.is_some(), "--overlap"),
+            // Pages share adaptations, too.
+            (self.overlap.is_some() && !args.every_page(), "--overlap"),
         ];
         match given.into_iter().find(|(given, _)| *given) {
+            Some((_, option)) if args.every_page() => {
+                Err(Error::config(format!("{option} has no effect on one stack: name a folder as output")))
+            }
             // What is missing is said as it is without the option.
             Some((_, option)) if input.exists() => Err(Error::config(format!(
                 "{option} has no effect on a single file, and {} is no folder",
                 input.display()
             ))),
             _ => Ok(()),
+        }
+    }
+
+    /// The overlap that was asked for.
+    pub fn overlap(&self, args: &RestoreArgs) -> Result<Option<f64>> {
+        match self.overlap {
+            Some(_) if args.adaptation.gallery.is_none() => {
+                Err(Error::config("--overlap has no effect without --gallery FOLDER"))
+            }
+            overlap => Ok(overlap),
         }
     }
 
@@ -83,21 +99,26 @@ impl FolderArgs {
     }
 }
 
-fn request(args: &RestoreArgs, each: Each) -> Result<FolderRequest> {
+/// Refuses a seed that the next run of the same command would not have.
+pub(super) fn check_seed(args: &RestoreArgs) -> Result<()> {
     if args.sampling.seed.drawn {
         let message = "a seed drawn at each start would make finished files count as unfinished: give --seed a number";
         return Err(Error::config(message));
     }
-    if args.folder.overlap.is_some() && args.adaptation.gallery.is_none() {
-        return Err(Error::config("--overlap has no effect without --gallery FOLDER"));
-    }
-    if args.folder.overlap.is_some() && matches!(each, Each::Latents(_)) {
+    Ok(())
+}
+
+fn request(args: &RestoreArgs, each: Each) -> Result<FolderRequest> {
+    check_seed(args)?;
+    let overlap = args.folder.overlap(args)?;
+    if overlap.is_some() && matches!(each, Each::Latents(_)) {
         return Err(Error::config("--overlap has no effect here: each upscaling adapts to its own nearest images"));
     }
     let mut request = FolderRequest::new(args.input()?, &args.output, each);
     request.shard = args.folder.shard()?;
     request.format = args.folder.format;
-    request.overlap = args.folder.overlap.unwrap_or(request.overlap);
+    request.overlap = overlap.unwrap_or(request.overlap);
+    request.every_page = args.every_page();
     request.overwrite = args.overwrite;
     Ok(request)
 }
@@ -105,7 +126,7 @@ fn request(args: &RestoreArgs, each: Each) -> Result<FolderRequest> {
 /// Restores the images of the folder, each as `each` says.
 pub fn run(args: &RestoreArgs, each: impl FnOnce() -> Result<Each>, log: &Log) -> Result<u8> {
     if is_pipe(&args.output) {
-        return Err(Error::config("-o - holds one picture, but the input is a folder: give -o FOLDER"));
+        return Err(Error::config("-o - holds one picture, but there are several observations: give -o FOLDER"));
     }
     args.check_for_folder()?;
     let request = request(args, each()?)?;
@@ -114,16 +135,26 @@ pub fn run(args: &RestoreArgs, each: impl FnOnce() -> Result<Each>, log: &Log) -
     let watch = |event: &Event| watcher.see(event);
     let plan = engine.plan_folder(&request, &watch)?;
     if args.explain {
-        let (first, faults) = engine.check_folder(&plan, &watch)?;
-        watcher.finish();
-        if let Some(first) = first {
-            say!("{first}\n")?;
-        }
-        say!("{}", in_words(&plan))?;
-        return Ok(told(faults.into_iter().map(|fault| (fault.file, fault.error.to_string())).collect(), log));
+        return explain(&engine, &plan, &watcher, log);
     }
     log.info(&in_words(&plan));
     let done = engine.run_folder(&plan, &watch);
+    ended(args, done, &watcher, log)
+}
+
+/// Shows the plan of the first file, and what cannot be restored.
+pub(super) fn explain(engine: &Engine, plan: &FolderPlan, watcher: &Watcher, log: &Log) -> Result<u8> {
+    let (first, faults) = engine.check_folder(plan, &|event| watcher.see(event))?;
+    watcher.finish();
+    if let Some(first) = first {
+        say!("{first}\n")?;
+    }
+    say!("{}", in_words(plan))?;
+    Ok(told(faults.into_iter().map(|fault| (fault.file, fault.error.to_string())).collect(), log))
+}
+
+/// Says what became of the files; the exit code.
+pub(super) fn ended(args: &RestoreArgs, done: Result<FolderDone>, watcher: &Watcher, log: &Log) -> Result<u8> {
     watcher.finish();
     if let Err(error) = &done {
         let begun = if watcher.kept() { " and the one that was begun" } else { "" };
@@ -137,12 +168,13 @@ pub fn run(args: &RestoreArgs, each: impl FnOnce() -> Result<Each>, log: &Log) -
 }
 
 /// How many files there are, and what is left to do.
-fn in_words(plan: &FolderPlan) -> String {
+pub(super) fn in_words(plan: &FolderPlan) -> String {
     let shard = plan.request().shard;
     let part = if shard == Shard::WHOLE { String::new() } else { format!(", shard {shard} of them") };
     let (files, finished, to_do) = (plan.files(), plan.finished(), plan.to_do().len());
     let scans = plan.request().scans.display();
-    format!("{scans}: {files} images{part}: {finished} finished, {to_do} to restore")
+    let what = if plan.request().every_page { "pages" } else { "images" };
+    format!("{scans}: {files} {what}{part}: {finished} finished, {to_do} to restore")
 }
 
 /// Names the files that failed; the exit code.

@@ -138,7 +138,7 @@ fn request(args: &RestoreArgs, purpose: Purpose) -> Result<LatentRequest> {
         *noise_level = args.upscaler.noise_level.or(*noise_level);
         (*agree, *colours) = (args.upscaler.match_observation, args.upscaler.match_colours);
     }
-    request.reading = args.read.reading(args.page)?;
+    request.reading = args.read.reading(args.one_page())?;
     request.prompt = args.adaptation.prompt.clone().unwrap_or_default();
     request.seed = args.sampling.seed.value;
     request.samples = args.sampling.samples;
@@ -153,10 +153,15 @@ fn request(args: &RestoreArgs, purpose: Purpose) -> Result<LatentRequest> {
 /// Super-resolution by the model in `files`.
 pub(super) fn run(args: &RestoreArgs, files: LatentFiles, log: &Log) -> Result<u8> {
     args.check_for_upscaler()?;
-    if args.input()?.is_dir() {
+    if args.makes_folder()? {
         return restore_folder::run(args, || Ok(request(args, files.purpose())?.into()), log);
     }
-    args.folder.refuse_for_a_file(args.input()?)?;
+    if args.every_page() {
+        return Err(Error::config(
+            "of --page all, an upscaler in latents makes a file a page: name a folder as output",
+        ));
+    }
+    args.folder.refuse_for_a_file(args)?;
     let request = request(args, files.purpose())?;
     let engine = args.engine().build()?;
     latent::run(&engine, files, &request, args.explain, args.sampling.seed.drawn, log)

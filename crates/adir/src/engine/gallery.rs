@@ -1,29 +1,21 @@
 //! Galleries: the index of a folder, brought up to date, with the encoder that made it.
 
 use std::borrow::Cow;
-use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 
 use super::cache::Cache;
 use super::event::{Event, Watch, report, warn};
+use super::local::Local;
 use super::record::ImageRecord;
 use super::remote::RemoteGallery;
-use crate::encode::{Embedding, Encoder, spherical_distance};
+use crate::encode::{Embedding, Encoder};
 use crate::io::limits::Limits;
-use crate::io::open_regular;
-use crate::io::shards;
-use crate::retrieve::{
-    Build, BuildOutcome, ContentHash, Entry, Exclude, Index, Neighbour, Precision, RemoteIndex, Stat, TileSide,
-};
+use crate::retrieve::{Build, BuildOutcome, ContentHash, Entry, Index, Neighbour, Precision, RemoteIndex, TileSide};
 use crate::{Error, Result};
 
 /// Warnings about files of a gallery that are shown one by one; the rest is counted.
 const SHOWN_WARNINGS: usize = 20;
-
-/// Images whose embeddings are closer than this, in radians, are one: rounding to f16 moves an embedding by 3e-4, and two
-/// photographs of one scene are a hundred times as far apart.
-const SAME_IMAGE: f64 = 1e-3;
 
 /// Images to choose from, and what tells their likeness.
 pub struct Gallery {
@@ -37,13 +29,6 @@ enum Place {
     Here(Local),
     /// On a server.
     Remote(RemoteGallery),
-}
-
-/// An index, and what was said of its files.
-struct Local {
-    index: Index,
-    /// Images whose absence was reported.
-    told: Mutex<BTreeSet<usize>>,
 }
 
 /// An image of a gallery.
@@ -101,7 +86,7 @@ impl Gallery {
     }
 
     fn of(index: Index, encoder: Arc<dyn Encoder>) -> Self {
-        Self { encoder, place: Place::Here(Local { index, told: Mutex::default() }) }
+        Self { encoder, place: Place::Here(Local::new(index)) }
     }
 
     /// The gallery of an index on a server.
@@ -205,122 +190,6 @@ impl Gallery {
             Place::Here(local) => local.describe(images, limits),
             Place::Remote(remote) => remote.describe(images),
         }
-    }
-}
-
-impl Local {
-    /// As [`Gallery::nearest`].
-    fn nearest(
-        &self,
-        query: &Embedding,
-        count: usize,
-        closer_than: f64,
-        exclude: &[ContentHash],
-        limits: &Limits,
-        watch: &Watch<'_>,
-    ) -> Result<Vec<Neighbour>> {
-        let exclusion = Exclude { closer_than, content: exclude.first().copied() };
-        let (mut left, mut gone) = (Vec::<(Neighbour, Entry)>::new(), Vec::new());
-        let (mut wanted, mut seen) = (count, 0);
-        while left.len() < count {
-            let found = self.index.nearest(query, wanted, &exclusion)?;
-            let exhausted = found.len() < wanted;
-            for n in found.into_iter().skip(std::mem::replace(&mut seen, wanted)) {
-                if left.len() == count {
-                    break;
-                }
-                let entry = self.index.entry(n.id)?;
-                if entry.content.is_some_and(|content| exclude.contains(&content)) {
-                    continue;
-                }
-                match self.fault(&entry, limits) {
-                    Some(fault) => gone.push((n.id, fault)),
-                    None if self.is_copy((&n, &entry), &left)? => {}
-                    None => left.push((n, entry)),
-                }
-            }
-            if exhausted {
-                break;
-            }
-            wanted = wanted.saturating_mul(2);
-        }
-        self.tell(gone, watch)?;
-        if left.is_empty() {
-            return Err(Error::input(self.index.root(), "contains no images to adapt to"));
-        }
-        Ok(left.into_iter().map(|(n, _)| n).collect())
-    }
-
-    /// Whether an image is in `nearer` already, under another name or stored in another way.
-    fn is_copy(&self, (n, entry): (&Neighbour, &Entry), nearer: &[(Neighbour, Entry)]) -> Result<bool> {
-        let same = |a: &Entry, b: &Entry| a.content.is_some() && (a.content, a.tile) == (b.content, b.tile);
-        if nearer.iter().any(|(_, other)| same(other, entry)) {
-            return Ok(true);
-        }
-        // Copies are as far from the query as one another.
-        for (other, _) in nearer.iter().rev().take_while(|(other, _)| n.distance - other.distance < SAME_IMAGE) {
-            if spherical_distance(&self.index.vector(n.id)?, &self.index.vector(other.id)?) < SAME_IMAGE {
-                return Ok(true);
-            }
-        }
-        Ok(false)
-    }
-
-    /// What keeps the file of an image from being used as it was indexed.
-    fn fault(&self, entry: &Entry, limits: &Limits) -> Option<Error> {
-        let path = self.index.root().join(&entry.path);
-        let Some(content) = entry.content else {
-            // The embedding came from elsewhere: whether there is an image has never been looked at.
-            return shards::read_image_in(&path, limits).err();
-        };
-        if shards::split(&path).is_none() {
-            let stat = match Stat::of_file(&path) {
-                Ok(stat) => stat,
-                Err(e) => return Some(e),
-            };
-            if stat.modified.is_some() && (stat.size, stat.modified) == (entry.size, entry.modified) {
-                return open_regular(&path).err().map(|e| Error::input(&path, format!("cannot be read: {e}")));
-            }
-        }
-        match shards::hash_in(&path, limits) {
-            Ok(found) if found == content => None,
-            Ok(_) => Some(Error::input(&path, "has changed since it was indexed")),
-            Err(e) => Some(e),
-        }
-    }
-
-    /// Warns of images that are gone, of each once.
-    fn tell(&self, gone: Vec<(usize, Error)>, watch: &Watch<'_>) -> Result<()> {
-        let mut told = self.told.lock().unwrap_or_else(PoisonError::into_inner);
-        let new: Vec<Error> = gone.into_iter().filter(|(id, _)| told.insert(*id)).map(|(_, error)| error).collect();
-        let Some(first) = new.first() else { return Ok(()) };
-        let count = match new.len() {
-            1 => "one of the nearest images is".to_owned(),
-            more => format!("{more} of the nearest images are"),
-        };
-        warn(
-            watch,
-            format!(
-                "{count} left out, and the next nearest taken: {first} (`adir index build` brings an index up to date)"
-            ),
-        )
-    }
-
-    /// Files and records of images.
-    fn describe(&self, images: &[Neighbour], limits: &Limits) -> Result<Vec<Found>> {
-        let describe = |n: &Neighbour| {
-            let entry = self.index.entry(n.id)?;
-            let path = self.index.root().join(&entry.path);
-            let sha256 = match entry.content {
-                Some(content) => content,
-                // An index of embeddings from elsewhere knows no contents.
-                None => shards::hash_in(&path, limits)?,
-            };
-            let distance = Some(n.distance);
-            let record = ImageRecord { path: Some(entry.path.into()), sha256, tile: entry.tile, distance };
-            Ok(Found { path, record })
-        };
-        images.iter().map(describe).collect()
     }
 }
 

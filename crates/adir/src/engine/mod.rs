@@ -29,6 +29,7 @@ mod extent;
 mod folder;
 mod gallery;
 mod latent;
+mod local;
 mod open;
 mod outputs;
 mod plan;
@@ -52,7 +53,7 @@ pub use event::{Event, Watch};
 pub use extent::Memory;
 pub use folder::{
     Each, FileFault, FileOutcome, FilePlan, FileState, FolderDone, FolderPlan, FolderRequest, ManifestEntry,
-    ManifestHead, Merged, Shard, merge,
+    ManifestHead, Merged, Shard, StackPlan, StackRecord, StackRequest, merge,
 };
 pub use gallery::{Chosen, Gallery, build_index};
 pub use latent::{

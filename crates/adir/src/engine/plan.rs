@@ -16,7 +16,7 @@ use crate::operator::ImageShape;
 use crate::restore::{RestorePlan, SamplingConfig};
 use crate::retrieve::ContentHash;
 use crate::task::Task;
-use crate::tensor::{self, is_cpu};
+use crate::tensor::{self, Tensor, is_cpu};
 use crate::{Error, Result};
 
 /// A restoration that is ready to run.
@@ -169,12 +169,20 @@ pub(super) fn named(file: Option<&Path>, error: Error) -> Error {
     }
 }
 
+/// SHA-256 of the sizes and values of an image.
+pub(super) fn content_of_values(values: &Tensor<4>) -> Result<ContentHash> {
+    bytes_of(values).map(|bytes| crate::io::hash::sha256(&bytes))
+}
+
+fn bytes_of(values: &Tensor<4>) -> Result<Vec<u8>> {
+    let mut bytes = format!("{:?}\n", values.dims()).into_bytes();
+    bytes.extend(tensor::to_f32(values)?.into_iter().flat_map(f32::to_le_bytes));
+    Ok(bytes)
+}
+
 /// SHA-256 of the sizes and values of a picture from memory, and of which were observed where not all were.
 pub(super) fn content_of(picture: &Picture) -> Result<ContentHash> {
-    let mut bytes = format!("{:?}\n", picture.tensor.dims()).into_bytes();
-    for value in tensor::to_f32(&picture.tensor)? {
-        bytes.extend(value.to_le_bytes());
-    }
+    let mut bytes = bytes_of(&picture.tensor)?;
     bytes.extend(picture.observed.iter().flat_map(|mask| mask.known()).map(|known| u8::from(*known)));
     Ok(crate::io::hash::sha256(&bytes))
 }

@@ -7,7 +7,7 @@ use super::adapt::{AdaptPlan, Observed};
 use super::event::{Event, Watch, report, warn};
 use super::gallery::{Found, Gallery};
 use super::open::Engine;
-use super::plan::content_of;
+use super::plan::{content_of, content_of_values};
 use super::record::ImageRecord;
 use super::request::{Adapt, Query, Target};
 use crate::adapt::{AdaptConfig, CropScale};
@@ -75,9 +75,10 @@ impl Engine {
                 let multiple = prior.info().size_multiple;
                 config.crop = config.crop.min((h.min(w) / multiple * multiple).max(multiple));
                 config.scale = CropScale::Native;
+                // Its file would not say which page this is, nor how its values were read.
                 let record = ImageRecord {
                     path: observed.file.map(Path::to_owned),
-                    sha256: observed.content,
+                    sha256: content_of_values(observed.y)?,
                     tile: None,
                     distance: None,
                 };

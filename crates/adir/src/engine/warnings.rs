@@ -45,7 +45,7 @@ pub(super) fn warnings(plan: &Plan) -> Result<Vec<String>> {
 pub(super) fn of_reading(picture: &Picture) -> impl Iterator<Item = String> {
     let first = first_of(picture.pages);
     picture.warnings.iter().map(move |text| match *text == first {
-        true => format!("{text}; --page N takes another"),
+        true => format!("{text}; --page N takes another, --page all every one"),
         false => text.clone(),
     })
 }

@@ -19,6 +19,8 @@ use crate::{Error, Result};
 
 /// Solving a blur whose borders couple.
 const SOLVE: Solve = Solve { steps: 16, tolerance: 1e-3 };
+/// The same where y has noise: most of what is left of the residual then is noise.
+const SOLVE_NOISY: Solve = Solve { steps: 16, tolerance: 1e-2 };
 
 /// What y is worth against an x0 estimate of noise level t.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
@@ -208,7 +210,7 @@ impl ProximalGuidance {
     fn step(&self, residual: &Tensor<4>, share: Share) -> Result<Tensor<4>> {
         let gram = self.spectrum.as_ref().and_then(Spectrum::exact);
         let solved = match (share, gram) {
-            (Share::Proximal(c), _) => solve(self.operator.as_ref(), 1.0, 1.0 / c, residual, &SOLVE)?,
+            (Share::Proximal(c), _) => solve(self.operator.as_ref(), 1.0, 1.0 / c, residual, &SOLVE_NOISY)?,
             (share, Some(gram)) => gram.filter(residual, |v| if v > 0.0 { share.of(v) / v } else { 0.0 })?,
             (_, None) => {
                 let damping = least_damping(self.operator.as_ref());

@@ -32,6 +32,8 @@ mod scale;
 pub mod shards;
 pub mod side_inputs;
 pub mod sidecar;
+pub mod stack;
 pub mod tally;
+mod tar;
 mod turned;
 pub mod weights;

@@ -128,9 +128,18 @@ pub trait Network: Debug + Send + Sync {
         const MOST_SCRATCH: usize = 512 << 20;
         /// The widest map itself, its normalisation, its transformed copy, the layer's output and what is in passing.
         const MAPS_ALIVE: usize = 7;
+        /// Those of them that are there as a whole where convolutions work in bands, in tenths, and what bands take.
+        const WHOLE_TENTHS: usize = 23;
+        const BANDS: usize = 320_000_000;
         let skips: usize = self.memory_of_blocks(height, width).iter().map(|block| block.saved).sum();
         let weights = 4 * self.layout().element_count();
-        let activations = 4 * n * (skips + MAPS_ALIVE * self.largest_map(height, width));
+        let widest = 4 * self.largest_map(height, width);
+        // Several images are computed a thread each, and large networks were not measured with bands.
+        let maps = match n == 1 && weights <= MOST_PACKED {
+            true => (MAPS_ALIVE * widest).min(WHOLE_TENTHS * widest / 10 + BANDS),
+            false => MAPS_ALIVE * widest,
+        };
+        let activations = n * (4 * skips + maps);
         // Weights beyond that are packed in every call, and such networks have layers whose scratch space is all in use.
         let largest = self.layout().specs().iter().map(ParamSpec::len).max().unwrap_or(0);
         let packing = if weights > MOST_PACKED { 2 * 4 * largest + MOST_SCRATCH } else { 0 };

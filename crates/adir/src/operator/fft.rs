@@ -11,7 +11,7 @@ use rustfft::num_complex::Complex64;
 use rustfft::{Fft, FftPlanner};
 
 /// Lines that one task transforms.
-const LINES_PER_TASK: usize = 16;
+pub(super) const LINES_PER_TASK: usize = 16;
 
 /// Transforms of complex planes of one size. The spectrum is kept transposed (column by column).
 #[derive(Clone)]
@@ -64,7 +64,8 @@ fn lines(fft: &Arc<dyn Fft<f64>>, plane: &mut [Complex64], width: usize) {
     plane.par_chunks_mut(LINES_PER_TASK * width).for_each(|lines| fft.process(lines));
 }
 
-fn transposed(plane: &[Complex64], width: usize) -> Vec<Complex64> {
+/// Columns as rows.
+pub(super) fn transposed(plane: &[Complex64], width: usize) -> Vec<Complex64> {
     let height = plane.len() / width;
     let mut out = vec![Complex64::ZERO; plane.len()];
     out.par_chunks_mut(height).enumerate().for_each(|(j, column)| {

@@ -9,6 +9,7 @@ use std::sync::Arc;
 use rayon::prelude::*;
 use rustfft::num_complex::Complex64;
 
+use super::dct::Dct2d;
 use super::fft::Fft2d;
 use super::{ImageShape, Kernel, host};
 use crate::Result;
@@ -42,13 +43,37 @@ enum Basis {
     Waves(Arc<Waves>),
 }
 
-/// The discrete Fourier basis of planes, or of planes mirrored at their lower and right borders: the cosine basis.
+/// Waves on planes.
 #[derive(Debug)]
 struct Waves {
-    /// Of the size of the planes, or of twice their sides.
-    fft: Fft2d,
+    transform: Transform,
     /// In the order of the transform's spectrum.
     eigenvalues: Vec<f64>,
+}
+
+/// Planes to the amplitudes of waves, and back.
+#[derive(Debug)]
+enum Transform {
+    /// The Fourier basis, of planes that continue periodically.
+    Fourier(Fft2d),
+    /// The cosine basis, of planes that continue mirrored.
+    Cosine(Dct2d),
+}
+
+impl Transform {
+    fn forward(&self, plane: Vec<Complex64>) -> Vec<Complex64> {
+        match self {
+            Self::Fourier(fft) => fft.forward(plane),
+            Self::Cosine(dct) => dct.forward(plane),
+        }
+    }
+
+    fn inverse(&self, spectrum: Vec<Complex64>) -> Vec<Complex64> {
+        match self {
+            Self::Fourier(fft) => fft.inverse(spectrum),
+            Self::Cosine(dct) => dct.inverse(spectrum),
+        }
+    }
 }
 
 impl Gram {
@@ -64,27 +89,32 @@ impl Gram {
 
     /// A A^T of a circular convolution of planes of y's size with `kernel`: the squares of its transfer function.
     pub(super) fn circular(range: ImageShape, kernel: &Kernel) -> Self {
-        Self::convolution(range, Fft2d::new(range.height, range.width), kernel)
+        let fft = Fft2d::new(range.height, range.width);
+        let eigenvalues = transfer(&fft, kernel).iter().map(Complex64::norm_sqr).collect();
+        Self::waves(range, Waves { transform: Transform::Fourier(fft), eigenvalues })
     }
 
     /// The same on planes that continue mirrored (half-sample symmetric), for kernels symmetric in both axes.
     pub(super) fn mirrored(range: ImageShape, kernel: &Kernel) -> Self {
-        Self::convolution(range, Fft2d::new(2 * range.height, 2 * range.width), kernel)
-    }
-
-    fn convolution(range: ImageShape, fft: Fft2d, kernel: &Kernel) -> Self {
-        let eigenvalues = transfer(&fft, kernel).iter().map(Complex64::norm_sqr).collect();
-        Self::waves(range, Waves { fft, eigenvalues })
+        // Of planes with their mirrored copies, the waves up to half of the frequencies are the cosines.
+        let copied = transfer(&Fft2d::new(2 * range.height, 2 * range.width), kernel);
+        let columns = copied.chunks(2 * range.height).take(range.width);
+        let eigenvalues = columns.flat_map(|column| column[..range.height].iter().map(Complex64::norm_sqr)).collect();
+        Self::cosines(range, eigenvalues)
     }
 
     /// A A^T of a separable map that commutes with mirroring, by the first column of A A^T on each axis.
     ///
     /// Its eigenvalues on an axis of n are those of the even extension of that column, a convolution of 2 n values.
     pub(super) fn separable(range: ImageShape, vertical: &[f64], horizontal: &[f64]) -> Self {
-        let fft = Fft2d::new(2 * range.height, 2 * range.width);
         let (vertical, horizontal) = (cosine_eigenvalues(vertical), cosine_eigenvalues(horizontal));
         let eigenvalues = horizontal.iter().flat_map(|h| vertical.iter().map(move |v| h * v)).collect();
-        Self::waves(range, Waves { fft, eigenvalues })
+        Self::cosines(range, eigenvalues)
+    }
+
+    fn cosines(range: ImageShape, eigenvalues: Vec<f64>) -> Self {
+        let transform = Transform::Cosine(Dct2d::new(range.height, range.width));
+        Self::waves(range, Waves { transform, eigenvalues })
     }
 
     fn waves(range: ImageShape, waves: Waves) -> Self {
@@ -268,33 +298,21 @@ impl Steps {
 impl Waves {
     /// Filters the planes of `r`, two at a time: as the real and the imaginary part of one.
     fn filter(&self, shape: ImageShape, r: &[f64], gains: &[f64], out: &mut [f64]) {
-        let (height, width) = (shape.height, shape.width);
-        let (rows, columns) = (source(self.fft.height, height), source(self.fft.width, width));
         let pair = 2 * shape.pixels();
         for (r, out) in r.chunks(pair).zip(out.chunks_mut(pair)) {
             let (re, im) = r.split_at(shape.pixels());
-            let plane = rows.iter().flat_map(|row| columns.iter().map(move |column| row * width + column));
-            let plane = plane.map(|i| Complex64::new(re[i], im.get(i).copied().unwrap_or(0.0))).collect();
-            let mut spectrum = self.fft.forward(plane);
+            let plane = match im {
+                [] => re.iter().map(|re| Complex64::new(*re, 0.0)).collect(),
+                _ => re.iter().zip(im).map(|(re, im)| Complex64::new(*re, *im)).collect(),
+            };
+            let mut spectrum = self.transform.forward(plane);
             spectrum.iter_mut().zip(gains).for_each(|(v, gain)| *v *= gain);
-            let plane = self.fft.inverse(spectrum);
+            let plane = self.transform.inverse(spectrum);
             let (re, im) = out.split_at_mut(shape.pixels());
-            for row in 0..height {
-                for column in 0..width {
-                    let v = plane[row * self.fft.width + column];
-                    re[row * width + column] = v.re;
-                    if let Some(im) = im.get_mut(row * width + column) {
-                        *im = v.im;
-                    }
-                }
-            }
+            re.iter_mut().zip(&plane).for_each(|(out, v)| *out = v.re);
+            im.iter_mut().zip(&plane).for_each(|(out, v)| *out = v.im);
         }
     }
-}
-
-/// The pixel, out of `n`, that is shown at each of `total` places: `n`, or twice as many for a mirrored line.
-fn source(total: usize, n: usize) -> Vec<usize> {
-    (0..total).map(|i| if i < n { i } else { 2 * n - 1 - i }).collect()
 }
 
 /// The transfer function of a circular convolution with `kernel`, in the order of the transform.
@@ -308,17 +326,14 @@ fn transfer(fft: &Fft2d, kernel: &Kernel) -> Vec<Complex64> {
     fft.forward(wrapped)
 }
 
-/// Eigenvalues, in the order of a transform of 2 n values, of the symmetric map whose first column is given and whose
+/// Eigenvalues of the symmetric map whose first column is given and whose
 /// eigenvectors are the n cosines cos(pi k (i + 1/2) / n).
 fn cosine_eigenvalues(column: &[f64]) -> Vec<f64> {
     let n = column.len();
     let angle = |k: usize, i: usize| std::f64::consts::PI * (k as f64) * (i as f64 + 0.5) / n as f64;
-    // G e_0 and e_0 on cosine k; for k = n the sine takes its place, which no even plane contains.
+    // G e_0 and e_0 on cosine k.
     let eigenvalue = |k: usize| -> f64 {
-        if k == n {
-            return 0.0;
-        }
         column.iter().enumerate().map(|(i, v)| v * angle(k, i).cos()).sum::<f64>() / angle(k, 0).cos()
     };
-    (0..2 * n).map(|k| eigenvalue(k.min(2 * n - k)).max(0.0)).collect()
+    (0..n).map(|k| eigenvalue(k).max(0.0)).collect()
 }

@@ -14,6 +14,7 @@ mod boundary;
 mod compose;
 mod convolve;
 mod crop;
+mod dct;
 mod degradation;
 mod dot_test;
 mod fft;

@@ -1,8 +1,10 @@
 //! Linear systems of an operator: in closed form where its eigenvectors are known, else by conjugate gradients.
 
+use rayon::prelude::*;
+
 use super::{LinearOperator, Mask};
 use crate::Result;
-use crate::tensor::{DType, Tensor, cpu, to_f64};
+use crate::tensor::{DType, Tensor, cpu, from_f64, to_f64};
 
 /// When [`solve`] stops.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -68,42 +70,59 @@ pub fn solve(
         }
         (None, _) => Ok(r.clone()),
     };
-    let inner = |a: &Tensor<4>, b: &Tensor<4>| -> Result<f64> {
-        Ok(to_f64(&(a.clone() * b.clone()).sum())?.iter().sum::<f64>())
-    };
-    let (device, dtype) = (r.device(), r.dtype());
-    let mut left = r.clone().to_device(&cpu()).cast(DType::F64);
+    let (device, dtype, shape) = (r.device(), r.dtype(), r.dims());
+    let host = r.clone().to_device(&cpu()).cast(DType::F64);
+    let tensor = |values: &[f64]| from_f64(values.to_vec(), shape, &cpu());
     // Rows of A that are zero leave only the damping: their part of u is known.
-    if let (Some(seen), Some(_)) = (&seen, &gram) {
-        left = seen.keep(&left)?;
-    }
-    let mut solution = left.zeros_like();
-    let mut improved = precondition(&left)?;
-    let mut direction = improved.clone();
-    let mut square = inner(&left, &improved)?;
-    let enough = inner(&left, &left)? * stop.tolerance * stop.tolerance;
+    let first = match (&seen, &gram) {
+        (Some(seen), Some(_)) => seen.keep(&host)?,
+        _ => host.clone(),
+    };
+    let mut left = to_f64(&first)?;
+    let mut solution = vec![0.0; left.len()];
+    let mut direction = to_f64(&precondition(&first)?)?;
+    let mut square = inner(&left, &direction);
+    let enough = inner(&left, &left) * stop.tolerance * stop.tolerance;
     for _ in 0..stop.steps {
-        if inner(&left, &left)? <= enough {
+        if inner(&left, &left) <= enough {
             break;
         }
-        let back = operator.adjoint(&direction)?;
+        let back = operator.adjoint(&tensor(&direction))?;
         let back = if scale == 1.0 { back } else { back.mul_scalar(scale) };
-        let image = operator.apply(&back)? + direction.clone() * damping;
-        let length = square / inner(&direction, &image)?;
-        solution = solution + direction.clone() * length;
-        left = left - image * length;
-        improved = precondition(&left)?;
-        let next = inner(&left, &improved)?;
-        direction = improved.clone() + direction * (next / square);
+        let mut image = to_f64(&operator.apply(&back)?)?;
+        add(&mut image, damping, &direction);
+        let length = square / inner(&direction, &image);
+        add(&mut solution, length, &direction);
+        add(&mut left, -length, &image);
+        let improved = to_f64(&precondition(&tensor(&left))?)?;
+        let next = inner(&left, &improved);
+        let old = std::mem::replace(&mut direction, improved);
+        add(&mut direction, next / square, &old);
         square = next;
     }
+    let mut solution = from_f64(solution, shape, &cpu());
     if let (Some(seen), Some(_)) = (&seen, &gram)
         && damping > 0.0
     {
-        let r = r.clone().to_device(&cpu()).cast(DType::F64);
-        solution = solution + (r.clone() - seen.keep(&r)?) / damping;
+        solution = solution + (host.clone() - seen.keep(&host)?) / damping;
     }
     Ok(solution.cast(dtype).to_device(&device))
+}
+
+/// Values that one task takes. Sums are taken task by task, so that the number of threads changes nothing.
+const CHUNK: usize = 1 << 14;
+
+fn inner(a: &[f64], b: &[f64]) -> f64 {
+    let sums = a.par_chunks(CHUNK).zip(b.par_chunks(CHUNK));
+    let sums = sums.map(|(a, b)| a.iter().zip(b).map(|(a, b)| a * b).sum());
+    sums.collect::<Vec<f64>>().iter().sum()
+}
+
+/// a += factor b.
+fn add(a: &mut [f64], factor: f64, b: &[f64]) {
+    a.par_chunks_mut(CHUNK).zip(b.par_chunks(CHUNK)).for_each(|(a, b)| {
+        a.iter_mut().zip(b).for_each(|(a, b)| *a += factor * b);
+    });
 }
 
 /// The observed pixels of y, where some are not.

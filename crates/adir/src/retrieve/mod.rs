@@ -7,6 +7,7 @@
 
 mod build;
 mod group;
+mod import;
 mod index;
 mod index_file;
 mod layout;

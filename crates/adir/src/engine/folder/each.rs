@@ -46,6 +46,13 @@ impl Each {
             Self::Latents(request) => &request.reading,
         }
     }
+
+    pub(super) fn reading_mut(&mut self) -> &mut Reading {
+        match self {
+            Self::Pixels(request) => &mut request.reading,
+            Self::Latents(request) => &mut request.reading,
+        }
+    }
 }
 
 /// Refuses what a folder of upscalings cannot have.

@@ -44,11 +44,17 @@ impl Asked {
         }
     }
 
-    /// Whether `outputs` are what a run of this request on an observation with that hash would write.
-    pub fn is_met_by(&self, engine: &Engine, outputs: &Outputs, content: ContentHash) -> Result<bool> {
+    /// Whether `outputs` are what a run of this request on an observation with that hash, or on a page of it, would write.
+    pub fn is_met_by(
+        &self,
+        engine: &Engine,
+        outputs: &Outputs,
+        content: ContentHash,
+        page: Option<usize>,
+    ) -> Result<bool> {
         match self {
-            Self::Pixels(asked) => asked.is_met_by(engine, outputs, content),
-            Self::Latents(asked) => asked.is_met_by(outputs, content),
+            Self::Pixels(asked) => asked.is_met_by(engine, outputs, content, page),
+            Self::Latents(asked) => asked.is_met_by(outputs, content, page),
         }
     }
 }
@@ -56,6 +62,8 @@ impl Asked {
 /// What records of upscalings must say.
 pub(super) struct AskedOfLatents {
     request: LatentRequest,
+    /// The page of every file, where one was asked for.
+    page: Option<usize>,
     model: String,
     others: Vec<FileRecord>,
     placement: [String; 2],
@@ -68,14 +76,16 @@ impl AskedOfLatents {
         Ok(Self {
             model: files.hash()?,
             others: latent::other_files(&request)?,
+            page: request.reading.page,
             request: alike(&request),
             placement: [device.to_owned(), dtype.to_string()],
         })
     }
 
-    fn is_met_by(&self, outputs: &Outputs, content: ContentHash) -> Result<bool> {
+    fn is_met_by(&self, outputs: &Outputs, content: ContentHash, page: Option<usize>) -> Result<bool> {
         let Ok(Some(record)) = LatentRecord::read(&outputs.record) else { return Ok(false) };
         Ok(record.input.sha256 == content
+            && record.latent.reading.page == page.or(self.page)
             && record.model == self.model
             && record.others == self.others
             && [&record.device, &record.dtype] == self.placement.each_ref()
@@ -86,12 +96,16 @@ impl AskedOfLatents {
 
 /// A request without what differs from file to file.
 fn alike(request: &LatentRequest) -> LatentRequest {
-    LatentRequest { input: PathBuf::new(), output: None, ..request.clone() }
+    let mut request = LatentRequest { input: PathBuf::new(), output: None, ..request.clone() };
+    request.reading.page = None;
+    request
 }
 
 /// What a record must say besides the hash of the observation.
 pub(super) struct AskedOfPixels {
     request: Value,
+    /// The page of every file, where one was asked for.
+    page: Option<usize>,
     open: Open,
     /// The adapter that is there already, as asked for.
     adapter: Option<PathBuf>,
@@ -127,6 +141,7 @@ impl AskedOfPixels {
         Ok(Self {
             // By way of its text, as a record has it.
             request: comparable(&Request::from_json(&text)?, open)?,
+            page: each.reading.page,
             open,
             adapter,
             blur: kernel(&degradation),
@@ -136,11 +151,11 @@ impl AskedOfPixels {
         })
     }
 
-    /// Whether `outputs` are what a run of this request on an observation with that hash would write.
-    pub fn is_met_by(&self, engine: &Engine, outputs: &Outputs, content: ContentHash) -> Result<bool> {
+    fn is_met_by(&self, engine: &Engine, outputs: &Outputs, content: ContentHash, page: Option<usize>) -> Result<bool> {
         let Ok(record) = Record::read(&outputs.record) else { return Ok(false) };
         let Some(request) = &record.request else { return Ok(false) };
         let same = record.input.sha256 == content
+            && request.reading.page == page.or(self.page)
             && record.model.sha256 == self.model
             && [&record.device, &record.dtype] == self.placement.each_ref()
             && [&record.mask, &record.ignore].map(|mask| mask.as_ref().map(|mask| mask.sha256)) == self.masks
@@ -164,6 +179,7 @@ fn comparable(request: &Request, open: Open) -> Result<Value> {
     let mut request = request.clone();
     request.input = Observation::File("".into());
     request.output = None;
+    request.reading.page = None;
     // A record holds the noise that was found, and 0 where none was said.
     request.problem.sigma = match request.problem.sigma {
         _ if open.sigma => None,

@@ -1,9 +1,9 @@
 //! Observations of a folder that share an adapter, as their nearest images are the same.
 
 use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
-use super::FolderRequest;
+use super::FolderPlan;
 use crate::Result;
 use crate::engine::adapt::{AdaptPlan, Observed};
 use crate::engine::event::{Event, Watch, report};
@@ -30,8 +30,7 @@ impl Engine {
     pub(super) fn shared(
         &self,
         plan: &AdaptPlan,
-        request: &FolderRequest,
-        files: &[String],
+        folder: &FolderPlan,
         wanted: &[usize],
         watch: &Watch<'_>,
     ) -> Result<BTreeMap<usize, Shared>> {
@@ -44,14 +43,14 @@ impl Engine {
         let gallery = self.gallery(gallery, None, watch)?;
         let mut blocks: Vec<usize> = wanted.iter().map(|k| k / BLOCK).collect();
         blocks.dedup();
-        let ranges = blocks.into_iter().map(|block| block * BLOCK..((block + 1) * BLOCK).min(files.len()));
+        let ranges = blocks.into_iter().map(|block| block * BLOCK..((block + 1) * BLOCK).min(folder.files.len()));
         let ranges: Vec<_> = ranges.collect();
         let (total, mut done) = (ranges.iter().map(|range| range.len()).sum(), 0);
         for range in ranges {
             let (mut members, mut contents, mut nearest) = (Vec::new(), Vec::new(), Vec::new());
             for k in range {
-                let path = request.scans.join(Path::new(&files[k]));
-                if let Ok((picture, content)) = read_hashed_as(&path, request.each.reading(), &self.limits) {
+                let path = folder.input(k);
+                if let Ok((picture, content)) = read_hashed_as(&path, &folder.reading(k), &self.limits) {
                     let observed = Observed { y: &picture.tensor, file: Some(&path), content };
                     nearest.push(self.nearest(&gallery, plan.request(), &observed, None, watch)?);
                     members.push(k);
@@ -60,7 +59,7 @@ impl Engine {
                 done += 1;
                 report(watch, &Event::Searching { done, total })?;
             }
-            for group in group_by_neighbours(&nearest, request.overlap) {
+            for group in group_by_neighbours(&nearest, folder.request.overlap) {
                 if group.members.len() < 2 {
                     continue;
                 }

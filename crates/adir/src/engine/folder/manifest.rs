@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
+use super::scans::label;
 use super::shard::Shard;
 use crate::engine::outputs::Outputs;
 use crate::engine::record::Record;
@@ -44,6 +45,9 @@ pub struct ManifestHead {
 pub struct ManifestEntry {
     /// The observation, below its folder.
     pub file: String,
+    /// Its page, where each is an observation of its own.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub page: Option<usize>,
     /// The result, below the folder of results.
     pub output: String,
     /// Where it is.
@@ -88,7 +92,7 @@ impl FileState {
 #[derive(Debug, Clone)]
 struct Manifest {
     head: ManifestHead,
-    entries: BTreeMap<String, ManifestEntry>,
+    entries: BTreeMap<(String, Option<usize>), ManifestEntry>,
 }
 
 /// The file of a shard's manifest.
@@ -107,7 +111,7 @@ impl Manifest {
         let mut entries = BTreeMap::new();
         for (number, line) in (2..).zip(&lines[1..]) {
             match serde_json::from_str::<ManifestEntry>(line) {
-                Ok(entry) if is_plain(&entry.output) => drop(entries.insert(entry.file.clone(), entry)),
+                Ok(entry) if is_plain(&entry.output) => drop(entries.insert((entry.file.clone(), entry.page), entry)),
                 Ok(_) => {}
                 Err(e) => unread(number, e)?,
             }
@@ -211,7 +215,7 @@ pub fn merge(folder: &Path) -> Result<Merged> {
     };
     let mut merged = Merged { path: folder.join(merged_name()), ..Merged::default() };
     let mut head = first.head.clone();
-    let mut entries: BTreeMap<&str, (&ManifestEntry, &ManifestHead)> = BTreeMap::new();
+    let mut entries: BTreeMap<_, (&ManifestEntry, &ManifestHead)> = BTreeMap::new();
     let mut numbers: BTreeMap<usize, BTreeSet<usize>> = BTreeMap::new();
     for manifest in &manifests {
         numbers.entry(manifest.head.shard.of()).or_default().insert(manifest.head.shard.index());
@@ -233,12 +237,13 @@ pub fn merge(folder: &Path) -> Result<Merged> {
             merged.absent.extend((files > 0).then_some((shard, files)));
         }
     }
-    for (file, (entry, of)) in &entries {
+    for (entry, of) in entries.values() {
+        let file = label(&entry.file, entry.page);
         let outputs = Outputs::new(&folder.join(&entry.output), of.samples);
         match &entry.state {
             FileState::Done { .. } if is_in_place(&outputs) => merged.done += 1,
-            FileState::Failed { error } => merged.failed.push(((*file).to_owned(), error.clone())),
-            _ => merged.missing.push(((*file).to_owned(), of.shard)),
+            FileState::Failed { error } => merged.failed.push((file, error.clone())),
+            _ => merged.missing.push((file, of.shard)),
         }
     }
     head.shard = Shard::WHOLE;

@@ -4,7 +4,8 @@
 //! Each file is restored as it would be alone. The model, the index of a gallery and the adapters are opened once, and
 //! observations with the same nearest images share an adapter. A file is finished when its record is there and says what
 //! is asked for; a manifest per shard ([`merge`] joins them) says what became of each, and which results were begun, so
-//! that the same request goes on after a kill at any moment.
+//! that the same request goes on after a kill at any moment. Pages of a stack are files of their own here, and [`StackRequest`]
+//! joins their results.
 
 mod each;
 mod finished;
@@ -13,23 +14,24 @@ mod lock;
 mod manifest;
 mod names;
 mod run;
+mod scans;
 mod shard;
+mod stack;
 
 use std::path::{Path, PathBuf};
 
 use self::each::check_latents;
 use self::finished::Asked;
 use self::names::{Names, holding};
-use super::event::{Event, Watch, report, warn};
+use self::scans::Scan;
+use super::event::{Event, Watch, report};
 use super::latent;
 use super::open::Engine;
 use super::outputs::Outputs;
 use super::request::OutputRequest;
 use crate::engine::request::Request;
 use crate::io::atomic::check_writable;
-use crate::io::ending::{Written, check_ending};
-use crate::io::folder::{check_folder, check_output_folder, image_files};
-use crate::io::image::{ImageFormat, read_hashed_as};
+use crate::io::image::{ImageFormat, Reading, read_hashed_as};
 use crate::operator::Boundary;
 use crate::retrieve::ContentHash;
 use crate::task::Task;
@@ -39,12 +41,13 @@ pub use self::each::{Each, FilePlan};
 pub use self::manifest::{FileState, ManifestEntry, ManifestHead, Merged, merge};
 pub use self::run::{FileOutcome, FolderDone};
 pub use self::shard::Shard;
+pub use self::stack::{StackPlan, StackRecord, StackRequest};
 
 /// The restoration of all images of a folder.
 #[derive(Debug, Clone)]
 #[non_exhaustive]
 pub struct FolderRequest {
-    /// The folder of the observations; images in its folders count, too.
+    /// The folder of the observations; images in its folders count, too. With [`Self::every_page`] it may be one file.
     pub scans: PathBuf,
     /// The folder of the results, which get the names of the observations; not one that holds `scans`.
     pub output: PathBuf,
@@ -58,6 +61,8 @@ pub struct FolderRequest {
     pub overlap: f64,
     /// Whether results of other requests are replaced. Finished files are left alone anyway.
     pub overwrite: bool,
+    /// Whether each page of a file is an observation: that of `a.tif` with ten pages have results `a.p01.tif` to `a.p10.tif`.
+    pub every_page: bool,
 }
 
 impl FolderRequest {
@@ -74,6 +79,7 @@ impl FolderRequest {
             format: None,
             overlap: Self::OVERLAP,
             overwrite: false,
+            every_page: false,
         }
     }
 }
@@ -82,8 +88,10 @@ impl FolderRequest {
 #[derive(Debug)]
 pub struct FolderPlan {
     request: FolderRequest,
-    /// All files of the folder.
-    files: Vec<String>,
+    /// The folder that the scans lie in.
+    root: PathBuf,
+    /// All files of the folder, or their pages.
+    files: Vec<Scan>,
     names: Names,
     /// The files of this shard that are finished, and those to restore, by their places in `files`.
     finished: Vec<(usize, PathBuf, ContentHash)>,
@@ -127,11 +135,16 @@ impl FolderPlan {
 
     /// Files of this shard that are to be restored, below the folder.
     pub fn to_do(&self) -> impl ExactSizeIterator<Item = &str> {
-        self.to_do.iter().map(|to_do| self.files[to_do.k].as_str())
+        self.to_do.iter().map(|to_do| self.files[to_do.k].label.as_str())
     }
 
     fn input(&self, k: usize) -> PathBuf {
-        self.request.scans.join(Path::new(&self.files[k]))
+        self.root.join(Path::new(&self.files[k].file))
+    }
+
+    /// How an observation is read.
+    fn reading(&self, k: usize) -> Reading {
+        self.files[k].reading(self.request.each.reading())
     }
 
     fn outputs(&self, name: &Path) -> Outputs {
@@ -140,7 +153,7 @@ impl FolderPlan {
 
     /// The names that a file's result may have: the usual one, and those in formats that hold more.
     fn candidates(&self, k: usize) -> Vec<PathBuf> {
-        let more = [ImageFormat::Png, ImageFormat::Tiff].map(|format| self.names.other(&self.files[k], format));
+        let more = [ImageFormat::Png, ImageFormat::Tiff].map(|format| self.names.other(&self.files[k].name, format));
         let more = more.into_iter().filter(|_| self.request.format.is_none());
         std::iter::once(self.names.outputs[k].clone()).chain(more).collect()
     }
@@ -150,6 +163,7 @@ impl FolderPlan {
         let mut each = self.request.each.clone();
         let overwrite = self.request.overwrite || to_do.ours;
         let (input, output) = (self.input(to_do.k), OutputRequest::new(self.request.output.join(name), overwrite));
+        *each.reading_mut() = self.reading(to_do.k);
         match &mut each {
             Each::Pixels(request) => (request.input, request.output) = (input.into(), Some(output)),
             Each::Latents(request) => (request.input, request.output) = (input, Some(output)),
@@ -171,7 +185,7 @@ impl Engine {
         if !(0.0..=1.0).contains(&request.overlap) {
             return Err(Error::config(format!("an overlap of {}: expected 0 to 1", request.overlap)));
         }
-        let (files, unlisted) = match &request.each {
+        let (root, files, unlisted) = match &request.each {
             Each::Pixels(each) => {
                 self.check_pixels(each)?;
                 let listed = self.list(request, watch)?;
@@ -185,9 +199,11 @@ impl Engine {
             }
         };
         check_writable(&manifest::path_of(&request.output, request.shard))?;
-        let names = Names::new(&files, request.format, request.each.samples());
+        let wished: Vec<&str> = files.iter().map(|scan| scan.name.as_str()).collect();
+        let names = Names::new(&wished, request.format, request.each.samples());
         let mut plan = FolderPlan {
             request: request.clone(),
+            root,
             files,
             names,
             finished: Vec::new(),
@@ -223,47 +239,6 @@ impl Engine {
         Ok(())
     }
 
-    /// The images of the folder, and what could not be listed.
-    fn list(&self, request: &FolderRequest, watch: &Watch<'_>) -> Result<(Vec<String>, Vec<FileFault>)> {
-        let FolderRequest { scans, output, .. } = request;
-        check_ending(output, Written::Folder)?;
-        check_output_folder(output)?;
-        check_folder(scans)?;
-        let root = scans.canonicalize().map_err(|e| Error::input(scans, format!("cannot be opened: {e}")))?;
-        let results = output.canonicalize().ok();
-        if let Some(results) = &results
-            && root.starts_with(results)
-        {
-            let (output, scans) = (output.display(), scans.display());
-            let message = "results there could replace observations: choose another folder";
-            return Err(Error::config(format!("{output}: is or holds the input folder {scans}, and {message}")));
-        }
-        let listing = image_files(scans)?;
-        for message in listing.warnings() {
-            warn(watch, message)?;
-        }
-        let no_images = listing.no_images();
-        let mut files = listing.files;
-        // Results within the folder are no observations.
-        if let Some(below) = results.as_ref().and_then(|results| results.strip_prefix(&root).ok()) {
-            files.retain(|file| !Path::new(file).starts_with(below));
-        }
-        if files.is_empty() && listing.odd_names.is_empty() {
-            return Err(Error::input(scans, no_images));
-        }
-        let shown = |path: &Path| path.strip_prefix(scans).unwrap_or(path).to_string_lossy().into_owned();
-        let folders = listing.unlisted.into_iter().map(|error| match &error {
-            Error::Input { path, .. } => FileFault { file: shown(path), error },
-            _ => FileFault { file: String::new(), error },
-        });
-        let mut faults: Vec<FileFault> = folders.collect();
-        faults.extend(listing.odd_names.iter().map(|path| {
-            let error = Error::input(path, "the name is not UTF-8 or holds a backslash: restore it by itself");
-            FileFault { file: shown(path), error }
-        }));
-        Ok((files, faults))
-    }
-
     /// Tells what is finished, what is left, and what is in the way.
     fn sort_out(&self, plan: &mut FolderPlan, watch: &Watch<'_>) -> Result<()> {
         let begun = manifest::begun(&plan.request.output)?;
@@ -282,7 +257,7 @@ impl Engine {
                     none => none.insert(Asked::new(self, &plan.request.each, watch)?),
                 };
                 for name in &present {
-                    if asked.is_met_by(self, &plan.outputs(name), content)? {
+                    if asked.is_met_by(self, &plan.outputs(name), content, plan.files[k].page)? {
                         done = Some((k, (*name).clone(), content));
                         break;
                     }
@@ -346,7 +321,7 @@ impl Engine {
         if suits == format || plan.request.format.is_some() {
             return planned;
         }
-        self.plan_each(&plan.single(to_do, &plan.names.other(&plan.files[to_do.k], suits)))
+        self.plan_each(&plan.single(to_do, &plan.names.other(&plan.files[to_do.k].name, suits)))
     }
 
     /// Plans every file that is to be restored, and computes nothing: the first plan, and what cannot be restored.
@@ -357,7 +332,7 @@ impl Engine {
         let (mut first, mut faults) = (None, Vec::new());
         let total = plan.to_do.len();
         for (done, to_do) in (1..).zip(&plan.to_do) {
-            let file = plan.files[to_do.k].clone();
+            let file = plan.files[to_do.k].label.clone();
             report(watch, &Event::Checking { done, total, path: file.clone() })?;
             match self.plan_file(plan, to_do) {
                 Ok(planned) => first = first.or(Some(planned)),

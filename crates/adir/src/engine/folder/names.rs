@@ -19,7 +19,7 @@ impl Names {
     /// The names for `files`, paths below their folder, sorted. A file keeps its name. In another `format` it changes its
     /// ending (`a.jpg` becomes `a.png`), unless another file would get the same name: then the ending is added
     /// (`a.jpg.png`). Names of samples (`a.1.png`) count, too.
-    pub fn new(files: &[String], format: Option<ImageFormat>, samples: usize) -> Self {
+    pub fn new(files: &[&str], format: Option<ImageFormat>, samples: usize) -> Self {
         let keeps =
             |file: &str| format.is_none_or(|format| ImageFormat::from_path(Path::new(file)).ok() == Some(format));
         let wish = |file: &str| match format {
@@ -32,9 +32,9 @@ impl Names {
         }
         let mut names = Self { outputs: vec![PathBuf::new(); files.len()], taken: HashSet::new(), samples };
         // Those that keep their names come first.
-        let (first, then): (Vec<usize>, Vec<usize>) = (0..files.len()).partition(|&k| keeps(&files[k]));
+        let (first, then): (Vec<usize>, Vec<usize>) = (0..files.len()).partition(|&k| keeps(files[k]));
         for k in first.into_iter().chain(then) {
-            let file = &files[k];
+            let file = files[k];
             let alone = Some(wish(file)).filter(|wish| keeps(file) || wishes[wish] == 1);
             let format = format.or_else(|| ImageFormat::from_path(Path::new(file)).ok()).unwrap_or(ImageFormat::Png);
             let name = alone.filter(|name| names.is_free(name)).unwrap_or_else(|| names.other(file, format));
@@ -89,8 +89,7 @@ mod tests {
     use super::*;
 
     fn named(files: &[&str], format: Option<ImageFormat>, samples: usize) -> Vec<String> {
-        let files: Vec<String> = files.iter().map(|file| (*file).to_owned()).collect();
-        let names = Names::new(&files, format, samples);
+        let names = Names::new(files, format, samples);
         names.outputs.iter().map(|name| name.to_str().unwrap().to_owned()).collect()
     }
 

@@ -9,7 +9,7 @@ use serde::Serialize;
 
 use super::lock::Lock;
 use super::manifest::{FileState, ManifestEntry, ManifestHead, Writer};
-use super::{Asked, Each, FileFault, FilePlan, FolderPlan, ToDo};
+use super::{Asked, Each, FileFault, FilePlan, FolderPlan, Scan, ToDo};
 use crate::engine::event::{Event, Watch, report};
 use crate::engine::latent::{LatentPlan, LatentRestored};
 use crate::engine::open::Engine;
@@ -112,7 +112,7 @@ struct Tally<'a> {
 
 impl Tally<'_> {
     fn path(&self, number: usize) -> String {
-        self.plan.files[self.order[number].k].clone()
+        self.plan.files[self.order[number].k].label.clone()
     }
 
     /// The time that the files from `number` on will take, by that of those that have ended.
@@ -174,7 +174,7 @@ impl Engine {
         let shared = match adapt {
             Some((adapt, preset)) => {
                 let adapt = self.plan_adaptation(adapt, preset)?;
-                self.shared(&adapt, request, &plan.files, &wanted, watch)?
+                self.shared(&adapt, plan, &wanted, watch)?
             }
             None => Default::default(),
         };
@@ -333,7 +333,7 @@ impl Engine {
             let outputs = plan.outputs(&name);
             if outputs.record.is_file()
                 && let Ok(content) = ContentHash::of_file(&plan.input(to_do.k))
-                && asked.is_met_by(self, &outputs, content)?
+                && asked.is_met_by(self, &outputs, content, plan.files[to_do.k].page)?
             {
                 let state = FileState::Done { input_sha256: content };
                 return Ok(Some(entry(plan, to_do.k, &name, state)));
@@ -370,7 +370,8 @@ fn head(plan: &FolderPlan) -> ManifestHead {
 
 fn entry(plan: &FolderPlan, k: usize, output: &Path, state: FileState) -> ManifestEntry {
     let output = output.to_string_lossy().into_owned();
-    ManifestEntry { file: plan.files[k].clone(), output, state }
+    let Scan { file, page, .. } = plan.files[k].clone();
+    ManifestEntry { file, page, output, state }
 }
 
 /// What is known of each file before the run.
@@ -387,7 +388,7 @@ fn entries(plan: &FolderPlan) -> Vec<ManifestEntry> {
     all.sort_by_key(|(k, _)| *k);
     let unlisted = plan.unlisted.iter().map(|FileFault { file, error }| {
         let (file, output) = (file.clone(), file.replace(['\\', '\0'], "_"));
-        ManifestEntry { file, output, state: FileState::Failed { error: error.to_string() } }
+        ManifestEntry { file, page: None, output, state: FileState::Failed { error: error.to_string() } }
     });
     all.into_iter().map(|(_, entry)| entry).chain(unlisted).collect()
 }

@@ -34,6 +34,8 @@ mod tiff_samples;
 mod tiff_zstd;
 mod webp;
 
+pub(super) use tiff::Stack;
+
 /// An image file format.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[non_exhaustive]

@@ -1,14 +1,14 @@
 //! TIFF with grey, RGB or palette pixels, with or without alpha. Planar files are interleaved. Smaller versions of an
 //! image are no pages of their own. EXIF is directories in TIFF, and a block elsewhere; orientation has a tag of its own.
 
-use std::io::{BufRead, Cursor, Read, Seek, SeekFrom};
+use std::io::{BufRead, Cursor, Read, Seek, SeekFrom, Write};
 use std::path::Path;
 
 use image::metadata::Orientation;
 use tiff::decoder::ifd::Value;
 use tiff::decoder::{Decoder, DecodingResult, Limits as TiffLimits};
 use tiff::encoder::colortype::{self, ColorType as EncodedColor};
-use tiff::encoder::{Compression, DeflateLevel, Rational, TiffEncoder, TiffValue};
+use tiff::encoder::{Compression, DeflateLevel, Rational, TiffEncoder, TiffKind, TiffKindBig, TiffValue};
 use tiff::tags::{ExtraSamples, ResolutionUnit, Tag};
 use tiff::{TiffError, TiffResult};
 
@@ -179,23 +179,69 @@ fn describes_layout(text: &str) -> bool {
 }
 
 pub fn encode(path: &Path, file: &mut AtomicFile<'_>, raster: &Raster, metadata: &Metadata) -> Result<()> {
-    let rgb = raster.channels >= 3;
-    match (&raster.samples, rgb) {
-        (Samples::Eight(samples), false) => page::<colortype::Gray8>(file, raster, samples, metadata),
-        (Samples::Eight(samples), true) => page::<colortype::RGB8>(file, raster, samples, metadata),
-        (Samples::Sixteen(samples), false) => page::<colortype::Gray16>(file, raster, samples, metadata),
-        (Samples::Sixteen(samples), true) => page::<colortype::RGB16>(file, raster, samples, metadata),
-        (Samples::Float(samples), false) => page::<colortype::Gray32Float>(file, raster, samples, metadata),
-        (Samples::Float(samples), true) => page::<colortype::RGB32Float>(file, raster, samples, metadata),
-    }
-    .map_err(|e| match e {
-        TiffError::IoError(e) => Error::io(path, e),
-        other => refused(path, other),
-    })
+    let encoder = TiffEncoder::new(file).map(packed);
+    encoder.and_then(|mut encoder| add(&mut encoder, raster, metadata)).map_err(unwritten(path))
 }
 
-fn page<C: EncodedColor>(
-    file: &mut AtomicFile<'_>,
+fn unwritten(path: &Path) -> impl Fn(TiffError) -> Error + '_ {
+    move |e| match e {
+        TiffError::IoError(e) => Error::io(path, e),
+        other => refused(path, other),
+    }
+}
+
+/// With the pixels compressed.
+fn packed<W: Write + Seek, K: TiffKind>(encoder: TiffEncoder<W, K>) -> TiffEncoder<W, K> {
+    encoder.with_compression(Compression::Deflate(DeflateLevel::Balanced))
+}
+
+/// A file of several pages that is being written.
+pub enum Stack<'a, 'b> {
+    Usual(TiffEncoder<&'a mut AtomicFile<'b>>),
+    /// With offsets of 8 bytes.
+    Big(TiffEncoder<&'a mut AtomicFile<'b>, TiffKindBig>),
+}
+
+impl<'a, 'b> Stack<'a, 'b> {
+    /// Begins a file, which will become `path` and holds so many bytes of pixels before they are compressed.
+    pub fn begin(path: &Path, file: &'a mut AtomicFile<'b>, bytes: u64) -> Result<Self> {
+        // Deflate may make pixels longer by a little, and metadata need room, too.
+        let stack = match bytes > u64::from(u32::MAX) / 10 * 9 {
+            true => TiffEncoder::new_big(file).map(|encoder| Self::Big(packed(encoder))),
+            false => TiffEncoder::new(file).map(|encoder| Self::Usual(packed(encoder))),
+        };
+        stack.map_err(unwritten(path))
+    }
+
+    /// Adds a page. In a file with long offsets it has no EXIF, whose offsets are short.
+    pub fn add(&mut self, path: &Path, raster: &Raster, metadata: &Metadata) -> Result<()> {
+        match self {
+            Self::Usual(encoder) => add(encoder, raster, metadata),
+            Self::Big(encoder) => add(encoder, raster, &Metadata { exif: None, ..metadata.clone() }),
+        }
+        .map_err(unwritten(path))
+    }
+}
+
+/// Adds a page to a file.
+fn add<W: Write + Seek, K: TiffKind>(
+    file: &mut TiffEncoder<W, K>,
+    raster: &Raster,
+    metadata: &Metadata,
+) -> TiffResult<()> {
+    let rgb = raster.channels >= 3;
+    match (&raster.samples, rgb) {
+        (Samples::Eight(samples), false) => page::<colortype::Gray8, _, _>(file, raster, samples, metadata),
+        (Samples::Eight(samples), true) => page::<colortype::RGB8, _, _>(file, raster, samples, metadata),
+        (Samples::Sixteen(samples), false) => page::<colortype::Gray16, _, _>(file, raster, samples, metadata),
+        (Samples::Sixteen(samples), true) => page::<colortype::RGB16, _, _>(file, raster, samples, metadata),
+        (Samples::Float(samples), false) => page::<colortype::Gray32Float, _, _>(file, raster, samples, metadata),
+        (Samples::Float(samples), true) => page::<colortype::RGB32Float, _, _>(file, raster, samples, metadata),
+    }
+}
+
+fn page<C: EncodedColor, W: Write + Seek, K: TiffKind>(
+    encoder: &mut TiffEncoder<W, K>,
     raster: &Raster,
     samples: &[C::Inner],
     metadata: &Metadata,
@@ -203,9 +249,8 @@ fn page<C: EncodedColor>(
 where
     [C::Inner]: TiffValue,
 {
-    let mut encoder = TiffEncoder::new(file)?.with_compression(Compression::Deflate(DeflateLevel::Balanced));
     let exif = metadata.exif.as_deref().and_then(Exif::of_block);
-    let below = exif.as_ref().map(|exif| exif.write_below(&mut encoder)).transpose()?.unwrap_or_default();
+    let below = exif.as_ref().map(|exif| exif.write_below(encoder)).transpose()?.unwrap_or_default();
     let mut image = encoder.new_image::<C>(raster.width, raster.height)?;
     for (tag, at) in below {
         image.encoder().write_tag(Tag::from_u16_exhaustive(tag), at)?;

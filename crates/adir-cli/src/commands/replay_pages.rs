@@ -1,0 +1,63 @@
+//! `adir replay` of a run that restored every page of a file.
+
+use std::path::PathBuf;
+
+use adir::engine::{OutputRequest, Record, StackRecord};
+use adir::io::atomic::check_outputs;
+use adir::io::hash::ContentHash;
+use adir::io::limits::Limits;
+use adir::io::stack::write_stack;
+use adir::{Error, Result};
+
+use super::replay::{
+    Compared, ReplayArgs, absolute, check_format, folder_of_run, reasons, repeat, request_of, result_of, tell,
+};
+use crate::log::Log;
+use crate::pipe::Scratch;
+
+/// Repeats the runs of the pages, and joins them as the run did.
+pub(super) fn run(args: &ReplayArgs, record: &StackRecord, log: &Log) -> Result<u8> {
+    let written = record.result.path.clone().map_or_else(|| result_of(&args.record), Ok)?;
+    // Before the folder changes.
+    let (own, kept) = (absolute(&args.record)?, args.output.as_deref().map(absolute).transpose()?);
+    let store = args.store.absolute()?;
+    if let Some(folder) = folder_of_run(&own, Some(&OutputRequest::new(&written, false))) {
+        std::env::set_current_dir(&folder).map_err(|e| Error::io(&folder, e))?;
+    }
+    if let Some(kept) = &kept {
+        check_format(kept, &written)?;
+        let inputs: Vec<PathBuf> = record.pages.iter().filter_map(|page| page.input.path.clone()).collect();
+        let inputs = inputs.iter().chain([&own, &written]).map(PathBuf::as_path);
+        check_outputs(&inputs.collect::<Vec<_>>(), &[kept], args.overwrite)?;
+    }
+    let [first, ..] = record.pages.as_slice() else {
+        return Err(Error::input(&args.record, "is the record of no pages"));
+    };
+    let scratch = Scratch::new()?;
+    let engine = args.engine(first, &scratch, &store)?;
+    let watcher = log.watcher();
+    let (mut files, mut compared, mut found) = (Vec::new(), Vec::new(), Vec::new());
+    for (number, page) in (1..).zip(&record.pages) {
+        let file = scratch.file(format!("page-{number}.tif"));
+        let request = request_of(page, &args.record)?;
+        let again = repeat(&engine, page, request, OutputRequest::new(&file, false), &watcher)?;
+        let (then, now) = (result(page, &args.record)?, ContentHash::of_file(&file)?);
+        if then != now {
+            found.extend(reasons(page, &again.record).into_iter().map(|reason| format!("page {number}: {reason}")));
+        }
+        compared.push(Compared { name: format!("page {number}"), then, now });
+        files.push(file);
+    }
+    watcher.finish();
+    let joined = kept.unwrap_or_else(|| scratch.file("joined.tif"));
+    write_stack(&joined, &files, &Limits::default())?;
+    let name = written.file_name().unwrap_or_default().to_string_lossy().into_owned();
+    compared.push(Compared { name, then: record.result.sha256, now: ContentHash::of_file(&joined)? });
+    tell(args, &compared, || found, || None)
+}
+
+/// The hash of a page's result.
+fn result(page: &Record, file: &std::path::Path) -> Result<ContentHash> {
+    let result = page.results.first().map(|result| result.sha256);
+    result.ok_or_else(|| Error::input(file, "does not hold the results of its pages"))
+}

@@ -1,0 +1,205 @@
+//! Every page of a file: into one file or into a folder, each as it would be alone.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Stdio;
+use std::time::{Duration, Instant};
+
+use adir::io::image::{BitDepth, Picture, Reading, WriteOptions, read_image_as, write_image};
+use adir::io::limits::Limits;
+use adir::io::stack::write_stack;
+use adir::tensor::{Tensor, to_f32};
+
+mod common;
+use common::{command, expect, folder, json, square};
+
+/// What every run here has in common.
+const SR2: [&str; 5] = ["--task", "sr2", "--steps", "2", "-q"];
+
+#[track_caller]
+fn restore(code: i32, folder: &Path, args: &[&str]) -> String {
+    expect(code, folder, &[&["restore"], args, &SR2].concat()).1
+}
+
+/// A stack of these pages, written with those options.
+fn stack(path: &Path, pages: &[(Tensor<4>, WriteOptions)]) {
+    let folder = path.with_extension("parts");
+    fs::create_dir_all(&folder).unwrap();
+    let one = |(k, (page, options)): (usize, &(Tensor<4>, WriteOptions))| -> PathBuf {
+        let file = folder.join(format!("{k}.tif"));
+        write_image(&file, page, options).unwrap();
+        file
+    };
+    let files: Vec<PathBuf> = pages.iter().enumerate().map(one).collect();
+    write_stack(path, &files, &Limits::default()).unwrap();
+    fs::remove_dir_all(&folder).unwrap();
+}
+
+/// RGB of 8 bits, grey of 16 bits, and a larger page.
+fn three(path: &Path) {
+    let sixteen = WriteOptions { bit_depth: BitDepth::Sixteen, ..WriteOptions::default() };
+    stack(
+        path,
+        &[
+            (square(40, 60, 16), WriteOptions::default()),
+            (square(70, 60, 16).narrow(1, 1, 1), sixteen),
+            (square(60, 80, 24), WriteOptions::default()),
+        ],
+    );
+}
+
+fn values(file: &Path, page: Option<usize>) -> (Vec<f32>, usize) {
+    let mut reading = Reading::default();
+    reading.page = page;
+    let picture: Picture = read_image_as(file, &reading, &Limits::default()).unwrap();
+    (to_f32(&picture.tensor).unwrap(), picture.pages)
+}
+
+#[test]
+fn a_stack_becomes_a_stack_whose_pages_are_those_restored_alone() {
+    let f = folder("stack");
+    three(&f.join("s.tif"));
+    let (out, _) = expect(0, &f, &[&["restore", "s.tif", "-o", "x.tif", "--page", "all", "--plan"], &SR2[..]].concat());
+    assert!(out.contains("3 pages: 0 finished, 3 to restore") && !f.join("x.tif.pages").exists(), "{out}");
+    restore(0, &f, &["s.tif", "-o", "x.tif", "--page", "all"]);
+    assert!(!f.join("x.tif.pages").exists());
+    for page in 1..=3 {
+        let alone = f.join(format!("{page}.tif"));
+        restore(0, &f, &["s.tif", "-o", &alone.to_string_lossy(), "--page", &page.to_string()]);
+        let (found, pages) = values(&f.join("x.tif"), Some(page));
+        assert_eq!(pages, 3);
+        assert_eq!(found, values(&alone, None).0, "page {page}");
+    }
+    let record = json(&f.join("x.tif.json"));
+    let pages = record["pages"].as_array().unwrap();
+    assert_eq!(pages.len(), 3);
+    assert!(pages.iter().all(|page| page["agreement_psnr"].as_f64().unwrap() > 30.0), "{record}");
+    assert_eq!(pages[2]["request"]["reading"]["page"], 3);
+    let (out, _) = expect(0, &f, &["replay", "x.tif.json", "-o", "again.tif", "-q"]);
+    assert!(out.contains("page 3") && out.contains("the run repeats"), "{out}");
+    assert_eq!(fs::read(f.join("again.tif")).unwrap(), fs::read(f.join("x.tif")).unwrap());
+    // What is there is replaced only if that was asked for.
+    let err = restore(2, &f, &["s.tif", "-o", "x.tif", "--page", "all"]);
+    assert!(err.contains("--overwrite"), "{err}");
+    let first = fs::read(f.join("x.tif")).unwrap();
+    restore(0, &f, &["s.tif", "-o", "x.tif", "--page", "all", "--overwrite"]);
+    assert_eq!(fs::read(f.join("x.tif")).unwrap(), first);
+}
+
+#[test]
+fn pages_become_files_of_a_folder() {
+    let f = folder("files");
+    fs::create_dir_all(f.join("s/b")).unwrap();
+    three(&f.join("s/b/a.tif"));
+    write_image(&f.join("s/one.png"), &square(40, 60, 16), &WriteOptions::default()).unwrap();
+    restore(0, &f, &["s", "-o", "o", "--page", "all"]);
+    for (name, page) in [("b/a.p1.tif", Some(1)), ("b/a.p2.tif", Some(2)), ("b/a.p3.tif", Some(3)), ("one.png", None)] {
+        let record = json(&f.join("o").join(format!("{name}.json")));
+        assert_eq!(record["request"]["reading"]["page"].as_u64().map(|k| k as usize), page, "{name}");
+    }
+    let (out, err) = expect(0, &f, &["merge", "o"]);
+    assert!(err.contains("4 files restored, 0 missing, 0 failed"), "{out}{err}");
+    let manifest = fs::read_to_string(f.join("o/adir-manifest.jsonl")).unwrap();
+    assert!(manifest.contains(r#""file":"b/a.tif","page":2,"output":"b/a.p2.tif""#), "{manifest}");
+    // One of them is made again, and it alone.
+    for name in ["a.p2.tif", "a.p2.tif.json"] {
+        fs::remove_file(f.join("o/b").join(name)).unwrap();
+    }
+    let (_, err) = expect(0, &f, &["restore", "s", "-o", "o", "--page", "all", "--task", "sr2", "--steps", "2"]);
+    assert!(err.contains("1 restored, 3 finished before"), "{err}");
+    assert_eq!(values(&f.join("o/b/a.p2.tif"), None).0.len(), 32 * 32);
+    // A single file in the same way; a page that was not asked for is another request.
+    restore(0, &f, &["s/b/a.tif", "-o", "p", "--page", "all", "--format", "png"]);
+    assert_eq!(values(&f.join("p/a.p3.png"), None).0, values(&f.join("o/b/a.p3.tif"), None).0);
+    let err = restore(2, &f, &["s", "-o", "o", "--page", "1"]);
+    assert!(err.contains("one.png"), "{err}");
+}
+
+#[test]
+fn pages_that_fail_are_named_and_no_stack_is_written() {
+    let f = folder("failing");
+    let float = WriteOptions { bit_depth: BitDepth::Float, ..WriteOptions::default() };
+    // Floats beyond 1, of which nobody says which one is white.
+    let bright = square(70, 60, 16) * 80.0 + 90.0;
+    stack(
+        &f.join("s.tif"),
+        &[
+            (square(40, 60, 16), WriteOptions::default()),
+            (bright, float),
+            (square(40, 90, 16), WriteOptions::default()),
+        ],
+    );
+    let err = restore(1, &f, &["s.tif", "-o", "x.tif", "--page", "all"]);
+    assert!(err.contains("s.tif, page 2") && err.contains("white") && err.contains("not written"), "{err}");
+    assert!(!f.join("x.tif").exists() && f.join("x.tif.pages/s.p3.tif").is_file());
+    let err = restore(1, &f, &["s.tif", "-o", "o", "--page", "all"]);
+    assert!(err.contains("page 2") && f.join("o/s.p1.tif").is_file() && !f.join("o/s.p2.tif").exists(), "{err}");
+}
+
+#[test]
+fn what_cannot_be_is_refused_before_anything_is_computed() {
+    let f = folder("refused");
+    three(&f.join("s.tif"));
+    for (code, args, said) in [
+        (2, &["s.tif", "-o", "x.png", "--page", "all"][..], ".tif"),
+        (2, &["s.tif", "-o", "x.tif", "--page", "all", "-n", "2"], "folder"),
+        (2, &["s.tif", "-o", "x.tif", "--page", "all", "--report", "r.html"], "--report"),
+        (2, &["s.tif", "-o", "o", "--page", "all", "--report", "r.html"], "--report"),
+        (2, &["s.tif", "-o", "x.tif", "--page", "all", "--shard", "1/2"], "--shard"),
+        (2, &["s.tif", "-o", "x.tif", "--page", "all", "--seed", "-1"], "--seed"),
+        (2, &["s.tif", "-o", "s.tif", "--page", "all", "--overwrite"], "would replace the input"),
+        (2, &["s.tif", "-o", "-", "--page", "all"], "-o FOLDER"),
+        (2, &["-", "-o", "x.tif", "--page", "all"], "pipe"),
+        (2, &["s.tif", "-o", "x.tif", "--page", "0"], "count from 1"),
+        (2, &["s.tif", "-o", "x.tif", "--page", "every"], "or all"),
+        (3, &["none.tif", "-o", "x.tif", "--page", "all"], "none.tif"),
+    ] {
+        let err = restore(code, &f, args);
+        assert!(err.contains(said), "{args:?}: {err}");
+        assert!(!f.join("x.tif").exists() && !f.join("x.tif.pages").exists() && !f.join("o").exists(), "{args:?}");
+    }
+    // A foreign file in the place of the record.
+    fs::write(f.join("x.tif.json"), "{}").unwrap();
+    let err = restore(2, &f, &["s.tif", "-o", "x.tif", "--page", "all", "--overwrite"]);
+    assert!(err.contains("did not write"), "{err}");
+}
+
+/// A killed run goes on with the pages that are left, and ends in the same bytes; so does one that was killed while the stack
+/// was made of them.
+#[test]
+fn a_killed_run_goes_on() {
+    let f = folder("killed");
+    let pages: Vec<_> = (0..6).map(|k| (square(40 + 5 * k, 60, 16), WriteOptions::default())).collect();
+    stack(&f.join("s.tif"), &pages);
+    let args = ["restore", "s.tif", "--page", "all", "--task", "sr2", "--steps", "12", "-o"];
+    expect(0, &f, &[&args[..], &["whole.tif"]].concat());
+    let mut child = command(&f, &[&args[..], &["x.tif"]].concat()).stderr(Stdio::null()).spawn().unwrap();
+    let started = Instant::now();
+    while !f.join("x.tif.pages/s.p2.tif.json").exists() && started.elapsed() < Duration::from_secs(60) {
+        std::thread::sleep(Duration::from_millis(1));
+    }
+    child.kill().unwrap();
+    child.wait().unwrap();
+    assert!(f.join("x.tif.pages/s.p2.tif.json").exists());
+    // A file of somebody's in the folder stays.
+    fs::write(f.join("x.tif.pages/notes.txt"), "mine").unwrap();
+    // As if the stack had been written, and its record had not.
+    fs::write(f.join("x.tif.pages/joining"), "").unwrap();
+    fs::write(f.join("x.tif"), "some bytes").unwrap();
+    let (_, err) = expect(0, &f, &[&args[..], &["x.tif"]].concat());
+    assert!(!err.contains(" 0 finished before"), "{err}");
+    assert_eq!(fs::read(f.join("x.tif")).unwrap(), fs::read(f.join("whole.tif")).unwrap());
+    let left: Vec<_> = fs::read_dir(f.join("x.tif.pages")).unwrap().map(|item| item.unwrap().file_name()).collect();
+    assert_eq!(left, ["notes.txt"]);
+}
+
+/// Pages differ, and so must their adapters, though they lie in one file.
+#[test]
+fn pages_adapted_to_themselves_have_adapters_of_their_own() {
+    let f = folder("itself");
+    stack(&f.join("s.tif"), &[40, 70].map(|top| (square(top, 60, 32), WriteOptions::default())));
+    let adapt = ["--adapt", "self", "--iterations", "1", "--adapt-batch", "2"];
+    restore(0, &f, &[&["s.tif", "-o", "o", "--page", "all"], &adapt[..]].concat());
+    let key = |page: usize| json(&f.join(format!("o/s.p{page}.tif.json")))["adaptation"]["key"].clone();
+    assert!(key(1).is_string() && key(1) != key(2), "{}", key(1));
+}

@@ -1,0 +1,196 @@
+//! Restoring every page of a file into one file of as many pages.
+//!
+//! Pages are restored like the files of a folder, into a folder beside the result (`x.tif.pages`). What is finished there is
+//! not made again, so that the same request goes on after a kill. At the end they become the pages of the result, and the
+//! folder goes away.
+
+use std::ffi::OsString;
+use std::fs;
+use std::io::{Read, Write};
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+
+use super::run::FolderDone;
+use super::{Each, FolderPlan, FolderRequest, manifest};
+use crate::engine::event::Watch;
+use crate::engine::open::Engine;
+use crate::engine::outputs::Outputs;
+use crate::engine::record::{FileRecord, MOST_BYTES, Record, write_json};
+use crate::engine::request::{OutputRequest, Request};
+use crate::io::atomic;
+use crate::io::hash::ContentHash;
+use crate::io::open_regular;
+use crate::io::stack::{check_stack_name, write_stack};
+use crate::{Error, Result};
+
+/// In the folder of the pages: the result is being made of them, and what has its name may be replaced.
+const BEGUN: &str = "joining";
+
+/// The restoration of every page of a file into one file.
+#[derive(Debug, Clone)]
+#[non_exhaustive]
+pub struct StackRequest {
+    /// The file: a TIFF stack, a FITS file of several planes, an animation.
+    pub input: PathBuf,
+    /// The result, a TIFF file.
+    pub output: OutputRequest,
+    /// What is done to each page. Its input and output are replaced.
+    pub each: Request,
+    /// As in [`FolderRequest::overlap`].
+    pub overlap: f64,
+}
+
+impl StackRequest {
+    /// The restoration of the pages of `input`, each as `each` says.
+    pub fn new(input: impl Into<PathBuf>, output: OutputRequest, each: Request) -> Self {
+        Self { input: input.into(), output, each, overlap: FolderRequest::OVERLAP }
+    }
+}
+
+/// A checked [`StackRequest`], and what is done of it already.
+#[derive(Debug)]
+pub struct StackPlan {
+    pages: FolderPlan,
+    outputs: Outputs,
+    overwrite: bool,
+}
+
+impl StackPlan {
+    /// The restorations of the pages.
+    pub fn pages(&self) -> &FolderPlan {
+        &self.pages
+    }
+
+    /// Where a page is restored to, below [`StackPlan::pages`]' output.
+    fn page(&self, k: usize) -> Outputs {
+        self.pages.outputs(&self.pages.names.outputs[k])
+    }
+
+    fn folder(&self) -> &Path {
+        &self.pages.request.output
+    }
+}
+
+/// What was done to the pages of a file.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+#[non_exhaustive]
+pub struct StackRecord {
+    /// Version of this form, [`StackRecord::SCHEMA`].
+    pub schema: u32,
+    /// Program and version.
+    pub program: String,
+    /// Results: one.
+    pub samples: usize,
+    /// The file that was written.
+    pub result: FileRecord,
+    /// The records of the pages, in their order.
+    pub pages: Vec<Record>,
+}
+
+impl StackRecord {
+    /// The version of the form that this program writes.
+    pub const SCHEMA: u32 = 1;
+
+    /// Reads the record in `path`; `None` for a record of another kind.
+    ///
+    /// # Errors
+    /// [`Error::Input`] when the file cannot be read, or is one of another version.
+    pub fn read(path: impl AsRef<Path>) -> Result<Option<Self>> {
+        #[derive(Deserialize)]
+        struct Kind {
+            pages: Option<serde::de::IgnoredAny>,
+        }
+        let path = path.as_ref();
+        let mut text = String::new();
+        let read = open_regular(path).and_then(|file| file.take(MOST_BYTES).read_to_string(&mut text));
+        read.map_err(|e| Error::input(path, format!("cannot be read: {e}")))?;
+        if !serde_json::from_str(&text).is_ok_and(|kind: Kind| kind.pages.is_some()) {
+            return Ok(None);
+        }
+        let record: Self =
+            serde_json::from_str(&text).map_err(|e| Error::input(path, format!("is no record of pages: {e}")))?;
+        match record.schema {
+            Self::SCHEMA => Ok(Some(record)),
+            found => Err(Error::input(path, format!("is a record of version {found}, expected {}", Self::SCHEMA))),
+        }
+    }
+}
+
+/// The folder of the pages of a result.
+fn folder_of(output: &Path) -> PathBuf {
+    let mut name = OsString::from(output);
+    name.push(".pages");
+    name.into()
+}
+
+impl Engine {
+    /// Checks the restoration of the pages of a file, as [`Engine::plan_folder`] does.
+    ///
+    /// # Errors
+    /// As [`Engine::plan_folder`]; [`Error::Config`] for an output that is no TIFF file, that exists or would destroy what
+    /// is read, or for several samples.
+    pub fn plan_stack(&self, request: &StackRequest, watch: &Watch<'_>) -> Result<StackPlan> {
+        let StackRequest { input, output, each, overlap } = request;
+        check_stack_name(&output.path)?;
+        if each.sampling.samples > 1 {
+            return Err(Error::config(
+                "one file holds one result of each page: for several samples, name a folder as output",
+            ));
+        }
+        let outputs = Outputs::of(output, 1);
+        let folder = folder_of(&output.path);
+        let mut each = each.clone();
+        (each.input, each.output) = (input.clone().into(), None);
+        let ours = folder.join(BEGUN).is_file();
+        outputs.check(&self.files_read(&each), output.overwrite || ours)?;
+        let pages = FolderRequest {
+            format: Some(crate::io::image::ImageFormat::Tiff),
+            overlap: *overlap,
+            overwrite: output.overwrite,
+            every_page: true,
+            ..FolderRequest::new(input.clone(), folder, Each::Pixels(each.into()))
+        };
+        let pages = self.plan_folder(&pages, watch)?;
+        Ok(StackPlan { pages, outputs, overwrite: output.overwrite || ours })
+    }
+
+    /// Carries out what a plan has left to do. If a page cannot be restored, no file is written, and finished pages are
+    /// kept for the next run of the same request.
+    ///
+    /// # Errors
+    /// As [`Engine::run_folder`]; [`Error::Io`] where the system refuses to write the file.
+    pub fn run_stack(&self, plan: &StackPlan, watch: &Watch<'_>) -> Result<FolderDone> {
+        let done = self.run_folder(&plan.pages, watch)?;
+        if !done.failed.is_empty() {
+            return Ok(done);
+        }
+        plan.outputs.check_free(plan.overwrite)?;
+        let pages: Vec<Outputs> = (0..plan.pages.files.len()).map(|k| plan.page(k)).collect();
+        let records = pages.iter().map(|page| Record::read(&page.record)).collect::<Result<Vec<_>>>()?;
+        let begun = plan.folder().join(BEGUN);
+        atomic::write(&begun, |file| file.write_all(b"").map_err(|e| Error::io(&begun, e)))?;
+        self.join_pages(&plan.outputs.image, &pages, records, &plan.outputs.record)?;
+        // What is not of this run stays.
+        let own = pages.iter().flat_map(Outputs::all).map(Path::to_owned);
+        let own = own.chain([manifest::path_of(plan.folder(), plan.pages.request.shard), begun]);
+        own.for_each(|file| drop(fs::remove_file(file)));
+        let _ = fs::remove_dir(plan.folder());
+        Ok(done)
+    }
+
+    /// Makes the file `image` of the images of `pages`, and writes its record.
+    fn join_pages(&self, image: &Path, pages: &[Outputs], records: Vec<Record>, record: &Path) -> Result<()> {
+        let files: Vec<PathBuf> = pages.iter().map(|page| page.image.clone()).collect();
+        write_stack(image, &files, self.limits())?;
+        let made = StackRecord {
+            schema: StackRecord::SCHEMA,
+            program: concat!("adir ", env!("CARGO_PKG_VERSION")).into(),
+            samples: 1,
+            result: FileRecord { path: Some(image.to_owned()), sha256: ContentHash::of_file(image)? },
+            pages: records,
+        };
+        write_json(record, &made)
+    }
+}
