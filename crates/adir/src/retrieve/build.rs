@@ -150,7 +150,7 @@ impl<'a> Build<'a> {
             let (stat, shard) = match listed {
                 Ok(listed) => listed,
                 Err(e) => {
-                    faults.add("tar files that cannot be read are left out", e);
+                    faults.add("left out", e);
                     continue;
                 }
             };
