@@ -240,3 +240,43 @@ fn a_first_restoration_finds_neighbours() {
     }
     fs::remove_dir_all(f).unwrap();
 }
+
+/// Embeddings by the keys of WebDataset are those of images in tar files.
+#[test]
+fn keys_are_looked_up_in_tar_files() {
+    let f = folder("keys");
+    fs::create_dir_all(f.join("s")).unwrap();
+    let bytes: Vec<Vec<u8>> = (0..8).map(|k| fs::read(f.join(format!("g/{k:016x}.png"))).unwrap()).collect();
+    for shard in 0..2 {
+        let names: Vec<String> = (0..4).map(|k| format!("{shard:05}{k:04}.seg.png")).collect();
+        let members: Vec<_> = names.iter().zip(&bytes[4 * shard..]).map(|(n, b)| (n.as_str(), b'0', &b[..])).collect();
+        fs::write(f.join(format!("s/{shard:05}.tar")), tar(&members)).unwrap();
+    }
+    expect(0, &f, &["index", "build", "s", "--shards", "-q", "-o", "built.index"]);
+    let built = adir::retrieve::Index::open(&f.join("built.index")).unwrap();
+    let header = format!("{{'descr': '<f4', 'fortran_order': False, 'shape': (8, {}), }}", built.encoder().dimension);
+    let mut npy = [b"\x93NUMPY\x01\x00", &(header.len() as u16).to_le_bytes()[..], header.as_bytes()].concat();
+    let mut keys = String::new();
+    for id in (0..8).rev() {
+        npy.extend(built.vector(id).unwrap().iter().flat_map(|v| v.to_le_bytes()));
+        let path = built.entry(id).unwrap().path;
+        keys += &format!("{}\n", path.split(['/', '.']).nth(2).unwrap());
+    }
+    fs::write(f.join("e.npy"), npy).unwrap();
+    fs::write(f.join("keys.txt"), &keys).unwrap();
+    let import = ["index", "import", "e.npy", "--names", "keys.txt", "--folder", "s", "--shards", "-o", "i.index"];
+    expect(0, &f, &import);
+    let search = |index: &str| expect(0, &f, &["index", "search", index, "y.png", "-k", "9"]).0;
+    assert_eq!(search("i.index"), search("built.index"));
+    let (record, _) = adapted(&f, &["--gallery", "i.index", "--neighbours", "5"]);
+    assert!(of_images(&record, "path")[0].contains(".tar/"), "{record}");
+    let (_, err) = expect(3, &f, &[&import[..6], &["g", "--shards", "-o", "j.index"]].concat());
+    assert!(err.contains("contains no .tar files"), "{err}");
+    fs::write(f.join("keys.txt"), keys.replace("000000003", "000000009")).unwrap();
+    let (_, err) = expect(3, &f, &[&import[..], &["--overwrite"]].concat());
+    assert!(err.contains("keys.txt: \"000000009\" is no image in the .tar files"), "{err}");
+    fs::copy(f.join("s/00000.tar"), f.join("s/copy.tar")).unwrap();
+    let (_, err) = expect(3, &f, &[&import[..], &["--overwrite"]].concat());
+    assert!(err.contains("have the same key"), "{err}");
+    fs::remove_dir_all(f).unwrap();
+}

@@ -1,11 +1,14 @@
 //! `adir index`: embeddings of the images in a folder, and search.
 
+use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 
 use adir::engine::{Chosen, Event, build_index, open_encoder};
 use adir::io::atomic::check_outputs;
 use adir::io::ending::{Written, check_ending};
+use adir::io::folder::image_files;
 use adir::io::limits::Limits;
+use adir::io::shards::Shard;
 use adir::retrieve::{
     Index, NpyRows, Precision, TileSide, count_parquet_rows, read_names, read_parquet_names, read_parquet_vectors,
 };
@@ -87,6 +90,9 @@ struct Import {
     /// Folder that contains the images; paths may begin with it
     #[arg(long)]
     folder: PathBuf,
+    /// Names are keys of images inside the folder's .tar files, as clip-retrieval notes them of WebDataset shards
+    #[arg(long)]
+    shards: bool,
     /// The index to write
     #[arg(short, long)]
     output: PathBuf,
@@ -124,12 +130,24 @@ impl Import {
         let encoder = open_encoder(self.encoder.as_deref())?;
         let precision = if self.f32 { Precision::F32 } else { Precision::F16 };
         let dimension = encoder.id().dimension;
+        let members = if self.shards { Some(keys(&root)?) } else { None };
         let mut paths = Vec::new();
         let mut counts = Vec::with_capacity(names.len());
         for (vectors, names) in self.vectors.iter().zip(names) {
             log.check()?;
             let count = rows_of(vectors, dimension)?;
-            paths.extend(self.paths(names, &root, count)?);
+            let found = self.paths(names, &root, count)?;
+            match &members {
+                None => paths.extend(found),
+                Some(members) => {
+                    for key in found {
+                        let path = members.get(&key).ok_or_else(|| {
+                            Error::input(names, format!("{key:?} is no image in the .tar files of {}", root.display()))
+                        })?;
+                        paths.push(path.clone());
+                    }
+                }
+            }
             counts.push(count);
         }
         if paths.is_empty() {
@@ -178,6 +196,29 @@ impl Import {
         };
         Ok(paths.into_iter().map(below).collect())
     }
+}
+
+/// The images in the tar files of a folder, by their names up to the first dot, as WebDataset calls them.
+fn keys(folder: &Path) -> Result<HashMap<String, String>> {
+    let shards = image_files(folder)?.shards;
+    if shards.is_empty() {
+        return Err(Error::input(folder, "contains no .tar files"));
+    }
+    let mut keys = HashMap::new();
+    for shard in shards {
+        for member in Shard::open(&folder.join(&shard))?.images {
+            let (start, name) = member
+                .name
+                .rsplit_once('/')
+                .map_or(("", &*member.name), |(_, name)| (&member.name[..member.name.len() - name.len()], name));
+            let key = format!("{start}{}", name.split('.').next().unwrap_or_default());
+            let path = format!("{shard}/{}", member.name);
+            if let Some(other) = keys.insert(key, path.clone()) {
+                return Err(Error::input(folder, format!("{other} and {path} have the same key")));
+            }
+        }
+    }
+    Ok(keys)
 }
 
 /// Embeddings, one after the other.

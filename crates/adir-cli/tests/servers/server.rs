@@ -107,8 +107,10 @@ fn send(stream: &mut TcpStream, reply: &Reply) -> std::io::Result<()> {
     }
     write!(stream, "\r\n")?;
     stream.write_all(body)?;
-    while *endless {
-        stream.write_all(&[b' '; 1 << 16])?;
+    if *endless {
+        loop {
+            stream.write_all(&[b' '; 1 << 16])?;
+        }
     }
     stream.flush()
 }

@@ -154,16 +154,15 @@ impl<'a> Build<'a> {
                     continue;
                 }
             };
-            if !shard.left_out.is_empty() {
-                left_out.add(format!("left out: {}", shard.left_out.lines().join("; ")), &name);
-            }
+            left_out.join(shard.left_out, &name);
             let path = Arc::new(path);
             self.files.extend(shard.images.into_iter().map(|member| Listed {
                 path: format!("{name}/{}", member.name),
                 inside: Some(Inside { shard: path.clone(), modified: stat.modified, member }),
             }));
         }
-        self.unseen.extend(faults.lines().into_iter().chain(left_out.lines()));
+        let members = left_out.lines().into_iter().map(|line| format!("left out: {line}"));
+        self.unseen.extend(faults.lines().into_iter().chain(members));
         self.files.sort_unstable_by(|a, b| a.path.cmp(&b.path));
         Ok(self)
     }
