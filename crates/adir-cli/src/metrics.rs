@@ -15,6 +15,8 @@ const MUSIQ: [(&str, &str); 4] = [
     ("musiq-paq2piq", "0 to 100; score by MUSIQ that learned from PaQ-2-PiQ"),
     ("musiq-ava", "1 to 10; mean mark by MUSIQ that learned from AVA"),
 ];
+/// What stands behind their names where they are computed as the authors' code does.
+const AUTHORS: &str = ":google";
 const LPIPS: (&str, &str) = ("lpips", "0 and above; LPIPS (arXiv 1801.03924) or ST-LPIPS (2207.13686), AlexNet or VGG");
 
 /// The metrics of the words of `--metric`: each one or more names with commas between, or NAME=FILE.
@@ -40,7 +42,8 @@ pub fn metrics(words: &[String]) -> Result<Vec<Box<dyn Metric>>> {
 }
 
 fn takes_file(name: &str) -> bool {
-    name == LPIPS.0 || MUSIQ.iter().any(|(known, _)| *known == name)
+    let kind = name.strip_suffix(AUTHORS).unwrap_or(name);
+    name == LPIPS.0 || MUSIQ.iter().any(|(known, _)| *known == kind)
 }
 
 fn of_name(name: &str) -> Result<Box<dyn Metric>> {
@@ -59,13 +62,17 @@ fn of_file(name: &str, file: &Path) -> Result<Box<dyn Metric>> {
         let metric = named(name)?;
         return Err(Error::config(format!("the metric {} takes no file", metric.name())));
     }
-    let network = musiq::Musiq::open(file, &cpu())?;
-    if network.gives_marks() != (name == "musiq-ava") {
+    let (kind, form) = match name.strip_suffix(AUTHORS) {
+        Some(kind) => (kind, musiq::Form::Authors),
+        None => (name, musiq::Form::Pyiqa),
+    };
+    let network = musiq::Musiq::open(file, &cpu())?.computed_as(form);
+    if network.gives_marks() != (kind == "musiq-ava") {
         let fits = if network.gives_marks() { "musiq-ava" } else { "musiq, musiq-spaq or musiq-paq2piq" };
         let file = file.display();
         return Err(Error::config(format!("the network {file} is not one for {name}: its scores are those of {fits}")));
     }
-    Ok(Box::new(Musiq::new(network, name.replace('-', "_"))))
+    Ok(Box::new(Musiq::new(network, name.replace(['-', ':'], "_"))))
 }
 
 /// Prints every metric.
@@ -86,5 +93,6 @@ pub fn list(json: bool) -> Result<()> {
     for (name, better, _, describe) in rows {
         say!("{name:<19} {better:<6} is better; {describe}")?;
     }
+    say!("\nMUSIQ{AUTHORS}=FILE, as in musiq{AUTHORS}=FILE, resizes as the authors' code does, and not as pyiqa")?;
     Ok(())
 }

@@ -20,6 +20,10 @@ const SCORES: [(usize, usize, usize, f64); 8] = [
     (10, 31, 97, 4.573028102),
 ];
 
+/// The same in the form of the authors' code.
+const AUTHORS: [(usize, usize, usize, f64); 4] =
+    [(1, 300, 500, 1.344715148), (1, 31, 97, 0.939535457), (10, 300, 500, 4.015713920), (10, 31, 97, 4.333312523)];
+
 fn hashed(key: u32, i: u32) -> f64 {
     let h = i.wrapping_mul(2_654_435_761).wrapping_add(key.wrapping_mul(2_246_822_519)).wrapping_add(374_761_393);
     let h = (h ^ h >> 15).wrapping_mul(2_246_822_519);
@@ -90,6 +94,102 @@ fn musiq_file(shapes: Vec<(String, Vec<usize>)>) -> WeightFile {
     })
 }
 
+/// An `.npz` of the authors with the same weights: their names and axes, and the state of an optimiser beside them.
+fn authors_file(outputs: usize, attention: &str, change: fn(&str) -> String) -> WeightFile {
+    let mut zip = Zip::default();
+    for (key, (name, shape)) in musiq_shapes(outputs).into_iter().enumerate() {
+        let (spread, mean) =
+            if shape.len() > 1 { (0.05, 0.0) } else { (0.1, f64::from(u8::from(name.ends_with("weight")))) };
+        let value = |i: usize| ((2.0 * hashed(key as u32, i as u32) - 1.0) * 3f64.sqrt() * spread + mean) as f32;
+        let kernel = name.ends_with("weight") && shape.len() > 1;
+        // For each place of the stored array the place in ours, and the extents it is stored with.
+        let (places, extents): (Vec<usize>, Vec<usize>) = match shape[..] {
+            [o, i, h, w] if kernel => {
+                let place = |k: usize| {
+                    let (y, x, from, to) = (k / (w * i * o), k / (i * o) % w, k / o % i, k % o);
+                    ((to * i + from) * h + y) * w + x
+                };
+                ((0..o * i * h * w).map(place).collect(), vec![h, w, i, o])
+            }
+            [o, i] if kernel => {
+                let extents = match () {
+                    () if name.contains("attention.out") => vec![6, 64, o],
+                    () if name.contains("attention") => vec![i, 6, 64],
+                    () => vec![i, o],
+                };
+                ((0..o * i).map(|k| k % o * i + k / o).collect(), extents)
+            }
+            _ => {
+                let extents = match () {
+                    () if name.contains("attention") && !name.contains("out") => vec![6, 64],
+                    () if name.contains("gn") => vec![1, 1, 1, shape[0]],
+                    () if name.contains("scale_emb") => vec![1, 3, 384],
+                    () => shape.clone(),
+                };
+                ((0..shape.iter().product()).collect(), extents)
+            }
+        };
+        let mut stored = name.replace("transformer_encoder.transformer.", "Transformer.");
+        for (ours, theirs) in [
+            ("transformer_encoder", "Transformer"),
+            ("block1.", "block1.unit1."),
+            ("position_emb", "pos_embedding"),
+            ("scale_emb", "scale_embedding"),
+            ("norm1", "LayerNorm_0"),
+            ("norm2", "LayerNorm_2"),
+            ("attention", attention),
+            ("mlp.fc1", "MlpBlock_3.Dense_0"),
+            ("mlp.fc2", "MlpBlock_3.Dense_1"),
+            ("head.0", "head"),
+            ("weight", if kernel { "kernel" } else { "scale" }),
+        ] {
+            stored = stored.replace(ours, theirs);
+        }
+        let stored = change(&stored.replace('.', "/"));
+        let values: Vec<u8> = places.into_iter().flat_map(|at| value(at).to_le_bytes()).collect();
+        zip.add(&format!("opt/target/{stored}"), "<f4", &extents, &values);
+    }
+    zip.add("opt/state/param_states/0/momentum", "|V2", &[4], &[0; 8]);
+    zip.add("opt/state/step", "<i8", &[], &[1; 8]);
+    WeightFile::from_bytes("npz", Cow::<'static, [u8]>::Owned(zip.finish())).unwrap()
+}
+
+/// A zip archive of arrays that are not compressed and have no checksums.
+#[derive(Default)]
+struct Zip {
+    bytes: Vec<u8>,
+    directory: Vec<u8>,
+    count: u16,
+}
+
+impl Zip {
+    fn add(&mut self, name: &str, kind: &str, extents: &[usize], values: &[u8]) {
+        let name = format!("{name}.npy");
+        let shape: String = extents.iter().map(|extent| format!("{extent}, ")).collect();
+        let mut header = format!("{{'descr': '{kind}', 'fortran_order': False, 'shape': ({shape}), }}");
+        while (header.len() + 11) % 64 != 0 {
+            header.push(' ');
+        }
+        let header = header + "\n";
+        let size = (header.len() as u16).to_le_bytes();
+        let array = [b"\x93NUMPY\x01\x00", &size[..], header.as_bytes(), values].concat();
+        let (at, length) = (self.bytes.len() as u32, (array.len() as u32).to_le_bytes());
+        let name_length = (name.len() as u16).to_le_bytes();
+        let common = [&[20, 0, 0, 0, 0, 0, 0, 0, 0, 0][..], &[0; 4], &length, &length, &name_length, &[0, 0]].concat();
+        self.bytes.extend([b"PK\x03\x04", &common[..], name.as_bytes(), &array].concat());
+        let end = [&[0; 10][..], &at.to_le_bytes()].concat();
+        self.directory.extend([b"PK\x01\x02\x14\x00", &common[..], &end, name.as_bytes()].concat());
+        self.count += 1;
+    }
+
+    fn finish(self) -> Vec<u8> {
+        let [size, at] = [self.directory.len(), self.bytes.len()].map(|n| (n as u32).to_le_bytes());
+        let count = self.count.to_le_bytes();
+        let end = [b"PK\x05\x06\0\0\0\0", &count[..], &count, &size, &at, &[0, 0]].concat();
+        [self.bytes, self.directory, end].concat()
+    }
+}
+
 /// A picture of 8 bits.
 fn picture(height: usize, width: usize, [row_step, column_step, channel_step, most]: [usize; 4]) -> Tensor<4> {
     let level = |i: usize| {
@@ -114,6 +214,29 @@ fn scores_are_pyiqas() {
             assert!((found - score).abs() < 1e-5, "{outputs} outputs, {height}x{width}: {found} instead of {score}");
         }
     }
+}
+
+/// The names and axes of the authors' files, whatever the attention is called, and their form of the computation, for which
+/// pyiqa's network ran with another resize and another GELU.
+#[test]
+fn files_and_form_of_the_authors() {
+    for (outputs, attention) in [(1, "SelfAttention_1"), (10, "MultiHeadDotProductAttention_1")] {
+        let file = authors_file(outputs, attention, str::to_owned);
+        let usual = musiq::Musiq::load(&file, &cpu()).unwrap();
+        let x = picture(300, 500, [7, 13, 29, 101]);
+        let expected = SCORES.iter().find(|case| (case.0, case.1) == (outputs, 300)).unwrap().3;
+        let found = usual.score(&x).unwrap();
+        assert!((found - expected).abs() < 1e-5, "{outputs} outputs: {found} instead of {expected}");
+        let theirs = usual.computed_as(musiq::Form::Authors);
+        for (_, height, width, score) in AUTHORS.into_iter().filter(|case| case.0 == outputs) {
+            let found = theirs.score(&picture(height, width, [7, 13, 29, 101])).unwrap();
+            println!("{outputs} outputs, {height}x{width}: {found:.7}, off by {:.1e}", found - score);
+            assert!((found - score).abs() < 1e-5, "{outputs} outputs, {height}x{width}: {found} instead of {score}");
+        }
+    }
+    let strange = authors_file(1, "SelfAttention_1", |name| name.replace("Dense_1/bias", "Dense_1/offset"));
+    let message = musiq::Musiq::load(&strange, &cpu()).unwrap_err().to_string();
+    assert!(message.contains("Dense_1/offset"), "{message}");
 }
 
 /// Whatever is missing, misshapen or left over is named.

@@ -26,6 +26,7 @@ mod case;
 mod feature_angle;
 mod lpips;
 mod luma;
+mod ms_ssim_y;
 mod musiq;
 mod niqe;
 mod pixels;
@@ -44,6 +45,7 @@ pub use agreement::{Agreement, agreement};
 pub use case::{Case, Observed};
 pub use feature_angle::FeatureAngle;
 pub use lpips::Lpips;
+pub use ms_ssim_y::{MsSsimY, ms_ssim_y};
 pub use musiq::Musiq;
 pub use niqe::{Niqe, niqe};
 pub use psnr_rgb::{PsnrRgb, psnr_rgb};
@@ -165,7 +167,8 @@ impl Over {
 }
 
 /// The names of the metrics of this crate, in the order of [`all`].
-pub const NAMES: [&str; 7] = ["psnr_rgb", "psnr_y", "ssim_rgb", "ssim_y", "agreement_psnr", "niqe", "feature_angle"];
+pub const NAMES: [&str; 8] =
+    ["psnr_rgb", "psnr_y", "ssim_rgb", "ssim_y", "ms_ssim_y", "agreement_psnr", "niqe", "feature_angle"];
 
 /// The metric of that name, one of [`NAMES`].
 ///
@@ -177,6 +180,7 @@ pub fn named(name: &str) -> Result<Box<dyn Metric>> {
         "psnr_y" => Box::new(PsnrY),
         "ssim_rgb" => Box::new(SsimRgb),
         "ssim_y" => Box::new(SsimY),
+        "ms_ssim_y" => Box::new(MsSsimY),
         "agreement_psnr" => Box::new(Agreement),
         "niqe" => Box::new(Niqe),
         "feature_angle" => Box::new(FeatureAngle::embedded()?),

@@ -3,7 +3,7 @@
 use super::pixels::rgb;
 use super::{Better, Case, Metric, Needs, Over};
 use crate::Result;
-use crate::models::musiq::Musiq as Network;
+use crate::models::musiq::{Form, Musiq as Network};
 
 /// What a MUSIQ network (Ke et al., arXiv 2108.05997) from the user's file says of the restored image alone.
 #[derive(Debug)]
@@ -25,16 +25,26 @@ impl Metric for Musiq {
     }
 
     fn identity(&self) -> String {
-        format!("{} {}", self.name(), self.network.weights())
+        let form = match self.network.form() {
+            Form::Authors => " in the authors' form",
+            Form::Pyiqa => "",
+        };
+        format!("{} {}{form}", self.name(), self.network.weights())
     }
 
     fn describe(&self) -> &str {
-        match self.network.gives_marks() {
-            true => {
+        match (self.network.gives_marks(), self.network.form()) {
+            (true, Form::Pyiqa) => {
                 "1 to 10 on photographs; mean mark of MUSIQ (arXiv 2108.05997) from the given file, with pyiqa's bicubic resize"
             }
-            false => {
+            (false, Form::Pyiqa) => {
                 "0 to 100 on photographs; score of MUSIQ (arXiv 2108.05997) from the given file, with pyiqa's bicubic resize"
+            }
+            (true, Form::Authors) => {
+                "1 to 10 on photographs; mean mark of MUSIQ (arXiv 2108.05997) from the given file, with the authors' Gaussian resize"
+            }
+            (false, Form::Authors) => {
+                "0 to 100 on photographs; score of MUSIQ (arXiv 2108.05997) from the given file, with the authors' Gaussian resize"
             }
         }
     }

@@ -4,22 +4,22 @@
 //! 384, and as it is. The networks that learned from KonIQ, SPAQ and PaQ-2-PiQ give one number, the one that learned from AVA
 //! the shares of the ten marks.
 
+mod names;
 mod net;
 mod patches;
 
+use std::collections::HashSet;
 use std::path::Path;
 
+use self::names::Names;
 use self::net::Net;
 use crate::io::weights::WeightFile;
-use crate::models::load::values;
 use crate::models::params::{ParamSpec, Params, Role};
 use crate::tensor::{Compute, DType, Device, Tensor, to_f32};
 use crate::{Error, Result};
 
 /// Added to the standard deviation of a filter's weights.
 const STANDARD_EPS: f64 = 1e-5;
-/// What files put before every name.
-const PREFIXES: [&str; 3] = ["", "params.", "module."];
 
 /// A MUSIQ network with its weights.
 #[derive(Debug)]
@@ -28,10 +28,23 @@ pub struct Musiq {
     params: Params,
     device: Device,
     weights: String,
+    form: Form,
+}
+
+/// How a network is computed. The two give different scores for the same weights.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Form {
+    /// As pyiqa does: bicubic reduction without a filter, exact GELU.
+    #[default]
+    Pyiqa,
+    /// As the authors' code does: Gaussian reduction (TensorFlow's, without antialiasing), GELU by tanh.
+    Authors,
 }
 
 impl Musiq {
-    /// The network of a weight file (safetensors, or PyTorch's) with pyiqa's names. Sizes follow from the shapes.
+    /// The network of a weight file: safetensors or PyTorch's with pyiqa's names, or the `.npz` of the authors. Sizes follow
+    /// from the shapes, and so does whether the picture itself is all that it looks at (one scale instead of three).
     ///
     /// # Errors
     /// [`Error::Model`] if the file is no MUSIQ, or a tensor is missing, misshapen, not finite, or left over.
@@ -44,44 +57,54 @@ impl Musiq {
     /// # Errors
     /// As [`Musiq::open`].
     pub fn load(file: &WeightFile, device: &Device) -> Result<Self> {
-        let prefix = PREFIXES.into_iter().find(|prefix| file.info(&format!("{prefix}conv_root.weight")).is_some());
-        let prefix = prefix.ok_or_else(|| {
-            let message = "is no MUSIQ with pyiqa's names: the tensor \"conv_root.weight\" is missing";
-            Error::model(file.path(), message)
-        })?;
-        let shape = |name: &str| {
-            let name = format!("{prefix}{name}");
-            let info = file.info(&name).ok_or_else(|| Error::model(file.path(), format!("has no tensor {name:?}")))?;
-            Ok::<_, Error>(info.shape.clone())
-        };
-        let width = shape("embedding.bias")?.first().copied().unwrap_or(0);
-        let blocks = (0..).take_while(|k| shape(&format!("{}.norm1.weight", net::block_name(*k))).is_ok()).count();
-        let wide = shape(&format!("{}.mlp.fc1.bias", net::block_name(0)))?.first().copied().unwrap_or(0);
+        let names = Names::of(file)?;
+        let extent = |name: &str| Ok::<_, Error>(names.shape(file, name, 1)?.iter().product::<usize>());
+        let width = extent("embedding.bias")?;
+        let blocks = (0..).take_while(|k| extent(&format!("{}.norm1.weight", net::block_name(*k))).is_ok()).count();
+        let wide = extent(&format!("{}.mlp.fc1.bias", net::block_name(0)))?;
         // One number, or after a softmax the shares of marks.
-        let of_marks = shape("head.weight").is_err();
-        let head = if of_marks { "head.0" } else { "head" };
-        let outputs = shape(&format!("{head}.bias"))?.first().copied().unwrap_or(0);
+        let head = if extent("head.bias").is_ok_and(|outputs| outputs == 1) { "head" } else { "head.0" };
+        let head = if extent(&format!("{head}.bias")).is_ok() { head } else { "head" };
+        let outputs = extent(&format!("{head}.bias"))?;
+        let scale_numbers = names.shape(file, "transformer_encoder.scaleembed_input.scale_emb", 2)?;
+        let scales = scale_numbers.iter().product::<usize>() / width.max(1);
         if width == 0 || !width.is_multiple_of(net::HEAD) || wide == 0 || outputs == 0 {
             let message =
                 format!("has {outputs} scores of tokens of {width} numbers, expected a multiple of {}", net::HEAD);
             return Err(Error::model(file.path(), message));
         }
-        let net = Net::new(width, wide, blocks, head, outputs);
-        let known = |name: &str| name.strip_prefix(prefix).is_some_and(|own| net.layout().find(own).is_some());
-        let strange: Vec<&str> = file.names().filter(|name| !known(name)).collect();
+        if !matches!(scales, 1 | patches::SCALES) {
+            return Err(Error::model(file.path(), format!("has {scales} scales, expected 1 or {}", patches::SCALES)));
+        }
+        let net = Net::new(width, wide, blocks, head, [outputs, scales]);
+        let known: HashSet<String> =
+            net.layout().specs().iter().map(|spec| names.in_file(&spec.name, spec.shape.len())).collect();
+        let strange: Vec<&str> = file.names().filter(|name| !known.contains(*name) && !names.is_beside(name)).collect();
         if let Some(first) = strange.first() {
             let message = format!("has {} tensors that MUSIQ does not have, for example {first:?}", strange.len());
             return Err(Error::model(file.path(), message));
         }
         let read = |spec: &ParamSpec| {
-            let values = values(file, &format!("{prefix}{}", spec.name), &spec.shape)?;
+            let values = names.read(file, &spec.name, &spec.shape)?;
             Ok(match spec.role {
                 Role::Convolution => standardised(&values, values.len() / spec.shape[0]),
                 _ => values,
             })
         };
         let params = Params::load(net.layout().clone(), &Compute::new(device, DType::F32), read)?;
-        Ok(Self { net, params, device: device.clone(), weights: file.sha256()?.to_string() })
+        let form = Form::default();
+        Ok(Self { net, params, device: device.clone(), weights: file.sha256()?.to_string(), form })
+    }
+
+    /// Computed in another form.
+    #[must_use]
+    pub fn computed_as(self, form: Form) -> Self {
+        Self { form, ..self }
+    }
+
+    /// How it is computed.
+    pub fn form(&self) -> Form {
+        self.form
     }
 
     /// SHA-256 of the file.
@@ -105,8 +128,8 @@ impl Musiq {
             return Err(Error::config(format!("MUSIQ takes one picture of 3 channels, found {:?}", picture.dims())));
         }
         let planes = to_f32(picture)?;
-        let scales = patches::scales(&planes, height, width);
-        let outputs = to_f32(&self.net.forward(&self.params, &scales, &self.device)?)?;
+        let scales = patches::scales(&planes, height, width, self.net.scales(), self.form);
+        let outputs = to_f32(&self.net.forward(&self.params, &scales, self.form, &self.device)?)?;
         let outputs: Vec<f64> = outputs.into_iter().map(f64::from).collect();
         if let [score] = outputs[..] {
             return Ok(score);

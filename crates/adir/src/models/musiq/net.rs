@@ -2,12 +2,13 @@
 
 use std::sync::Arc;
 
-use adir_kernels::{conv2d, cross_attention, layer_norm};
-use burn::tensor::activation::{gelu, relu};
+use adir_kernels::{conv2d, cross_attention, geglu, layer_norm};
+use burn::tensor::activation::{gelu_approximate, relu};
 use burn::tensor::module::max_pool2d;
 use burn::tensor::ops::MaxPoolOptions;
 use burn::tensor::{Int, TensorData};
 
+use super::Form;
 use super::patches::{GRID, PATCH, Scale};
 use crate::Result;
 use crate::models::blocks::{Affine, NormSettings};
@@ -22,8 +23,8 @@ const STEM: [usize; 2] = [64, 256];
 const SIDE: usize = PATCH / 4;
 /// Patches that go through the stem together.
 const TOGETHER: usize = 128;
-/// Scales that embeddings are there for.
-const SCALES: usize = 3;
+/// Patches that are embedded together.
+const EMBEDDED: usize = 8 * TOGETHER;
 const NORM_EPS: f64 = 1e-6;
 const OF_STEM: NormSettings = NormSettings { groups: 32, eps: 1e-6 };
 const OF_BLOCK: NormSettings = NormSettings { groups: 32, eps: 1e-4 };
@@ -85,11 +86,13 @@ pub(super) struct Net {
     head: Affine,
     width: usize,
     outputs: usize,
+    count: usize,
 }
 
 impl Net {
-    /// Of `blocks` blocks on tokens of `width` numbers, `wide` between the linear layers; its parameters have pyiqa's names.
-    pub(super) fn new(width: usize, wide: usize, blocks: usize, head: &str, outputs: usize) -> Self {
+    /// Of `blocks` blocks on tokens of `width` numbers, `wide` between the linear layers, at `count` scales; its parameters have
+    /// pyiqa's names.
+    pub(super) fn new(width: usize, wide: usize, blocks: usize, head: &str, [outputs, count]: [usize; 2]) -> Self {
         let mut layout = ParamLayout::default();
         let [stem, out] = STEM;
         let root = Conv::add(&mut layout, "conv_root", "gn_root", [stem, 3, 7, 7], OF_STEM);
@@ -108,7 +111,7 @@ impl Net {
         };
         let class = table("cls", &[1, 1, width]);
         let places = table("posembed_input.position_emb", &[1, GRID * GRID, width]);
-        let scales = table("scaleembed_input.scale_emb", &[SCALES, width]);
+        let scales = table("scaleembed_input.scale_emb", &[count, width]);
         let norm = Affine::normalisation(&mut layout, "transformer_encoder.encoder_norm", width);
         let blocks = (0..blocks).map(|k| {
             let name = block_name(k);
@@ -141,6 +144,7 @@ impl Net {
             head,
             width,
             outputs,
+            count,
         }
     }
 
@@ -154,30 +158,40 @@ impl Net {
         self.outputs
     }
 
-    /// A picture at three scales to `[1, outputs]`.
+    /// Scales that it looks at.
+    pub(super) fn scales(&self) -> usize {
+        self.count
+    }
+
+    /// A picture at all scales to `[1, outputs]`.
     ///
     /// # Errors
     /// None is expected.
-    pub(super) fn forward(&self, p: &Params, scales: &[Scale], device: &Device) -> Result<Tensor<2>> {
-        let mut tokens = vec![p.flat(self.class).reshape([1, self.width])];
-        for (number, scale) in scales.iter().enumerate() {
-            let of_scale = p.get::<2>(self.scales).narrow(0, number, 1);
-            let places: Vec<i64> = scale.places().map(|place| place as i64).collect();
-            let ids = Tensor::<1, Int>::from_data(TensorData::new(places, [scale.count()]), device);
-            let of_place = p.flat(self.places).reshape([GRID * GRID, self.width]).select(0, ids);
-            let seen = (0..scale.count()).step_by(TOGETHER).map(|first| {
-                let patches = first..(first + TOGETHER).min(scale.count());
-                let shape = [patches.len(), 3, PATCH, PATCH];
-                let values = patches.flat_map(|k| scale.patch(k)).collect();
-                self.embedding.linear(p, self.stem(p, from_f32(values, shape, device)))
+    pub(super) fn forward(&self, p: &Params, scales: &[Scale], form: Form, device: &Device) -> Result<Tensor<2>> {
+        let patches: Vec<(usize, usize)> =
+            scales.iter().enumerate().flat_map(|(number, scale)| (0..scale.count()).map(move |k| (number, k))).collect();
+        // The weights of the embedding are laid out for every product anew: few large products are quicker.
+        let seen = patches.chunks(EMBEDDED).map(|patches| {
+            let stems = patches.chunks(TOGETHER).map(|patches| {
+                let values = patches.iter().flat_map(|(number, k)| scales[*number].patch(*k)).collect();
+                self.stem(p, from_f32(values, [patches.len(), 3, PATCH, PATCH], device))
             });
-            tokens.push(Tensor::cat(seen.collect(), 0) + of_place + of_scale);
-        }
-        let tokens = Tensor::cat(tokens, 0);
+            self.embedding.linear(p, Tensor::cat(stems.collect(), 0))
+        });
+        let seen = Tensor::cat(seen.collect(), 0);
+        let ids = |ids: Vec<i64>| Tensor::<1, Int>::from_data(TensorData::new(ids, [patches.len()]), device);
+        let places = ids(scales.iter().flat_map(|scale| scale.places().map(|place| place as i64)).collect());
+        let numbers = ids(patches.iter().map(|(number, _)| *number as i64).collect());
+        let of_place = p.flat(self.places).reshape([GRID * GRID, self.width]).select(0, places);
+        let of_scale = p.get::<2>(self.scales).select(0, numbers);
+        let tokens = Tensor::cat(vec![p.flat(self.class).reshape([1, self.width]), seen + of_place + of_scale], 0);
         let [count, width] = tokens.dims();
         // Channels first, as the kernels have them.
         let x = tokens.transpose().reshape([1, width, 1, count]);
-        let x = self.blocks.iter().fold(x, |x, block| block.forward(p, x));
+        let last = self.blocks.len().saturating_sub(1);
+        let blocks = self.blocks.iter().enumerate();
+        // Of the last block's tokens, only the class is read.
+        let x = blocks.fold(x, |x, (k, block)| block.forward(p, x, if k == last { 1 } else { count }, form));
         let class = x.narrow(3, 0, 1).reshape([1, width, 1]);
         Ok(self.head.linear(p, normalise(p, self.norm, class).reshape([1, width])))
     }
@@ -197,17 +211,38 @@ impl Net {
 }
 
 impl Block {
-    /// `[1, width, 1, tokens]` to the same.
-    fn forward(&self, p: &Params, x: Tensor<4>) -> Tensor<4> {
-        let [n, width, one, count] = x.dims();
-        let map = |tokens: Tensor<3>| tokens.reshape([n, width, one, count]);
-        let normalised = |norm: Affine, x: &Tensor<4>| map(normalise(p, norm, x.clone().reshape([n, width, count])));
+    /// `[1, width, 1, tokens]` to the first `wanted` tokens of the same.
+    fn forward(&self, p: &Params, x: Tensor<4>, wanted: usize, form: Form) -> Tensor<4> {
+        let [n, width, ..] = x.dims();
+        let flat = |map: Tensor<4>| {
+            let count = map.dims()[3];
+            map.reshape([n, width, count])
+        };
+        let map = |tokens: Tensor<3>| {
+            let count = tokens.dims()[2];
+            tokens.reshape([n, width, 1, count])
+        };
+        let normalised = |norm: Affine, x: &Tensor<4>| map(normalise(p, norm, flat(x.clone())));
         let seen = normalised(self.norm_1, &x);
-        let [q, k, v] = self.qkv.map(|linear| linear.conv(p, seen.clone(), 1).reshape([n, width, count]));
-        let x = x + self.out.conv(p, map(cross_attention(q, k, v, width / HEAD)), 1);
-        let wide = gelu(self.widen.conv(p, normalised(self.norm_2, &x), 1));
+        let [q, k, v] = self.qkv;
+        let q = flat(q.conv(p, seen.clone().narrow(3, 0, wanted), 1));
+        let [k, v] = [k, v].map(|linear| flat(linear.conv(p, seen.clone(), 1)));
+        let mixed = self.out.conv(p, map(cross_attention(q, k, v, width / HEAD)), 1);
+        let x = x.narrow(3, 0, wanted) + mixed;
+        let wide = self.widen.conv(p, normalised(self.norm_2, &x), 1);
+        let wide = match form {
+            Form::Pyiqa => exact_gelu(wide),
+            Form::Authors => gelu_approximate(wide),
+        };
         x + self.narrow.conv(p, wide, 1)
     }
+}
+
+/// GELU of `[n, c, 1, tokens]`, as that of a gated linear unit whose other half is 1.
+fn exact_gelu(x: Tensor<4>) -> Tensor<4> {
+    let [n, channels, one, count] = x.dims();
+    let x = x.reshape([n, channels, count]);
+    geglu(Tensor::cat(vec![x.ones_like(), x], 1)).reshape([n, channels, one, count])
 }
 
 fn normalise(p: &Params, norm: Affine, x: Tensor<3>) -> Tensor<3> {
