@@ -3,13 +3,14 @@
 use std::path::{Path, PathBuf};
 
 use adir::adapt::Trained;
-use adir::engine::{Adapt, AdaptOverrides, EngineBuilder, Keep, NamedAdapters, Target};
+use adir::engine::{Adapt, AdaptOverrides, EngineBuilder, Keep, NamedAdapters, Query, Target};
 use adir::optim::AdaptedLayers;
 use adir::retrieve::TileSide;
 use adir::task::Preset;
 use adir::{Error, Result};
 use clap::{Args, ValueEnum};
 
+use crate::remote::RemoteArgs;
 use crate::seed::Seed;
 use crate::store::Store;
 
@@ -31,6 +32,17 @@ pub enum Mode {
     Itself,
     /// Nothing
     None,
+}
+
+/// What the images of a gallery are to be near to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Likeness {
+    /// The observation
+    Y,
+    /// A first restoration of it, a sample of the model as it is
+    First,
+    /// Both: the mean of their directions
+    Both,
 }
 
 /// How the model is adapted, whatever it is adapted to.
@@ -92,16 +104,21 @@ pub struct AdaptSettings {
 /// Adaptation of the model to images like the one to restore.
 #[derive(Debug, Clone, Args)]
 pub struct AdaptArgs {
-    /// Folder of images like the one to restore, or an index made by `adir index`; the model is adapted to the nearest
-    /// of them
+    /// Folder of images like the one to restore, an index made by `adir index`, or an index on a server
+    /// (qdrant://HOST/COLLECTION, clip-retrieval://HOST/INDEX); the model is adapted to the nearest of them
     #[arg(long, value_name = "FOLDER")]
     pub gallery: Option<PathBuf>,
+    #[command(flatten)]
+    pub remote: RemoteArgs,
     /// What the model is adapted to [default: auto with --gallery, otherwise none; with the preset paper: gallery]
     #[arg(long, value_enum, value_name = "MODE")]
     pub adapt: Option<Mode>,
     /// Text whose nearest images are used, with --adapt text; for Stable Diffusion, what the result shows
     #[arg(long, value_name = "TEXT")]
     pub prompt: Option<String>,
+    /// What the nearest images of the gallery are near to; first and both take one sample more [default: y]
+    #[arg(long, value_enum, value_name = "WHAT")]
+    pub query: Option<Likeness>,
     #[command(flatten)]
     pub settings: AdaptSettings,
     /// Train low-rank factors of this rank for all convolutions [default: rank 16 or all weights, whichever lowers the
@@ -195,10 +212,12 @@ pub fn low_rank(rank: usize) -> Trained {
 impl AdaptArgs {
     /// Refuses options that would have no effect. With `--adapt none` none has: it switches off what it is added to.
     fn check_effects(&self, is_adapter_given: bool) -> Result<()> {
+        self.remote.check(self.gallery.as_deref())?;
         if self.gallery.is_some() || self.adapt == Some(Mode::None) {
             return Ok(());
         }
-        if let Some(option) = self.settings.of_search() {
+        let query = self.query.map(|_| "--query");
+        if let Some(option) = self.settings.of_search().or(query) {
             return Err(Error::config(format!("{option} has no effect without --gallery FOLDER, which it needs")));
         }
         let how = [(self.lora.is_some(), "--lora"), (self.full, "--full")];
@@ -243,6 +262,16 @@ impl AdaptArgs {
         };
         let mut adapt = self.settings.request(target, keep, self.trained());
         adapt.use_cache = !self.no_cache;
+        adapt.query = match self.query {
+            Some(_) if !matches!(adapt.target, Target::Gallery(_)) => {
+                return Err(Error::config(
+                    "--query has no effect: images are not chosen by their likeness to the observation",
+                ));
+            }
+            Some(Likeness::First) => Query::Restoration,
+            Some(Likeness::Both) => Query::Both,
+            Some(Likeness::Y) | None => Query::Observation,
+        };
         Ok(Some(adapt))
     }
 
@@ -283,7 +312,8 @@ impl AdaptArgs {
 
     /// An engine that keeps adapters and indexes where the user wants them.
     pub fn engine(&self, builder: EngineBuilder) -> EngineBuilder {
-        engine_with(self.settings.engine(builder), &self.store, self.no_cache)
+        let builder = self.remote.engine(self.settings.engine(builder), &self.store, self.no_cache);
+        engine_with(builder, &self.store, self.no_cache)
     }
 }
 

@@ -15,6 +15,7 @@ mod memory;
 mod metrics;
 mod model;
 mod pipe;
+mod remote;
 mod report;
 mod seed;
 mod stop;

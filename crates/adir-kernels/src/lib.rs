@@ -10,6 +10,7 @@
 #![cfg_attr(not(test), warn(clippy::unwrap_used))]
 
 mod attention;
+mod checksum;
 mod conv;
 mod layout;
 mod limits;
@@ -29,6 +30,7 @@ mod simd;
 mod tile;
 mod tokens;
 
+pub use checksum::checksum;
 pub use limits::{OrExit, refuse_large_files};
 pub use memory::keep_freed_memory;
 pub use ops::{

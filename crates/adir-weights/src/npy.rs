@@ -1,7 +1,8 @@
 //! NumPy's `.npy` files of arrays of two dimensions, such as the embeddings that clip-retrieval writes.
 
+use std::fs::File;
 use std::io::{BufReader, Read};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use half::f16;
 
@@ -16,10 +17,7 @@ const MAX_HEADER: usize = 64 << 10;
 /// # Errors
 /// [`Error::Unreadable`] if the file is missing; [`Error::Malformed`] if it is damaged or holds another kind of array.
 pub fn read_npy(path: &Path) -> Result<(usize, usize, Vec<f32>)> {
-    let bad = |e| Error::unreadable(path, e);
-    let file = crate::open_regular(path).map_err(bad)?;
-    let length = file.metadata().map_err(bad)?.len();
-    from_reader(path, BufReader::new(file), length)
+    rows(path)?.collected()
 }
 
 /// As [`read_npy`], from the `length` bytes of anything that can be read; `path` names it in messages.
@@ -27,7 +25,7 @@ pub fn read_npy(path: &Path) -> Result<(usize, usize, Vec<f32>)> {
 /// # Errors
 /// [`Error::Malformed`] if they are damaged, cannot be read, or hold another kind of array.
 pub fn from_reader(path: &Path, reader: impl Read, length: u64) -> Result<(usize, usize, Vec<f32>)> {
-    read(reader, length).map_err(|message| Error::malformed(path, message))
+    Rows::new(path, reader, length).map_err(|message| Error::malformed(path, message))?.collected()
 }
 
 /// Reads an array of one or two dimensions of integers or floats, stored row by row or column by column: the number of
@@ -41,30 +39,75 @@ pub fn matrix(path: &Path, reader: impl Read, length: u64) -> Result<(usize, usi
     read_matrix(reader, length).map_err(|message| Error::malformed(path, message))
 }
 
-/// The array in `length` bytes, or what is wrong with them.
-fn read(mut reader: impl Read, length: u64) -> Result<(usize, usize, Vec<f32>), String> {
-    let (Header { kind, by_columns, extents }, left) = read_header(&mut reader, length)?;
-    if !matches!(kind, Kind::F2 | Kind::F4 | Kind::F8) {
-        return Err(format!("has element type {}, expected '<f2', '<f4' or '<f8'", kind.name()));
+/// The rows of an array, read one at a time.
+pub struct Rows<R> {
+    path: PathBuf,
+    reader: R,
+    kind: Kind,
+    /// Number of rows.
+    pub rows: usize,
+    /// Numbers in each.
+    pub columns: usize,
+    left: usize,
+}
+
+/// Opens a two-dimensional array of f2, f4 or f8, whose rows are read as f32.
+///
+/// # Errors
+/// As [`read_npy`].
+pub fn rows(path: &Path) -> Result<Rows<BufReader<File>>> {
+    let bad = |e| Error::unreadable(path, e);
+    let file = crate::open_regular(path).map_err(bad)?;
+    let length = file.metadata().map_err(bad)?.len();
+    Rows::new(path, BufReader::with_capacity(1 << 20, file), length).map_err(|message| Error::malformed(path, message))
+}
+
+impl<R: Read> Rows<R> {
+    fn new(path: &Path, mut reader: R, length: u64) -> Result<Self, String> {
+        let (Header { kind, by_columns, extents }, left) = read_header(&mut reader, length)?;
+        if !matches!(kind, Kind::F2 | Kind::F4 | Kind::F8) {
+            return Err(format!("has element type {}, expected '<f2', '<f4' or '<f8'", kind.name()));
+        }
+        if by_columns {
+            return Err("is stored column by column, expected row by row".into());
+        }
+        let &[rows, columns] = extents.as_slice() else {
+            return Err(format!("has shape {}, expected (rows, columns)", shape_of(&extents)));
+        };
+        sized(kind, rows, columns, left)?;
+        // Rows of nothing are not counted out one by one.
+        let left = if columns == 0 { 0 } else { rows };
+        Ok(Self { path: path.to_owned(), reader, kind, rows, columns, left })
     }
-    if by_columns {
-        return Err("is stored column by column, expected row by row".into());
+
+    /// The number of rows, of columns, and all values.
+    fn collected(self) -> Result<(usize, usize, Vec<f32>)> {
+        let (rows, columns, mut values) = (self.rows, self.columns, Vec::new());
+        if values.try_reserve_exact(rows * columns).is_err() {
+            let message = format!("{rows} x {columns} numbers do not fit in memory");
+            return Err(Error::malformed(&self.path, message));
+        }
+        for row in self {
+            values.extend(row?);
+        }
+        Ok((rows, columns, values))
     }
-    let &[rows, columns] = extents.as_slice() else {
-        return Err(format!("has shape {}, expected (rows, columns)", shape_of(&extents)));
-    };
-    let count = sized(kind, rows, columns, left)?;
-    let mut values = Vec::new();
-    if count == 0 {
-        return Ok((rows, columns, values));
+}
+
+impl<R: Read> Iterator for Rows<R> {
+    type Item = Result<Vec<f32>>;
+
+    fn next(&mut self) -> Option<Result<Vec<f32>>> {
+        self.left = self.left.checked_sub(1)?;
+        let mut bytes = vec![0; self.columns * self.kind.size()];
+        Some(match self.reader.read_exact(&mut bytes) {
+            Ok(()) => Ok(bytes.chunks_exact(self.kind.size()).map(|bytes| self.kind.value(bytes) as f32).collect()),
+            Err(e) => {
+                self.left = 0;
+                Err(Error::malformed(&self.path, cut(e)))
+            }
+        })
     }
-    values.try_reserve_exact(count).map_err(|_| format!("{rows} x {columns} numbers do not fit in memory"))?;
-    let mut buffer = vec![0; columns * kind.size()];
-    for _ in 0..rows {
-        reader.read_exact(&mut buffer).map_err(cut)?;
-        values.extend(buffer.chunks_exact(kind.size()).map(|bytes| kind.value(bytes) as f32));
-    }
-    Ok((rows, columns, values))
 }
 
 fn read_matrix(mut reader: impl Read, length: u64) -> Result<(usize, usize, Vec<f64>), String> {
@@ -293,7 +336,7 @@ mod tests {
     }
 
     fn read_bytes(bytes: &[u8]) -> Result<(usize, usize, Vec<f32>), String> {
-        read(bytes, bytes.len() as u64)
+        from_reader(Path::new("x.npy"), bytes, bytes.len() as u64).map_err(|e| e.to_string())
     }
 
     // import numpy as np, io

@@ -43,7 +43,7 @@ fn plain(rows: &[Vec<f32>], query: &Embedding, k: usize, keep: impl Fn(f64) -> b
 
 /// The stored rows, exactly.
 fn stored(index: &Index) -> Vec<Vec<f32>> {
-    (0..index.entries().len()).map(|id| index.vector(id).unwrap()).collect()
+    (0..index.len()).map(|id| index.vector(id).unwrap()).collect()
 }
 
 #[test]
@@ -78,6 +78,9 @@ fn both_precisions_and_every_number_of_threads_agree_with_the_plain_loop() {
     let features = values(5000 * d, 3);
     for precision in [Precision::F16, Precision::F32] {
         let index = index(precision, d, &features);
+        let file = std::env::temp_dir().join(format!("adir-search-{}-{precision:?}.index", std::process::id()));
+        index.save(&file).unwrap();
+        let in_file = Index::open_within(&file, 0).unwrap();
         let rows = stored(&index);
         for (seed, k) in [(10, 1), (11, 7), (12, 300), (13, 5000), (14, 9999)] {
             let query = Embedding::new(encoder(d), values(d, seed)).unwrap();
@@ -86,8 +89,11 @@ fn both_precisions_and_every_number_of_threads_agree_with_the_plain_loop() {
                 let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
                 let found = pool.install(|| index.nearest(&query, k, &Exclude::default()).unwrap());
                 assert_eq!(found, expected, "{precision:?}, k = {k}, {threads} threads");
+                let found = pool.install(|| in_file.nearest(&query, k, &Exclude::default()).unwrap());
+                assert_eq!(found, expected, "in its file: {precision:?}, k = {k}, {threads} threads");
             }
         }
+        std::fs::remove_file(file).unwrap();
     }
 }
 

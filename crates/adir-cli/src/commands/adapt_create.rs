@@ -96,6 +96,9 @@ pub fn create(args: &CreateArgs, log: &Log) -> Result<u8> {
     let request = args.adaptation.request(args.preset)?;
     let request =
         request.ok_or_else(|| Error::config("nothing to adapt to: give --gallery FOLDER, or --adapt self"))?;
+    if !request.query.is_usual() {
+        return Err(Error::config("--query first and both need a restoration, and here nothing is restored"));
+    }
     let engine = args.adaptation.engine(args.model.engine()).build()?;
     let plan = engine.plan_adaptation(&request, args.preset)?;
     match args.images.as_slice() {
@@ -116,6 +119,7 @@ fn create_for_archive(args: &CreateArgs, folder: &Path, name: Option<String>, lo
         check_ending(output, Written::Weights)?;
         check_outputs(&args.inputs(), &[output, state], args.overwrite || state.is_file())?;
     }
+    args.adaptation.remote.check(None)?;
     let own = folder.canonicalize().map_err(|e| Error::input(folder, e.to_string()))?;
     let name = name.unwrap_or_else(|| own.file_name().unwrap_or_default().to_string_lossy().into_owned());
     let request = args.adaptation.to_archive(folder);

@@ -1,24 +1,24 @@
 //! `adir index`: embeddings of the images in a folder, and search.
 
-use std::cell::RefCell;
+use std::collections::HashMap;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 
-use adir::encode::Encoder;
-use adir::engine::{Cache, Event, Gallery, NoCache, build_index, open_encoder};
+use adir::engine::{Chosen, Event, build_index, open_encoder};
 use adir::io::atomic::check_outputs;
 use adir::io::ending::{Written, check_ending};
-use adir::io::image::read_hashed;
+use adir::io::folder::image_files;
 use adir::io::limits::Limits;
+use adir::io::shards::Shard;
 use adir::retrieve::{
-    Entry, Exclude, Index, Precision, TileSide, read_names, read_npy, read_parquet_names, read_parquet_vectors,
+    Index, NpyRows, Precision, TileSide, count_parquet_rows, read_names, read_parquet_names, read_parquet_vectors,
 };
 use adir::{Error, Result};
 use clap::{Args, Subcommand};
 use serde_json::json;
 
+use super::lists;
+use super::search::{Search, opened};
 use crate::log::Log;
-use crate::out::name;
 use crate::store::Store;
 use crate::time::ago;
 
@@ -44,40 +44,27 @@ enum IndexCommand {
         /// Divide large images into tiles of about this side, each an image of its own to a search
         #[arg(long, value_name = "PIXELS")]
         tiles: Option<TileSide>,
+        /// Index the images inside the folder's .tar files, too (WebDataset shards), without unpacking them
+        #[arg(long)]
+        shards: bool,
+        /// Index only the images whose names, without folders and endings, are in a list: Open Images' .csv lists of image
+        /// ids, or text with one name per line. Several lists are one
+        #[arg(long, num_args = 1.., value_name = "FILE")]
+        list: Vec<PathBuf>,
+        /// Column of the names in .csv lists
+        #[arg(long, default_value = "ImageID", value_name = "COLUMN", requires = "list")]
+        list_column: String,
         /// Store f32 instead of f16
         #[arg(long)]
         f32: bool,
     },
     /// List the images nearest to an image or a text: distance in radians and path, nearest first
-    Search {
-        /// The index, or the folder of images, whose index is then kept in the cache as for --gallery
-        index: PathBuf,
-        /// The image
-        #[arg(required_unless_present = "text", conflicts_with = "text")]
-        image: Option<PathBuf>,
-        /// The text (needs the CLIP model that made the index as --encoder)
-        #[arg(long)]
-        text: Option<String>,
-        /// The CLIP model that made the index [default: the embedded EfficientNet-Lite0]
-        #[arg(long, value_name = "WEIGHTS", value_parser = crate::hub::model_path())]
-        encoder: Option<PathBuf>,
-        /// Number of images
-        #[arg(short = 'k', long, default_value_t = 20, value_parser = crate::args::at_least_one::<usize>)]
-        neighbours: usize,
-        /// Leave out images closer than this angle in radians, 0 to pi
-        #[arg(long, default_value_t = 0.0, value_name = "RADIANS", value_parser = crate::args::distance)]
-        closer_than: f64,
-        /// Print one JSON object per line
-        #[arg(long)]
-        json: bool,
-        #[command(flatten)]
-        store: Store,
-    },
+    Search(Search),
     /// Make an index from embeddings computed elsewhere, for example by clip-retrieval
     ///
     /// For clip-retrieval's output: adir index import OUT/img_emb/*.npy --names OUT/metadata/*.parquet --folder IMAGES
     /// --encoder CLIP -o FILE. There must be one names file per embeddings file, in the same order. Use FILE as
-    /// --gallery.
+    /// --gallery. Millions of embeddings go from file to file; only their names are in memory.
     Import(Import),
     /// Show the contents of an index
     Info {
@@ -103,6 +90,9 @@ struct Import {
     /// Folder that contains the images; paths may begin with it
     #[arg(long)]
     folder: PathBuf,
+    /// Names are keys of images inside the folder's .tar files, as clip-retrieval notes them of WebDataset shards
+    #[arg(long)]
+    shards: bool,
     /// The index to write
     #[arg(short, long)]
     output: PathBuf,
@@ -139,47 +129,58 @@ impl Import {
         let root = root.map_err(|e| Error::input(&self.folder, format!("cannot be opened: {e}")))?;
         let encoder = open_encoder(self.encoder.as_deref())?;
         let precision = if self.f32 { Precision::F32 } else { Precision::F16 };
-        let progress = log.progress("", "importing", names.len());
-        // Only one file is in memory at a time; the first unreadable file ends the rows.
-        let failed = RefCell::new(None);
-        let rows = self.vectors.iter().zip(names).map_while(|(vectors, names)| {
-            let read = log.check().and_then(|()| self.rows(vectors, names, &root, encoder.id().dimension));
-            progress.step("", json!({"path": vectors.to_string_lossy()}));
-            read.map_err(|e| failed.replace(Some(e))).ok()
-        });
-        let index = Index::from_features(encoder.id().clone(), precision, &root, &mut rows.flatten());
-        drop(progress);
-        if let Some(error) = failed.into_inner() {
-            return Err(error);
+        let dimension = encoder.id().dimension;
+        let members = if self.shards { Some(keys(&root)?) } else { None };
+        let mut paths = Vec::new();
+        let mut counts = Vec::with_capacity(names.len());
+        for (vectors, names) in self.vectors.iter().zip(names) {
+            log.check()?;
+            let count = rows_of(vectors, dimension)?;
+            let found = self.paths(names, &root, count)?;
+            match &members {
+                None => paths.extend(found),
+                Some(members) => {
+                    for key in found {
+                        let path = members.get(&key).ok_or_else(|| {
+                            Error::input(names, format!("{key:?} is no image in the .tar files of {}", root.display()))
+                        })?;
+                        paths.push(path.clone());
+                    }
+                }
+            }
+            counts.push(count);
         }
-        let index = index?;
-        if index.entries().is_empty() {
+        if paths.is_empty() {
             return Err(Error::input(&self.vectors[0], "contains no embeddings"));
         }
-        index.save(&self.output)?;
-        log.info(&format!("{}: {} images", self.output.display(), index.entries().len()));
+        let count = paths.len();
+        let progress = log.progress("", "importing", self.vectors.len());
+        // Only one file is open at a time.
+        let rows = self.vectors.iter().zip(counts).flat_map(|(vectors, count)| -> Rows<'_> {
+            let read = log.check().and_then(|()| self.rows(vectors, count, dimension));
+            progress.step("", json!({"path": vectors.to_string_lossy()}));
+            read.unwrap_or_else(|error| Box::new(std::iter::once(Err(error))))
+        });
+        let rows = rows.enumerate().map(|(i, row)| if i % CHECKED == 0 { log.check().and(row) } else { row });
+        Index::import(&self.output, encoder.id(), precision, &root, paths, rows)?;
+        drop(progress);
+        log.info(&format!("{}: {count} images", self.output.display()));
         Ok(())
     }
 
-    /// The images in a file of embeddings and one of names.
-    fn rows(
-        &self,
-        vectors: &Path,
-        names: &Path,
-        root: &Path,
-        expected: usize,
-    ) -> Result<impl Iterator<Item = (String, Vec<f32>)>> {
-        let (rows, dimension, values) = match is_parquet(vectors) {
-            true => read_parquet_vectors(vectors, &self.vector_column)?,
-            false => read_npy(vectors)?,
-        };
-        if dimension != expected && rows > 0 {
-            let message = format!("has {dimension} numbers per row; the encoder makes {expected} (see --encoder)");
-            return Err(Error::input(vectors, message));
+    /// The embeddings in a file that has `count`.
+    fn rows(&self, vectors: &Path, count: usize, dimension: usize) -> Result<Rows<'_>> {
+        if !is_parquet(vectors) {
+            return Ok(Box::new(NpyRows::open(vectors)?));
         }
-        let paths = self.paths(names, root, rows)?;
-        let row = move |i: usize| values[i * dimension..(i + 1) * dimension].to_vec();
-        Ok(paths.into_iter().enumerate().map(move |(i, path)| (path, row(i))))
+        let (rows, found, values) = read_parquet_vectors(vectors, &self.vector_column)?;
+        if rows > 0 {
+            check_dimension(vectors, found, dimension)?;
+        }
+        if rows != count {
+            return Err(Error::input(vectors, format!("holds {rows} embeddings, but {count} rows")));
+        }
+        Ok(Box::new((0..rows).map(move |i| Ok(values[i * dimension..(i + 1) * dimension].to_vec()))))
     }
 
     /// The `count` paths in that file, below the folder.
@@ -194,6 +195,57 @@ impl Import {
             inner.to_str().map_or(path.clone(), |inner| inner.replace(std::path::MAIN_SEPARATOR, "/"))
         };
         Ok(paths.into_iter().map(below).collect())
+    }
+}
+
+/// The images in the tar files of a folder, by their names up to the first dot, as WebDataset calls them.
+fn keys(folder: &Path) -> Result<HashMap<String, String>> {
+    let shards = image_files(folder)?.shards;
+    if shards.is_empty() {
+        return Err(Error::input(folder, "contains no .tar files"));
+    }
+    let mut keys = HashMap::new();
+    for shard in shards {
+        for member in Shard::open(&folder.join(&shard))?.images {
+            let (start, name) = member
+                .name
+                .rsplit_once('/')
+                .map_or(("", &*member.name), |(_, name)| (&member.name[..member.name.len() - name.len()], name));
+            let key = format!("{start}{}", name.split('.').next().unwrap_or_default());
+            let path = format!("{shard}/{}", member.name);
+            if let Some(other) = keys.insert(key, path.clone()) {
+                return Err(Error::input(folder, format!("{other} and {path} have the same key")));
+            }
+        }
+    }
+    Ok(keys)
+}
+
+/// Embeddings, one after the other.
+type Rows<'a> = Box<dyn Iterator<Item = Result<Vec<f32>>> + 'a>;
+
+/// Embeddings between two looks at whether the user has asked to stop.
+const CHECKED: usize = 10_000;
+
+/// The number of embeddings in a file, if they can be those of the encoder as far as its header tells.
+fn rows_of(vectors: &Path, dimension: usize) -> Result<usize> {
+    if is_parquet(vectors) {
+        return count_parquet_rows(vectors);
+    }
+    let all = NpyRows::open(vectors)?;
+    if all.rows() > 0 {
+        check_dimension(vectors, all.dimension(), dimension)?;
+    }
+    Ok(all.rows())
+}
+
+fn check_dimension(vectors: &Path, found: usize, expected: usize) -> Result<()> {
+    match found == expected {
+        true => Ok(()),
+        false => {
+            let message = format!("has {found} numbers per row; the encoder makes {expected} (see --encoder)");
+            Err(Error::input(vectors, message))
+        }
     }
 }
 
@@ -216,16 +268,6 @@ fn beside(folder: &Path) -> Result<PathBuf> {
     Ok(folder.with_file_name(name))
 }
 
-/// An index file, or the index of a folder, brought up to date in the cache.
-fn opened(path: &Path, encoder: &Arc<dyn Encoder>, store: &Store, log: &Log) -> Result<Index> {
-    let cache: Box<dyn Cache> = store.find().map_or_else(|| Box::new(NoCache) as _, |cache| Box::new(cache) as _);
-    let watcher = log.watcher();
-    let watch = |event: &Event| watcher.see(event);
-    let gallery = Gallery::open(path, None, encoder.clone(), cache.as_ref(), &Limits::default(), &watch)?;
-    watcher.finish();
-    Ok(gallery.index().clone())
-}
-
 /// What the entries of an index are.
 fn counted(index: &Index) -> &'static str {
     if index.tiles().is_some() { "images and tiles" } else { "images" }
@@ -234,49 +276,36 @@ fn counted(index: &Index) -> &'static str {
 pub fn run(args: &IndexArgs, log: &Log) -> Result<u8> {
     match &args.command {
         IndexCommand::Import(import) => import.run(log)?,
-        IndexCommand::Build { folder, output, encoder, tiles, f32 } => {
+        IndexCommand::Build { folder, output, encoder, tiles, shards, list, list_column, f32 } => {
             let path = output.clone().map_or_else(|| beside(folder), Ok)?;
             check_ending(&path, Written::Index)?;
-            check_outputs(&[], &[&path], true)?;
+            check_outputs(&list.iter().map(PathBuf::as_path).collect::<Vec<_>>(), &[&path], true)?;
             let precision = if *f32 { Precision::F32 } else { Precision::F16 };
+            let names = if list.is_empty() { None } else { Some(lists::names(list, list_column)?) };
             let encoder = open_encoder(encoder.as_deref())?;
             let watcher = log.watcher();
             let watch = |event: &Event| watcher.see(event);
-            let index = build_index(folder, encoder.as_ref(), precision, *tiles, &path, &Limits::default(), &watch)?;
+            let (encoder, limits) = (encoder.as_ref(), Limits::default());
+            let index = build_index(
+                folder,
+                encoder,
+                precision,
+                Chosen { tiles: *tiles, shards: *shards, names },
+                &path,
+                &limits,
+                &watch,
+            )?;
             watcher.finish();
-            log.info(&format!("{}: {} {}", path.display(), index.entries().len(), counted(&index)));
+            log.info(&format!("{}: {} {}", path.display(), index.len(), counted(&index)));
         }
-        IndexCommand::Search { index, image, text, encoder, neighbours, closer_than, json, store } => {
-            let encoder = open_encoder(encoder.as_deref())?;
-            let index = opened(index, &encoder, store, log)?;
-            let (query, content) = match (image, text) {
-                (Some(path), _) => {
-                    let (picture, content) = read_hashed(path, &Limits::default())?;
-                    let notes = picture.notes_on_colours();
-                    notes.iter().for_each(|note| log.warn(&format!("{}: {note}", path.display())));
-                    (encoder.image(&picture.tensor)?, Some(content))
-                }
-                (None, Some(text)) => (encoder.text(text)?, None),
-                (None, None) => return Err(Error::config("give an image or --text")),
-            };
-            let exclude = Exclude { closer_than: *closer_than, content };
-            for found in index.nearest(&query, *neighbours, &exclude)? {
-                let Entry { path, tile, .. } = &index.entries()[found.id];
-                match (json, tile) {
-                    (true, None) => say!("{}", json!({"distance": found.distance, "path": path}))?,
-                    (true, Some(_)) => say!("{}", json!({"distance": found.distance, "path": path, "tile": tile}))?,
-                    (false, None) => say!("{:.4} {}", found.distance, name(path))?,
-                    (false, Some(tile)) => say!("{:.4} {} {tile}", found.distance, name(path))?,
-                }
-            }
-        }
+        IndexCommand::Search(search) => search.run(log)?,
         IndexCommand::Info { index: path, encoder, store } => {
             let index = match path.is_dir() {
                 true => opened(path, &open_encoder(encoder.as_deref())?, store, log)?,
                 false => Index::open(path)?,
             };
             say!("folder     {}", index.root().display())?;
-            say!("images     {}", index.entries().len())?;
+            say!("images     {}", index.len())?;
             if let Some(side) = index.tiles() {
                 say!("tiles      of about {side} pixels, each counted as an image")?;
             }

@@ -4,14 +4,15 @@ use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
 
 use adir::engine::{
-    Engine, FileRecord, LatentRecord, Observation, OutputRequest, Outputs, Plan, Record, Request, Restored,
-    StackRecord, Target,
+    Engine, EngineBuilder, FileRecord, LatentRecord, Observation, OutputRequest, Outputs, Plan, Record, Request,
+    Restored, StackRecord, Target,
 };
 use adir::io::atomic::check_outputs;
 use adir::io::hash::ContentHash;
 use adir::io::image::{ImageFormat, read_image};
 use adir::io::limits::Limits;
 use adir::problem::{KernelSource, MaskSource};
+use adir::retrieve::remote_address;
 use adir::tensor::{Isa, to_f64};
 use adir::{Error, Result};
 use clap::Args;
@@ -22,6 +23,7 @@ use crate::adaptation::engine_with;
 use crate::log::Log;
 use crate::memory;
 use crate::pipe::Scratch;
+use crate::remote::RemoteArgs;
 use crate::store::Store;
 use crate::watch::Watcher;
 
@@ -41,6 +43,8 @@ pub struct ReplayArgs {
     #[arg(long)]
     pub(super) overwrite: bool,
     #[command(flatten)]
+    remote: RemoteArgs,
+    #[command(flatten)]
     pub(super) store: Store,
     /// Use no adapted weights of earlier runs: train again
     #[arg(long)]
@@ -48,6 +52,16 @@ pub struct ReplayArgs {
     /// Print one JSON object
     #[arg(long)]
     json: bool,
+}
+
+impl ReplayArgs {
+    /// An engine like that of the run.
+    pub(super) fn engine(&self, record: &Record, scratch: &Scratch, store: &Store) -> Result<Engine> {
+        let adapt = record.request.as_ref().and_then(|request| request.adapt.as_ref());
+        self.remote.check(adapt.and_then(|adapt| adapt.target.gallery()))?;
+        let builder = self.remote.engine(engine(record, scratch)?, store, self.no_cache);
+        engine_with(builder, store, self.no_cache).build()
+    }
 }
 
 /// A picture of the run and of its repetition.
@@ -85,7 +99,7 @@ pub fn run(args: &ReplayArgs, log: &Log) -> Result<u8> {
         }
         None => OutputRequest::new(scratch.file(asked.file_name().unwrap_or(OsStr::new("x.png"))), false),
     };
-    let engine = engine(&record, &scratch, &store, args.no_cache)?;
+    let engine = args.engine(&record, &scratch, &store)?;
     let watcher = log.watcher();
     let restored = repeat(&engine, &record, request, output, &watcher)?;
     watcher.finish();
@@ -185,6 +199,7 @@ fn make_absolute(request: &mut Request) -> Result<()> {
     // An adapter may be named otherwise than by its file.
     adapt.start.iter_mut().filter(|start| start.exists()).try_for_each(make)?;
     match &mut adapt.target {
+        Target::Gallery(path) | Target::Text { gallery: path, .. } if remote_address(path).is_some() => Ok(()),
         Target::Gallery(path) | Target::Text { gallery: path, .. } | Target::Archive(path) => make(path),
         Target::Adapter(path) if path.exists() => make(path),
         Target::Images(images) => images.iter_mut().try_for_each(make),
@@ -240,7 +255,7 @@ pub(super) fn check_format(output: &Path, image: &Path) -> Result<()> {
 }
 
 /// An engine like that of the run.
-pub(super) fn engine(record: &Record, scratch: &Scratch, store: &Store, no_cache: bool) -> Result<Engine> {
+fn engine(record: &Record, scratch: &Scratch) -> Result<EngineBuilder> {
     let precision = record.dtype.parse()?;
     let mut builder = Engine::builder().device(&record.device).precision(precision).memory(memory::available());
     let name = &record.model.name;
@@ -260,7 +275,7 @@ pub(super) fn engine(record: &Record, scratch: &Scratch, store: &Store, no_cache
     if let Some(encoder) = record.adaptation.as_ref().and_then(|adaptation| adaptation.encoder_file.as_ref()) {
         builder = builder.clip(absolute(encoder)?);
     }
-    engine_with(builder, store, no_cache).build()
+    Ok(builder)
 }
 
 /// Refuses inputs that are not those of the run.

@@ -10,7 +10,7 @@ use adir::io::stack::write_stack;
 use adir::{Error, Result};
 
 use super::replay::{
-    Compared, ReplayArgs, absolute, check_format, engine, folder_of_run, reasons, repeat, request_of, result_of, tell,
+    Compared, ReplayArgs, absolute, check_format, folder_of_run, reasons, repeat, request_of, result_of, tell,
 };
 use crate::log::Log;
 use crate::pipe::Scratch;
@@ -34,7 +34,7 @@ pub(super) fn run(args: &ReplayArgs, record: &StackRecord, log: &Log) -> Result<
         return Err(Error::input(&args.record, "is the record of no pages"));
     };
     let scratch = Scratch::new()?;
-    let engine = engine(first, &scratch, &store, args.no_cache)?;
+    let engine = args.engine(first, &scratch, &store)?;
     let watcher = log.watcher();
     let (mut files, mut compared, mut found) = (Vec::new(), Vec::new(), Vec::new());
     for (number, page) in (1..).zip(&record.pages) {

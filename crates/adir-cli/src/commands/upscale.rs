@@ -108,6 +108,8 @@ impl RestoreArgs {
             (self.adaptation.full, "--full"),
             (matches!(self.adaptation.adapt, Some(Mode::Itself)), "--adapt self"),
             (self.other_settings() != AdaptSettings::default(), OTHER_SETTINGS),
+            (self.adaptation.query.is_some(), "--query"),
+            (self.adaptation.remote.given().is_some(), "a gallery on a server"),
             (self.keep_margin, "--keep-margin"),
             (self.model.model_config.is_some(), "--model-config"),
         ] {

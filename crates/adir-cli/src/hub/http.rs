@@ -104,19 +104,9 @@ impl Hub {
     /// # Errors
     /// [`Error::Config`] for a variable that holds what it cannot.
     pub fn open() -> Result<Self> {
-        let roots = roots()?;
-        let config = Agent::config_builder()
-            .http_status_as_error(false)
-            .max_redirects(0)
-            .proxy(None)
-            .timeout_resolve(Some(SILENCE))
-            .timeout_connect(Some(SILENCE))
-            .timeout_recv_response(Some(2 * SILENCE))
-            .timeout_per_read(Some(SILENCE))
-            .user_agent(concat!("adir/", env!("CARGO_PKG_VERSION")))
-            .tls_config(TlsConfig::builder().root_certs(roots).build());
+        let agent = agent(SILENCE, None)?;
         let (endpoint, token) = (access::endpoint()?, access::token()?);
-        Ok(Self { agent: config.build().into(), endpoint, token, has_answered: Cell::new(false) })
+        Ok(Self { agent, endpoint, token, has_answered: Cell::new(false) })
     }
 
     /// Its address.
@@ -304,6 +294,26 @@ impl Hub {
         let other = if self.token.is_some() { "another token" } else { "a token" };
         format!("set HF_TOKEN to {other} with read access from {}/settings/tokens", self.endpoint)
     }
+}
+
+/// What opens connections: redirects and refusals are answers, and a server may say nothing for `silence`, nor take longer
+/// than `whole`.
+///
+/// # Errors
+/// [`Error::Config`] for certificates that are none.
+pub fn agent(silence: Duration, whole: Option<Duration>) -> Result<Agent> {
+    let config = Agent::config_builder()
+        .http_status_as_error(false)
+        .max_redirects(0)
+        .proxy(None)
+        .timeout_resolve(Some(silence))
+        .timeout_connect(Some(silence))
+        .timeout_recv_response(Some(2 * silence))
+        .timeout_per_read(Some(silence))
+        .timeout_global(whole)
+        .user_agent(concat!("adir/", env!("CARGO_PKG_VERSION")))
+        .tls_config(TlsConfig::builder().root_certs(roots()?).build());
+    Ok(config.build().into())
 }
 
 /// An address in messages: what follows `?` may be a key to the file.

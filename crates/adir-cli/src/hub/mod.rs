@@ -13,19 +13,19 @@ mod environment;
 pub mod id;
 
 #[cfg(feature = "download")]
-mod access;
+pub mod access;
 #[cfg(feature = "download")]
-mod address;
+pub mod address;
 #[cfg(feature = "download")]
 mod blob;
 #[cfg(feature = "download")]
-mod http;
+pub mod http;
 #[cfg(feature = "download")]
 mod listing;
 #[cfg(feature = "download")]
 mod place;
 #[cfg(feature = "download")]
-mod proxy;
+pub mod proxy;
 #[cfg(feature = "download")]
 pub mod pull;
 #[cfg(feature = "download")]

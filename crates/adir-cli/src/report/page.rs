@@ -4,8 +4,9 @@ use std::fmt::Write;
 use std::path::Path;
 
 use adir::engine::{Findings, ImageRecord};
-use adir::io::image::{Picture, read_image};
+use adir::io::image::Picture;
 use adir::io::limits::Limits;
+use adir::io::shards::read_image_in;
 use adir::operator::{ImageShape, Window};
 use adir::retrieve::Tile;
 use adir::{Error, Result};
@@ -275,7 +276,7 @@ fn neighbours(
 
 /// The address of a thumbnail, if the file can be read.
 fn small(file: &Path, tile: Option<Tile>) -> Option<String> {
-    let mut picture: Picture = read_image(file, &Limits::default()).ok()?;
+    let mut picture: Picture = read_image_in(file, &Limits::default()).ok()?;
     if let Some(tile) = tile {
         picture.tensor = tile.cut(&picture.tensor).ok()?;
     }

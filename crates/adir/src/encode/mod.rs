@@ -93,6 +93,23 @@ impl Embedding {
         Ok(Self { encoder, values: features })
     }
 
+    /// The mean of some directions.
+    ///
+    /// # Errors
+    /// [`Error::Config`] if there are none, or they come from different encoders; [`Error::Numerical`] if they are opposite.
+    pub fn mean(all: &[Self]) -> Result<Self> {
+        let [first, others @ ..] = all else { return Err(Error::config("the mean of no embeddings")) };
+        if others.is_empty() {
+            return Ok(first.clone());
+        }
+        let mut sum = first.values.clone();
+        for other in others {
+            first.distance(other)?;
+            sum.iter_mut().zip(&other.values).for_each(|(sum, value)| *sum += value);
+        }
+        Self::new(first.encoder.clone(), sum)
+    }
+
     /// The encoder that made it.
     pub fn encoder(&self) -> &Arc<EncoderId> {
         &self.encoder

@@ -145,7 +145,7 @@ impl Engine {
     /// [`Error::Interrupted`] when the watcher breaks; as [`Engine::prior`] and [`Engine::gallery`].
     pub fn adapt(&self, plan: &AdaptPlan, observed: &Observed<'_>, watch: &Watch<'_>) -> Result<AdapterFound> {
         let (prior, _) = self.started(&self.prior(watch)?, &plan.request, observed)?;
-        let sources = self.sources(&prior, plan, observed, watch)?;
+        let sources = self.sources(&prior, plan, observed, None, watch)?;
         self.adapt_from(&prior, plan, observed, sources, watch)
     }
 
@@ -223,7 +223,7 @@ impl Engine {
             ));
         }
         let gallery = self.gallery(path, None, watch)?;
-        if gallery.index().tiles().is_some() {
+        if gallery.tiles().is_some() {
             return Err(Error::input(
                 path,
                 "is an index of tiles; adapters that observations share need one of whole images",
@@ -231,18 +231,15 @@ impl Engine {
         }
         let mut all = Vec::with_capacity(observations.len());
         for observed in observations {
-            all.push(self.nearest(&gallery, &plan.request, observed, watch)?);
+            all.push(self.nearest(&gallery, &plan.request, observed, None, watch)?);
             report(watch, &Event::Searching { done: all.len(), total: observations.len() })?;
         }
         let groups = group_by_neighbours(&all, overlap);
-        let files = |group: &Group| group.neighbours.iter().filter_map(|n| gallery.index().file(n.id)).collect();
-        Ok(groups
-            .into_iter()
-            .map(|group| {
-                let files = files(&group);
-                (group, files)
-            })
-            .collect())
+        let with_files = |group: Group| {
+            let files = group.neighbours.iter().map(|n| gallery.file(n.id)).collect::<Result<_>>()?;
+            Ok((group, files))
+        };
+        groups.into_iter().map(with_files).collect()
     }
 
     /// The adapter for the images in `files`, from the cache or newly trained.
@@ -313,7 +310,11 @@ impl Engine {
                 (found.images.clone(), Ok(found))
             }
             _ => {
-                let (sources, config) = self.sources(&prior, plan, observed, watch)?;
+                let first = match request.query.is_usual() || !request.shared.is_empty() {
+                    true => None,
+                    false => Some(self.first_restoration(run, base, watch)?),
+                };
+                let (sources, config) = self.sources(&prior, plan, observed, first.as_ref(), watch)?;
                 let images = sources.iter().map(|source| source.record.clone()).collect();
                 let cannot_be_checked = sources.len() < 2 && request.keep == Keep::IfHeldOutImproves;
                 let found = if cannot_be_checked {
@@ -373,11 +374,12 @@ impl Engine {
             target: request.target.clone(),
             start,
             start_by_y,
+            query: request.query,
             keep: request.keep,
-            gallery: from_gallery.as_ref().map(|gallery| gallery.index().root().to_owned()),
+            gallery: from_gallery.as_ref().map(|gallery| gallery.root().to_owned()),
             encoder: from_gallery.as_ref().map(|gallery| (**gallery.encoder().id()).clone()),
             encoder_file: from_gallery.as_ref().and_then(|_| self.encoder_file().map(Path::to_owned)),
-            tiles: from_gallery.as_ref().and_then(|gallery| gallery.index().tiles()),
+            tiles: from_gallery.as_ref().and_then(|gallery| gallery.tiles()),
             neighbours: from_gallery.as_ref().map(|_| request.neighbours),
             closer_than: from_gallery.as_ref().map(|_| request.closer_than),
             images,

@@ -9,7 +9,8 @@ use super::request::{Adapt, Keep, Target};
 use crate::adapt::{AdapterInfo, HeldOut};
 use crate::io::folder::image_files;
 use crate::io::open_regular;
-use crate::retrieve::TileSide;
+use crate::io::shards::split;
+use crate::retrieve::{TileSide, remote_address};
 use crate::{Error, Result};
 
 impl Engine {
@@ -21,7 +22,8 @@ impl Engine {
             Target::Text { gallery, prompt } => self.check_gallery(gallery, request.tiles, Some(prompt)),
             Target::Archive(folder) => check_images(folder),
             Target::Images(images) => images.iter().try_for_each(|image| {
-                let opened = open_regular(image).map(drop);
+                let file = split(image).map_or_else(|| image.clone(), |(shard, _)| shard);
+                let opened = open_regular(&file).map(drop);
                 opened.map_err(|e| Error::input(image, format!("cannot be read: {e}")))
             }),
             Target::Itself | Target::Adapter(_) => Ok(()),
@@ -32,6 +34,14 @@ impl Engine {
     pub(super) fn check_gallery(&self, path: &Path, tiles: Option<TileSide>, prompt: Option<&str>) -> Result<()> {
         let key = (path.to_owned(), tiles, prompt.map(str::to_owned));
         if self.lock().looked_at.contains(&key) {
+            return Ok(());
+        }
+        if let Some(address) = remote_address(path) {
+            let gallery = self.gallery(Path::new(address), tiles, &|_| ControlFlow::Continue(()))?;
+            if let Some(prompt) = prompt {
+                gallery.encoder().text(prompt)?;
+            }
+            self.lock().looked_at.push(key);
             return Ok(());
         }
         if path.is_dir() {
@@ -46,10 +56,10 @@ impl Engine {
         // What is opened here is kept for the run.
         if path.is_file() {
             let gallery = self.gallery(path, tiles, &|_| ControlFlow::Continue(()))?;
-            if gallery.index().entries().is_empty() {
+            if gallery.index()?.is_empty() {
                 return Err(Error::input(path, "is an index without images"));
             }
-            let root = gallery.index().root();
+            let root = gallery.root();
             if !root.is_dir() {
                 let index = path.display();
                 let message =

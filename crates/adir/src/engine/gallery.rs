@@ -1,32 +1,34 @@
 //! Galleries: the index of a folder, brought up to date, with the encoder that made it.
 
-use std::collections::BTreeSet;
+use std::borrow::Cow;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 
 use super::cache::Cache;
 use super::event::{Event, Watch, report, warn};
+use super::local::Local;
 use super::record::ImageRecord;
-use crate::encode::{Embedding, Encoder, spherical_distance};
-use crate::io::image::read_image;
+use super::remote::RemoteGallery;
+use crate::encode::{Embedding, Encoder};
 use crate::io::limits::Limits;
-use crate::io::open_regular;
-use crate::retrieve::{Build, BuildOutcome, ContentHash, Entry, Exclude, Index, Neighbour, Precision, Stat, TileSide};
+use crate::retrieve::{Build, BuildOutcome, ContentHash, Entry, Index, Neighbour, Precision, RemoteIndex, TileSide};
 use crate::{Error, Result};
 
 /// Warnings about files of a gallery that are shown one by one; the rest is counted.
 const SHOWN_WARNINGS: usize = 20;
 
-/// Images whose embeddings are closer than this, in radians, are one: rounding to f16 moves an embedding by 3e-4, and two
-/// photographs of one scene are a hundred times as far apart.
-const SAME_IMAGE: f64 = 1e-3;
-
 /// Images to choose from, and what tells their likeness.
 pub struct Gallery {
     encoder: Arc<dyn Encoder>,
-    index: Index,
-    /// Images whose absence was reported.
-    told: Mutex<BTreeSet<usize>>,
+    place: Place,
+}
+
+/// Where the images are.
+enum Place {
+    /// In files, of which an index knows.
+    Here(Local),
+    /// On a server.
+    Remote(RemoteGallery),
 }
 
 /// An image of a gallery.
@@ -60,7 +62,7 @@ impl Gallery {
                 return Err(Error::input(path, message));
             }
             index.check_encoder(encoder.id()).map_err(|e| Error::input(path, format!("{e}; see --encoder")))?;
-            return Ok(Self { encoder, index, told: Mutex::default() });
+            return Ok(Self::of(index, encoder));
         }
         let root = path.canonicalize().map_err(|e| Error::input(path, format!("cannot be opened: {e}")))?;
         let previous = match cache
@@ -77,10 +79,22 @@ impl Gallery {
             Ok(()) => Ok(()),
             Err(e) => warn(watch, format!("the index is not kept: {e}")),
         };
-        let before = finished(previous.as_ref());
+        let before = finished(previous.as_ref())?;
         let build = Build::new(&root, encoder.as_ref(), Precision::F16, tiles, *limits, previous)?;
         let index = update(&root, build, before, &keep, watch)?;
-        Ok(Self { encoder, index, told: Mutex::default() })
+        Ok(Self::of(index, encoder))
+    }
+
+    fn of(index: Index, encoder: Arc<dyn Encoder>) -> Self {
+        Self { encoder, place: Place::Here(Local::new(index)) }
+    }
+
+    /// The gallery of an index on a server.
+    ///
+    /// # Errors
+    /// Those of [`RemoteIndex::check_images`].
+    pub fn remote(index: Box<dyn RemoteIndex>, encoder: Arc<dyn Encoder>) -> Result<Self> {
+        Ok(Self { encoder, place: Place::Remote(RemoteGallery::new(index)?) })
     }
 
     /// The encoder.
@@ -88,9 +102,63 @@ impl Gallery {
         &self.encoder
     }
 
-    /// The index.
-    pub fn index(&self) -> &Index {
-        &self.index
+    /// The index, where it is not on a server.
+    ///
+    /// # Errors
+    /// [`Error::Config`] where it is: what all its images are cannot be told.
+    pub fn index(&self) -> Result<&Index> {
+        match &self.place {
+            Place::Here(local) => Ok(&local.index),
+            Place::Remote(remote) => {
+                let address = remote.root().display();
+                Err(Error::config(format!(
+                    "{address}: is on a server, and this needs all images: give a folder or an index file"
+                )))
+            }
+        }
+    }
+
+    /// The folder of the images, or the address of the index on a server.
+    pub fn root(&self) -> &Path {
+        match &self.place {
+            Place::Here(local) => local.index.root(),
+            Place::Remote(remote) => remote.root(),
+        }
+    }
+
+    /// The side that large images were divided by.
+    pub fn tiles(&self) -> Option<TileSide> {
+        self.index().ok().and_then(Index::tiles)
+    }
+
+    /// The file of an image that a search has found.
+    ///
+    /// # Errors
+    /// As [`Index::entry`].
+    pub(super) fn file(&self, id: usize) -> Result<PathBuf> {
+        match &self.place {
+            Place::Here(local) => local.index.file(id),
+            Place::Remote(remote) => Ok(remote.image(id)?.file),
+        }
+    }
+
+    /// The SHA-256 of an image that a search has found, if it is known.
+    ///
+    /// # Errors
+    /// As [`Index::entry`].
+    pub(super) fn content(&self, id: usize) -> Result<Option<ContentHash>> {
+        match &self.place {
+            Place::Here(local) => Ok(local.index.entry(id)?.content),
+            Place::Remote(remote) => Ok(Some(remote.image(id)?.content)),
+        }
+    }
+
+    /// What a record calls the image in a file: its path below the folder, or its address.
+    pub(super) fn name_of(&self, file: &Path) -> Option<PathBuf> {
+        match &self.place {
+            Place::Here(local) => file.strip_prefix(local.index.root()).ok().map(Path::to_owned),
+            Place::Remote(remote) => remote.place_of(file),
+        }
     }
 
     /// The `count` images nearest to `query`, nearest first, without those in `exclude`, and not closer than
@@ -110,102 +178,18 @@ impl Gallery {
         limits: &Limits,
         watch: &Watch<'_>,
     ) -> Result<Vec<Neighbour>> {
-        let entries = self.index.entries();
-        let exclusion = Exclude { closer_than, content: exclude.first().copied() };
-        let (mut left, mut gone): (Vec<Neighbour>, Vec<(usize, Error)>) = Default::default();
-        let (mut wanted, mut seen) = (count, 0);
-        while left.len() < count {
-            let found = self.index.nearest(query, wanted, &exclusion)?;
-            let exhausted = found.len() < wanted;
-            for n in found.into_iter().skip(std::mem::replace(&mut seen, wanted)) {
-                let content = entries[n.id].content;
-                if left.len() == count || content.is_some_and(|content| exclude.contains(&content)) {
-                    continue;
-                }
-                match self.fault(n.id, limits) {
-                    Some(fault) => gone.push((n.id, fault)),
-                    None if self.is_copy(&n, &left) => {}
-                    None => left.push(n),
-                }
-            }
-            if exhausted {
-                break;
-            }
-            wanted = wanted.saturating_mul(2);
-        }
-        self.tell(gone, watch)?;
-        if left.is_empty() {
-            return Err(Error::input(self.index.root(), "contains no images to adapt to"));
-        }
-        Ok(left)
-    }
-
-    /// Whether an image is in `nearer` already, under another name or stored in another way.
-    fn is_copy(&self, n: &Neighbour, nearer: &[Neighbour]) -> bool {
-        let entries = self.index.entries();
-        let same = |a: &Entry, b: &Entry| a.content.is_some() && (a.content, a.tile) == (b.content, b.tile);
-        if nearer.iter().any(|other| same(&entries[other.id], &entries[n.id])) {
-            return true;
-        }
-        // Copies are as far from the query as one another.
-        let close = nearer.iter().rev().take_while(|other| n.distance - other.distance < SAME_IMAGE);
-        let vector = |id| self.index.vector(id).unwrap_or_default();
-        close.into_iter().any(|other| spherical_distance(&vector(n.id), &vector(other.id)) < SAME_IMAGE)
-    }
-
-    /// What keeps the file of an image from being used as it was indexed.
-    fn fault(&self, id: usize, limits: &Limits) -> Option<Error> {
-        let (entry, path) = (&self.index.entries()[id], self.index.file(id)?);
-        let Some(content) = entry.content else {
-            // The embedding came from elsewhere: whether there is an image has never been looked at.
-            return read_image(&path, limits).err();
-        };
-        let stat = match Stat::of_file(&path) {
-            Ok(stat) => stat,
-            Err(e) => return Some(e),
-        };
-        if stat.modified.is_some() && (stat.size, stat.modified) == (entry.size, entry.modified) {
-            return open_regular(&path).err().map(|e| Error::input(&path, format!("cannot be read: {e}")));
-        }
-        match ContentHash::of_file(&path) {
-            Ok(found) if found == content => None,
-            Ok(_) => Some(Error::input(&path, "has changed since it was indexed")),
-            Err(e) => Some(e.into()),
+        match &self.place {
+            Place::Here(local) => local.nearest(query, count, closer_than, exclude, limits, watch),
+            Place::Remote(remote) => remote.nearest(query, count, closer_than, exclude, watch),
         }
     }
 
-    /// Warns of images that are gone, of each once.
-    fn tell(&self, gone: Vec<(usize, Error)>, watch: &Watch<'_>) -> Result<()> {
-        let mut told = self.told.lock().unwrap_or_else(PoisonError::into_inner);
-        let new: Vec<Error> = gone.into_iter().filter(|(id, _)| told.insert(*id)).map(|(_, error)| error).collect();
-        let Some(first) = new.first() else { return Ok(()) };
-        let count = match new.len() {
-            1 => "one of the nearest images is".to_owned(),
-            more => format!("{more} of the nearest images are"),
-        };
-        warn(
-            watch,
-            format!(
-                "{count} left out, and the next nearest taken: {first} (`adir index build` brings an index up to date)"
-            ),
-        )
-    }
-
-    /// Files and records of images.
-    pub(super) fn describe(&self, images: &[Neighbour]) -> Result<Vec<Found>> {
-        let describe = |n: &Neighbour| {
-            let entry = &self.index.entries()[n.id];
-            let path = self.index.root().join(&entry.path);
-            let sha256 = match entry.content {
-                Some(content) => content,
-                // An index of embeddings from elsewhere knows no contents.
-                None => ContentHash::of_file(&path)?,
-            };
-            let distance = Some(n.distance);
-            let record = ImageRecord { path: Some(entry.path.clone().into()), sha256, tile: entry.tile, distance };
-            Ok(Found { path, record })
-        };
-        images.iter().map(describe).collect()
+    /// Files and records of images that a search has found.
+    pub(super) fn describe(&self, images: &[Neighbour], limits: &Limits) -> Result<Vec<Found>> {
+        match &self.place {
+            Place::Here(local) => local.describe(images, limits),
+            Place::Remote(remote) => remote.describe(images),
+        }
     }
 }
 
@@ -223,7 +207,8 @@ fn checked(index: Option<Index>, root: &Path, tiles: Option<TileSide>, encoder: 
     Ok(index)
 }
 
-/// Brings the index file at `path` up to date with `folder`, whose large images are divided into `tiles`. What was embedded before an interruption is kept.
+/// Brings the index file at `path` up to date with `folder`, or with what of it is `chosen`. What was embedded before an
+/// interruption is kept.
 ///
 /// # Errors
 /// [`Error::Input`] when the folder or the file cannot be read, or the folder holds no images; [`Error::Config`] when
@@ -232,21 +217,43 @@ pub fn build_index(
     folder: &Path,
     encoder: &dyn Encoder,
     precision: Precision,
-    tiles: Option<TileSide>,
+    chosen: Chosen<'_>,
     path: &Path,
     limits: &Limits,
     watch: &Watch<'_>,
 ) -> Result<Index> {
     let root = folder.canonicalize().map_err(|e| Error::input(folder, format!("cannot be opened: {e}")))?;
     let previous = if path.is_file() { Some(Index::open(path)?) } else { None };
-    let before = finished(previous.as_ref());
+    let before = finished(previous.as_ref())?;
+    let Chosen { tiles, shards, names } = chosen;
     let build = Build::new(&root, encoder, precision, tiles, *limits, previous)?;
+    let build = if shards { build.with_shards()? } else { build };
+    let build = match names {
+        None => build,
+        Some(names) => {
+            let (build, notes) = build.only(names)?;
+            notes.into_iter().try_for_each(|note| warn(watch, note))?;
+            build
+        }
+    };
     update(&root, build, before, &|index: &Index| index.save(path), watch)
 }
 
+/// Which images of a folder are indexed, and how; by default those that are files of their own, as a whole.
+#[derive(Default)]
+pub struct Chosen<'a> {
+    /// Large ones divided into tiles of about this side.
+    pub tiles: Option<TileSide>,
+    /// Those in tar files, too.
+    pub shards: bool,
+    /// Only those whose names, without folders and endings, are among these.
+    pub names: Option<Box<dyn Iterator<Item = Result<String>> + 'a>>,
+}
+
 /// The images of a complete index.
-fn finished(index: Option<&Index>) -> Option<Vec<Entry>> {
-    index.filter(|index| index.is_complete()).map(|index| index.entries().to_vec())
+fn finished(index: Option<&Index>) -> Result<Option<Vec<Entry>>> {
+    let complete = index.filter(|index| index.is_complete());
+    complete.map(|index| index.entries().map(Cow::into_owned)).transpose()
 }
 
 /// The index of the folder `root`; kept when it is not that of the entries `before`, and when the watcher breaks.
@@ -284,11 +291,11 @@ fn update(
         warn(watch, note)?;
     }
     let index = build.index()?;
-    if index.entries().is_empty() {
+    if index.is_empty() {
         return Err(Error::input(root, "contains no images"));
     }
     // Entries carry the hashes of their files: equal ones have equal embeddings.
-    if before.as_deref() != Some(index.entries()) {
+    if before.as_deref() != Some(&*index.entries()?) {
         keep(&index)?;
     }
     Ok(index)

@@ -29,10 +29,12 @@ mod extent;
 mod folder;
 mod gallery;
 mod latent;
+mod local;
 mod open;
 mod outputs;
 mod plan;
 mod record;
+mod remote;
 pub mod report;
 mod request;
 mod run;
@@ -53,7 +55,7 @@ pub use folder::{
     Each, FileFault, FileOutcome, FilePlan, FileState, FolderDone, FolderPlan, FolderRequest, ManifestEntry,
     ManifestHead, Merged, Shard, StackPlan, StackRecord, StackRequest, merge,
 };
-pub use gallery::{Gallery, build_index};
+pub use gallery::{Chosen, Gallery, build_index};
 pub use latent::{
     LatentAdapt, LatentAdaptationRecord, LatentPlan, LatentRecord, LatentRequest, LatentRestored, LatentTask, Region,
 };
@@ -62,5 +64,5 @@ pub use outputs::{DeviationFiles, Outputs};
 pub use plan::Plan;
 pub use record::{AdaptationRecord, Decibel, FileRecord, ImageRecord, ModelRecord, Record, Seconds, write_json};
 pub use report::{Bias, Findings};
-pub use request::{Adapt, AdaptOverrides, Keep, Observation, OutputRequest, Request, SamplingRequest, Target};
+pub use request::{Adapt, AdaptOverrides, Keep, Observation, OutputRequest, Query, Request, SamplingRequest, Target};
 pub use run::Restored;

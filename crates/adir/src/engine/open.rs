@@ -20,7 +20,7 @@ use crate::models::clip::Clip;
 use crate::models::efficientnet_lite::EfficientNetLite0;
 use crate::models::guided_diffusion::UNetConfig;
 use crate::models::{Prior, PriorHeader};
-use crate::retrieve::TileSide;
+use crate::retrieve::{Remotes, TileSide, remote_address};
 use crate::tensor::{Compute, cpu};
 use crate::{Error, Result};
 
@@ -39,6 +39,7 @@ pub struct Engine {
     pub(super) memory: Option<u64>,
     /// How often the states of what is computed are written.
     pub(super) state_every: Duration,
+    remotes: Option<Arc<dyn Remotes>>,
     opened: Mutex<Opened>,
 }
 
@@ -81,6 +82,7 @@ pub struct EngineBuilder {
     limits: Limits,
     memory: Option<u64>,
     state_every: Duration,
+    remotes: Option<Arc<dyn Remotes>>,
 }
 
 impl fmt::Debug for Engine {
@@ -157,19 +159,25 @@ impl EngineBuilder {
         Self { state_every: time, ..self }
     }
 
+    /// With galleries on servers, whose addresses are given in place of a folder; by default there are none.
+    #[must_use]
+    pub fn remotes(self, remotes: impl Remotes + 'static) -> Self {
+        Self { remotes: Some(Arc::new(remotes)), ..self }
+    }
+
     /// The engine. Opens no file.
     ///
     /// # Errors
     /// [`Error::Config`] for a device this build was made without, or a precision that the device lacks;
     /// [`Error::Backend`] where the machine has no such device.
     pub fn build(self) -> Result<Engine> {
-        let Self { model, device, precision, encoder, cache, limits, memory, state_every } = self;
+        let Self { model, device, precision, encoder, cache, limits, memory, state_every, remotes } = self;
         let compute = match &model {
             ModelSource::Loaded(prior) => prior.params().compute(),
             _ => Compute::named(&device, precision)?,
         };
         let opened = Mutex::default();
-        Ok(Engine { model, device, precision, compute, encoder, cache, limits, memory, state_every, opened })
+        Ok(Engine { model, device, precision, compute, encoder, cache, limits, memory, state_every, remotes, opened })
     }
 }
 
@@ -185,6 +193,7 @@ impl Engine {
             limits: Limits::default(),
             memory: None,
             state_every: STATE_EVERY,
+            remotes: None,
         }
     }
 
@@ -306,19 +315,34 @@ impl Engine {
         Ok(encoder)
     }
 
-    /// The gallery of a folder or index file, with large images in `tiles`, brought up to date at the first call.
+    /// The gallery of a folder or index file, with large images in `tiles`, brought up to date at the first call; or that of
+    /// an index on a server.
     ///
     /// # Errors
-    /// As [`Gallery::open`].
+    /// As [`Gallery::open`] and [`Remotes::open`]; [`Error::Config`] where there are no galleries on servers.
     pub fn gallery(&self, path: &Path, tiles: Option<TileSide>, watch: &Watch<'_>) -> Result<Arc<Gallery>> {
         let key = (path.to_owned(), tiles);
         if let Some(gallery) = self.lock().galleries.get(&key) {
             return Ok(gallery.clone());
         }
         let encoder = self.encoder()?;
-        let gallery = Arc::new(Gallery::open(path, tiles, encoder, self.cache.as_ref(), &self.limits, watch)?);
+        let gallery = match remote_address(path) {
+            Some(address) => self.remote_gallery(address, tiles, encoder)?,
+            None => Gallery::open(path, tiles, encoder, self.cache.as_ref(), &self.limits, watch)?,
+        };
+        let gallery = Arc::new(gallery);
         self.lock().galleries.insert(key, gallery.clone());
         Ok(gallery)
+    }
+
+    fn remote_gallery(&self, address: &str, tiles: Option<TileSide>, encoder: Arc<dyn Encoder>) -> Result<Gallery> {
+        let Some(remotes) = &self.remotes else {
+            return Err(Error::config(format!("{address}: galleries on servers are not available here")));
+        };
+        if tiles.is_some() {
+            return Err(Error::config(format!("{address}: images on a server are not divided into tiles")));
+        }
+        Gallery::remote(remotes.open(address, encoder.id())?, encoder)
     }
 
     /// The adapter that [`Engine::share_adapter`] was given last, if it is that one.

@@ -8,7 +8,7 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use super::by_y::ByY;
 use super::deviation::DeviationRecord;
-use super::request::{Keep, Request, Target};
+use super::request::{Keep, Query, Request, Target};
 use crate::adapt::{AdaptConfig, HeldOut};
 use crate::encode::EncoderId;
 use crate::io::{atomic, open_regular, plain};
@@ -122,9 +122,12 @@ pub struct AdaptationRecord {
     /// standard error.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub start_by_y: Option<ByY>,
+    /// What the images of the gallery were to be near to.
+    #[serde(default, skip_serializing_if = "Query::is_usual")]
+    pub query: Query,
     /// When the adapted weights are used.
     pub keep: Keep,
-    /// The folder of the gallery.
+    /// The folder of the gallery, or its address on a server.
     #[serde(with = "crate::io::lossy::option")]
     pub gallery: Option<PathBuf>,
     /// What told the likeness of images.

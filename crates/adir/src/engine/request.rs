@@ -160,6 +160,9 @@ pub struct Adapt {
     /// An adapter to start from, by its file, or by what the cache knows it by: the adaptation refines it.
     #[serde(default, skip_serializing_if = "Option::is_none", with = "crate::io::lossy::option")]
     pub start: Option<PathBuf>,
+    /// What the images of a gallery are to be near to.
+    #[serde(default, skip_serializing_if = "Query::is_usual")]
+    pub query: Query,
     /// When the adapted weights are used.
     #[serde(default)]
     pub keep: Keep,
@@ -234,6 +237,26 @@ impl Target {
     }
 }
 
+/// What the images of a gallery are to be near to, where it is not a text.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Query {
+    /// The observation.
+    #[default]
+    Observation,
+    /// A first restoration of it: a sample of the prior as it is.
+    Restoration,
+    /// Both: the mean of their directions.
+    Both,
+}
+
+impl Query {
+    /// Whether it is the observation.
+    pub fn is_usual(&self) -> bool {
+        *self == Self::Observation
+    }
+}
+
 /// When adapted weights are used.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -286,6 +309,7 @@ impl Adapt {
         Self {
             target,
             start: None,
+            query: Query::default(),
             keep,
             neighbours: twenty(),
             closer_than: 0.0,
@@ -385,6 +409,10 @@ impl Adapt {
         }
         if !self.shared.is_empty() && self.target.gallery().is_none() {
             return Err(Error::config("shared images come from a gallery, and this adaptation has none"));
+        }
+        let is_searched = matches!(self.target, Target::Gallery(_)) && self.shared.is_empty();
+        if !is_searched && !self.query.is_usual() {
+            return Err(Error::config("only the images of a gallery are searched for by a first restoration"));
         }
         if self.tiles.is_some() && self.target.gallery().is_none() {
             return Err(Error::config("tiles are those of a gallery's images, and this adaptation has no gallery"));

@@ -131,6 +131,24 @@ impl Engine {
         Ok(Restored { mean, samples, deviation, record, restore, outputs, overwrite, saved: None, states })
     }
 
+    /// A sample of the plan with the prior as it is, by which a gallery is searched.
+    pub(super) fn first_restoration(&self, plan: &Plan, prior: &Prior, watch: &Watch<'_>) -> Result<Tensor<4>> {
+        let problem = &plan.request.problem;
+        let masks = [mask_record(problem.mask.as_ref())?, mask_record(problem.ignore.as_ref())?];
+        let masks = masks.map(|mask| mask.map(|mask| mask.sha256));
+        let states = States::new(self, states::key(self, plan, prior, masks, None)?, watch);
+        let denoiser = plan.extent.denoiser(prior)?;
+        let space = prior.space();
+        let (plan, space) = (&plan.restore, space.as_ref());
+        let found = Sampling { plan, denoiser: &denoiser, space, count: 1, states: &states, watch }.sample(0);
+        if matches!(found, Err(Error::Interrupted)) {
+            states.stopped()?;
+        }
+        let found = found?;
+        states::forget(states.folder().as_deref());
+        Ok(found)
+    }
+
     /// The samples and their mean, `[1, c, h, w]` in about [-1, 1].
     fn sample(
         &self,

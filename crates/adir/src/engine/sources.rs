@@ -9,12 +9,13 @@ use super::gallery::{Found, Gallery};
 use super::open::Engine;
 use super::plan::{content_of, content_of_values};
 use super::record::ImageRecord;
-use super::request::{Adapt, Target};
+use super::request::{Adapt, Query, Target};
 use crate::adapt::{AdaptConfig, CropScale};
 use crate::encode::Embedding;
 use crate::io::folder::image_files;
 use crate::io::hash::sha256;
-use crate::io::image::{read_hashed, read_image};
+use crate::io::image::read_hashed;
+use crate::io::shards::{hash_in, read_image_in};
 use crate::io::tally::Tally;
 use crate::models::{Denoiser, Prior};
 use crate::retrieve::{ContentHash, Neighbour};
@@ -47,7 +48,7 @@ impl Source {
         match (self.pixels, self.path) {
             (Some(pixels), _) => Ok(pixels),
             (None, Some(path)) => {
-                let whole = read_image(&path, &engine.limits)?.tensor;
+                let whole = read_image_in(&path, &engine.limits)?.tensor;
                 self.record.tile.map_or_else(|| Ok(whole.clone()), |tile| tile.cut(&whole))
             }
             (None, None) => Err(Error::config("an image without pixels and file")),
@@ -56,12 +57,14 @@ impl Source {
 }
 
 impl Engine {
-    /// The images that `plan` adapts to for `observed`, nearest first, and the settings that suit them.
+    /// The images that `plan` adapts to for `observed`, of which `first` is a restoration, nearest first, and the settings that
+    /// suit them.
     pub(super) fn sources(
         &self,
         prior: &Prior,
         plan: &AdaptPlan,
         observed: &Observed<'_>,
+        first: Option<&Tensor<4>>,
         watch: &Watch<'_>,
     ) -> Result<(Vec<Source>, AdaptConfig)> {
         let mut config = plan.config().clone();
@@ -87,17 +90,15 @@ impl Engine {
                 let mut sources = self.files(&plan.request().shared)?;
                 let gallery = self.gallery(path, plan.request().tiles, watch)?;
                 for source in &mut sources {
-                    let path = source.record.path.as_ref();
-                    let below =
-                        path.and_then(|path| path.strip_prefix(gallery.index().root()).ok()).map(Path::to_owned);
-                    source.record.path = below.or(source.record.path.take());
+                    let known = source.record.path.as_ref().and_then(|path| gallery.name_of(path));
+                    source.record.path = known.or(source.record.path.take());
                 }
                 sources
             }
             Target::Gallery(path) | Target::Text { gallery: path, .. } => {
                 let gallery = self.gallery(path, plan.request().tiles, watch)?;
-                let nearest = self.nearest(&gallery, plan.request(), observed, watch)?;
-                gallery.describe(&nearest)?.into_iter().map(Source::found).collect()
+                let nearest = self.nearest(&gallery, plan.request(), observed, first, watch)?;
+                gallery.describe(&nearest, &self.limits)?.into_iter().map(Source::found).collect()
             }
         };
         Ok((sources, config))
@@ -113,7 +114,7 @@ impl Engine {
     fn source(&self, file: &Path) -> Result<Source> {
         let record = ImageRecord {
             path: Some(file.to_owned()),
-            sha256: ContentHash::of_file(file)?,
+            sha256: hash_in(file, &self.limits)?,
             tile: None,
             distance: None,
         };
@@ -176,20 +177,30 @@ impl Engine {
         let gallery = self.gallery(gallery, None, watch)?;
         let nearest = gallery.nearest(&gallery.encoder().image(x)?, MOST, 0.0, &[], &self.limits, watch)?;
         let close: Vec<_> = nearest.into_iter().filter(|n| n.distance < within).collect();
-        Ok(gallery.describe(&close)?.into_iter().map(|found| found.record.sha256).collect())
+        Ok(gallery.describe(&close, &self.limits)?.into_iter().map(|found| found.record.sha256).collect())
     }
 
-    /// The images of a gallery that are nearest to `observed`, or to the prompt, nearest first.
+    /// The images of a gallery that are nearest to `observed`, to its `first` restoration where the request says so, or to the
+    /// prompt, nearest first.
     pub(super) fn nearest(
         &self,
         gallery: &Gallery,
         request: &Adapt,
         observed: &Observed<'_>,
+        first: Option<&Tensor<4>>,
         watch: &Watch<'_>,
     ) -> Result<Vec<Neighbour>> {
-        let query: Embedding = match &request.target {
-            Target::Text { prompt, .. } => gallery.encoder().text(prompt)?,
-            _ => gallery.encoder().image(observed.y)?,
+        let encoder = gallery.encoder();
+        let query: Embedding = match (&request.target, request.query, first) {
+            (Target::Text { prompt, .. }, ..) => encoder.text(prompt)?,
+            (_, Query::Observation, _) => encoder.image(observed.y)?,
+            (_, Query::Restoration, Some(first)) => encoder.image(first)?,
+            (_, Query::Both, Some(first)) => Embedding::mean(&[encoder.image(observed.y)?, encoder.image(first)?])?,
+            (_, Query::Restoration | Query::Both, None) => {
+                return Err(Error::config(
+                    "a search by a first restoration needs a restoration, and there is none here",
+                ));
+            }
         };
         let exclude: Vec<_> = std::iter::once(observed.content).chain(request.exclude.iter().copied()).collect();
         gallery.nearest(&query, request.neighbours, request.closer_than, &exclude, &self.limits, watch)

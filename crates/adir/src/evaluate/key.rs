@@ -9,7 +9,7 @@ use crate::io::hash::{Hasher, hash_file, sha256};
 use crate::metric::Metric;
 use crate::operator::ImageShape;
 use crate::restore::RestorePlan;
-use crate::retrieve::Index;
+use crate::retrieve::{Entry, Index};
 use crate::{Error, Result};
 use serde::Serialize;
 use serde_json::{Value, json};
@@ -56,21 +56,17 @@ pub(super) fn settings(plan: &RestorePlan) -> Result<Value> {
 /// A gallery by its content: the encoder, and the hashes of the files in whatever order. Of images whose vectors were
 /// imported the files are not known: their paths and vectors stand for them.
 pub(super) fn gallery(index: &Index) -> Result<Value> {
-    let mut images: Vec<String> = (0..index.entries().len())
-        .map(|id| {
-            let entry = &index.entries()[id];
-            entry.content.map_or_else(
-                || {
-                    let mut hasher = Hasher::default();
-                    hasher.update(entry.path.as_bytes());
-                    let vector = index.vector(id).unwrap_or_default();
-                    vector.iter().for_each(|v| hasher.update(&v.to_le_bytes()));
-                    hasher.finish().to_string()
-                },
-                |hash| entry.tile.map_or_else(|| hash.to_string(), |tile| format!("{hash} {tile}")),
-            )
-        })
-        .collect();
+    let name = |(id, entry): (usize, &Entry)| match (entry.content, entry.tile) {
+        (Some(hash), None) => Ok(hash.to_string()),
+        (Some(hash), Some(tile)) => Ok(format!("{hash} {tile}")),
+        (None, _) => {
+            let mut hasher = Hasher::default();
+            hasher.update(entry.path.as_bytes());
+            index.vector(id)?.iter().for_each(|v| hasher.update(&v.to_le_bytes()));
+            Ok(hasher.finish().to_string())
+        }
+    };
+    let mut images = index.entries()?.iter().enumerate().map(name).collect::<Result<Vec<String>>>()?;
     images.sort_unstable();
     let mut hasher = Hasher::default();
     images.iter().for_each(|image| hasher.update(image.as_bytes()));

@@ -424,7 +424,7 @@ impl<'a> Bench<'a> {
         }
         let path = self.config.gallery.as_ref().ok_or_else(|| Error::config("no gallery"))?;
         let gallery = self.engine.gallery(path, self.config.adapt.tiles, self.watch)?;
-        let found = key::gallery(gallery.index())?;
+        let found = key::gallery(gallery.index()?)?;
         Ok(self.gallery_key.get_or_init(|| found).clone())
     }
 

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use super::atomic::check_writable;
 use super::codec::kinds::{kind_of_name, way_out};
 use super::image::ImageFormat;
+use super::shards::is_tar_name;
 use super::tally::Tally;
 use crate::{Error, Result};
 
@@ -24,14 +25,19 @@ pub struct ImageFiles {
     pub odd_names: Vec<PathBuf>,
     /// What looks like an image by its name and cannot be read: images of other formats, links that lead nowhere, pipes.
     pub unread: Tally,
+    /// Tar files, as `files`; what is in them has not been looked at.
+    pub shards: Vec<String>,
 }
 
 impl ImageFiles {
     /// What to say of a folder without images.
     pub fn no_images(&self) -> String {
-        match self.unread.is_empty() {
-            true => "contains no images".into(),
-            false => format!("contains no images that can be read: {}", self.unread.lines().join("; ")),
+        match (self.unread.is_empty(), self.shards.len()) {
+            (true, 0) => "contains no images".into(),
+            (true, count) => format!(
+                "contains no images, but {count} tar files: `adir index build --shards` makes an index of the images in them"
+            ),
+            (false, _) => format!("contains no images that can be read: {}", self.unread.lines().join("; ")),
         }
     }
 
@@ -64,6 +70,7 @@ pub fn image_files(folder: &Path) -> Result<ImageFiles> {
     let mut found = ImageFiles::default();
     list(folder, "", 0, &mut found)?;
     found.files.sort_unstable();
+    found.shards.sort_unstable();
     Ok(found)
 }
 
@@ -97,7 +104,7 @@ pub fn is_plain(path: &str) -> bool {
 }
 
 /// Whether a file name ends like an image that can be read.
-fn is_image_name(name: &Path) -> bool {
+pub(super) fn is_image_name(name: &Path) -> bool {
     ImageFormat::reads(name)
 }
 
@@ -132,6 +139,9 @@ fn list(folder: &Path, below: &str, depth: usize, found: &mut ImageFiles) -> Res
             continue;
         }
         match (fault(&item.path(), kind), path) {
+            (Some(Fault::NoImage), Some(path)) if is_tar_name(&item.path()) && item.path().is_file() => {
+                found.shards.push(path);
+            }
             (Some(Fault::NoImage), _) => {}
             (Some(Fault::Unread(why)), path) => {
                 found.unread.add(why, path.unwrap_or_else(|| item.path().display().to_string()));

@@ -19,6 +19,17 @@ impl Tally {
         }
     }
 
+    /// Counts what another has counted of files in `folder`.
+    pub fn join(&mut self, other: Self, folder: &str) {
+        for (what, (more, file)) in other.kinds {
+            let (count, first) = self.kinds.entry(what).or_default();
+            if *count == 0 {
+                *first = format!("{folder}/{file}");
+            }
+            *count += more;
+        }
+    }
+
     /// Whether nothing was counted.
     pub fn is_empty(&self) -> bool {
         self.kinds.is_empty()
@@ -46,5 +57,9 @@ mod tests {
             tally.add(what, file);
         }
         assert_eq!(tally.lines(), ["2 files, the first: b: is blue", "a: is red"]);
+        let mut all = Tally::default();
+        all.add("is red", "c");
+        all.join(tally, "f");
+        assert_eq!(all.lines(), ["2 files, the first: f/b: is blue", "2 files, the first: c: is red"]);
     }
 }

@@ -4,10 +4,12 @@
 //! was edited in place is. A file whose path, size and time of the last change are those of the index is not
 //! even read. A build that stops early resumes from its own unfinished index in the same way.
 
+use std::borrow::Cow;
 use std::collections::{HashMap, VecDeque};
 use std::fs;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use rayon::prelude::*;
@@ -16,9 +18,10 @@ use super::index::{Entry, Index, Precision, Vectors};
 use super::tile::TileSide;
 use crate::encode::Encoder;
 use crate::io::folder::image_files;
-use crate::io::hash::{ContentHash, hash_file};
-use crate::io::image::read_image;
+use crate::io::hash::{ContentHash, hash_file, sha256};
+use crate::io::image::{Reading, read_bytes, read_image};
 use crate::io::limits::Limits;
+use crate::io::shards::{Member, Shard};
 use crate::io::tally::Tally;
 use crate::{Error, Result};
 
@@ -50,7 +53,9 @@ pub struct Build<'a> {
     root: PathBuf,
     limits: Limits,
     tiles: Option<TileSide>,
-    files: Vec<String>,
+    files: Vec<Listed>,
+    /// The tar files of the folder, which are looked into only if asked.
+    shards: Vec<String>,
     /// What could not be looked at, in words.
     unseen: Vec<String>,
     /// What of the embedded images does not count.
@@ -60,6 +65,8 @@ pub struct Build<'a> {
     previous: Option<Index>,
     /// The entries of an image in the previous index.
     known: HashMap<ContentHash, Range<usize>>,
+    /// The previous index's.
+    earlier: Vec<Entry>,
     entries: Vec<Entry>,
     vectors: Vectors,
     events: VecDeque<BuildEvent>,
@@ -102,7 +109,8 @@ impl<'a> Build<'a> {
         let listing = image_files(folder)?;
         let unseen = listing.warnings();
         let mut known = HashMap::new();
-        let entries = previous.as_ref().map_or(&[][..], Index::entries);
+        let earlier = previous.as_ref().map_or(Ok(Vec::new()), |index| index.entries().map(Cow::into_owned))?;
+        let entries = &earlier[..];
         for same in entries.chunk_by(|a, b| a.path == b.path) {
             // The first one and its place, by the place of its slice.
             let first = entries.partition_point(|entry| entry.path < same[0].path);
@@ -113,16 +121,96 @@ impl<'a> Build<'a> {
             root: folder.to_owned(),
             limits,
             tiles,
-            files: listing.files,
+            files: listing.files.into_iter().map(|path| Listed { path, inside: None }).collect(),
+            shards: listing.shards,
             unseen,
             notes: Tally::default(),
             done: 0,
             previous,
             known,
+            earlier,
             entries: Vec::new(),
             vectors: Vectors::new(precision),
             events: VecDeque::new(),
         })
+    }
+
+    /// With the images inside the tar files of the folder, too; see [`crate::io::shards`].
+    ///
+    /// # Errors
+    /// [`Error::Input`] if the folder has no tar files. One that cannot be read is left out, and so are members with odd names.
+    pub fn with_shards(mut self) -> Result<Self> {
+        if self.shards.is_empty() {
+            return Err(Error::input(&self.root, "contains no .tar files"));
+        }
+        let (mut faults, mut left_out) = (Tally::default(), Tally::default());
+        for name in std::mem::take(&mut self.shards) {
+            let path = self.root.join(&name);
+            let listed = Stat::of_file(&path).and_then(|stat| Ok((stat, Shard::open(&path)?)));
+            let (stat, shard) = match listed {
+                Ok(listed) => listed,
+                Err(e) => {
+                    faults.add("left out", e);
+                    continue;
+                }
+            };
+            left_out.join(shard.left_out, &name);
+            let path = Arc::new(path);
+            self.files.extend(shard.images.into_iter().map(|member| Listed {
+                path: format!("{name}/{}", member.name),
+                inside: Some(Inside { shard: path.clone(), modified: stat.modified, member }),
+            }));
+        }
+        let members = left_out.lines().into_iter().map(|line| format!("left out: {line}"));
+        self.unseen.extend(faults.lines().into_iter().chain(members));
+        self.files.sort_unstable_by(|a, b| a.path.cmp(&b.path));
+        Ok(self)
+    }
+
+    /// With only those images whose names, without folders and endings, are in a list, such as Open Images' of image ids.
+    /// What is said of the difference comes second.
+    ///
+    /// # Errors
+    /// Those of `names`; [`Error::Input`] if the folder has none of them.
+    pub fn only(mut self, names: impl IntoIterator<Item = Result<String>>) -> Result<(Self, Vec<String>)> {
+        let stem = |listed: &Listed| {
+            let name = listed.path.rsplit('/').next().unwrap_or_default();
+            name.rsplit_once('.').map_or(name, |(stem, _)| stem).to_owned()
+        };
+        let mut places: HashMap<String, Vec<usize>> = HashMap::new();
+        for (place, listed) in self.files.iter().enumerate() {
+            places.entry(stem(listed)).or_default().push(place);
+        }
+        let mut wanted = vec![false; self.files.len()];
+        let (mut count, mut missing, mut first) = (0_u64, 0_u64, None);
+        for name in names {
+            let name = name?;
+            count += 1;
+            match places.get(&name) {
+                Some(places) => places.iter().for_each(|&place| wanted[place] = true),
+                None => {
+                    missing += 1;
+                    first.get_or_insert(name);
+                }
+            }
+        }
+        let mut keep = wanted.iter();
+        let before = self.files.len();
+        self.files.retain(|_| keep.next().is_some_and(|&keep| keep));
+        if self.files.is_empty() {
+            let message = format!("has none of the {count} images of the list");
+            return Err(Error::input(&self.root, message));
+        }
+        let mut notes = Vec::new();
+        if let Some(first) = first {
+            notes
+                .push(format!("{missing} of the {count} images of the list are not in the folder, the first: {first}"));
+        }
+        match before - self.files.len() {
+            0 => {}
+            unlisted => notes.push(format!("{unlisted} of {before} images are not in the list and are left out")),
+        }
+        Ok((self, notes))
     }
 
     /// The number of files, and so of events.
@@ -149,10 +237,10 @@ impl<'a> Build<'a> {
         let (mut entries, mut vectors) = (self.entries.clone(), self.vectors.clone());
         let complete = self.done == self.files.len();
         if let (false, Some(previous)) = (complete, &self.previous) {
-            let visited = self.done.checked_sub(1).map(|last| self.files[last].as_str());
-            for (id, entry) in previous.entries().iter().enumerate() {
+            let visited = self.done.checked_sub(1).map(|last| self.files[last].path.as_str());
+            for (id, entry) in self.earlier.iter().enumerate() {
                 if visited.is_none_or(|visited| entry.path.as_str() > visited) {
-                    vectors.push(&previous.vectors.row(id, self.encoder.id().dimension));
+                    vectors.push(&previous.vector(id)?);
                     entries.push(entry.clone());
                 }
             }
@@ -164,9 +252,9 @@ impl<'a> Build<'a> {
     fn advance(&mut self) {
         let batch = (2 * rayon::current_num_threads()).min(self.files.len() - self.done);
         let files = &self.files[self.done..self.done + batch];
-        let results: Vec<Result<Found>> = files.par_iter().map(|path| self.handle(path)).collect();
+        let results: Vec<Result<Found>> = files.par_iter().map(|listed| self.handle(listed)).collect();
         self.done += batch;
-        for (path, result) in files.iter().zip(results) {
+        for (Listed { path, .. }, result) in files.iter().zip(results) {
             let outcome = match result {
                 Ok(found) => {
                     found.notes.into_iter().for_each(|note| self.notes.add(note, path));
@@ -184,7 +272,7 @@ impl<'a> Build<'a> {
 
     /// The entries of the previous index with this path, size and time.
     fn unchanged(&self, path: &str, stat: Stat) -> Option<Range<usize>> {
-        let entries = self.previous.as_ref()?.entries();
+        let entries = &self.earlier;
         let first = entries.partition_point(|entry| entry.path.as_str() < path);
         let count = entries[first..].iter().take_while(|entry| entry.path == path).count();
         let entry = entries[first..first + count].first()?;
@@ -192,24 +280,34 @@ impl<'a> Build<'a> {
         (known && (entry.size, entry.modified) == (stat.size, stat.modified)).then_some(first..first + count)
     }
 
-    fn handle(&self, path: &str) -> Result<Found> {
+    fn handle(&self, listed: &Listed) -> Result<Found> {
+        let Listed { path, inside } = listed;
         let file = self.root.join(path);
-        let stat = Stat::of_file(&file)?;
+        let stat = match inside {
+            Some(inside) => Stat { size: inside.member.size, modified: inside.modified },
+            None => Stat::of_file(&file)?,
+        };
         // What the previous index knows, as the entries of a file.
         let stored = |previous: &Index, ids: Range<usize>, of: &dyn Fn(&Entry) -> Entry| {
-            let row = |id| previous.vectors.row(id, self.encoder.id().dimension);
-            let entries = ids.map(|id| (of(&previous.entries()[id]), row(id))).collect();
-            Found { entries, notes: Vec::new(), outcome: BuildOutcome::Reused }
+            let entries = ids.map(|id| Ok((of(&self.earlier[id]), previous.vector(id)?))).collect::<Result<_>>()?;
+            Ok(Found { entries, notes: Vec::new(), outcome: BuildOutcome::Reused })
         };
         if let (Some(previous), Some(ids)) = (&self.previous, self.unchanged(path, stat)) {
-            return Ok(stored(previous, ids, &Entry::clone));
+            return stored(previous, ids, &Entry::clone);
         }
-        let (size, content) = hash_file(&file)?;
+        let bytes = inside.as_ref().map(|inside| inside.member.bytes(&inside.shard, &self.limits)).transpose()?;
+        let (size, content) = match &bytes {
+            Some(bytes) => (bytes.len() as u64, sha256(bytes)),
+            None => hash_file(&file)?,
+        };
         let entry = |tile| Entry { path: path.to_owned(), size, content: Some(content), modified: stat.modified, tile };
         if let (Some(previous), Some(ids)) = (&self.previous, self.known.get(&content)) {
-            return Ok(stored(previous, ids.clone(), &|of| entry(of.tile)));
+            return stored(previous, ids.clone(), &|of| entry(of.tile));
         }
-        let picture = read_image(&file, &self.limits)?;
+        let picture = match &bytes {
+            Some(bytes) => read_bytes(&file, bytes, &Reading::default(), &self.limits)?.0.whole(&file)?,
+            None => read_image(&file, &self.limits)?,
+        };
         let (notes, picture) = (picture.notes_on_colours(), picture.tensor);
         let [.., height, width] = picture.dims();
         let tiles = self.tiles.map(|side| side.tiles(height, width)).unwrap_or_default();
@@ -260,6 +358,20 @@ impl Iterator for Build<'_> {
         }
         self.events.pop_front()
     }
+}
+
+/// An image to index: its path, and where it is in a tar file, if it is in one.
+struct Listed {
+    path: String,
+    inside: Option<Inside>,
+}
+
+/// The place of an image in a tar file.
+struct Inside {
+    shard: Arc<PathBuf>,
+    /// See [`Stat`], of the tar file.
+    modified: Option<u64>,
+    member: Member,
 }
 
 /// The entries of a file with their vectors.

@@ -1,5 +1,6 @@
 //! The index: one embedding per image of an archive, ordered by path.
 
+use std::borrow::Cow;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -9,6 +10,7 @@ use half::slice::HalfFloatSliceExt;
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
+use super::stored::{Rows, Stored};
 use super::tile::{Tile, TileSide};
 use crate::encode::norm;
 use crate::encode::{Embedding, EncoderId};
@@ -87,6 +89,16 @@ impl Vectors {
         }
     }
 
+    /// Adds the vectors of a block, as they are.
+    pub fn append(&mut self, rows: &Rows<'_>) {
+        match (self, rows) {
+            (Self::F16(all), Rows::F16(more)) => all.extend_from_slice(more),
+            (Self::F32(all), Rows::F32(more)) => all.extend_from_slice(more),
+            (Self::F16(all), Rows::F32(more)) => all.extend(more.iter().map(|&v| f16::from_f32(v))),
+            (Self::F32(all), Rows::F16(more)) => all.extend(more.iter().map(|v| v.to_f32())),
+        }
+    }
+
     /// Row `id`, widened.
     pub fn row(&self, id: usize, dimension: usize) -> Vec<f32> {
         let range = id * dimension..(id + 1) * dimension;
@@ -99,16 +111,31 @@ impl Vectors {
 
 /// The embeddings of an archive's images, or of tiles of the large ones. An image's *id* is its position in the order of
 /// paths and tiles.
+///
+/// A small index is in memory. A large one stays in its file, which a search reads from front to back.
 #[derive(Debug, Clone)]
 pub struct Index {
     encoder: Arc<EncoderId>,
     root: PathBuf,
     complete: bool,
     tiles: Option<TileSide>,
-    entries: Vec<Entry>,
-    pub(super) vectors: Vectors,
+    pub(super) content: Arc<Content>,
+}
+
+/// Entries and vectors.
+#[derive(Debug)]
+pub(super) enum Content {
+    Memory(Held),
+    File(Stored),
+}
+
+/// Those in memory.
+#[derive(Debug)]
+pub(super) struct Held {
+    pub entries: Vec<Entry>,
+    pub vectors: Vectors,
     /// One over the length of each stored vector: rounding to f16 leaves lengths of 1 +- 1e-4.
-    pub(super) inverse_norms: Vec<f32>,
+    pub inverse_norms: Vec<f32>,
 }
 
 impl Index {
@@ -153,7 +180,19 @@ impl Index {
             return Err(Error::Config(format!("the embedding of {path:?} has length {norm}, which has no direction")));
         }
         let inverse_norms = norms.iter().map(|norm| (1.0 / norm) as f32).collect();
-        Ok(Self { encoder, root, complete, tiles, entries, vectors, inverse_norms })
+        let content = Arc::new(Content::Memory(Held { entries, vectors, inverse_norms }));
+        Ok(Self { encoder, root, complete, tiles, content })
+    }
+
+    /// An index in a file, whose header says the same.
+    pub(super) fn stored(
+        encoder: Arc<EncoderId>,
+        root: PathBuf,
+        complete: bool,
+        tiles: Option<TileSide>,
+        file: Stored,
+    ) -> Self {
+        Self { encoder, root, complete, tiles, content: Arc::new(Content::File(file)) }
     }
 
     /// An index of vectors computed elsewhere, such as clip-retrieval's: names and features, in any order. The
@@ -193,7 +232,10 @@ impl Index {
 
     /// How numbers are stored.
     pub fn precision(&self) -> Precision {
-        self.vectors.precision()
+        match &*self.content {
+            Content::Memory(held) => held.vectors.precision(),
+            Content::File(file) => file.layout().precision,
+        }
     }
 
     /// The archive's folder.
@@ -211,24 +253,80 @@ impl Index {
         self.tiles
     }
 
-    /// The images, by id.
-    pub fn entries(&self) -> &[Entry] {
-        &self.entries
+    /// The number of images.
+    pub fn len(&self) -> usize {
+        match &*self.content {
+            Content::Memory(held) => held.entries.len(),
+            Content::File(file) => file.layout().images,
+        }
     }
 
-    /// The file of the image `id`, if there is one.
-    pub fn file(&self, id: usize) -> Option<PathBuf> {
-        Some(self.root.join(&self.entries.get(id)?.path))
+    /// Whether there are no images.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
     }
 
-    /// The stored vector of the image `id`, if there is one: of length one but for rounding.
-    pub fn vector(&self, id: usize) -> Option<Vec<f32>> {
-        (id < self.entries.len()).then(|| self.vectors.row(id, self.encoder.dimension))
+    /// Whether it is in memory as a whole.
+    pub fn is_in_memory(&self) -> bool {
+        matches!(*self.content, Content::Memory(_))
     }
 
-    /// The embedding of the image `id`, if there is one.
-    pub fn embedding(&self, id: usize) -> Option<Embedding> {
-        Embedding::new(self.encoder.clone(), self.vector(id)?).ok()
+    /// The images, by id; those of a large index are read from its file.
+    ///
+    /// # Errors
+    /// [`Error::Input`] if the file cannot be read or is damaged.
+    pub fn entries(&self) -> Result<Cow<'_, [Entry]>> {
+        match &*self.content {
+            Content::Memory(held) => Ok(Cow::Borrowed(&held.entries)),
+            Content::File(file) => file.entries().map(Cow::Owned),
+        }
+    }
+
+    /// The image `id`.
+    ///
+    /// # Errors
+    /// [`Error::Config`] if there are fewer; [`Error::Input`] if the file of a large index cannot be read or is damaged.
+    pub fn entry(&self, id: usize) -> Result<Entry> {
+        self.check(id)?;
+        match &*self.content {
+            Content::Memory(held) => Ok(held.entries[id].clone()),
+            Content::File(file) => file.entry(id),
+        }
+    }
+
+    /// The file of the image `id`.
+    ///
+    /// # Errors
+    /// As [`Index::entry`].
+    pub fn file(&self, id: usize) -> Result<PathBuf> {
+        Ok(self.root.join(self.entry(id)?.path))
+    }
+
+    /// The stored vector of the image `id`: of length one but for rounding.
+    ///
+    /// # Errors
+    /// As [`Index::entry`].
+    pub fn vector(&self, id: usize) -> Result<Vec<f32>> {
+        self.check(id)?;
+        match &*self.content {
+            Content::Memory(held) => Ok(held.vectors.row(id, self.encoder.dimension)),
+            Content::File(file) => file.row(id),
+        }
+    }
+
+    /// The embedding of the image `id`.
+    ///
+    /// # Errors
+    /// As [`Index::entry`]; [`Error::Numerical`] if the vector of a damaged file has no direction.
+    pub fn embedding(&self, id: usize) -> Result<Embedding> {
+        Embedding::new(self.encoder.clone(), self.vector(id)?)
+    }
+
+    fn check(&self, id: usize) -> Result<()> {
+        match self.len() {
+            images if id < images => Ok(()),
+            images => Err(Error::Config(format!("image {id} of an index of {images}"))),
+        }
     }
 
     /// # Errors
@@ -264,7 +362,7 @@ mod tests {
         let index = made(&["a.png", "b/c.png"], &[3.0, 4.0, 0.0, -2.0]).unwrap();
         assert_eq!(index.embedding(0).unwrap().values(), [0.6, 0.8]);
         assert_eq!(index.embedding(1).unwrap().values(), [0.0, -1.0]);
-        assert!(index.embedding(2).is_none() && index.file(2).is_none());
+        assert!(index.embedding(2).is_err() && index.file(2).is_err());
         assert_eq!(index.file(1).unwrap(), Path::new("archive/b/c.png"));
     }
 
@@ -287,7 +385,7 @@ mod tests {
             Index::from_features(encoder(2), Precision::F16, Path::new("x"), &mut rows)
         };
         let index = made([("b", [0.0, 8.0]), ("a", [3.0, 4.0])]).unwrap();
-        assert_eq!(index.entries()[0].path, "a");
+        assert_eq!(index.entry(0).unwrap().path, "a");
         assert!((index.embedding(0).unwrap().values()[0] - 0.6).abs() < 1e-3);
         assert_eq!(index.embedding(1).unwrap().values(), [0.0, 1.0]);
         assert!(made([("a", [0.0, 8.0]), ("a", [3.0, 4.0])]).is_err(), "repeated");

@@ -65,6 +65,21 @@ pub fn read_parquet_vectors(path: &Path, column: &str) -> Result<(usize, usize, 
     Ok((rows, values.len().checked_div(rows).unwrap_or(0), values))
 }
 
+/// The number of rows that a file declares.
+///
+/// # Errors
+/// [`Error::Input`] if it is missing or malformed.
+pub fn count_parquet_rows(path: &Path) -> Result<usize> {
+    let count = || {
+        let file = open_regular(path).map_err(|e| Error::input(path, format!("cannot be read: {e}")))?;
+        let reader = SerializedFileReader::new(file);
+        let reader = reader.map_err(|e| Error::input(path, format!("cannot be read as Parquet: {e}")))?;
+        let rows = reader.metadata().file_metadata().num_rows();
+        usize::try_from(rows).map_err(|_| Error::input(path, format!("declares {rows} rows")))
+    };
+    catch_unwind(AssertUnwindSafe(count)).unwrap_or_else(|_| Err(Error::input(path, "is a damaged Parquet file")))
+}
+
 /// Calls `take` with the number of every row and what it has in `column`. Refuses a file that has not `count` rows.
 fn each(
     path: &Path,

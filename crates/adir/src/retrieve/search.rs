@@ -4,11 +4,15 @@
 //! have kept out of the first K. Only those get their distance in f64, which decides. So the answer is the
 //! one a plain f64 loop gives, on every processor and for every number of threads.
 
+use std::sync::atomic::{AtomicUsize, Ordering};
+
 use adir_kernels::scan;
 use rayon::prelude::*;
 
 use super::ContentHash;
-use super::index::{Index, Vectors};
+use super::index::{Content, Held, Index, Vectors};
+use super::layout::BLOCK as STORED_BLOCK;
+use super::stored::{Block, Rows, Stored};
 use crate::Result;
 use crate::encode::Embedding;
 use crate::encode::spherical_distance;
@@ -39,21 +43,23 @@ impl Index {
     /// there are no more.
     ///
     /// # Errors
-    /// [`Error::Config`](crate::Error::Config) if `query` comes from another encoder than the index.
+    /// [`Error::Config`](crate::Error::Config) if `query` comes from another encoder than the index;
+    /// [`Error::Input`](crate::Error::Input) if the file of a large one cannot be read or is damaged.
     pub fn nearest(&self, query: &Embedding, k: usize, exclude: &Exclude) -> Result<Vec<Neighbour>> {
         self.check_encoder(query.encoder())?;
         if k == 0 {
             return Ok(Vec::new());
         }
-        let (values, dimension) = (query.values(), self.encoder().dimension);
-        let candidates = match &self.vectors {
-            Vectors::F16(all) => self.scan(values, all, scan::dots_f16, k, exclude),
-            Vectors::F32(all) => self.scan(values, all, scan::dots_f32, k, exclude),
+        let values = query.values();
+        let candidates = match &*self.content {
+            Content::Memory(held) => match &held.vectors {
+                Vectors::F16(all) => self.scan(held, values, all, scan::dots_f16, k, exclude),
+                Vectors::F32(all) => self.scan(held, values, all, scan::dots_f32, k, exclude),
+            },
+            Content::File(file) => file.scan(values, k, exclude)?,
         };
-        let mut found: Vec<Neighbour> = candidates
-            .into_par_iter()
-            .map(|(_, id)| Neighbour { id, distance: spherical_distance(values, &self.vectors.row(id, dimension)) })
-            .collect();
+        let exact = |(_, id)| Ok(Neighbour { id, distance: spherical_distance(values, &self.vector(id)?) });
+        let mut found = candidates.into_par_iter().map(exact).collect::<Result<Vec<Neighbour>>>()?;
         found.sort_by(|a, b| a.distance.total_cmp(&b.distance).then(a.id.cmp(&b.id)));
         found.truncate(k);
         Ok(found)
@@ -62,6 +68,7 @@ impl Index {
     /// Every image that may be among the `k` nearest, with its cosine.
     fn scan<T: Sync>(
         &self,
+        held: &Held,
         query: &[f32],
         rows: &[T],
         dots: fn(&[f32], &[T], &mut [f32]),
@@ -69,17 +76,13 @@ impl Index {
         exclude: &Exclude,
     ) -> Vec<(f32, usize)> {
         let error = cosine_error(query.len());
-        // At least this cosine: close enough to `closer_than` to need the exact distance.
-        let close = exclude.closer_than.cos() as f32 - error;
         let left_out = |id: usize, cosine: f32| {
-            (exclude.closer_than > 0.0
-                && cosine >= close
-                && spherical_distance(query, &self.vectors.row(id, query.len())) < exclude.closer_than)
-                || (exclude.content.is_some() && self.entries()[id].content == exclude.content)
+            exclude.is_too_close(query, cosine, || held.vectors.row(id, query.len()))
+                || (exclude.content.is_some() && held.entries[id].content == exclude.content)
         };
         let merged = rows
             .par_chunks(BLOCK * query.len())
-            .zip(self.inverse_norms.par_chunks(BLOCK))
+            .zip(held.inverse_norms.par_chunks(BLOCK))
             .enumerate()
             .fold(
                 || (Candidates::new(k, error), Vec::new()),
@@ -98,6 +101,54 @@ impl Index {
             .map(|(candidates, _)| candidates)
             .reduce(|| Candidates::new(k, error), Candidates::merge);
         merged.finish()
+    }
+}
+
+impl Exclude {
+    /// Whether a vector with that cosine, as scanned, is closer than allowed.
+    fn is_too_close(&self, query: &[f32], cosine: f32, vector: impl FnOnce() -> Vec<f32>) -> bool {
+        // At least this cosine: close enough to need the exact distance.
+        let close = || self.closer_than.cos() as f32 - cosine_error(query.len());
+        self.closer_than > 0.0 && cosine >= close() && spherical_distance(query, &vector()) < self.closer_than
+    }
+}
+
+impl Stored {
+    /// As [`Index::scan`], block by block from the file. Each thread takes the next block that no other has.
+    fn scan(&self, query: &[f32], k: usize, exclude: &Exclude) -> Result<Vec<(f32, usize)>> {
+        let error = cosine_error(query.len());
+        let (layout, next) = (self.layout(), AtomicUsize::new(0));
+        let scan_some = |_| {
+            let (mut candidates, mut cosines) = (Candidates::new(k, error), Vec::new());
+            let mut block = Block::default();
+            loop {
+                let number = next.fetch_add(1, Ordering::Relaxed);
+                if number >= layout.blocks() {
+                    return Ok(candidates);
+                }
+                self.block(number, &mut block)?;
+                let (rows, inverse_norms) = (block.vectors(layout), block.inverse_norms());
+                cosines.resize(inverse_norms.len(), 0.0);
+                match &rows {
+                    Rows::F16(all) => scan::dots_f16(query, all, &mut cosines),
+                    Rows::F32(all) => scan::dots_f32(query, all, &mut cosines),
+                }
+                for (i, (dot, inverse_norm)) in cosines.iter().zip(inverse_norms).enumerate() {
+                    let (id, cosine) = (number * STORED_BLOCK + i, dot * inverse_norm);
+                    if cosine < candidates.threshold || cosine.is_nan() {
+                        continue;
+                    }
+                    let is_own = exclude.content.is_some() && self.entry(id)?.content == exclude.content;
+                    if !is_own && !exclude.is_too_close(query, cosine, || rows.row(i, query.len())) {
+                        candidates.push(cosine, id);
+                    }
+                }
+            }
+        };
+        let threads = rayon::current_num_threads().min(layout.blocks()).max(1);
+        let found: Vec<Result<Candidates>> = (0..threads).into_par_iter().with_max_len(1).map(scan_some).collect();
+        let found = found.into_iter().collect::<Result<Vec<_>>>()?;
+        Ok(found.into_iter().fold(Candidates::new(k, error), Candidates::merge).finish())
     }
 }
 

@@ -36,8 +36,8 @@ impl Engine {
     ) -> Result<BTreeMap<usize, Shared>> {
         let mut shared = BTreeMap::new();
         let Some(gallery) = plan.request().target.gallery() else { return Ok(shared) };
-        // What is shared is named by its file, which a tile is not.
-        if plan.request().tiles.is_some() {
+        // What is shared is named by its file, which a tile is not, and nothing is restored yet.
+        if plan.request().tiles.is_some() || !plan.request().query.is_usual() {
             return Ok(shared);
         }
         let gallery = self.gallery(gallery, None, watch)?;
@@ -52,7 +52,7 @@ impl Engine {
                 let path = folder.input(k);
                 if let Ok((picture, content)) = read_hashed_as(&path, &folder.reading(k), &self.limits) {
                     let observed = Observed { y: &picture.tensor, file: Some(&path), content };
-                    nearest.push(self.nearest(&gallery, plan.request(), &observed, watch)?);
+                    nearest.push(self.nearest(&gallery, plan.request(), &observed, None, watch)?);
                     members.push(k);
                     contents.push(content);
                 }
@@ -64,12 +64,13 @@ impl Engine {
                     continue;
                 }
                 // No observation is adapted to itself, nor to one that shares its adapter.
-                let own = |id: usize| {
-                    let content = gallery.index().entries()[id].content;
-                    group.members.iter().any(|&m| Some(contents[m]) == content)
-                };
-                let ids = group.neighbours.iter().map(|n| n.id).filter(|&id| !own(id));
-                let images: Vec<PathBuf> = ids.filter_map(|id| gallery.index().file(id)).collect();
+                let mut images = Vec::new();
+                for n in &group.neighbours {
+                    let content = gallery.content(n.id)?;
+                    if !group.members.iter().any(|&m| Some(contents[m]) == content) {
+                        images.push(gallery.file(n.id)?);
+                    }
+                }
                 if images.is_empty() {
                     continue;
                 }

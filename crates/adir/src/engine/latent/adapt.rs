@@ -121,8 +121,8 @@ impl Engine {
         let file: Option<&Path> = Some(&plan.request.input);
         let observed = Observed { y: &plan.picture.tensor, file, content: plan.content };
         let gallery = self.gallery(&adapt.gallery, None, watch)?;
-        let nearest = self.nearest(&gallery, &asked, &observed, watch)?;
-        let sources: Vec<_> = gallery.describe(&nearest)?.into_iter().map(Source::found).collect();
+        let nearest = self.nearest(&gallery, &asked, &observed, None, watch)?;
+        let sources: Vec<_> = gallery.describe(&nearest, &self.limits)?.into_iter().map(Source::found).collect();
         let [base, autoencoder] = plan.files.hashes()?;
         let mut states = Hasher::default();
         for text in &told {
