@@ -20,8 +20,6 @@ use crate::model::named;
 /// Metrics that the paper judges by, as `--metric` knows them, and the names of their two forms.
 const OF_THE_PAPER: [(&str, [&str; 2]); 2] =
     [("musiq", ["musiq", "musiq_google"]), ("musiq-ava", ["musiq_ava", "musiq_ava_google"])];
-/// Images of a table where --count does not say how many.
-const COUNT: usize = Table::IMAGES;
 
 /// A table of the paper.
 #[derive(Debug, Args)]
@@ -66,7 +64,7 @@ impl EvalArgs {
     fn table(&self, table: Table) -> Result<PaperConfig> {
         let own = &self.paper;
         let mut config = PaperConfig::new(table, own.images.clone().unwrap_or_default());
-        config.count = self.count.unwrap_or(COUNT);
+        config.count = self.count.unwrap_or(config.count);
         (config.preparation, config.enlarge) = (own.preparation, own.enlarge);
         config.methods.clone_from(&self.methods);
         config.side = self.crop;

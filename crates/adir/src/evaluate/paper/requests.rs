@@ -18,6 +18,8 @@ use crate::{Error, Result};
 const FACTORS: Trained = Trained::Lora { rank: 16, alpha: 8.0, layers: AdaptedLayers::Convolutions };
 /// The small image of the table is scaled down exactly: the x4 upscaler gets it without noise.
 const NO_NOISE: usize = 0;
+/// Tiles no smaller than any image: the network sees it as a whole, whatever memory is free.
+const WHOLE: usize = usize::MAX;
 /// What a latent request calls an observation that no file holds.
 const NAME: &str = "observation";
 
@@ -32,6 +34,7 @@ pub(super) fn of_pixels(
     let picture = Picture::from_tensor(y.clone());
     let mut request = Request::new(picture, task.problem.clone()).preset(Preset::Paper).seed(config.seed);
     request.sampling.overrides.steps = config.steps.map(|steps| steps.to_string());
+    request.sampling.tile = Some(WHOLE);
     let (target, trained) = match method {
         Method::Itself => (Target::Itself, Trained::Full),
         Method::Knn => (gallery(config)?, Trained::Full),
