@@ -42,8 +42,9 @@ fn values(n: usize, state: &mut u64) -> Vec<f32> {
 fn read(file: &Path) {
     let length = file.metadata().expect("a file").len();
     let threads = rayon::current_num_threads() as u64;
-    (0..threads).into_par_iter().with_max_len(1).for_each(|part| {
-        let (start, end) = (length * part / threads, length * (part + 1) / threads);
+    (0..threads as usize).into_par_iter().with_max_len(1).for_each(|part| {
+        let at = |part: usize| length * part as u64 / threads;
+        let (start, end) = (at(part), at(part + 1));
         let mut file = File::open(file).expect("a file");
         file.seek(SeekFrom::Start(start)).expect("a place in it");
         let (mut left, mut piece) = (end - start, vec![0; 256 << 10]);

@@ -37,12 +37,13 @@ pub fn write_stack(path: &Path, pages: &[PathBuf], limits: &Limits) -> Result<()
     // Where sizes differ, the largest page is seldom much larger than the first one.
     let bytes = bytes_of(&read(first)?.raster).saturating_mul(pages.len() as u64);
     atomic::write(path, |file| {
-        let mut stack = Stack::begin(path, file, bytes)?;
-        for page in pages {
-            let decoded = read(page)?;
-            stack.add(path, &decoded.raster, &decoded.metadata)?;
+        {
+            let mut stack = Stack::begin(path, file, bytes)?;
+            for page in pages {
+                let decoded = read(page)?;
+                stack.add(path, &decoded.raster, &decoded.metadata)?;
+            }
         }
-        drop(stack);
         file.flush().map_err(|e| Error::io(path, e))
     })
 }

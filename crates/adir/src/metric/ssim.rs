@@ -14,7 +14,7 @@ const C2: f64 = 58.5225;
 /// Weights of the scales of MS-SSIM, finest first.
 const SCALES: [f64; 5] = [0.0448, 0.2856, 0.3001, 0.2363, 0.1333];
 /// The smallest side of an image for MS-SSIM: its last scale holds a window.
-pub(super) const MULTISCALE: usize = (WINDOW - 1 << SCALES.len() - 1) + 1;
+pub(super) const MULTISCALE: usize = ((WINDOW - 1) << (SCALES.len() - 1)) + 1;
 
 /// Mean over all positions of the window of
 /// (2 ma mb + C1) (2 cov + C2) / ((ma^2 + mb^2 + C1) (va + vb + C2)).

@@ -250,8 +250,8 @@ fn images_that_do_not_belong_together_are_refused_by_every_metric() {
     let both = Tensor::cat(vec![x.clone(), y.clone()], 0);
     let pairs = Tensor::cat(vec![small.clone(), small.clone()], 0);
     // MS-SSIM does not apply to images as small as these.
-    let applies = |m: &&Box<dyn Metric>| m.needs() != Needs::Nothing && m.name() != "ms_ssim_y";
-    for metric in all().unwrap().iter().filter(applies) {
+    let applies = |m: &dyn Metric| m.needs() != Needs::Nothing && m.name() != "ms_ssim_y";
+    for metric in all().unwrap().iter().filter(|m| applies(m.as_ref())) {
         let refused = |case: Case<'_>| metric.value(&case).unwrap_err();
         let name = metric.name();
         assert!(
