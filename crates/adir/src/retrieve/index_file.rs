@@ -226,9 +226,9 @@ mod tests {
             Entry {
                 path: format!("b/{i:05}ä.png"),
                 size: i as u64,
-                content: (i % 2 == 0).then(|| ContentHash([i as u8; 32])),
-                modified: (i % 3 == 0).then_some(i as u64),
-                tile: (i % 5 == 0).then_some(tile),
+                content: i.is_multiple_of(2).then_some(ContentHash([i as u8; 32])),
+                modified: i.is_multiple_of(3).then_some(i as u64),
+                tile: i.is_multiple_of(5).then_some(tile),
             }
         };
         for i in 0..images {
