@@ -10,7 +10,10 @@ use serde_json::json;
 
 /// Names of MUSIQ's scores, by the images that the network learned from, and what each is.
 const MUSIQ: [(&str, &str); 4] = [
-    ("musiq", "0 to 100 for KonIQ; score by MUSIQ (arXiv 2108.05997)"),
+    (
+        "musiq",
+        "0 to 100 for KonIQ; score by MUSIQ (arXiv 2108.05997) as pyiqa computes it; musiq:google=FILE as Google's code does, and so the next three",
+    ),
     ("musiq-spaq", "0 to 100; score by MUSIQ that learned from SPAQ"),
     ("musiq-paq2piq", "0 to 100; score by MUSIQ that learned from PaQ-2-PiQ"),
     ("musiq-ava", "1 to 10; mean mark by MUSIQ that learned from AVA"),
@@ -93,6 +96,5 @@ pub fn list(json: bool) -> Result<()> {
     for (name, better, _, describe) in rows {
         say!("{name:<19} {better:<6} is better; {describe}")?;
     }
-    say!("\nMUSIQ{AUTHORS}=FILE, as in musiq{AUTHORS}=FILE, resizes as the authors' code does, and not as pyiqa")?;
     Ok(())
 }

@@ -59,8 +59,10 @@ impl Address {
             return Err(bad(expected));
         }
         let given = Origin::of(&format!("{scheme}://{host}/")).map_err(|_| bad(expected))?;
-        let has_port = host.rsplit_once(':').is_some_and(|(_, port)| !port.is_empty() && !port.ends_with(']'));
-        let port = if has_port { given.port } else { port };
+        let stated =
+            host.rsplit_once(':').map(|(_, port)| port).filter(|port| !port.is_empty() && !port.ends_with(']'));
+        // Addresses may have ports that are no numbers, which are then passed over.
+        let port = stated.map_or(Ok(port), |port| port.parse::<u16>().map_err(|_| bad(expected)))?;
         let server = format!("{scheme}://{}:{port}", given.host);
         Ok(Self { kind, text: text.to_owned(), server, name, vector })
     }

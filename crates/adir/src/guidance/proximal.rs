@@ -210,7 +210,12 @@ impl ProximalGuidance {
     fn step(&self, residual: &Tensor<4>, share: Share) -> Result<Tensor<4>> {
         let gram = self.spectrum.as_ref().and_then(Spectrum::exact);
         let solved = match (share, gram) {
-            (Share::Proximal(c), _) => solve(self.operator.as_ref(), 1.0, 1.0 / c, residual, &SOLVE_NOISY)?,
+            (Share::Proximal(c), _) => {
+                // Where weights differ, what is left is not white.
+                let weighted = self.operator.gram().is_some_and(|gram| gram.is_weighted());
+                let stop = if weighted { &SOLVE } else { &SOLVE_NOISY };
+                solve(self.operator.as_ref(), 1.0, 1.0 / c, residual, stop)?
+            }
             (share, Some(gram)) => gram.filter(residual, |v| if v > 0.0 { share.of(v) / v } else { 0.0 })?,
             (_, None) => {
                 let damping = least_damping(self.operator.as_ref());

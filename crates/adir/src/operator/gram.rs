@@ -149,6 +149,11 @@ impl Gram {
         Self { basis: Basis::Values(values), ..self }
     }
 
+    /// Whether waves are weighted.
+    pub fn is_weighted(&self) -> bool {
+        self.weights.is_some()
+    }
+
     /// Without the weights of weighted waves.
     #[must_use]
     pub fn unweighted(self) -> Self {
