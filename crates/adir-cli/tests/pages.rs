@@ -142,6 +142,8 @@ fn what_cannot_be_is_refused_before_anything_is_computed() {
     three(&f.join("s.tif"));
     for (code, args, said) in [
         (2, &["s.tif", "-o", "x.png", "--page", "all"][..], ".tif"),
+        (2, &["s.tif", "-o", "x.jxl", "--page", "all"], "not written"),
+        (2, &["s.tif", "-o", "x.tif/", "--page", "all"], "x.tif"),
         (2, &["s.tif", "-o", "x.tif", "--page", "all", "-n", "2"], "folder"),
         (2, &["s.tif", "-o", "x.tif", "--page", "all", "--report", "r.html"], "--report"),
         (2, &["s.tif", "-o", "o", "--page", "all", "--report", "r.html"], "--report"),
@@ -191,6 +193,30 @@ fn a_killed_run_goes_on() {
     assert_eq!(fs::read(f.join("x.tif")).unwrap(), fs::read(f.join("whole.tif")).unwrap());
     let left: Vec<_> = fs::read_dir(f.join("x.tif.pages")).unwrap().map(|item| item.unwrap().file_name()).collect();
     assert_eq!(left, ["notes.txt"]);
+}
+
+/// A list of pages that breaks off is told, and a cube that promises more planes than it has gives those that are there.
+#[test]
+fn pages_that_are_not_there_are_told() {
+    let f = folder("cut");
+    three(&f.join("s.tif"));
+    let bytes = fs::read(f.join("s.tif")).unwrap();
+    // The last directory lies at the end.
+    fs::write(f.join("cut.tif"), &bytes[..bytes.len() - 20]).unwrap();
+    let (_, err) =
+        expect(0, &f, &["restore", "cut.tif", "-o", "x.tif", "--page", "all", "--task", "sr2", "--steps", "2"]);
+    assert!(err.contains("its list of pages is damaged or cut off after page 2"), "{err}");
+    assert_eq!(values(&f.join("x.tif"), Some(1)).1, 2);
+    let cards = ["SIMPLE  =                    T", "BITPIX  =                    8", "NAXIS   =                    3"];
+    let sides = ["NAXIS1  =                   16", "NAXIS2  =                   16", "NAXIS3  =           9999999999"];
+    let mut cube: Vec<u8> =
+        cards.iter().chain(&sides).chain(&["END"]).flat_map(|card| format!("{card:<80}").into_bytes()).collect();
+    cube.resize(2880, b' ');
+    cube.extend((0..2 * 256).map(|i| (i % 251) as u8));
+    fs::write(f.join("cube.fits"), cube).unwrap();
+    let (_, err) =
+        expect(0, &f, &["restore", "cube.fits", "-o", "o", "--page", "all", "--task", "sr2", "--steps", "2"]);
+    assert!(err.contains("2 of 9999999999 planes are there") && err.contains("2 restored"), "{err}");
 }
 
 /// Pages differ, and so must their adapters, though they lie in one file.

@@ -174,7 +174,12 @@ pub(super) fn in_words(plan: &FolderPlan) -> String {
     let part = if shard == Shard::WHOLE { String::new() } else { format!(", shard {shard} of them") };
     let (files, finished, to_do) = (plan.files(), plan.finished(), plan.to_do().len());
     let scans = plan.request().scans.display();
-    let what = if plan.request().every_page { "pages" } else { "images" };
+    let what = match (plan.request().every_page, files) {
+        (true, 1) => "page",
+        (true, _) => "pages",
+        (false, 1) => "image",
+        (false, _) => "images",
+    };
     format!("{scans}: {files} {what}{part}: {finished} finished, {to_do} to restore")
 }
 

@@ -12,7 +12,8 @@ use crate::log::Log;
 
 /// Whether an output is one file for all pages, and not a folder.
 pub(super) fn is_stack(output: &Path) -> bool {
-    ImageFormat::from_path(output).is_ok() && !output.is_dir()
+    let says_folder = output.as_os_str().as_encoded_bytes().ends_with(b"/");
+    ImageFormat::reads(output) && !says_folder && !output.is_dir()
 }
 
 fn request(args: &RestoreArgs) -> Result<StackRequest> {

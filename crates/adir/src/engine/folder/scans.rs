@@ -10,6 +10,9 @@ use crate::io::folder::{check_folder, check_output_folder, image_files, is_plain
 use crate::io::image::{Reading, read_hashed_as};
 use crate::{Error, Result};
 
+/// Most pages of a file.
+const MOST_PAGES: usize = 1 << 16;
+
 /// An observation.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Scan {
@@ -113,7 +116,14 @@ impl Engine {
 
     fn pages(&self, path: &Path, request: &FolderRequest) -> Result<usize> {
         let reading = Reading { page: Some(1), ..*request.each.reading() };
-        Ok(read_hashed_as(path, &reading, &self.limits)?.0.pages)
+        match read_hashed_as(path, &reading, &self.limits)?.0.pages {
+            pages if pages > MOST_PAGES => {
+                let message =
+                    format!("has {pages} pages, at most {MOST_PAGES} are restored together: --page N takes one");
+                Err(Error::input(path, message))
+            }
+            pages => Ok(pages),
+        }
     }
 
     /// The pages of a request's one file.

@@ -43,6 +43,13 @@ impl Unit {
         if self.is_colour() { 1 } else { self.depth().iter().fold(1, |pages, length| pages.saturating_mul(*length)) }
     }
 
+    /// Those that lie before the `end` of the file, at least one.
+    fn pages_before(&self, end: u64) -> u64 {
+        let values = self.axes.iter().take(2).try_fold(1_u64, |values, length| values.checked_mul(*length));
+        let plane = values.and_then(|values| values.checked_mul(self.bits.unsigned_abs() / 8)).unwrap_or(u64::MAX);
+        self.pages().min((end.saturating_sub(self.data) / plane.max(1)).max(1))
+    }
+
     /// Where a page, from 0, lies along the axes from the third on.
     fn place(&self, page: u64) -> Vec<u64> {
         let mut left = page;
@@ -57,7 +64,9 @@ impl Unit {
 
 pub fn decode(path: &Path, mut file: impl BufRead + Seek, page: usize, limits: &Limits) -> Result<Decoded> {
     let units = units(path, &mut file, limits)?;
-    let pages = units.iter().fold(0_u64, |sum, unit| sum.saturating_add(unit.pages()));
+    let end = length(path, &mut file)?;
+    let sum = |of: &dyn Fn(&Unit) -> u64| units.iter().fold(0_u64, |sum, unit| sum.saturating_add(of(unit)));
+    let (pages, promised) = (sum(&|unit| unit.pages_before(end)), sum(&Unit::pages));
     let pages = usize::try_from(pages).unwrap_or(usize::MAX);
     check_page(path, page, pages)?;
     let mut within = page as u64 - 1;
@@ -101,7 +110,8 @@ pub fn decode(path: &Path, mut file: impl BufRead + Seek, page: usize, limits: &
     let header = FitsHeader::of(&cards, &above, &if unit.is_colour() { vec![0] } else { unit.place(within) }, size);
     let metadata = Metadata { fits: Some(header), linear: true, ..Metadata::default() };
     let name = if pages > 1 { Some(format!("page {page} is {}", name(unit, within, &cards))) } else { None };
-    let warnings = name.into_iter().collect();
+    let cut = (promised > pages as u64).then(|| format!("cut off: {pages} of {promised} planes are there"));
+    let warnings = name.into_iter().chain(cut).collect();
     Ok(Decoded { pages, white: found.white, unobserved: found.unobserved, warnings, ..Decoded::new(raster, metadata) })
 }
 

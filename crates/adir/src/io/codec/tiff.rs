@@ -14,7 +14,7 @@ use tiff::{TiffError, TiffResult};
 
 use super::kinds::DEVELOP;
 use super::tiff_exif::{Exif, MAKER_NOTE};
-use super::tiff_pages::{Layout, Page, Patched, directories};
+use super::tiff_pages::{Directories, Layout, Page, Patched, directories};
 use super::tiff_samples::{check, colours, convert, unpack};
 use super::tiff_zstd::{ZSTD, unpacked};
 use super::{Decoded, Raster, Samples, check_page, jpeg_markers, read_error, refused, unsupported};
@@ -36,7 +36,7 @@ fn damaged(path: &Path) -> impl Fn(TiffError) -> Error + '_ {
 }
 
 pub fn decode(path: &Path, mut file: impl BufRead + Seek, page: usize, limits: &Limits) -> Result<Decoded> {
-    let (layout, page, pages) = choose(path, &mut file, page)?;
+    let (layout, page, pages, cut) = choose(path, &mut file, page)?;
     check(path, &page)?;
     let palette = page.photometric == Some(3);
     let exif = Exif::read(&mut file, layout, page.offset, limits.max_metadata);
@@ -90,13 +90,15 @@ pub fn decode(path: &Path, mut file: impl BufRead + Seek, page: usize, limits: &
     };
     let raster = Raster { width, height, channels, samples, associated: page.extra == [1] };
     let orientation = orientation.and_then(Orientation::from_exif).unwrap_or(Orientation::NoTransforms);
-    Ok(Decoded { white, orientation, pages, ..Decoded::new(raster, metadata) })
+    let warnings =
+        cut.then(|| format!("its list of pages is damaged or cut off after page {pages}")).into_iter().collect();
+    Ok(Decoded { white, orientation, pages, warnings, ..Decoded::new(raster, metadata) })
 }
 
-/// The directory of a page, and the number of pages. Where the chain has smaller versions only, the whole images below
+/// The directory of a page, the number of pages, and whether the list of them breaks off. Where the chain has smaller versions only, the whole images below
 /// are the pages.
-fn choose(path: &Path, file: &mut (impl Read + Seek), page: usize) -> Result<(Layout, Page, usize)> {
-    let (layout, chain, below) = directories(file).map_err(|e| read_error(path, e))?;
+fn choose(path: &Path, file: &mut (impl Read + Seek), page: usize) -> Result<(Layout, Page, usize, bool)> {
+    let Directories { layout, chain, below, cut } = directories(file).map_err(|e| read_error(path, e))?;
     if chain.iter().chain(&below).any(Page::is_raw) {
         return Err(Error::input(path, DEVELOP));
     }
@@ -106,7 +108,7 @@ fn choose(path: &Path, file: &mut (impl Read + Seek), page: usize) -> Result<(La
         return Err(Error::input(path, "the TIFF file holds no image, or is cut off"));
     }
     check_page(path, page, pages.len())?;
-    Ok((layout, pages[page - 1].clone(), pages.len()))
+    Ok((layout, pages[page - 1].clone(), pages.len(), cut))
 }
 
 /// Refuses JPEG data that declare more pixels than their strip or tile, which would be decoded before they are cut.

@@ -74,16 +74,29 @@ impl Layout {
     }
 }
 
+/// The directories of a file.
+pub struct Directories {
+    pub layout: Layout,
+    pub chain: Vec<Page>,
+    /// Those below each.
+    pub below: Vec<Page>,
+    /// Whether the chain goes on to what cannot be read.
+    pub cut: bool,
+}
+
 /// The directories of the chain and those below each. What cannot be read ends the list.
-pub fn directories(reader: &mut (impl Read + Seek)) -> Result<(Layout, Vec<Page>, Vec<Page>)> {
+pub fn directories(reader: &mut (impl Read + Seek)) -> Result<Directories> {
     let mut head = [0; 4];
     reader.seek(SeekFrom::Start(0))?;
     reader.read_exact(&mut head)?;
     let layout = Layout::of(head).ok_or(std::io::ErrorKind::InvalidData)?;
     let mut next = number_at(reader, layout, if layout.big { 8 } else { 4 }, layout.offset_size())?;
-    let (mut chain, mut below) = (Vec::<Page>::new(), Vec::new());
+    let (mut chain, mut below, mut cut) = (Vec::<Page>::new(), Vec::new(), false);
     while next != 0 && chain.len() < MOST_DIRECTORIES {
-        let Ok((page, after)) = directory(reader, layout, next) else { break };
+        let Ok((page, after)) = directory(reader, layout, next) else {
+            cut = true;
+            break;
+        };
         if below.len() < MOST_DIRECTORIES {
             below.extend(page.children.iter().filter_map(|child| directory(reader, layout, *child).ok()).map(|d| d.0));
         }
@@ -92,7 +105,7 @@ pub fn directories(reader: &mut (impl Read + Seek)) -> Result<(Layout, Vec<Page>
         chain.push(page);
         next = if seen { 0 } else { after };
     }
-    Ok((layout, chain, below))
+    Ok(Directories { layout, chain, below, cut })
 }
 
 /// The number of `size` bytes at `at`.
