@@ -3,9 +3,9 @@
 use std::collections::BTreeMap;
 
 use crate::Result;
-use crate::npy;
-use crate::source::{Packing, Region, Source};
+use crate::source::{Region, Source};
 use crate::weights::{MAX_TENSORS, Stored, TensorInfo};
+use crate::{npy, zip};
 
 const END: &str = ".npy";
 
@@ -32,11 +32,7 @@ pub(crate) fn read(
             tensors.insert(name.to_owned(), place(array, *region).map_err(bad)?);
         }
     }
-    let mut checked: Vec<_> = (entries.into_values())
-        .filter(|region| region.packing == Packing::Stored && region.len > 0 && region.crc.is_some())
-        .collect();
-    checked.sort_unstable_by_key(|region| region.offset);
-    Ok((tensors, checked))
+    Ok((tensors, zip::checked(entries.into_values())))
 }
 
 /// Checks that an array fills its entry.

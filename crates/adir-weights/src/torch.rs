@@ -36,12 +36,16 @@ pub(crate) fn recognises(start: &[u8; 16]) -> bool {
     (start.starts_with(&zip::SIGNATURE) && !safetensors) || start.starts_with(&LEGACY_MAGIC)
 }
 
-/// The tensors of a checkpoint, and every run of bytes in its file that has a checksum, in order.
-pub(crate) fn read(source: &Source) -> Result<(BTreeMap<String, Stored>, Vec<Region>)> {
-    let mut start = [0; 4];
-    source.read_exact_at(0, &mut start)?;
-    let Content { heap, root, regions, checked } =
-        if start == zip::SIGNATURE { read_zip(source) } else { read_legacy(source) }?;
+/// The tensors of a checkpoint, and every run of bytes in its file that has a checksum, in order. It is a zip archive with
+/// these `entries`, or else the older stream.
+pub(crate) fn read(
+    source: &Source,
+    entries: Option<BTreeMap<String, Region>>,
+) -> Result<(BTreeMap<String, Stored>, Vec<Region>)> {
+    let Content { heap, root, regions, checked } = match entries {
+        Some(entries) => read_zip(source, entries),
+        None => read_legacy(source),
+    }?;
     let mut found = Search { heap: &heap, tensors: BTreeMap::new(), path: String::new(), names: 0, visits: 0 };
     found.visit(root, 0).map_err(|message| source.error(message))?;
     if found.tensors.is_empty() {
@@ -71,8 +75,7 @@ struct Content {
     checked: Vec<Region>,
 }
 
-fn read_zip(source: &Source) -> Result<Content> {
-    let entries = zip::entries(source)?;
+fn read_zip(source: &Source, entries: BTreeMap<String, Region>) -> Result<Content> {
     let mut pickles = entries.keys().filter_map(|name| name.strip_suffix("data.pkl"));
     let mut folders = pickles.by_ref().filter(|folder| folder.matches('/').count() <= 1);
     let (Some(folder), None) = (folders.next(), folders.next()) else {
@@ -98,11 +101,7 @@ fn read_zip(source: &Source) -> Result<Content> {
             regions.insert(key.to_owned(), *region);
         }
     }
-    let mut checked: Vec<_> = (entries.into_values())
-        .filter(|region| region.packing == Packing::Stored && region.len > 0 && region.crc.is_some())
-        .collect();
-    checked.sort_unstable_by_key(|region| region.offset);
-    Ok(Content { heap, root, regions, checked })
+    Ok(Content { heap, root, regions, checked: zip::checked(entries.into_values()) })
 }
 
 /// The older stream: pickles of a magic number, a version, the writing system, the content and the

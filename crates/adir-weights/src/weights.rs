@@ -152,10 +152,10 @@ impl WeightFile {
         let known = source.len().min(start.len() as u64) as usize;
         source.read_exact_at(0, &mut start[..known])?;
         if torch::recognises(&start) {
-            let arrays = if start.starts_with(&zip::SIGNATURE) { Some(zip::entries(&source)?) } else { None };
-            let (tensors, checked) = match arrays.filter(npz::recognises) {
-                Some(arrays) => npz::read(&source, arrays)?,
-                None => torch::read(&source)?,
+            let entries = if start.starts_with(&zip::SIGNATURE) { Some(zip::entries(&source)?) } else { None };
+            let (tensors, checked) = match entries {
+                Some(arrays) if npz::recognises(&arrays) => npz::read(&source, arrays)?,
+                entries => torch::read(&source, entries)?,
             };
             Ok(Self { source, tensors, metadata: BTreeMap::new(), checked })
         } else {

@@ -45,6 +45,14 @@ pub(crate) fn entries(source: &Source) -> Result<BTreeMap<String, Region>> {
     Ok(entries)
 }
 
+/// The entries whose bytes lie in the file as they are and have a checksum, in order.
+pub(crate) fn checked(entries: impl IntoIterator<Item = Region>) -> Vec<Region> {
+    let is_checked = |region: &Region| region.packing == Packing::Stored && region.len > 0 && region.crc.is_some();
+    let mut checked: Vec<_> = entries.into_iter().filter(is_checked).collect();
+    checked.sort_unstable_by_key(|region| region.offset);
+    checked
+}
+
 /// Offset and length of the central directory.
 fn directory(source: &Source) -> Result<(u64, u64)> {
     let broken = |what: &str| source.error(format!("zip archive: {what}"));

@@ -19,7 +19,7 @@ use crate::task::{Choice, Settings, Task};
 use crate::{Error, Result};
 
 /// Records are some kilobytes: of what is longer, the end is not looked for.
-pub(super) const MOST_BYTES: u64 = 1 << 26;
+const MOST_BYTES: u64 = 1 << 26;
 
 /// What was done, and how well the result agrees with what was measured.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -253,9 +253,7 @@ impl Record {
     /// [`Error::Input`] when the file is missing, no record, or of another version.
     pub fn read(path: impl AsRef<Path>) -> Result<Self> {
         let path = path.as_ref();
-        let mut text = String::new();
-        let read = open_regular(path).and_then(|file| file.take(MOST_BYTES).read_to_string(&mut text));
-        read.map_err(|e| Error::input(path, format!("cannot be read: {e}")))?;
+        let text = text_of(path)?;
         if is_latent(&text) {
             let message = "is the record of a run with a latent diffusion model, of which there is nothing but a repetition: \
                            adir replay";
@@ -269,6 +267,14 @@ impl Record {
         }
         Ok(record)
     }
+}
+
+/// The text of a record's file, of whatever kind.
+pub(super) fn text_of(path: &Path) -> Result<String> {
+    let mut text = String::new();
+    let read = open_regular(path).and_then(|file| file.take(MOST_BYTES).read_to_string(&mut text));
+    read.map_err(|e| Error::input(path, format!("cannot be read: {e}")))?;
+    Ok(text)
 }
 
 /// Whether a text is a [`LatentRecord`](super::LatentRecord).

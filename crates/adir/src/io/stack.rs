@@ -35,14 +35,15 @@ pub fn write_stack(path: &Path, pages: &[PathBuf], limits: &Limits) -> Result<()
     let read = |page: &PathBuf| decode_file(page, &Reading::default(), limits).map(|(_, decoded)| decoded);
     let [first, ..] = pages else { return Err(Error::config(format!("{}: no pages", path.display()))) };
     // Where sizes differ, the largest page is seldom much larger than the first one.
-    let bytes = bytes_of(&read(first)?.raster).saturating_mul(pages.len() as u64);
+    let first = read(first)?;
+    let bytes = bytes_of(&first.raster).saturating_mul(pages.len() as u64);
     atomic::write(path, |file| {
         {
             let mut stack = Stack::begin(path, file, bytes)?;
-            for page in pages {
-                let decoded = read(page)?;
-                stack.add(path, &decoded.raster, &decoded.metadata)?;
-            }
+            std::iter::once(Ok(first)).chain(pages[1..].iter().map(read)).try_for_each(|page| {
+                let page = page?;
+                stack.add(path, &page.raster, &page.metadata)
+            })?;
         }
         file.flush().map_err(|e| Error::io(path, e))
     })

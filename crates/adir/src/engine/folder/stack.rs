@@ -6,7 +6,7 @@
 
 use std::ffi::OsString;
 use std::fs;
-use std::io::{Read, Write};
+use std::io::Write;
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
@@ -16,11 +16,10 @@ use super::{Each, FolderPlan, FolderRequest, manifest};
 use crate::engine::event::Watch;
 use crate::engine::open::Engine;
 use crate::engine::outputs::Outputs;
-use crate::engine::record::{FileRecord, MOST_BYTES, Record, write_json};
+use crate::engine::record::{FileRecord, Record, text_of, write_json};
 use crate::engine::request::{OutputRequest, Request};
 use crate::io::atomic;
 use crate::io::hash::ContentHash;
-use crate::io::open_regular;
 use crate::io::stack::{check_stack_name, write_stack};
 use crate::{Error, Result};
 
@@ -103,9 +102,7 @@ impl StackRecord {
             pages: Option<serde::de::IgnoredAny>,
         }
         let path = path.as_ref();
-        let mut text = String::new();
-        let read = open_regular(path).and_then(|file| file.take(MOST_BYTES).read_to_string(&mut text));
-        read.map_err(|e| Error::input(path, format!("cannot be read: {e}")))?;
+        let text = text_of(path)?;
         if !serde_json::from_str(&text).is_ok_and(|kind: Kind| kind.pages.is_some()) {
             return Ok(None);
         }

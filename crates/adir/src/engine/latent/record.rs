@@ -1,14 +1,12 @@
 //! The record of a run with a latent diffusion model: enough to repeat it.
 
-use std::io::Read;
 use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
-use super::super::record::{Decibel, FileRecord, MOST_BYTES, Seconds, is_latent};
+use super::super::record::{Decibel, FileRecord, Seconds, is_latent, text_of};
 use super::adapt::LatentAdaptationRecord;
 use super::request::LatentRequest;
-use crate::io::open_regular;
 use crate::{Error, Result};
 
 /// What was done with a latent diffusion model.
@@ -59,9 +57,7 @@ impl LatentRecord {
     /// [`Error::Input`] when the file is missing, or is a record of another version.
     pub fn read(path: impl AsRef<Path>) -> Result<Option<Self>> {
         let path = path.as_ref();
-        let mut text = String::new();
-        let read = open_regular(path).and_then(|file| file.take(MOST_BYTES).read_to_string(&mut text));
-        read.map_err(|e| Error::input(path, format!("cannot be read: {e}")))?;
+        let text = text_of(path)?;
         if !is_latent(&text) {
             return Ok(None);
         }
