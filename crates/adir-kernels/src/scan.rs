@@ -1,7 +1,7 @@
 //! Dot products of one query with many stored rows: the inner loop of exact nearest-neighbour search.
 //!
 //! The rows are read once and in order, so the scan should run at the speed of memory; everything here
-//! serves that. Rows are f16 or f32, products and sums f32 in several partial sums, whose order differs
+//! serves that. Rows are f16, f32 or i8, products and sums f32 in several partial sums, whose order differs
 //! between instruction sets: a caller that needs one answer on every machine re-ranks the best in f64.
 
 use half::f16;
@@ -21,6 +21,14 @@ pub fn dots_f16(query: &[f32], rows: &[f16], out: &mut [f32]) {
 /// # Panics
 /// If `rows.len() != out.len() * query.len()`.
 pub fn dots_f32(query: &[f32], rows: &[f32], out: &mut [f32]) {
+    dots(query, rows, out);
+}
+
+/// `out[i] = <query, rows[i]>` for rows of whole numbers stored one after the other.
+///
+/// # Panics
+/// If `rows.len() != out.len() * query.len()`.
+pub fn dots_i8(query: &[f32], rows: &[i8], out: &mut [f32]) {
     dots(query, rows, out);
 }
 
@@ -73,6 +81,18 @@ impl Number for f16 {
     unsafe fn load<S: Simd>(s: S, p: *const f16) -> S::V {
         // SAFETY: the caller's promise.
         unsafe { s.load_f16(p) }
+    }
+}
+
+impl Number for i8 {
+    #[inline(always)]
+    fn to_f32(self) -> f32 {
+        self.into()
+    }
+    #[inline(always)]
+    unsafe fn load<S: Simd>(s: S, p: *const i8) -> S::V {
+        // SAFETY: the caller's promise.
+        unsafe { s.load_i8(p) }
     }
 }
 
@@ -166,6 +186,7 @@ mod tests {
             machine::with(Machine { isa: Some(isa), ..Machine::default() }, || {
                 compare(&format!("f16 {isa:?}"), dots_f16, f16::from_f32);
                 compare(&format!("f32 {isa:?}"), dots_f32, |v| v);
+                compare(&format!("i8 {isa:?}"), dots_i8, |v| (128.0 * v) as i8);
             });
         }
     }
