@@ -131,11 +131,6 @@ impl Simd for Avx2 {
         unsafe { _mm256_cvtph_ps(_mm_loadu_si128(p.cast())) }
     }
     #[inline(always)]
-    unsafe fn load_i8(self, p: *const i8) -> __m256 {
-        // SAFETY: see the implementation's note.
-        unsafe { _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_loadl_epi64(p.cast()))) }
-    }
-    #[inline(always)]
     fn prefetch(self, p: *const u8) {
         // SAFETY: a prefetch accesses nothing; an address without memory behind it is ignored.
         unsafe { _mm_prefetch::<_MM_HINT_T0>(p.cast()) }

@@ -150,11 +150,6 @@ impl<const BF16: bool> Simd for Avx512<BF16> {
         unsafe { _mm512_cvtph_ps(_mm256_loadu_si256(p.cast())) }
     }
     #[inline(always)]
-    unsafe fn load_i8(self, p: *const i8) -> __m512 {
-        // SAFETY: see the implementation's note.
-        unsafe { _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128(p.cast()))) }
-    }
-    #[inline(always)]
     fn prefetch(self, p: *const u8) {
         // SAFETY: a prefetch accesses nothing; an address without memory behind it is ignored.
         unsafe { _mm_prefetch::<_MM_HINT_T0>(p.cast()) }

@@ -81,20 +81,6 @@ pub(crate) trait Simd: Copy + Send + Sync + 'static {
             self.load(numbers.as_ptr())
         }
     }
-    /// `LANES` signed bytes, widened.
-    ///
-    /// # Safety
-    /// `p` must be readable for `LANES` numbers.
-    #[inline(always)]
-    unsafe fn load_i8(self, p: *const i8) -> Self::V {
-        let mut numbers = [0.0; 16];
-        // SAFETY: `LANES` divides 16; the caller's promise.
-        unsafe {
-            let bytes = std::slice::from_raw_parts(p, Self::LANES);
-            numbers.iter_mut().zip(bytes).for_each(|(number, &byte)| *number = byte.into());
-            self.load(numbers.as_ptr())
-        }
-    }
     /// Asks for the line of the cache at `p`, which need not be readable.
     #[inline(always)]
     fn prefetch(self, p: *const u8) {

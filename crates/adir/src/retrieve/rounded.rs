@@ -42,11 +42,15 @@ pub(super) fn encode(directions: &[f32], dimension: usize) -> Vec<u8> {
 pub(super) struct Rounded {
     pub words: Vec<u64>,
     pub rows: usize,
+    /// The query, multiplied by the scales, and rounded.
     scaled: Vec<f32>,
+    query: Vec<i16>,
+    sums: Vec<i32>,
 }
 
 impl Rounded {
-    /// The cosine of a query of length one with every image, and how far it may be from the true one.
+    /// The cosine of a query of length one with every image, and how far it may be from the true one: by the rounding of the
+    /// image, and by that of the query to sixteen bits.
     pub fn cosines(&mut self, query: &[f32], layout: &Layout, cosines: &mut Vec<f32>, errors: &mut Vec<f32>) {
         let float = |word: &u32| f32::from_bits(u32::from_le(*word));
         let words: &[u32] = bytemuck::cast_slice(&self.words);
@@ -54,15 +58,19 @@ impl Rounded {
         let (bounds, rest) = rest.split_at(self.rows);
         self.scaled.clear();
         self.scaled.extend(query.iter().zip(scales).map(|(value, scale)| value * float(scale)));
-        cosines.resize(self.rows, 0.0);
+        let most = self.scaled.iter().fold(0.0_f32, |most, value| most.max(value.abs()));
+        let step = (most / f32::from(scan::largest_i16(query.len()))).max(f32::MIN_POSITIVE);
+        self.query.clear();
+        self.query.extend(self.scaled.iter().map(|value| (value / step).round() as i16));
+        self.sums.resize(self.rows, 0);
         let numbers = &bytemuck::cast_slice::<u32, i8>(rest)[..self.rows * layout.dimension];
-        scan::dots_i8(&self.scaled, numbers, cosines);
-        // What the sum may round away is relative to the lengths of both factors.
-        let length = self.scaled.iter().map(|value| value * value).sum::<f32>().sqrt();
-        let longest = LARGEST * (layout.dimension as f32).sqrt();
-        let summed = 1.01 * scan::relative_error(layout.dimension) * length * longest + 8.0 * f32::EPSILON;
+        scan::dots_i8(&self.query, numbers, &mut self.sums);
+        // Every number of the query lost half a step at most; a sum and its product with the step are rounded.
+        let lost = 0.51 * step * LARGEST * layout.dimension as f32 + 8.0 * f32::EPSILON;
+        cosines.clear();
+        cosines.extend(self.sums.iter().map(|&sum| sum as f32 * step));
         errors.clear();
-        errors.extend(bounds.iter().map(|bound| float(bound) + summed));
+        errors.extend(bounds.iter().map(|bound| float(bound) + lost));
     }
 }
 
