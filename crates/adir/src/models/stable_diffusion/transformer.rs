@@ -14,7 +14,7 @@ const GROUP_EPS: f64 = 1e-6;
 /// Of layer normalisations.
 const LAYER_EPS: f64 = 1e-5;
 /// Tokens of a text, which all of CLIP's text encoders have.
-const TOKENS: usize = 77;
+pub(crate) const TOKENS: usize = 77;
 
 /// A linear layer over channels.
 #[derive(Debug, Clone, Copy)]
