@@ -9,7 +9,7 @@ use super::super::outputs::{Outputs, Stale};
 use super::super::plan::{content_of, format_of, named};
 use super::super::warnings::of_reading;
 use super::adapt;
-use super::memory::estimate;
+use super::memory::{Needs, estimate};
 use super::request::{LatentAdapt, LatentRequest, LatentTask, Region};
 use crate::compute::WeightPrecision;
 use crate::io::atomic::check_outputs;
@@ -41,7 +41,9 @@ pub struct LatentPlan {
     pub(super) stale: Stale,
     /// Sides of the latents.
     pub(super) latents: [usize; 2],
-    memory: u64,
+    needs: Needs,
+    /// Whether U-Net and autoencoder stay in memory for the next image.
+    pub(super) keeps_parts: bool,
 }
 
 impl Engine {
@@ -153,10 +155,22 @@ impl Engine {
             None => latents,
         };
         let training = request.adapt.as_ref().map(|adapt| &adapt.training);
-        let memory = estimate(&files, latents, seen, training)?;
-        self.check_memory(memory)?;
+        let needs = estimate(&files, latents, seen, training)?;
+        self.check_memory(needs.alone)?;
         let request = request.clone();
-        Ok(LatentPlan { request, files, picture, content, hole, measurement, outputs, stale, latents, memory })
+        Ok(LatentPlan {
+            request,
+            files,
+            picture,
+            content,
+            hole,
+            measurement,
+            outputs,
+            stale,
+            latents,
+            needs,
+            keeps_parts: false,
+        })
     }
 
     /// Refuses weights kept in another precision where networks do not compute in f32.
@@ -287,7 +301,13 @@ impl LatentPlan {
 
     /// What it takes of memory at most, in bytes.
     pub fn memory(&self) -> u64 {
-        self.memory
+        if self.keeps_parts { self.needs.kept } else { self.needs.alone }
+    }
+
+    /// The plan as that of one of several images: what is loaded is kept for the next where there is room for it.
+    pub(in super::super) fn among_others(mut self, engine: &Engine) -> Self {
+        self.keeps_parts = engine.check_memory(self.needs.kept).is_ok();
+        self
     }
 
     /// Passes of the U-Net in all.
@@ -360,6 +380,6 @@ impl fmt::Display for LatentPlan {
         if !self.request.weights.is_default() {
             writeln!(f, "weights              kept in {}, computed with in f32", self.request.weights)?;
         }
-        write!(f, "memory               about {:.2} GB", self.memory as f64 / 1e9)
+        write!(f, "memory               about {:.2} GB", self.memory() as f64 / 1e9)
     }
 }
