@@ -1,4 +1,4 @@
-//! Latent diffusion models in folders of images, with small models of random weights.
+//! Latent diffusion models in folders of images, and by the presets, with small models of random weights.
 #![cfg(unix)]
 
 use std::fs;
@@ -7,10 +7,10 @@ use std::path::Path;
 use std::sync::Mutex;
 
 use adir::engine::{Engine, Event, FolderRequest, LatentRequest, OutputRequest};
-use adir::models::stable_diffusion::Architecture;
+use adir::models::stable_diffusion::{Architecture, write_random};
 
 mod common;
-use common::{expect, picture, with_model};
+use common::{expect, json, picture, with_model};
 
 /// Upscales `scans` into `out` with so much memory, and returns the parts that were loaded.
 fn upscaled(f: &Path, out: &str, memory: Option<u64>) -> Vec<String> {
@@ -81,6 +81,82 @@ fn a_folder_of_adapted_upscalings_is_that_of_single_runs() {
         let scan = format!("scans/{name}");
         expect(0, &f, &[&["restore", scan.as_str(), "-o", name][..], &options, &small].concat());
         assert_eq!(fs::read(f.join(name)).unwrap(), fs::read(f.join("out").join(name)).unwrap(), "{name}");
+    }
+    fs::remove_dir_all(f).unwrap();
+}
+
+#[test]
+fn the_paper_is_a_preset_of_both_tasks() {
+    let f = with_model("preset", Architecture::Upscaler);
+    write_random(Architecture::Inpainting1, true, 1, &f.join("edits")).unwrap();
+    fs::create_dir(f.join("g")).unwrap();
+    (0..2).for_each(|i| drop(picture(&f.join(format!("g/{i}.png")), 70 + 8 * i, 96 - i)));
+    picture(&f.join("y.png"), 16, 16);
+    let sr4 = ["restore", "y.png", "-o", "x.png", "--task", "sr4", "--model", "model"];
+    let edit = ["edit", "y.png", "-o", "x.png", "--model", "edits", "--box", "2,2,8,8"];
+    let plan = |args: &[&str], more: &[&str]| expect(0, &f, &[args, more, &["--plan"]].concat()).0;
+    for (args, steps, trained) in [(&sr4[..], "75 steps", "400 steps"), (&edit[..], "50 steps", "1000 steps")] {
+        let usual = plan(args, &["--gallery", "g"]);
+        assert!(usual.contains("fast") && usual.contains(steps) && usual.contains("rank 16"), "{usual}");
+        assert!(!usual.contains("given"), "{usual}");
+        let paper = plan(args, &["--gallery", "g", "--preset", "paper"]);
+        assert!(paper.contains("paper: Table 4") && paper.contains("500 steps"), "{paper}");
+        assert!(paper.contains(trained) && paper.contains("all weights") && !paper.contains("given"), "{paper}");
+        let given =
+            plan(args, &["--gallery", "g", "--preset", "paper", "--steps", "9", "--lora", "4", "--adapt-crop", "128"]);
+        assert!(given.contains("given: steps, weights trained, factors, crops") && given.contains("rank 4"), "{given}");
+        let (_, said) = expect(
+            2,
+            &f,
+            &[args, &["--gallery", "g", "--preset", "paper", "--save-adapter", "a.safetensors"]].concat(),
+        );
+        assert!(said.contains("--lora"), "{said}");
+    }
+    // From files to a picture, and again from the record.
+    let small = ["--preset", "paper", "--steps", "2", "--iterations", "2", "--adapt-crop", "64", "--adapt-batch", "1"];
+    for (args, gallery) in [(&sr4[..], "g"), (&edit[..], "g")] {
+        expect(0, &f, &[args, &small, &["--gallery", gallery, "--adapt-rate", "1e-3", "--overwrite"]].concat());
+        let record = json(&f.join("x.png.json"));
+        let training = &record["latent"]["adapt"]["training"];
+        assert_eq!((&record["latent"]["preset"], &training["full"]), (&"paper".into(), &true.into()), "{record}");
+        assert_eq!((&training["held_out"], &record["adaptation"]["used"]), (&false.into(), &true.into()), "{record}");
+        expect(0, &f, &["replay", "x.png.json"]);
+    }
+    fs::remove_dir_all(f).unwrap();
+}
+
+/// What does not fit into memory is refused before anything is computed: training all weights takes much more than factors.
+#[test]
+fn what_does_not_fit_is_refused_first() {
+    let f = with_model("memory", Architecture::Inpainting2);
+    fs::create_dir(f.join("g")).unwrap();
+    (0..2).for_each(|i| drop(picture(&f.join(format!("g/{i}.png")), 70 + 8 * i, 96 - i)));
+    picture(&f.join("y.png"), 16, 16);
+    let args = [
+        "edit",
+        "y.png",
+        "-o",
+        "x.png",
+        "--model",
+        "model",
+        "--box",
+        "2,2,8,8",
+        "--gallery",
+        "g",
+        "--adapt-crop",
+        "64",
+    ];
+    let announced = |more: &[&str]| -> f64 {
+        let (plan, _) = expect(0, &f, &[&args[..], more, &["--plan"]].concat());
+        let line = plan.lines().find(|line| line.starts_with("memory")).unwrap();
+        line.split_whitespace().nth(2).unwrap().parse().unwrap()
+    };
+    let (factors, all) = (announced(&[]), announced(&["--full"]));
+    assert!(all > factors, "{all} GB for all weights, {factors} for factors");
+    let most = format!("{:.2}", (factors + all) / 2.0);
+    for plan in [&["--plan"][..], &[]] {
+        let (_, said) = expect(5, &f, &[&args[..], &["--full", "--max-memory", &most], plan].concat());
+        assert!(said.contains("memory") && !f.join("x.png").exists(), "{said}");
     }
     fs::remove_dir_all(f).unwrap();
 }

@@ -23,6 +23,7 @@ use crate::models::stable_diffusion::{LatentFiles, Purpose, check_lora};
 use crate::models::{check_tile, tiles_of};
 use crate::operator::ImageShape;
 use crate::problem::{Measurement, Problem};
+use crate::task::Preset;
 use crate::tensor::DType;
 use crate::{Error, Result};
 
@@ -257,6 +258,9 @@ fn resolved(files: &LatentFiles, request: &LatentRequest) -> Result<LatentReques
             if request.adapt.is_some() || request.lora.is_some() {
                 return refuse("this model is not adapted; Stable Diffusion's x4 upscaler can be");
             }
+            if request.preset == Preset::Paper {
+                return refuse("the paper's settings are those of Stable Diffusion's models, not of this one");
+            }
         }
         (Purpose::Upscaling | Purpose::SuperResolution, LatentTask::Edit { .. }) => {
             return refuse("this model scales images up; editing needs an inpainting model");
@@ -350,6 +354,15 @@ impl fmt::Display for LatentPlan {
                 writeln!(f, "task                 {hole} of {} pixels of {w}x{h} made anew", w * h)?;
             }
         }
+        let (preset, given) = (self.request.settings(), self.request.given());
+        if self.files.purpose() != Purpose::SuperResolution {
+            let name = match self.request.preset {
+                Preset::Fast => "fast",
+                Preset::Paper => "paper",
+            };
+            let given = if given.is_empty() { String::new() } else { format!("; given: {}", given.join(", ")) };
+            writeln!(f, "preset               {name}: {}{given}", preset.origin)?;
+        }
         let solver = match sampling.solver {
             Solver::Ddim { eta } => format!("DDIM, eta {eta}"),
             Solver::Dpm => "DPM-Solver++(2M)".into(),
@@ -364,12 +377,12 @@ impl fmt::Display for LatentPlan {
             };
             writeln!(
                 f,
-                "adaptation           {neighbours} images of {}, {steps} of {} crops of {}x{}, rank {}",
+                "adaptation           {neighbours} images of {}, {steps} of {} crops of {}x{}, {}",
                 gallery.display(),
                 training.batch,
                 training.crop,
                 training.crop,
-                training.rank
+                if training.full { "all weights".into() } else { format!("rank {}", training.rank) }
             )?;
         }
         let [height, width] = self.latents;
