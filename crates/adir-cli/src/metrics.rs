@@ -1,9 +1,10 @@
 //! Metrics by name, and those of a user's file.
 
 use std::path::Path;
+use std::sync::Arc;
 
-use adir::metric::{Lpips, Metric, Musiq, all, named};
-use adir::models::{lpips, musiq};
+use adir::metric::{ClipIqa, Lpips, Metric, Musiq, all, named};
+use adir::models::{clip, lpips, musiq};
 use adir::tensor::cpu;
 use adir::{Error, Result};
 use serde_json::json;
@@ -20,6 +21,8 @@ const MUSIQ: [(&str, &str); 4] = [
 ];
 /// What stands behind their names where they are computed as the authors' code does.
 const AUTHORS: &str = ":google";
+const CLIP_IQA: (&str, &str) =
+    ("clip-iqa", "0 to 1; CLIP-IQA (arXiv 2207.12396) by any CLIP with a vision transformer, a file or a folder");
 const LPIPS: (&str, &str) = ("lpips", "0 and above; LPIPS (arXiv 1801.03924) or ST-LPIPS (2207.13686), AlexNet or VGG");
 
 /// The metrics of the words of `--metric`: each one or more names with commas between, or NAME=FILE.
@@ -46,7 +49,7 @@ pub fn metrics(words: &[String]) -> Result<Vec<Box<dyn Metric>>> {
 
 fn takes_file(name: &str) -> bool {
     let kind = name.strip_suffix(AUTHORS).unwrap_or(name);
-    name == LPIPS.0 || MUSIQ.iter().any(|(known, _)| *known == kind)
+    name == LPIPS.0 || name == CLIP_IQA.0 || MUSIQ.iter().any(|(known, _)| *known == kind)
 }
 
 fn of_name(name: &str) -> Result<Box<dyn Metric>> {
@@ -59,6 +62,9 @@ fn of_name(name: &str) -> Result<Box<dyn Metric>> {
 fn of_file(name: &str, file: &Path) -> Result<Box<dyn Metric>> {
     if name == LPIPS.0 {
         return Ok(Box::new(Lpips::new(lpips::Lpips::open(file, &cpu())?)));
+    }
+    if name == CLIP_IQA.0 {
+        return Ok(Box::new(ClipIqa::new(Arc::new(clip::Clip::open(file, None, &cpu())?))?));
     }
     if !takes_file(name) {
         // Names that are none are refused as ever.
@@ -80,7 +86,7 @@ fn of_file(name: &str, file: &Path) -> Result<Box<dyn Metric>> {
 
 /// Prints every metric.
 pub fn list(json: bool) -> Result<()> {
-    let of_files = MUSIQ.iter().map(|metric| (metric, "higher")).chain([(&LPIPS, "lower")]);
+    let of_files = MUSIQ.iter().map(|metric| (metric, "higher")).chain([(&CLIP_IQA, "higher"), (&LPIPS, "lower")]);
     let of_files = of_files.map(|((name, describe), better)| {
         (format!("{name}=FILE"), better.to_owned(), String::new(), format!("{describe}, from your file"))
     });

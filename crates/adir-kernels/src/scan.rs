@@ -2,7 +2,8 @@
 //!
 //! The rows are read once and in order, so the scan should run at the speed of memory; everything here
 //! serves that. Rows are f16 or f32, products and sums f32 in several partial sums, whose order differs
-//! between instruction sets: a caller that needs one answer on every machine re-ranks the best in f64.
+//! between instruction sets: a caller that needs one answer on every machine re-ranks the best in f64. Sums of whole numbers
+//! are exact.
 
 use half::f16;
 
@@ -22,6 +23,40 @@ pub fn dots_f16(query: &[f32], rows: &[f16], out: &mut [f32]) {
 /// If `rows.len() != out.len() * query.len()`.
 pub fn dots_f32(query: &[f32], rows: &[f32], out: &mut [f32]) {
     dots(query, rows, out);
+}
+
+/// The largest absolute value of whole numbers in a query of `width`, for [`dots_i8`].
+pub fn largest_i16(width: usize) -> i16 {
+    i16::try_from(i32::MAX as usize / (128 * width.max(1))).unwrap_or(i16::MAX)
+}
+
+/// `out[i] = <query, rows[i]>` for rows of whole numbers stored one after the other; exact as long as no number of the query
+/// is beyond [`largest_i16`].
+///
+/// # Panics
+/// If `rows.len() != out.len() * query.len()`.
+pub fn dots_i8(query: &[i16], rows: &[i8], out: &mut [i32]) {
+    assert_eq!(rows.len(), out.len() * query.len(), "rows do not fit the query and the output");
+    dispatch(WholeScan { query, rows, out });
+}
+
+struct WholeScan<'a> {
+    query: &'a [i16],
+    rows: &'a [i8],
+    out: &'a mut [i32],
+}
+
+impl Kernel for WholeScan<'_> {
+    type Output = ();
+
+    /// Plain sums, which the compiler maps to the products of pairs that each instruction set has.
+    #[inline(always)]
+    fn run<S: Simd>(self, _: S) {
+        for (row, out) in self.rows.chunks_exact(self.query.len().max(1)).zip(self.out) {
+            let product = |(q, r): (&i16, &i8)| i32::from(*q) * i32::from(*r);
+            *out = self.query.iter().zip(row).map(product).fold(0, i32::wrapping_add);
+        }
+    }
 }
 
 /// How far a computed dot product of `width` numbers may be from the true one, relative to the product of
@@ -166,6 +201,32 @@ mod tests {
             machine::with(Machine { isa: Some(isa), ..Machine::default() }, || {
                 compare(&format!("f16 {isa:?}"), dots_f16, f16::from_f32);
                 compare(&format!("f32 {isa:?}"), dots_f32, |v| v);
+            });
+        }
+    }
+
+    #[test]
+    fn whole_numbers_give_exact_dot_products_on_every_instruction_set() {
+        for isa in Isa::available() {
+            machine::with(Machine { isa: Some(isa), ..Machine::default() }, || {
+                for width in [1, 7, 16, 31, 32, 33, 65, 512, 1280] {
+                    let largest = largest_i16(width);
+                    let mut query: Vec<i16> =
+                        values(width, 1).iter().map(|v| (v * f32::from(largest)) as i16).collect();
+                    let mut rows: Vec<i8> = values(4 * width, 2).iter().map(|v| (v * 127.0) as i8).collect();
+                    // The largest sum that there can be.
+                    query.extend(vec![largest; width]);
+                    rows.extend(vec![-128; width]);
+                    for (query, rows) in [(&query[..width], &rows[..4 * width]), (&query[width..], &rows[4 * width..])]
+                    {
+                        let mut out = vec![i32::MAX; rows.len() / width];
+                        dots_i8(query, rows, &mut out);
+                        for (row, found) in rows.chunks(width).zip(out) {
+                            let expected: i64 = query.iter().zip(row).map(|(&q, &r)| i64::from(q) * i64::from(r)).sum();
+                            assert_eq!(i64::from(found), expected, "{isa:?} {width}");
+                        }
+                    }
+                }
             });
         }
     }

@@ -1,11 +1,13 @@
-//! MUSIQ, LPIPS and ST-LPIPS against their packages, whose values `fixtures/musiq.py` and `fixtures/learned_distances.py`
-//! wrote for the same weights and pictures: functions of their indices.
+//! MUSIQ, LPIPS, ST-LPIPS and CLIP-IQA against their packages, whose values `fixtures/musiq.py`,
+//! `fixtures/learned_distances.py` and `fixtures/clip_iqa.py` wrote for the same weights and pictures: functions of their
+//! indices.
 
 use std::borrow::Cow;
+use std::sync::Arc;
 
 use adir::io::weights::WeightFile;
-use adir::metric::{Case, Lpips, Metric, Musiq};
-use adir::models::{lpips, musiq};
+use adir::metric::{Case, ClipIqa, Lpips, Metric, Musiq};
+use adir::models::{clip, lpips, musiq};
 use adir::tensor::{Tensor, cpu, from_f32};
 
 /// Outputs, height, width, score.
@@ -70,6 +72,10 @@ fn musiq_shapes(outputs: usize) -> Vec<(String, Vec<usize>)> {
 
 /// A safetensors file of tensors of these names and shapes, in this order, with a value for each key and index.
 fn file(shapes: Vec<(String, Vec<usize>)>, value: impl Fn(&str, &[usize], f64) -> f64) -> WeightFile {
+    WeightFile::from_bytes("random", Cow::<'static, [u8]>::Owned(safetensors(shapes, value))).unwrap()
+}
+
+fn safetensors(shapes: Vec<(String, Vec<usize>)>, value: impl Fn(&str, &[usize], f64) -> f64) -> Vec<u8> {
     let (mut header, mut data) = (serde_json::Map::new(), Vec::new());
     for (key, (name, shape)) in shapes.into_iter().enumerate() {
         let begin = data.len();
@@ -80,8 +86,7 @@ fn file(shapes: Vec<(String, Vec<usize>)>, value: impl Fn(&str, &[usize], f64) -
         header.insert(name, tensor);
     }
     let header = serde_json::Value::Object(header).to_string();
-    let bytes = [(header.len() as u64).to_le_bytes().as_slice(), header.as_bytes(), data.as_slice()].concat();
-    WeightFile::from_bytes("random", Cow::<'static, [u8]>::Owned(bytes)).unwrap()
+    [(header.len() as u64).to_le_bytes().as_slice(), header.as_bytes(), data.as_slice()].concat()
 }
 
 fn musiq_file(shapes: Vec<(String, Vec<usize>)>) -> WeightFile {
@@ -312,4 +317,68 @@ fn distances_are_the_packages() {
         let small = picture(12, 64, [7, 13, 29, 101]);
         assert_eq!(metric.value(&Case::new(&small).with_truth(&small)).unwrap(), None, "too small");
     }
+}
+
+/// Names and shapes of a small CLIP with the published vocabulary.
+fn clip_shapes() -> Vec<(String, Vec<usize>)> {
+    let mut shapes = vec![
+        ("logit_scale".to_owned(), vec![]),
+        ("text_model.embeddings.position_embedding.weight".to_owned(), vec![77, 8]),
+        ("text_model.embeddings.token_embedding.weight".to_owned(), vec![49408, 8]),
+        ("text_projection.weight".to_owned(), vec![12, 8]),
+        ("vision_model.embeddings.class_embedding".to_owned(), vec![16]),
+        ("vision_model.embeddings.patch_embedding.weight".to_owned(), vec![16, 3, 8, 8]),
+        ("vision_model.embeddings.position_embedding.weight".to_owned(), vec![10, 16]),
+        ("visual_projection.weight".to_owned(), vec![12, 16]),
+    ];
+    let mut layer = |name: String, outputs: usize, inputs: Option<usize>| {
+        shapes.push((format!("{name}.weight"), [outputs].into_iter().chain(inputs).collect()));
+        shapes.push((format!("{name}.bias"), vec![outputs]));
+    };
+    for (tower, width) in [("text_model", 8), ("vision_model", 16)] {
+        let block = format!("{tower}.encoder.layers.0");
+        for norm in ["layer_norm1", "layer_norm2"] {
+            layer(format!("{block}.{norm}"), width, None);
+        }
+        for part in ["q_proj", "k_proj", "v_proj", "out_proj"] {
+            layer(format!("{block}.self_attn.{part}"), width, Some(width));
+        }
+        layer(format!("{block}.mlp.fc1"), 2 * width, Some(width));
+        layer(format!("{block}.mlp.fc2"), width, Some(2 * width));
+    }
+    for norm in ["text_model.final_layer_norm", "vision_model.pre_layrnorm", "vision_model.post_layernorm"] {
+        layer(norm.to_owned(), if norm.starts_with("text") { 8 } else { 16 }, None);
+    }
+    shapes.sort();
+    shapes
+}
+
+/// torchmetrics' values for pictures of the network's own side, and none where there is nothing to embed.
+#[test]
+fn clip_iqa_is_that_of_torchmetrics() {
+    let folder = std::env::temp_dir().join(format!("adir-clip-iqa-{}", std::process::id()));
+    std::fs::create_dir_all(&folder).unwrap();
+    let weights = safetensors(clip_shapes(), |name, shape, u| {
+        let (spread, mean) = match shape.len() {
+            0 => (0.0, 100f64.ln()),
+            1 => (0.1, if name.ends_with("weight") { 1.0 } else { 0.0 }),
+            _ if name.ends_with("token_embedding.weight") => (0.02, 0.0),
+            _ => (0.3, 0.0),
+        };
+        (2.0 * u - 1.0) * 3f64.sqrt() * spread + mean
+    });
+    std::fs::write(folder.join("model.safetensors"), weights).unwrap();
+    let tower = serde_json::json!({"hidden_act": "quick_gelu", "num_attention_heads": 2});
+    let config = serde_json::json!({"vision_config": tower, "text_config": tower}).to_string();
+    std::fs::write(folder.join("config.json"), config).unwrap();
+    let metric = ClipIqa::new(Arc::new(clip::Clip::open(&folder, None, &cpu()).unwrap())).unwrap();
+    std::fs::remove_dir_all(folder).unwrap();
+    for (first, expected) in [(0, 0.365309179), (5, 0.373852849), (11, 0.371028483)] {
+        let x = picture(24 + first, 24, [7, 13, 29, 101]).slice([0..1, 0..3, first..first + 24, 0..24]);
+        let found = metric.value(&Case::new(&x)).unwrap().unwrap();
+        println!("from row {first}: {found:.7}, off by {:.1e}", found - expected);
+        assert!((found - expected).abs() < 1e-5, "from row {first}: {found} instead of {expected}");
+    }
+    let long = picture(2, 200, [7, 13, 29, 101]);
+    assert_eq!(metric.value(&Case::new(&long)).unwrap(), None, "too elongated");
 }

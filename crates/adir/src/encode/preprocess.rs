@@ -24,6 +24,12 @@ pub struct Preprocess {
 }
 
 impl Preprocess {
+    /// Whether an image with these sides can be embedded: it is not empty, and not too elongated.
+    pub(crate) fn accepts(width: usize, height: usize) -> bool {
+        let short = width.min(height);
+        short > 0 && width.max(height) / short <= MAX_ASPECT
+    }
+
     /// A name of everything that decides the result: 16 hexadecimal digits.
     pub fn hash(&self) -> String {
         let text = format!("pillow bicubic u8, crop half to even, {self:?}");
@@ -51,7 +57,7 @@ impl Preprocess {
     /// The square's bytes, `[size, size, 3]`.
     fn resized(&self, pixels: &Pixels) -> Result<Vec<u8>> {
         let short = pixels.width.min(pixels.height);
-        if pixels.width.max(pixels.height) / short > MAX_ASPECT {
+        if !Self::accepts(pixels.width, pixels.height) {
             let (w, h) = (pixels.width, pixels.height);
             return Err(Error::Config(format!(
                 "an image of {w}x{h} is too elongated to embed; at most {MAX_ASPECT}:1 is allowed"

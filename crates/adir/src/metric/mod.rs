@@ -23,6 +23,7 @@
 
 mod agreement;
 mod case;
+mod clip_iqa;
 mod feature_angle;
 mod lpips;
 mod luma;
@@ -43,6 +44,7 @@ use std::fmt::Debug;
 
 pub use agreement::{Agreement, agreement};
 pub use case::{Case, Observed};
+pub use clip_iqa::ClipIqa;
 pub use feature_angle::FeatureAngle;
 pub use lpips::Lpips;
 pub use ms_ssim_y::{MsSsimY, ms_ssim_y};

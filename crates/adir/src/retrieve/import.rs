@@ -4,7 +4,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use super::index::{Entry, Index, Precision, Vectors};
-use super::index_file::header;
+use super::index_file::{IN_MEMORY, header};
 use super::writer::Writer;
 use crate::encode::{Embedding, EncoderId};
 use crate::io::atomic;
@@ -33,7 +33,7 @@ impl Index {
         let entry = |path: &str| Entry { path: path.to_owned(), size: 0, content: None, modified: None, tile: None };
         let count = names.len();
         atomic::write(path, |file| {
-            let mut writer = Writer::new(path, file, &header)?;
+            let mut writer = Writer::new(path, file, &header, IN_MEMORY)?;
             if names.is_sorted() {
                 for name in &names {
                     writer.push(&entry(name), &rows.next().ok_or_else(|| missing(count))??)?;

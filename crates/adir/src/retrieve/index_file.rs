@@ -9,16 +9,18 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use super::index::{Content, Index, Precision, Vectors};
-use super::layout::{BLOCK, Layout, MAGIC, MAX_HEADER, VERSION};
+use super::layout::{BLOCK, Layout, MAGIC, MAX_HEADER, PLAIN, ROUNDED};
 use super::older;
+use super::rounded::Rounded;
 use super::stored::{Block, Stored};
 use super::writer::{Header, Writer};
 use crate::encode::EncoderId;
 use crate::io::{atomic, open_regular};
 use crate::{Error, Result};
 
-/// Most bytes of vectors that are read into memory when an index is opened. Larger ones stay in their file.
-const IN_MEMORY: u64 = 256 << 20;
+/// Most bytes of vectors that are read into memory when an index is opened. Larger ones stay in their file, with rounded
+/// copies of the vectors.
+pub(super) const IN_MEMORY: u64 = 256 << 20;
 
 impl Index {
     /// Writes the index to `path`, whole or not at all.
@@ -27,10 +29,15 @@ impl Index {
     /// [`Error::Io`] where the system refuses, [`Error::Config`] if the archive's folder has a name that the
     /// file cannot hold, on systems whose paths are not bytes.
     pub fn save(&self, path: &Path) -> Result<()> {
+        self.save_for(path, IN_MEMORY)
+    }
+
+    /// As [`Index::save`], for a reader that keeps up to `in_memory` bytes of vectors in memory.
+    fn save_for(&self, path: &Path, in_memory: u64) -> Result<()> {
         let mut header = header(self.encoder(), self.precision(), self.len(), self.root(), path)?;
         (header.complete, header.tiles) = (self.is_complete(), self.tiles());
         atomic::write(path, |file| {
-            let mut writer = Writer::new(path, file, &header)?;
+            let mut writer = Writer::new(path, file, &header, in_memory)?;
             match &*self.content {
                 Content::Memory(held) => {
                     for (id, entry) in held.entries.iter().enumerate() {
@@ -82,12 +89,12 @@ impl Index {
             return Err(Error::input(path, "is not an index of images: make one with `adir index build`"));
         }
         match version {
-            older::OLDEST..VERSION => {
+            older::OLDEST..PLAIN => {
                 file.seek(SeekFrom::Start(0)).map_err(bad)?;
                 older::read(path, BufReader::with_capacity(1 << 20, file), length)
             }
-            VERSION => {
-                let (header, stored) = stored(path, file, length, start, text)?;
+            PLAIN..=ROUNDED => {
+                let (header, stored) = stored(path, file, length, version, start, text)?;
                 match stored.layout().vectors() <= memory {
                     true => held(path, header, &stored),
                     false => Ok(with(path, header, |encoder, root, complete, tiles| {
@@ -97,7 +104,7 @@ impl Index {
             }
             _ => {
                 let oldest = older::OLDEST;
-                let message = format!("has the index format {version}, this program reads {oldest} to {VERSION}");
+                let message = format!("has the index format {version}, this program reads {oldest} to {ROUNDED}");
                 Err(Error::input(path, message))
             }
         }
@@ -125,7 +132,14 @@ pub(super) fn header(
 }
 
 /// The header of a file of which `start` is read, with a text of `length` bytes, and what is behind it.
-fn stored(path: &Path, mut file: File, bytes: u64, mut start: Vec<u8>, length: u32) -> Result<(Header, Stored)> {
+fn stored(
+    path: &Path,
+    mut file: File,
+    bytes: u64,
+    version: u32,
+    mut start: Vec<u8>,
+    length: u32,
+) -> Result<(Header, Stored)> {
     let damaged = |message: &str| Error::input(path, message);
     if length > MAX_HEADER {
         let message = format!("declares a header of {length} bytes, but at most {MAX_HEADER} are allowed");
@@ -142,10 +156,10 @@ fn stored(path: &Path, mut file: File, bytes: u64, mut start: Vec<u8>, length: u
     let header: Header =
         serde_json::from_slice(&text[16..]).map_err(|e| damaged(&format!("has an invalid header: {e}")))?;
     let images = usize::try_from(header.images).ok();
-    let layout = images.and_then(|n| Layout::new(n, header.encoder.dimension, header.precision, start.len() as u64));
+    let (dimension, precision) = (header.encoder.dimension, header.precision);
+    let layout = images.and_then(|n| Layout::new(version, n, dimension, precision, start.len() as u64));
     let Some(layout) = layout.filter(|layout| layout.dimension > 0) else {
-        let (images, dimension) = (header.images, header.encoder.dimension);
-        return Err(damaged(&format!("declares {images} images of {dimension} numbers")));
+        return Err(damaged(&format!("declares {} images of {dimension} numbers", header.images)));
     };
     Ok((header, Stored::new(path, file, bytes, layout)?))
 }
@@ -155,10 +169,13 @@ fn held(path: &Path, header: Header, stored: &Stored) -> Result<Index> {
     let entries = stored.entries()?;
     let mut vectors = Vectors::new(header.precision);
     vectors.reserve(stored.layout().images * stored.layout().dimension)?;
-    let mut block = Block::default();
+    let (mut block, mut rounded) = (Block::default(), Rounded::default());
     for number in 0..stored.layout().blocks() {
         stored.block(number, &mut block)?;
         vectors.append(&block.vectors(stored.layout()));
+        if stored.layout().rounded {
+            stored.rounded(number, &mut rounded)?;
+        }
     }
     with(path, header, |encoder, root, complete, tiles| Index::new(encoder, root, complete, tiles, entries, vectors))
         .map_err(|e| Error::input(path, e.to_string()))
@@ -243,18 +260,23 @@ mod tests {
     #[test]
     fn what_was_written_is_read_in_memory_or_in_its_file() {
         let f = folder("written");
-        let file = f.join("x.index");
         for (images, precision) in
             [(1, Precision::F16), (256, Precision::F32), (700, Precision::F16), (700, Precision::F32)]
         {
-            let index = index(images, precision);
-            index.save(&file).unwrap();
-            let (held, stored) = (Index::open(&file).unwrap(), Index::open_within(&file, 0).unwrap());
-            assert!(held.is_in_memory() && !stored.is_in_memory());
+            let (index, small, large) = (index(images, precision), f.join("small.index"), f.join("large.index"));
+            index.save(&small).unwrap();
+            index.save_for(&large, 0).unwrap();
+            assert!(std::fs::read(&small).unwrap()[8] == 4 && std::fs::read(&large).unwrap()[8] == 5);
+            let open = |file| [Index::open(file).unwrap(), Index::open_within(file, 0).unwrap()];
+            let ([held, stored], [large_held, large_stored]) = (open(&small), open(&large));
+            assert!(held.is_in_memory() && large_held.is_in_memory());
+            assert!(!stored.is_in_memory() && !large_stored.is_in_memory());
             // Written once more from its file it is the same.
-            stored.save(&f.join("again.index")).unwrap();
-            assert_eq!(std::fs::read(f.join("again.index")).unwrap(), std::fs::read(&file).unwrap());
-            for read in [&held, &stored] {
+            large_stored.save_for(&f.join("again.index"), 0).unwrap();
+            assert_eq!(std::fs::read(f.join("again.index")).unwrap(), std::fs::read(&large).unwrap());
+            large_stored.save(&f.join("again.index")).unwrap();
+            assert_eq!(std::fs::read(f.join("again.index")).unwrap(), std::fs::read(&small).unwrap());
+            for read in [&held, &stored, &large_held, &large_stored] {
                 assert_eq!((read.len(), read.precision(), read.is_complete()), (images, precision, false));
                 assert_eq!((read.root(), read.tiles()), (Path::new("/archive"), index.tiles()));
                 assert_eq!(read.entries().unwrap(), index.entries().unwrap());
@@ -292,25 +314,27 @@ mod tests {
     fn every_truncation_and_every_changed_byte_is_refused() {
         let f = folder("damage");
         let file = f.join("x.index");
-        index(3, Precision::F16).save(&file).unwrap();
-        let bytes = std::fs::read(&file).unwrap();
-        all_of(&file).unwrap();
-        let refused = |bytes: &[u8], what: &str| {
-            std::fs::write(&file, bytes).unwrap();
-            assert!(matches!(Index::open(&file), Err(Error::Input { .. })), "in memory: {what}");
-            assert!(matches!(all_of(&file), Err(Error::Input { .. })), "in its file: {what}");
-        };
-        for length in 0..bytes.len() {
-            refused(&bytes[..length], &format!("cut at {length}"));
-        }
-        for at in 0..bytes.len() {
-            for flip in [1, 0x80, 0xff] {
-                let mut damaged = bytes.clone();
-                damaged[at] ^= flip;
-                refused(&damaged, &format!("byte {at}"));
+        for in_memory in [u64::MAX, 0] {
+            index(3, Precision::F16).save_for(&file, in_memory).unwrap();
+            let bytes = std::fs::read(&file).unwrap();
+            all_of(&file).unwrap();
+            let refused = |bytes: &[u8], what: &str| {
+                std::fs::write(&file, bytes).unwrap();
+                assert!(matches!(Index::open(&file), Err(Error::Input { .. })), "in memory: {what}");
+                assert!(matches!(all_of(&file), Err(Error::Input { .. })), "in its file: {what}");
+            };
+            for length in 0..bytes.len() {
+                refused(&bytes[..length], &format!("cut at {length}"));
             }
+            for at in 0..bytes.len() {
+                for flip in [1, 0x80, 0xff] {
+                    let mut damaged = bytes.clone();
+                    damaged[at] ^= flip;
+                    refused(&damaged, &format!("byte {at}"));
+                }
+            }
+            refused(&[&bytes[..], &[0]].concat(), "longer");
         }
-        refused(&[&bytes[..], &[0]].concat(), "longer");
         std::fs::remove_dir_all(f).unwrap();
     }
 
@@ -351,7 +375,7 @@ mod tests {
             }
         }
         for (bytes, hint) in [
-            (&b"ADIRINDX\x05\0\0\0\0\0\0\0"[..], "format 5"),
+            (&b"ADIRINDX\x06\0\0\0\0\0\0\0"[..], "format 6"),
             (b"ADIRINDX\0\0\0\0\0\0\0\0", "format 0"),
             (b"ADIRINDX\x04\0\0\0\xff\xff\xff\xff", "at most"),
             (b"ADIRINDY\x04\0\0\0\0\0\0\0", "not an index"),

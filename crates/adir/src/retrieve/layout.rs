@@ -4,11 +4,11 @@
 //! | bytes | what |
 //! |---|---|
 //! | 8 | `ADIRINDX` |
-//! | 4 | format version, 4 |
+//! | 4 | format version: 5 with rounded copies of the vectors, else 4 |
 //! | 4 | length of the header, at most 64 KiB |
 //! | | header: JSON with the encoder, the precision, the number of images, whether the build was complete, the side of tiles, and the archive's folder |
 //! | 4 | CRC-32 of everything before |
-//! | | for each 256 images, the last ones fewer: one over the length of each vector (f32), the vectors, zeros up to a multiple of 8, and a checksum of these (8) |
+//! | | for each 256 images, the last ones fewer: one over the length of each vector (f32), the vectors, zeros up to a multiple of 8, and a checksum of these (8); in format 5 also their [rounded copies](super::rounded), zeros, and a checksum |
 //! | | for each image: where its entry ends, counted from the first entry (8) |
 //! | | for each image its entry: length of the path (2), path, size (8), what is known of it (1), the time of its last change (8), SHA-256 (32), a tile's top, left, height and width (4 each), as far as they are known, and the CRC-32 of the entry (4) |
 //!
@@ -21,8 +21,9 @@ use super::index::{Entry, Precision};
 use super::tile::Tile;
 
 pub(super) const MAGIC: &[u8; 8] = b"ADIRINDX";
-/// The format that is written.
-pub(super) const VERSION: u32 = 4;
+/// The formats that are written: without rounded copies of the vectors, and with them.
+pub(super) const PLAIN: u32 = 4;
+pub(super) const ROUNDED: u32 = 5;
 pub(super) const MAX_HEADER: u32 = 64 << 10;
 /// Images in a block. One of usual vectors stays in a core's cache between reading and scanning.
 pub(super) const BLOCK: usize = 256;
@@ -43,6 +44,8 @@ pub(super) struct Layout {
     pub images: usize,
     pub dimension: usize,
     pub precision: Precision,
+    /// Whether rounded copies of the vectors follow those of each block.
+    pub rounded: bool,
     /// Where the first block begins.
     start: u64,
 }
@@ -58,12 +61,14 @@ impl Precision {
 }
 
 impl Layout {
-    /// Of a file whose header ends at `start`; `None` if such a file would have more bytes than can be counted.
-    pub fn new(images: usize, dimension: usize, precision: Precision, start: u64) -> Option<Self> {
-        let row = (dimension as u64).checked_mul(4)?.checked_add(4 + 8 + ENTRY_BYTES + CHECKSUM)?;
-        row.checked_mul(images as u64)?.checked_add(start)?.checked_add(8 * BLOCK as u64)?;
+    /// Of a file of that format whose header ends at `start`; `None` if such a file would have more bytes than can be counted.
+    pub fn new(version: u32, images: usize, dimension: usize, precision: Precision, start: u64) -> Option<Self> {
+        // At most 4 bytes of a vector's number and 1 of its copy, and 4 for a whole block of copies.
+        let row = (dimension as u64).checked_mul(4 + 1 + 4)?.checked_add(4 + 4 + 8 + ENTRY_BYTES + 2 * CHECKSUM)?;
+        let rows = (images as u64).checked_next_multiple_of(BLOCK as u64)?;
+        row.checked_mul(rows)?.checked_add(start)?.checked_add(8 * BLOCK as u64)?;
         usize::try_from((BLOCK as u64).checked_mul(row)?).ok()?;
-        Some(Self { images, dimension, precision, start })
+        Some(Self { images, dimension, precision, rounded: version == ROUNDED, start })
     }
 
     /// Bytes of a vector.
@@ -90,9 +95,25 @@ impl Layout {
         (rows * (4 + self.row())).div_ceil(8)
     }
 
+    /// Words of the rounded copies of a block of that many images, without their checksum.
+    pub fn rounded_words(&self, rows: usize) -> usize {
+        (4 * (self.dimension + rows) + rows * self.dimension).div_ceil(8)
+    }
+
+    /// Bytes of a block of that many images.
+    fn block_bytes(&self, rows: usize) -> u64 {
+        let rounded = if self.rounded { 8 * self.rounded_words(rows) as u64 + CHECKSUM } else { 0 };
+        8 * self.words(rows) as u64 + CHECKSUM + rounded
+    }
+
     /// Where a block begins.
     pub fn block_at(&self, block: usize) -> u64 {
-        self.start + block as u64 * (8 * self.words(BLOCK) as u64 + CHECKSUM)
+        self.start + block as u64 * self.block_bytes(BLOCK)
+    }
+
+    /// Where the rounded copies of a block begin.
+    pub fn rounded_at(&self, block: usize) -> u64 {
+        self.block_at(block) + 8 * self.words(self.rows_of(block)) as u64 + CHECKSUM
     }
 
     /// Where a vector begins.
@@ -105,7 +126,7 @@ impl Layout {
     pub fn ends_at(&self) -> u64 {
         match self.images % BLOCK {
             0 => self.block_at(self.blocks()),
-            rest => self.block_at(self.blocks() - 1) + 8 * self.words(rest) as u64 + CHECKSUM,
+            rest => self.block_at(self.blocks() - 1) + self.block_bytes(rest),
         }
     }
 
@@ -181,21 +202,25 @@ mod tests {
 
     #[test]
     fn places_follow_one_another() {
-        for (images, dimension, precision) in
-            [(0, 3, Precision::F16), (1, 1, Precision::F16), (256, 3, Precision::F16), (600, 5, Precision::F32)]
-        {
-            let layout = Layout::new(images, dimension, precision, 100).unwrap();
+        let sizes =
+            [(0, 3, Precision::F16), (1, 1, Precision::F16), (256, 3, Precision::F16), (600, 5, Precision::F32)];
+        for ((images, dimension, precision), version) in sizes.into_iter().flat_map(|size| [(size, 4), (size, 5)]) {
+            let layout = Layout::new(version, images, dimension, precision, 100).unwrap();
             let mut at = 100;
             for block in 0..layout.blocks() {
                 let rows = layout.rows_of(block);
                 assert_eq!(layout.block_at(block), at);
                 assert_eq!(layout.row_at(block * BLOCK + rows - 1), at + (4 * rows + (rows - 1) * layout.row()) as u64);
                 at += 8 * layout.words(rows) as u64 + 8;
+                if version == 5 {
+                    assert_eq!(layout.rounded_at(block), at);
+                    at += 8 * layout.rounded_words(rows) as u64 + 8;
+                }
             }
             assert_eq!((layout.ends_at(), layout.entries_at()), (at, at + 8 * images as u64));
         }
         for (images, dimension) in [(usize::MAX, 1), (1, usize::MAX), (1 << 40, 1 << 30)] {
-            assert_eq!(Layout::new(images, dimension, Precision::F16, 100), None);
+            assert_eq!(Layout::new(5, images, dimension, Precision::F16, 100), None);
         }
     }
 

@@ -16,6 +16,7 @@ mod npy;
 mod older;
 mod parquet;
 mod remote;
+mod rounded;
 mod search;
 mod stored;
 mod tile;

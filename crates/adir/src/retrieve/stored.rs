@@ -11,6 +11,7 @@ use half::slice::{HalfBitsSliceExt, HalfFloatSliceExt};
 
 use super::index::{Entry, Precision};
 use super::layout::{BLOCK, ENTRY_BYTES, Layout, MAX_ENTRY, checksum, read_entry};
+use super::rounded::Rounded;
 use crate::io::folder::is_plain;
 use crate::{Error, Result};
 
@@ -27,6 +28,8 @@ pub(super) struct Stored {
     entries: u64,
     /// Blocks whose checksum was right.
     checked: Vec<AtomicBool>,
+    /// Blocks of whose rounded copies it was.
+    rounded_checked: Vec<AtomicBool>,
 }
 
 /// A part of the file in memory: some vectors, and one over the length of each.
@@ -60,9 +63,10 @@ impl Stored {
                 ),
             ));
         };
-        let mut checked = Vec::new();
-        checked.resize_with(layout.blocks(), AtomicBool::default);
-        let stored = Self { path: path.to_owned(), file, layout, entries, checked };
+        let unchecked = |blocks: usize| std::iter::repeat_with(AtomicBool::default).take(blocks).collect();
+        let checked = unchecked(layout.blocks());
+        let rounded_checked = unchecked(if layout.rounded { layout.blocks() } else { 0 });
+        let stored = Self { path: path.to_owned(), file, layout, entries, checked, rounded_checked };
         match layout.images {
             0 => Ok(stored),
             images if stored.ends(images - 1, 1)? == [entries] => Ok(stored),
@@ -81,25 +85,46 @@ impl Stored {
     pub fn block(&self, number: usize, block: &mut Block) -> Result<()> {
         let layout = &self.layout;
         block.rows = layout.rows_of(number);
-        block.words.resize(layout.words(block.rows) + 1, 0);
-        self.read(bytemuck::cast_slice_mut(&mut block.words), layout.block_at(number))?;
-        let stored = block.words.pop().map(u64::from_le);
-        if !self.checked[number].load(Ordering::Relaxed) {
-            if stored != Some(checksum(number, &block.words)) {
-                let first = number * BLOCK;
+        let words = layout.words(block.rows);
+        self.words(&mut block.words, words, layout.block_at(number), number, &self.checked)?;
+        block.make_native(layout.precision);
+        Ok(())
+    }
+
+    /// Reads the rounded copies of a block, of a file that has them, likewise.
+    ///
+    /// # Errors
+    /// As [`Stored::block`].
+    pub fn rounded(&self, number: usize, block: &mut Rounded) -> Result<()> {
+        let layout = &self.layout;
+        block.rows = layout.rows_of(number);
+        let words = layout.rounded_words(block.rows);
+        self.words(&mut block.words, words, layout.rounded_at(number), number, &self.rounded_checked)
+    }
+
+    /// Reads `count` words of a block and the checksum behind them.
+    fn words(&self, words: &mut Vec<u64>, count: usize, at: u64, block: usize, checked: &[AtomicBool]) -> Result<()> {
+        words.resize(count + 1, 0);
+        self.read(bytemuck::cast_slice_mut(words), at)?;
+        let stored = words.pop().map(u64::from_le);
+        if !checked[block].load(Ordering::Relaxed) {
+            if stored != Some(checksum(block, words)) {
+                let first = block * BLOCK;
                 return Err(self.damaged(&format!("the checksum of the images from number {first} on is wrong")));
             }
-            self.checked[number].store(true, Ordering::Relaxed);
+            checked[block].store(true, Ordering::Relaxed);
         }
-        block.make_native(layout.precision);
         Ok(())
     }
 
     /// The vector of an image, widened.
     ///
     /// # Errors
-    /// [`Error::Input`] if it cannot be read.
+    /// [`Error::Input`] if it cannot be read or is damaged.
     pub fn row(&self, id: usize) -> Result<Vec<f32>> {
+        if !self.checked[id / BLOCK].load(Ordering::Relaxed) {
+            self.block(id / BLOCK, &mut Block::default())?;
+        }
         let mut bytes = vec![0; self.layout.row()];
         self.read(&mut bytes, self.layout.row_at(id))?;
         Ok(match self.layout.precision {

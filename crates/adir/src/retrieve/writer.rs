@@ -1,5 +1,6 @@
 //! Writes the index's file front to back, an image at a time.
 
+use std::borrow::Cow;
 use std::io::{self, BufWriter, Write};
 use std::path::{Path, PathBuf};
 
@@ -8,7 +9,8 @@ use half::slice::HalfFloatSliceExt;
 use serde::{Deserialize, Serialize};
 
 use super::index::{Entry, Precision};
-use super::layout::{BLOCK, Layout, MAGIC, VERSION, checksum, write_entry};
+use super::layout::{BLOCK, Layout, MAGIC, PLAIN, ROUNDED, checksum, write_entry};
+use super::rounded;
 use super::tile::{Tile, TileSide};
 use crate::encode::{EncoderId, norm};
 use crate::io::folder::is_plain;
@@ -54,22 +56,30 @@ pub(super) struct Writer<'a, W: Write> {
     block: usize,
     inverse_norms: Vec<f32>,
     vectors: Vec<u8>,
+    /// The vectors of length one, where they are to be rounded.
+    directions: Vec<f32>,
     /// One vector.
-    rounded: Vec<f16>,
+    halves: Vec<f16>,
     ends: Vec<u64>,
     entries: Vec<u8>,
 }
 
 impl<'a, W: Write> Writer<'a, W> {
-    /// Begins the file at `path`, for as many images as the header says.
-    pub fn new(path: &'a Path, out: W, header: &Header) -> Result<Self> {
+    /// Begins the file at `path`, for as many images as the header says. If their vectors take more than `in_memory` bytes,
+    /// rounded copies are written, too.
+    pub fn new(path: &'a Path, out: W, header: &Header, in_memory: u64) -> Result<Self> {
         let mut out = BufWriter::with_capacity(CHUNK, out);
         let text = serde_json::to_vec(header).map_err(|e| Error::config(format!("invalid index header: {e}")))?;
-        let start = [MAGIC, &VERSION.to_le_bytes()[..], &(text.len() as u32).to_le_bytes(), &text].concat();
         let images = usize::try_from(header.images).map_err(|_| Error::config("an index of too many images"))?;
         let (dimension, precision) = (header.encoder.dimension, header.precision);
-        let layout = Layout::new(images, dimension, precision, start.len() as u64 + 4).filter(|_| dimension > 0);
-        let layout = layout.ok_or_else(|| Error::Config(format!("an index of {images} times {dimension} numbers")))?;
+        let layout = |version| {
+            let layout = Layout::new(version, images, dimension, precision, text.len() as u64 + 20);
+            let layout = layout.filter(|_| dimension > 0);
+            layout.ok_or_else(|| Error::Config(format!("an index of {images} times {dimension} numbers")))
+        };
+        let version = if layout(PLAIN)?.vectors() > in_memory { ROUNDED } else { PLAIN };
+        let layout = layout(version)?;
+        let start = [MAGIC, &version.to_le_bytes()[..], &(text.len() as u32).to_le_bytes(), &text].concat();
         out.write_all(&start).and_then(|()| out.write_all(&crc32fast::hash(&start).to_le_bytes())).map_err(io(path))?;
         Ok(Self {
             path,
@@ -80,7 +90,8 @@ impl<'a, W: Write> Writer<'a, W> {
             block: 0,
             inverse_norms: Vec::with_capacity(BLOCK),
             vectors: Vec::with_capacity(BLOCK * layout.row()),
-            rounded: vec![f16::ZERO; dimension],
+            directions: Vec::new(),
+            halves: vec![f16::ZERO; dimension],
             ends: Vec::new(),
             entries: Vec::new(),
         })
@@ -108,17 +119,18 @@ impl<'a, W: Write> Writer<'a, W> {
             let (images, dimension) = (self.layout.images, self.layout.dimension);
             return Err(Error::Config(format!("an index of {images} times {dimension} numbers is given others")));
         }
-        let length = match self.layout.precision {
+        let vector = match self.layout.precision {
             Precision::F16 => {
-                self.rounded.convert_from_f32_slice(vector);
-                self.vectors.extend(self.rounded.iter().flat_map(|v| v.to_le_bytes()));
-                norm(&self.rounded.to_f32_vec())
+                self.halves.convert_from_f32_slice(vector);
+                self.vectors.extend(self.halves.iter().flat_map(|v| v.to_le_bytes()));
+                Cow::Owned(self.halves.to_f32_vec())
             }
             Precision::F32 => {
                 self.vectors.extend(vector.iter().flat_map(|v| v.to_le_bytes()));
-                norm(vector)
+                Cow::Borrowed(vector)
             }
         };
+        let length = norm(&vector);
         if !length.is_finite() || length < 1e-6 {
             let path = &entry.path;
             return Err(Error::Config(format!(
@@ -126,6 +138,9 @@ impl<'a, W: Write> Writer<'a, W> {
             )));
         }
         self.inverse_norms.push((1.0 / length) as f32);
+        if self.layout.rounded {
+            self.directions.extend(vector.iter().map(|&v| (f64::from(v) / length) as f32));
+        }
         write_entry(entry, &mut self.entries).map_err(io(self.path))?;
         self.ends.push(self.entries.len() as u64);
         self.last = Some((entry.path.clone(), entry.tile));
@@ -155,11 +170,21 @@ impl<'a, W: Write> Writer<'a, W> {
     fn flush(&mut self) -> Result<()> {
         let mut bytes: Vec<u8> = self.inverse_norms.iter().flat_map(|norm| norm.to_le_bytes()).collect();
         bytes.append(&mut self.vectors);
+        self.write_part(bytes)?;
+        if self.layout.rounded {
+            self.write_part(rounded::encode(&self.directions, self.layout.dimension))?;
+        }
+        self.block += 1;
+        self.inverse_norms.clear();
+        self.directions.clear();
+        Ok(())
+    }
+
+    /// Writes bytes that end with a word, and their checksum.
+    fn write_part(&mut self, mut bytes: Vec<u8>) -> Result<()> {
         bytes.resize(bytes.len().next_multiple_of(8), 0);
         let words: Vec<u64> = bytes.as_chunks::<8>().0.iter().map(|&word| u64::from_ne_bytes(word)).collect();
         bytes.extend(checksum(self.block, &words).to_le_bytes());
-        self.block += 1;
-        self.inverse_norms.clear();
         self.out.write_all(&bytes).map_err(io(self.path))
     }
 }
