@@ -40,9 +40,9 @@ pub(super) fn estimate(
     let (adapted, training, encoding) = training.map_or((0, 0, 0), |training| {
         /// Of the factors: themselves, average, two moments, gradient.
         const COPIES: usize = 5;
-        /// Of all weights, besides the base: before and after a step, average, two moments, gradients of a crop and their sum,
-        /// and what is in passing. Not measured.
-        const COPIES_OF_ALL: u64 = 8;
+        /// Of all weights, besides the base: themselves, two moments, gradients. An average is one more, and the sum of the
+        /// gradients of several crops.
+        const COPIES_OF_ALL: u64 = 4;
         /// Maps of transformers and residual blocks take more than the networks' own estimate says, in percent.
         const MAPS: u64 = 160;
         let side = training.crop / files.autoencoder().config().factor();
@@ -54,7 +54,7 @@ pub(super) fn estimate(
         };
         // The weights with the factors added lie beside the others, and the maps of one crop.
         let added = match training.full {
-            true => COPIES_OF_ALL * changed,
+            true => (COPIES_OF_ALL + u64::from(training.ema > 0.0) + u64::from(training.batch > 1)) * changed,
             false => changed + whole(COPIES * adapted.map(factors).sum::<usize>()),
         };
         let (net, none) = (files.unet(), files.unet().gradient_memory(0, 0, 1));
