@@ -160,3 +160,20 @@ fn what_does_not_fit_is_refused_first() {
     }
     fs::remove_dir_all(f).unwrap();
 }
+
+/// An edit's record may lie elsewhere, and its page speaks of a picture, not of an observation.
+#[test]
+fn an_edit_has_a_record_and_a_page() {
+    let f = with_model("page", Architecture::Inpainting1);
+    picture(&f.join("y.png"), 16, 16);
+    let args = ["edit", "y.png", "-o", "x.png", "--model", "model", "--box", "2,2,8,8", "--steps", "2", "-n", "2"];
+    expect(0, &f, &[&args[..], &["--prompt", "a <cat>", "--record", "r.json", "--report", "x.html"]].concat());
+    assert!(!f.join("x.png.json").exists());
+    assert_eq!(json(&f.join("r.json"))["results"].as_array().unwrap().len(), 2);
+    let page = fs::read_to_string(f.join("x.html")).unwrap();
+    assert!(page.contains("Picture and result") && page.contains("a &lt;cat&gt;"), "{page}");
+    assert!(!page.contains("bservation") && !page.contains("Agreement"), "{page}");
+    let (said, _) = expect(0, &f, &["replay", "r.json"]);
+    assert_eq!(said.matches("the same bytes").count(), 2, "{said}");
+    fs::remove_dir_all(f).unwrap();
+}
