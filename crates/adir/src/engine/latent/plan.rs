@@ -354,8 +354,8 @@ impl fmt::Display for LatentPlan {
                 writeln!(f, "task                 {hole} of {} pixels of {w}x{h} made anew", w * h)?;
             }
         }
-        let (preset, given) = (self.request.settings(), self.request.given());
         if self.files.purpose() != Purpose::SuperResolution {
+            let (preset, given) = (self.request.settings(), self.request.given());
             let name = match self.request.preset {
                 Preset::Fast => "fast",
                 Preset::Paper => "paper",

@@ -209,19 +209,15 @@ impl LatentRequest {
         }
     }
 
-    /// The settings that are not those of its preset, by name.
+    /// The settings that are not those of its preset, by name. There are no presets for latent diffusion's super-resolution.
     pub(super) fn given(&self) -> Vec<&'static str> {
         let (preset, sampling) = (self.settings(), &self.sampling);
-        let steps = match self.task {
-            LatentTask::Upscale { noise_level: None, .. } => 100,
-            _ => preset.steps,
-        };
         let mut given = vec![
             (
                 matches!(self.task, LatentTask::Upscale { noise_level: Some(level), .. } if level != Self::NOISE_LEVEL),
                 "noise level",
             ),
-            (sampling.steps != steps, "steps"),
+            (sampling.steps != preset.steps, "steps"),
             (sampling.solver != Solver::Ddim { eta: 0.0 }, "sampler"),
             (sampling.scale != self.usual_scale(), "guidance scale"),
         ];
