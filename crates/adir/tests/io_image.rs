@@ -4,7 +4,10 @@ use std::path::{Path, PathBuf};
 
 use adir::Error;
 use adir::io::hash::ContentHash;
-use adir::io::image::{BitDepth, ImageFormat, Metadata, Picture, WriteOptions, read_hashed, read_image, write_image};
+use adir::io::image::{
+    BitDepth, ImageFormat, Metadata, Picture, Reading, Samples, Scale, WriteOptions, read_hashed, read_image,
+    write_image,
+};
 use adir::io::limits::Limits;
 use adir::io::side_inputs::{read_kernel_values, read_mask};
 use adir::io::weights::WeightFile;
@@ -380,4 +383,45 @@ fn kernels_come_from_text_and_from_images() {
         assert!(matches!(&error, Error::Input { message, .. } if message.contains(reason)), "{error}");
     }
     assert!(read(&scratch.file("bad.txt", [0xff, 0xfe])).is_err());
+}
+
+/// Samples in memory become the picture that a file of them becomes, and are given back as they were.
+#[test]
+fn samples_in_memory_are_those_of_a_file() {
+    let scratch = Scratch::new("samples");
+    for channels in 1..=4 {
+        let shape = [3, 5, channels];
+        let count = 15 * channels as u32;
+        for (samples, name) in [
+            (Samples::Eight((0..count).map(|i| (i * 37) as u8).collect()), "x.png"),
+            (Samples::Sixteen((0..count).map(|i| (i * 9377) as u16).collect()), "x.png"),
+            (Samples::Float((0..count).map(|i| i as f32 / count as f32).collect()), "x.tif"),
+        ] {
+            let picture = Picture::from_samples(samples.clone(), shape, &Reading::default()).unwrap();
+            assert_eq!(picture.samples().unwrap(), (samples, shape));
+            let file = scratch.0.join(name);
+            picture.write(&file).unwrap();
+            let read = Picture::read(&file).unwrap();
+            assert_eq!(
+                to_f32(&read.tensor).unwrap(),
+                to_f32(&picture.tensor).unwrap(),
+                "{channels} channels in {name}"
+            );
+            assert_eq!((read.alpha, read.bit_depth), (picture.alpha, picture.bit_depth));
+            std::fs::remove_file(file).unwrap();
+        }
+    }
+    let twelve = |values: Vec<u16>| {
+        let reading = Reading::scaled(Scale { black: 0.0, white: 4095.0 });
+        Picture::from_samples(Samples::Sixteen(values), [1, 2, 1], &reading).unwrap()
+    };
+    assert_eq!(to_f32(&twelve(vec![0, 4095]).tensor).unwrap(), [-1.0, 1.0]);
+    assert_eq!(twelve(vec![7, 4000]).samples().unwrap().0, Samples::Sixteen(vec![7, 4000]));
+    let refused = |samples, shape| Picture::from_samples(samples, shape, &Reading::default()).unwrap_err();
+    for shape in [[2, 2, 1], [1, 2, 5], [0, 0, 1], [usize::MAX, usize::MAX, 2]] {
+        assert!(matches!(refused(Samples::Eight(vec![0; 10]), shape), Error::Config(_)), "{shape:?}");
+    }
+    for bad in [300.0, f32::NAN] {
+        assert!(matches!(refused(Samples::Float(vec![0.0, bad]), [1, 2, 1]), Error::Input { .. }), "{bad}");
+    }
 }

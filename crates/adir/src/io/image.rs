@@ -14,7 +14,7 @@ use image::metadata::Orientation;
 
 use super::atomic;
 use super::codec::kinds::{DEVELOP, is_raw, other_kind, way_out};
-use super::codec::{self, Decoded};
+use super::codec::{self, Decoded, Raster};
 use super::exact::Exact;
 use super::exif;
 use super::hash::{ContentHash, sha256};
@@ -28,7 +28,7 @@ use crate::tensor::{Tensor, cpu, from_f32};
 use crate::units::NoiseLevel;
 use crate::{Error, Result};
 
-pub use super::codec::{BitDepth, ImageFormat};
+pub use super::codec::{BitDepth, ImageFormat, Samples};
 pub use super::metadata::{FitsHeader, Metadata, Resolution, Text};
 pub use super::scale::{Reading, Scale};
 
@@ -79,6 +79,44 @@ impl Picture {
             warnings: Vec::new(),
             exact: None,
         }
+    }
+
+    /// A picture of samples in memory, read as those of a file are: `[h, w, c]` with c = 1 (grey), 2 (grey, alpha), 3 (RGB) or
+    /// 4 (RGB, alpha). White is 255, 65535 or 1.0 unless `reading` says otherwise.
+    ///
+    /// # Errors
+    /// [`Error::Config`] for another shape or number of samples; [`Error::Input`] for values that are not finite, and for
+    /// floats beyond black and white of which `reading` says nothing.
+    pub fn from_samples(samples: Samples, shape: [usize; 3], reading: &Reading) -> Result<Self> {
+        let [height, width, channels] = shape;
+        let sides = (u32::try_from(width), u32::try_from(height));
+        let count = height.checked_mul(width).and_then(|pixels| pixels.checked_mul(channels));
+        let (Ok(raster_width), Ok(raster_height), 1..=4, true) =
+            (sides.0, sides.1, channels, count == Some(samples.len()) && samples.len() > 0)
+        else {
+            let message = format!("{} samples of the shape {shape:?}: expected [h, w, 1 to 4]", samples.len());
+            return Err(Error::Config(message));
+        };
+        reading.check()?;
+        let raster = Raster { width: raster_width, height: raster_height, channels, samples, associated: false };
+        let format = ImageFormat::Tiff;
+        picture(Path::new("<memory>"), format, Decoded::new(raster, Metadata::default()), reading)
+    }
+
+    /// The samples of a file that stores it as deep as it is, and their shape `[h, w, c]`, as for [`Picture::from_samples`].
+    ///
+    /// # Errors
+    /// As [`write_image`], but for those of the system.
+    pub fn samples(&self) -> Result<(Samples, [usize; 3])> {
+        let options = WriteOptions {
+            bit_depth: self.bit_depth,
+            scale: self.scale,
+            alpha: self.alpha.clone(),
+            associated_alpha: self.associated_alpha,
+            metadata: Metadata::default(),
+        };
+        let raster = raster(Path::new("<memory>"), &self.tensor, &options)?;
+        Ok((raster.samples, [raster.height as usize, raster.width as usize, raster.channels]))
     }
 
     /// The image of a file, within the default limits; see [`read_image`].

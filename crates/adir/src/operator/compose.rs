@@ -77,7 +77,7 @@ impl LinearOperator for Compose {
             if self.domain.elements() > norm::MOST_ITERATED {
                 return product();
             }
-            norm::iterated(self).unwrap_or_else(|_| product())
+            norm::iterated_norm_squared(self).unwrap_or_else(|_| product())
         })
     }
 

@@ -82,7 +82,9 @@ impl LinearOperator for InWindow {
     /// Found by iteration on the first call, then kept. Should A fail on a valid input, this is its norm, which is never
     /// too small.
     fn norm_squared(&self) -> f64 {
-        *self.norm_squared.get_or_init(|| norm::iterated(self).unwrap_or_else(|_| self.inner.norm_squared()))
+        *self
+            .norm_squared
+            .get_or_init(|| norm::iterated_norm_squared(self).unwrap_or_else(|_| self.inner.norm_squared()))
     }
 
     fn observed(&self) -> Option<&[bool]> {

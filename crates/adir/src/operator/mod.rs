@@ -58,7 +58,7 @@ pub use kernel_spec::KernelSpec;
 pub use kernel_text::{Rows, read_rows};
 pub use mask::{Mask, PixelMask};
 pub use masked::Masked;
-pub use norm::normalized_adjoint;
+pub use norm::{iterated_norm_squared, normalized_adjoint};
 pub use resize::{BicubicDownsample, MAX_FACTOR, bicubic_resize, bicubic_upsample};
 pub use solve::{Solve, least_damping, solve};
 pub use spectrum::{Part, Spectrum};

@@ -37,11 +37,12 @@ pub fn normalized_adjoint(a: &dyn LinearOperator, y: &Tensor<4>) -> Result<Tenso
     }
 }
 
-/// Largest eigenvalue of A^T A by iteration over images of all of its domain.
+/// The largest eigenvalue of A^T A, which [`LinearOperator::norm_squared`] is to give, by iteration over images of all of its
+/// domain: up to 200 products with A and A^T.
 ///
 /// # Errors
 /// Those of the operator.
-pub(super) fn iterated(a: &dyn LinearOperator) -> Result<f64> {
+pub fn iterated_norm_squared(a: &dyn LinearOperator) -> Result<f64> {
     let ImageShape { channels, height, width } = a.domain();
     largest_eigenvalue(a.domain().elements(), |v| {
         let x = tensor::from_f64(v.to_vec(), [1, channels, height, width], &tensor::cpu());

@@ -75,7 +75,7 @@ impl LinearOperator for Weighted {
             if self.domain().elements() > norm::MOST_ITERATED {
                 return bound();
             }
-            norm::iterated(self).unwrap_or_else(|_| bound())
+            norm::iterated_norm_squared(self).unwrap_or_else(|_| bound())
         })
     }
 

@@ -182,13 +182,18 @@ impl BitDepth {
 }
 
 /// Samples, interleaved by pixel, rows from the top.
-pub(super) enum Samples {
+#[derive(Debug, Clone, PartialEq)]
+pub enum Samples {
+    /// 8 bits each.
     Eight(Vec<u8>),
+    /// 16 bits each.
     Sixteen(Vec<u16>),
+    /// 32-bit floats.
     Float(Vec<f32>),
 }
 
 impl Samples {
+    /// How they are stored.
     pub fn depth(&self) -> BitDepth {
         match self {
             Self::Eight(_) => BitDepth::Eight,
@@ -198,12 +203,12 @@ impl Samples {
     }
 
     /// White, where the type has one: that of floats is 1.
-    pub fn white(&self) -> f64 {
+    pub(super) fn white(&self) -> f64 {
         self.depth().scale().white
     }
 
     /// The greatest.
-    pub fn most(&self) -> f64 {
+    pub(super) fn most(&self) -> f64 {
         match self {
             Self::Eight(samples) => samples.iter().max().map_or(0.0, |v| f64::from(*v)),
             Self::Sixteen(samples) => samples.iter().max().map_or(0.0, |v| f64::from(*v)),
@@ -211,7 +216,7 @@ impl Samples {
         }
     }
 
-    fn len(&self) -> usize {
+    pub(in crate::io) fn len(&self) -> usize {
         match self {
             Self::Eight(samples) => samples.len(),
             Self::Sixteen(samples) => samples.len(),
@@ -250,7 +255,7 @@ pub(super) struct Decoded {
 
 impl Decoded {
     /// A file of one page whose samples have the usual white.
-    fn new(raster: Raster, metadata: Metadata) -> Self {
+    pub fn new(raster: Raster, metadata: Metadata) -> Self {
         let white = Ok(raster.samples.white());
         let orientation = Orientation::NoTransforms;
         Self { raster, white, metadata, orientation, pages: 1, unobserved: Vec::new(), warnings: Vec::new() }
