@@ -5,9 +5,10 @@ use std::time::Instant;
 
 use adir::compute::WeightPrecision;
 use adir::engine::{Engine, LatentAdapt, LatentAdaptationRecord, LatentRequest};
-use adir::latent::{LatentTraining, Solver};
+use adir::latent::{LatentPreset, LatentTraining, Solver};
 use adir::models::stable_diffusion::LatentFiles;
 use adir::optim::AdaptedLayers;
+use adir::task::Preset;
 use adir::{Error, Result};
 use clap::{Args, ValueEnum};
 
@@ -65,9 +66,15 @@ impl LatentArgs {
         .find_map(|(given, option)| given.then_some(option))
     }
 
-    /// `request` sampled so, in `steps` where these are given.
-    pub fn applied(&self, request: LatentRequest, steps: Option<&str>, eta: Option<f64>) -> Result<LatentRequest> {
-        let mut request = request;
+    /// `request` sampled so, with the settings of a preset, and in `steps` where these are given.
+    pub fn applied(
+        &self,
+        request: LatentRequest,
+        preset: Preset,
+        steps: Option<&str>,
+        eta: Option<f64>,
+    ) -> Result<LatentRequest> {
+        let mut request = request.with_preset(preset);
         request.averaged = self.ema;
         request.weights = self.weights_dtype.unwrap_or_default();
         request.negative_prompt = self.negative_prompt.clone().unwrap_or_default();
@@ -109,7 +116,7 @@ pub struct LatentAdaptArgs {
     /// Folder of images, or an index made by `adir index`; low-rank factors are trained on the nearest of them
     #[arg(long, value_name = "FOLDER")]
     pub gallery: Option<PathBuf>,
-    /// What the images are nearest to, and whether the result is checked [default: auto]
+    /// What the images are nearest to, and whether the result is checked [default: auto; with the preset paper: gallery]
     #[arg(long, value_enum, value_name = "MODE")]
     pub adapt: Option<Query>,
     /// Image encoder: a CLIP model (file, folder, or ORG/NAME as pulled) [default: the embedded EfficientNet-Lite0]
@@ -124,9 +131,12 @@ pub struct LatentAdaptArgs {
     /// Train for about that many minutes; the steps that this becomes are noted, so that the same command repeats them
     #[arg(long, visible_alias = "minutes", conflicts_with = "iterations", value_name = "M")]
     pub adapt_minutes: Option<f64>,
-    /// Rank of the factors [default: 16]
+    /// Train low-rank factors of this rank [default: rank 16; with the preset paper: all weights]
     #[arg(long, value_name = "RANK")]
     pub lora: Option<usize>,
+    /// Train all weights
+    #[arg(long, conflicts_with_all = ["lora", "adapt_attention", "save_adapter"])]
+    pub full: bool,
     /// Give factors to the linear layers of attention, too
     #[arg(long)]
     pub adapt_attention: bool,
@@ -154,9 +164,10 @@ pub struct LatentAdaptArgs {
 }
 
 impl LatentAdaptArgs {
-    /// `request` with the adaptation, trained as `preset` where nothing else is said.
-    pub fn applied(&self, request: LatentRequest, preset: LatentTraining) -> Result<LatentRequest> {
+    /// `request` with the adaptation, trained as its preset where nothing else is said.
+    pub fn applied(&self, request: LatentRequest) -> Result<LatentRequest> {
         let mut request = request;
+        let LatentPreset { training: preset, neighbours, if_better, .. } = request.settings();
         request.lora.clone_from(&self.adapter);
         let Some(gallery) = &self.gallery else {
             let given = [
@@ -165,6 +176,7 @@ impl LatentAdaptArgs {
                 (self.iterations.is_some(), "--iterations"),
                 (self.adapt_minutes.is_some(), "--adapt-minutes"),
                 (self.lora.is_some(), "--lora"),
+                (self.full, "--full"),
                 (self.adapt_attention, "--adapt-attention"),
                 (self.adapt_rate.is_some(), "--adapt-rate"),
                 (self.adapt_crop.is_some(), "--adapt-crop"),
@@ -179,24 +191,31 @@ impl LatentAdaptArgs {
                 None => Ok(request),
             };
         };
-        let query = self.adapt.unwrap_or(Query::Auto);
+        let query = self.adapt.unwrap_or(if if_better { Query::Auto } else { Query::Gallery });
         if query == Query::Text && request.prompt.is_empty() {
             return Err(Error::config("--adapt text needs a --prompt"));
         }
         let training = LatentTraining {
             iterations: self.iterations.unwrap_or(preset.iterations),
+            full: self.full || preset.full && self.lora.is_none() && !self.adapt_attention,
             rank: self.lora.unwrap_or(preset.rank),
             layers: if self.adapt_attention { AdaptedLayers::ConvolutionsAndLinear } else { preset.layers },
             rate: self.adapt_rate.unwrap_or(preset.rate),
             ema: self.adapt_ema.unwrap_or(preset.ema),
             batch: self.adapt_batch.unwrap_or(preset.batch),
             crop: self.adapt_crop.unwrap_or(preset.crop),
+            held_out: query == Query::Auto || preset.held_out,
             seed: self.adapt_seed.unwrap_or_default().value,
             ..preset
         };
+        let neighbours = self.neighbours.unwrap_or(neighbours);
+        let training = match request.preset {
+            Preset::Paper => training.with_crops_as_drawn(neighbours),
+            _ => training,
+        };
         request.adapt = Some(LatentAdapt {
             gallery: gallery.clone(),
-            neighbours: self.neighbours.unwrap_or(50),
+            neighbours,
             exclude: Vec::new(),
             by_text: query == Query::Text,
             if_better: query == Query::Auto,

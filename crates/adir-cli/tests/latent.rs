@@ -10,24 +10,10 @@ use adir::io::image::{BitDepth, Picture, Reading, Scale, WriteOptions, read_imag
 use adir::io::limits::Limits;
 use adir::io::weights::{Dtype, TensorToWrite, WeightFile, write_safetensors};
 use adir::models::stable_diffusion::{Architecture, write_random};
-use adir::tensor::{Tensor, cpu, from_f32, to_f32};
+use adir::tensor::{cpu, from_f32, to_f32};
 
 mod common;
-use common::{command, expect, folder, json, photo};
-
-/// A folder with a model in it.
-fn with_model(name: &str, architecture: Architecture) -> PathBuf {
-    let folder = folder(name);
-    write_random(architecture, true, 1, &folder.join("model")).unwrap();
-    folder
-}
-
-/// A part of the sample photo as a file.
-fn picture(path: &Path, height: usize, width: usize) -> Tensor<4> {
-    let x = photo(96).narrow(2, 0, height).narrow(3, 0, width);
-    write_image(path, &x, &WriteOptions::default()).unwrap();
-    x
-}
+use common::{command, expect, json, photo, picture, with_model};
 
 /// A picture as a file, that is like another but for something.
 fn altered(path: &Path, like: &Picture, alter: impl FnOnce(&mut Picture)) {

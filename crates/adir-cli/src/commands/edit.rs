@@ -3,12 +3,12 @@
 use std::path::PathBuf;
 
 use adir::engine::{LatentRequest, OutputRequest, Region};
-use adir::latent::LatentTraining;
 use adir::models::stable_diffusion::LatentFiles;
+use adir::task::Preset;
 use adir::{Error, Result};
 use clap::Args;
 
-use crate::args::ReadArgs;
+use crate::args::{ReadArgs, preset};
 use crate::latent::{self, LatentAdaptArgs, LatentArgs};
 use crate::log::Log;
 use crate::model::ModelArgs;
@@ -41,7 +41,11 @@ pub struct EditArgs {
     sampling: LatentArgs,
     #[command(flatten)]
     adaptation: LatentAdaptArgs,
-    /// Sampling steps [default: 50, or 25 with dpm]
+    /// Preset: fast (50 steps; an adaptation trains low-rank factors), or paper (settings of the paper's Table 4: 500 steps;
+    /// an adaptation trains all weights)
+    #[arg(long, default_value = "fast", value_parser = preset())]
+    preset: Preset,
+    /// Sampling steps [default: those of the preset, or 25 with dpm]
     #[arg(long, value_name = "N")]
     steps: Option<String>,
     /// Fresh noise per step of ddim, 0 to 1 [default: 0]
@@ -63,6 +67,12 @@ pub struct EditArgs {
     no_cache: bool,
     #[command(flatten)]
     store: crate::store::Store,
+    /// Where to write the record [default: beside the result]
+    #[arg(long, value_name = "FILE")]
+    record: Option<PathBuf>,
+    /// Also write a page about the result that opens in any browser
+    #[arg(long, value_name = "FILE")]
+    report: Option<PathBuf>,
     /// Replace existing outputs
     #[arg(long)]
     overwrite: bool,
@@ -94,14 +104,16 @@ pub fn run(args: &EditArgs, log: &Log) -> Result<u8> {
     let averaged = args.sampling.ema;
     let files = if averaged { LatentFiles::open_averaged(model)? } else { LatentFiles::open(model)? };
     let request = LatentRequest::edit(&args.input, model, region);
-    let mut request = args.sampling.applied(request, args.steps.as_deref(), args.eta)?;
+    let mut request = args.sampling.applied(request, args.preset, args.steps.as_deref(), args.eta)?;
     request.reading = args.read.reading(None)?;
     request.prompt.clone_from(&args.prompt);
     request.seed = args.seed.value;
     request.samples = args.samples;
     request.tile = args.tile;
-    request.output = Some(OutputRequest::new(&args.output, args.overwrite));
-    let request = args.adaptation.applied(request, LatentTraining::inpainting())?;
+    let mut output = OutputRequest::new(&args.output, args.overwrite);
+    (output.record, output.report) = (args.record.clone(), args.report.clone());
+    request.output = Some(output);
+    let request = args.adaptation.applied(request)?;
     let engine = args.model.engine();
     let engine = match &args.adaptation.encoder {
         Some(clip) => engine.clip(clip),

@@ -271,8 +271,9 @@ fn latent_info(found: &LatentFiles, as_json: bool, test: bool) -> Result<u8> {
         return Err(Error::config("--test denoises pixels, which no part of Stable Diffusion does"));
     }
     let (command, use_) = match found.purpose() {
-        Purpose::Upscaling | Purpose::SuperResolution => ("adir restore --task sr4", "super-resolution by 4"),
-        _ => ("adir edit", "filling in a part of an image"),
+        Purpose::Upscaling => ("adir restore --task sr4", "Stable Diffusion, super-resolution by 4"),
+        Purpose::SuperResolution => ("adir restore --task sr4", "latent diffusion, super-resolution by 4"),
+        _ => ("adir edit", "Stable Diffusion, filling in a part of an image"),
     };
     let parameters = [
         ("text encoder", found.text_parameters()),
@@ -295,7 +296,7 @@ fn latent_info(found: &LatentFiles, as_json: bool, test: bool) -> Result<u8> {
         say!("{text}")?;
         return Ok(crate::exit::DONE);
     }
-    say!("{name}: Stable Diffusion, {use_} ({command})")?;
+    say!("{name}: {use_} ({command})")?;
     for (part, count) in parameters.into_iter().filter(|(_, count)| *count > 0) {
         say!("  {part}: {count} parameters")?;
     }

@@ -1,9 +1,8 @@
 //! `adir restore --task sr4` by a latent diffusion model: Stable Diffusion's x4 upscaler, or latent diffusion's own.
 
 use adir::engine::{LatentRequest, LatentTask, OutputRequest};
-use adir::latent::LatentTraining;
 use adir::models::stable_diffusion::{LatentFiles, Purpose};
-use adir::task::{Preset, Task};
+use adir::task::Task;
 use adir::{Error, Result};
 
 use super::restore::{RestoreArgs, SamplingArgs};
@@ -52,6 +51,7 @@ impl RestoreArgs {
             iterations: settings.iterations,
             adapt_minutes: settings.adapt_minutes,
             lora: args.lora,
+            full: args.full,
             adapt_attention: self.upscaler.adapt_attention,
             adapt_rate: settings.adapt_rate,
             adapt_crop: settings.adapt_crop,
@@ -85,7 +85,7 @@ impl RestoreArgs {
             samples: sampling.samples,
             tile: sampling.tile,
             eta: sampling.eta,
-            preset: Preset::Fast,
+            preset: sampling.preset,
             aim: None,
             class: None,
             strength: None,
@@ -103,9 +103,8 @@ impl RestoreArgs {
             (self.measured != MeasuredArgs::default(), "--ignore and --saturated"),
             (
                 *sampling != same_sampling,
-                "of the sampling options more than --steps, --eta, --seed, --samples and --tile",
+                "of the sampling options more than --preset, --steps, --eta, --seed, --samples and --tile",
             ),
-            (self.adaptation.full, "--full"),
             (matches!(self.adaptation.adapt, Some(Mode::Itself)), "--adapt self"),
             (self.other_settings() != AdaptSettings::default(), OTHER_SETTINGS),
             (self.adaptation.query.is_some(), "--query"),
@@ -133,7 +132,12 @@ fn request(args: &RestoreArgs, purpose: Purpose) -> Result<LatentRequest> {
         Purpose::SuperResolution => LatentRequest::super_resolution(input, path),
         _ => LatentRequest::upscale(input, path),
     };
-    let mut request = args.upscaler.common.applied(request, args.sampling.steps.as_deref(), args.sampling.eta)?;
+    let mut request = args.upscaler.common.applied(
+        request,
+        args.sampling.preset,
+        args.sampling.steps.as_deref(),
+        args.sampling.eta,
+    )?;
     if let LatentTask::Upscale { noise_level, agree, colours } = &mut request.task {
         *noise_level = args.upscaler.noise_level.or(*noise_level);
         (*agree, *colours) = (args.upscaler.match_observation, args.upscaler.match_colours);
@@ -147,7 +151,7 @@ fn request(args: &RestoreArgs, purpose: Purpose) -> Result<LatentRequest> {
     output.record.clone_from(&args.record);
     output.report.clone_from(&args.report);
     request.output = Some(output);
-    args.latent_adaptation().applied(request, LatentTraining::upscaler())
+    args.latent_adaptation().applied(request)
 }
 
 /// Super-resolution by the model in `files`.

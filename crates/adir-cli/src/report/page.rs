@@ -3,7 +3,7 @@
 use std::fmt::Write;
 use std::path::Path;
 
-use adir::engine::{Findings, ImageRecord};
+use adir::engine::{Findings, ImageRecord, LatentTask};
 use adir::io::image::Picture;
 use adir::io::limits::Limits;
 use adir::io::shards::read_image_in;
@@ -48,7 +48,7 @@ pub fn page(report: &Report<'_>) -> Result<String> {
     let word = if report.findings.pass() { "PASS" } else { "WARN" };
     head(&mut page, &format!("{word}: {}", report.name), report.name)?;
     verdict(&mut page, report.findings)?;
-    slider(&mut page, report.plan.picture(), &report.restored.mean, place_of_y(report))?;
+    slider(&mut page, report.plan.picture(), &report.restored.mean, place_of_y(report), "observation")?;
     deviation(&mut page, report)?;
     numbers(&mut page, report.findings)?;
     warnings(&mut page, report.warnings)?;
@@ -66,13 +66,20 @@ pub fn latent_page(report: &LatentReport<'_>) -> Result<String> {
     let mut page = Page(String::new());
     let (record, request) = (&report.restored.record, report.plan.request());
     head(&mut page, report.name, report.name)?;
-    put!(
-        page,
-        "<div class=\"verdict\">The model invents detail: what the result shows need not be there. How far it is from the \
-         observation, scaled down, stands under Agreement.</div>\n"
-    );
+    let (input, said) = match request.task {
+        LatentTask::Edit { .. } => (
+            "picture",
+            "The model invents what the marked part shows. All other pixels are those of the picture, to the bit.",
+        ),
+        _ => (
+            "observation",
+            "The model invents detail: what the result shows need not be there. How far it is from the observation, scaled \
+             down, stands under Agreement.",
+        ),
+    };
+    put!(page, "<div class=\"verdict\">{said}</div>\n");
     if let Some(first) = report.restored.results.first() {
-        slider(&mut page, report.plan.picture(), first, WHOLE)?;
+        slider(&mut page, report.plan.picture(), first, WHOLE, input)?;
     }
     if let Some(findings) = report.findings {
         numbers(&mut page, findings)?;
@@ -89,8 +96,8 @@ pub fn latent_page(report: &LatentReport<'_>) -> Result<String> {
     }
     let mut rows = vec![
         ("program".to_owned(), record.program.clone()),
-        ("observation".into(), request.input.display().to_string()),
-        ("SHA-256 of the observation".into(), record.input.sha256.to_string()),
+        (input.into(), request.input.display().to_string()),
+        (format!("SHA-256 of the {input}"), record.input.sha256.to_string()),
         ("SHA-256 of the model".into(), record.model.clone()),
         ("computed by".into(), format!("{} in {}", record.device, record.dtype)),
         ("prompt".into(), request.prompt.clone()),
@@ -141,17 +148,21 @@ fn verdict(page: &mut Page, findings: &Findings) -> Result<()> {
     Ok(())
 }
 
-/// Input and result, one over the other.
-fn slider(page: &mut Page, y: &Picture, x: &Picture, [top, left, height, width]: [f64; 4]) -> Result<()> {
+/// Input and result, one over the other; what the input is called.
+fn slider(page: &mut Page, y: &Picture, x: &Picture, [top, left, height, width]: [f64; 4], input: &str) -> Result<()> {
     let (y, x) = (shown(y)?, shown(x)?);
+    let (title, symbol) = match input {
+        "observation" => ("Observation", " y"),
+        _ => ("Picture", ""),
+    };
     put!(
         page,
-        "<h2>Observation and result</h2>\n<div class=\"frame\" style=\"--ratio:{}/{}\"><div class=\"pair\" id=\"pair\">\
-         <img alt=\"The observation y\" src=\"{}\" style=\"top:{top}%;left:{left}%;width:{width}%;height:{height}%\">\
+        "<h2>{title} and result</h2>\n<div class=\"frame\" style=\"--ratio:{}/{}\"><div class=\"pair\" id=\"pair\">\
+         <img alt=\"The {input}{symbol}\" src=\"{}\" style=\"top:{top}%;left:{left}%;width:{width}%;height:{height}%\">\
          <img class=\"x\" alt=\"The result x\" src=\"{}\"><i></i></div>\n\
          <input type=\"range\" id=\"at\" min=\"0\" max=\"100\" value=\"50\" step=\"1\" \
-         aria-label=\"Border between observation and result, percent from the left\">\n\
-         <div class=\"ends\"><span>observation</span><span>result</span></div></div>\n",
+         aria-label=\"Border between {input} and result, percent from the left\">\n\
+         <div class=\"ends\"><span>{input}</span><span>result</span></div></div>\n",
         x.width,
         x.height,
         y.url,

@@ -8,6 +8,7 @@ use std::process::{Command, Output};
 
 use adir::io::image::{Picture, WriteOptions, write_image};
 use adir::metric::psnr_rgb;
+use adir::models::stable_diffusion::{Architecture, write_random};
 use adir::noise::{Noise, Stream};
 use adir::tensor::{DType, Tensor, cpu};
 use serde_json::Value;
@@ -18,6 +19,20 @@ pub fn folder(name: &str) -> PathBuf {
     let _ = fs::remove_dir_all(&folder);
     fs::create_dir_all(&folder).unwrap();
     folder
+}
+
+/// An empty folder of that name, with a small latent diffusion model of random weights in `model`.
+pub fn with_model(name: &str, architecture: Architecture) -> PathBuf {
+    let folder = folder(name);
+    write_random(architecture, true, 1, &folder.join("model")).unwrap();
+    folder
+}
+
+/// A part of the sample photo, of at most 96x96 pixels, as a file.
+pub fn picture(path: &Path, height: usize, width: usize) -> Tensor<4> {
+    let x = photo(96).narrow(2, 0, height).narrow(3, 0, width);
+    write_image(path, &x, &WriteOptions::default()).unwrap();
+    x
 }
 
 /// Checks the exit code of a run with `args`, and returns what went to stdout and stderr.

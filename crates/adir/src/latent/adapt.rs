@@ -89,6 +89,13 @@ impl LatentTraining {
         Self { iterations: 1000, rate: 1e-6, ema: 0.0, ..Self::upscaler() }
     }
 
+    /// With about as many crops of each of so many images as are drawn in training; they are encoded before it begins.
+    #[must_use]
+    pub fn with_crops_as_drawn(self, images: usize) -> Self {
+        let drawn = (self.iterations as usize).saturating_mul(self.batch).div_ceil(images.max(1));
+        Self { crops_per_image: drawn.clamp(1, Self::MOST_CROPS), ..self }
+    }
+
     /// The settings of what is trained, as other adaptations have them.
     fn learning(&self) -> AdaptConfig {
         let trained = match self.full {

@@ -9,6 +9,7 @@ mod adapter_file;
 mod colour;
 mod examples;
 mod inpaint;
+mod preset;
 mod upscale;
 
 pub use adapt::{LatentAdaptation, LatentOutcome, LatentTraining};
@@ -16,6 +17,7 @@ pub use adapter_file::LatentAdapter;
 pub use colour::match_colours;
 pub use examples::{EncodedImage, Examples};
 pub use inpaint::{Hole, inpainting};
+pub use preset::LatentPreset;
 pub use upscale::{pad_small, super_resolution, upscaling};
 
 use serde::{Deserialize, Serialize};

@@ -138,8 +138,9 @@ pub trait Network: Debug + Send + Sync {
         const PROGRAM: usize = 96 << 20;
         /// Convolution weights are also kept as the kernels read them, up to this.
         const MOST_PACKED: usize = 1 << 28;
-        /// What is kept of scratch space, at most.
+        /// What is kept of scratch space, at most, and the packed form of a layer over its weights.
         const MOST_SCRATCH: usize = 512 << 20;
+        const PACKED: usize = 8;
         /// The widest map itself, its normalisation, its transformed copy, the layer's output and what is in passing.
         const MAPS_ALIVE: usize = 7;
         /// Those of them that are there as a whole where convolutions work in bands, in tenths, and what bands take.
@@ -156,7 +157,8 @@ pub trait Network: Debug + Send + Sync {
         let activations = n * (4 * skips + maps);
         // Weights beyond that are packed in every call, and such networks have layers whose scratch space is all in use.
         let largest = self.layout().specs().iter().map(ParamSpec::len).max().unwrap_or(0);
-        let packing = if weights > MOST_PACKED { 2 * 4 * largest + MOST_SCRATCH } else { 0 };
+        let packing =
+            if weights > MOST_PACKED { 2 * 4 * largest + (PACKED * 4 * largest).min(MOST_SCRATCH) } else { 0 };
         (PROGRAM + weights + weights.min(MOST_PACKED) + packing + activations) as u64
     }
 

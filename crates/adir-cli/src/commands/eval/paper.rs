@@ -129,7 +129,7 @@ pub fn run(args: &EvalArgs, table: Table, log: &Log) -> Result<u8> {
         say!("images               {images}, {steps} rows each; this part: shard {}", plan.config().shard)?;
         plan.differs().iter().try_for_each(|line| say!("not the paper's      {line}"))?;
         let done = plan.kept(&folder)?;
-        say!("\n{}", plan.costs(speed(engine.compute())?, &done))?;
+        say!("\n{}", plan.costs(speed(engine.compute(), table)?, &done))?;
         return match (plan.memory(), args.model.memory()) {
             (need, Some(free)) if need > free && is_cpu(&engine.compute().device) => Err(Error::Limits(format!(
                 "this needs about {:.1} GB of memory, but only {:.1} GB are free",

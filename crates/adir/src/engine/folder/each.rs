@@ -103,7 +103,9 @@ impl Engine {
     pub(super) fn plan_each(&self, each: &Each) -> Result<FilePlan> {
         match each {
             Each::Pixels(request) => self.plan(request).map(|plan| FilePlan::Pixels(plan.into())),
-            Each::Latents(request) => self.plan_latent(request).map(|plan| FilePlan::Latents(plan.into())),
+            Each::Latents(request) => {
+                self.plan_latent(request).map(|plan| FilePlan::Latents(plan.among_others(self).into()))
+            }
         }
     }
 }

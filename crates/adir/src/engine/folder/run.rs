@@ -11,7 +11,7 @@ use super::lock::Lock;
 use super::manifest::{FileState, ManifestEntry, ManifestHead, Writer};
 use super::{Asked, Each, FileFault, FilePlan, FolderPlan, Scan, ToDo};
 use crate::engine::event::{Event, Watch, report};
-use crate::engine::latent::{LatentPlan, LatentRestored};
+use crate::engine::latent::{LatentPlan, LatentRestored, Parts};
 use crate::engine::open::Engine;
 use crate::engine::plan::Plan;
 use crate::engine::record::Decibel;
@@ -212,6 +212,7 @@ impl Engine {
                 }
             };
             ahead(0);
+            let mut parts = Parts::default();
             let sampled = (0..order.len()).try_for_each(|number| {
                 told.try_iter().try_for_each(|outcome| tally.take(outcome?))?;
                 tally.begin(number)?;
@@ -226,7 +227,7 @@ impl Engine {
                         self.run(&single, watch).map(|restored| Made::Restored(restored.into()))
                     }
                     Ok(Prepared::Plan(FilePlan::Latents(single))) => {
-                        let upscaled = self.run_latent(&single, watch);
+                        let upscaled = self.run_latent_with(&single, &mut parts, watch);
                         upscaled.map(|restored| Made::Upscaled((restored, *single).into()))
                     }
                     Ok(Prepared::Finished(entry)) => Ok(Made::Finished(entry)),

@@ -109,6 +109,7 @@ impl Engine {
         plan: &LatentPlan,
         adapt: &'a LatentAdapt,
         told: [Tensor<3>; 2],
+        [base, autoencoder]: [String; 2],
         watch: &Watch<'_>,
     ) -> Result<Job<'a>> {
         let target = match adapt.by_text {
@@ -123,7 +124,6 @@ impl Engine {
         let gallery = self.gallery(&adapt.gallery, None, watch)?;
         let nearest = self.nearest(&gallery, &asked, &observed, None, watch)?;
         let sources: Vec<_> = gallery.describe(&nearest, &self.limits)?.into_iter().map(Source::found).collect();
-        let [base, autoencoder] = plan.files.hashes()?;
         let mut states = Hasher::default();
         for text in &told {
             states.update(&tensor::to_f32(text)?.into_iter().flat_map(f32::to_le_bytes).collect::<Vec<u8>>());
@@ -306,7 +306,9 @@ pub(super) fn check(adapt: &LatentAdapt, multiple: usize) -> Result<()> {
         return Err(Error::config(format!("{:?} minutes of training: expected a number above 0", adapt.minutes)));
     }
     if adapt.training.full && adapt.save.is_some() {
-        return Err(Error::config("all weights are trained, and no factors that could be written"));
+        return Err(Error::config(
+            "all weights are trained, and no factors that could be written: give a rank (--lora)",
+        ));
     }
     adapt.training.check(multiple)
 }

@@ -9,14 +9,23 @@ use crate::models::stable_diffusion::LatentFiles;
 /// The program, and the threads' scratch space.
 const PROGRAM: u64 = 96 << 20;
 
-/// Bytes at most, for latents of `height` by `width`, of which the U-Net sees `seen` at once, and an adaptation. Fitted to
-/// measured peaks (docs/results/stable-diffusion.md).
+/// Bytes at most.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Needs {
+    /// Of a run whose parts are there one after the other.
+    pub alone: u64,
+    /// Of one that keeps U-Net and autoencoder for the next.
+    pub kept: u64,
+}
+
+/// Bytes for latents of `height` by `width`, of which the U-Net sees `seen` at once, and an adaptation. Fitted to measured
+/// peaks (docs/results/stable-diffusion.md).
 pub(super) fn estimate(
     files: &LatentFiles,
     [height, width]: [usize; 2],
     seen: [usize; 2],
     training: Option<&LatentTraining>,
-) -> Result<u64> {
+) -> Result<Needs> {
     let [unet_bytes, autoencoder_bytes, text] = files.bytes()?;
     // The networks' own estimates count f32.
     let whole = |elements: usize| 4 * elements as u64;
@@ -25,26 +34,38 @@ pub(super) fn estimate(
     let text = PROGRAM + text;
     let unet = files.unet().forward_memory(seen[0], seen[1], 1) - saved;
     let autoencoder = PROGRAM + files.autoencoder().memory(height, width) - saved_by_autoencoder;
-    let training = training.map_or(0, |training| {
+    // What lies beside the other part where both are kept: its weights, as the kernels read them, too.
+    let unet_kept = files.unet().forward_memory(0, 0, 0) - saved - PROGRAM;
+    let autoencoder_kept = autoencoder_bytes;
+    let (adapted, training, encoding) = training.map_or((0, 0, 0), |training| {
         /// Of the factors: themselves, average, two moments, gradient.
         const COPIES: usize = 5;
-        /// Of all weights, besides the base: before and after a step, average, two moments, gradients of a crop and their sum,
-        /// and what is in passing. Not measured.
-        const COPIES_OF_ALL: usize = 8;
-        /// What keeps the maps of transformers and residual blocks takes more than the networks' own estimate says, in percent.
-        const MAPS: u64 = 125;
+        /// Of all weights, besides the base: themselves, two moments, gradients. An average is one more, and the sum of the
+        /// gradients of several crops.
+        const COPIES_OF_ALL: u64 = 4;
+        /// Maps of transformers and residual blocks take more than the networks' own estimate says, in percent.
+        const MAPS: u64 = 160;
         let side = training.crop / files.autoencoder().config().factor();
         let adapted = files.unet().layout().specs().iter().filter(|spec| training.layers.include(spec.role));
         let factors = |spec: &ParamSpec| training.rank * (spec.shape[0] + spec.len() / spec.shape[0]);
+        let changed = match training.full {
+            true => whole(files.unet().layout().element_count()),
+            false => whole(adapted.clone().map(ParamSpec::len).sum()),
+        };
         // The weights with the factors added lie beside the others, and the maps of one crop.
         let added = match training.full {
-            true => whole(COPIES_OF_ALL * files.unet().layout().element_count()),
-            false => whole(adapted.map(|spec| spec.len() + COPIES * factors(spec)).sum()),
+            true => (COPIES_OF_ALL + u64::from(training.ema > 0.0) + u64::from(training.batch > 1)) * changed,
+            false => changed + whole(COPIES * adapted.map(factors).sum::<usize>()),
         };
         let (net, none) = (files.unet(), files.unet().gradient_memory(0, 0, 1));
         let maps = (net.gradient_memory(side, side, 1) - none) * MAPS / 100;
         let encoding = files.autoencoder().memory(side, side) - saved_by_autoencoder;
-        (none - saved + added + maps).max(encoding + PROGRAM)
+        (changed, none - saved + added + maps, encoding + PROGRAM)
     });
-    Ok(text.max(unet).max(autoencoder).max(training))
+    let beside_unet = (unet + adapted).max(training) + autoencoder_kept;
+    let beside_autoencoder = autoencoder.max(encoding) + unet_kept;
+    Ok(Needs {
+        alone: text.max(unet).max(autoencoder).max(training).max(encoding),
+        kept: text.max(beside_unet).max(beside_autoencoder),
+    })
 }

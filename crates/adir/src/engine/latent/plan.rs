@@ -9,7 +9,7 @@ use super::super::outputs::{Outputs, Stale};
 use super::super::plan::{content_of, format_of, named};
 use super::super::warnings::of_reading;
 use super::adapt;
-use super::memory::estimate;
+use super::memory::{Needs, estimate};
 use super::request::{LatentAdapt, LatentRequest, LatentTask, Region};
 use crate::compute::WeightPrecision;
 use crate::io::atomic::check_outputs;
@@ -23,6 +23,7 @@ use crate::models::stable_diffusion::{LatentFiles, Purpose, check_lora};
 use crate::models::{check_tile, tiles_of};
 use crate::operator::ImageShape;
 use crate::problem::{Measurement, Problem};
+use crate::task::Preset;
 use crate::tensor::DType;
 use crate::{Error, Result};
 
@@ -41,7 +42,9 @@ pub struct LatentPlan {
     pub(super) stale: Stale,
     /// Sides of the latents.
     pub(super) latents: [usize; 2],
-    memory: u64,
+    needs: Needs,
+    /// Whether U-Net and autoencoder stay in memory for the next image.
+    pub(super) keeps_parts: bool,
 }
 
 impl Engine {
@@ -153,10 +156,22 @@ impl Engine {
             None => latents,
         };
         let training = request.adapt.as_ref().map(|adapt| &adapt.training);
-        let memory = estimate(&files, latents, seen, training)?;
-        self.check_memory(memory)?;
+        let needs = estimate(&files, latents, seen, training)?;
+        self.check_memory(needs.alone)?;
         let request = request.clone();
-        Ok(LatentPlan { request, files, picture, content, hole, measurement, outputs, stale, latents, memory })
+        Ok(LatentPlan {
+            request,
+            files,
+            picture,
+            content,
+            hole,
+            measurement,
+            outputs,
+            stale,
+            latents,
+            needs,
+            keeps_parts: false,
+        })
     }
 
     /// Refuses weights kept in another precision where networks do not compute in f32.
@@ -243,6 +258,9 @@ fn resolved(files: &LatentFiles, request: &LatentRequest) -> Result<LatentReques
             if request.adapt.is_some() || request.lora.is_some() {
                 return refuse("this model is not adapted; Stable Diffusion's x4 upscaler can be");
             }
+            if request.preset == Preset::Paper {
+                return refuse("the paper's settings are those of Stable Diffusion's models, not of this one");
+            }
         }
         (Purpose::Upscaling | Purpose::SuperResolution, LatentTask::Edit { .. }) => {
             return refuse("this model scales images up; editing needs an inpainting model");
@@ -287,7 +305,13 @@ impl LatentPlan {
 
     /// What it takes of memory at most, in bytes.
     pub fn memory(&self) -> u64 {
-        self.memory
+        if self.keeps_parts { self.needs.kept } else { self.needs.alone }
+    }
+
+    /// The plan as that of one of several images: what is loaded is kept for the next where there is room for it.
+    pub(in super::super) fn among_others(mut self, engine: &Engine) -> Self {
+        self.keeps_parts = engine.check_memory(self.needs.kept).is_ok();
+        self
     }
 
     /// Passes of the U-Net in all.
@@ -330,6 +354,15 @@ impl fmt::Display for LatentPlan {
                 writeln!(f, "task                 {hole} of {} pixels of {w}x{h} made anew", w * h)?;
             }
         }
+        if self.files.purpose() != Purpose::SuperResolution {
+            let (preset, given) = (self.request.settings(), self.request.given());
+            let name = match self.request.preset {
+                Preset::Fast => "fast",
+                Preset::Paper => "paper",
+            };
+            let given = if given.is_empty() { String::new() } else { format!("; given: {}", given.join(", ")) };
+            writeln!(f, "preset               {name}: {}{given}", preset.origin)?;
+        }
         let solver = match sampling.solver {
             Solver::Ddim { eta } => format!("DDIM, eta {eta}"),
             Solver::Dpm => "DPM-Solver++(2M)".into(),
@@ -344,12 +377,12 @@ impl fmt::Display for LatentPlan {
             };
             writeln!(
                 f,
-                "adaptation           {neighbours} images of {}, {steps} of {} crops of {}x{}, rank {}",
+                "adaptation           {neighbours} images of {}, {steps} of {} crops of {}x{}, {}",
                 gallery.display(),
                 training.batch,
                 training.crop,
                 training.crop,
-                training.rank
+                if training.full { "all weights".into() } else { format!("rank {}", training.rank) }
             )?;
         }
         let [height, width] = self.latents;
@@ -360,6 +393,6 @@ impl fmt::Display for LatentPlan {
         if !self.request.weights.is_default() {
             writeln!(f, "weights              kept in {}, computed with in f32", self.request.weights)?;
         }
-        write!(f, "memory               about {:.2} GB", self.memory as f64 / 1e9)
+        write!(f, "memory               about {:.2} GB", self.memory() as f64 / 1e9)
     }
 }

@@ -8,7 +8,8 @@ use super::super::request::OutputRequest;
 use crate::compute::WeightPrecision;
 use crate::io::hash::ContentHash;
 use crate::io::image::Reading;
-use crate::latent::{LatentSettings, LatentTraining, Solver};
+use crate::latent::{LatentPreset, LatentSettings, LatentTraining, Solver};
+use crate::task::Preset;
 use crate::{Error, Result};
 
 /// What to do with an image.
@@ -75,6 +76,9 @@ pub struct LatentRequest {
     /// What it does not.
     #[serde(default)]
     pub negative_prompt: String,
+    /// The preset that [`LatentRequest::with_preset`] took the settings from, which may have been changed since.
+    #[serde(default = "fast", skip_serializing_if = "is_fast")]
+    pub preset: Preset,
     /// How to sample.
     pub sampling: LatentSettings,
     /// Seed of all noise.
@@ -94,6 +98,14 @@ pub struct LatentRequest {
     /// Files to write.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub output: Option<OutputRequest>,
+}
+
+fn fast() -> Preset {
+    Preset::Fast
+}
+
+fn is_fast(preset: &Preset) -> bool {
+    *preset == Preset::Fast
 }
 
 /// What to adapt the U-Net to.
@@ -126,18 +138,20 @@ impl LatentRequest {
     /// Upscaling by the published settings: 75 steps of DDIM without fresh noise, guidance scale 9, noise level 20.
     pub fn upscale(input: impl Into<PathBuf>, model: impl Into<PathBuf>) -> Self {
         let task = LatentTask::Upscale { noise_level: Some(Self::NOISE_LEVEL), agree: false, colours: false };
-        Self::new(input.into(), model.into(), task, 75)
+        Self::new(input.into(), model.into(), task)
     }
 
     /// Upscaling by latent diffusion's super-resolution with the published settings: 100 steps of DDIM without fresh noise.
     pub fn super_resolution(input: impl Into<PathBuf>, model: impl Into<PathBuf>) -> Self {
         let task = LatentTask::Upscale { noise_level: None, agree: false, colours: false };
-        Self::new(input.into(), model.into(), task, 100)
+        let mut request = Self::new(input.into(), model.into(), task);
+        request.sampling.steps = 100;
+        request
     }
 
     /// Editing by the published settings: 50 steps of DDIM without fresh noise, guidance scale 7.5.
     pub fn edit(input: impl Into<PathBuf>, model: impl Into<PathBuf>, region: Region) -> Self {
-        Self::new(input.into(), model.into(), LatentTask::Edit { region }, 50)
+        Self::new(input.into(), model.into(), LatentTask::Edit { region })
     }
 
     /// The published level of the noise that the x4 upscaler adds.
@@ -152,8 +166,8 @@ impl LatentRequest {
         }
     }
 
-    fn new(input: PathBuf, model: PathBuf, task: LatentTask, steps: usize) -> Self {
-        let sampling = LatentSettings { solver: Solver::Ddim { eta: 0.0 }, steps, scale: 1.0 };
+    fn new(input: PathBuf, model: PathBuf, task: LatentTask) -> Self {
+        let sampling = LatentSettings { solver: Solver::Ddim { eta: 0.0 }, steps: 0, scale: 1.0 };
         let mut request = Self {
             input,
             reading: Reading::default(),
@@ -163,6 +177,7 @@ impl LatentRequest {
             task,
             prompt: String::new(),
             negative_prompt: String::new(),
+            preset: Preset::Fast,
             sampling,
             seed: 0,
             samples: 1,
@@ -172,7 +187,56 @@ impl LatentRequest {
             output: None,
         };
         request.sampling.scale = request.usual_scale();
+        request.sampling.steps = request.settings().steps;
         request
+    }
+
+    /// With the number of steps of a preset, before others are set. An adaptation is made of [`LatentRequest::settings`].
+    #[must_use]
+    pub fn with_preset(mut self, preset: Preset) -> Self {
+        if self.preset != preset {
+            self.preset = preset;
+            self.sampling.steps = self.settings().steps;
+        }
+        self
+    }
+
+    /// The settings of its preset.
+    pub fn settings(&self) -> LatentPreset {
+        match self.task {
+            LatentTask::Upscale { .. } => LatentPreset::upscaling(self.preset),
+            LatentTask::Edit { .. } => LatentPreset::editing(self.preset),
+        }
+    }
+
+    /// The settings that are not those of its preset, by name. There are no presets for latent diffusion's super-resolution.
+    pub(super) fn given(&self) -> Vec<&'static str> {
+        let (preset, sampling) = (self.settings(), &self.sampling);
+        let mut given = vec![
+            (
+                matches!(self.task, LatentTask::Upscale { noise_level: Some(level), .. } if level != Self::NOISE_LEVEL),
+                "noise level",
+            ),
+            (sampling.steps != preset.steps, "steps"),
+            (sampling.solver != Solver::Ddim { eta: 0.0 }, "sampler"),
+            (sampling.scale != self.usual_scale(), "guidance scale"),
+        ];
+        if let Some(LatentAdapt { neighbours, if_better, training, minutes, .. }) = &self.adapt {
+            let own = &preset.training;
+            given.extend([
+                (*neighbours != preset.neighbours, "neighbours"),
+                (*if_better != preset.if_better, "use of the adaptation"),
+                (minutes.is_some(), "minutes"),
+                (training.iterations != own.iterations, "training steps"),
+                (training.full != own.full, "weights trained"),
+                (!training.full && (training.rank, training.layers) != (own.rank, own.layers), "factors"),
+                (training.rate != own.rate, "learning rate"),
+                (training.ema != own.ema, "average"),
+                (training.batch != own.batch, "batch"),
+                (training.crop != own.crop, "crops"),
+            ]);
+        }
+        given.into_iter().filter_map(|(given, name)| given.then_some(name)).collect()
     }
 
     /// Whether two different texts are asked for, so that the network is run twice a step.

@@ -12,15 +12,15 @@ use super::super::run::saved_again;
 use super::super::states::{self, States};
 use super::adapt::LatentAdaptationRecord;
 use super::canvas::{cropped, like, prepared};
+use super::parts::{LoadedUNet, Loader, Parts, Texts};
 use super::plan::LatentPlan;
 use super::record::LatentRecord;
 use super::request::{LatentRequest, LatentTask, Region};
 use crate::io::exact::Exact;
 use crate::io::hash::ContentHash;
 use crate::io::image::{BitDepth, Picture};
-use crate::io::weights::WeightFile;
 use crate::latent::{Hole, LatentSampler, check_picture, inpainting, match_colours, super_resolution, upscaling};
-use crate::models::stable_diffusion::{Latents, Purpose, TextEncoder, add_lora};
+use crate::models::stable_diffusion::Latents;
 use crate::models::{Conditioning, Space, Tiled};
 use crate::noise::Noise;
 use crate::operator::{LinearOperator, Solve, bicubic_resize, least_damping, solve};
@@ -41,28 +41,6 @@ pub struct LatentRestored {
     saved: Option<Tensor<4>>,
 }
 
-/// The states of the texts of a request.
-#[derive(Default)]
-struct Texts {
-    /// What it asks for, and what it is drawn away from.
-    asked: [Option<Tensor<3>>; 2],
-    /// What an adaptation is told, and no text.
-    training: Option<[Tensor<3>; 2]>,
-}
-
-impl Texts {
-    fn of(request: &LatentRequest, encoder: &TextEncoder) -> Result<Self> {
-        let without = request.is_guided().then(|| encoder.states(&request.negative_prompt)).transpose()?;
-        let (with, none) = (encoder.states(&request.prompt)?, encoder.states("")?);
-        // An upscaler is trained without a text, as it is asked to restore.
-        let training = match &request.task {
-            LatentTask::Upscale { .. } => none.clone(),
-            LatentTask::Edit { .. } => with.clone(),
-        };
-        Ok(Self { asked: [Some(with), without], training: Some([training, none]) })
-    }
-}
-
 impl Engine {
     /// Carries out a plan. Writes no result; see [`LatentRestored::save`].
     ///
@@ -70,6 +48,16 @@ impl Engine {
     /// [`Error::Interrupted`] when the watcher breaks; [`Error::Numerical`] for a value that is not finite, or a picture
     /// that is the same everywhere; [`Error::Model`] for weights that cannot be read.
     pub fn run_latent(&self, plan: &LatentPlan, watch: &Watch<'_>) -> Result<LatentRestored> {
+        self.run_latent_with(plan, &mut Parts::default(), watch)
+    }
+
+    /// The same with the parts that runs of the same request for other images have left.
+    pub(in super::super) fn run_latent_with(
+        &self,
+        plan: &LatentPlan,
+        parts: &mut Parts,
+        watch: &Watch<'_>,
+    ) -> Result<LatentRestored> {
         let started = Instant::now();
         plan.warnings().into_iter().try_for_each(|message| warn(watch, message))?;
         if let [first, ..] = plan.stale.samples.as_slice() {
@@ -77,42 +65,22 @@ impl Engine {
             warn(watch, format!("{count} results of an earlier run are left as they are, from {first} on"))?;
         }
         let request = &plan.request;
-        let loading = |part: &str| {
-            let name = format!("{} ({part})", request.model.display());
-            report(watch, &Event::Loading { name })
-        };
-        let compute = self.compute();
-        let texts = match plan.files.purpose() {
-            Purpose::SuperResolution => Texts::default(),
-            _ => {
-                loading("text encoder")?;
-                Texts::of(request, &plan.files.load_text(compute)?)?
+        parts.make_room(plan);
+        let mut loader = Loader { engine: self, plan, watch, parts };
+        let Texts { asked, training } = loader.texts()?;
+        let told = self.told(&mut loader, asked)?;
+        let mut job = match request.adapt.as_ref().zip(training) {
+            Some((adapt, told)) => {
+                let hashes = loader.parts.hashes(&plan.files)?;
+                Some(self.latent_job(plan, adapt, told, hashes, watch)?)
             }
+            None => None,
         };
-        let Texts { asked: texts, training } = texts;
-        let (told, mut autoencoder) = self.told(plan, texts, &loading)?;
-        let job = request.adapt.as_ref().zip(training);
-        let mut job = job.map(|(adapt, told)| self.latent_job(plan, adapt, told, watch)).transpose()?;
         let mut examples = None;
         if let Some(job) = job.as_mut().filter(|job| job.is_to_be_trained()) {
-            let latents = match autoencoder.take() {
-                Some(latents) => latents,
-                None => {
-                    loading("autoencoder")?;
-                    plan.files.load_autoencoder(compute)?
-                }
-            };
-            examples = Some(self.latent_examples(plan, job, &latents, watch)?);
-            autoencoder = Some(latents);
+            examples = Some(self.latent_examples(plan, job, &loader.autoencoder()?, watch)?);
         }
-        loading("U-Net")?;
-        let mut unet = plan.files.load_unet(compute)?;
-        let model = unet.id()?.to_string();
-        if let Some(path) = &request.lora {
-            let file = WeightFile::open(path)?;
-            let (params, _) = add_lora(plan.files.unet(), unet.params(), &file, 1.0)?;
-            unet = unet.with_params(params);
-        }
+        let LoadedUNet { prior: mut unet, id: model } = loader.unet()?;
         let adaptation = match job {
             Some(job) => {
                 let (adapted, record) = self.latent_adapted(plan, job, examples.as_ref(), &unet, watch)?;
@@ -136,13 +104,7 @@ impl Engine {
         }
         drop(unet);
         let sampled = sampled?;
-        let autoencoder = match autoencoder.take() {
-            Some(autoencoder) => autoencoder,
-            None => {
-                loading("autoencoder")?;
-                plan.files.load_autoencoder(compute)?
-            }
-        };
+        let autoencoder = loader.autoencoder()?;
         let results: Vec<_> =
             sampled.iter().map(|latents| finished(self, plan, &autoencoder, latents)).collect::<Result<_>>()?;
         let done = Instant::now();
@@ -176,25 +138,20 @@ impl Engine {
         Ok(LatentRestored { results, record, states, saved: None })
     }
 
-    /// What the network is told, and the autoencoder where that took it.
-    fn told(
-        &self,
-        plan: &LatentPlan,
-        texts: [Option<Tensor<3>>; 2],
-        loading: &dyn Fn(&str) -> Result<()>,
-    ) -> Result<([Option<Conditioning>; 2], Option<Latents>)> {
+    /// What the network is told.
+    fn told(&self, loader: &mut Loader<'_>, texts: [Option<Tensor<3>>; 2]) -> Result<[Option<Conditioning>; 2]> {
+        let plan = loader.plan;
         let multiple = plan.files.unet().config().size_multiple();
         if let LatentTask::Upscale { noise_level, .. } = &plan.request.task {
             let small = prepared(&plan.picture, multiple);
             let (Some(level), Some(low_res)) = (*noise_level, plan.files.low_res()) else {
-                return Ok(([Some(super_resolution(small)?), None], None));
+                return Ok([Some(super_resolution(small)?), None]);
             };
             // Apart from the noise of all steps of all results.
             let noise = noise(plan, 0).apart(0, &small)?;
-            return Ok((upscaling(&small, &noise, low_res, level, texts)?, None));
+            return upscaling(&small, &noise, low_res, level, texts);
         }
-        loading("autoencoder")?;
-        let autoencoder = plan.files.load_autoencoder(self.compute())?;
+        let autoencoder = loader.autoencoder()?;
         let factor = autoencoder.net().config().factor();
         let image = prepared(&plan.picture, multiple * factor);
         let [_, _, height, width] = image.dims();
@@ -205,7 +162,7 @@ impl Engine {
             y < h && x < w && hole[y * w + x]
         };
         let hole = Hole { image, mask: (0..height * width).map(inside).collect() };
-        Ok((inpainting(&hole, &autoencoder, None, texts)?, Some(autoencoder)))
+        inpainting(&hole, &autoencoder, None, texts)
     }
 }
 

@@ -3,11 +3,11 @@
 use super::super::EvalTask;
 use super::super::method::Method;
 use super::config::PaperConfig;
-use crate::adapt::{CropScale, Trained};
+use crate::adapt::Trained;
 use crate::engine::{Adapt, Keep, LatentAdapt, LatentRequest, LatentTask, Request, Target};
 use crate::io::hash::ContentHash;
 use crate::io::image::Picture;
-use crate::latent::LatentTraining;
+use crate::latent::{LatentPreset, LatentTraining};
 use crate::models::stable_diffusion::{LatentFiles, Purpose};
 use crate::optim::AdaptedLayers;
 use crate::task::Preset;
@@ -89,23 +89,18 @@ fn gallery(config: &PaperConfig) -> Result<Target> {
     Ok(Target::Gallery(gallery))
 }
 
-/// Stable Diffusion's training. Crops are encoded before it begins: about as many as it draws.
+/// Stable Diffusion's training.
 fn training(config: &PaperConfig, full: bool) -> LatentTraining {
-    let (given, base) = (&config.adapt, LatentTraining::upscaler());
-    let iterations = given.iterations.unwrap_or(base.iterations);
-    let batch = given.batch.unwrap_or(base.batch);
-    let drawn = (iterations as usize).saturating_mul(batch).div_ceil(config.neighbours());
-    LatentTraining {
-        iterations,
+    let (given, base) = (&config.adapt, LatentPreset::upscaling(Preset::Paper).training);
+    let training = LatentTraining {
+        iterations: given.iterations.unwrap_or(base.iterations),
         full,
         rate: given.learning_rate.unwrap_or(base.rate),
         ema: given.ema.unwrap_or(base.ema),
-        batch,
+        batch: given.batch.unwrap_or(base.batch),
         crop: given.crop.unwrap_or(base.crop),
-        crops_per_image: drawn.clamp(1, LatentTraining::MOST_CROPS),
-        scale: CropScale::Resized,
-        held_out: false,
         seed: config.adapt_seed,
         ..base
-    }
+    };
+    training.with_crops_as_drawn(config.neighbours())
 }

@@ -31,6 +31,7 @@ pub use random::{Architecture, write_random};
 pub use schedulers::{Facts, LowRes, Spacing};
 pub use space::Latents;
 pub use text::TextEncoder;
+pub(crate) use transformer::TOKENS;
 pub use unet::ConditionalUNet;
 
 /// The name in diffusers of the autoencoder's parameter with that name in latent diffusion.

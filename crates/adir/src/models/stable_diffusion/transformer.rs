@@ -14,7 +14,7 @@ const GROUP_EPS: f64 = 1e-6;
 /// Of layer normalisations.
 const LAYER_EPS: f64 = 1e-5;
 /// Tokens of a text, which all of CLIP's text encoders have.
-const TOKENS: usize = 77;
+pub(crate) const TOKENS: usize = 77;
 
 /// A linear layer over channels.
 #[derive(Debug, Clone, Copy)]
@@ -165,10 +165,12 @@ impl Layer for Transformer {
         input
     }
 
-    /// Input and first projection; for each attention the normalised map, queries, keys, values, what was attended to and
-    /// the sum; the normalised map, the gated layer's eight and four, the sum; the result.
+    /// Input and first projection; for each attention the normalised map, queries, keys and values (but for those of a text,
+    /// which are small), what was attended to and the sum; the normalised map, the gated layer's eight and four, the sum; the
+    /// result.
     fn kept(&self, input: ImageShape) -> usize {
-        (2 + 2 * 6 + 14 + 1) * input.channels * input.height * input.width
+        let attentions = self.attentions.iter().map(|attention| if attention.of_text { 4 } else { 6 });
+        (2 + attentions.sum::<usize>() + 14 + 1) * input.channels * input.height * input.width
     }
 
     fn products(&self, layout: &ParamLayout, input: ImageShape) -> u64 {
