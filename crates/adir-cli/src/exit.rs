@@ -45,6 +45,10 @@ pub fn hint(error: &Error, has: &dyn Fn(&str) -> bool) -> Option<Cow<'static, st
     match error {
         Error::TooLarge { memory, .. } => return Some(for_large_images(*memory, has)),
         Error::Limits(_) => return Some(for_little_memory(has)),
+        // Of `adir models info` itself.
+        Error::Model { path, .. } if has("test") && path.exists() => {
+            return Some("`adir models list` names the networks that are known".into());
+        }
         _ => {}
     }
     fixed(error).map(Cow::Borrowed)

@@ -4,6 +4,7 @@ use std::borrow::Cow;
 use std::fmt::Arguments;
 use std::io::{IsTerminal, Write, stderr};
 use std::ops::ControlFlow;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
@@ -12,6 +13,7 @@ use clap::ValueEnum;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use serde_json::{Value, json};
 
+use crate::events::Kind;
 use crate::stop::Stop;
 
 /// Whether stderr takes colours: it is a terminal that knows them, and `NO_COLOR` is not set.
@@ -67,57 +69,6 @@ fn put_json(value: &Value) {
     let _ = writeln!(stderr().lock(), "{}", plain::json(&value.to_string()));
 }
 
-/// Declares the kinds of JSON events with a list of all of them.
-macro_rules! kinds {
-    ($($(#[$doc:meta])* $kind:ident = $name:literal,)*) => {
-        /// What a JSON event is; `docs/guide/json-events.md` documents each.
-        #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-        pub enum Kind {
-            $($(#[$doc])* $kind,)*
-        }
-
-        impl Kind {
-            #[cfg(test)]
-            const ALL: &[Self] = &[$(Self::$kind),*];
-
-            /// Its value of `event`.
-            fn name(self) -> &'static str {
-                match self {
-                    $(Self::$kind => $name,)*
-                }
-            }
-        }
-    };
-}
-
-kinds! {
-    /// A message.
-    Info = "info",
-    /// A message that -v adds.
-    Detail = "detail",
-    /// Something to know; the run goes on.
-    Warning = "warning",
-    /// The end of a run that failed.
-    Error = "error",
-    /// A step was taken.
-    Step = "step",
-    /// How a command stands that counts no steps.
-    Progress = "progress",
-    /// Something was measured.
-    Measured = "measured",
-    /// What a restoration's numbers say of it.
-    Verdict = "verdict",
-}
-
-/// Writes an event: its kind, and then the fields of `rest`.
-fn event(kind: Kind, rest: Value) {
-    let mut fields = serde_json::Map::from_iter([("event".to_owned(), json!(kind.name()))]);
-    if let Value::Object(rest) = rest {
-        fields.extend(rest);
-    }
-    put_json(&Value::Object(fields));
-}
-
 /// How much is logged.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default)]
 pub enum Level {
@@ -146,12 +97,29 @@ pub struct Log {
     format: Format,
     level: Level,
     stop: Stop,
+    /// The file that it is about, where there are several.
+    file: Option<Arc<str>>,
 }
 
 impl Log {
     /// A log of that form.
     pub fn new(format: Format, level: Level, stop: Stop) -> Self {
-        Self { format, level, stop }
+        Self { format, level, stop, file: None }
+    }
+
+    /// The same log about one of several files, which JSON events name and warnings too.
+    pub fn of_file(&self, file: &str) -> Self {
+        Self { file: Some(file.into()), ..self.clone() }
+    }
+
+    /// Writes an event: its kind, its file where there are several, and then the fields of `rest`.
+    fn event(&self, kind: Kind, rest: Value) {
+        let mut fields = serde_json::Map::from_iter([("event".to_owned(), json!(kind.name()))]);
+        fields.extend(self.file.iter().map(|file| ("file".to_owned(), json!(**file))));
+        if let Value::Object(rest) = rest {
+            fields.extend(rest);
+        }
+        put_json(&Value::Object(fields));
     }
 
     fn is_quiet(&self) -> bool {
@@ -196,9 +164,12 @@ impl Log {
         }
     }
 
-    /// Logs a warning.
+    /// Logs a warning, with the file before it where there are several and it names none.
     pub fn warn(&self, text: &str) {
-        self.line(Kind::Warning, text);
+        match &self.file {
+            Some(file) if !text.contains(&**file) => self.line(Kind::Warning, &format!("{file}: {text}")),
+            _ => self.line(Kind::Warning, text),
+        }
     }
 
     /// Logs what the numbers of a result say: `text` in one line, and `fields` of the JSON event. A quiet log leaves out
@@ -206,7 +177,7 @@ impl Log {
     pub fn verdict(&self, pass: bool, text: &str, fields: Value) {
         match self.format {
             _ if pass && self.is_quiet() => {}
-            Format::Json => event(Kind::Verdict, fields),
+            Format::Json => self.event(Kind::Verdict, fields),
             Format::Text => {
                 let word = if pass { "PASS" } else { "WARN" };
                 let colour = if pass { "32" } else { "33" };
@@ -228,7 +199,7 @@ impl Log {
                 }
             }
             Format::Json => {
-                event(Kind::Error, json!({"message": text, "hint": hint, "exit_code": code}));
+                self.event(Kind::Error, json!({"message": text, "hint": hint, "exit_code": code}));
             }
         }
     }
@@ -238,7 +209,7 @@ impl Log {
         match self.format {
             Format::Text if kind == Kind::Warning => put(format_args!("warning: {text}")),
             Format::Text => put(format_args!("{text}")),
-            Format::Json => event(kind, json!({"message": text})),
+            Format::Json => self.event(kind, json!({"message": text})),
         }
     }
 
@@ -290,7 +261,7 @@ impl Progress {
             _ if self.log.is_quiet() => {}
             Format::Json => {
                 let eta = self.bar.eta().as_secs_f64();
-                event(Kind::Progress, json!({"of": self.what, "eta_s": eta, "detail": detail}));
+                self.log.event(Kind::Progress, json!({"of": self.what, "eta_s": eta, "detail": detail}));
             }
             Format::Text if self.bar.is_hidden() => put(format_args!("{}: {text}", self.what)),
             Format::Text => {}
@@ -301,7 +272,7 @@ impl Progress {
     pub fn line(&self, text: &str, detail: &Value) {
         match self.log.format {
             _ if self.log.is_quiet() => {}
-            Format::Json => event(Kind::Measured, json!({"of": self.what, "detail": detail})),
+            Format::Json => self.log.event(Kind::Measured, json!({"of": self.what, "detail": detail})),
             Format::Text => self.bar.suspend(|| put(format_args!("{text}"))),
         }
     }
@@ -314,7 +285,7 @@ impl Progress {
             let (done, total) = (self.bar.position(), self.bar.length());
             let eta = self.bar.eta().as_secs_f64();
             let fields = json!({"of": self.what, "done": done, "total": total, "eta_s": eta, "detail": detail});
-            event(Kind::Step, fields);
+            self.log.event(Kind::Step, fields);
         }
     }
 }
@@ -328,10 +299,6 @@ impl Drop for Progress {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    fn text(path: &str) -> String {
-        std::fs::read_to_string(std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join(path)).unwrap()
-    }
 
     #[test]
     fn long_messages_lose_their_middle() {
@@ -352,43 +319,5 @@ mod tests {
         assert_eq!((&told["event"], &told["exit_code"]), (&json!("error"), &json!(5)));
         let text = out_of_memory();
         assert!(text.contains(told["message"].as_str().unwrap()) && text.contains(told["hint"].as_str().unwrap()));
-    }
-
-    /// Every kind of event has its line in the table of the guide, and the table names no other.
-    #[test]
-    fn every_event_is_documented() {
-        let guide = text("../../docs/guide/json-events.md");
-        let table = guide.split("## Events\n").nth(1).unwrap().split("|---|---|---|\n").nth(1).unwrap();
-        let table = table.split("\n\n").next().unwrap();
-        let rows = table.lines().filter_map(|line| line.strip_prefix("| `")?.split_once('`')).map(|(name, _)| name);
-        let (mut told, mut known): (Vec<&str>, Vec<&str>) =
-            (rows.collect(), Kind::ALL.iter().map(|kind| kind.name()).collect());
-        told.sort_unstable();
-        known.sort_unstable();
-        assert_eq!(told, known);
-    }
-
-    /// The engine's events are documented too, by the names they have in JSON.
-    #[test]
-    fn every_event_of_the_engine_is_documented() {
-        let guide = text("../../docs/guide/json-events.md");
-        let code = text("../adir/src/engine/event.rs");
-        let body = code.split("pub enum Event {").nth(1).unwrap().split("\n}").next().unwrap();
-        let variants = body.lines().filter_map(|line| line.strip_prefix("    ")).filter(|line| !line.starts_with(' '));
-        let names: Vec<String> = variants
-            .filter_map(|line| line.strip_suffix(" {"))
-            .map(|name| {
-                let snake = |(i, c): (usize, char)| {
-                    let gap = if i > 0 && c.is_uppercase() { "_" } else { "" };
-                    format!("{gap}{}", c.to_lowercase())
-                };
-                name.chars().enumerate().map(snake).collect()
-            })
-            .collect();
-        assert!(names.len() >= 8, "{names:?}");
-        let table = guide.split("## Events of the library").nth(1).unwrap();
-        for name in &names {
-            assert!(table.contains(&format!("| `{name}` |")), "{name}");
-        }
     }
 }

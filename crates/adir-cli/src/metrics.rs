@@ -1,13 +1,17 @@
 //! Metrics by name, and those of a user's file.
 
+use std::collections::BTreeSet;
 use std::path::Path;
 use std::sync::Arc;
 
-use adir::metric::{ClipIqa, Lpips, Metric, Musiq, all, named};
+use adir::io::tally::Tally;
+use adir::metric::{ClipIqa, Lpips, Metric, Musiq, NAMES, all, named};
 use adir::models::{clip, lpips, musiq};
 use adir::tensor::cpu;
 use adir::{Error, Result};
 use serde_json::json;
+
+use crate::log::Log;
 
 /// Names of MUSIQ's scores, by the images that the network learned from, and what each is.
 const MUSIQ: [(&str, &str); 4] = [
@@ -56,7 +60,29 @@ fn of_name(name: &str) -> Result<Box<dyn Metric>> {
     if takes_file(name) {
         return Err(Error::config(format!("the metric {name} needs its network: give --metric {name}=FILE")));
     }
-    named(name)
+    known(name)
+}
+
+/// The metric of that name without a network; an error lists those with one, too.
+fn known(name: &str) -> Result<Box<dyn Metric>> {
+    named(name).map_err(|error| match NAMES.contains(&name) {
+        true => error,
+        false => {
+            let of_files = MUSIQ.iter().chain([&CLIP_IQA, &LPIPS]).map(|(name, _)| format!("{name}=FILE"));
+            let all: Vec<String> = NAMES.iter().map(|name| (*name).to_owned()).chain(of_files).collect();
+            Error::config(format!("no metric {name:?}: expected one of {}", all.join(", ")))
+        }
+    })
+}
+
+/// What the network in a file is, the name of its metric, and its SHA-256, if it is that of a metric.
+pub fn of_network(file: &Path) -> Option<(String, String, String)> {
+    if let Ok(network) = musiq::Musiq::open(file, &cpu()) {
+        let metric = if network.gives_marks() { "musiq-ava" } else { "musiq" };
+        return Some(("MUSIQ".into(), metric.into(), network.weights().into()));
+    }
+    let network = lpips::Lpips::open(file, &cpu()).ok()?;
+    Some((network.name().to_uppercase().replace("_", " "), LPIPS.0.into(), network.weights().into()))
 }
 
 fn of_file(name: &str, file: &Path) -> Result<Box<dyn Metric>> {
@@ -68,7 +94,7 @@ fn of_file(name: &str, file: &Path) -> Result<Box<dyn Metric>> {
     }
     if !takes_file(name) {
         // Names that are none are refused as ever.
-        let metric = named(name)?;
+        let metric = known(name)?;
         return Err(Error::config(format!("the metric {} takes no file", metric.name())));
     }
     let (kind, form) = match name.strip_suffix(AUTHORS) {
@@ -82,6 +108,33 @@ fn of_file(name: &str, file: &Path) -> Result<Box<dyn Metric>> {
         return Err(Error::config(format!("the network {file} is not one for {name}: its scores are those of {fits}")));
     }
     Ok(Box::new(Musiq::new(network, name.replace(['-', ':'], "_"))))
+}
+
+/// What to say of a metric that does not apply to an image.
+pub fn left_out(metric: &dyn Metric) -> String {
+    let (name, takes) = (metric.name(), metric.takes());
+    match takes.is_empty() {
+        true => format!("{name} does not apply"),
+        false => format!("{name} does not apply: it takes {takes}"),
+    }
+}
+
+/// Images that metrics say nothing of: a line for each metric.
+#[derive(Debug, Default)]
+pub struct LeftOut(BTreeSet<(String, String)>);
+
+impl LeftOut {
+    /// Counts an image for a metric.
+    pub fn add(&mut self, metric: &dyn Metric, image: String) {
+        self.0.insert((left_out(metric), image));
+    }
+
+    /// Warns of them.
+    pub fn tell(self, log: &Log) {
+        let mut tally = Tally::default();
+        self.0.into_iter().for_each(|(what, image)| tally.add(what, image));
+        tally.lines().iter().for_each(|line| log.warn(line));
+    }
 }
 
 /// Prints every metric.

@@ -15,13 +15,20 @@ fn restoring(samples: usize) -> String {
     if samples == 1 { "restoring".into() } else { format!("{samples} samples") }
 }
 
+/// A file among several.
+struct Place {
+    /// What is shown before its bars.
+    shown: String,
+    log: Log,
+}
+
 /// Shows what an engine reports, and tells it to stop once the user has asked to.
 pub struct Watcher {
     log: Log,
     bar: Mutex<Option<(String, Progress)>>,
     warnings: Mutex<Vec<String>>,
-    /// Where the run is in a folder.
-    place: Mutex<String>,
+    /// Where the run is in a folder, and the log of its file.
+    place: Mutex<Place>,
     /// Whether a run that was stopped goes on from its state.
     kept: AtomicBool,
 }
@@ -33,7 +40,7 @@ impl Log {
             log: self.clone(),
             bar: Mutex::default(),
             warnings: Mutex::default(),
-            place: Mutex::default(),
+            place: Mutex::new(Place { shown: String::new(), log: self.clone() }),
             kept: AtomicBool::default(),
         }
     }
@@ -43,10 +50,10 @@ impl Watcher {
     /// Shows an event.
     pub fn see(&self, event: &Event) -> ControlFlow<()> {
         match event {
-            Event::Loading { .. } => self.log.detail(&event.to_string()),
+            Event::Loading { .. } => self.log_here().detail(&event.to_string()),
             Event::Warning { message } => {
                 self.warnings.lock().unwrap_or_else(PoisonError::into_inner).push(message.clone());
-                self.log.warn(message);
+                self.log_here().warn(message);
             }
             Event::Indexing { done, total, path } => {
                 self.step("indexing".into(), (*done, *total), "", json!({"path": path}));
@@ -54,9 +61,10 @@ impl Watcher {
             Event::Checking { done, total, path } => {
                 self.step("checking".into(), (*done, *total), "", json!({"path": path}));
             }
-            Event::File { number, total, seconds_left, .. } => {
+            Event::File { number, total, path, seconds_left } => {
                 let left = seconds_left.map(|seconds| format!(", {} left", in_words(seconds)));
-                let place = format!("[{number}/{total}{}] ", left.unwrap_or_default());
+                let shown = format!("[{number}/{total}{}] ", left.unwrap_or_default());
+                let place = Place { shown, log: self.log.of_file(path) };
                 *self.place.lock().unwrap_or_else(PoisonError::into_inner) = place;
                 self.finish();
             }
@@ -82,15 +90,15 @@ impl Watcher {
             }
             Event::Adapted { .. } => {
                 self.finish();
-                self.log.info(&event.to_string());
+                self.log_here().info(&event.to_string());
             }
             Event::Resumed { samples, step, steps, .. } => {
-                self.log.info(&event.to_string());
+                self.log_here().info(&event.to_string());
                 self.ahead(restoring(*samples), samples * steps, *step);
             }
             Event::Kept { .. } => {
                 self.kept.store(true, Ordering::Relaxed);
-                self.log.detail(&event.to_string());
+                self.log_here().detail(&event.to_string());
             }
             Event::Sampling { sample, samples, steps, timestep, residual_255, .. } => {
                 let detail = json!({"sample": sample + 1, "t": timestep, "residual_255": residual_255});
@@ -101,6 +109,11 @@ impl Watcher {
             _ => {}
         }
         self.log.flow()
+    }
+
+    /// The log of the file that is being restored, where there are several.
+    fn log_here(&self) -> Log {
+        self.place.lock().unwrap_or_else(PoisonError::into_inner).log.clone()
     }
 
     /// One more step of `what`; `done` of `total`, or 0 to count them here.
@@ -120,12 +133,12 @@ impl Watcher {
 
     /// Shows something on the bar of `what`, which becomes the only one.
     fn on_bar(&self, what: String, total: usize, show: impl FnOnce(&Progress)) {
-        let place = self.place.lock().unwrap_or_else(PoisonError::into_inner).clone();
         let mut bar = self.bar.lock().unwrap_or_else(PoisonError::into_inner);
         if bar.as_ref().is_none_or(|(shown, _)| *shown != what) {
             // The old bar goes before the new one comes.
             *bar = None;
-            let progress = self.log.progress(&place, &what, total);
+            let place = self.place.lock().unwrap_or_else(PoisonError::into_inner);
+            let progress = place.log.progress(&place.shown, &what, total);
             *bar = Some((what, progress));
         }
         if let Some((_, progress)) = bar.as_ref() {

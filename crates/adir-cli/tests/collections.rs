@@ -101,9 +101,41 @@ fn images_in_tar_files_are_neighbours() {
     fs::create_dir_all(f.join("only")).unwrap();
     fs::write(f.join("only/0.tar"), tar(&first)).unwrap();
     let (_, err) = expect(3, &f, &[&RESTORE[..], &["--gallery", "only"]].concat());
-    assert!(err.contains("1 tar files: `adir index build --shards`"), "{err}");
-    let (_, err) = expect(3, &f, &["index", "build", "g", "--shards", "-o", "g.index"]);
-    assert!(err.contains("contains no .tar files"), "{err}");
+    assert!(err.contains("1 tar file: `adir index build --shards`"), "{err}");
+    for (args, said) in [
+        (
+            &["index", "build", "g", "--shards", "-o", "g.index"][..],
+            "contains no .tar files, only images: leave out --shards",
+        ),
+        (&["index", "build", "only", "-o", "g.index"], "1 tar file: `adir index build --shards`"),
+        (&["index", "build", "only", "--list", "only.txt", "-o", "g.index"], "1 tar file: `adir index build --shards`"),
+        (
+            &["index", "build", "only/0.tar", "-o", "g.index"],
+            "0.tar: is a tar file: `adir index build FOLDER --shards`",
+        ),
+        (&["index", "info", "only/0.tar"], "0.tar: is a tar file: `adir index build FOLDER --shards`"),
+        (&["index", "build", "packed", "-o", "g.index"], "0.tar.gz: is a compressed tar file"),
+        (&["index", "build", "packed", "--shards", "-o", "g.index"], "0.tar.gz: is a compressed tar file"),
+        (&["index", "build", "packed/0.tar.gz", "-o", "g.index"], "gunzip"),
+        (&["index", "build", "captions", "--shards", "-o", "g.index"], "neither as files nor in its tar files"),
+    ] {
+        fs::write(f.join("only.txt"), "0\n").unwrap();
+        for (name, content) in [("packed/0.tar.gz", b"\x1f\x8b".to_vec()), ("captions/0.tar", tar(&first[..1]))] {
+            fs::create_dir_all(f.join(name).parent().unwrap()).unwrap();
+            fs::write(f.join(name), content).unwrap();
+        }
+        let (_, err) = expect(3, &f, args);
+        assert!(err.contains(said) && !f.join("g.index").exists(), "{args:?}: {err}");
+    }
+    // Cut off between two members, or whole.
+    let whole = tar(&first);
+    for (length, cut) in [(whole.len() - 1024, true), (whole.len(), false)] {
+        fs::write(f.join("only/0.tar"), &whole[..length]).unwrap();
+        fs::write(f.join("only/1.tgz"), b"\x1f\x8b").unwrap();
+        let (_, err) = expect(0, &f, &["index", "build", "only", "--shards", "-o", "only.index"]);
+        assert_eq!(err.contains("0.tar: has no mark of its end: it may be cut off"), cut, "{err}");
+        assert!(err.contains("left out: 1.tgz: is a compressed tar file"), "{err}");
+    }
 
     let (_, err) = expect(0, &f, &["index", "build", "s", "--shards"]);
     assert!(err.contains("s.index: 8 images"), "{err}");

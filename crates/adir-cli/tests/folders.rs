@@ -293,6 +293,24 @@ fn like_observations_share_an_adaptation() {
         assert!(records.iter().all(|record| record["request"]["adapt"]["shared"].as_array().unwrap().len() == 3));
     }
     assert_eq!(images(&f.join("a")), images(&f.join("b")));
+    // Minutes become steps once, though no cache keeps their number.
+    let timed = [
+        "--gallery",
+        "g",
+        "--adapt",
+        "gallery",
+        "--adapt-minutes",
+        "0.0001",
+        "--adapt-crop",
+        "16",
+        "--adapt-batch",
+        "2",
+    ];
+    restore(0, &f, &[&["s", "-o", "timed", "--no-cache", "--full"], &timed[..]].concat());
+    let adaptations =
+        ["0/00", "0/02"].map(|name| json(&f.join(format!("timed/{name}.png.json")))["adaptation"].clone());
+    assert_eq!(adaptations[0]["key"], adaptations[1]["key"]);
+    assert_eq!(adaptations[1]["from_cache"], true, "trained again");
     let err = restore(0, &f, &[&["s", "-o", "a"], &ADAPT[..]].concat());
     assert!(err.contains("0 restored, 3 finished before"), "{err}");
     // Each shard finds the groups of the whole folder.

@@ -355,10 +355,10 @@ fn records_and_samples_respect_what_is_there() {
     run(0, &["-n", "3"]);
     assert_eq!(fs::read_to_string(f.join("x.json")).unwrap(), annotation);
     assert_eq!(json(&f.join("x.png.json"))["samples"], 3);
-    assert!(run(0, &["-n", "2"]).contains("1 samples of an earlier run are left as they are, from x.3.png on"));
+    assert!(run(0, &["-n", "2"]).contains("left alone: 1 sample of an earlier run, from x.3.png on"));
     assert!(f.join("x.3.png").is_file());
     run(0, &["-n", "3"]);
-    assert!(run(0, &[]).contains("3 samples of an earlier run are left as they are, from x.1.png on"));
+    assert!(run(0, &[]).contains("left alone: 3 samples of an earlier run, from x.1.png on"));
     fs::remove_dir_all(f).unwrap();
 }
 

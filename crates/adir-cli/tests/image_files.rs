@@ -67,6 +67,15 @@ fn values_beyond_white_are_kept_and_named() {
     let shown = String::from_utf8_lossy(&plan.stdout).into_owned();
     assert!(shown.contains("beyond black and white"), "{shown}");
     assert!(done(&f, &[&args[..3], &["p.png"], &args[4..]].concat()).contains("cut off in this format"));
+    // Of a folder it is said once that results are coarser than their observations.
+    let rounded = "results are rounded to 8 bits";
+    fs::create_dir(f.join("s")).unwrap();
+    for name in ["s/a.tif", "s/b.tif"] {
+        fs::copy(f.join("y.tif"), f.join(name)).unwrap();
+    }
+    let folder = |output: &str, more: &[&str]| done(&f, &[&["restore", "s", "-o", output], &args[4..], more].concat());
+    assert_eq!(folder("o", &["--format", "png"]).matches(rounded).count(), 1);
+    assert!(!folder("p", &[]).contains(rounded) && !said.contains(rounded));
     // Where nothing lies beyond, nothing changes.
     write_image(&f.join("z.tif"), &picture(1), &float(None)).unwrap();
     let plan = run(&f, &["restore", "z.tif", "-o", "w.tif", "--task", "denoise", "--sigma", "2", "--plan"]);

@@ -54,6 +54,17 @@ fn compare_prints_the_metrics_that_are_asked_for() {
         let (_, err) = expect(code, &f, &["compare", "x.png", "soft.png", "--metric", metric]);
         assert!(err.contains(said), "{metric}: {err}");
     }
+    let (_, err) = expect(2, &f, &["compare", "x.png", "soft.png", "--metric", "brisque"]);
+    assert!(err.contains("musiq-ava=FILE, clip-iqa=FILE, lpips=FILE"), "{err}");
+    // Why one says nothing.
+    let (_, err) = expect(0, &f, &["compare", "x.png", "soft.png", "--metric", "niqe,ms_ssim_y,psnr_y"]);
+    for why in [
+        "niqe does not apply: it takes images of at least 192x96",
+        "ms_ssim_y does not apply: it takes images of at least 161x161",
+    ] {
+        assert!(err.contains(&format!("warning: soft.png: {why}")), "{err}");
+    }
+    assert!(!err.contains("psnr_y does"), "{err}");
     let (_, err) = expect(2, &f, &["compare", "x.png", "soft.png", "--metric", "agreement_psnr"]);
     assert!(err.contains("--observed"), "{err}");
     expect(2, &f, &["compare", "x.png"]);
@@ -95,6 +106,76 @@ fn factors_that_do_not_divide_the_crop_cut_it_further() {
     let (_, err) = expect(3, &f, &["eval", "set", "-o", "ev", "--tasks", "sr13", "--methods", "bicubic"]);
     assert!(err.contains("x.png") && err.contains("104"), "{err}");
     fs::remove_dir_all(f).unwrap();
+}
+
+/// What says nothing of an image is named once, with the reason.
+#[test]
+fn eval_says_which_metrics_it_leaves_out() {
+    let f = folder("left-out");
+    fs::create_dir(f.join("set")).unwrap();
+    for name in ["set/a.png", "set/b.png"] {
+        fs::copy(f.join("x.png"), f.join(name)).unwrap();
+    }
+    let args = ["eval", "set", "-o", "ev", "--tasks", "sr2,sr4", "--methods", "bicubic,observed", "--crop", "64"];
+    // Kept cells say it, too.
+    for _ in 0..2 {
+        let (_, err) = expect(0, &f, &[&args[..], &["--metric", "ms_ssim_y"]].concat());
+        let said: Vec<&str> = err.lines().filter(|line| line.starts_with("warning")).collect();
+        assert_eq!(said.len(), 2, "{err}");
+        for (line, name) in said.iter().zip(["ms_ssim_y", "niqe"]) {
+            assert!(
+                line.starts_with(&format!("warning: 2 files, the first: set/a.png: {name} does not apply: ")),
+                "{line}"
+            );
+        }
+    }
+}
+
+/// With --linear-light, every task is that of light.
+#[test]
+fn eval_degrades_and_restores_light() {
+    let f = folder("light");
+    fs::create_dir(f.join("set")).unwrap();
+    fs::copy(f.join("x.png"), f.join("set/x.png")).unwrap();
+    let eval = |output: &str, tasks: &str, more: &[&str]| {
+        let args = ["eval", "set", "-o", output, "--tasks", tasks, "--methods", "bicubic", "--crop", "64"];
+        expect(0, &f, &[&args[..], more].concat());
+        let cell = cells(&f.join(output)).pop().unwrap();
+        serde_json::from_slice::<serde_json::Value>(&fs::read(cell).unwrap()).unwrap()
+    };
+    let (light, named, plain) =
+        (eval("a", "sr4", &["--linear-light"]), eval("b", "sr4+light", &[]), eval("c", "sr4", &[]));
+    assert_eq!((&light["task"], &light["measured"]), (&named["task"], &named["measured"]));
+    assert_eq!(light["task"], "sr4+light");
+    assert_ne!(light["measured"]["psnr_rgb"], plain["measured"]["psnr_rgb"]);
+    let args = ["eval", "set", "-o", "d", "--tasks", "sr4,inpaint", "--methods", "bicubic", "--linear-light"];
+    let (_, err) = expect(2, &f, &args);
+    assert!(err.contains("inpaint") && !f.join("d").exists(), "{err}");
+}
+
+/// What methods adapt to is looked at before anything is computed.
+#[test]
+fn eval_refuses_a_gallery_that_it_cannot_use_at_once() {
+    let f = folder("gallery");
+    for name in ["set", "empty"] {
+        fs::create_dir(f.join(name)).unwrap();
+    }
+    fs::copy(f.join("x.png"), f.join("set/x.png")).unwrap();
+    fs::write(f.join("broken.index"), "no index").unwrap();
+    for (method, source, said) in [
+        ("knn", ["--gallery", "absent"], "absent"),
+        ("lora", ["--gallery", "empty"], "no images"),
+        ("knn", ["--gallery", "broken.index"], "broken.index"),
+        ("random", ["--random-from", "empty"], "no images"),
+        ("adapter", ["--adapter", "absent.safetensors"], "absent.safetensors"),
+    ] {
+        let methods = format!("observed,{method}");
+        let args = ["eval", "set", "-o", "ev", "--crop", "32", "--methods", &methods];
+        let code = if method == "adapter" { 2 } else { 3 };
+        let (_, err) = expect(code, &f, &[&args[..], &source].concat());
+        assert!(err.contains(said), "{err}");
+        assert!(!f.join("ev/cells").exists() || cells(&f.join("ev")).is_empty(), "{source:?}");
+    }
 }
 
 /// A result is found again as long as contents are the same, and under no other circumstances.

@@ -8,10 +8,11 @@ use std::time::{Duration, Instant};
 use adir::io::image::{BitDepth, Picture, Reading, WriteOptions, read_image_as, write_image};
 use adir::io::limits::Limits;
 use adir::io::stack::write_stack;
-use adir::tensor::{Tensor, to_f32};
+use adir::tensor::{Tensor, cpu, from_f32, to_f32};
 
 mod common;
-use common::{command, expect, folder, json, square};
+use common::{command, expect, folder, json, part, square};
+use serde_json::Value;
 
 /// What every run here has in common.
 const SR2: [&str; 5] = ["--task", "sr2", "--steps", "2", "-q"];
@@ -78,6 +79,17 @@ fn a_stack_becomes_a_stack_whose_pages_are_those_restored_alone() {
     let (out, _) = expect(0, &f, &["replay", "x.tif.json", "-o", "again.tif", "-q"]);
     assert!(out.contains("page 3") && out.contains("the run repeats"), "{out}");
     assert_eq!(fs::read(f.join("again.tif")).unwrap(), fs::read(f.join("x.tif")).unwrap());
+    // What is kept has its record, which repeats it.
+    let (out, _) = expect(0, &f, &["replay", "again.tif.json", "-q"]);
+    assert!(out.contains("again.tif ") && out.contains("the run repeats"), "{out}");
+    assert!(!fs::read_to_string(f.join("again.tif.json")).unwrap().contains("adir-pipe-"));
+    let record = fs::read(f.join("again.tif.json")).unwrap();
+    fs::write(f.join("cut.json"), &record[..record.len() / 2]).unwrap();
+    let (_, err) = expect(3, &f, &["replay", "cut.json"]);
+    assert!(err.contains("cut.json: is cut off, and no whole record"), "{err}");
+    fs::write(f.join("other.tif.json"), "mine").unwrap();
+    let (_, err) = expect(2, &f, &["replay", "x.tif.json", "-o", "other.tif", "--overwrite"]);
+    assert!(err.contains("did not write") && !f.join("other.tif").exists(), "{err}");
     // What is there is replaced only if that was asked for.
     let err = restore(2, &f, &["s.tif", "-o", "x.tif", "--page", "all"]);
     assert!(err.contains("--overwrite"), "{err}");
@@ -115,8 +127,10 @@ fn pages_become_files_of_a_folder() {
     assert!(err.contains("one.png"), "{err}");
 }
 
+/// A page that cannot be restored leaves no stack to write: that is known before anything is computed. A folder gets the
+/// others.
 #[test]
-fn pages_that_fail_are_named_and_no_stack_is_written() {
+fn pages_that_cannot_be_restored_are_named_at_once() {
     let f = folder("failing");
     let float = WriteOptions { bit_depth: BitDepth::Float, ..WriteOptions::default() };
     // Floats beyond 1, of which nobody says which one is white.
@@ -129,11 +143,74 @@ fn pages_that_fail_are_named_and_no_stack_is_written() {
             (square(40, 90, 16), WriteOptions::default()),
         ],
     );
-    let err = restore(1, &f, &["s.tif", "-o", "x.tif", "--page", "all"]);
-    assert!(err.contains("s.tif, page 2") && err.contains("white") && err.contains("not written"), "{err}");
-    assert!(!f.join("x.tif").exists() && f.join("x.tif.pages/s.p3.tif").is_file());
+    for plan in [&["--plan"][..], &[]] {
+        let err = restore(3, &f, &[&["s.tif", "-o", "x.tif", "--page", "all"], plan].concat());
+        assert!(err.contains("page 2: ") && err.contains("white") && err.contains("name a folder"), "{err}");
+        assert!(!f.join("x.tif").exists() && !f.join("x.tif.pages").exists());
+    }
     let err = restore(1, &f, &["s.tif", "-o", "o", "--page", "all"]);
     assert!(err.contains("page 2") && f.join("o/s.p1.tif").is_file() && !f.join("o/s.p2.tif").exists(), "{err}");
+    assert!(err.find("white").unwrap() < err.find("1 page not restored").unwrap(), "{err}");
+    // A mask that fits one page only.
+    three(&f.join("t.tif"));
+    let half = from_f32((0..256).map(|k| if k < 128 { 1.0 } else { -1.0 }).collect(), [1, 1, 16, 16], &cpu());
+    write_image(&f.join("m.png"), &half, &WriteOptions::default()).unwrap();
+    let args =
+        ["restore", "t.tif", "-o", "x.tif", "--page", "all", "--task", "denoise", "--sigma", "5", "--ignore", "m.png"];
+    let (_, err) = expect(2, &f, &args);
+    assert!(err.contains("page 3: ") && err.contains("16x16"), "{err}");
+    assert!(!f.join("x.tif.pages").exists());
+}
+
+/// What is said while pages are restored says of which one, as text and as JSON.
+#[test]
+fn warnings_and_steps_say_of_which_page() {
+    let f = folder("which");
+    three(&f.join("s.tif"));
+    let noisy = ["restore", "s.tif", "-o", "o", "--page", "all", "--task", "denoise", "--sigma", "90", "--steps", "2"];
+    let (_, err) = expect(0, &f, &noisy);
+    assert!(err.lines().any(|line| line.starts_with("warning: s.tif, page 2: the observation")), "{err}");
+    let json = [&noisy[..], &["--overwrite", "--seed", "1", "--log-format", "json"]].concat();
+    let (_, err) = expect(0, &f, &json);
+    let events: Vec<Value> = err.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    for kind in ["step", "warning"] {
+        let of: Vec<&Value> = events.iter().filter(|e| e["event"] == kind && e["of"] != "checking").collect();
+        assert!(!of.is_empty() && of.iter().all(|e| e["file"].is_string()), "{kind}: {err}");
+        assert!(of.iter().any(|e| e["file"] == "s.tif, page 3"), "{kind}: {err}");
+    }
+    let (_, err) = expect(
+        0,
+        &f,
+        &["restore", "s.tif", "-o", "x.tif", "--page", "all", "--task", "denoise", "--sigma", "90", "--steps", "2"],
+    );
+    assert!(err.contains("warning: s.tif, page 3: ") && !err.contains("folder") && !err.contains("shard"), "{err}");
+    let (_, err) = expect(0, &f, &["replay", "x.tif.json"]);
+    assert!(err.contains("warning: page 3: "), "{err}");
+}
+
+/// Results of pages that are gone stay, and are named.
+#[test]
+fn results_of_pages_that_are_gone_are_named() {
+    let f = folder("gone");
+    three(&f.join("s.tif"));
+    restore(0, &f, &["s.tif", "-o", "o", "--page", "all"]);
+    fs::write(f.join("o/s.p4.tif"), "mine").unwrap();
+    stack(&f.join("s.tif"), &[40, 70].map(|top| (square(top, 60, 16), WriteOptions::default())));
+    let said = "this one does not make: s.p3.tif\n";
+    for plan in [&["--plan"][..], &[]] {
+        let err = restore(0, &f, &[&["s.tif", "-o", "o", "--page", "all", "--overwrite"], plan].concat());
+        assert!(err.contains(said), "{err}");
+    }
+    assert!(f.join("o/s.p3.tif").is_file() && f.join("o/s.p4.tif").is_file());
+    let err = restore(0, &f, &["s.tif", "-o", "o", "--page", "all"]);
+    assert!(!err.contains(said), "said once: {err}");
+    // As for images of a folder.
+    let (a, b) = (f.join("scans/a.png"), f.join("scans/b.png"));
+    [&a, &b].iter().for_each(|file| part(file, 40, 60, 16));
+    restore(0, &f, &["scans", "-o", "p"]);
+    fs::remove_file(b).unwrap();
+    let err = restore(0, &f, &["scans", "-o", "p"]);
+    assert!(err.contains("this one does not make: b.png\n") && f.join("p/b.png").is_file(), "{err}");
 }
 
 #[test]
@@ -151,6 +228,9 @@ fn what_cannot_be_is_refused_before_anything_is_computed() {
         (2, &["s.tif", "-o", "x.tif", "--page", "all", "--seed", "-1"], "--seed"),
         (2, &["s.tif", "-o", "s.tif", "--page", "all", "--overwrite"], "would replace the input"),
         (2, &["s.tif", "-o", "-", "--page", "all"], "-o FOLDER"),
+        (2, &["s.tif", "-o", "x.tif", "--page", "all", "--record", "-"], "not to a pipe"),
+        (2, &["s.tif", "-o", "x.tif", "--page", "1", "--record", "-"], "not to a pipe"),
+        (2, &["s.tif", "-o", "x.tif", "--page", "1", "--report", "-"], "not to a pipe"),
         (2, &["-", "-o", "x.tif", "--page", "all"], "pipe"),
         (2, &["s.tif", "-o", "x.tif", "--page", "0"], "count from 1"),
         (2, &["s.tif", "-o", "x.tif", "--page", "every"], "or all"),

@@ -250,6 +250,16 @@ fn what_is_measured_later_is_measured_on_the_pictures_that_are_there() {
         assert_eq!(first["measured"]["psnr_rgb"], second["measured"]["psnr_rgb"]);
         assert!(first["measured"].get("musiq").is_none() && second["measured"]["musiq"]["value"].is_f64());
     }
+    // What such a file is for, and what no metric is.
+    for (file, metric) in [("koniq.safetensors", "musiq"), ("ava.safetensors", "musiq-ava")] {
+        let (told, _) = expect(0, &f, &["models", "info", "--model", file]);
+        assert!(told.contains(&format!("MUSIQ, the network of a metric (--metric {metric}={file} ")), "{told}");
+        let (told, _) = expect(0, &f, &["models", "info", "--model", file, "--json"]);
+        assert_eq!(serde_json::from_str::<Value>(&told).unwrap()["kind"], "MUSIQ");
+    }
+    fs::write(f.join("bad.safetensors"), "no weights").unwrap();
+    let (_, err) = expect(4, &f, &["models", "info", "--model", "bad.safetensors"]);
+    assert!(err.contains("`adir models list`") && !err.contains("models info"), "{err}");
     // Another network's numbers take the place of these.
     musiq(&f.join("koniq.safetensors"), 1);
     let mut bytes = fs::read(f.join("koniq.safetensors")).unwrap();
@@ -390,6 +400,7 @@ fn what_does_not_fit_is_refused_before_anything_is_computed() {
             let args: Vec<&str> = args.iter().map(String::as_str).collect();
             let (out, said) = checked(code, &args, command(&f, &args).output().unwrap());
             assert!(said.contains(hint), "{args:?}: {out}{said}");
+            assert!(code == 5 || !said.contains("is not measured"), "before a refusal: {said}");
             assert!(!f.join("out").exists() && !f.join("images/out").exists(), "{args:?}");
         }
     }

@@ -501,6 +501,10 @@ fn a_resumed_training_keeps_its_options() {
     train(0, "3", &["--resume", "--validation-crops", "30"]);
     assert!(fs::read_to_string(f.join("p.md")).unwrap().contains("on 30 crops"));
     let err = train(2, "4", &["--resume", "--tiles", "always"]);
-    assert!(err.contains("--tiles always contradicts the checkpoint"), "{err}");
+    assert!(err.contains("--tiles always contradicts the checkpoint") && !err.contains("until now"), "{err}");
+    // Another folder may hold what was held out.
+    fs::rename(f.join("g"), f.join("h")).unwrap();
+    let (_, err) = expect(0, &f, &["train", "h", "-o", "p.safetensors", "--steps", "4", "--resume"]);
+    assert!(err.contains("/g until now, not those of ") && err.contains("held out"), "{err}");
     fs::remove_dir_all(f).unwrap();
 }

@@ -90,6 +90,20 @@ impl Error {
         Self::Config(message.into())
     }
 
+    /// The same error with the message that `change` makes of its own; one without a message stays as it is.
+    pub(crate) fn reworded(self, change: impl FnOnce(String) -> String) -> Self {
+        match self {
+            Self::Input { path, message } => Self::Input { path, message: change(message) },
+            Self::Model { path, message } => Self::Model { path, message: change(message) },
+            Self::TooLarge { path, message, memory } => Self::TooLarge { path, message: change(message), memory },
+            Self::Config(message) => Self::Config(change(message)),
+            Self::Limits(message) => Self::Limits(change(message)),
+            Self::Numerical(message) => Self::Numerical(change(message)),
+            Self::Backend(message) => Self::Backend(change(message)),
+            Self::Interrupted | Self::Io { .. } => self,
+        }
+    }
+
     /// An [`Error::Io`] about `path`.
     pub fn io(path: impl AsRef<Path>, source: std::io::Error) -> Self {
         Self::Io { path: path.as_ref().to_owned(), source }

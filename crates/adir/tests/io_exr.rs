@@ -160,7 +160,7 @@ fn what_is_no_picture_is_refused_by_name() {
     let infinite = file(&[("Y", 2, 1)], 0, [0, 0, 0, 0], &[]);
     let at = infinite.len() as u64 + 8;
     let chunk = [&at.to_le_bytes()[..], &[0; 4], &4_u32.to_le_bytes(), &f32::INFINITY.to_le_bytes()].concat();
-    assert!(refusal(&[infinite, chunk].concat()).contains("1 samples are not finite"));
+    assert!(refusal(&[infinite, chunk].concat()).contains("1 sample not finite"));
 }
 
 #[test]

@@ -130,7 +130,7 @@ fn blank_pixels_are_not_observed() {
         fs::remove_file(path).unwrap();
     }
     assert!(refusal(&fits(-32, &[1, 1], &[], &floats(&[f32::NAN]))).contains("all are BLANK or NaN"));
-    assert!(refusal(&fits(-32, &[2, 1], &[], &floats(&[f32::INFINITY, 0.5]))).contains("1 samples are not finite"));
+    assert!(refusal(&fits(-32, &[2, 1], &[], &floats(&[f32::INFINITY, 0.5]))).contains("1 sample not finite"));
 }
 
 #[test]
@@ -138,7 +138,16 @@ fn planes_and_extensions_are_pages() {
     let colour = fits(8, &[2, 1, 3], &[], &[1, 2, 3, 4, 5, 6]);
     let picture = read(&colour, &Reading::default()).unwrap();
     assert_eq!(picture.tensor.dims(), [1, 3, 1, 2]);
-    assert_eq!(values(&colour, 1), [1.0, 2.0, 3.0, 4.0, 5.0, 6.0]);
+    assert_eq!(
+        (to_f32(&(picture.tensor * 127.5 + 127.5)).unwrap(), picture.pages),
+        (vec![1.0, 2.0, 3.0, 4.0, 5.0, 6.0], 1)
+    );
+    // Who asks for a page of them gets a plane.
+    assert_eq!([1, 2, 3].map(|page| values(&colour, page)), [[1.0, 2.0], [3.0, 4.0], [5.0, 6.0]]);
+    let mut second = Reading::default();
+    second.page = Some(2);
+    let plane = read(&colour, &second).unwrap();
+    assert_eq!((plane.pages, plane.warnings), (3, vec!["page 2 is plane 2 of 3 of the primary image".to_owned()]));
     // Two planes of a cube, nothing above, then an extension.
     let file = [
         unit(PRIMARY, 8, &[], &["OBJECT  = 'M 31'"], &[]),

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use adir::adapt::{Adapter, AdapterInfo, Stopped};
 use adir::io::atomic::check_outputs;
 use adir::io::ending::{Written, check_ending};
+use adir::io::tally::counted;
 use adir::io::weights::{Dtype, WeightFile};
 use adir::models::Prior;
 use adir::optim::save_params;
@@ -211,8 +212,8 @@ pub(super) fn summary(key: &str, info: &AdapterInfo) -> String {
         .as_ref()
         .map_or_else(String::new, |outcome| format!("; held-out loss {:.5} -> {:.5}", outcome.before, outcome.after));
     let names = std::iter::once(&info.name).chain(&info.also).map(String::as_str).collect::<Vec<_>>().join(", ");
-    let images = if images == 1 { "1 image".to_owned() } else { format!("{images} images") };
-    format!("{key:.12}  {names}  {kind}; {images}, {steps} steps{outcome}")
+    let (images, steps) = (counted(images, "image"), counted(steps as usize, "step"));
+    format!("{key:.12}  {names}  {kind}; {images}, {steps}{outcome}")
 }
 
 fn describe(key: &str, path: &Path, info: &AdapterInfo) -> Value {
@@ -238,7 +239,15 @@ fn in_words(key: &str, path: &Path, info: &AdapterInfo) -> String {
     if let Some(written) = ago(path) {
         line("written", written);
     }
-    line("budget", format!("{} steps of {} crops of {} pixels", settings.iterations, settings.batch, settings.crop));
+    line(
+        "budget",
+        format!(
+            "{} of {} of {} pixels",
+            counted(settings.iterations as usize, "step"),
+            counted(settings.batch, "crop"),
+            settings.crop
+        ),
+    );
     let Some(outcome) = &info.outcome else {
         line("held-out images", "none: nothing is known of its worth".into());
         return text;

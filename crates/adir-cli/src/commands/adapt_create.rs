@@ -19,6 +19,7 @@ use crate::adaptation::AdaptArgs;
 use crate::args::preset;
 use crate::log::Log;
 use crate::model::ModelArgs;
+use crate::out;
 
 #[derive(Debug, Args)]
 pub struct CreateArgs {
@@ -200,7 +201,7 @@ fn create_shared(args: &CreateArgs, engine: &Engine, plan: &AdaptPlan, name: Opt
         watcher.finish();
         finish(args, engine, found, label, output(number).as_deref(), log)?;
         for image in members {
-            say!("              serves {}", image.file.display())?;
+            say!("              serves {}", out::name(&image.file.to_string_lossy()))?;
         }
     }
     Ok(if images.len() == files.len() { crate::exit::DONE } else { crate::exit::SOME_FAILED })

@@ -150,7 +150,13 @@ impl CompareArgs {
             (Err(Error::Config(message)), Needs::Truth) => {
                 Err(Error::config(format!("{} against {}: {message}", reference.display(), result.display())))
             }
-            (value, _) => Ok((metric.name().to_owned(), value?)),
+            (value, _) => {
+                let value = value?;
+                if value.is_none() {
+                    log.warn(&format!("{}: {}", result.display(), metrics::left_out(metric)));
+                }
+                Ok((metric.name().to_owned(), value))
+            }
         };
         metrics.iter().map(|metric| value(metric.as_ref())).collect()
     }

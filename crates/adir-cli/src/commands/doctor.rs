@@ -6,6 +6,7 @@ use std::path::Path;
 use adir::compute::Precision;
 use adir::compute::Workers;
 use adir::engine::Cache;
+use adir::io::tally::counted;
 use adir::tensor::{Compute, Isa};
 use adir::{Error, Result};
 use clap::Args;
@@ -116,7 +117,7 @@ fn cache(store: &Store) -> Vec<Line> {
     }];
     for name in ["adapters", "indexes"] {
         let (files, bytes) = holdings(&folder.join(name));
-        let text = format!("{files} files, {}", size(bytes));
+        let text = format!("{}, {}", counted(files, "file"), size(bytes));
         lines.push(line(name, text, json!({"files": files, "bytes": bytes})));
     }
     lines

@@ -1,5 +1,6 @@
 //! `adir index`: embeddings of the images in a folder, and search.
 
+use adir::io::tally::{Tally, counted};
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 
@@ -8,7 +9,7 @@ use adir::io::atomic::check_outputs;
 use adir::io::ending::{Written, check_ending};
 use adir::io::folder::image_files;
 use adir::io::limits::Limits;
-use adir::io::shards::Shard;
+use adir::io::shards::{NO_END, Shard};
 use adir::retrieve::{
     Index, NpyRows, Precision, TileSide, count_parquet_rows, read_names, read_parquet_names, read_parquet_vectors,
 };
@@ -19,6 +20,7 @@ use serde_json::json;
 use super::lists;
 use super::search::{Search, opened};
 use crate::log::Log;
+use crate::out;
 use crate::store::Store;
 use crate::time::ago;
 
@@ -119,7 +121,9 @@ impl Import {
         if names.len() != self.vectors.len() {
             let (files, vectors) = (names.len(), self.vectors.len());
             return Err(Error::config(format!(
-                "{files} --names files for {vectors} embeddings files; give one per embeddings file"
+                "{} of --names for {} of embeddings; give one per embeddings file",
+                counted(files, "file"),
+                counted(vectors, "file")
             )));
         }
         let inputs = self.vectors.iter().chain(names).chain(&self.encoder).map(PathBuf::as_path);
@@ -130,7 +134,7 @@ impl Import {
         let encoder = open_encoder(self.encoder.as_deref())?;
         let precision = if self.f32 { Precision::F32 } else { Precision::F16 };
         let dimension = encoder.id().dimension;
-        let members = if self.shards { Some(keys(&root)?) } else { None };
+        let members = if self.shards { Some(keys(&root, log)?) } else { None };
         let mut paths = Vec::new();
         let mut counts = Vec::with_capacity(names.len());
         for (vectors, names) in self.vectors.iter().zip(names) {
@@ -164,7 +168,7 @@ impl Import {
         let rows = rows.enumerate().map(|(i, row)| if i % CHECKED == 0 { log.check().and(row) } else { row });
         Index::import(&self.output, encoder.id(), precision, &root, paths, rows)?;
         drop(progress);
-        log.info(&format!("{}: {count} images", self.output.display()));
+        log.info(&format!("{}: {}", self.output.display(), counted(count, "image")));
         Ok(())
     }
 
@@ -178,7 +182,10 @@ impl Import {
             check_dimension(vectors, found, dimension)?;
         }
         if rows != count {
-            return Err(Error::input(vectors, format!("holds {rows} embeddings, but {count} rows")));
+            return Err(Error::input(
+                vectors,
+                format!("holds {}, but {}", counted(rows, "embedding"), counted(count, "row")),
+            ));
         }
         Ok(Box::new((0..rows).map(move |i| Ok(values[i * dimension..(i + 1) * dimension].to_vec()))))
     }
@@ -199,14 +206,18 @@ impl Import {
 }
 
 /// The images in the tar files of a folder, by their names up to the first dot, as WebDataset calls them.
-fn keys(folder: &Path) -> Result<HashMap<String, String>> {
-    let shards = image_files(folder)?.shards;
-    if shards.is_empty() {
-        return Err(Error::input(folder, "contains no .tar files"));
+fn keys(folder: &Path, log: &Log) -> Result<HashMap<String, String>> {
+    let listing = image_files(folder)?;
+    if listing.shards.is_empty() {
+        return Err(Error::input(folder, listing.no_shards()));
     }
-    let mut keys = HashMap::new();
-    for shard in shards {
-        for member in Shard::open(&folder.join(&shard))?.images {
+    let (mut keys, mut endless) = (HashMap::new(), Tally::default());
+    for shard in listing.shards {
+        let listed = Shard::open(&folder.join(&shard))?;
+        if !listed.ends {
+            endless.add(NO_END, &shard);
+        }
+        for member in listed.images {
             let (start, name) = member
                 .name
                 .rsplit_once('/')
@@ -218,6 +229,7 @@ fn keys(folder: &Path) -> Result<HashMap<String, String>> {
             }
         }
     }
+    endless.lines().iter().for_each(|line| log.warn(line));
     Ok(keys)
 }
 
@@ -269,7 +281,7 @@ fn beside(folder: &Path) -> Result<PathBuf> {
 }
 
 /// What the entries of an index are.
-fn counted(index: &Index) -> &'static str {
+fn kind(index: &Index) -> &'static str {
     if index.tiles().is_some() { "images and tiles" } else { "images" }
 }
 
@@ -296,7 +308,7 @@ pub fn run(args: &IndexArgs, log: &Log) -> Result<u8> {
                 &watch,
             )?;
             watcher.finish();
-            log.info(&format!("{}: {} {}", path.display(), index.len(), counted(&index)));
+            log.info(&format!("{}: {} {}", path.display(), index.len(), kind(&index)));
         }
         IndexCommand::Search(search) => search.run(log)?,
         IndexCommand::Info { index: path, encoder, store } => {
@@ -304,7 +316,7 @@ pub fn run(args: &IndexArgs, log: &Log) -> Result<u8> {
                 true => opened(path, &open_encoder(encoder.as_deref())?, store, log)?,
                 false => Index::open(path)?,
             };
-            say!("folder     {}", index.root().display())?;
+            say!("folder     {}", out::name(&index.root().to_string_lossy()))?;
             say!("images     {}", index.len())?;
             if let Some(side) = index.tiles() {
                 say!("tiles      of about {side} pixels, each counted as an image")?;

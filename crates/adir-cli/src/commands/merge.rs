@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use adir::Result;
 use adir::engine::{Shard, merge};
+use adir::io::tally::counted;
 use clap::Args;
 
 use crate::log::Log;
@@ -22,7 +23,7 @@ pub struct MergeArgs {
 pub fn run(args: &MergeArgs, log: &Log) -> Result<u8> {
     let merged = merge(&args.output)?;
     for (shard, files) in &merged.absent {
-        say!("missing: shard {shard} with {files} files has not run (--shard {shard})")?;
+        say!("missing: shard {shard} with {} has not run (--shard {shard})", counted(*files, "file"))?;
     }
     for (file, shard) in &merged.missing {
         match *shard {
@@ -36,9 +37,9 @@ pub fn run(args: &MergeArgs, log: &Log) -> Result<u8> {
     let absent: usize = merged.absent.iter().map(|(_, files)| files).sum();
     let missing = merged.missing.len() + absent;
     log.info(&format!(
-        "{}: {} files restored, {missing} missing, {} failed",
+        "{}: {} restored, {missing} missing, {} failed",
         merged.path.display(),
-        merged.done,
+        counted(merged.done, "file"),
         merged.failed.len()
     ));
     Ok(if merged.is_complete() { crate::exit::DONE } else { crate::exit::SOME_FAILED })

@@ -25,7 +25,9 @@ use crate::args::words;
 use crate::commands::hub::{self, PullArgs};
 use crate::commands::train::{TILES, check_crops, validate, warn_of_left_out};
 use crate::log::Log;
+use crate::metrics;
 use crate::model::ModelArgs;
+use crate::out;
 use crate::store::Store;
 
 /// List the known networks, download models, show the contents of a weights file, or measure a network.
@@ -236,7 +238,16 @@ fn info(args: &ModelArgs, as_json: bool, test: bool, log: &Log) -> Result<u8> {
     }
     let engine = args.engine().build()?;
     let (file, config) = engine.weights()?;
-    let header = Prior::describe(&file, config)?;
+    let header = Prior::describe(&file, config);
+    if let (Err(_), Some(path)) = (&header, &args.model)
+        && let Some((what, metric, sha256)) = metrics::of_network(path)
+    {
+        if test {
+            return Err(Error::config("--test denoises pixels, which the network of a metric does not"));
+        }
+        return metric_info(path, &what, &metric, &sha256, as_json);
+    }
+    let header = header?;
     let (config, layout) = (header.config(), header.network().layout());
     let loss = if test { Some(denoise(&engine, &file, &header, log)?) } else { None };
     let sha256 = file.sha256()?;
@@ -250,7 +261,7 @@ fn info(args: &ModelArgs, as_json: bool, test: bool, log: &Log) -> Result<u8> {
             })
         )?;
     } else {
-        say!("{}: guided-diffusion U-Net", engine.model_name())?;
+        say!("{}: guided-diffusion U-Net", out::name(&engine.model_name()))?;
         say!("  {} parameters in {} tensors", layout.element_count(), layout.specs().len())?;
         say!("  sha256 {sha256}")?;
         say!("  {}", config.map_or_else(String::new, adir::models::guided_diffusion::UNetConfig::to_json))?;
@@ -263,6 +274,20 @@ fn info(args: &ModelArgs, as_json: bool, test: bool, log: &Log) -> Result<u8> {
     }
     let broken = loss.is_some_and(|loss| loss.is_nan() || loss >= WORKING_LOSS);
     Ok(if broken { crate::exit::SOME_FAILED } else { crate::exit::DONE })
+}
+
+/// Shows that a file is the network of a metric.
+fn metric_info(path: &Path, what: &str, metric: &str, sha256: &str, as_json: bool) -> Result<u8> {
+    let (name, option) = (path.display().to_string(), format!("--metric {metric}={}", path.display()));
+    match as_json {
+        true => say!("{}", json!({"model": name, "kind": what, "for": option, "sha256": sha256}))?,
+        false => say!(
+            "{}: {what}, the network of a metric ({} of adir compare and eval)\n  sha256 {sha256}",
+            out::name(&name),
+            out::name(&option)
+        )?,
+    }
+    Ok(crate::exit::DONE)
 }
 
 /// Shows what a folder or a single file of Stable Diffusion holds.
@@ -296,13 +321,13 @@ fn latent_info(found: &LatentFiles, as_json: bool, test: bool) -> Result<u8> {
         say!("{text}")?;
         return Ok(crate::exit::DONE);
     }
-    say!("{name}: {use_} ({command})")?;
+    say!("{}: {use_} ({command})", out::name(&name))?;
     for (part, count) in parameters.into_iter().filter(|(_, count)| *count > 0) {
         say!("  {part}: {count} parameters")?;
     }
     say!("  sha256 of the U-Net {sha256}")?;
     say!("  predicts {prediction}, betas {} to {}, scaled linearly", facts.betas[0], facts.betas[1])?;
-    files.iter().try_for_each(|file| say!("  {file}"))?;
+    files.iter().try_for_each(|file| say!("  {}", out::name(file)))?;
     Ok(crate::exit::DONE)
 }
 

@@ -22,6 +22,7 @@ use super::{replay_latent, replay_pages};
 use crate::adaptation::engine_with;
 use crate::log::Log;
 use crate::memory;
+use crate::out;
 use crate::pipe::Scratch;
 use crate::remote::RemoteArgs;
 use crate::store::Store;
@@ -152,7 +153,7 @@ pub(super) fn tell(
     } else {
         for Compared { name, then, now } in compared {
             let verdict = if then == now { "the same bytes" } else { "DIFFERENT bytes" };
-            say!("{name:<30} {verdict}, SHA-256 {:.12}", now.to_string())?;
+            say!("{:<30} {verdict}, SHA-256 {:.12}", out::name(name), now.to_string())?;
         }
         reasons.iter().try_for_each(|reason| say!("  {reason}"))?;
         if let Some(most) = (!agree).then(difference).flatten() {

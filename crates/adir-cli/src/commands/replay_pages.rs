@@ -2,16 +2,16 @@
 
 use std::path::PathBuf;
 
-use adir::engine::{OutputRequest, Record, StackRecord};
+use adir::engine::{Event, OutputRequest, Outputs, Record, StackRecord};
 use adir::io::atomic::check_outputs;
 use adir::io::hash::ContentHash;
 use adir::io::limits::Limits;
-use adir::io::stack::write_stack;
 use adir::{Error, Result};
 
 use super::replay::{
     Compared, ReplayArgs, absolute, check_format, folder_of_run, reasons, repeat, request_of, result_of, tell,
 };
+use super::restore::forget_place;
 use crate::log::Log;
 use crate::pipe::Scratch;
 
@@ -28,7 +28,9 @@ pub(super) fn run(args: &ReplayArgs, record: &StackRecord, log: &Log) -> Result<
         check_format(kept, &written)?;
         let inputs: Vec<PathBuf> = record.pages.iter().filter_map(|page| page.input.path.clone()).collect();
         let inputs = inputs.iter().chain([&own, &written]).map(PathBuf::as_path);
-        check_outputs(&inputs.collect::<Vec<_>>(), &[kept], args.overwrite)?;
+        let outputs = Outputs::new(kept, 1);
+        check_outputs(&inputs.collect::<Vec<_>>(), &outputs.all().collect::<Vec<_>>(), args.overwrite)?;
+        outputs.check_record()?;
     }
     let [first, ..] = record.pages.as_slice() else {
         return Err(Error::input(&args.record, "is the record of no pages"));
@@ -36,23 +38,28 @@ pub(super) fn run(args: &ReplayArgs, record: &StackRecord, log: &Log) -> Result<
     let scratch = Scratch::new()?;
     let engine = args.engine(first, &scratch, &store)?;
     let watcher = log.watcher();
-    let (mut files, mut compared, mut found) = (Vec::new(), Vec::new(), Vec::new());
+    let (mut files, mut records, mut compared, mut found) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
     for (number, page) in (1..).zip(&record.pages) {
         let file = scratch.file(format!("page-{number}.tif"));
         let request = request_of(page, &args.record)?;
-        let again = repeat(&engine, page, request, OutputRequest::new(&file, false), &watcher)?;
+        let total = record.pages.len();
+        let _ = watcher.see(&Event::File { number, total, path: format!("page {number}"), seconds_left: None });
+        let mut again = repeat(&engine, page, request, OutputRequest::new(&file, false), &watcher)?;
         let (then, now) = (result(page, &args.record)?, ContentHash::of_file(&file)?);
         if then != now {
             found.extend(reasons(page, &again.record).into_iter().map(|reason| format!("page {number}: {reason}")));
         }
         compared.push(Compared { name: format!("page {number}"), then, now });
         files.push(file);
+        forget_place(&mut again.record);
+        records.push(again.record);
     }
     watcher.finish();
-    let joined = kept.unwrap_or_else(|| scratch.file("joined.tif"));
-    write_stack(&joined, &files, &Limits::default())?;
+    let joined = kept.clone().unwrap_or_else(|| scratch.file("joined.tif"));
+    let made = StackRecord::join(&joined, &files, records, &Limits::default())?;
+    kept.map_or(Ok(()), |kept| made.write(&Outputs::new(&kept, 1).record))?;
     let name = written.file_name().unwrap_or_default().to_string_lossy().into_owned();
-    compared.push(Compared { name, then: record.result.sha256, now: ContentHash::of_file(&joined)? });
+    compared.push(Compared { name, then: record.result.sha256, now: made.result.sha256 });
     tell(args, &compared, || found, || None)
 }
 

@@ -53,7 +53,8 @@ pub struct RestoreArgs {
     pub(super) report: Option<PathBuf>,
     /// Page of a TIFF stack, plane of a FITS file or frame of an animation to restore, from 1 [default: 1, with a warning if
     /// there are more]. With "all", every page is restored as it would be alone: into one TIFF stack if OUTPUT ends in .tif,
-    /// else into a folder, with a file a page (a.p1.tif, a.p2.tif ...)
+    /// else into a folder, with a file a page (a.p1.tif, a.p2.tif ...). A FITS cube of 3 planes is one RGB image without --page,
+    /// and three pages with it
     #[arg(long, value_name = "N|all")]
     pub(super) page: Option<PageArg>,
     #[command(flatten)]
@@ -393,8 +394,8 @@ pub fn run(args: &RestoreArgs, log: &Log) -> Result<u8> {
     Ok(crate::exit::DONE)
 }
 
-/// Takes the temporary file out of the record of a result that went to stdout.
-fn forget_place(record: &mut Record) {
+/// Takes the temporary file out of the record of a result that does not stay there.
+pub(super) fn forget_place(record: &mut Record) {
     if let Some(request) = &mut record.request {
         request.output = None;
     }

@@ -5,11 +5,13 @@ use std::str::FromStr;
 
 use adir::engine::{Each, Engine, Event, FolderDone, FolderPlan, FolderRequest, Shard};
 use adir::io::image::ImageFormat;
+use adir::io::tally::counted;
 use adir::{Error, Result};
 use clap::Args;
 
 use super::restore::RestoreArgs;
 use crate::log::Log;
+use crate::out;
 use crate::pipe::is_pipe;
 use crate::watch::Watcher;
 
@@ -103,7 +105,9 @@ pub(super) fn shard_of(given: Option<ShardArg>) -> Result<Shard> {
 /// Refuses a seed that the next run of the same command would not have.
 pub(super) fn check_seed(args: &RestoreArgs) -> Result<()> {
     if args.sampling.seed.drawn {
-        let message = "a seed drawn at each start would make finished files count as unfinished: give --seed a number";
+        let what = noun(args.every_page());
+        let message =
+            format!("a seed drawn at each start would make finished {what}s count as unfinished: give --seed a number");
         return Err(Error::config(message));
     }
     Ok(())
@@ -138,32 +142,48 @@ pub fn run(args: &RestoreArgs, each: impl FnOnce() -> Result<Each>, log: &Log) -
     if args.explain {
         return explain(&engine, &plan, &watcher, log);
     }
+    if args.every_page() && !args.input()?.is_dir() {
+        // Of one file it is soon known which pages cannot be restored; the others are, nevertheless.
+        let (_, faults) = engine.check_folder(&plan, &watch)?;
+        watcher.finish();
+        faults.iter().for_each(|fault| log.warn(&named(&fault.file, fault.error.to_string())));
+    }
     log.info(&in_words(&plan));
     let done = engine.run_folder(&plan, &watch);
     ended(args, done, &watcher, log)
 }
 
+/// What is restored one by one.
+fn noun(every_page: bool) -> &'static str {
+    if every_page { "page" } else { "file" }
+}
+
 /// Shows the plan of the first file, and what cannot be restored.
-pub(super) fn explain(engine: &Engine, plan: &FolderPlan, watcher: &Watcher, log: &Log) -> Result<u8> {
+fn explain(engine: &Engine, plan: &FolderPlan, watcher: &Watcher, log: &Log) -> Result<u8> {
     let (first, faults) = engine.check_folder(plan, &|event| watcher.see(event))?;
     watcher.finish();
     if let Some(first) = first {
         say!("{first}\n")?;
     }
-    say!("{}", in_words(plan))?;
-    Ok(told(faults.into_iter().map(|fault| (fault.file, fault.error.to_string())).collect(), log))
+    say!("{}", out::name(&in_words(plan)))?;
+    Ok(told(
+        faults.into_iter().map(|fault| (fault.file, fault.error.to_string())).collect(),
+        noun(plan.request().every_page),
+        log,
+    ))
 }
 
 /// Says what became of the files; the exit code.
 pub(super) fn ended(args: &RestoreArgs, done: Result<FolderDone>, watcher: &Watcher, log: &Log) -> Result<u8> {
     watcher.finish();
     if let Err(error) = &done {
+        let what = noun(args.every_page());
         let begun = if watcher.kept() { " and the one that was begun" } else { "" };
         let how = if matches!(error, Error::Interrupted) { "stopped" } else { "stopped by an error" };
-        log.warn(&format!("{how}: finished files{begun} are kept, and the same command goes on"));
+        log.warn(&format!("{how}: finished {what}s{begun} are kept, and the same command goes on"));
     }
     let FolderDone { restored, finished, failed, .. } = done?;
-    let code = told(failed, log);
+    let code = told(failed, noun(args.every_page()), log);
     log.info(&format!("{}: {restored} restored, {finished} finished before", args.output.display()));
     Ok(code)
 }
@@ -172,27 +192,22 @@ pub(super) fn ended(args: &RestoreArgs, done: Result<FolderDone>, watcher: &Watc
 pub(super) fn in_words(plan: &FolderPlan) -> String {
     let shard = plan.request().shard;
     let part = if shard == Shard::WHOLE { String::new() } else { format!(", shard {shard} of them") };
-    let (files, finished, to_do) = (plan.files(), plan.finished(), plan.to_do().len());
-    let scans = plan.request().scans.display();
-    let what = match (plan.request().every_page, files) {
-        (true, 1) => "page",
-        (true, _) => "pages",
-        (false, 1) => "image",
-        (false, _) => "images",
-    };
-    format!("{scans}: {files} {what}{part}: {finished} finished, {to_do} to restore")
+    let (finished, to_do, scans) = (plan.finished(), plan.to_do().len(), plan.request().scans.display());
+    let files = counted(plan.files(), if plan.request().every_page { "page" } else { "image" });
+    format!("{scans}: {files}{part}: {finished} finished, {to_do} to restore")
 }
 
-/// Names the files that failed; the exit code.
-fn told(failed: Vec<(String, String)>, log: &Log) -> u8 {
+/// Names the files, or pages, that failed; the exit code.
+fn told(failed: Vec<(String, String)>, noun: &str, log: &Log) -> u8 {
     if failed.is_empty() {
         return crate::exit::DONE;
     }
-    let count = if failed.len() == 1 { "1 file".into() } else { format!("{} files", failed.len()) };
-    log.warn(&format!("{count} not restored:"));
-    for (file, error) in failed {
-        // Most errors name the file.
-        log.warn(&if error.contains(&file) { error } else { format!("{file}: {error}") });
-    }
+    log.warn(&format!("{} not restored:", counted(failed.len(), noun)));
+    failed.into_iter().for_each(|(file, error)| log.warn(&named(&file, error)));
     crate::exit::SOME_FAILED
+}
+
+/// An error with the name of its file before it, unless it says that already.
+fn named(file: &str, error: String) -> String {
+    if error.contains(file) { error } else { format!("{file}: {error}") }
 }

@@ -7,8 +7,9 @@ use adir::io::image::ImageFormat;
 use adir::{Error, Result};
 
 use super::restore::RestoreArgs;
-use super::restore_folder::{check_seed, ended, explain, in_words};
+use super::restore_folder::{check_seed, ended, in_words};
 use crate::log::Log;
+use crate::out;
 
 /// Whether an output is one file for all pages, and not a folder.
 pub(super) fn is_stack(output: &Path) -> bool {
@@ -38,8 +39,12 @@ pub fn run(args: &RestoreArgs, log: &Log) -> Result<u8> {
     let watch = |event: &Event| watcher.see(event);
     let plan = engine.plan_stack(&request, &watch)?;
     if args.explain {
-        return explain(&engine, plan.pages(), &watcher, log);
+        watcher.finish();
+        plan.first().map_or(Ok(()), |first| say!("{first}\n"))?;
+        say!("{}", out::name(&in_words(plan.pages())))?;
+        return Ok(crate::exit::DONE);
     }
+    watcher.finish();
     log.info(&in_words(plan.pages()));
     let done = engine.run_stack(&plan, &watch);
     if done.as_ref().is_ok_and(|done| !done.failed.is_empty()) {

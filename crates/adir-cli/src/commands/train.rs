@@ -14,6 +14,7 @@ use adir::io::folder::check_folder;
 use adir::io::image::{ImageFormat, WriteOptions, write_image};
 use adir::io::limits::Limits;
 use adir::io::plain::one_line;
+use adir::io::tally::counted;
 use adir::io::weights::WeightFile;
 use adir::models::guided_diffusion::{UNetConfig, config_of};
 use adir::models::{Denoiser, Prior};
@@ -128,12 +129,12 @@ pub struct TrainArgs {
 pub fn run(args: &TrainArgs, log: &Log) -> Result<u8> {
     let checkpoint = args.output.with_extension("checkpoint");
     let card = args.output.with_extension("md");
-    let (mut trainer, settings) = args.trainer(&checkpoint, &card)?;
+    let (mut trainer, settings) = args.trainer(&checkpoint, &card, log)?;
     let config = trainer.config().clone();
     let photographs = args.photographs(&config, &settings, log)?;
     log.info(&format!(
-        "{} images to train on, {} held out; {} parameters",
-        photographs.training.len(),
+        "{} to train on, {} held out; {} parameters",
+        counted(photographs.training.len(), "image"),
         photographs.held_out.len(),
         trainer.params().layout().element_count()
     ));
@@ -157,9 +158,9 @@ pub fn run(args: &TrainArgs, log: &Log) -> Result<u8> {
         write_image(path, &sheet(&model, side, log)?, &WriteOptions::default())?;
     }
     log.info(&format!(
-        "{}: {} steps, {:.1} minutes, held-out loss {:.5}",
+        "{}: {}, {:.1} minutes, held-out loss {:.5}",
         args.output.display(),
-        trainer.steps(),
+        counted(trainer.steps() as usize, "step"),
         trainer.seconds() / 60.0,
         validation.loss
     ));
@@ -170,11 +171,18 @@ impl TrainArgs {
     /// What options say of the photographs and of the end.
     fn run_options(&self) -> RunOptions<'_> {
         let Self { memory, tiles, validation_crops, sheet, .. } = self;
-        RunOptions { memory: *memory, tiles: *tiles, validation_crops: *validation_crops, sheet: sheet.as_deref() }
+        let folder = self.folder.canonicalize().ok().map(|folder| folder.to_string_lossy().into_owned());
+        RunOptions {
+            memory: *memory,
+            tiles: *tiles,
+            validation_crops: *validation_crops,
+            sheet: sheet.as_deref(),
+            folder,
+        }
     }
 
     /// The training, new or continued, once its files may be written, and what beside it decides the run.
-    fn trainer(&self, checkpoint: &Path, card: &Path) -> Result<(Trainer, RunSettings)> {
+    fn trainer(&self, checkpoint: &Path, card: &Path, log: &Log) -> Result<(Trainer, RunSettings)> {
         check_folder(&self.folder)?;
         check_ending(&self.output, Written::Weights)?;
         let every = self.checkpoint_every;
@@ -201,6 +209,9 @@ impl TrainArgs {
         let mut trainer = Trainer::resume(&WeightFile::open(checkpoint)?, &compute)?;
         let run = RunSettings::resumed(trainer.note(), &self.run_options())?;
         self.check_run(&run, checkpoint, card)?;
+        if let Some(message) = RunSettings::moved(trainer.note(), &self.run_options()) {
+            log.warn(&message);
+        }
         trainer.keep_note(run.to_json()?);
         fits(trainer.config())?;
         if let Some(length) = self.length()? {
@@ -319,10 +330,10 @@ pub fn warn_of_left_out(photographs: &Collection, log: &Log) {
         log.warn(&format!("left out: {error}"));
     }
     if photographs.skipped.len() > SHOWN {
-        log.warn(&format!("left out: {} more files", photographs.skipped.len() - SHOWN));
+        log.warn(&format!("left out: {}", counted(photographs.skipped.len() - SHOWN, "more file")));
     }
     if photographs.copies > 0 {
-        log.warn(&format!("left out: {} files with the same pixels as another one", photographs.copies));
+        log.warn(&format!("left out: {} with the same pixels as another one", counted(photographs.copies, "file")));
     }
 }
 

@@ -23,6 +23,9 @@ pub struct RunSettings {
     pub validation_crops: usize,
     /// The image with samples.
     pub sheet: Option<PathBuf>,
+    /// The folder of the photographs, in full; checkpoints of earlier versions have none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub folder: Option<String>,
 }
 
 /// The same as options say it.
@@ -36,6 +39,8 @@ pub struct RunOptions<'a> {
     pub validation_crops: Option<usize>,
     /// `--sheet`.
     pub sheet: Option<&'a Path>,
+    /// The folder, where it is found.
+    pub folder: Option<String>,
 }
 
 impl RunSettings {
@@ -46,7 +51,18 @@ impl RunSettings {
             tiles: given.tiles.unwrap_or_default(),
             validation_crops: given.validation_crops.unwrap_or(VALIDATION_CROPS),
             sheet: given.sheet.map(Path::to_owned),
+            folder: given.folder.clone(),
         }
+    }
+
+    /// What to say where a training goes on that had the photographs of another folder until now.
+    pub fn moved(kept: Option<&str>, given: &RunOptions) -> Option<String> {
+        let before = serde_json::from_str::<Self>(kept?).ok()?.folder?;
+        let now = given.folder.as_ref().filter(|now| **now != before)?;
+        Some(format!(
+            "this training had the photographs of {before} until now, not those of {now}: unless they are the same, ones that \
+             were held out may be trained on"
+        ))
     }
 
     /// Those of a training that goes on, where `kept` is what its checkpoint has. Another choice of photographs is refused:
@@ -70,6 +86,7 @@ impl RunSettings {
             validation_crops: given.validation_crops.unwrap_or(kept.validation_crops),
             sheet: given.sheet.map(Path::to_owned).or(kept.sheet),
             tiles: kept.tiles,
+            folder: given.folder.clone(),
         })
     }
 
@@ -83,7 +100,8 @@ impl RunSettings {
 mod tests {
     use super::*;
 
-    const NOTHING: RunOptions<'static> = RunOptions { memory: None, tiles: None, validation_crops: None, sheet: None };
+    const NOTHING: RunOptions<'static> =
+        RunOptions { memory: None, tiles: None, validation_crops: None, sheet: None, folder: None };
 
     #[test]
     fn a_training_goes_on_with_what_it_had() {
@@ -92,6 +110,7 @@ mod tests {
             sheet: Some(Path::new("s.png")),
             tiles: Some(Tiles::Never),
             memory: Some(0.5),
+            folder: None,
         };
         let begun = RunSettings::new(&first);
         let kept = begun.to_json().unwrap();
@@ -101,6 +120,12 @@ mod tests {
         assert_eq!(RunSettings::resumed(Some(&kept), &other).unwrap(), RunSettings { validation_crops: 64, ..begun });
         let refused = RunSettings::resumed(Some(&kept), &RunOptions { tiles: Some(Tiles::Always), ..NOTHING });
         assert!(refused.unwrap_err().to_string().contains("--tiles always contradicts"));
+        let [here, there] = ["/a", "/b"].map(|folder| RunOptions { folder: Some(folder.into()), ..NOTHING });
+        let kept = RunSettings::new(&here).to_json().unwrap();
+        let moved = RunSettings::moved(Some(&kept), &there).unwrap();
+        assert!(moved.contains("of /a until now, not those of /b"), "{moved}");
+        let known = [(Some(&*kept), &here), (Some(&*kept), &NOTHING), (Some("{}"), &here), (None, &here)];
+        assert!(known.into_iter().all(|(kept, given)| RunSettings::moved(kept, given).is_none()));
         for old in [None, Some("{}")] {
             assert_eq!(RunSettings::resumed(old, &NOTHING).unwrap(), RunSettings::new(&NOTHING));
         }

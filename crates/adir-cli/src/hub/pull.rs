@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
+use adir::io::tally::counted;
 use adir::{Error, Result};
 use serde_json::json;
 
@@ -204,7 +205,7 @@ impl Pull<'_> {
             say!("{:>9}  {}{state}", bytes(item.facts.size), item.name)?;
         }
         let (total, missing) = (bytes(self.total()), bytes(self.missing()));
-        say!("{total} in {} files, {missing} to download", self.items.len())?;
+        say!("{total} in {}, {missing} to download", counted(self.items.len(), "file"))?;
         say!("into {}", self.snapshot().display())
     }
 

@@ -8,6 +8,7 @@ use std::fmt;
 use serde::{Deserialize, Serialize};
 
 use super::config::Trained;
+use crate::io::tally::counted;
 use crate::models::EstimateErrors;
 
 /// Steps after which the loss is measured: doubling at first, then evenly.
@@ -113,7 +114,7 @@ impl HeldOut {
 impl fmt::Display for HeldOut {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         if let (Some(trained), Some(best)) = (self.trained, self.best) {
-            write!(f, "{trained}, {best} steps, ")?;
+            write!(f, "{trained}, {}, ", counted(best as usize, "step"))?;
         }
         write!(f, "held-out loss {:.5} -> {:.5}", self.before, self.after)?;
         match (self.stopped, self.slope) {

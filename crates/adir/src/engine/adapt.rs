@@ -418,7 +418,10 @@ impl Engine {
         let of = provenance.key_without_budget()?;
         // Minutes that became a number of steps once are that number for good.
         let note = request.overrides.minutes.map(|minutes| sha256(format!("{of} {minutes}").as_bytes()).to_string());
-        let noted = note.as_ref().filter(|_| request.use_cache).and_then(|note| self.cache.steps(note));
+        let noted = note.as_ref().and_then(|note| {
+            let known = self.lock().steps.get(note).copied();
+            known.or_else(|| self.cache.steps(note).filter(|_| request.use_cache))
+        });
         provenance.settings.iterations = noted.unwrap_or(provenance.settings.iterations);
         let to_time = request.overrides.minutes.filter(|_| noted.is_none());
         let kept = |provenance: &Provenance| -> Result<Option<AdapterFound>> {
@@ -475,10 +478,13 @@ impl Engine {
             let steps = training.steps_in(Duration::from_secs_f64(60.0 * minutes))?;
             training.run.set_budget(steps);
             provenance.settings.iterations = steps;
-            if let Some(note) = note.filter(|_| request.use_cache)
-                && let Err(e) = self.cache.note_steps(&note, steps)
-            {
-                warn(watch, format!("the number of training steps is not kept: {e}"))?;
+            if let Some(note) = note {
+                if request.use_cache
+                    && let Err(e) = self.cache.note_steps(&note, steps)
+                {
+                    warn(watch, format!("the number of training steps is not kept: {e}"))?;
+                }
+                self.lock().steps.insert(note, steps);
             }
             if let Some(found) = kept(&provenance)? {
                 return Ok(found);

@@ -9,6 +9,7 @@ use crate::adapt::{Adapter, AdapterInfo};
 use crate::encode::EncoderId;
 use crate::io::atomic;
 use crate::io::hash::sha256;
+use crate::io::tally::counted;
 use crate::io::weights::WeightFile;
 use crate::models::Prior;
 use crate::retrieve::{Index, TileSide};
@@ -301,8 +302,9 @@ impl Cache for FolderCache {
         match (found.len(), observation) {
             (1, _) => Ok(found.remove(0).path),
             (0, Some(hash)) => Err(Error::config(format!(
-                "of {count} adapters in {text:?} none was made for this observation (SHA-256 {hash:.12}...): make one \
-                 with `adir adapt create`, or choose one by its file or key: {keys}"
+                "of {} in {text:?} none was made for this observation (SHA-256 {hash:.12}...): make one with `adir adapt \
+                 create`, or choose one by its file or key: {keys}",
+                counted(count, "adapter")
             ))),
             _ => Err(Error::config(format!(
                 "{count} adapters are named {text:?}; choose one by its file or key: {keys}"

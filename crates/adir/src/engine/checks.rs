@@ -31,7 +31,10 @@ impl Engine {
     }
 
     /// Refuses a gallery that no image could be chosen from: by the observation, or by `prompt`.
-    pub(super) fn check_gallery(&self, path: &Path, tiles: Option<TileSide>, prompt: Option<&str>) -> Result<()> {
+    ///
+    /// # Errors
+    /// [`Error::Input`] when it is not there, cannot be opened, or holds no images; as [`Engine::encoder`].
+    pub fn check_gallery(&self, path: &Path, tiles: Option<TileSide>, prompt: Option<&str>) -> Result<()> {
         let key = (path.to_owned(), tiles, prompt.map(str::to_owned));
         if self.lock().looked_at.contains(&key) {
             return Ok(());

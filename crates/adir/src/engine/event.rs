@@ -8,6 +8,7 @@ use serde::Serialize;
 use super::by_y::ByY;
 use super::folder::FileOutcome;
 use crate::adapt::{HeldOut, Measured};
+use crate::io::tally::counted;
 use crate::{Error, Result};
 
 /// Takes events, on any of the threads that compute, and answers whether to go on.
@@ -172,7 +173,8 @@ impl fmt::Display for Event {
             Self::Adapting { step, total, loss, .. } => write!(f, "adapting {step}/{total}: loss {loss:.4}"),
             Self::Measured { measured: Measured { trained, point, before } } => {
                 let change = 100.0 * (point.loss / before - 1.0);
-                write!(f, "adapting {trained}, {} steps: held-out loss {:.5}, {change:+.1} %", point.step, point.loss)
+                let steps = counted(point.step as usize, "step");
+                write!(f, "adapting {trained}, {steps}: held-out loss {:.5}, {change:+.1} %", point.loss)
             }
             Self::Adapted { from_cache, outcome, by_y, used } => {
                 f.write_str("adaptation: ")?;

@@ -11,6 +11,7 @@ use super::record::ImageRecord;
 use super::remote::RemoteGallery;
 use crate::encode::{Embedding, Encoder};
 use crate::io::limits::Limits;
+use crate::io::tally::counted;
 use crate::retrieve::{Build, BuildOutcome, ContentHash, Entry, Index, Neighbour, Precision, RemoteIndex, TileSide};
 use crate::{Error, Result};
 
@@ -285,14 +286,14 @@ fn update(
         }
     }
     if skipped > SHOWN_WARNINGS {
-        warn(watch, format!("left out: {} more files", skipped - SHOWN_WARNINGS))?;
+        warn(watch, format!("left out: {}", counted(skipped - SHOWN_WARNINGS, "more file")))?;
     }
     for note in build.notes() {
         warn(watch, note)?;
     }
     let index = build.index()?;
     if index.is_empty() {
-        return Err(Error::input(root, "contains no images"));
+        return Err(Error::input(root, build.no_images()));
     }
     // Entries carry the hashes of their files: equal ones have equal embeddings.
     if before.as_deref() != Some(&*index.entries()?) {

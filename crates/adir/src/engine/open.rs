@@ -56,6 +56,9 @@ pub(super) struct Opened {
     pub(super) adapter: Option<(PathBuf, AdapterInfo)>,
     /// The last adapter that several observations share and no cache keeps, by its key.
     shared: Option<(String, Adapter, AdapterInfo)>,
+    /// Training steps that minutes became, by what names them in the cache: without one, observations that share an
+    /// adapter would each take their own time, and train for other numbers of steps.
+    pub(super) steps: HashMap<String, u32>,
 }
 
 #[derive(Debug, Clone)]

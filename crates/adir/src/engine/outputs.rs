@@ -131,7 +131,7 @@ impl Outputs {
     ///
     /// # Errors
     /// [`Error::Config`] when something else has its name.
-    pub(super) fn check_record(&self) -> Result<Option<usize>> {
+    pub fn check_record(&self) -> Result<Option<usize>> {
         if self.record.symlink_metadata().is_err() {
             return Ok(None);
         }

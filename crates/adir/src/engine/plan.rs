@@ -9,9 +9,10 @@ use super::extent::{Extent, Memory};
 use super::open::Engine;
 use super::outputs::{Outputs, Stale};
 use super::request::{Observation, Request};
-use super::warnings::warnings;
+use super::warnings::{ROUNDED, warnings};
 use crate::io::image::{BitDepth, ImageFormat, Metadata, Picture, check_file, read_bytes, read_hashed_as};
 use crate::io::light::Light;
+use crate::io::tally::counted;
 use crate::operator::ImageShape;
 use crate::restore::{RestorePlan, SamplingConfig};
 use crate::retrieve::ContentHash;
@@ -224,6 +225,11 @@ impl Plan {
         &self.warnings
     }
 
+    /// Leaves out what [`ROUNDED`] says if it was told of another file before.
+    pub(super) fn say_once(&mut self, told: &mut bool) {
+        self.warnings.retain(|warning| warning != ROUNDED || !std::mem::replace(told, true));
+    }
+
     /// Samples of an earlier run that stay, because this one has fewer.
     pub fn stale(&self) -> &[PathBuf] {
         &self.stale.samples
@@ -272,7 +278,7 @@ impl fmt::Display for Plan {
         if (canvas.height, canvas.width) != (result.height, result.width) {
             writeln!(f, "sampled as {canvas}, then cropped to the result")?;
         }
-        writeln!(f, "network evaluations  {} x {} samples", plan.steps(), sampling.samples)?;
+        writeln!(f, "network evaluations  {} x {}", plan.steps(), counted(sampling.samples, "sample"))?;
         if let Some([(down, height), (across, width)]) = self.extent.tiles {
             let how = "overlapping and blended at every step";
             writeln!(f, "tiles                {across}x{down} of at most {width}x{height} pixels, {how}")?;

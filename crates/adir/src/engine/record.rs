@@ -269,12 +269,16 @@ impl Record {
     }
 }
 
-/// The text of a record's file, of whatever kind.
+/// The text of a record's file, of whatever kind: JSON.
 pub(super) fn text_of(path: &Path) -> Result<String> {
     let mut text = String::new();
     let read = open_regular(path).and_then(|file| file.take(MOST_BYTES).read_to_string(&mut text));
     read.map_err(|e| Error::input(path, format!("cannot be read: {e}")))?;
-    Ok(text)
+    match serde_json::from_str::<serde::de::IgnoredAny>(&text) {
+        Ok(_) => Ok(text),
+        Err(e) if e.is_eof() => Err(Error::input(path, format!("is cut off, and no whole record: {e}"))),
+        Err(e) => Err(Error::input(path, format!("is no record, which would be JSON: {e}"))),
+    }
 }
 
 /// Whether a text is a [`LatentRecord`](super::LatentRecord).

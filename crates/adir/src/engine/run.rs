@@ -17,6 +17,7 @@ use super::states::{self, States};
 use crate::compute::Workers;
 use crate::io::image::{BitDepth, Picture, Reading, read_image_as};
 use crate::io::limits::Limits;
+use crate::io::tally::counted;
 use crate::models::{Denoiser, Prior, Space};
 use crate::problem::{MaskSource, Sigma};
 use crate::restore::RestorePlan;
@@ -54,8 +55,8 @@ impl Engine {
         let started = Instant::now();
         plan.warnings().iter().try_for_each(|message| warn(watch, message))?;
         if let [first, ..] = plan.stale() {
-            let (count, first) = (plan.stale().len(), first.display());
-            warn(watch, format!("{count} samples of an earlier run are left as they are, from {first} on"))?;
+            let (count, first) = (counted(plan.stale().len(), "sample"), first.display());
+            warn(watch, format!("left alone: {count} of an earlier run, from {first} on"))?;
         }
         for map in plan.stale_maps() {
             warn(watch, format!("{}: this map of an earlier run is left as it is", map.display()))?;

@@ -17,6 +17,7 @@ use crate::io::hash::sha256;
 use crate::io::image::read_hashed;
 use crate::io::shards::{hash_in, read_image_in};
 use crate::io::tally::Tally;
+use crate::io::tally::counted;
 use crate::models::{Denoiser, Prior};
 use crate::retrieve::{ContentHash, Neighbour};
 use crate::tensor::Tensor;
@@ -153,7 +154,7 @@ impl Engine {
             warn(watch, note)?;
         }
         if copies > 0 {
-            warn(watch, format!("left out: {copies} files with the same pixels as another one"))?;
+            warn(watch, format!("left out: {} with the same pixels as another one", counted(copies, "file")))?;
         }
         if sources.is_empty() {
             return Err(Error::input(folder, "contains no images"));

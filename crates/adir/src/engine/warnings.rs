@@ -1,5 +1,6 @@
 //! What a user should know of an observation and its output before anything is computed.
 
+use super::folder::label;
 use super::plan::Plan;
 use crate::Result;
 use crate::io::image::{BitDepth, ImageFormat, Picture, first_of};
@@ -8,9 +9,14 @@ use crate::tensor;
 /// Largest values of data of 10 and 12 bits.
 const FEWER_BITS: [f32; 2] = [1023.0, 4095.0];
 
+/// Said of observations whose format of results is coarser. Of a folder it is said once.
+pub(super) const ROUNDED: &str =
+    "results are rounded to 8 bits, and their observations are finer: .tif, .fits and .exr keep floats";
+
 /// The warnings of a plan.
 pub(super) fn warnings(plan: &Plan) -> Result<Vec<String>> {
     let name = plan.file.as_ref().map_or("the observation".into(), |file| file.display().to_string());
+    let name = label(&name, plan.request.reading.page);
     let mut warnings: Vec<String> = of_reading(&plan.picture).map(|text| format!("{name}: {text}")).collect();
     warnings.extend_from_slice(plan.restore.measurement().warnings());
     warnings.extend(bits(plan)?.map(|text| format!("{name}: {text}")));
@@ -26,6 +32,9 @@ pub(super) fn warnings(plan: &Plan) -> Result<Vec<String>> {
                 "{output}: values beyond black and white are cut off in this format; .tif, .fits and .exr keep them"
             ));
         }
+    }
+    if plan.picture.bit_depth == BitDepth::Float && plan.depth() == BitDepth::Eight {
+        warnings.push(ROUNDED.into());
     }
     if let Some(outputs) = plan.outputs() {
         let format = ImageFormat::from_path(&outputs.image)?;

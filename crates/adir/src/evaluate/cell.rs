@@ -128,6 +128,13 @@ impl Cell {
         write_json(path, self)
     }
 
+    /// Whether the metric says nothing of it.
+    pub fn lacks(&self, metric: &dyn Metric) -> bool {
+        let over = metric.over();
+        let lacks = |found: &Measurement| over.samples() && found.one.is_none() || over.mean() && found.mean.is_none();
+        self.measured.get(metric.name()).is_none_or(lacks)
+    }
+
     /// Set, task, image, method and numbers in one line.
     pub fn summary(&self, metrics: &[Box<dyn Metric>]) -> String {
         let numbers = metrics.iter().filter_map(|metric| {

@@ -57,14 +57,19 @@ const KNOWN: [&str; 20] = [
     "pdf",
 ];
 
-/// Refuses a name whose ending says that the file is something else than what will be written there. Endings that say
-/// nothing are left alone, and so is a folder that is there.
+/// Refuses a name whose ending says that the file is something else than what will be written there, and `-`, which means a
+/// pipe elsewhere. Endings that say nothing are left alone, and so is a folder that is there.
 ///
 /// # Errors
 /// [`Error::Config`] naming the file.
 pub fn check_ending(path: &Path, written: Written) -> Result<()> {
     let ending = path.extension().and_then(|e| e.to_str()).unwrap_or_default().to_ascii_lowercase();
     let (what, suiting) = written.described();
+    if path == Path::new("-") {
+        return Err(Error::config(format!(
+            "-: {what} under a name, not to a pipe: give one (./- is a file of that name)"
+        )));
+    }
     let says_something = KNOWN.contains(&ending.as_str()) || ImageFormat::from_path(path).is_ok();
     if !says_something || suiting.contains(&ending.as_str()) || (written == Written::Folder && path.is_dir()) {
         return Ok(());
@@ -91,6 +96,7 @@ mod tests {
             ("a.htm", Written::Html),
             ("a.index", Written::Index),
             ("scans.2024", Written::Folder),
+            ("./-", Written::Json),
         ] {
             check(name, written).unwrap();
         }
@@ -102,6 +108,8 @@ mod tests {
             ("x.jpg", Written::Html),
             ("o.png", Written::Index),
             ("o.png", Written::Folder),
+            ("-", Written::Json),
+            ("-", Written::Folder),
         ] {
             let refused = check(name, written).unwrap_err();
             assert!(matches!(&refused, Error::Config(message) if message.starts_with(name)), "{refused}");

@@ -6,8 +6,8 @@ use std::path::{Path, PathBuf};
 use super::atomic::check_writable;
 use super::codec::kinds::{kind_of_name, way_out};
 use super::image::ImageFormat;
-use super::shards::is_tar_name;
-use super::tally::Tally;
+use super::shards::{PACKED, TAR_FILE, is_packed_name, is_tar_name};
+use super::tally::{Tally, counted};
 use crate::{Error, Result};
 
 /// Folders inside folders that are followed.
@@ -27,31 +27,44 @@ pub struct ImageFiles {
     pub unread: Tally,
     /// Tar files, as `files`; what is in them has not been looked at.
     pub shards: Vec<String>,
+    /// Compressed tar files, of which no image can be read in its place.
+    pub packed: Tally,
 }
 
 impl ImageFiles {
     /// What to say of a folder without images.
     pub fn no_images(&self) -> String {
         match (self.unread.is_empty(), self.shards.len()) {
-            (true, 0) => "contains no images".into(),
+            (true, 0) if self.packed.is_empty() => "contains no images".into(),
+            (true, 0) => format!("contains no images: {}", self.packed.lines().join("; ")),
             (true, count) => format!(
-                "contains no images, but {count} tar files: `adir index build --shards` makes an index of the images in them"
+                "contains no images, but {}: `adir index build --shards` makes an index of the images in tar files",
+                counted(count, "tar file")
             ),
             (false, _) => format!("contains no images that can be read: {}", self.unread.lines().join("; ")),
         }
     }
 
+    /// What to say of a folder without tar files.
+    pub fn no_shards(&self) -> String {
+        match (self.packed.is_empty(), self.files.is_empty()) {
+            (false, _) => format!("contains no .tar files: {}", self.packed.lines().join("; ")),
+            (true, false) => "contains no .tar files, only images: leave out --shards".into(),
+            (true, true) => "contains no .tar files".into(),
+        }
+    }
+
     /// What was left out: a line for each kind, with a count and the first of them.
     pub fn warnings(&self) -> Vec<String> {
-        let counted = |count: usize, one: &str, many: &str| match count {
+        let first_of = |count: usize, one: &str, many: &str| match count {
             1 => format!("1 {one}"),
             _ => format!("{count} {many}, the first"),
         };
         let folders = self.unlisted.first().map(|first| {
-            format!("left out: {}: {first}", counted(self.unlisted.len(), "folder", "folders that cannot be listed"))
+            format!("left out: {}: {first}", first_of(self.unlisted.len(), "folder", "folders that cannot be listed"))
         });
         let names = self.odd_names.first().map(|first| {
-            let count = counted(self.odd_names.len(), "image", "images");
+            let count = first_of(self.odd_names.len(), "image", "images");
             format!("left out: {count}: {}: the name is not UTF-8 or holds a backslash", first.display())
         });
         let unread = self.unread.lines().into_iter().map(|line| format!("left out: {line}"));
@@ -81,6 +94,8 @@ pub fn image_files(folder: &Path) -> Result<ImageFiles> {
 pub fn check_folder(path: &Path) -> Result<()> {
     match fs::metadata(path) {
         Ok(found) if found.is_dir() => Ok(()),
+        Ok(_) if is_tar_name(path) => Err(Error::input(path, TAR_FILE)),
+        Ok(_) if is_packed_name(path) => Err(Error::input(path, PACKED)),
         Ok(_) => Err(Error::input(path, "is a file, expected a folder")),
         Err(e) => Err(Error::input(path, format!("cannot be opened: {e}"))),
     }
@@ -141,6 +156,9 @@ fn list(folder: &Path, below: &str, depth: usize, found: &mut ImageFiles) -> Res
         match (fault(&item.path(), kind), path) {
             (Some(Fault::NoImage), Some(path)) if is_tar_name(&item.path()) && item.path().is_file() => {
                 found.shards.push(path);
+            }
+            (Some(Fault::NoImage), path) if is_packed_name(&item.path()) && item.path().is_file() => {
+                found.packed.add(PACKED, path.unwrap_or_else(|| item.path().display().to_string()));
             }
             (Some(Fault::NoImage), _) => {}
             (Some(Fault::Unread(why)), path) => {
@@ -203,6 +221,29 @@ mod tests {
         assert_eq!(found.files, ["b/a.JPG", "b/c/d.webp", "z.png"]);
         assert!(found.warnings().is_empty());
         assert!(matches!(image_files(&f.join("none")), Err(Error::Input { .. })));
+        fs::remove_dir_all(f).unwrap();
+    }
+
+    /// A folder of tar files says how their images are found.
+    #[test]
+    fn tar_files_are_no_images_but_hold_some() {
+        let f = folder("tars");
+        fs::write(f.join("0.tar.gz"), "x").unwrap();
+        let found = image_files(&f).unwrap();
+        for said in [found.no_images(), found.no_shards()] {
+            assert!(said.contains("0.tar.gz: ") && said.contains("gunzip"), "{said}");
+        }
+        fs::write(f.join("1.tar"), "x").unwrap();
+        let said = image_files(&f).unwrap().no_images();
+        assert!(said.contains("but 1 tar file: ") && said.contains("--shards"), "{said}");
+        fs::remove_file(f.join("0.tar.gz")).unwrap();
+        fs::write(f.join("a.png"), "x").unwrap();
+        assert!(image_files(&f).unwrap().no_shards().contains("leave out --shards"));
+        for (name, hint) in [("1.tar", "--shards"), ("2.TGZ", "gunzip"), ("a.png", "expected a folder")] {
+            fs::write(f.join(name), "x").unwrap();
+            let refused = check_folder(&f.join(name)).unwrap_err().to_string();
+            assert!(refused.contains(hint), "{refused}");
+        }
         fs::remove_dir_all(f).unwrap();
     }
 

@@ -22,6 +22,7 @@ use super::limits::Limits;
 use super::metadata::upright_xmp;
 use super::raster::raster;
 use super::scale::{check_unit_range, proposal, range};
+use super::tally::counted;
 use super::turned::Turned;
 use crate::operator::Mask;
 use crate::tensor::{Tensor, cpu, from_f32};
@@ -307,7 +308,7 @@ fn picture(path: &Path, format: ImageFormat, decoded: Decoded, reading: &Reading
     });
     let bad = values.iter().chain(alpha.iter().flatten()).filter(|value| !value.is_finite()).count();
     if bad > 0 {
-        return Err(Error::input(path, format!("{bad} samples are not finite")));
+        return Err(Error::input(path, format!("{} not finite: NaN or infinite", counted(bad, "sample"))));
     }
     let [least, most] = range(alpha.as_deref().unwrap_or_default());
     if least < -1e-3 || most > 1.001 {
@@ -401,7 +402,7 @@ fn decode(
         let other = other_kind(&start).map_or(String::new(), |kind| format!(" but a {kind} file: {}", way_out(kind)));
         Error::input(path, format!("is not a PNG, JPEG, WebP, TIFF, FITS, OpenEXR or JPEG XL image{other}"))
     })?;
-    let decoded = codec::decode(format, path, reader, reading.page.unwrap_or(1), limits)?;
+    let decoded = codec::decode(format, path, reader, reading.page, limits)?;
     Ok((format, decoded))
 }
 

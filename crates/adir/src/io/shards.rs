@@ -38,6 +38,8 @@ pub struct Shard {
     pub images: Vec<Member>,
     /// What looks like an image and is not read, with the reason.
     pub left_out: Tally,
+    /// Whether the archive has the mark of its end. Without it, it may have been cut off between two members.
+    pub ends: bool,
 }
 
 impl Shard {
@@ -60,12 +62,14 @@ impl Shard {
                 continue;
             }
             let fault = match found.kind {
-                b'0' | b'\0' | b'7' if !is_plain(&name) => Some("has a name that leads out of the archive"),
+                b'0' | b'\0' | b'7' if !is_plain(&name) => Some(fault_of(&name)),
                 b'0' | b'\0' | b'7' if !seen.insert(name.clone()) => Some("has the name of another member"),
                 b'0' | b'\0' | b'7' => None,
                 b'1' | b'2' => Some("is a link"),
                 b'5' => continue,
-                _ => Some("is a device, a pipe or of an unknown kind"),
+                b'3' | b'4' | b'6' => Some("is a device or a pipe"),
+                b'S' => Some("is stored sparsely, which is not read"),
+                _ => Some("is of an unknown kind"),
             };
             match fault {
                 Some(fault) => shard.left_out.add(fault, &name),
@@ -73,6 +77,7 @@ impl Shard {
                 None => shard.images.push(Member { name, offset: found.offset, size: found.size }),
             }
         }
+        shard.ends = headers.ended();
         shard.images.sort_unstable_by(|a, b| a.name.cmp(&b.name));
         Ok(shard)
     }
@@ -109,6 +114,45 @@ impl Member {
 /// Whether a part of the name starts with a dot, as what macOS adds to archives does.
 fn is_hidden(name: &str) -> bool {
     name.split('/').any(|part| part.starts_with('.') && part != "..")
+}
+
+/// Why a name is not plain.
+fn fault_of(name: &str) -> &'static str {
+    match name {
+        _ if name.contains('\\') => "has a name that is not UTF-8 or holds a backslash",
+        _ if name.starts_with('/') || name.split('/').any(|part| part == "..") => {
+            "has a name that leads out of the archive"
+        }
+        _ => "has a name with an empty part",
+    }
+}
+
+/// Said of a tar file that does not [end](Shard::ends).
+pub const NO_END: &str = "has no mark of its end: it may be cut off after its last member";
+/// Said of a tar file in the place of a folder or an index.
+pub(super) const TAR_FILE: &str =
+    "is a tar file: `adir index build FOLDER --shards` makes an index of the images in the tar files of a folder";
+/// Said of a compressed one.
+pub(super) const PACKED: &str = "is a compressed tar file, of which no image can be read in its place: decompress it (gunzip, xz -d, zstd -d), and give \
+     its folder to `adir index build --shards`";
+
+/// Whether a name ends like that of a compressed tar file.
+pub(super) fn is_packed_name(name: &Path) -> bool {
+    let name = name.file_name().map(|name| name.to_string_lossy().to_ascii_lowercase()).unwrap_or_default();
+    let endings = [".tar.gz", ".tgz", ".tar.xz", ".txz", ".tar.zst", ".tzst", ".tar.bz2", ".tbz2", ".tar.lz4"];
+    endings.iter().any(|ending| name.ends_with(ending))
+}
+
+/// Refuses a tar file where an index is read.
+///
+/// # Errors
+/// [`Error::Input`] saying how an index of its images is made.
+pub(crate) fn check_no_shard(path: &Path) -> Result<()> {
+    match (is_tar_name(path), is_packed_name(path)) {
+        (true, _) => Err(Error::input(path, TAR_FILE)),
+        (_, true) => Err(Error::input(path, PACKED)),
+        _ => Ok(()),
+    }
 }
 
 /// Whether a name ends like that of a tar file.
@@ -219,8 +263,10 @@ mod tests {
         for (member, content) in shard.images.iter().zip([&b"JPEG"[..], b"WEBP!", b"PNG"]) {
             assert_eq!(&bytes[member.offset as usize..][..member.size as usize], content, "{}", member.name);
         }
+        assert!(shard.ends);
         // No end, and no padding.
-        assert_eq!(names(&read(&[file("a.png", b"1")[..513].to_vec()]).unwrap()), ["a.png"]);
+        let cut = read(&[file("a.png", b"1")[..513].to_vec()]).unwrap();
+        assert!(names(&cut) == ["a.png"] && !cut.ends);
     }
 
     #[test]
@@ -232,6 +278,7 @@ mod tests {
             file("/etc/c.png", b"3"),
             file("d/../../e.png", b"4"),
             file("f\\g.png", b"5"),
+            file("h//i.png", b"5"),
             member(b"\xff.png", b'0', b"6", 1),
             file("a.png", b"another"),
             link(b'1'),
@@ -243,7 +290,15 @@ mod tests {
         assert_eq!(names(&shard), ["a.png"]);
         assert_eq!(shard.images[0].size, 1, "the first of two");
         let lines = shard.left_out.lines().join("; ");
-        for hint in ["leads out of the archive", "is a link", "name of another", "device"] {
+        for hint in [
+            "3 files, the first: ../b.png: has a name that leads out",
+            "is a link",
+            "name of another",
+            "device",
+            "2 files, the first: f\\g.png: has a name that is not UTF-8",
+            "h//i.png: has a name with an empty part",
+            "sparsely",
+        ] {
             assert!(lines.contains(hint), "{hint}: {lines}");
         }
     }

@@ -3,6 +3,11 @@
 use std::collections::BTreeMap;
 use std::fmt::Display;
 
+/// A number of things with their `noun`, which is given in the singular and takes an s in the plural: `1 page`, `2 pages`.
+pub fn counted(count: usize, noun: &str) -> String {
+    format!("{count} {noun}{}", if count == 1 { "" } else { "s" })
+}
+
 /// Files counted by what is said of them.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Tally {
@@ -48,6 +53,11 @@ impl Tally {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn one_thing_is_no_plural() {
+        assert_eq!([0, 1, 2].map(|count| counted(count, "tar file")), ["0 tar files", "1 tar file", "2 tar files"]);
+    }
 
     #[test]
     fn a_kind_is_a_line() {

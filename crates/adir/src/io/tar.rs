@@ -21,6 +21,7 @@ pub(super) struct Headers<R> {
     reader: R,
     length: u64,
     at: u64,
+    ended: bool,
 }
 
 /// What extended headers say of the member behind them.
@@ -33,7 +34,12 @@ struct Extended {
 impl<R: Read + Seek> Headers<R> {
     /// Of a file of `length` bytes, from its beginning.
     pub fn new(reader: R, length: u64) -> Self {
-        Self { reader, length, at: 0 }
+        Self { reader, length, at: 0, ended: false }
+    }
+
+    /// Whether the archive ended by a block of zeros.
+    pub fn ended(&self) -> bool {
+        self.ended
     }
 
     /// The next member; none at the end of the archive: a block of zeros, or the end of the file.
@@ -88,6 +94,7 @@ impl<R: Read + Seek> Headers<R> {
         })?;
         self.at += BLOCK;
         if header.iter().all(|&byte| byte == 0) {
+            self.ended = true;
             return Ok(None);
         }
         let sum: u64 =

@@ -54,6 +54,10 @@ impl Metric for Lpips {
         Over::Samples
     }
 
+    fn takes(&self) -> String {
+        format!("images of at least {side}x{side} pixels", side = self.network.least_side())
+    }
+
     fn value(&self, case: &Case<'_>) -> Result<Option<f64>> {
         let Some(truth) = case.truth else { return Ok(None) };
         check_same_shape(case.restored, truth)?;

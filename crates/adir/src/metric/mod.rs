@@ -96,6 +96,12 @@ pub trait Metric: Debug + Send + Sync {
         Over::Both
     }
 
+    /// The images that it applies to, where it does not apply to all: `images of at least 11x11 pixels`. So a message says
+    /// why one was left out.
+    fn takes(&self) -> String {
+        String::new()
+    }
+
     /// The value for `case`, infinite where a perfect score is; `None` where the metric does not apply: what it
     /// needs is not given, or the image is too small for it or has other channels.
     ///

@@ -40,6 +40,10 @@ impl Metric for MsSsimY {
         Needs::Truth
     }
 
+    fn takes(&self) -> String {
+        format!("images of at least {MULTISCALE}x{MULTISCALE} pixels without the border")
+    }
+
     fn value(&self, case: &Case<'_>) -> Result<Option<f64>> {
         let Some(truth) = case.truth else { return Ok(None) };
         check_same_shape(case.restored, truth)?;

@@ -65,6 +65,10 @@ impl Metric for Niqe {
         Over::Samples
     }
 
+    fn takes(&self) -> String {
+        format!("images of at least {}x{BLOCK} pixels that are not flat", 2 * BLOCK)
+    }
+
     fn value(&self, case: &Case<'_>) -> Result<Option<f64>> {
         let [height, width] = case.inner(0);
         if !case.has_luma() || (height / BLOCK) * (width / BLOCK) < 2 {

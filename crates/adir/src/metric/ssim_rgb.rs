@@ -42,6 +42,10 @@ impl Metric for SsimRgb {
         Needs::Truth
     }
 
+    fn takes(&self) -> String {
+        format!("images of at least {WINDOW}x{WINDOW} pixels")
+    }
+
     fn value(&self, case: &Case<'_>) -> Result<Option<f64>> {
         let Some(truth) = case.truth else { return Ok(None) };
         check_same_shape(case.restored, truth)?;

@@ -40,6 +40,10 @@ impl Metric for SsimY {
         Needs::Truth
     }
 
+    fn takes(&self) -> String {
+        format!("images of at least {WINDOW}x{WINDOW} pixels without the border")
+    }
+
     fn value(&self, case: &Case<'_>) -> Result<Option<f64>> {
         let Some(truth) = case.truth else { return Ok(None) };
         check_same_shape(case.restored, truth)?;

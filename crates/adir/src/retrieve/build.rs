@@ -21,8 +21,8 @@ use crate::io::folder::image_files;
 use crate::io::hash::{ContentHash, hash_file, sha256};
 use crate::io::image::{Reading, read_bytes, read_image};
 use crate::io::limits::Limits;
-use crate::io::shards::{Member, Shard};
-use crate::io::tally::Tally;
+use crate::io::shards::{Member, NO_END, Shard};
+use crate::io::tally::{Tally, counted};
 use crate::{Error, Result};
 
 /// Outcome for one file.
@@ -56,6 +56,11 @@ pub struct Build<'a> {
     files: Vec<Listed>,
     /// The tar files of the folder, which are looked into only if asked.
     shards: Vec<String>,
+    /// Compressed ones.
+    packed: Tally,
+    /// What to say if there are no images, or no tar files.
+    no_images: String,
+    no_shards: String,
     /// What could not be looked at, in words.
     unseen: Vec<String>,
     /// What of the embedded images does not count.
@@ -121,6 +126,9 @@ impl<'a> Build<'a> {
             root: folder.to_owned(),
             limits,
             tiles,
+            no_images: listing.no_images(),
+            no_shards: listing.no_shards(),
+            packed: listing.packed,
             files: listing.files.into_iter().map(|path| Listed { path, inside: None }).collect(),
             shards: listing.shards,
             unseen,
@@ -141,9 +149,9 @@ impl<'a> Build<'a> {
     /// [`Error::Input`] if the folder has no tar files. One that cannot be read is left out, and so are members with odd names.
     pub fn with_shards(mut self) -> Result<Self> {
         if self.shards.is_empty() {
-            return Err(Error::input(&self.root, "contains no .tar files"));
+            return Err(Error::input(&self.root, &self.no_shards));
         }
-        let (mut faults, mut left_out) = (Tally::default(), Tally::default());
+        let (mut faults, mut left_out, mut endless) = (Tally::default(), Tally::default(), Tally::default());
         for name in std::mem::take(&mut self.shards) {
             let path = self.root.join(&name);
             let listed = Stat::of_file(&path).and_then(|stat| Ok((stat, Shard::open(&path)?)));
@@ -155,6 +163,9 @@ impl<'a> Build<'a> {
                 }
             };
             left_out.join(shard.left_out, &name);
+            if !shard.ends {
+                endless.add(NO_END, &name);
+            }
             let path = Arc::new(path);
             self.files.extend(shard.images.into_iter().map(|member| Listed {
                 path: format!("{name}/{}", member.name),
@@ -162,7 +173,9 @@ impl<'a> Build<'a> {
             }));
         }
         let members = left_out.lines().into_iter().map(|line| format!("left out: {line}"));
-        self.unseen.extend(faults.lines().into_iter().chain(members));
+        self.no_images = "contains no images, neither as files nor in its tar files".into();
+        let packed = self.packed.lines().into_iter().map(|line| format!("left out: {line}"));
+        self.unseen.extend(faults.lines().into_iter().chain(members).chain(endless.lines()).chain(packed));
         self.files.sort_unstable_by(|a, b| a.path.cmp(&b.path));
         Ok(self)
     }
@@ -197,8 +210,11 @@ impl<'a> Build<'a> {
         let mut keep = wanted.iter();
         let before = self.files.len();
         self.files.retain(|_| keep.next().is_some_and(|&keep| keep));
+        if before == 0 {
+            return Err(Error::input(&self.root, self.no_images()));
+        }
         if self.files.is_empty() {
-            let message = format!("has none of the {count} images of the list");
+            let message = format!("has none of the {} of the list", counted(count as usize, "image"));
             return Err(Error::input(&self.root, message));
         }
         let mut notes = Vec::new();
@@ -211,6 +227,11 @@ impl<'a> Build<'a> {
             unlisted => notes.push(format!("{unlisted} of {before} images are not in the list and are left out")),
         }
         Ok((self, notes))
+    }
+
+    /// What to say if it has no images.
+    pub fn no_images(&self) -> &str {
+        if self.total() == 0 { &self.no_images } else { "contains no image that can be read" }
     }
 
     /// The number of files, and so of events.

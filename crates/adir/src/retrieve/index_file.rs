@@ -15,6 +15,7 @@ use super::rounded::Rounded;
 use super::stored::{Block, Stored};
 use super::writer::{Header, Writer};
 use crate::encode::EncoderId;
+use crate::io::shards::check_no_shard;
 use crate::io::{atomic, open_regular};
 use crate::{Error, Result};
 
@@ -83,9 +84,11 @@ impl Index {
             let [a, b] = rest.as_chunks::<4>().0.first_chunk::<2>()?;
             Some((magic, [u32::from_le_bytes(*a), u32::from_le_bytes(*b)]))
         }) else {
+            check_no_shard(path)?;
             return Err(Error::input(path, "is not an index of images: make one with `adir index build`"));
         };
         if magic != MAGIC {
+            check_no_shard(path)?;
             return Err(Error::input(path, "is not an index of images: make one with `adir index build`"));
         }
         match version {

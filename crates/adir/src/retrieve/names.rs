@@ -5,6 +5,7 @@ use std::fs::File;
 use std::io::{BufRead, BufReader, Read};
 use std::path::Path;
 
+use crate::io::tally::counted;
 use crate::{Error, Result};
 
 /// Longest name in bytes: no system has longer paths.
@@ -23,13 +24,16 @@ impl Names {
 
     /// Whether `found` names are as many as there must be.
     pub fn check(found: usize, count: usize) -> Result<(), String> {
-        if found == count { Ok(()) } else { Err(format!("holds {found} names for {count} embeddings")) }
+        match found == count {
+            true => Ok(()),
+            false => Err(format!("holds {} for {}", counted(found, "name"), counted(count, "embedding"))),
+        }
     }
 
     pub fn push(&mut self, name: &str) -> Result<(), String> {
         let count = self.count;
         if self.names.len() == count {
-            return Err(format!("holds more than {count} names for {count} embeddings"));
+            return Err(format!("holds more than {} for as many embeddings", counted(count, "name")));
         }
         if name.len() > MAX_NAME {
             let number = self.names.len() + 1;

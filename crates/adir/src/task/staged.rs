@@ -7,6 +7,7 @@ use super::method::{Overrides, Source};
 use super::resolve::{Choices, Situation, count};
 use super::settings::{GuidanceSettings, Levels, SamplerSettings, StageSettings};
 use crate::guidance::{PigdmConfig, Trust};
+use crate::io::tally::counted;
 use crate::operator::{ImageShape, LinearOperator};
 use crate::sampler::{EpsAfterGuidance, Mixture, Start};
 use crate::{Error, Result};
@@ -148,7 +149,9 @@ impl Recipe<'_> {
                 let third = (steps / 3).clamp(1, steps - 1);
                 Ok(Counts { third, rest: steps - third })
             }
-            Some(steps) => Err(Error::config(format!("{steps} steps: this task takes 2 or more, in two stages"))),
+            Some(steps) => {
+                Err(Error::config(format!("{}: this task takes 2 or more, in two stages", counted(steps, "step"))))
+            }
         }
     }
 

@@ -14,6 +14,7 @@ use crate::io::hash::{ContentHash, Hasher};
 use crate::io::image::read_image;
 use crate::io::limits::Limits;
 use crate::io::tally::Tally;
+use crate::io::tally::counted;
 use crate::models::ImageMean;
 use crate::noise::{Noise, Stream};
 use crate::tensor::{self, Device, Tensor};
@@ -158,8 +159,9 @@ impl Collection {
         if self.training.is_empty() || self.held_out.is_empty() {
             let (training, held_out) = (self.training.len(), self.held_out.len());
             let message = format!(
-                "leaves {training} images for training and {held_out} held out: at least two photographs are needed, \
-                 or more memory for them"
+                "leaves {} for training and {held_out} held out: at least two photographs are needed, \
+                 or more memory for them",
+                counted(training, "image")
             );
             return Err(Error::input(folder, message));
         }
@@ -248,12 +250,13 @@ fn nothing_left(no_images: &str, skipped: &[Error], files: usize, crop: usize, b
     match skipped.last() {
         _ if files == 0 => no_images.to_owned(),
         Some(last) if skipped.len() == files => format!(
-            "holds {files} images, none of which can be used: they must be readable and have at least {crop}x{crop} pixels, \
-             the side of a crop. The last one: {last}"
+            "holds {}, none of which can be used: they must be readable and have at least {crop}x{crop} pixels, \
+             the side of a crop. The last one: {last}",
+            counted(files, "image")
         ),
         _ => format!(
-            "holds {} images that can be used, but {:.3} GB of memory are too few for one of them",
-            files - skipped.len(),
+            "holds {} that can be used, but {:.3} GB of memory are too few for one of them",
+            counted(files - skipped.len(), "image"),
             bytes as f64 / 1e9
         ),
     }

@@ -6,7 +6,7 @@ mod report;
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
-use adir::engine::{Event, Keep, Target};
+use adir::engine::{Engine, Event, Keep, Target};
 use adir::evaluate::{Bench, EvalConfig, EvalTask, Method, Truth};
 use adir::io::ending::{Written, check_ending};
 use adir::io::folder::{check_output_folder, image_files};
@@ -21,6 +21,7 @@ use self::report::Report;
 use crate::adaptation::{AdaptSettings, low_rank};
 use crate::args::{at_least_one, preset};
 use crate::log::Log;
+use crate::metrics::LeftOut;
 use crate::model::{ModelArgs, named};
 use crate::store::Store;
 
@@ -142,6 +143,7 @@ pub fn run(args: &EvalArgs, log: &Log) -> Result<u8> {
     if header.info().channels != 3 {
         return Err(Error::config("eval needs a network for RGB images"));
     }
+    args.check_sources(&config, &engine)?;
     let mut metrics = evaluation()?;
     for metric in further {
         if metrics.iter().all(|known| known.name() != metric.name()) {
@@ -149,7 +151,7 @@ pub fn run(args: &EvalArgs, log: &Log) -> Result<u8> {
         }
     }
     let mut report = Report::new(&metrics, args.show);
-    let mut failed = BTreeSet::new();
+    let (mut failed, mut left_out) = (BTreeSet::new(), LeftOut::default());
     let watcher = log.watcher();
     let watch = |event: &Event| watcher.see(event);
     for (set, files) in sets {
@@ -175,6 +177,8 @@ pub fn run(args: &EvalArgs, log: &Log) -> Result<u8> {
                         let (cell, shown) = bench.kept_or_measured(&cells, &name, method, i)?;
                         watcher.finish();
                         log.info(&cell.summary(&metrics));
+                        let lacking = metrics.iter().filter(|metric| cell.lacks(metric.as_ref()));
+                        lacking.for_each(|metric| left_out.add(metric.as_ref(), format!("{name}/{}", truth.name)));
                         pictures.push(shown);
                         report.add(cell);
                     }
@@ -185,6 +189,7 @@ pub fn run(args: &EvalArgs, log: &Log) -> Result<u8> {
             }
         }
     }
+    left_out.tell(log);
     report.write(&output, engine.prior(&watch)?.id()?.as_str())?;
     log.info(&format!("{}: table.md, cells.csv, sheet.png", output.display()));
     Ok(if failed.is_empty() { crate::exit::DONE } else { crate::exit::SOME_FAILED })
@@ -264,6 +269,20 @@ impl EvalArgs {
             }
             None => Ok(()),
         }
+    }
+
+    /// Refuses what methods adapt to, if it cannot be read: cells before it may take hours.
+    fn check_sources(&self, config: &EvalConfig, engine: &Engine) -> Result<()> {
+        if let Some(gallery) = &self.gallery {
+            engine.check_gallery(gallery, config.adapt.tiles, None)?;
+        }
+        if let Some(folder) = &self.random_from {
+            let listing = image_files(folder)?;
+            if listing.files.is_empty() {
+                return Err(Error::input(folder, listing.no_images()));
+            }
+        }
+        self.adapter.as_ref().map_or(Ok(()), |adapter| self.store.find_adapter(adapter).map(drop))
     }
 
     /// The files of a set to use.

@@ -7,6 +7,7 @@ use adir::engine::{Event, FolderCache};
 use adir::evaluate::paper::{PaperConfig, PaperFolder, PaperPlan, Preparation, Table, speed};
 use adir::io::ending::{Written, check_ending};
 use adir::io::folder::check_output_folder;
+use adir::io::tally::counted;
 use adir::metric::{Metric, standard};
 use adir::tensor::is_cpu;
 use adir::{Error, Result};
@@ -15,6 +16,7 @@ use clap::Args;
 use super::super::restore_folder::{ShardArg, shard_of};
 use super::{EvalArgs, check_output};
 use crate::log::Log;
+use crate::metrics::LeftOut;
 use crate::model::named;
 
 /// Metrics that the paper judges by, as `--metric` knows them, and the names of their two forms.
@@ -83,28 +85,32 @@ impl EvalArgs {
     }
 
     /// PSNR, SSIM and the agreement with the observation, and what was asked for besides.
-    fn metrics_of_table(&self, log: &Log) -> Result<Vec<Box<dyn Metric>>> {
+    fn metrics_of_table(&self) -> Result<Vec<Box<dyn Metric>>> {
         let mut metrics = standard();
         for metric in crate::metrics::metrics(&self.metrics)? {
             if metrics.iter().all(|known| known.name() != metric.name()) {
                 metrics.push(metric);
             }
         }
-        for (option, names) in OF_THE_PAPER {
-            if metrics.iter().all(|metric| !names.contains(&metric.name())) {
-                log.warn(&format!(
-                    "{option} is not measured, without --metric {option}=FILE; the same command with it measures the pictures \
-                     that are there"
-                ));
-            }
-        }
         Ok(metrics)
+    }
+}
+
+/// Warns of the paper's metrics that are not asked for.
+fn warn_of_missing(metrics: &[Box<dyn Metric>], log: &Log) {
+    for (option, names) in OF_THE_PAPER {
+        if metrics.iter().all(|metric| !names.contains(&metric.name())) {
+            log.warn(&format!(
+                "{option} is not measured, without --metric {option}=FILE; the same command with it measures the pictures \
+                 that are there"
+            ));
+        }
     }
 }
 
 /// Makes the table, or says what it costs.
 pub fn run(args: &EvalArgs, table: Table, log: &Log) -> Result<u8> {
-    let metrics = args.metrics_of_table(log)?;
+    let metrics = args.metrics_of_table()?;
     let output = args.output.clone().unwrap_or_else(|| format!("paper-{table}").into());
     let config = args.table(table)?;
     check_ending(&output, Written::Folder)?;
@@ -123,10 +129,15 @@ pub fn run(args: &EvalArgs, table: Table, log: &Log) -> Result<u8> {
     let watch = |event: &Event| watcher.see(event);
     let plan = PaperPlan::new(&engine, config, &watch)?;
     watcher.finish();
+    warn_of_missing(&metrics, log);
     if args.paper.plan {
         let (images, steps) = (plan.images().len(), plan.steps().len());
         say!("table                {table}: {}", table.title())?;
-        say!("images               {images}, {steps} rows each; this part: shard {}", plan.config().shard)?;
+        say!(
+            "images               {images}, {} each; this part: shard {}",
+            counted(steps, "row"),
+            plan.config().shard
+        )?;
         plan.differs().iter().try_for_each(|line| say!("not the paper's      {line}"))?;
         let done = plan.kept(&folder)?;
         say!("\n{}", plan.costs(speed(engine.compute(), table)?, &done))?;
@@ -151,6 +162,13 @@ pub fn run(args: &EvalArgs, table: Table, log: &Log) -> Result<u8> {
     let faults = made?;
     faults.iter().for_each(|fault| log.warn(&format!("left out: {}: {}", fault.cell, fault.error)));
     let cells = plan.kept(&folder)?;
+    let mut left_out = LeftOut::default();
+    for (cell, metric) in cells.iter().flat_map(|cell| metrics.iter().map(move |metric| (cell, metric))) {
+        if cell.value(metric.name()).is_none() {
+            left_out.add(metric.as_ref(), cell.image.clone());
+        }
+    }
+    left_out.tell(log);
     let text = plan.table(&cells, &metrics);
     folder.write(&text, &cells)?;
     say!("{text}")?;

@@ -8,6 +8,7 @@ use adir::evaluate::{Cell, EvalTask, Method};
 use adir::io::atomic;
 use adir::io::image::{WriteOptions, read_image, write_image};
 use adir::io::limits::Limits;
+use adir::io::tally::counted;
 use adir::metric::{Better, Metric};
 use adir::tensor::{Tensor, cpu};
 use adir::{Error, Result};
@@ -187,7 +188,8 @@ impl<'a> Report<'a> {
             let count = Method::ALL.iter().map(|(_, name)| cells_of(name).len()).max().unwrap_or(0);
             let _ = write!(
                 text,
-                "\n### {set}, {task} ({count} images)\n\n| method | {} | better than none | seconds |\n|---|{}---|---|\n",
+                "\n### {set}, {task} ({})\n\n| method | {} | better than none | seconds |\n|---|{}---|---|\n",
+                counted(count, "image"),
                 headings.join(" | "),
                 "---|".repeat(headings.len()),
             );

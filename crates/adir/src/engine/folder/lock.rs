@@ -17,11 +17,12 @@ pub(super) struct Lock {
 }
 
 impl Lock {
-    /// Takes the lock of a shard in the folder of results, which is made if it is missing.
+    /// Takes the lock of a shard in the folder of results, which is made if it is missing. The results are those of the
+    /// pages of `stack` if that is given.
     ///
     /// # Errors
     /// [`Error::Config`] if another run has it, [`Error::Io`] where the system refuses to write.
-    pub fn take(folder: &Path, shard: Shard) -> Result<Self> {
+    pub fn take(folder: &Path, shard: Shard, stack: Option<&Path>) -> Result<Self> {
         let path = manifest::path_of(folder, shard).with_extension("lock");
         fs::create_dir_all(folder).map_err(|e| Error::io(folder, e))?;
         loop {
@@ -30,19 +31,30 @@ impl Lock {
                 Ok(()) if is_at(&file, &path) => return Ok(Self { path, file: Some(file) }),
                 // The run that had it has just removed it.
                 Ok(()) => {}
-                Err(TryLockError::WouldBlock) => {
-                    let (folder, part) =
-                        (folder.display(), if shard == Shard::WHOLE { "this folder" } else { "this shard" });
-                    return Err(Error::config(format!(
-                        "{folder}: another run restores {part} there at this moment: wait for it, or stop it. To share the \
-                         work of a folder, give each run a part of it with --shard I/N"
-                    )));
-                }
+                Err(TryLockError::WouldBlock) => return Err(taken(folder, shard, stack)),
                 // A file system without locks: files that both restore are told apart when they are written.
                 Err(TryLockError::Error(_)) => return Ok(Self { path, file: None }),
             }
         }
     }
+}
+
+/// That another run is at work there.
+fn taken(folder: &Path, shard: Shard, stack: Option<&Path>) -> Error {
+    let what = match (stack, shard == Shard::WHOLE) {
+        (Some(stack), _) => {
+            let stack = stack.display();
+            let message = "another run makes this file at this moment: wait for it, or stop it";
+            return Error::config(format!("{stack}: {message}"));
+        }
+        (None, true) => "this folder",
+        (None, false) => "this shard",
+    };
+    Error::config(format!(
+        "{}: another run restores {what} there at this moment: wait for it, or stop it. To share the work of a folder, give \
+         each run a part of it with --shard I/N",
+        folder.display()
+    ))
 }
 
 /// Whether an open file is the one that has that path.
@@ -76,15 +88,17 @@ mod tests {
     fn a_part_is_locked_once_and_then_again() {
         let folder = std::env::temp_dir().join(format!("adir-lock-{}", std::process::id()));
         let _ = fs::remove_dir_all(&folder);
-        let first = Lock::take(&folder, Shard::WHOLE).unwrap();
-        let refused = Lock::take(&folder, Shard::WHOLE).unwrap_err();
+        let first = Lock::take(&folder, Shard::WHOLE, None).unwrap();
+        let refused = Lock::take(&folder, Shard::WHOLE, None).unwrap_err();
         assert!(matches!(&refused, Error::Config(message) if message.contains("--shard I/N")), "{refused}");
-        drop(Lock::take(&folder, Shard::new(1, 2).unwrap()).unwrap());
+        let refused = Lock::take(&folder, Shard::WHOLE, Some(Path::new("x.tif"))).unwrap_err().to_string();
+        assert!(refused.starts_with("x.tif: ") && !refused.contains("shard"), "{refused}");
+        drop(Lock::take(&folder, Shard::new(1, 2).unwrap(), None).unwrap());
         drop(first);
         assert_eq!(fs::read_dir(&folder).unwrap().count(), 0);
         // What a kill leaves is in nobody's way.
         fs::write(manifest::path_of(&folder, Shard::WHOLE).with_extension("lock"), "").unwrap();
-        drop(Lock::take(&folder, Shard::WHOLE).unwrap());
+        drop(Lock::take(&folder, Shard::WHOLE, None).unwrap());
         fs::remove_dir_all(folder).unwrap();
     }
 }

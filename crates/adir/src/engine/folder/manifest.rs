@@ -132,14 +132,25 @@ impl Manifest {
     }
 }
 
+/// The manifests of the shards in a folder. What cannot be read is taken as not said: the records beside the results
+/// decide.
+fn read_all(folder: &Path) -> Result<Vec<Manifest>> {
+    let read = |path: &PathBuf| Manifest::of(&read_lines(path, MOST_BYTES).ok()?, |_, _| Ok(())).ok()?;
+    Ok(Manifest::files(folder)?.iter().filter_map(read).collect())
+}
+
 /// Outputs below a folder that some run there has begun.
 pub(super) fn begun(folder: &Path) -> Result<BTreeSet<String>> {
-    // What cannot be read is taken as not said: the records beside the results decide.
-    let read = |path: &PathBuf| Manifest::of(&read_lines(path, MOST_BYTES).ok()?, |_, _| Ok(())).ok()?;
-    let manifests: Vec<Manifest> = Manifest::files(folder)?.iter().filter_map(read).collect();
-    let entries = manifests.into_iter().flat_map(|manifest| manifest.entries.into_values());
+    let entries = read_all(folder)?.into_iter().flat_map(|manifest| manifest.entries.into_values());
     let begun = entries.filter(|entry| entry.state == FileState::Started);
     Ok(begun.map(|entry| entry.output).collect())
+}
+
+/// Outputs below a folder that runs there have made of the observations of `scans`, or begun to.
+pub(super) fn made(folder: &Path, scans: &Path) -> Result<BTreeSet<String>> {
+    let scans = scans.to_string_lossy();
+    let ours = read_all(folder)?.into_iter().filter(|manifest| manifest.head.scans == scans);
+    Ok(ours.flat_map(|manifest| manifest.entries.into_values()).map(|entry| entry.output).collect())
 }
 
 /// A manifest that is being written.

@@ -18,13 +18,14 @@ mod scans;
 mod shard;
 mod stack;
 
+use std::collections::HashSet;
 use std::path::{Path, PathBuf};
 
 use self::each::check_latents;
 use self::finished::Asked;
 use self::names::{Names, holding};
 use self::scans::Scan;
-use super::event::{Event, Watch, report};
+use super::event::{Event, Watch, report, warn};
 use super::latent;
 use super::open::Engine;
 use super::outputs::Outputs;
@@ -40,6 +41,7 @@ use crate::{Error, Result};
 pub use self::each::{Each, FilePlan};
 pub use self::manifest::{FileState, ManifestEntry, ManifestHead, Merged, merge};
 pub use self::run::{FileOutcome, FolderDone};
+pub(super) use self::scans::label;
 pub use self::shard::Shard;
 pub use self::stack::{StackPlan, StackRecord, StackRequest};
 
@@ -98,6 +100,8 @@ pub struct FolderPlan {
     to_do: Vec<ToDo>,
     /// What could not be listed.
     unlisted: Vec<FileFault>,
+    /// The file that the results become the pages of, if they do.
+    stack: Option<PathBuf>,
 }
 
 /// A file that cannot be restored.
@@ -158,6 +162,28 @@ impl FolderPlan {
         std::iter::once(self.names.outputs[k].clone()).chain(more).collect()
     }
 
+    /// What to say of results of earlier runs that lie there and are none of this one's, if there are some: the observations
+    /// are gone, or pages of them.
+    fn left_over(&self) -> Result<Option<String>> {
+        let made = manifest::made(&self.request.output, &self.request.scans)?;
+        if made.is_empty() {
+            return Ok(None);
+        }
+        let own: HashSet<PathBuf> = (0..self.files.len()).flat_map(|k| self.candidates(k)).collect();
+        let stays = |name: &&String| {
+            let outputs = self.outputs(Path::new(name));
+            !own.contains(Path::new(name)) && outputs.image.is_file() && outputs.record.is_file()
+        };
+        let left: Vec<String> = made.iter().filter(stays).cloned().collect();
+        const SHOWN: usize = 5;
+        let more = if left.len() > SHOWN { format!(" and {} more", left.len() - SHOWN) } else { String::new() };
+        let names = left[..left.len().min(SHOWN)].join(", ");
+        let folder = self.request.output.display();
+        let said =
+            || format!("{folder}: left alone, results of an earlier run that this one does not make: {names}{more}");
+        Ok((!left.is_empty()).then(said))
+    }
+
     /// The request for a file with its result in `name`.
     fn single(&self, to_do: &ToDo, name: &Path) -> Each {
         let mut each = self.request.each.clone();
@@ -182,6 +208,11 @@ impl Engine {
     /// wrong, folders that overlap, or results of another request in the way; as [`Engine::plan`] when no file can be
     /// planned, for reasons that do not lie in the files.
     pub fn plan_folder(&self, request: &FolderRequest, watch: &Watch<'_>) -> Result<FolderPlan> {
+        self.plan_files(request, None, watch)
+    }
+
+    /// [`Engine::plan_folder`], of results that become the pages of `stack` if that is given.
+    fn plan_files(&self, request: &FolderRequest, stack: Option<&Path>, watch: &Watch<'_>) -> Result<FolderPlan> {
         if !(0.0..=1.0).contains(&request.overlap) {
             return Err(Error::config(format!("an overlap of {}: expected 0 to 1", request.overlap)));
         }
@@ -209,8 +240,10 @@ impl Engine {
             finished: Vec::new(),
             to_do: Vec::new(),
             unlisted: if request.shard.index() == 1 { unlisted } else { Vec::new() },
+            stack: stack.map(Path::to_owned),
         };
         self.sort_out(&mut plan, watch)?;
+        plan.left_over()?.map_or(Ok(()), |message| warn(watch, message))?;
         self.try_one(&plan)?;
         Ok(plan)
     }
@@ -276,15 +309,13 @@ impl Engine {
                 }
             }
         }
-        match in_the_way.as_slice() {
-            [] => Ok(()),
-            [first, more @ ..] => Err(Error::config(format!(
-                "{}{}: made with other settings, from another file, or not by adir: use --overwrite to replace such \
-                 files, or another output folder",
-                first.display(),
-                if more.is_empty() { String::new() } else { format!(" and {} more", more.len()) }
-            ))),
-        }
+        let [first, more @ ..] = in_the_way.as_slice() else { return Ok(()) };
+        let more = if more.is_empty() { String::new() } else { format!(" and {} more", more.len()) };
+        let (first, another) = (first.display(), plan.stack.as_ref().map_or("output folder", |_| "output"));
+        Err(Error::config(format!(
+            "{first}{more}: made with other settings, from another file, or not by adir: use --overwrite to replace such \
+             files, or another {another}"
+        )))
     }
 
     /// Refuses a request by which no file can be restored, for a reason that does not lie in the files.

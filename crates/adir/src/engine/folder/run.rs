@@ -158,7 +158,7 @@ impl Engine {
     /// as [`Engine::gallery`].
     pub fn run_folder(&self, plan: &FolderPlan, watch: &Watch<'_>) -> Result<FolderDone> {
         let request = &plan.request;
-        let _lock = Lock::take(&request.output, request.shard)?;
+        let _lock = Lock::take(&request.output, request.shard, plan.stack.as_deref())?;
         let manifest = Writer::begin(&request.output, &head(plan), &entries(plan))?;
         let mut done = FolderDone { finished: plan.finished.len(), ..FolderDone::default() };
         done.failed.extend(plan.unlisted.iter().map(|fault| (fault.file.clone(), fault.error.to_string())));
@@ -213,6 +213,7 @@ impl Engine {
             };
             ahead(0);
             let mut parts = Parts::default();
+            let mut told_of_rounding = false;
             let sampled = (0..order.len()).try_for_each(|number| {
                 told.try_iter().try_for_each(|outcome| tally.take(outcome?))?;
                 tally.begin(number)?;
@@ -223,7 +224,8 @@ impl Engine {
                 }
                 let started = Instant::now();
                 let made = match prepared {
-                    Ok(Prepared::Plan(FilePlan::Pixels(single))) => {
+                    Ok(Prepared::Plan(FilePlan::Pixels(mut single))) => {
+                        single.say_once(&mut told_of_rounding);
                         self.run(&single, watch).map(|restored| Made::Restored(restored.into()))
                     }
                     Ok(Prepared::Plan(FilePlan::Latents(single))) => {

@@ -27,7 +27,7 @@ pub(super) struct Scan {
 }
 
 /// What an observation is called in messages.
-pub(super) fn label(file: &str, page: Option<usize>) -> String {
+pub(in crate::engine) fn label(file: &str, page: Option<usize>) -> String {
     page.map_or_else(|| file.to_owned(), |page| format!("{file}, page {page}"))
 }
 

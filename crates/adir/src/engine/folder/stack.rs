@@ -12,7 +12,7 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 
 use super::run::FolderDone;
-use super::{Each, FolderPlan, FolderRequest, manifest};
+use super::{Each, FileFault, FilePlan, FolderPlan, FolderRequest, manifest};
 use crate::engine::event::Watch;
 use crate::engine::open::Engine;
 use crate::engine::outputs::Outputs;
@@ -20,7 +20,9 @@ use crate::engine::record::{FileRecord, Record, text_of, write_json};
 use crate::engine::request::{OutputRequest, Request};
 use crate::io::atomic;
 use crate::io::hash::ContentHash;
+use crate::io::limits::Limits;
 use crate::io::stack::{check_stack_name, write_stack};
+use crate::io::tally::counted;
 use crate::{Error, Result};
 
 /// In the folder of the pages: the result is being made of them, and what has its name may be replaced.
@@ -53,12 +55,18 @@ pub struct StackPlan {
     pages: FolderPlan,
     outputs: Outputs,
     overwrite: bool,
+    first: Option<FilePlan>,
 }
 
 impl StackPlan {
     /// The restorations of the pages.
     pub fn pages(&self) -> &FolderPlan {
         &self.pages
+    }
+
+    /// The plan of the first page that is left to restore.
+    pub fn first(&self) -> Option<&FilePlan> {
+        self.first.as_ref()
     }
 
     /// Where a page is restored to, below [`StackPlan::pages`]' output.
@@ -92,6 +100,29 @@ impl StackRecord {
     /// The version of the form that this program writes.
     pub const SCHEMA: u32 = 1;
 
+    /// Makes the file `image` of `pages`, the results of the pages with these records, and returns its record.
+    ///
+    /// # Errors
+    /// As [`write_stack`].
+    pub fn join(image: &Path, pages: &[PathBuf], records: Vec<Record>, limits: &Limits) -> Result<Self> {
+        write_stack(image, pages, limits)?;
+        Ok(Self {
+            schema: Self::SCHEMA,
+            program: concat!("adir ", env!("CARGO_PKG_VERSION")).into(),
+            samples: 1,
+            result: FileRecord { path: Some(image.to_owned()), sha256: ContentHash::of_file(image)? },
+            pages: records,
+        })
+    }
+
+    /// Writes it to `path`, whole or not at all.
+    ///
+    /// # Errors
+    /// [`Error::Io`] where the system refuses.
+    pub fn write(&self, path: &Path) -> Result<()> {
+        write_json(path, self)
+    }
+
     /// Reads the record in `path`; `None` for a record of another kind.
     ///
     /// # Errors
@@ -123,11 +154,12 @@ fn folder_of(output: &Path) -> PathBuf {
 }
 
 impl Engine {
-    /// Checks the restoration of the pages of a file, as [`Engine::plan_folder`] does.
+    /// Checks the restoration of the pages of a file, as [`Engine::plan_folder`] does, but every page: one that cannot be
+    /// restored leaves nothing to write.
     ///
     /// # Errors
     /// As [`Engine::plan_folder`]; [`Error::Config`] for an output that is no TIFF file, that exists or would destroy what
-    /// is read, or for several samples.
+    /// is read, or for several samples; as [`Engine::plan`] for a page that cannot be restored, which the message names.
     pub fn plan_stack(&self, request: &StackRequest, watch: &Watch<'_>) -> Result<StackPlan> {
         let StackRequest { input, output, each, overlap } = request;
         check_stack_name(&output.path)?;
@@ -149,8 +181,17 @@ impl Engine {
             every_page: true,
             ..FolderRequest::new(input.clone(), folder, Each::Pixels(each.into()))
         };
-        let pages = self.plan_folder(&pages, watch)?;
-        Ok(StackPlan { pages, outputs, overwrite: output.overwrite || ours })
+        let pages = self.plan_files(&pages, Some(&output.path), watch)?;
+        let (first, mut faults) = self.check_folder(&pages, watch)?;
+        if faults.is_empty() {
+            return Ok(StackPlan { pages, outputs, overwrite: output.overwrite || ours, first });
+        }
+        let (count, FileFault { file, error }) = (faults.len(), faults.swap_remove(0));
+        let page = file.rsplit_once(", ").map_or(&*file, |(_, page)| page);
+        let more =
+            if count > 1 { format!("; {} more cannot be restored", counted(count - 1, "page")) } else { String::new() };
+        let way_out = "name a folder as output to restore the others";
+        Err(error.reworded(|message| format!("{page}: {message}{more}; {way_out}")))
     }
 
     /// Carries out what a plan has left to do. If a page cannot be restored, no file is written, and finished pages are
@@ -168,26 +209,13 @@ impl Engine {
         let records = pages.iter().map(|page| Record::read(&page.record)).collect::<Result<Vec<_>>>()?;
         let begun = plan.folder().join(BEGUN);
         atomic::write(&begun, |file| file.write_all(b"").map_err(|e| Error::io(&begun, e)))?;
-        self.join_pages(&plan.outputs.image, &pages, records, &plan.outputs.record)?;
+        let files: Vec<PathBuf> = pages.iter().map(|page| page.image.clone()).collect();
+        StackRecord::join(&plan.outputs.image, &files, records, self.limits())?.write(&plan.outputs.record)?;
         // What is not of this run stays.
         let own = pages.iter().flat_map(Outputs::all).map(Path::to_owned);
         let own = own.chain([manifest::path_of(plan.folder(), plan.pages.request.shard), begun]);
         own.for_each(|file| drop(fs::remove_file(file)));
         let _ = fs::remove_dir(plan.folder());
         Ok(done)
-    }
-
-    /// Makes the file `image` of the images of `pages`, and writes its record.
-    fn join_pages(&self, image: &Path, pages: &[Outputs], records: Vec<Record>, record: &Path) -> Result<()> {
-        let files: Vec<PathBuf> = pages.iter().map(|page| page.image.clone()).collect();
-        write_stack(image, &files, self.limits())?;
-        let made = StackRecord {
-            schema: StackRecord::SCHEMA,
-            program: concat!("adir ", env!("CARGO_PKG_VERSION")).into(),
-            samples: 1,
-            result: FileRecord { path: Some(image.to_owned()), sha256: ContentHash::of_file(image)? },
-            pages: records,
-        };
-        write_json(record, &made)
     }
 }

@@ -17,6 +17,7 @@ use crate::io::ending::{Written, check_ending};
 use crate::io::hash::ContentHash;
 use crate::io::image::{Picture, check_file, read_hashed_as};
 use crate::io::side_inputs::read_mask;
+use crate::io::tally::counted;
 use crate::io::weights::WeightFile;
 use crate::latent::Solver;
 use crate::models::stable_diffusion::{LatentFiles, Purpose, check_lora};
@@ -367,19 +368,25 @@ impl fmt::Display for LatentPlan {
             Solver::Ddim { eta } => format!("DDIM, eta {eta}"),
             Solver::Dpm => "DPM-Solver++(2M)".into(),
         };
-        writeln!(f, "sampler              {solver}, {} steps, guidance scale {}", sampling.steps, sampling.scale)?;
+        writeln!(
+            f,
+            "sampler              {solver}, {}, guidance scale {}",
+            counted(sampling.steps, "step"),
+            sampling.scale
+        )?;
         writeln!(f, "network evaluations  {}", self.passes())?;
         writeln!(f, "results              {samples}, seed {seed}")?;
         if let Some(LatentAdapt { training, neighbours, gallery, minutes, .. }) = &self.request.adapt {
             let steps = match minutes {
-                Some(minutes) => format!("{minutes} minutes"),
-                None => format!("{} steps", training.iterations),
+                Some(minutes) => format!("{minutes} min"),
+                None => counted(training.iterations as usize, "step"),
             };
             writeln!(
                 f,
-                "adaptation           {neighbours} images of {}, {steps} of {} crops of {}x{}, {}",
+                "adaptation           {} of {}, {steps} of {} of {}x{}, {}",
+                counted(*neighbours, "image"),
                 gallery.display(),
-                training.batch,
+                counted(training.batch, "crop"),
                 training.crop,
                 training.crop,
                 if training.full { "all weights".into() } else { format!("rank {}", training.rank) }

@@ -19,6 +19,7 @@ use super::request::{LatentRequest, LatentTask, Region};
 use crate::io::exact::Exact;
 use crate::io::hash::ContentHash;
 use crate::io::image::{BitDepth, Picture};
+use crate::io::tally::counted;
 use crate::latent::{Hole, LatentSampler, check_picture, inpainting, match_colours, super_resolution, upscaling};
 use crate::models::stable_diffusion::Latents;
 use crate::models::{Conditioning, Space, Tiled};
@@ -61,8 +62,8 @@ impl Engine {
         let started = Instant::now();
         plan.warnings().into_iter().try_for_each(|message| warn(watch, message))?;
         if let [first, ..] = plan.stale.samples.as_slice() {
-            let (count, first) = (plan.stale.samples.len(), first.display());
-            warn(watch, format!("{count} results of an earlier run are left as they are, from {first} on"))?;
+            let (count, first) = (counted(plan.stale.samples.len(), "result"), first.display());
+            warn(watch, format!("left alone: {count} of an earlier run, from {first} on"))?;
         }
         let request = &plan.request;
         parts.make_room(plan);

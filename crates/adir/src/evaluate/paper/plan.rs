@@ -16,6 +16,7 @@ use crate::engine::{Engine, Event, Watch};
 use crate::io::folder::image_files;
 use crate::io::hash::{ContentHash, hash_file};
 use crate::io::image::{Picture, read_hashed};
+use crate::io::tally::counted;
 use crate::models::stable_diffusion::{LatentFiles, Purpose};
 use crate::operator::bicubic_upsample;
 use crate::task::Task;
@@ -279,7 +280,10 @@ fn images(
     if there < count {
         return Err(Error::input(
             &config.images,
-            format!("holds {there} images, and the table takes {count}: give --count {there}, or the whole set"),
+            format!(
+                "holds {}, and the table takes {count}: give --count {there}, or the whole set",
+                counted(there, "image")
+            ),
         ));
     }
     let (mut images, mut first, mut small) = (Vec::new(), None, Vec::new());

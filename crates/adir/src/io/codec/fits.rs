@@ -1,6 +1,6 @@
 //! FITS images: the primary one and extensions, integers and floats. A file holds physical values, so that mostly nobody
 //! but the user knows which is white. The first row of a file is the bottom row of the picture, unless its header says
-//! otherwise. Planes of a cube are pages, but three are red, green and blue.
+//! otherwise. Planes of a cube are pages, but three are red, green and blue unless a page is asked for.
 
 use std::io::{BufRead, Seek, SeekFrom, Write};
 use std::path::Path;
@@ -26,6 +26,8 @@ struct Unit {
     /// Negative for floats.
     bits: i64,
     axes: Vec<u64>,
+    /// Whether three planes are three pages, too.
+    apart: bool,
 }
 
 impl Unit {
@@ -36,7 +38,7 @@ impl Unit {
 
     /// Whether its planes are red, green and blue.
     fn is_colour(&self) -> bool {
-        self.depth().iter().filter(|length| **length != 1).eq(&[3])
+        !self.apart && self.depth().iter().filter(|length| **length != 1).eq(&[3])
     }
 
     fn pages(&self) -> u64 {
@@ -62,8 +64,10 @@ impl Unit {
     }
 }
 
-pub fn decode(path: &Path, mut file: impl BufRead + Seek, page: usize, limits: &Limits) -> Result<Decoded> {
-    let units = units(path, &mut file, limits)?;
+pub fn decode(path: &Path, mut file: impl BufRead + Seek, asked: Option<usize>, limits: &Limits) -> Result<Decoded> {
+    let mut units = units(path, &mut file, limits)?;
+    units.iter_mut().for_each(|unit| unit.apart = asked.is_some());
+    let page = asked.unwrap_or(1);
     let end = length(path, &mut file)?;
     let sum = |of: &dyn Fn(&Unit) -> u64| units.iter().fold(0_u64, |sum, unit| sum.saturating_add(of(unit)));
     let (pages, promised) = (sum(&|unit| unit.pages_before(end)), sum(&Unit::pages));
@@ -178,7 +182,7 @@ fn units(path: &Path, file: &mut (impl BufRead + Seek), limits: &Limits) -> Resu
         match kind.as_deref() {
             Some("TABLE" | "BINTABLE" | "A3DTABLE") => tables += 1,
             None | Some("IMAGE") if axes.len() >= 2 && !axes.contains(&0) => {
-                units.push(Unit { index, header: at, data, bits, axes });
+                units.push(Unit { index, header: at, data, bits, axes, apart: false });
             }
             None if axes.is_empty() || axes.contains(&0) => {}
             _ => others += 1,

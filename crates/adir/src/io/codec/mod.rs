@@ -267,15 +267,16 @@ pub(super) fn decode(
     format: ImageFormat,
     path: &Path,
     reader: impl BufRead + Seek,
-    page: usize,
+    asked: Option<usize>,
     limits: &Limits,
 ) -> Result<Decoded> {
+    let page = asked.unwrap_or(1);
     let mut decoded = match format {
         ImageFormat::Png => png::decode(path, reader, page, limits),
         ImageFormat::Jpeg => jpeg::decode(path, reader, page, limits),
         ImageFormat::WebP => webp::decode(path, reader, page, limits),
         ImageFormat::Tiff => tiff::decode(path, reader, page, limits),
-        ImageFormat::Fits => fits::decode(path, reader, page, limits),
+        ImageFormat::Fits => fits::decode(path, reader, asked, limits),
         ImageFormat::OpenExr => exr::decode(path, reader, page, limits),
         ImageFormat::JpegXl => jxl::decode(path, reader, page, limits),
     }?;
