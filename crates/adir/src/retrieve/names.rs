@@ -95,7 +95,7 @@ mod tests {
         assert_eq!(read(format!("{longest}\r\n{longest}").as_bytes(), 2).unwrap(), [longest.clone(), longest.clone()]);
         for (bytes, count, hint) in [
             (&b"a\nb\n"[..], 3, "2 names for 3"),
-            (b"a\nb\n", 1, "more than 1 names"),
+            (b"a\nb\n", 1, "more than 1 name for"),
             (b"a\n\xff\n", 2, "UTF-8"),
             (format!("{longest}n\n").as_bytes(), 1, "name 1 has 4097 bytes"),
             (format!("a\n{longest}nnn").as_bytes(), 2, "name 2 has 4099 bytes"),
