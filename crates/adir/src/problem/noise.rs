@@ -4,7 +4,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{estimate_noise, gain};
 use crate::operator::Mask;
-use crate::task::{Choice, Source, Task};
+use crate::task::{Choice, Task};
 use crate::tensor::Tensor;
 use crate::units::NoiseLevel;
 use crate::{Error, Result};
@@ -103,7 +103,7 @@ pub(super) fn settle(
         Some(Sigma::Levels(levels)) => {
             let found = if depends { estimate()? } else { None };
             let warning = found.and_then(|found| contradiction(levels, found));
-            Ok(Noise { levels, note: Some(given(levels)), warning })
+            Ok(Noise { levels, note: None, warning })
         }
         None | Some(Sigma::Auto) => {
             let (levels, rule) = match estimate()? {
@@ -128,10 +128,6 @@ pub(super) fn settle(
     }
 }
 
-fn given(levels: f64) -> Choice {
-    Choice { name: "sigma".into(), value: levels.to_string(), source: Source::Given }
-}
-
 /// The same of the noise that `gain` does not explain.
 fn beside_gain(depends: bool, sigma: Option<Sigma>, gain: f64, y: &Tensor<4>, known: Option<&[bool]>) -> Result<Noise> {
     match sigma {
@@ -145,7 +141,7 @@ fn beside_gain(depends: bool, sigma: Option<Sigma>, gain: f64, y: &Tensor<4>, kn
                     if excess > 1.0 { "show it amplified" } else { "be smoother than need be" }
                 )
             });
-            Ok(Noise { levels, note: Some(given(levels)), warning })
+            Ok(Noise { levels, note: None, warning })
         }
         None | Some(Sigma::Auto) => {
             let (levels, rule) = match gain::read_noise(y, known, gain)? {
