@@ -77,7 +77,7 @@ fn compare_prints_the_metrics_that_are_asked_for() {
     assert!(err.contains("x.png against y.png"), "{err}");
     let (list, _) = expect(0, &f, &["compare", "--list-metrics"]);
     let of = |name: &str| list.lines().find(|line| line.starts_with(name)).unwrap_or_default().to_owned();
-    assert_eq!(names(&list).len(), 13, "of them 5 of files");
+    assert_eq!(names(&list).len(), 14, "of them 6 of files");
     assert!(of("niqe").contains("lower") && of("psnr_y").contains("higher"), "{list}");
     fs::remove_dir_all(f).unwrap();
 }

@@ -104,8 +104,8 @@ impl Picture {
         picture(Path::new("<memory>"), format, Decoded::new(raster, Metadata::default()), reading)
     }
 
-    /// The samples of a file that stores it as deep as it is, and their shape `[h, w, c]`, as for [`Picture::from_samples`];
-    /// floats as they are after rounding to the range of the tensor.
+    /// The samples of a file that stores it as deep as it is, and their shape `[h, w, c]`, as for [`Picture::from_samples`].
+    /// Floats went through [-1, 1], which rounds them.
     ///
     /// # Errors
     /// As [`write_image`], but for those of the system.
