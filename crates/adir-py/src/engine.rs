@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use adir::engine::{self, FolderCache, NoCache, Observation, Request};
-use adir::io::image::Picture;
+use adir::io::image::{Picture, Reading};
 use adir::operator::Mask;
 use adir::problem::{MaskSource, Problem};
 use adir::task::Hint;
@@ -85,6 +85,8 @@ impl Engine {
             let mut request = Request::from_json(request)?;
             if let Some((bytes, kind, shape)) = input {
                 request.input = Observation::from(array::picture(&bytes, &kind, shape, &request)?);
+                // The picture was read by it.
+                request.reading = Reading::default();
             }
             if let Some((bytes, shape)) = measured {
                 request.input = Observation::from(Picture::from_tensor(array::tensor(&bytes, shape)?));

@@ -93,6 +93,12 @@ def test_deep_and_grey_images(tmp_path, y, engine):
     mine = engine.restore(deep, "sr2", steps=3).image
     assert mine.dtype == np.uint16 and mine.shape == (64, 64)
     np.testing.assert_array_equal(mine, theirs.astype(np.uint16))
+    # Values of 12 bits in 16, as the program reads them.
+    twelve = (deep // 16).astype(np.uint16)
+    theirs, _ = program(tmp_path, twelve, "--task", "sr2", "--steps", "3", "--white", "4095", output="w.png")
+    found = engine.restore(twelve, "sr2", steps=3, white=4095).image
+    np.testing.assert_array_equal(found, theirs.astype(np.uint16))
+    assert found.max() < 8192
     # Floats have the same values, and more digits.
     floats = engine.restore((deep / 65535.0).astype(np.float32), "sr2", steps=3).image
     assert floats.dtype == np.float32
@@ -119,6 +125,8 @@ def test_samples_and_findings(y, engine):
     assert len(restored.samples) == 2 and restored.deviation.shape[:2] == (64, 64)
     assert restored.deviation.dtype == np.uint16 and restored.deviation.max() > 0
     assert restored.ok and restored.findings["faults"] == [] and "PASS" in repr(restored)
+    drawn = [engine.restore(y, "sr2", steps=1, seed=-1).record["seed"] for _ in range(2)]
+    assert drawn[0] != drawn[1]
     one = engine.restore(y, "sr2", steps=3)
     assert one.samples == [] and one.deviation is None
 
@@ -149,6 +157,9 @@ def test_a_plan_says_everything_and_computes_nothing(y, engine):
     [
         (adir.ConfigError, lambda y: adir.restore(y, "sr99")),
         (adir.ConfigError, lambda y: adir.restore(y, "sr2", steps=0)),
+        (adir.ConfigError, lambda y: adir.restore(y, "sr2", seed=-2)),
+        (adir.ConfigError, lambda y: adir.restore(y, "sr2", seed=2**64)),
+        (adir.ConfigError, lambda y: adir.restore(y, "sr2", page=1)),
         (adir.ConfigError, lambda y: adir.restore(y, "sr2", aim="sharp")),
         (adir.ConfigError, lambda y: adir.restore(y, "sr2", adapt_steps=3)),
         (adir.ConfigError, lambda y: adir.restore(y, "sr2", kernel=np.ones((2, 2, 2)))),

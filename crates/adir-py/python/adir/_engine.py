@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import secrets
 import sys
 from pathlib import Path
 from typing import Any, Callable, Dict, Iterator, List, Optional, Tuple, Union
@@ -246,6 +247,7 @@ class Engine:
           text, which needs ``clip``), and used adapted where held-out images say that it helps.
         * ``adapt="self"``: adapt to y itself. ``adapter``: use an adapter that is there already, by file or name.
         * ``aim``: ``"faithful"`` (0: nearest to the truth), ``"balanced"`` (0.5), ``"detailed"`` (1: as sharp as the truth), or between.
+        * ``seed``: of the noise of sampling; -1 draws one, which the record holds.
         * ``samples``: number of samples; the result is their mean.
         * ``white``, ``black``: the values of y that are white and black, where its type does not say.
         * ``output``: a file that `Restored.save` writes, with a record beside it.
@@ -255,6 +257,12 @@ class Engine:
             problem = Problem(problem, **of_problem)
         elif of_problem:
             raise _adir.ConfigError(f"{next(iter(of_problem))} belongs into the Problem")
+        if page is not None and not is_path(y):
+            raise _adir.ConfigError("page is that of a file, and y is in memory")
+        if seed == -1:
+            seed = secrets.randbits(53)
+        if not 0 <= seed < 2**64:
+            raise _adir.ConfigError(f"seed {seed}: expected 0 to 2^64 - 1, or -1 to draw one")
         aims = {"faithful": 0.0, "balanced": 0.5, "detailed": 1.0}
         if isinstance(aim, str) and aim not in aims:
             raise _adir.ConfigError(f"aim {aim!r}: expected faithful, balanced, detailed, or 0 to 1")
