@@ -101,10 +101,10 @@ impl Engine {
                 request.problem.ignore = Some(marked(ignore)?);
             }
             if let Some(operator) = operator {
-                let (slot, made) = PythonOperator::new(operator);
-                raised = slot;
-                let named =
-                    std::mem::replace(&mut request.problem, Problem::with_operator(Arc::new(made?), read_hint(hint)?));
+                let operator = PythonOperator::new(operator)?;
+                raised = operator.raised.clone();
+                let custom = Problem::with_operator(Arc::new(operator.with_norm()?), read_hint(hint)?);
+                let named = std::mem::replace(&mut request.problem, custom);
                 request.problem.sigma = named.sigma;
                 request.problem.gain = named.gain;
                 request.problem.ignore = named.ignore;

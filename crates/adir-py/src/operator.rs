@@ -46,25 +46,19 @@ pub struct PythonOperator {
 pub type Described = (Py<PyAny>, Py<PyAny>, [usize; 3], [usize; 3]);
 
 impl PythonOperator {
-    /// An operator whose norm is found by iteration.
-    pub fn new((apply, adjoint, domain, range): Described) -> (Raised, Result<Self>) {
+    /// An operator whose norm is not known.
+    pub fn new((apply, adjoint, domain, range): Described) -> Result<Self> {
         let shape = |[channels, height, width]: [usize; 3]| ImageShape { channels, height, width };
-        let raised = Raised::default();
-        let mut operator = Self {
-            apply,
-            adjoint,
-            domain: shape(domain),
-            range: shape(range),
-            norm_squared: f64::NAN,
-            raised: raised.clone(),
-        };
-        let checked = operator.domain.check().and_then(|()| operator.range.check());
-        let norm = checked.and_then(|()| operator::iterated_norm_squared(&operator));
-        let made = norm.map(|norm_squared| {
-            operator.norm_squared = norm_squared;
-            operator
-        });
-        (raised, made)
+        let (domain, range) = (shape(domain), shape(range));
+        domain.check()?;
+        range.check()?;
+        Ok(Self { apply, adjoint, domain, range, norm_squared: f64::NAN, raised: Raised::default() })
+    }
+
+    /// The same with its norm, which is found by iteration.
+    pub fn with_norm(mut self) -> Result<Self> {
+        self.norm_squared = operator::iterated_norm_squared(&self)?;
+        Ok(self)
     }
 
     fn call(&self, function: &Py<PyAny>, x: &Tensor<4>, to: ImageShape) -> Result<Tensor<4>> {
@@ -125,8 +119,6 @@ impl LinearOperator for PythonOperator {
 /// The worst relative gap between <A x, y> and <x, A^T y> over `draws` random pairs; below 1e-12 for an exact transpose.
 #[pyfunction]
 pub fn dot_test(py: Python<'_>, operator: Described, seed: u64, draws: usize) -> PyResult<f64> {
-    py.detach(|| {
-        let (raised, made) = PythonOperator::new(operator);
-        made.and_then(|made| operator::dot_test(&made, seed, draws)).map_err(|error| raised.or(error))
-    })
+    let operator = PythonOperator::new(operator).map_err(exception)?;
+    py.detach(|| operator::dot_test(&operator, seed, draws)).map_err(|error| operator.raised.or(error))
 }

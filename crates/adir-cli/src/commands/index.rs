@@ -1,6 +1,5 @@
 //! `adir index`: embeddings of the images in a folder, and search.
 
-use adir::io::tally::{Tally, counted};
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 
@@ -10,6 +9,7 @@ use adir::io::ending::{Written, check_ending};
 use adir::io::folder::image_files;
 use adir::io::limits::Limits;
 use adir::io::shards::{NO_END, Shard};
+use adir::io::tally::{Tally, counted};
 use adir::retrieve::{
     Index, NpyRows, Precision, TileSide, count_parquet_rows, read_names, read_parquet_names, read_parquet_vectors,
 };

@@ -25,7 +25,7 @@ Progress = Union[None, bool, Callable[[Event], None]]
 _PATIENCE = 0.05
 
 
-def default_cache() -> Optional[Path]:
+def default_cache() -> Path:
     """The folder in which the program ``adir`` keeps adapters and indexes, too."""
     cache = os.environ.get("XDG_CACHE_HOME") or (Path.home() / ".cache")
     return Path(cache) / "adir"

@@ -158,7 +158,7 @@ class Problem:
         if self.operator is None:
             return to_array(y)
         y = np.asarray(y)
-        white = {"u": float(np.iinfo(y.dtype).max) if y.dtype.kind == "u" else 1.0}.get(y.dtype.kind, 1.0)
+        white = np.iinfo(y.dtype).max if y.dtype.kind == "u" else 1.0
         y = self.operator.to_native(y.astype(np.float64) / white)
         # With x' = 2 x - 1, A x' = 2 A x - A 1.
         white_image = self.operator.to_native(self.operator.apply(np.ones(self.operator.domain)))

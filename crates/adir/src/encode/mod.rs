@@ -18,6 +18,7 @@ use crate::{Error, Result};
 
 pub(crate) use distance::norm;
 pub use distance::spherical_distance;
+pub(crate) use preprocess::MAX_ASPECT;
 pub use preprocess::Preprocess;
 
 /// Turns pictures and texts into directions that can be compared.

@@ -10,7 +10,7 @@ use crate::{Error, Result};
 
 /// Largest ratio of the sides of a picture: shrinking the short side to the encoder's size must leave
 /// something that fits in memory.
-const MAX_ASPECT: usize = 64;
+pub(crate) const MAX_ASPECT: usize = 64;
 
 /// Shorter side to `size` by Pillow's bicubic, centre crop to a square, then `(v - mean) / std` per channel.
 #[derive(Debug, Clone, Copy, PartialEq)]

@@ -139,6 +139,8 @@ pub struct ProximalGuidance {
     y: Tensor<4>,
     config: ProximalConfig,
     spectrum: Option<Spectrum>,
+    /// When a system is solved well enough for a y with noise.
+    enough: Solve,
 }
 
 impl ProximalGuidance {
@@ -176,7 +178,10 @@ impl ProximalGuidance {
             Trust::Ddnm { .. } | Trust::Ddrm { .. } | Trust::Decoupled => {}
         }
         check_sigma(config.sigma)?;
-        Ok(Self { operator, y, config, spectrum })
+        // Where weights differ, what is left is not white.
+        let weighted = operator.gram().is_some_and(|gram| gram.is_weighted());
+        let enough = if weighted { SOLVE } else { SOLVE_NOISY };
+        Ok(Self { operator, y, config, spectrum, enough })
     }
 
     /// The share h of the way to y for an eigenvalue s^2 of A A^T, at step `index`.
@@ -210,12 +215,7 @@ impl ProximalGuidance {
     fn step(&self, residual: &Tensor<4>, share: Share) -> Result<Tensor<4>> {
         let gram = self.spectrum.as_ref().and_then(Spectrum::exact);
         let solved = match (share, gram) {
-            (Share::Proximal(c), _) => {
-                // Where weights differ, what is left is not white.
-                let weighted = self.operator.gram().is_some_and(|gram| gram.is_weighted());
-                let stop = if weighted { &SOLVE } else { &SOLVE_NOISY };
-                solve(self.operator.as_ref(), 1.0, 1.0 / c, residual, stop)?
-            }
+            (Share::Proximal(c), _) => solve(self.operator.as_ref(), 1.0, 1.0 / c, residual, &self.enough)?,
             (share, Some(gram)) => gram.filter(residual, |v| if v > 0.0 { share.of(v) / v } else { 0.0 })?,
             (_, None) => {
                 let damping = least_damping(self.operator.as_ref());

@@ -110,14 +110,7 @@ impl Picture {
     /// # Errors
     /// As [`write_image`], but for those of the system.
     pub fn samples(&self) -> Result<(Samples, [usize; 3])> {
-        let options = WriteOptions {
-            bit_depth: self.bit_depth,
-            scale: self.scale,
-            alpha: self.alpha.clone(),
-            associated_alpha: self.associated_alpha,
-            metadata: Metadata::default(),
-        };
-        let raster = raster(Path::new("<memory>"), &self.tensor, &options)?;
+        let raster = raster(Path::new("<memory>"), &self.tensor, &self.stored(self.bit_depth))?;
         Ok((raster.samples, [raster.height as usize, raster.width as usize, raster.channels]))
     }
 
@@ -137,14 +130,19 @@ impl Picture {
     pub fn write(&self, path: impl AsRef<Path>) -> Result<()> {
         let path = path.as_ref();
         let bit_depth = ImageFormat::from_path(path)?.depth_for(self.bit_depth);
-        let options = WriteOptions {
+        let options = WriteOptions { metadata: self.metadata.clone(), ..self.stored(bit_depth) };
+        write(path, &self.tensor, &options, self.exact.as_deref())
+    }
+
+    /// How its pixels are stored at that depth: at its own, with its scale.
+    fn stored(&self, bit_depth: BitDepth) -> WriteOptions {
+        WriteOptions {
             bit_depth,
             scale: self.scale.filter(|_| bit_depth == self.bit_depth),
             alpha: self.alpha.clone(),
             associated_alpha: self.associated_alpha,
-            metadata: self.metadata.clone(),
-        };
-        write(path, &self.tensor, &options, self.exact.as_deref())
+            metadata: Metadata::default(),
+        }
     }
 
     /// The bytes of a PNG file with nothing but the pixels, 8 bits a sample, that shows it: what lies beyond black and

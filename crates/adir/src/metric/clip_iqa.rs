@@ -4,8 +4,8 @@ use std::fmt;
 use std::sync::Arc;
 
 use super::{Better, Case, Metric, Needs, Over};
-use crate::encode::{Embedding, Encoder, Preprocess};
-use crate::{Error, Result};
+use crate::Result;
+use crate::encode::{Embedding, Encoder, MAX_ASPECT, Preprocess};
 
 /// The texts of the two directions, as published.
 const GOOD: &str = "Good photo.";
@@ -64,11 +64,12 @@ impl Metric for ClipIqa {
         Over::Samples
     }
 
+    fn takes(&self) -> String {
+        format!("images whose sides are at most {MAX_ASPECT} times apart")
+    }
+
     fn value(&self, case: &Case<'_>) -> Result<Option<f64>> {
-        let [images, _, height, width] = case.restored.dims();
-        if images != 1 {
-            return Err(Error::config(format!("a metric takes one image at a time, found {images}")));
-        }
+        let [height, width] = case.inner(0);
         if !case.has_luma() || !Preprocess::accepts(width, height) {
             return Ok(None);
         }

@@ -90,7 +90,7 @@ impl FileState {
 
 /// The manifest of a shard.
 #[derive(Debug, Clone)]
-struct Manifest {
+pub(super) struct Manifest {
     head: ManifestHead,
     entries: BTreeMap<(String, Option<usize>), ManifestEntry>,
 }
@@ -134,23 +134,22 @@ impl Manifest {
 
 /// The manifests of the shards in a folder. What cannot be read is taken as not said: the records beside the results
 /// decide.
-fn read_all(folder: &Path) -> Result<Vec<Manifest>> {
+pub(super) fn read_all(folder: &Path) -> Result<Vec<Manifest>> {
     let read = |path: &PathBuf| Manifest::of(&read_lines(path, MOST_BYTES).ok()?, |_, _| Ok(())).ok()?;
     Ok(Manifest::files(folder)?.iter().filter_map(read).collect())
 }
 
-/// Outputs below a folder that some run there has begun.
-pub(super) fn begun(folder: &Path) -> Result<BTreeSet<String>> {
-    let entries = read_all(folder)?.into_iter().flat_map(|manifest| manifest.entries.into_values());
-    let begun = entries.filter(|entry| entry.state == FileState::Started);
-    Ok(begun.map(|entry| entry.output).collect())
+/// Outputs that some run has begun.
+pub(super) fn begun(manifests: &[Manifest]) -> BTreeSet<&str> {
+    let entries = manifests.iter().flat_map(|manifest| manifest.entries.values());
+    entries.filter(|entry| entry.state == FileState::Started).map(|entry| &*entry.output).collect()
 }
 
-/// Outputs below a folder that runs there have made of the observations of `scans`, or begun to.
-pub(super) fn made(folder: &Path, scans: &Path) -> Result<BTreeSet<String>> {
+/// Outputs that runs have made of the observations of `scans`, or begun to.
+pub(super) fn made<'a>(manifests: &'a [Manifest], scans: &Path) -> BTreeSet<&'a str> {
     let scans = scans.to_string_lossy();
-    let ours = read_all(folder)?.into_iter().filter(|manifest| manifest.head.scans == scans);
-    Ok(ours.flat_map(|manifest| manifest.entries.into_values()).map(|entry| entry.output).collect())
+    let ours = manifests.iter().filter(|manifest| manifest.head.scans == scans);
+    ours.flat_map(|manifest| manifest.entries.values()).map(|entry| &*entry.output).collect()
 }
 
 /// A manifest that is being written.

@@ -23,6 +23,7 @@ use std::path::{Path, PathBuf};
 
 use self::each::check_latents;
 use self::finished::Asked;
+use self::manifest::Manifest;
 use self::names::{Names, holding};
 use self::scans::Scan;
 use super::event::{Event, Watch, report, warn};
@@ -164,24 +165,25 @@ impl FolderPlan {
 
     /// What to say of results of earlier runs that lie there and are none of this one's, if there are some: the observations
     /// are gone, or pages of them.
-    fn left_over(&self) -> Result<Option<String>> {
-        let made = manifest::made(&self.request.output, &self.request.scans)?;
+    fn left_over(&self, manifests: &[Manifest]) -> Option<String> {
+        let made = manifest::made(manifests, &self.request.scans);
         if made.is_empty() {
-            return Ok(None);
+            return None;
         }
         let own: HashSet<PathBuf> = (0..self.files.len()).flat_map(|k| self.candidates(k)).collect();
-        let stays = |name: &&String| {
+        let stays = |name: &&str| {
             let outputs = self.outputs(Path::new(name));
             !own.contains(Path::new(name)) && outputs.image.is_file() && outputs.record.is_file()
         };
-        let left: Vec<String> = made.iter().filter(stays).cloned().collect();
+        let left: Vec<&str> = made.into_iter().filter(stays).collect();
+        if left.is_empty() {
+            return None;
+        }
         const SHOWN: usize = 5;
         let more = if left.len() > SHOWN { format!(" and {} more", left.len() - SHOWN) } else { String::new() };
         let names = left[..left.len().min(SHOWN)].join(", ");
         let folder = self.request.output.display();
-        let said =
-            || format!("{folder}: left alone, results of an earlier run that this one does not make: {names}{more}");
-        Ok((!left.is_empty()).then(said))
+        Some(format!("{folder}: left alone, results of an earlier run that this one does not make: {names}{more}"))
     }
 
     /// The request for a file with its result in `name`.
@@ -242,8 +244,9 @@ impl Engine {
             unlisted: if request.shard.index() == 1 { unlisted } else { Vec::new() },
             stack: stack.map(Path::to_owned),
         };
-        self.sort_out(&mut plan, watch)?;
-        plan.left_over()?.map_or(Ok(()), |message| warn(watch, message))?;
+        let manifests = manifest::read_all(&request.output)?;
+        self.sort_out(&mut plan, &manifests, watch)?;
+        plan.left_over(&manifests).map_or(Ok(()), |message| warn(watch, message))?;
         self.try_one(&plan)?;
         Ok(plan)
     }
@@ -273,8 +276,8 @@ impl Engine {
     }
 
     /// Tells what is finished, what is left, and what is in the way.
-    fn sort_out(&self, plan: &mut FolderPlan, watch: &Watch<'_>) -> Result<()> {
-        let begun = manifest::begun(&plan.request.output)?;
+    fn sort_out(&self, plan: &mut FolderPlan, manifests: &[Manifest], watch: &Watch<'_>) -> Result<()> {
+        let begun = manifest::begun(manifests);
         let (mut asked, mut in_the_way) = (None, Vec::new());
         for k in plan.request.shard.range(plan.files.len()) {
             let names = plan.candidates(k);

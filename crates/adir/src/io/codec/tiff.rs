@@ -95,8 +95,8 @@ pub fn decode(path: &Path, mut file: impl BufRead + Seek, page: usize, limits: &
     Ok(Decoded { white, orientation, pages, warnings, ..Decoded::new(raster, metadata) })
 }
 
-/// The directory of a page, the number of pages, and whether the list of them breaks off. Where the chain has smaller versions only, the whole images below
-/// are the pages.
+/// The directory of a page, the number of pages, and whether the list of them breaks off. Where the chain has smaller
+/// versions only, the whole images below are the pages.
 fn choose(path: &Path, file: &mut (impl Read + Seek), page: usize) -> Result<(Layout, Page, usize, bool)> {
     let Directories { layout, chain, below, cut } = directories(file).map_err(|e| read_error(path, e))?;
     if chain.iter().chain(&below).any(Page::is_raw) {
