@@ -13,9 +13,10 @@ use pyo3::prelude::*;
 
 use crate::array;
 use crate::errors::exception;
+use crate::folder::{Asked, FolderPlan};
 use crate::operator::{Described, PythonOperator, Raised};
 use crate::prior::Prior;
-use crate::run::Run;
+use crate::run::{FolderRun, Run};
 
 /// An engine.
 #[pyclass(frozen, module = "adir._adir")]
@@ -119,6 +120,29 @@ impl Engine {
     /// Begins to carry out a plan, on a thread of its own.
     fn start(&self, plan: &Plan) -> PyResult<Run> {
         Run::start(self.engine.clone(), plan.plan.clone(), plan.raised.clone())
+    }
+
+    /// Checks the restoration of all images of a folder, each as a request in JSON says.
+    #[pyo3(signature = (request, scans, output, shard="1/1", format=None, overlap=None, overwrite=false))]
+    #[expect(clippy::too_many_arguments, reason = "keywords of Python")]
+    fn plan_folder(
+        &self,
+        py: Python<'_>,
+        request: &str,
+        scans: PathBuf,
+        output: PathBuf,
+        shard: &str,
+        format: Option<&str>,
+        overlap: Option<f64>,
+        overwrite: bool,
+    ) -> PyResult<FolderPlan> {
+        let asked = Asked { scans, output, shard, format, overlap, overwrite };
+        py.detach(|| FolderPlan::make(&self.engine, request, asked)).map_err(exception)
+    }
+
+    /// Begins to restore what such a plan has left to do.
+    fn start_folder(&self, plan: &FolderPlan) -> PyResult<FolderRun> {
+        FolderRun::start(self.engine.clone(), plan.plan.clone())
     }
 
     /// Device and precision.

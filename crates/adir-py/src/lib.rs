@@ -4,6 +4,7 @@
 mod array;
 mod engine;
 mod errors;
+mod folder;
 mod operator;
 mod prior;
 mod run;
@@ -18,11 +19,13 @@ mod _adir {
     #[pymodule_export]
     use crate::errors::{AdirError, BackendError, ConfigError, InputError, LimitsError, ModelError, NumericalError};
     #[pymodule_export]
+    use crate::folder::{FolderPlan, merge};
+    #[pymodule_export]
     use crate::operator::dot_test;
     #[pymodule_export]
     use crate::prior::Prior;
     #[pymodule_export]
-    use crate::run::{Restored, Run};
+    use crate::run::{FolderRun, Restored, Run};
 
     #[pymodule_init]
     fn init(module: &Bound<'_, PyModule>) -> PyResult<()> {

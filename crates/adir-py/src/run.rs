@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::{Builder, JoinHandle};
 use std::time::Duration;
 
-use adir::engine::{self, Engine, Plan};
+use adir::engine::{self, Engine, FolderDone, FolderPlan, Plan, Watch};
 use adir::io::image::Picture;
 use adir::{Error, Result};
 use pyo3::prelude::*;
@@ -19,41 +19,32 @@ use crate::operator::Raised;
 /// Bytes of the stack of the thread that computes.
 const STACK: usize = 32 << 20;
 
-type Made = Result<engine::Restored>;
-
-/// A run. Its events wait until they are asked for.
-#[pyclass(frozen, module = "adir._adir")]
-pub struct Run {
+/// A computation on a thread of its own. Its events wait until they are asked for.
+struct Work<T> {
     events: Mutex<Receiver<String>>,
     stop: Arc<AtomicBool>,
-    thread: Mutex<Option<JoinHandle<Made>>>,
-    engine: Arc<Engine>,
-    raised: Raised,
+    thread: Mutex<Option<JoinHandle<Result<T>>>>,
 }
 
-impl Run {
+impl<T: Send + 'static> Work<T> {
     /// Begins.
-    pub fn start(engine: Arc<Engine>, plan: Arc<Plan>, raised: Raised) -> PyResult<Self> {
+    fn begin(compute: impl FnOnce(&Watch<'_>) -> Result<T> + Send + 'static) -> PyResult<Self> {
         let (send, events) = channel();
         let stop = Arc::new(AtomicBool::new(false));
-        let (asked, computing) = (stop.clone(), engine.clone());
+        let asked = stop.clone();
         let send = Mutex::new(send);
-        let compute = move || {
-            computing.run(&plan, &|event| {
+        let watched = move || {
+            compute(&|event| {
                 let text = serde_json::to_string(event).unwrap_or_default();
                 // Nobody may be listening any more.
                 let _ = send.lock().unwrap_or_else(PoisonError::into_inner).send(text);
                 if asked.load(Ordering::Relaxed) { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
             })
         };
-        let thread = Builder::new().name("adir".into()).stack_size(STACK).spawn(compute)?;
-        Ok(Self { events: Mutex::new(events), stop, thread: Mutex::new(Some(thread)), engine, raised })
+        let thread = Builder::new().name("adir".into()).stack_size(STACK).spawn(watched)?;
+        Ok(Self { events: Mutex::new(events), stop, thread: Mutex::new(Some(thread)) })
     }
-}
 
-#[pymethods]
-impl Run {
-    /// The next event in JSON, an empty text if there is none for so long, or `None` if there will be none.
     fn next(&self, py: Python<'_>, seconds: f64) -> Option<String> {
         py.detach(|| {
             let time = Duration::try_from_secs_f64(seconds).unwrap_or_default();
@@ -65,26 +56,92 @@ impl Run {
         })
     }
 
-    /// Asks it to stop after its present step.
+    /// Waits for the end.
+    fn finish(&self, py: Python<'_>) -> PyResult<Result<T>> {
+        let thread = self.thread.lock().unwrap_or_else(PoisonError::into_inner).take();
+        let thread = thread.ok_or_else(|| exception(Error::Config("the result was taken already".into())))?;
+        let made = py.detach(|| thread.join());
+        Ok(made.unwrap_or_else(|_| Err(Error::Backend("the computation broke off".into()))))
+    }
+}
+
+impl<T> Work<T> {
     fn stop(&self) {
         self.stop.store(true, Ordering::Relaxed);
+    }
+}
+
+impl<T> Drop for Work<T> {
+    /// A run that nobody waits for ends with its present step.
+    fn drop(&mut self) {
+        self.stop();
+    }
+}
+
+/// A run.
+#[pyclass(frozen, module = "adir._adir")]
+pub struct Run {
+    work: Work<engine::Restored>,
+    engine: Arc<Engine>,
+    raised: Raised,
+}
+
+impl Run {
+    /// Begins.
+    pub fn start(engine: Arc<Engine>, plan: Arc<Plan>, raised: Raised) -> PyResult<Self> {
+        let computing = engine.clone();
+        Ok(Self { work: Work::begin(move |watch| computing.run(&plan, watch))?, engine, raised })
+    }
+}
+
+#[pymethods]
+impl Run {
+    /// The next event in JSON, an empty text if there is none for so long, or `None` if there will be none.
+    fn next(&self, py: Python<'_>, seconds: f64) -> Option<String> {
+        self.work.next(py, seconds)
+    }
+
+    /// Asks it to stop after its present step.
+    fn stop(&self) {
+        self.work.stop();
     }
 
     /// Waits for the end.
     fn finish(&self, py: Python<'_>) -> PyResult<Restored> {
-        let thread = self.thread.lock().unwrap_or_else(PoisonError::into_inner).take();
-        let thread = thread.ok_or_else(|| exception(Error::Config("the result was taken already".into())))?;
-        let made = py.detach(|| thread.join());
-        let made = made.unwrap_or_else(|_| Err(Error::Backend("the computation broke off".into())));
-        let restored = made.map_err(|error| self.raised.or(error))?;
+        let restored = self.work.finish(py)?.map_err(|error| self.raised.or(error))?;
         Ok(Restored { restored: Mutex::new(restored), engine: self.engine.clone() })
     }
 }
 
-impl Drop for Run {
-    /// A run that nobody waits for ends with its present step.
-    fn drop(&mut self) {
-        self.stop();
+/// A run over a folder.
+#[pyclass(frozen, module = "adir._adir")]
+pub struct FolderRun {
+    work: Work<FolderDone>,
+}
+
+impl FolderRun {
+    /// Begins.
+    pub fn start(engine: Arc<Engine>, plan: Arc<FolderPlan>) -> PyResult<Self> {
+        Ok(Self { work: Work::begin(move |watch| engine.run_folder(&plan, watch))? })
+    }
+}
+
+#[pymethods]
+impl FolderRun {
+    /// The next event in JSON, an empty text if there is none for so long, or `None` if there will be none.
+    fn next(&self, py: Python<'_>, seconds: f64) -> Option<String> {
+        self.work.next(py, seconds)
+    }
+
+    /// Asks it to stop after the present step.
+    fn stop(&self) {
+        self.work.stop();
+    }
+
+    /// Waits for the end: how many files were restored, how many were finished before, and which failed and why.
+    fn finish(&self, py: Python<'_>) -> PyResult<(usize, usize, Vec<(String, String)>)> {
+        let done = self.work.finish(py)?.map_err(exception)?;
+        Ok((done.restored, done.finished, done.failed))
     }
 }
 

@@ -260,6 +260,79 @@ def test_ctrl_c_stops_a_run(y, engine):
     assert time.monotonic() - start < 20
 
 
+@pytest.fixture
+def scans(tmp_path, y):
+    for k in range(4):
+        (tmp_path / "scans" / str(k % 2)).mkdir(parents=True, exist_ok=True)
+        Image.fromarray(np.roll(y, 5 * k, axis=0)).save(tmp_path / "scans" / str(k % 2) / f"{k}.png")
+    return tmp_path / "scans"
+
+
+def contents(folder):
+    return {str(path.relative_to(folder)): path.read_bytes() for path in sorted(folder.rglob("*.png"))}
+
+
+def test_a_folder_is_the_program_s(tmp_path, scans, engine):
+    alone, parts = tmp_path / "alone", tmp_path / "parts"
+    command = [os.environ["ADIR"], "restore", scans, "-o", alone, "--task", "sr2", "--steps", "2", "--no-cache", "-q"]
+    subprocess.run(command, check=True)
+    first = engine.restore_folder(scans, parts, "sr2", steps=2, shard="1/2")
+    assert (first.restored, first.finished, first.failed, first.ok) == (2, 0, [], True)
+    merged = adir.merge(parts)
+    assert (merged.done, merged.absent, merged.ok) == (2, [("2/2", 2)], False)
+    plan = engine.plan_folder(scans, parts, "sr2", steps=2)
+    assert (plan.files, plan.finished, plan.to_do, plan.warnings) == (4, 2, ["1/1.png", "1/3.png"], [])
+    run = engine.start(engine.plan_folder(scans, parts, "sr2", steps=2, shard="2/2"))
+    assert [event["path"] for event in run if event["event"] == "file_done"] == ["1/1.png", "1/3.png"]
+    assert run.result().restored == 2
+    merged = adir.merge(parts)
+    assert (merged.done, merged.ok, merged.path) == (4, True, parts / "adir-manifest.jsonl")
+    assert contents(parts) == contents(alone) and len(contents(parts)) == 4
+    # Each takes the other's results for finished, and only those of the same settings.
+    assert engine.plan_folder(scans, alone, "sr2", steps=2).finished == 4
+    again = subprocess.run([*command[:4], parts, *command[5:-1]], check=True, capture_output=True, text=True)
+    assert "0 restored, 4 finished before" in again.stderr
+    with pytest.raises(adir.ConfigError, match="overwrite"):
+        engine.plan_folder(scans, alone, "sr2", steps=3)
+    assert len(engine.plan_folder(scans, alone, "sr2", steps=3, overwrite=True).to_do) == 4
+
+
+def test_a_file_that_fails_stops_nothing(tmp_path, scans, engine):
+    (scans / "bad.png").write_bytes(b"no image")
+    done = engine.restore_folder(scans, tmp_path / "out", "sr2", steps=1, format="tif")
+    assert done.restored == 4 and [file for file, _ in done.failed] == ["bad.png"] and not done.ok
+    assert len(list((tmp_path / "out").rglob("*.tif"))) == 4
+    merged = adir.merge(tmp_path / "out")
+    assert merged.done == 4 and [file for file, _ in merged.failed] == ["bad.png"] and not merged.ok
+
+
+def test_a_folder_stops_and_goes_on(tmp_path, scans, engine):
+    run = engine.start(engine.plan_folder(scans, tmp_path / "out", "sr2", steps=20))
+    next(event for event in run if event["event"] == "file_done")
+    run.stop()
+    with pytest.raises(KeyboardInterrupt):
+        run.result()
+    plan = engine.plan_folder(scans, tmp_path / "out", "sr2", steps=20)
+    assert 1 <= plan.finished < 4
+    assert engine.start(plan).result().restored == 4 - plan.finished
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"problem": "sr2", "seed": -1},
+        {"problem": "sr2", "shard": "3/2"},
+        {"problem": "sr2", "format": "gif"},
+        {"problem": "sr2", "overlap": 2},
+        {"problem": "inpaint", "mask": np.ones((32, 32))},
+        {"problem": adir.Operator(lambda x: x, lambda y: y, (32, 32))},
+    ],
+)
+def test_what_a_folder_refuses(tmp_path, scans, engine, settings):
+    with pytest.raises(adir.ConfigError):
+        engine.plan_folder(scans, tmp_path / "out", **settings)
+
+
 def test_other_threads_go_on(y, engine):
     counted, done = [0], threading.Event()
 

@@ -20,7 +20,18 @@ from ._adir import (
     NumericalError,
     __version__,
 )
-from ._engine import Engine, Plan, Restored, Run, default_cache, restore
+from ._engine import (
+    Engine,
+    FolderDone,
+    FolderPlan,
+    Merged,
+    Plan,
+    Restored,
+    Run,
+    default_cache,
+    merge,
+    restore,
+)
 from ._prior import Prior
 from ._problem import Operator, Problem
 
@@ -29,8 +40,11 @@ __all__ = [
     "BackendError",
     "ConfigError",
     "Engine",
+    "FolderDone",
+    "FolderPlan",
     "InputError",
     "LimitsError",
+    "Merged",
     "ModelError",
     "NumericalError",
     "Operator",
@@ -41,5 +55,6 @@ __all__ = [
     "Run",
     "__version__",
     "default_cache",
+    "merge",
     "restore",
 ]

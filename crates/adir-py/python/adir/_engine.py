@@ -6,8 +6,9 @@ import json
 import os
 import secrets
 import sys
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Callable, Dict, Iterator, List, Optional, Tuple, Union
+from typing import Any, Callable, Dict, Generic, Iterator, List, NamedTuple, Optional, Tuple, TypeVar, Union, overload
 
 import numpy as np
 
@@ -15,6 +16,8 @@ from . import _adir
 from ._arrays import Image, from_native, is_path, to_native
 from ._prior import Prior
 from ._problem import Operator, Problem
+
+Made = TypeVar("Made")
 
 #: An event: its kind in ``"event"`` (``"sampling"``, ``"adapting"``, ``"warning"`` ...), and numbers.
 Event = Dict[str, Any]
@@ -37,6 +40,9 @@ class Plan:
     def __init__(self, native: _adir.Plan, flat: bool, names_output: bool):
         self._native, self._flat, self._names_output = native, flat, names_output
 
+    def _made(self, native: _adir.Restored) -> Restored:
+        return Restored(native, self._flat)
+
     def __str__(self) -> str:
         return str(self._native)
 
@@ -49,6 +55,84 @@ class Plan:
     def memory(self) -> int:
         """The bytes of memory that it takes at most."""
         return self._native.memory
+
+
+class FolderPlan:
+    """A checked restoration of a folder, or of a part of one: which files are finished, and which are left to do."""
+
+    def __init__(self, native: _adir.FolderPlan):
+        self._native = native
+
+    @property
+    def files(self) -> int:
+        """Images in the folder, in all parts."""
+        return self._native.files
+
+    @property
+    def finished(self) -> int:
+        """Files of this part that are finished: their records say what is asked for, of observations with these bytes."""
+        return self._native.finished
+
+    @property
+    def to_do(self) -> List[str]:
+        """Files of this part that are to be restored, below the folder."""
+        return self._native.to_do
+
+    @property
+    def warnings(self) -> List[str]:
+        """What is unusual about the folder."""
+        return self._native.warnings
+
+    def _made(self, native: Tuple[int, int, List[Tuple[str, str]]]) -> FolderDone:
+        return FolderDone(*native)
+
+    def __repr__(self) -> str:
+        return f"<adir.FolderPlan {self.files} files: {self.finished} finished, {len(self.to_do)} to restore>"
+
+
+@dataclass(frozen=True)
+class FolderDone:
+    """What became of the files of a folder, or of a part of one."""
+
+    #: Files restored now.
+    restored: int
+    #: Files that were finished already.
+    finished: int
+    #: Files that could not be restored, each with the reason.
+    failed: List[Tuple[str, str]]
+
+    @property
+    def ok(self) -> bool:
+        """Whether every file has its result."""
+        return not self.failed
+
+
+@dataclass(frozen=True)
+class Merged:
+    """What the manifests of all parts of a folder say together."""
+
+    #: Files with their results in place.
+    done: int
+    #: Files that could not be restored, each with the reason.
+    failed: List[Tuple[str, str]]
+    #: Files without a result, each with the part that has it.
+    missing: List[Tuple[str, str]]
+    #: Parts that have not run, each with the number of its files.
+    absent: List[Tuple[str, int]]
+    #: The joined manifest.
+    path: Path
+
+    @property
+    def ok(self) -> bool:
+        """Whether every file has its result."""
+        return not (self.failed or self.missing or self.absent)
+
+
+def merge(output: Union[str, "os.PathLike[str]"]) -> Merged:
+    """Joins the manifests of all parts in a folder of results, and looks whether every result is in place, as ``adir merge``
+    does."""
+    done, failed, missing, absent, path = _adir.merge(output)
+    return Merged(done, failed, missing, absent, Path(path))
 
 
 class Restored:
@@ -118,7 +202,7 @@ class Restored:
         return f"<adir.Restored {shape} {self.image.dtype}: {'PASS' if self.ok else 'WARN'}>"
 
 
-class Run:
+class Run(Generic[Made]):
     """A run, as an iterator of events. The computation goes on by itself, on its own threads.
 
         run = engine.run(y, "sr4")
@@ -129,10 +213,10 @@ class Run:
     Leaving the loop early does not stop it; `stop` does, after the present step.
     """
 
-    def __init__(self, native: _adir.Run, plan: Plan):
-        self._native, self._plan = native, plan
+    def __init__(self, native: Any, made: Callable[[Any], Made]):
+        self._native, self._made = native, made
         self._ended = False
-        self._result: Optional[Restored] = None
+        self._result: Optional[Made] = None
 
     def __iter__(self) -> Iterator[Event]:
         while not self._ended:
@@ -146,7 +230,7 @@ class Run:
         """Asks the run to stop after its present step. `result` then raises KeyboardInterrupt."""
         self._native.stop()
 
-    def result(self, progress: Progress = None) -> Restored:
+    def result(self, progress: Progress = None) -> Made:
         """Waits for the end. Ctrl-C stops the run and raises KeyboardInterrupt."""
         if self._result is not None:
             return self._result
@@ -161,7 +245,7 @@ class Run:
             except BaseException:  # What stopped the run says more.
                 pass
             raise
-        self._result = Restored(self._native.finish(), self._plan._flat)
+        self._result = self._made(self._native.finish())
         return self._result
 
 
@@ -186,6 +270,17 @@ def _bar() -> Callable[[Event], None]:
             bar.refresh()
 
     return show
+
+
+class _Folder(NamedTuple):
+    """What is asked of a folder besides the settings for each file, as the native engine takes it."""
+
+    scans: Union[str, "os.PathLike[str]"]
+    output: Union[str, "os.PathLike[str]"]
+    shard: str
+    format: Optional[str]
+    overlap: Optional[float]
+    overwrite: bool
 
 
 class Engine:
@@ -257,6 +352,15 @@ class Engine:
             problem = Problem(problem, **of_problem)
         elif of_problem:
             raise _adir.ConfigError(f"{next(iter(of_problem))} belongs into the Problem")
+        folder = y if isinstance(y, _Folder) else None
+        if folder is not None:
+            if output is not None or overwrite:
+                raise _adir.ConfigError("of a folder, plan_folder takes output and overwrite")
+            if seed == -1:
+                raise _adir.ConfigError("a seed drawn at each start would make finished files count as unfinished")
+            if problem.operator is not None or set(problem.beside()):
+                raise _adir.ConfigError("of a folder, operators have names and masks are files: records hold them")
+            y = folder.scans
         if page is not None and not is_path(y):
             raise _adir.ConfigError("page is that of a file, and y is in memory")
         if seed == -1:
@@ -286,6 +390,8 @@ class Engine:
             request["adapt"] = {**adaptation, "neighbours": neighbours, "overrides": training}
         if output is not None:
             request["output"] = {"path": os.fspath(output), "overwrite": overwrite}
+        if folder is not None:
+            return FolderPlan(self._native.plan_folder(json.dumps(request), *folder))  # type: ignore[return-value]
         beside, flat = problem.beside(), False
         if problem.operator is not None and is_path(y):
             raise _adir.ConfigError("with an operator, y is an array")
@@ -298,13 +404,57 @@ class Engine:
                 beside["input"], flat = to_native(array), array.ndim == 2
         return Plan(self._native.plan(json.dumps(request), **beside), flat, output is not None)
 
-    def run(self, y: Image, problem: Union[str, Operator, Problem], **settings: Any) -> Run:
+    def plan_folder(
+        self,
+        scans: Union[str, "os.PathLike[str]"],
+        output: Union[str, "os.PathLike[str]"],
+        problem: Union[str, Operator, Problem],
+        *,
+        shard: str = "1/1",
+        format: Optional[str] = None,
+        overlap: Optional[float] = None,
+        overwrite: bool = False,
+        **settings: Any,
+    ) -> FolderPlan:
+        """Checks the restoration of all images below ``scans`` into files of their names below ``output``, as ``adir restore``
+        does it for a folder: with the same manifests, and with the same rule for what is finished.
+
+        * ``shard``: the part of the sorted list to restore, ``"I/N"``; processes on any machines may each take one.
+        * ``format``: of the results (``"png"``, ``"tif"`` ...); by default that of each observation.
+        * ``overlap``: with a gallery, the share of nearest images from which observations share an adaptation.
+        * ``overwrite``: replace results of other settings. What is finished stays.
+        * all others are settings of `plan`, with files for masks.
+        """
+        folder = _Folder(scans, output, shard, format, overlap, overwrite)
+        return self.plan(folder, problem, **settings)  # type: ignore[return-value]
+
+    @overload
+    def start(self, plan: Plan) -> Run[Restored]: ...
+
+    @overload
+    def start(self, plan: FolderPlan) -> Run[FolderDone]: ...
+
+    def start(self, plan: Any) -> Any:
+        """Begins to carry out a plan."""
+        begin = self._native.start_folder if isinstance(plan, FolderPlan) else self._native.start
+        return Run(begin(plan._native), plan._made)
+
+    def run(self, y: Image, problem: Union[str, Operator, Problem], **settings: Any) -> Run[Restored]:
         """Begins a restoration; settings as for `plan`."""
         return self.start(self.plan(y, problem, **settings))
 
-    def start(self, plan: Plan) -> Run:
-        """Begins to carry out a plan."""
-        return Run(self._native.start(plan._native), plan)
+    def restore_folder(
+        self,
+        scans: Union[str, "os.PathLike[str]"],
+        output: Union[str, "os.PathLike[str]"],
+        problem: Union[str, Operator, Problem],
+        *,
+        progress: Progress = None,
+        **settings: Any,
+    ) -> FolderDone:
+        """Restores all images of a folder that are not finished; settings as for `plan_folder`. A file that cannot be restored
+        stops nothing. After an interruption the same call goes on."""
+        return self.start(self.plan_folder(scans, output, problem, **settings)).result(progress)
 
     def restore(
         self, y: Image, problem: Union[str, Operator, Problem], *, progress: Progress = None, **settings: Any
