@@ -138,15 +138,19 @@ def main():
         while not (found := workers(output)):
             time.sleep(0.005)
         os.kill(found[0], signal.SIGKILL)
-        print(f"killed one of {len(found)} workers (SIGKILL) after {finished(output)} files", flush=True)
+        print(f"killed a worker (SIGKILL) after {finished(output)} files", flush=True)
         wait_for(files * 3 // 4, output, process)
         cluster.remove_node(second, allow_graceful=False)
         print(f"killed one of 2 nodes after {finished(output)} files", flush=True)
         wait_for(files, output, process)
         said, _ = process.communicate(timeout=PATIENCE)
-        print("".join(f"    {line.replace(str(folder), '...')}\n" for line in said.splitlines()), end="")
-        parts = [line for line in said.splitlines() if line.startswith("part ")]
-        print(f"all done: {time.time() - started:.1f} s, {len(parts)} parts by {len({p.rsplit(' ', 1)[1] for p in parts})} processes")
+        # Ray has its say in between.
+        lines = said.splitlines()
+        parts = [line for line in lines if line.startswith("part ")]
+        for line in [lines[0], *parts, lines[-1]]:
+            print(f"    {line.replace(str(folder), '...')}")
+        made_by = {line.rsplit(" ", 1)[1] for line in parts}
+        print(f"all done: {time.time() - started:.1f} s, {len(parts)} parts by {len(made_by)} processes")
         ended = [process.returncode]
         made = times(output)
         # Records are written last; a picture without one was begun only.
