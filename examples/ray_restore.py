@@ -103,7 +103,10 @@ def main():
     engine = {name: path and os.path.abspath(path) for name, path in (("cache", given.cache), ("model", given.model))}
     engine["memory"] = given.memory and int(given.memory * 1e9)
     settings = {**dict(given.settings), "overwrite": given.overwrite}
-    plan = adir.Engine(**engine).plan_folder(*folder, **settings)
+    try:
+        plan = adir.Engine(**engine).plan_folder(*folder, **settings)
+    except TypeError as error:
+        sys.exit(f"error: {error}")
     for warning in plan.warnings:
         print(f"warning: {warning}", file=sys.stderr)
     print(f"{plan.files} images: {plan.finished} finished, {len(plan.to_do)} to restore", flush=True)
