@@ -7,7 +7,7 @@
 # zsh, fish, man-db) look for them; these are not part of the image.
 ARG DEBIAN=bookworm
 
-FROM rust:1.95-slim-${DEBIAN} AS build
+FROM rust:1.95-${DEBIAN} AS build
 WORKDIR /src
 COPY . .
 # All of the workspace, so that the framework has the features that are tested.
@@ -20,7 +20,8 @@ RUN install -D -t /root/image/usr/local/bin target/release/adir \
     && local/bin/adir completions fish > share/fish/vendor_completions.d/adir.fish \
     && local/bin/adir man -o share/man/man1 \
     && install -D -m 644 -t share/doc/adir /src/LICENSE-APACHE /src/LICENSE-MIT \
-    && cd /src && for card in crates/adir-assets/assets/*.md; do install -D -m 644 -t /root/image/usr/share/doc/adir/weights "$card"; done
+    && install -D -m 644 -t share/doc/adir/weights /src/crates/adir-assets/assets/*.md \
+    && python3 /src/tools/third_party_licences.py > share/doc/adir/third-party.txt
 
 FROM debian:${DEBIAN}-slim
 COPY --from=build /root/image /
