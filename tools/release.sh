@@ -53,7 +53,7 @@ pack() {
     strip -o "$folder/adir" "$2"
     local needed said
     needed=$(needs "$folder/adir")
-    [[ $1 != *-musl || $needed == nothing* ]] || fail "$2 is not static: it needs $needed"
+    [[ $1 != *-musl || $needed == nothing* ]] || fail "$2 is not static"
     said=$("$folder/adir" --version)
     [ "$said" = "adir $version" ] || fail "$2 says $said, but Cargo.toml has $version"
     "$folder/adir" completions bash >"$folder/completions/adir.bash"
