@@ -36,8 +36,10 @@ rm -f "$out"/adir-*.tar.gz "$out"/SHA256SUMS
 
 # What the program needs of the system: the newest version of glibc's symbols, or nothing.
 needs() {
-    if objdump -p "$1" | grep -q NEEDED; then
-        local newest
+    local headers newest
+    # Read to its end: a pipe that `grep -q` closes early fails.
+    headers=$(objdump -p "$1")
+    if [[ $headers == *NEEDED* ]]; then
         newest=$(objdump -T "$1" | grep -o 'GLIBC_[0-9.]*' | sort -V | tail -n 1)
         echo "glibc ${newest#GLIBC_} or newer"
     else
