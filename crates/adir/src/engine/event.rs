@@ -2,13 +2,18 @@
 
 use std::fmt;
 use std::ops::ControlFlow;
+use std::sync::Arc;
 
 use serde::Serialize;
 
 use super::by_y::ByY;
 use super::folder::FileOutcome;
 use crate::adapt::{HeldOut, Measured};
+use crate::io::image::Picture;
 use crate::io::tally::counted;
+use crate::models::Space;
+use crate::restore::RestorePlan;
+use crate::tensor::Tensor;
 use crate::{Error, Result};
 
 /// Takes events, on any of the threads that compute, and answers whether to go on.
@@ -147,7 +152,41 @@ pub enum Event {
         timestep: u16,
         /// Root mean square of A x0 - y before the correction, in grey levels of 0..255; absent without guidance.
         residual_255: Option<f64>,
+        /// What the result looks like so far; absent in latent diffusion. It is not part of the JSON form.
+        #[serde(skip)]
+        estimate: Option<Estimate>,
     },
+}
+
+/// The x0 of a sampling step (Eq. 14). It is made a picture only where somebody asks for it.
+#[derive(Clone)]
+pub struct Estimate {
+    pub(super) plan: Arc<RestorePlan>,
+    pub(super) space: Arc<dyn Space>,
+    pub(super) x0: Tensor<4>,
+}
+
+impl Estimate {
+    /// The picture, of the result's size, as 8 bits.
+    ///
+    /// # Errors
+    /// As [`RestorePlan::finish`].
+    pub fn picture(&self) -> Result<Picture> {
+        self.plan.finish(self.space.as_ref(), &self.x0).map(Picture::from_tensor)
+    }
+}
+
+impl fmt::Debug for Estimate {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "an estimate of {:?}", self.x0.dims())
+    }
+}
+
+/// Of steps that are alike otherwise, estimates are alike: a step is a function of its number.
+impl PartialEq for Estimate {
+    fn eq(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.plan, &other.plan)
+    }
 }
 
 impl fmt::Display for Event {

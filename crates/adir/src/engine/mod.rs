@@ -49,7 +49,7 @@ pub use adapt::{AdaptPlan, AdapterFound, Label, Observed};
 pub use by_y::ByY;
 pub use cache::{Cache, FolderCache, KeptAdapter, NamedAdapters, NoCache};
 pub use deviation::{Deviation, DeviationRecord};
-pub use event::{Event, Watch};
+pub use event::{Estimate, Event, Watch};
 pub use extent::Memory;
 pub use folder::{
     Each, FileFault, FileOutcome, FilePlan, FileState, FolderDone, FolderPlan, FolderRequest, ManifestEntry,

@@ -13,6 +13,7 @@ use super::warnings::{ROUNDED, warnings};
 use crate::io::image::{BitDepth, ImageFormat, Metadata, Picture, check_file, read_bytes, read_hashed_as};
 use crate::io::light::Light;
 use crate::io::tally::counted;
+use crate::models::Network;
 use crate::operator::ImageShape;
 use crate::restore::{RestorePlan, SamplingConfig};
 use crate::retrieve::ContentHash;
@@ -37,6 +38,7 @@ pub struct Plan {
     pub(super) extent: Extent,
     memory: Memory,
     model_name: String,
+    network: Arc<dyn Network>,
 }
 
 impl Engine {
@@ -120,6 +122,7 @@ impl Engine {
             format,
             memory,
             model_name,
+            network: header.network().clone(),
         };
         let mut all = warnings(&plan)?;
         all.extend(doubts);
@@ -238,6 +241,28 @@ impl Plan {
     /// Maps of where samples differ of an earlier run that stay, because this one has one sample.
     pub fn stale_maps(&self) -> &[PathBuf] {
         &self.stale.maps
+    }
+
+    /// The tiles that the network sees, where it does not see the whole image: their number and length in pixels, down and
+    /// across.
+    pub fn tiles(&self) -> Option<[(usize, usize); 2]> {
+        self.extent.tiles
+    }
+
+    /// Products that the network's passes add up while it samples, by which times of restorations compare.
+    pub fn products(&self) -> u64 {
+        let canvas = self.restore.canvas();
+        let [(down, height), (across, width)] = self.extent.tiles.unwrap_or([(1, canvas.height), (1, canvas.width)]);
+        let passes = (down * across * self.restore.steps() * self.request.sampling.samples) as u64;
+        self.network.products(height, width).saturating_mul(passes)
+    }
+
+    /// The same of the training of an adaptation, if there is one: of all steps that it may take.
+    pub fn training_products(&self) -> Option<u64> {
+        let config = self.adapt.as_ref()?.config();
+        let crops = u64::from(config.iterations).saturating_mul(config.batch as u64);
+        // A pass, and the gradients by maps and by weights.
+        Some(self.network.products(config.crop, config.crop).saturating_mul(3 * crops))
     }
 
     /// What it takes of memory.

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use super::deviation::Deviation;
-use super::event::{Event, Watch, report, warn};
+use super::event::{Estimate, Event, Watch, report, warn};
 use super::extent::Extent;
 use super::open::Engine;
 use super::outputs::Outputs;
@@ -139,8 +139,7 @@ impl Engine {
         let masks = masks.map(|mask| mask.map(|mask| mask.sha256));
         let states = States::new(self, states::key(self, plan, prior, masks, None)?, watch);
         let denoiser = plan.extent.denoiser(prior)?;
-        let space = prior.space();
-        let (plan, space) = (&plan.restore, space.as_ref());
+        let (plan, space) = (&plan.restore, prior.space());
         let found = Sampling { plan, denoiser: &denoiser, space, count: 1, states: &states, watch }.sample(0);
         if matches!(found, Err(Error::Interrupted)) {
             states.stopped()?;
@@ -160,9 +159,8 @@ impl Engine {
     ) -> Result<(Vec<Tensor<4>>, Tensor<4>)> {
         let count = plan.request.sampling.samples;
         let denoiser = plan.extent.denoiser(prior)?;
-        let space = prior.space();
         let sampling =
-            Sampling { plan: &plan.restore, denoiser: &denoiser, space: space.as_ref(), count, states, watch };
+            Sampling { plan: &plan.restore, denoiser: &denoiser, space: prior.space(), count, states, watch };
         let task = |sample: usize| sampling.sample(sample);
         let results = match plan.extent {
             Extent { tile: None, at_once, .. } if at_once > 1 => Workers::new()?.map(count, task),
@@ -208,9 +206,9 @@ fn mask_record(mask: Option<&MaskSource>) -> Result<Option<FileRecord>> {
 
 /// What the samples of a run have in common.
 struct Sampling<'a> {
-    plan: &'a RestorePlan,
+    plan: &'a Arc<RestorePlan>,
     denoiser: &'a dyn Denoiser,
-    space: &'a dyn Space,
+    space: &'a Arc<dyn Space>,
     count: usize,
     states: &'a States<'a>,
     watch: &'a Watch<'a>,
@@ -221,7 +219,7 @@ impl Sampling<'_> {
     fn sample(&self, sample: usize) -> Result<Tensor<4>> {
         let &Self { plan, denoiser, space, count: samples, states, watch } = self;
         let noise = plan.noise(sample);
-        let (mut sampler, mut last) = (plan.sampler(denoiser, space, &noise)?, None);
+        let (mut sampler, mut last) = (plan.sampler(denoiser, space.as_ref(), &noise)?, None);
         if let Some(reached) = states.reached(sample)? {
             let (step, steps) = (reached.done, plan.steps());
             last = Some(reached.x_t.clone());
@@ -238,12 +236,13 @@ impl Sampling<'_> {
                 steps: step.total,
                 timestep: step.timestep.0,
                 residual_255: step.residual_rms.map(|rms| rms * 127.5),
+                estimate: Some(Estimate { plan: plan.clone(), space: space.clone(), x0: step.x0 }),
             };
             report(watch, &event)?;
             last = Some(step.x_t);
         }
         let last = last.ok_or_else(|| Error::config("no sampling steps"))?;
-        plan.finish(space, &last)
+        plan.finish(space.as_ref(), &last)
     }
 }
 

@@ -226,6 +226,7 @@ fn one(
             steps: step.total,
             timestep: step.timestep.0,
             residual_255: None,
+            estimate: None,
         };
         report(watch, &event)?;
         last = step.x_t;
