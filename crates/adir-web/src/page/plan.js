@@ -86,7 +86,7 @@ function factsOf(plan) {
   const known = (value) => value !== null && value !== undefined;
   const facts = [
     ['Time', known(plan.seconds) ? `about ${duration(plan.seconds)}` : 'not known yet'],
-    ['of it to adapt', known(plan.adaptation_seconds) && `about ${duration(plan.adaptation_seconds)}`],
+    ['Time to adapt', known(plan.adaptation_seconds) && `about ${duration(plan.adaptation_seconds)}`],
     ['Memory', known(plan.memory_bytes) && `at most ${size(plan.memory_bytes)}`],
     ['Result', plan.result && pixels(plan.result)],
     ['Tiles', plan.tiles],
