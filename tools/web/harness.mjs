@@ -14,7 +14,7 @@ const { chromium } = packages('playwright-core');
 const AXE = readFileSync(packages.resolve('axe-core/axe.min.js'), 'utf8');
 
 /** How long a small restoration may take on a busy machine. */
-export const PATIENCE = 180_000;
+export const PATIENCE = Number(process.env.PATIENCE ?? 180) * 1000;
 
 const ARGUMENTS = ['--headless', '--no-sandbox', '--disable-gpu', '--disable-quic', '--no-first-run',
   '--disable-background-networking', '--disable-component-update', '--disable-sync'];

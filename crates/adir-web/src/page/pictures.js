@@ -120,8 +120,7 @@ export class Pictures {
   remove(picture) {
     const at = this.all.indexOf(picture);
     this.all.splice(at, 1);
-    if (picture === this.selected) this.select(this.all[Math.min(at, this.all.length - 1)]);
-    else this.list();
+    this.select(picture === this.selected ? this.all[Math.min(at, this.all.length - 1)] : this.selected);
     setText(byId('upload-state'), `${picture.name} removed.`);
     const next = byId('pictures').querySelector('input:checked');
     (next ?? byId('files')).focus();

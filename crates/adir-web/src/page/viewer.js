@@ -42,8 +42,8 @@ export class Viewer {
       'div', { className: 'row' },
       button('−', 'Zoom out', () => this.zoomBy(1 / ZOOM_STEP)),
       button('+', 'Zoom in', () => this.zoomBy(ZOOM_STEP)),
-      button('Fit', 'Fit into the frame', () => this.fit()),
-      button('1:1', 'One pixel of the result on one of the screen', () => this.zoomTo(this.actual)),
+      button('Fit', 'Fit the frame', () => this.fit()),
+      button('1:1', '1:1, one pixel of the result on one of the screen', () => this.zoomTo(this.actual)),
       h('output', { id: 'zoom' }),
       h('label', {}, h('input', { type: 'checkbox', id: 'pixelated', checked: true }), ' Show pixels, do not smooth'),
     );
