@@ -3,7 +3,7 @@
 #
 # Needs the built program (cargo build --release; ADIR names another), Chromium (CHROMIUM), Node 20 and npm, which installs
 # playwright-core and axe-core into target/web. Where one is missing it says so and stops with success. SHOTS names a folder for
-# pictures of the views.
+# pictures of the views; PAGE one whose files stand in for those in the program (crates/adir-web/src/page: no build is needed).
 set -euo pipefail
 cd "$(dirname "$0")/.."
 

@@ -8,7 +8,7 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { deflateSync } from 'node:zlib';
 
-const { ADIR, CHROMIUM, PACKAGES, SHOTS } = process.env;
+const { ADIR, CHROMIUM, PACKAGES, PAGE, SHOTS } = process.env;
 const packages = createRequire(join(PACKAGES, 'package.json'));
 const { chromium } = packages('playwright-core');
 const AXE = readFileSync(packages.resolve('axe-core/axe.min.js'), 'utf8');
@@ -100,6 +100,7 @@ export async function open(browser, server, { hash = '', ...options } = {}) {
   const context = await browser.newContext({ viewport: { width: 1280, height: 900 }, acceptDownloads: true, ...options });
   const page = await context.newPage();
   page.setDefaultTimeout(20_000);
+  if (PAGE) await page.route(/\/[a-z]*(\.(js|css|svg))?$/, substitute);
   const faults = [];
   page.on('pageerror', (error) => faults.push(`error: ${error.message}`));
   page.on('console', (message) => {
@@ -117,6 +118,14 @@ export async function open(browser, server, { hash = '', ...options } = {}) {
     assert.deepEqual(faults, []);
   };
   return { page, context, close };
+}
+
+/** Answers with a file of the folder PAGE in place of that in the program. */
+async function substitute(route) {
+  const { pathname } = new URL(route.request().url());
+  if (pathname.startsWith('/api/')) return route.fallback();
+  const response = await route.fetch();
+  return route.fulfill({ response, body: readFileSync(join(PAGE, pathname === '/' ? 'index.html' : pathname)) });
 }
 
 /** Uploads pictures by the file chooser, and waits until they are listed. */

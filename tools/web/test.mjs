@@ -157,6 +157,9 @@ flow('settings are sent as they were chosen', async (page) => {
     linear_light: true, aim: 0.5, samples: 1, seed: 42, steps: 9, method: 'few-step', gallery: 'pictures', neighbours: 3,
     adapt_minutes: null, model: null, page: null, format: 'tif', mask: null, ignore: null,
   });
+  const enlarged = await asked(() => page.selectOption('#task', 'sr2'));
+  assert.equal(enlarged.kernel, null, 'the kernel of another task is not kept');
+  await page.selectOption('#task', 'deblur');
   const drawn = await asked(() => page.check('#seed-drawn'));
   assert.equal(drawn.seed, -1);
   const usual = await asked(() => page.check('#aim-default'));

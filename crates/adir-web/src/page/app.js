@@ -74,7 +74,6 @@ function goTo(event, id) {
 
 /** Tells of the server, above everything. */
 function banner(text) {
-  if (!text && byId('banner').textContent === UNAUTHORISED) return;
   setText(byId('banner'), text);
   show(byId('banner'), Boolean(text));
 }

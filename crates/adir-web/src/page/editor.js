@@ -2,7 +2,10 @@
 
 import { byId, setText, show } from './dom.js';
 
-const COLOUR = [255, 0, 128, 165];
+/** Stripes of two colours are seen on any picture. As red, green, blue, opacity. */
+const STRIPES = [wordOf(255, 0, 128, 190), wordOf(255, 255, 255, 190)];
+/** Stripes across a picture. */
+const STRIPES_ACROSS = 48;
 
 export class Editor {
   /** @param {() => void} changed  called when a step has ended */
@@ -85,11 +88,13 @@ export class Editor {
   marks(rect, width, height) {
     const image = new ImageData(width, height);
     const words = new Uint32Array(image.data.buffer);
-    const [red, green, blue, alpha] = COLOUR;
-    const word = ((alpha << 24) | (blue << 16) | (green << 8) | red) >>> 0;
+    const stripe = Math.max(1, Math.round(Math.max(this.mask.width, this.mask.height) / STRIPES_ACROSS));
     for (let y = 0; y < height; y++) {
       const start = (y + rect.top) * this.mask.width + rect.left;
-      for (let x = 0; x < width; x++) if (this.mask.bits[start + x]) words[y * width + x] = word;
+      const across = y + rect.top + rect.left;
+      for (let x = 0; x < width; x++) {
+        if (this.mask.bits[start + x]) words[y * width + x] = STRIPES[Math.floor((x + across) / stripe) % 2];
+      }
     }
     return image;
   }
@@ -279,6 +284,11 @@ export class Editor {
     if (!this.from) show(byId('sheet-box'), false);
     this.showCursor();
   }
+}
+
+/** A pixel of a canvas. */
+function wordOf(red, green, blue, alpha) {
+  return ((alpha << 24) | (blue << 16) | (green << 8) | red) >>> 0;
 }
 
 /** The box with these two pixels in its corners. */

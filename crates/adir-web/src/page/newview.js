@@ -1,7 +1,7 @@
 // The view "New restoration": pictures, settings, marks, plan, start.
 
 import * as api from './api.js';
-import { byId, count, debounce, setText, show } from './dom.js';
+import { byId, count, debounce, h, setText, show } from './dom.js';
 import { Editor } from './editor.js';
 import { bitsOf } from './mask.js';
 import { Pictures, factsOf } from './pictures.js';
@@ -194,29 +194,44 @@ export class NewView {
     this.pictures.clear();
     this.pictures.select(null);
     try {
-      const { width, height } = await imageAt(api.viewOf(asked.image, ANY_SIDE));
-      this.pictures.put({ id: asked.image, name: job.name, width, height });
-      await this.maskAgain('missing', asked.mask);
+      this.pictures.put({ id: asked.image, name: job.name, ...(await observedSize(job)) });
+      await this.maskAgain('missing', asked.mask, api.fileOf(job.id, 'mask'));
       await this.maskAgain('ignore', asked.ignore);
       this.showPicture();
-    } catch {
-      setText(byId('upload-state'), 'The settings are those of the job. Its picture is no longer on the server: add it again.');
+      setText(byId('upload-state'), `Picture and settings of job ${job.number}.`);
+    } catch (error) {
+      const text = `Not all of job ${job.number} can be used again: ${api.errorText(error)}`;
+      byId('upload-errors').replaceChildren(h('p', { className: 'error' }, text));
     }
     this.later();
   }
 
-  async maskAgain(kind, id) {
+  /** @param {string} kind @param {string | null} id @param {string} [original]  address of its file as it was sent */
+  async maskAgain(kind, id, original) {
     if (!id) return;
-    const picture = await imageAt(api.viewOf(id, ANY_SIDE));
+    const view = () => imageAt(api.viewOf(id, ANY_SIDE));
+    const picture = await (original ? imageAt(original).catch(view) : view());
     const of = this.pictures.maskOf(this.pictures.selected, kind);
+    if (!of || picture.width !== of.mask.width || picture.height !== of.mask.height) {
+      throw new Error('its mask is too large to be shown, load it from a file.');
+    }
     of.mask.load(bitsOf(picture));
     of.sent = { revision: of.mask.revision, id };
     if (this.editor.mask === of.mask) this.editor.redraw();
   }
 }
 
-/** No picture is shrunk to it. */
+/** The server shrinks to this or to its own limit. */
 const ANY_SIDE = 65535;
+
+/** The size of the observation of a job: that of the result, divided by the factor of the task. */
+async function observedSize({ result, restoration }) {
+  const { width, height } = result ?? (await api.plan(restoration)).result;
+  const factor = Number(/^sr(\d+)$/.exec(restoration.task)?.[1] ?? 1);
+  const seen = await imageAt(api.viewOf(restoration.image, 160));
+  seen.close();
+  return { width: width / factor, height: height / factor };
+}
 
 const titles = { missing: 'Missing pixels', ignore: 'Pixels to ignore' };
 const purposes = {

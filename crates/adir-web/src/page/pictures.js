@@ -129,6 +129,7 @@ export class Pictures {
   /** Forgets all pictures. */
   clear() {
     this.all = [];
+    byId('upload-errors').replaceChildren();
   }
 
   /** The mask of that kind, made when first asked for; null where the picture is too large to draw on. */

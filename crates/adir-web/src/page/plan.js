@@ -86,11 +86,11 @@ function factsOf(plan) {
   const known = (value) => value !== null && value !== undefined;
   const facts = [
     ['Time', known(plan.seconds) ? `about ${duration(plan.seconds)}` : 'not known yet'],
-    ['Time to adapt', known(plan.adaptation_seconds) && `about ${duration(plan.adaptation_seconds)}`],
+    ['Time to adapt', known(plan.adaptation_seconds) && `at most ${duration(plan.adaptation_seconds)}, before that`],
     ['Memory', known(plan.memory_bytes) && `at most ${size(plan.memory_bytes)}`],
     ['Result', plan.result && pixels(plan.result)],
     ['Tiles', plan.tiles],
-    ['Network evaluations', known(plan.evaluations) && String(plan.evaluations)],
+    ['Network evaluations', known(plan.evaluations) && `${plan.evaluations} per sample`],
   ];
   return facts.filter(([, value]) => value);
 }

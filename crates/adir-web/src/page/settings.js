@@ -31,6 +31,8 @@ export class Settings {
     this.form.addEventListener('input', (event) => {
       if (event.target.type === 'file') return;
       if (event.target.id === 'aim') byId('aim-default').checked = false;
+      // A kernel that one task needs is not meant for the next one.
+      if (event.target.id === 'task') byId('kernel').value = '';
       this.refresh();
       changed();
     });
