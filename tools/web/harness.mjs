@@ -31,8 +31,8 @@ export function folder() {
 }
 
 /** Starts `adir serve` and waits for the address that it prints. */
-export async function serve(data, gallery, listen = '127.0.0.1:0') {
-  const options = ['serve', '--listen', listen, '--data', data, '--gallery', `pictures=${gallery}`];
+export async function serve(data, gallery, { listen = '127.0.0.1:0', more = [] } = {}) {
+  const options = ['serve', '--listen', listen, '--data', data, '--gallery', `pictures=${gallery}`, ...more];
   const child = spawn(ADIR, options, { stdio: ['ignore', 'pipe', 'pipe'] });
   let said = '';
   const ended = new Promise((done) => child.once('exit', done));

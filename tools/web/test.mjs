@@ -492,16 +492,35 @@ test('the server is killed in the middle of a job and started again: the job end
   const { page, close } = await open(browser, first);
   const id = await startLong(page);
   await page.waitForFunction(() => document.getElementById('job-progress').value > 0, null, { timeout: PATIENCE });
+  assert.equal(await stateOf(page, id), 'running');
   await first.stop('SIGKILL');
   await page.waitForSelector('#banner:not([hidden])');
   assert.match(await page.textContent('#banner'), /does not answer/);
-  const second = await serve(data, GALLERY, new URL(first.origin).host);
+  const second = await serve(data, GALLERY, { listen: new URL(first.origin).host });
   await page.waitForSelector('#banner[hidden]', { state: 'attached' });
   await finished(page);
   assert.equal(await stateOf(page, id), 'done');
   await loaded(page, '#view-right');
   await close();
   await second.stop('SIGTERM');
+});
+
+test('a browser that does not know the token is told where to get it, and goes on when it does', { timeout: PATIENCE }, async () => {
+  const guarded = await serve(folder(), GALLERY, { more: ['--require-token'] });
+  const { page, context, close } = await open(browser, guarded);
+  assert.match(guarded.address, /token=/);
+  assert.doesNotMatch(page.url(), /token=/);
+  const cookies = await context.cookies();
+  await context.clearCookies();
+  await page.setInputFiles('#files', [photo('photo.png')]);
+  await page.waitForSelector('#banner:not([hidden])');
+  assert.match(await page.textContent('#banner'), /Open the address that the server printed/);
+  await context.addCookies(cookies);
+  await page.reload();
+  await upload(page, photo('photo.png'));
+  assert.ok(await page.isHidden('#banner'));
+  await close();
+  await guarded.stop('SIGTERM');
 });
 
 // For everybody
