@@ -99,7 +99,7 @@ export const photo = (name, phase = 0, side = 64) => ({ name, mimeType: 'image/p
 export async function open(browser, server, { hash = '', ...options } = {}) {
   const context = await browser.newContext({ viewport: { width: 1280, height: 900 }, acceptDownloads: true, ...options });
   const page = await context.newPage();
-  page.setDefaultTimeout(20_000);
+  page.setDefaultTimeout(Math.min(20_000, PATIENCE));
   if (PAGE) await page.route(/\/[a-z]*(\.(js|css|svg))?$/, substitute);
   const faults = [];
   page.on('pageerror', (error) => faults.push(`error: ${error.message}`));

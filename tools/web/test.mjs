@@ -25,7 +25,10 @@ after(async () => {
 function flow(name, run, options = {}) {
   test(name, { timeout: 2 * PATIENCE }, async () => {
     const { page, context, close } = await open(browser, server, options);
-    await run(page, context);
+    await run(page, context).catch(async (error) => {
+      await context.close();
+      throw error;
+    });
     await close();
   });
 }
@@ -54,10 +57,11 @@ async function startLong(page) {
 
 const stateOf = async (page, id) => (await api(page, `/jobs/${id}`)).state;
 
+/** Waits until a picture is there and seen. */
 const loaded = (page, selector) =>
   page.waitForFunction((which) => {
     const image = document.querySelector(which);
-    return image.complete && image.naturalWidth > 0;
+    return image.complete && image.naturalWidth > 0 && image.checkVisibility();
   }, selector);
 
 // Upload to result
@@ -486,9 +490,10 @@ flow('a mask is copied to pictures of the same size', async (page) => {
   await page.waitForFunction(() => /^0 of 2304/.test(document.getElementById('mask-count').textContent));
 });
 
-test('the server is killed in the middle of a job and started again: the job ends', { timeout: 3 * PATIENCE }, async () => {
+test('the server is killed in the middle of a job and started again: the job ends', { timeout: 3 * PATIENCE }, async (t) => {
   const data = folder();
   const first = await serve(data, GALLERY);
+  t.after(() => first.stop('SIGKILL'));
   const { page, close } = await open(browser, first);
   const id = await startLong(page);
   await page.waitForFunction(() => document.getElementById('job-progress').value > 0, null, { timeout: PATIENCE });
@@ -497,16 +502,17 @@ test('the server is killed in the middle of a job and started again: the job end
   await page.waitForSelector('#banner:not([hidden])');
   assert.match(await page.textContent('#banner'), /does not answer/);
   const second = await serve(data, GALLERY, { listen: new URL(first.origin).host });
+  t.after(() => second.stop('SIGTERM'));
   await page.waitForSelector('#banner[hidden]', { state: 'attached' });
   await finished(page);
   assert.equal(await stateOf(page, id), 'done');
   await loaded(page, '#view-right');
   await close();
-  await second.stop('SIGTERM');
 });
 
-test('a browser that does not know the token is told where to get it, and goes on when it does', { timeout: PATIENCE }, async () => {
+test('a browser that does not know the token is told where to get it, and goes on when it does', { timeout: PATIENCE }, async (t) => {
   const guarded = await serve(folder(), GALLERY, { more: ['--require-token'] });
+  t.after(() => guarded.stop('SIGTERM'));
   const { page, context, close } = await open(browser, guarded);
   assert.match(guarded.address, /token=/);
   assert.doesNotMatch(page.url(), /token=/);
@@ -520,7 +526,6 @@ test('a browser that does not know the token is told where to get it, and goes o
   await upload(page, photo('photo.png'));
   assert.ok(await page.isHidden('#banner'));
   await close();
-  await guarded.stop('SIGTERM');
 });
 
 // For everybody
