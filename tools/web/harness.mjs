@@ -178,12 +178,26 @@ export const redOf = (page, path) =>
 /** Where a picture lies in the window. */
 export const boxOf = (page, selector) => page.locator(selector).boundingBox();
 
-/** Serious and critical faults that axe finds, and targets that are too small. */
+/** What is to be pressed and is less than 24 pixels wide or high. A box to tick counts with its label. */
+export const small = (page) =>
+  page.evaluate(() => {
+    const targets = document.querySelectorAll('a, button, .button, select, summary, input:not(.unseen)');
+    const whole = (target) => (target.matches('[type=checkbox], [type=radio]') ? target.closest('label') : target);
+    return [...targets]
+      .filter((target) => target.checkVisibility() && !target.matches('.skip'))
+      .filter((target) => {
+        const { width, height } = whole(target).getBoundingClientRect();
+        return width < 24 || height < 24;
+      })
+      .map((target) => target.outerHTML);
+  });
+
+/** Serious and critical faults that axe finds. */
 export async function faults(page) {
   await page.evaluate(AXE);
   const found = await page.evaluate(async () => {
     // What is in the frame of the report is not of this page.
-    const { violations } = await globalThis.axe.run(document, { iframes: false, rules: { 'target-size': { enabled: true } } });
+    const { violations } = await globalThis.axe.run(document, { iframes: false });
     return violations
       .filter(({ impact }) => impact === 'serious' || impact === 'critical')
       .flatMap(({ id, nodes }) => nodes.map((node) => `${id}: ${node.html} ${node.failureSummary}`));

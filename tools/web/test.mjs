@@ -4,7 +4,7 @@ import assert from 'node:assert/strict';
 import { after, before, test } from 'node:test';
 import { readFileSync } from 'node:fs';
 import { PATIENCE, api, boxOf, bytes, faults, finished, folder, launch, open, overflow, photo, planned, png, redOf, serve, shot, slide,
-  start, unfold, upload } from './harness.mjs';
+  small, start, unfold, upload } from './harness.mjs';
 
 const GALLERY = process.env.GALLERY;
 
@@ -430,6 +430,7 @@ flow('a running job shows how far it is, and is cancelled', async (page) => {
   await page.waitForFunction(() => document.getElementById('job-progress').value > 0, null, { timeout: PATIENCE });
   await page.waitForSelector('#job-preview:not([hidden])', { timeout: PATIENCE });
   await loaded(page, '#job-preview-picture');
+  assert.ok(await page.getByRole('progressbar', { name: 'Progress of the job' }).isVisible());
   await shot(page, 'running-1280');
   assert.deepEqual(await faults(page), []);
   await page.click('#job-cancel');
@@ -605,10 +606,11 @@ for (const [name, options] of [
   ['360', { viewport: { width: 360, height: 740 }, hasTouch: true }],
   ['360-dark', { viewport: { width: 360, height: 740 }, colorScheme: 'dark' }],
 ]) {
-  flow(`axe finds no serious fault, and nothing is too wide: ${name}`, async (page) => {
+  flow(`axe finds no serious fault, and nothing is too wide or too small: ${name}`, async (page) => {
     await everyView(page, async (view) => {
       await shot(page, `${view}-${name}`);
       assert.deepEqual(await faults(page), [], view);
+      assert.deepEqual(await small(page), [], view);
       assert.ok((await overflow(page)) <= 0, `${view} is wider than the window by ${await overflow(page)} pixels`);
     });
     const [red] = (await page.evaluate(() => getComputedStyle(document.body).backgroundColor)).match(/\d+/g).map(Number);
