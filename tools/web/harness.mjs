@@ -30,9 +30,10 @@ export function folder() {
   return path;
 }
 
-/** Starts `adir serve` and waits for the address that it prints. */
-export async function serve(data, gallery, { listen = '127.0.0.1:0', more = [] } = {}) {
-  const options = ['serve', '--listen', listen, '--data', data, '--gallery', `pictures=${gallery}`, ...more];
+/** Starts `adir serve`, with all that it keeps in a folder, and waits for the address that it prints. */
+export async function serve(home, gallery, { listen = '127.0.0.1:0', more = [] } = {}) {
+  const kept = ['--data', join(home, 'data'), '--cache', join(home, 'cache')];
+  const options = ['serve', '--listen', listen, ...kept, '--gallery', `pictures=${gallery}`, ...more];
   const child = spawn(ADIR, options, { stdio: ['ignore', 'pipe', 'pipe'] });
   let said = '';
   const ended = new Promise((done) => child.once('exit', done));

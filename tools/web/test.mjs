@@ -492,8 +492,8 @@ flow('a mask is copied to pictures of the same size', async (page) => {
 });
 
 test('the server is killed in the middle of a job and started again: the job ends', { timeout: 3 * PATIENCE }, async (t) => {
-  const data = folder();
-  const first = await serve(data, GALLERY);
+  const home = folder();
+  const first = await serve(home, GALLERY);
   t.after(() => first.stop('SIGKILL'));
   const { page, close } = await open(browser, first);
   const id = await startLong(page);
@@ -502,7 +502,7 @@ test('the server is killed in the middle of a job and started again: the job end
   await first.stop('SIGKILL');
   await page.waitForSelector('#banner:not([hidden])');
   assert.match(await page.textContent('#banner'), /does not answer/);
-  const second = await serve(data, GALLERY, { listen: new URL(first.origin).host });
+  const second = await serve(home, GALLERY, { listen: new URL(first.origin).host });
   t.after(() => second.stop('SIGTERM'));
   await page.waitForSelector('#banner[hidden]', { state: 'attached' });
   await finished(page);
