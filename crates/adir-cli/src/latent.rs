@@ -14,8 +14,8 @@ use clap::{Args, ValueEnum};
 
 use crate::log::Log;
 use crate::model::named;
-use crate::report::LatentReport;
 use crate::seed::Seed;
+use adir_web::report::LatentReport;
 
 /// Steps of [`Sampler::Dpm`] where none are given.
 const DPM_STEPS: usize = 25;

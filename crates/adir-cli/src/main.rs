@@ -17,7 +17,6 @@ mod metrics;
 mod model;
 mod pipe;
 mod remote;
-mod report;
 mod seed;
 mod stop;
 mod store;
@@ -72,6 +71,8 @@ enum Command {
     Train(Box<commands::train::TrainArgs>),
     Verify(commands::verify::VerifyArgs),
     Replay(commands::replay::ReplayArgs),
+    #[cfg(feature = "serve")]
+    Serve(Box<commands::serve::ServeArgs>),
     Doctor(commands::doctor::DoctorArgs),
     Completions(commands::completions::CompletionsArgs),
     Man(commands::completions::ManArgs),
@@ -144,6 +145,8 @@ fn main() -> ExitCode {
         Command::Train(args) => commands::train::run(args, &log),
         Command::Verify(args) => commands::verify::run(args, &log),
         Command::Replay(args) => commands::replay::run(args, &log),
+        #[cfg(feature = "serve")]
+        Command::Serve(args) => commands::serve::run(args, &log),
         Command::Doctor(args) => commands::doctor::run(args),
         Command::Completions(args) => commands::completions::run(args, Cli::command()),
         Command::Man(args) => commands::completions::man(args, Cli::command()),

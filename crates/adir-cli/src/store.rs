@@ -6,6 +6,13 @@ use adir::engine::{Cache, FolderCache, NoCache};
 use adir::{Error, Result};
 use clap::Args;
 
+/// The program's folder below that of the user which `variable` names, or `usual` below the home.
+pub fn user_folder(variable: &str, usual: &str) -> Option<PathBuf> {
+    let named = |name: &str| std::env::var_os(name).filter(|v| !v.is_empty()).map(PathBuf::from);
+    let home = || Some(named("HOME")?.join(usual));
+    named(variable).or_else(home).or_else(|| named("LOCALAPPDATA")).map(|folder| folder.join("adir"))
+}
+
 /// Where indexes and adapted weights are kept.
 #[derive(Debug, Clone, Args)]
 pub struct Store {
@@ -17,14 +24,7 @@ pub struct Store {
 impl Store {
     /// The cache, where a folder for it is known.
     pub fn find(&self) -> Option<FolderCache> {
-        let variable = |name: &str| std::env::var_os(name).filter(|v| !v.is_empty()).map(PathBuf::from);
-        let standard = || {
-            variable("XDG_CACHE_HOME")
-                .or_else(|| Some(variable("HOME")?.join(".cache")))
-                .or_else(|| variable("LOCALAPPDATA"))
-                .map(|folder| folder.join("adir"))
-        };
-        self.cache.clone().or_else(standard).map(FolderCache::new)
+        self.cache.clone().or_else(|| user_folder("XDG_CACHE_HOME", ".cache")).map(FolderCache::new)
     }
 
     /// The same wherever the current folder is.

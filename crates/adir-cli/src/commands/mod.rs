@@ -20,6 +20,8 @@ pub mod restore;
 pub mod restore_folder;
 mod restore_pages;
 mod search;
+#[cfg(feature = "serve")]
+pub mod serve;
 pub mod train;
 mod train_run;
 mod upscale;

@@ -22,8 +22,8 @@ use crate::latent::UpscalerArgs;
 use crate::log::Log;
 use crate::model::ModelArgs;
 use crate::pipe::{self, Scratch, is_pipe};
-use crate::report::{Report, in_one_line};
 use crate::seed::Seed;
+use adir_web::report::{Report, in_one_line};
 
 /// Restore an image x from its degraded observation y = A x + e, or all images of a folder.
 ///

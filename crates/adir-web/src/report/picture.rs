@@ -2,9 +2,9 @@
 
 use adir::Result;
 use adir::io::image::Picture;
-use adir::operator::bicubic_resize;
 
 use super::html::data_url;
+use crate::picture;
 
 /// Pixels of a picture's longer side on the page at most.
 const LONGEST: usize = 1600;
@@ -34,16 +34,9 @@ pub fn thumbnail(picture: &Picture) -> Result<Shown> {
 }
 
 fn at_most(picture: &Picture, longest: usize) -> Result<Shown> {
-    let [_, _, h, w] = picture.tensor.dims();
-    let shrunk = h.max(w) > longest;
-    let side = |side: usize| (side * longest / h.max(w)).max(1);
-    let (height, width) = if shrunk { (side(h), side(w)) } else { (h, w) };
-    let tensor = match shrunk {
-        true => bicubic_resize(&picture.tensor, height, width)?,
-        false => picture.tensor.clone(),
-    };
-    let url = data_url(&Picture::from_tensor(tensor).to_png()?);
-    Ok(Shown { url, width, height, shrunk })
+    let (picture, shrunk) = picture::at_most(picture, longest)?;
+    let [_, _, height, width] = picture.tensor.dims();
+    Ok(Shown { url: data_url(&picture.to_png()?), width, height, shrunk })
 }
 
 #[cfg(test)]
