@@ -451,7 +451,7 @@ struct How {
     download: Option<u8>,
 }
 
-/// A file of a job: `image`, `record`, `report`, `observation`, `mask`, `sample-1` and so on, `deviation`, `heat`, `thumbnail`,
+/// A file of a job: `image`, `record`, `report`, `observation`, `mask`, `ignore`, `sample-1` and so on, `deviation`, `heat`, `thumbnail`,
 /// or `preview` while it runs.
 #[utoipa::path(get, path = "/api/v1/jobs/{id}/files/{name}",
     params(("id" = String, Path), ("name" = String, Path),
@@ -493,7 +493,7 @@ async fn file(
 fn file_of(shared: &Shared, job: &Job, name: &str) -> Option<(PathBuf, &'static str)> {
     let store = &shared.work.store;
     let folder = store.job_folder(job.id);
-    if matches!(name, "observation" | "mask") {
+    if matches!(name, "observation" | "mask" | "ignore") {
         let path = store.taken(job.id, name)?;
         return Some((path, "image/x-as-sent"));
     }

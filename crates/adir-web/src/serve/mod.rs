@@ -2,7 +2,7 @@
 //!
 //! A [`Server`] has models and galleries that were named at its start, and a folder for uploads, jobs and results. Jobs are
 //! computed in the order in which they came, one at a time on each device, and wait through a restart. Nothing that a client
-//! sends becomes a path, and only pages of this server may ask ([`guard`]). It opens no connections.
+//! sends becomes a path, and only pages of this server may ask. It opens no connections.
 
 mod api;
 mod error;

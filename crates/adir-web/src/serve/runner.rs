@@ -170,6 +170,7 @@ fn finish(job: &Job, plan: &Plan, restored: &Restored, warnings: Vec<String>, wo
     let [_, _, height, width] = restored.mean.tensor.dims();
     let mut files: Vec<String> = ["image", "record", "report", "observation", "thumbnail"].map(Into::into).into();
     files.extend(job.restoration.mask.map(|_| "mask".into()));
+    files.extend(job.restoration.ignore.map(|_| "ignore".into()));
     files.extend((1..=restored.samples.len()).map(|k| format!("sample-{k}")));
     if restored.deviation.is_some() {
         files.extend(["deviation", "heat"].map(Into::into));
@@ -208,14 +209,15 @@ struct Seen {
     /// When there may be another preview.
     preview: Instant,
     previews: usize,
-    /// Steps of all samples in this phase.
+    /// Steps of all samples in this phase, and those of them that an earlier run had taken.
     steps: usize,
+    before: usize,
 }
 
 impl<'a> Watcher<'a> {
     fn new(job: &'a Job, jobs: &'a Jobs, stop: &'a AtomicBool, model: &Served, products: u64) -> Self {
         let now = Instant::now();
-        let seen = Seen { phase: "", since: now, told: None, preview: now, previews: 0, steps: 0 };
+        let seen = Seen { phase: "", since: now, told: None, preview: now, previews: 0, steps: 0, before: 0 };
         let (warnings, seen) = (Mutex::default(), Mutex::new(seen));
         Self { job, jobs, stop, expected: model.seconds(products), warnings, seen }
     }
@@ -243,7 +245,10 @@ impl<'a> Watcher<'a> {
             }
             Event::Resumed { samples, steps, step, .. } => {
                 self.enter("sampling");
-                self.seen.lock().unwrap_or_else(PoisonError::into_inner).steps += step;
+                {
+                    let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
+                    (seen.steps, seen.before) = (seen.steps + step, seen.before + step);
+                }
                 self.tell("sampling", (usize::MAX, samples * steps), event);
             }
             _ => {}
@@ -254,7 +259,7 @@ impl<'a> Watcher<'a> {
     fn enter(&self, phase: &'static str) {
         let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
         if seen.phase != phase {
-            (seen.phase, seen.since, seen.told, seen.steps) = (phase, Instant::now(), None, 0);
+            (seen.phase, seen.since, seen.told, seen.steps, seen.before) = (phase, Instant::now(), None, 0, 0);
         }
     }
 
@@ -271,9 +276,11 @@ impl<'a> Watcher<'a> {
         }
         seen.told = Some(Instant::now());
         let elapsed = seen.since.elapsed().as_secs_f64();
+        let taken = done.saturating_sub(seen.before);
+        let left = total.saturating_sub(done) as f64;
         let seconds_left = match phase {
-            "sampling" if done < 3 => self.expected,
-            _ if done > 0 && total > 0 => Some(elapsed / done as f64 * (total.saturating_sub(done)) as f64),
+            "sampling" if taken < 3 => self.expected.map(|expected| expected * left / total.max(1) as f64),
+            _ if taken > 0 && total > 0 => Some(elapsed / taken as f64 * left),
             _ => None,
         };
         let (phase, text, previews) = (phase.to_owned(), event.to_string(), seen.previews);
