@@ -123,7 +123,7 @@ fn a_token_is_asked_for() {
     assert_eq!(let_in.status, 303);
     let cookie = let_in.head.lines().find_map(|line| line.strip_prefix("set-cookie: ")).unwrap();
     assert!(cookie.contains("samesite=strict") && cookie.contains("httponly"), "{cookie}");
-    assert_eq!(status("/api/v1/info", &format!("Cookie: a=b; adir={token}\r\n")), 200);
+    assert_eq!(status("/api/v1/info", &format!("Cookie: a=b; adir-{}={token}\r\n", server.address.port())), 200);
     let (_, refused) = super::expect(2, &folder, &["serve", "--listen", "127.0.0.1:0", "--gallery", "=x"]);
     assert!(refused.contains("NAME=PATH"), "{refused}");
 }

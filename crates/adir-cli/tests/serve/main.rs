@@ -11,6 +11,8 @@ use std::fs;
 use std::io::{BufRead, BufReader, Write};
 use std::path::{Path, PathBuf};
 
+use adir::io::image::{WriteOptions, write_image};
+use adir::tensor::{Tensor, cpu};
 use client::Server;
 use common::{expect, folder, picture};
 use serde_json::{Value, json};
@@ -66,7 +68,16 @@ fn a_job_gives_the_bytes_of_the_program() {
     }
     assert_eq!(server.with("DELETE", &format!("/api/v1/jobs/{id}"), "", b"").status, 204);
     assert_eq!(file("image").status, 404);
-    assert_eq!(fs::read_dir(folder.join("data/jobs")).unwrap().count(), 0);
+    for part in ["data/jobs", "data/images"] {
+        assert_eq!(fs::read_dir(folder.join(part)).unwrap().count(), 0, "{part}");
+    }
+    // A number is given once.
+    let image = server.upload("y.png", &y);
+    let drawn = json!({"image": image, "task": "denoise", "sigma": 10, "seed": -1});
+    assert_eq!(server.post("/plan", &drawn).status, 200);
+    let next = server.done(&server.begin(&drawn));
+    assert_eq!(next["number"], 2);
+    assert!(next["restoration"]["seed"].as_i64().unwrap() > 0, "{next}");
     server.end();
 }
 
@@ -77,6 +88,9 @@ fn masks_kernels_and_galleries_are_taken_by_id_and_name() {
     let server = Server::start(&folder, &["--gallery", &format!("g={}", gallery.display())]);
     let image = server.upload("y.png", &y);
     let mask = server.upload("m.png", &y);
+    let none = Tensor::zeros([1, 3, 32, 32], &cpu()).add_scalar(-1.0);
+    write_image(&folder.join("black.png"), &none, &WriteOptions::default()).unwrap();
+    let black = server.upload("black.png", &fs::read(folder.join("black.png")).unwrap());
     let done = |asked: Value| {
         let id = server.begin(&asked);
         server.done(&id);
@@ -101,6 +115,7 @@ fn masks_kernels_and_galleries_are_taken_by_id_and_name() {
         (json!({"image": image, "task": "sr2", "samples": 17}), "at most 16"),
         (json!({"image": "0".repeat(32), "task": "sr2"}), "no such picture"),
         (json!({"image": image, "task": "sr2", "seed": -2}), "-1 to draw one"),
+        (json!({"image": image, "task": "inpaint", "mask": black}), "the mask: the mask marks no pixel"),
     ] {
         let answer = server.post("/jobs", &wrong);
         let message = answer.json()["error"]["message"].as_str().unwrap().to_owned();
@@ -161,6 +176,29 @@ fn jobs_survive_a_restart() {
     let (_, refused) = expect(2, &folder, &["serve", "--listen", "127.0.0.1:0", "--data", "data"]);
     assert!(refused.contains("another server uses this folder"), "{refused}");
     server.end();
+}
+
+/// What a client has ended or deleted does not come back, even if the server is killed before the job has stopped.
+#[test]
+fn what_was_ended_stays_ended() {
+    let (folder, y) = with_picture("ended", 96);
+    for deleted in [false, true] {
+        let server = Server::start(&folder, &[]);
+        let image = server.upload("y.png", &y);
+        let id = server.begin(&json!({"image": image, "task": "sr2", "samples": 16, "aim": 1.0}));
+        server.wait(&id, |job| job["progress"]["done"].as_u64() > Some(1));
+        let (method, path) = if deleted { ("DELETE", "") } else { ("POST", "/cancel") };
+        assert!(server.with(method, &format!("/api/v1/jobs/{id}{path}"), "", b"").status < 300);
+        server.kill();
+        let server = Server::start(&folder, &[]);
+        let found = server.get(&format!("/jobs/{id}"));
+        match deleted {
+            true => assert_eq!(found.status, 404),
+            false => assert_eq!(found.json()["state"], "cancelled"),
+        }
+        let left = fs::read_dir(folder.join("data/jobs")).unwrap().count();
+        assert_eq!(left, 1, "only the job that was cancelled");
+    }
 }
 
 #[test]

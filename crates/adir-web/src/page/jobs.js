@@ -28,10 +28,21 @@ export class Jobs extends EventTarget {
 
   /** Listens to the server, now and after every interruption. */
   connect() {
+    // Browsers open six connections to a server: tabs that nobody sees must not hold them.
+    if (document.hidden) return document.addEventListener('visibilitychange', () => this.connect(), { once: true });
     const source = api.events();
+    const end = () => {
+      source.close();
+      document.removeEventListener('visibilitychange', hidden);
+    };
+    const hidden = () => {
+      end();
+      this.connect();
+    };
+    document.addEventListener('visibilitychange', hidden);
     source.onopen = () => this.reload();
     source.onerror = () => {
-      source.close();
+      end();
       this.again();
     };
     source.addEventListener('job', ({ data }) => this.put(JSON.parse(data)));

@@ -297,27 +297,36 @@ async fn upload(
 #[derive(Deserialize)]
 struct Side {
     side: Option<usize>,
+    page: Option<usize>,
 }
 
 /// A picture that was sent, as a browser can show it.
 #[utoipa::path(get, path = "/api/v1/images/{id}/view",
-    params(("id" = String, Path), ("side" = Option<usize>, Query, description = "Pixels of its longer side at most")),
+    params(("id" = String, Path), ("side" = Option<usize>, Query, description = "Pixels of its longer side at most"),
+        ("page" = Option<usize>, Query, description = "Page of a stack, from 1")),
     responses((status = 200, content_type = "image/png", body = [u8]), (status = "4XX", body = Answer)))]
 async fn view_image(
     State(shared): State<Shared>,
     Path(id): Path<Id>,
-    Query(Side { side }): Query<Side>,
+    Query(Side { side, page }): Query<Side>,
 ) -> Result<Response, Fault> {
     let (upload, path) = shared.work.store.image(id)?;
-    view(&shared, path, upload.name, side).await
+    view(&shared, path, upload.name, (side, page)).await
 }
 
 /// The file as a PNG of at most `side` pixels.
-async fn view(shared: &Shared, path: PathBuf, name: String, side: Option<usize>) -> Result<Response, Fault> {
+async fn view(
+    shared: &Shared,
+    path: PathBuf,
+    name: String,
+    (side, page): (Option<usize>, Option<usize>),
+) -> Result<Response, Fault> {
+    let mut reading = Reading::default();
+    reading.page = page;
     let side = side.unwrap_or(VIEW).clamp(1, 2 * VIEW);
     let png = aside(shared, move |work| {
         let limits = *work.model(None)?.engine.limits();
-        let picture = read_image_as(&path, &Reading::default(), &limits);
+        let picture = read_image_as(&path, &reading, &limits);
         let picture = picture.map_err(|e| Fault::of(&e, &[(&path, &name)]))?;
         Ok(at_most(&picture, side)?.0.to_png()?)
     });
@@ -471,7 +480,8 @@ async fn file(
     }
     let (path, kind) = file_of(&shared, &job, &name).ok_or_else(|| Fault::not_found("file"))?;
     if as_view == Some(1) && kind.starts_with("image/") {
-        return view(&shared, path, job.name, side).await;
+        let page = job.restoration.page.filter(|_| name == "observation");
+        return view(&shared, path, job.name, (side, page)).await;
     }
     let mut headers = HeaderMap::new();
     headers.insert(CONTENT_TYPE, HeaderValue::from_static(kind));

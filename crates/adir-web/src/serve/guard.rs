@@ -13,8 +13,8 @@ use axum::response::{IntoResponse, Response};
 
 use super::error::{Fault, Kind};
 
-/// The cookie that holds the token.
-const NAME: &str = "adir";
+/// The cookie that holds the token, before the port: servers of one machine are told apart by that.
+const NAME: &str = "adir-";
 
 /// What the page may load: only what this server sends.
 const POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' blob:; connect-src 'self'; \
@@ -51,11 +51,16 @@ impl Guard {
     }
 
     /// Whether a request knows the token.
-    fn knows(&self, headers: &HeaderMap) -> bool {
+    fn knows(&self, headers: &HeaderMap, port: u16) -> bool {
         let Some(token) = &self.token else { return true };
-        let bearer = headers.get(AUTHORIZATION).and_then(|v| v.to_str().ok()?.strip_prefix("Bearer "));
+        let bearer = headers.get(AUTHORIZATION).and_then(|v| {
+            let (scheme, given) = v.to_str().ok()?.split_once(' ')?;
+            scheme.eq_ignore_ascii_case("bearer").then_some(given.trim())
+        });
         let cookies = headers.get_all(COOKIE).iter().filter_map(|v| v.to_str().ok()).flat_map(|v| v.split(';'));
-        let cookies = cookies.filter_map(|pair| pair.trim().split_once('=')).filter(|(name, _)| *name == NAME);
+        let cookies = cookies
+            .filter_map(|pair| pair.trim().split_once('='))
+            .filter(|(name, _)| name.strip_prefix(NAME) == Some(&port.to_string()));
         bearer.into_iter().chain(cookies.map(|(_, value)| value)).any(|given| same(given, token))
     }
 }
@@ -136,20 +141,21 @@ fn refusal(guard: &Guard, request: &Request) -> Option<Response> {
     let reached = request.extensions().get::<Reached>().copied();
     let ours =
         reached.zip(only(request.headers(), HOST)).filter(|(Reached(address), host)| guard.is_ours(host, *address));
-    let Some((_, host)) = ours else {
+    let Some((Reached(reached), host)) = ours else {
         return Some(forbidden("this server is not called that: see --host").into_response());
     };
     if let Err(fault) = check_origin(request, host) {
         return Some(fault.into_response());
     }
-    if guard.knows(request.headers()) {
+    if guard.knows(request.headers(), reached.port()) {
         return None;
     }
     let given = request.uri().query().and_then(|query| query.split('&').find_map(|pair| pair.strip_prefix("token=")));
     let is_page = request.uri().path() == "/";
     Some(match (&guard.token, given) {
         (Some(token), Some(given)) if is_page && same(given, token) => {
-            let cookie = format!("{NAME}={token}; Path=/; HttpOnly; SameSite=Strict; Max-Age=31536000");
+            let cookie =
+                format!("{NAME}{}={token}; Path=/; HttpOnly; SameSite=Strict; Max-Age=31536000", reached.port());
             ([(SET_COOKIE, cookie), (LOCATION, "/".into())], StatusCode::SEE_OTHER).into_response()
         }
         _ if is_page => {

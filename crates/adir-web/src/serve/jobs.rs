@@ -16,7 +16,7 @@ use super::restoration::Restoration;
 use super::store::Store;
 
 /// A job that was begun so often and never ended is not begun again: it may be what ends the server.
-const ATTEMPTS: u32 = 3;
+const ATTEMPTS: u32 = 10;
 /// Changes that wait for a slow reader.
 const WAITING: usize = 4096;
 
@@ -114,6 +114,9 @@ pub struct Job {
     /// How often it was begun.
     #[serde(default)]
     pub attempts: u32,
+    /// Whether a client has asked for its end while it ran.
+    #[serde(default)]
+    pub ending: bool,
 }
 
 /// Something that a stream of events tells.
@@ -138,6 +141,8 @@ struct Entry {
 struct Book {
     entries: BTreeMap<u64, Entry>,
     numbers: HashMap<Id, u64>,
+    /// The number given last.
+    last: u64,
 }
 
 impl Book {
@@ -153,6 +158,7 @@ impl Book {
     }
 
     fn add(&mut self, job: Job) {
+        self.last = self.last.max(job.number);
         self.numbers.insert(job.id, job.number);
         let stop = Arc::new(AtomicBool::new(false));
         self.entries.insert(job.number, Entry { job, stop, preview: None, removed: false });
@@ -198,6 +204,10 @@ impl Jobs {
             job.progress = None;
             if job.state == State::Running {
                 job.state = State::Queued;
+            }
+            if job.ending && !job.state.is_final() {
+                (job.state, job.finished) = (State::Cancelled, Some(now()));
+                let _ = store.save(&job);
             }
             if job.state == State::Queued && job.attempts >= ATTEMPTS {
                 let message = format!("the server ended {ATTEMPTS} times while it computed this");
@@ -246,7 +256,8 @@ impl Jobs {
     pub fn add(&self, id: Id, name: String, restoration: Restoration, warnings: Vec<String>) -> Result<Job, Fault> {
         let mut book = self.lock();
         room(&book, self.most_waiting)?;
-        let number = book.entries.last_key_value().map_or(1, |(last, _)| last + 1);
+        book.last += 1;
+        let number = book.last;
         let job = Job {
             id,
             number,
@@ -268,6 +279,7 @@ impl Jobs {
             files: Vec::new(),
             seconds: None,
             attempts: 0,
+            ending: false,
         };
         self.store.save(&job)?;
         book.add(job.clone());
@@ -283,9 +295,9 @@ impl Jobs {
         let ended: Vec<Id> =
             book.entries.values().filter(|entry| entry.job.state.is_final()).map(|entry| entry.job.id).collect();
         for id in ended.iter().take(ended.len().saturating_sub(self.kept)) {
-            book.remove(*id);
-            self.store.remove(*id);
-            let _ = self.changes.send(Change::Gone(*id));
+            if self.store.remove(*id).is_ok() {
+                self.forget(book, *id);
+            }
         }
     }
 
@@ -315,7 +327,11 @@ impl Jobs {
         let mut book = self.lock();
         let entry = book.entry(id)?;
         match entry.job.state {
-            State::Running => entry.stop.store(true, Ordering::Relaxed),
+            State::Running => {
+                entry.job.ending = true;
+                self.store.save(&entry.job)?;
+                entry.stop.store(true, Ordering::Relaxed);
+            }
             State::Queued => {
                 entry.job.state = State::Cancelled;
                 entry.job.finished = Some(now());
@@ -333,17 +349,23 @@ impl Jobs {
         let mut book = self.lock();
         let entry = book.entry(id)?;
         if entry.job.state == State::Running {
+            // Without this file there is no job after a restart; the others go when it has stopped.
+            self.store.disown(id)?;
             entry.removed = true;
             entry.stop.store(true, Ordering::Relaxed);
             return Ok(());
         }
+        self.store.remove(id)?;
         self.forget(&mut book, id);
         Ok(())
     }
 
+    /// Drops a job whose files are gone, and the picture that was sent for it if no other job is about that.
     fn forget(&self, book: &mut Book, id: Id) {
+        let image = book.entry(id).ok().map(|entry| entry.job.restoration.image);
         book.remove(id);
-        self.store.remove(id);
+        let is_used = |image: Id| book.entries.values().any(|entry| entry.job.restoration.image == image);
+        image.filter(|image| !is_used(*image)).into_iter().for_each(|image| self.store.drop_image(image));
         let _ = self.changes.send(Change::Gone(id));
     }
 
@@ -397,6 +419,8 @@ impl Jobs {
         entry.preview = None;
         change(&mut entry.job);
         if entry.removed {
+            // Without its description it is no job any more; the rest is swept at the next start.
+            let _ = self.store.remove(id);
             self.forget(&mut book, id);
             return;
         }
@@ -414,6 +438,15 @@ impl Jobs {
     pub fn put_back(&self, id: Id) {
         let mut book = self.lock();
         if let Ok(entry) = book.entry(id) {
+            if entry.removed {
+                let _ = self.store.remove(id);
+                return;
+            }
+            if entry.job.ending {
+                (entry.job.state, entry.job.progress, entry.job.finished) = (State::Cancelled, None, Some(now()));
+                let _ = self.store.save(&entry.job);
+                return;
+            }
             entry.job.state = State::Queued;
             entry.job.progress = None;
             // It was not the job that ended the server.

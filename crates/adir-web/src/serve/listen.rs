@@ -1,6 +1,6 @@
 //! Connections: how many there may be, and how long a request may take to say what it wants.
 
-use std::net::{SocketAddr, TcpListener};
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -50,9 +50,14 @@ impl Listening {
     pub fn serve(self, shared: Shared, guard: Arc<Guard>, stop: &impl Fn() -> bool, tell: &Tell) -> Result<()> {
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
         let runtime = runtime.map_err(|e| Error::Limits(format!("no threads to answer on: {e}")))?;
+        let mut shown = self.address;
+        if shown.ip().is_unspecified() {
+            // It listens at every address of this machine: this one can be opened here.
+            shown.set_ip(if shown.is_ipv4() { Ipv4Addr::LOCALHOST.into() } else { Ipv6Addr::LOCALHOST.into() });
+        }
         let address = match &guard.token {
-            Some(token) => format!("http://{}/?token={token}", self.address),
-            None => format!("http://{}/", self.address),
+            Some(token) => format!("http://{shown}/?token={token}"),
+            None => format!("http://{shown}/"),
         };
         let router = api::router(shared).layer(middleware::from_fn_with_state(guard, guard::check));
         let done = runtime.block_on(async move {

@@ -114,6 +114,7 @@ impl Server {
     pub fn run(self, stop: impl Fn() -> bool, tell: Tell) -> Result<()> {
         self.check()?;
         let store = Arc::new(Store::open(&self.data)?);
+        store.sweep();
         store.tidy();
         let placements = self.devices.iter().filter_map(|models| models.first());
         let devices: Vec<String> = placements.map(|(_, engine)| engine.placement().0.to_owned()).collect();

@@ -164,7 +164,11 @@ impl Restoration {
 
     /// The engine's request, adapting to `gallery`.
     pub fn request(&self, files: &Files, gallery: Option<&Path>, limits: &Limits) -> Result<Request, Fault> {
-        let seed = u64::try_from(self.seed).map_err(|_| Fault::config("a seed is 0 or more, or -1 to draw one"))?;
+        let seed = match self.seed {
+            // One is drawn when it becomes a job.
+            -1 => 0,
+            seed => u64::try_from(seed).map_err(|_| Fault::config("a seed is 0 or more, or -1 to draw one"))?,
+        };
         let mut request =
             Request::new(files.image.as_path(), self.problem(files, limits)?).samples(self.samples).seed(seed);
         request.reading.page = self.page;

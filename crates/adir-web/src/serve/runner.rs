@@ -2,7 +2,7 @@
 
 use std::ops::ControlFlow;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -142,7 +142,7 @@ impl Made {
 
 fn compute(job: &Job, model: &Served, work: &Work, stop: &AtomicBool) -> Result<Made, Fault> {
     let files = work.files_of(job)?;
-    let told = |error: Error| Fault::of(&error, &names(&files, job));
+    let told = |error: Error| Fault::of(&error, &names(&files, &job.name, &work.galleries));
     let gallery = work.gallery(job.restoration.gallery.as_deref())?;
     let request = job.restoration.request(&files, gallery, model.engine.limits())?;
     let plan = model.engine.plan(&request).map_err(told)?;
@@ -180,14 +180,16 @@ fn finish(job: &Job, plan: &Plan, restored: &Restored, warnings: Vec<String>, wo
     Ok(Made { warnings, findings, summary, result: Size { width, height }, files })
 }
 
-/// The files of a job by the names that its client knows.
-pub fn names<'a>(files: &'a Files, job: &'a Job) -> Vec<(&'a Path, &'a str)> {
-    let mut names = vec![(files.image.as_path(), job.name.as_str())];
+/// Files by the names that clients know. The first are those that errors are about most closely.
+pub fn names<'a>(files: &'a Files, name: &'a str, galleries: &'a [(String, PathBuf)]) -> Vec<(&'a Path, &'a str)> {
+    let mut names = vec![(files.image.as_path(), name)];
     for (file, name) in
         [(&files.mask, "the mask"), (&files.ignore, "the ignored pixels"), (&files.kernel, "the kernel")]
     {
         names.extend(file.as_deref().map(|file| (file, name)));
     }
+    names.extend(files.output.as_deref().map(|output| (output, "the result")));
+    names.extend(galleries.iter().map(|(name, path)| (path.as_path(), name.as_str())));
     names
 }
 
@@ -280,7 +282,8 @@ impl<'a> Watcher<'a> {
         let left = total.saturating_sub(done) as f64;
         let seconds_left = match phase {
             "sampling" if taken < 3 => self.expected.map(|expected| expected * left / total.max(1) as f64),
-            _ if taken > 0 && total > 0 => Some(elapsed / taken as f64 * left),
+            // The first steps are no measure.
+            _ if taken > 2 && total > 0 => Some(elapsed / taken as f64 * left),
             _ => None,
         };
         let (phase, text, previews) = (phase.to_owned(), event.to_string(), seen.previews);

@@ -16,6 +16,8 @@ use super::jobs::Job;
 /// Uploads that no job has taken are kept for so long, and only so many.
 const KEPT: Duration = Duration::from_secs(24 * 3600);
 const MOST_IMAGES: usize = 2000;
+/// Numbers of jobs are smaller.
+const MOST_NUMBERS: u64 = 1 << 53;
 
 /// A picture that was sent.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -50,6 +52,13 @@ impl Store {
             Error::config(format!("{folder}: another server uses this folder; give another with --data FOLDER"))
         })?;
         let folder = std::path::absolute(folder).map_err(|e| Error::io(folder, e))?;
+        #[cfg(unix)]
+        {
+            // Pictures are their owner's.
+            use std::os::unix::fs::PermissionsExt;
+            let mode = fs::Permissions::from_mode(0o700);
+            fs::set_permissions(&folder, mode).map_err(|e| Error::io(&folder, e))?;
+        }
         Ok(Self { folder, _lock: lock })
     }
 
@@ -130,17 +139,45 @@ impl Store {
     }
 
     /// Removes a job with its files.
-    pub fn remove(&self, job: Id) {
-        let _ = fs::remove_dir_all(self.job_folder(job));
+    pub fn remove(&self, job: Id) -> Result<(), Fault> {
+        let folder = self.job_folder(job);
+        if folder.exists() {
+            self.disown(job)?;
+            fs::remove_dir_all(&folder).map_err(|e| Error::io(&folder, e))?;
+        }
+        Ok(())
     }
 
-    /// All jobs of earlier servers; what cannot be read is left alone.
+    /// Removes what makes a folder a job: it is none after a restart.
+    pub fn disown(&self, job: Id) -> Result<(), Fault> {
+        let path = self.job_folder(job).join("job.json");
+        match fs::remove_file(&path) {
+            Err(e) if e.kind() != std::io::ErrorKind::NotFound => Err(Error::io(&path, e).into()),
+            _ => Ok(()),
+        }
+    }
+
+    /// Removes what a killed server has left: jobs that were not yet any, and uploads that did not come to their end.
+    pub fn sweep(&self) {
+        for (part, whole) in [("jobs", "job.json"), ("images", "about.json")] {
+            let entries = fs::read_dir(self.folder.join(part)).into_iter().flatten().flatten();
+            let names = entries.filter(|e| e.file_name().into_string().is_ok_and(|name| Id::try_from(name).is_ok()));
+            for folder in names.map(|entry| entry.path()) {
+                if !folder.join(whole).exists() {
+                    let _ = fs::remove_dir_all(&folder);
+                }
+            }
+        }
+    }
+
+    /// All jobs of earlier servers; what cannot be read, or has a number that cannot be, is left alone.
     pub fn jobs(&self) -> Vec<Job> {
         let entries = fs::read_dir(self.folder.join("jobs")).into_iter().flatten().flatten();
         entries
             .filter_map(|entry| {
                 let job: Job = serde_json::from_slice(&fs::read(entry.path().join("job.json")).ok()?).ok()?;
-                (entry.file_name().to_str() == Some(&job.id.to_string())).then_some(job)
+                let is_its = entry.file_name().to_str() == Some(&job.id.to_string());
+                (is_its && job.number < MOST_NUMBERS).then_some(job)
             })
             .collect()
     }

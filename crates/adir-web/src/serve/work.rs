@@ -16,7 +16,7 @@ use super::error::Fault;
 use super::id::Id;
 use super::jobs::{Job, Jobs};
 use super::restoration::{Files, Restoration};
-use super::runner::Served;
+use super::runner::{Served, names};
 use super::store::Store;
 
 /// Pixels a side, at most, of the part that a preview of the operator shows.
@@ -86,7 +86,7 @@ impl Work {
         let output = files.image.with_file_name(asked.format.file());
         let files = Files { output: Some(output), ..files };
         let request = asked.request(&files, gallery, model.engine.limits())?;
-        model.engine.plan(&request).map_err(|error| Fault::of(&error, &[(&files.image, &name)]))
+        model.engine.plan(&request).map_err(|error| Fault::of(&error, &names(&files, &name, &self.galleries)))
     }
 
     /// Puts a restoration into the queue, once it is known that it can be done.
@@ -105,7 +105,10 @@ impl Work {
             }
             self.jobs.add(id, name, asked.clone(), plan.warnings().to_vec())
         };
-        taken().inspect_err(|_| self.store.remove(id))
+        taken().inspect_err(|_| {
+            // What is left is swept at the next start.
+            let _ = self.store.remove(id);
+        })
     }
 
     /// The middle of the picture, and what would be measured of it, side by side.
