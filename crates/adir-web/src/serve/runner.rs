@@ -78,20 +78,18 @@ impl Served {
 
 /// Computes jobs with those models until the server ends.
 pub fn run(models: &[Served], work: &Work, tell: &Tell) {
-    if let Some(first) = models.first()
-        && first.warm_up().is_err()
-    {
-        // The first job says what is wrong.
-        *first.speed.lock().unwrap_or_else(PoisonError::into_inner) = None;
-    }
+    // What is wrong with a model, its first job says.
+    let _ = models.first().map(Served::warm_up);
     let jobs = &work.jobs;
-    let has = |job: &Job| job.restoration.model.as_ref().is_none_or(|name| models.iter().any(|m| m.name == *name));
-    while let Some(begun) = jobs.begin(has) {
+    let model_of = |job: &Job| {
+        let asked = job.restoration.model.as_ref();
+        models.iter().find(|model| asked.is_none_or(|name| model.name == *name))
+    };
+    while let Some(begun) = jobs.begin(|job| model_of(job).is_some()) {
         let (job, started) = (begun.job, Instant::now());
         tell(&Notice::Began { number: job.number, name: job.name.clone() });
-        let model = models.iter().find(|m| job.restoration.model.as_ref().is_none_or(|name| m.name == *name));
         let done = catch_unwind(AssertUnwindSafe(|| {
-            let model = model.ok_or_else(|| Fault::not_found("model"))?;
+            let model = model_of(&job).ok_or_else(|| Fault::not_found("model"))?;
             compute(&job, model, work, &begun.stop)
         }));
         let done = done.unwrap_or_else(|_| {
