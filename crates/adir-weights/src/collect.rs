@@ -1,12 +1,14 @@
 //! A tensor's values, as its bytes come by.
 
+use std::ops::Mul;
+
 use half::{bf16, f16};
 
 use crate::gather::Gather;
 use crate::weights::{Dtype, Stored};
 
 /// A type that stored values are read as.
-pub(crate) trait Element: Copy + Default {
+pub(crate) trait Element: Copy + Default + Mul<Output = Self> {
     /// Appends the values of whole little-endian elements of type `dtype`.
     fn decode(dtype: Dtype, bytes: &[u8], out: &mut Vec<Self>);
 
@@ -20,6 +22,7 @@ impl Element for f32 {
             Dtype::F16 => extend(bytes, out, |b| f16::from_le_bytes(b).to_f32()),
             Dtype::BF16 => extend(bytes, out, |b| bf16::from_le_bytes(b).to_f32()),
             Dtype::F64 => extend(bytes, out, |b| f64::from_le_bytes(b) as f32),
+            Dtype::I8 => extend(bytes, out, |b| f32::from(i8::from_le_bytes(b))),
             _ => extend(bytes, out, f32::from_le_bytes),
         }
     }
@@ -35,6 +38,7 @@ impl Element for f64 {
             Dtype::F16 => extend(bytes, out, |b| f16::from_le_bytes(b).to_f64()),
             Dtype::BF16 => extend(bytes, out, |b| bf16::from_le_bytes(b).to_f64()),
             Dtype::F32 => extend(bytes, out, |b| f64::from(f32::from_le_bytes(b))),
+            Dtype::I8 => extend(bytes, out, |b| f64::from(i8::from_le_bytes(b))),
             _ => extend(bytes, out, f64::from_le_bytes),
         }
     }

@@ -57,5 +57,5 @@ fn place(array: npy::Array, region: Region) -> Result<Stored, String> {
         };
         shape.iter().scan(1, next).collect()
     });
-    Ok(Stored { info: TensorInfo { dtype, shape }, region, first: start / size, strides })
+    Ok(Stored { info: TensorInfo { dtype, shape }, region, first: start / size, strides, scales: None })
 }

@@ -46,7 +46,8 @@ pub(crate) fn read(source: &Source) -> Result<Contents> {
     }
     let header: Header =
         serde_json::from_slice(&bytes).map_err(|e| source.error(format!("safetensors header: {e}")))?;
-    let tensors = check(header.tensors, 8 + length, source.len()).map_err(|message| source.error(message))?;
+    let mut tensors = check(header.tensors, 8 + length, source.len()).map_err(|message| source.error(message))?;
+    join_scales(&mut tensors);
     Ok((tensors, header.metadata))
 }
 
@@ -66,7 +67,7 @@ fn check(described: Vec<(String, Described)>, data: u64, end: u64) -> Result<BTr
         }
         places.push((from, to, name.clone()));
         let region = Region::plain(data + from, to - from);
-        let stored = Stored { info: TensorInfo { dtype, shape }, region, first: 0, strides: None };
+        let stored = Stored { info: TensorInfo { dtype, shape }, region, first: 0, strides: None, scales: None };
         tensors.insert(name, stored);
     }
     places.sort_unstable();
@@ -83,6 +84,23 @@ fn check(described: Vec<(String, Described)>, data: u64, end: u64) -> Result<BTr
         return Err(format!("{} bytes of data, but the tensors need {expected}", end - data));
     }
     Ok(tensors)
+}
+
+/// Gives signed 8-bit integers NAME the factors in NAME_scale, [n] or [n, 1 ...] for n indices of their first dimension.
+fn join_scales(tensors: &mut BTreeMap<String, Stored>) {
+    let fits = |name: &str| {
+        let (weights, scales) = (tensors.get(name)?, tensors.get(&format!("{name}_scale"))?);
+        let (first, of) = (weights.info.shape.first()?, scales.info.shape.split_first()?);
+        let by_first = of.0 == first && of.1.iter().all(|&extent| extent == 1);
+        (weights.info.dtype == Dtype::I8 && scales.info.dtype.is_float() && by_first).then_some(())
+    };
+    let names: Vec<String> = tensors.keys().filter(|name| fits(name).is_some()).cloned().collect();
+    for name in names {
+        let scales = tensors.remove(&format!("{name}_scale"));
+        if let Some(weights) = tensors.get_mut(&name) {
+            weights.scales = scales.map(Box::new);
+        }
+    }
 }
 
 fn parse_dtype(text: &str) -> Option<Dtype> {

@@ -200,7 +200,7 @@ fn place(heap: &Heap, tensor: &Tensor, regions: &Regions) -> Result<Stored, Stri
     }
     let strides = (!row_major).then(|| strides.clone());
     let info = TensorInfo { dtype: storage.dtype, shape: shape.clone() };
-    Ok(Stored { info, region, first: *first, strides })
+    Ok(Stored { info, region, first: *first, strides, scales: None })
 }
 
 /// Refuses files in which a little of what the tensors hold lies far apart in much that is none of theirs: each of a few

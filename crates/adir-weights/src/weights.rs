@@ -2,6 +2,8 @@
 //!
 //! Opening reads the names, shapes and places; each `read_*` then reads one tensor, and `stream` one after the other, so
 //! that a large checkpoint is never in memory twice. The format is recognised by content, not by file name.
+//! Weights rounded to 8 bits are read as floating-point numbers: a safetensors file holds signed 8-bit integers `NAME` and,
+//! in `NAME_scale`, a factor for each index of their first dimension (the layout of compressed-tensors).
 //! Floating-point values are checked to be finite on the way, since nothing after this would
 //! notice a poisoned weight before a whole image is spoilt.
 
@@ -76,9 +78,16 @@ pub(crate) struct Stored {
     pub first: u64,
     /// `None` for row-major order.
     pub strides: Option<Vec<u64>>,
+    /// What the integers of each index of the first dimension are multiplied by, where they stand for weights.
+    pub scales: Option<Box<Stored>>,
 }
 
 impl Stored {
+    /// Whether its values are weights: floating-point numbers, or integers with scales.
+    pub fn is_float(&self) -> bool {
+        self.info.dtype.is_float() || self.scales.is_some()
+    }
+
     /// Number of elements.
     pub fn count(&self) -> usize {
         self.info.shape.iter().product()
@@ -212,7 +221,7 @@ impl WeightFile {
     /// damaged.
     pub fn read_i64(&self, name: &str) -> Result<Vec<i64>> {
         let stored = self.stored(name)?;
-        if stored.info.dtype.is_float() {
+        if stored.is_float() {
             return Err(self.wrong_kind(name, stored, "integers"));
         }
         let mut values = self.collector(name, stored)?;
@@ -244,7 +253,7 @@ impl WeightFile {
             let values = if stored.count() > 0 && stored.position() >= pass.at() {
                 let mut values = self.float_collector(name, stored)?;
                 pass.read(stored, |bytes| values.take(bytes))?;
-                self.finite(name, values.finish())?
+                self.weights(name, stored, values)?
             } else {
                 self.read_f32(name)?
             };
@@ -273,7 +282,7 @@ impl WeightFile {
         let stored = self.stored(name)?;
         let mut values = self.float_collector(name, stored)?;
         self.read(stored, &mut values)?;
-        self.finite(name, values.finish())
+        self.weights(name, stored, values)
     }
 
     fn collector<T: Element>(&self, name: &str, stored: &Stored) -> Result<Collector<T>> {
@@ -281,13 +290,26 @@ impl WeightFile {
     }
 
     fn float_collector<T: Element>(&self, name: &str, stored: &Stored) -> Result<Collector<T>> {
-        if !stored.info.dtype.is_float() {
+        if !stored.is_float() {
             return Err(self.wrong_kind(name, stored, "floating-point numbers"));
         }
         self.collector(name, stored)
     }
 
-    fn finite<T: Element>(&self, name: &str, values: Vec<T>) -> Result<Vec<T>> {
+    /// The values that were collected, scaled and known to be finite.
+    fn weights<T: Element>(&self, name: &str, stored: &Stored, values: Collector<T>) -> Result<Vec<T>> {
+        let mut values = values.finish();
+        if let Some(stored) = &stored.scales
+            && !values.is_empty()
+        {
+            let mut scales = self.collector(name, stored)?;
+            self.read(stored, &mut scales)?;
+            let scales: Vec<T> = scales.finish();
+            let each = values.len() / scales.len();
+            for (values, &scale) in values.chunks_exact_mut(each).zip(&scales) {
+                values.iter_mut().for_each(|value| *value = *value * scale);
+            }
+        }
         let bad = values.iter().filter(|value| !value.finite()).count();
         if bad > 0 {
             let all = values.len();
@@ -325,7 +347,7 @@ impl WeightFile {
 }
 
 impl Dtype {
-    fn is_float(self) -> bool {
+    pub(crate) fn is_float(self) -> bool {
         matches!(self, Self::F16 | Self::BF16 | Self::F32 | Self::F64)
     }
 }

@@ -156,6 +156,55 @@ fn guided_diffusion_state_dicts_agree_with_their_safetensors() {
 }
 
 #[test]
+fn integers_with_scales_are_read_as_weights() {
+    let half = |values: &[f32]| values.iter().flat_map(|&v| half::f16::from_f32(v).to_le_bytes()).collect::<Vec<_>>();
+    let bytes = |values: &[i8]| values.iter().map(|v| v.to_le_bytes()[0]).collect::<Vec<_>>();
+    let tensors = [
+        ("w_scale", "F16", "[2,1,1]", half(&[0.5, -0.125])),
+        ("w", "I8", "[2,1,3]", bytes(&[1, -2, 127, -128, 0, 5])),
+        ("none", "I8", "[0,2]", Vec::new()),
+        ("none_scale", "F16", "[0]", Vec::new()),
+        // Neither fits: one factor too many, and factors by another dimension.
+        ("a", "I8", "[2]", bytes(&[3, 4])),
+        ("a_scale", "F16", "[3]", half(&[1.0; 3])),
+        ("b", "I8", "[2,2]", bytes(&[3, 4, 5, 6])),
+        ("b_scale", "F16", "[1,2]", half(&[1.0; 2])),
+        ("spoilt", "I8", "[1]", vec![1]),
+        ("spoilt_scale", "F16", "[1]", half(&[f32::INFINITY])),
+    ];
+    let (mut entries, mut data) = (Vec::new(), Vec::new());
+    for (name, dtype, shape, bytes) in tensors {
+        let (from, to) = (data.len(), data.len() + bytes.len());
+        entries.push(format!(r#""{name}":{{"dtype":"{dtype}","shape":{shape},"data_offsets":[{from},{to}]}}"#));
+        data.extend(bytes);
+    }
+    let file = safetensors(&format!("{{{}}}", entries.join(",")), &data);
+    let sha256 = adir_weights::hash::sha256(&file);
+    let file = WeightFile::from_bytes("rounded", file).unwrap();
+    assert!(file.names().eq(["a", "a_scale", "b", "b_scale", "none", "spoilt", "w"]));
+    let expected = [0.5, -1.0, 63.5, 16.0, 0.0, -0.625];
+    assert_eq!(file.read_f32("w").unwrap(), expected);
+    assert_eq!(file.read_f64("w").unwrap(), expected.map(f64::from));
+    assert!(file.read_i64("w").is_err());
+    assert!(file.read_f32("none").unwrap().is_empty());
+    assert_eq!(file.read_i64("a").unwrap(), [3, 4]);
+    assert!(file.read_f32("a").unwrap_err().to_string().contains("I8"));
+    assert!(file.read_f32("b").is_err());
+    let mut seen = BTreeMap::new();
+    let hash = file.stream(
+        |name, _| ["w", "a_scale"].contains(&name),
+        |name, values| {
+            seen.insert(name.to_owned(), values);
+            Ok::<_, Error>(())
+        },
+    );
+    assert_eq!(hash.unwrap(), sha256);
+    assert_eq!(seen["w"], expected);
+    assert_eq!(seen["a_scale"], [1.0; 3]);
+    assert!(file.read_f32("spoilt").unwrap_err().to_string().contains("not finite"));
+}
+
+#[test]
 fn what_is_written_is_read_back_sorted_and_rounded_to_the_nearest() {
     let path = scratch("round.safetensors");
     let values = [1.0, -0.333_333_34, 6.1e-5, 65504.0, 0.0, -7.25];
