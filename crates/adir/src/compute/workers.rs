@@ -23,11 +23,15 @@ impl Workers {
     /// [`Workers::available`] workers.
     ///
     /// # Errors
-    /// [`Error::Backend`] when the system gives no threads.
+    /// [`Error::Limits`] when the system gives no threads.
     pub fn new() -> Result<Self> {
         let pool = || {
             let built = rayon::ThreadPoolBuilder::new().num_threads(1).build();
-            built.map_err(|e| Error::Backend(format!("cannot start a thread: {e}")))
+            built.map_err(|e| {
+                Error::Limits(format!(
+                    "cannot start a thread: memory or the number of processes does not suffice ({e})"
+                ))
+            })
         };
         Ok(Self { pools: (0..Self::available()).map(|_| pool()).collect::<Result<_>>()? })
     }

@@ -3,6 +3,7 @@
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 use std::sync::mpsc;
+use std::thread;
 use std::time::{Duration, Instant};
 
 use serde::Serialize;
@@ -189,13 +190,23 @@ impl Engine {
             (self.prepare(plan, order[number], images, &asked), started.elapsed())
         };
         let write = |job: Job, manifest: &mut Writer| self.write(plan, order[job.number], job, &asked, manifest);
-        std::thread::scope(|scope| {
+        thread::scope(|scope| {
             let (ask, wanted) = mpsc::channel::<usize>();
             let (answer, prepared) = mpsc::channel();
             let (jobs, to_write) = mpsc::sync_channel::<Job>(BEHIND);
             let (tell, told) = mpsc::channel();
-            scope.spawn(move || wanted.into_iter().try_for_each(|number| answer.send(prepare(number))));
-            scope.spawn(move || {
+            // A thread that the system refuses is an error and no panic.
+            let refused = |e| {
+                Error::Limits(format!(
+                    "cannot start a thread: memory or the number of processes does not suffice ({e})"
+                ))
+            };
+            let preparing = move || {
+                // It ends, too, when nobody waits for its answers.
+                let _ = wanted.into_iter().try_for_each(|number| answer.send(prepare(number)));
+            };
+            thread::Builder::new().spawn_scoped(scope, preparing).map_err(refused)?;
+            let writing = move || {
                 let mut manifest = manifest;
                 for job in to_write {
                     let outcome = write(job, &mut manifest);
@@ -204,7 +215,8 @@ impl Engine {
                         break;
                     }
                 }
-            });
+            };
+            thread::Builder::new().spawn_scoped(scope, writing).map_err(refused)?;
             let ahead = |number: usize| {
                 if number < order.len() {
                     // A thread that is gone is noticed where its answer is missed.
