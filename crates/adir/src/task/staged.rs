@@ -18,12 +18,14 @@ const OPPOSED_FRESH: f64 = 0.3;
 const OPPOSED: Mixture = Mixture::Opposed(OPPOSED_FRESH);
 /// Weight of y against the error of an estimate.
 const TRUST: Trust = Trust::Calibrated { factor: 8.0 };
+/// The same in the first of two stages: the second takes out the noise that comes with it.
+const TRUST_AT_FIRST: Trust = Trust::Calibrated { factor: 24.0 };
 /// The same in the second stage of a blur of light (docs/results/light.md).
 const TRUST_IN_LIGHT: Trust = Trust::Calibrated { factor: 1.0 };
 /// Noise-to-signal ratio from which the first stage starts where y decides what is coarse.
 const COARSE: f64 = 2.0;
 /// Noise-to-signal ratios from which the second stage starts, for aims of 0 and 1.
-const DETAIL: [f64; 2] = [0.19, 0.72];
+const DETAIL: [f64; 2] = [0.12, 0.72];
 /// The same where pixels are missing here and there: y decides all but the finest.
 const DETAIL_OF_SCATTERED: [f64; 2] = [0.08, 0.19];
 /// Distance to the nearest observed pixel, in pixels along rows and columns, from which a gap is a hole.
@@ -184,7 +186,11 @@ impl Recipe<'_> {
     /// From what y decides, with opposed noise.
     fn coarse(&self, count: usize) -> StageSettings {
         let first = self.situation.timestep(COARSE);
-        self.stage(Start::Estimate, first, count, OPPOSED, EpsAfterGuidance::Rederive)
+        let stage = self.stage(Start::Estimate, first, count, OPPOSED, EpsAfterGuidance::Rederive);
+        if self.situation.is_linear {
+            return StageSettings { guidance: self.situation.proximal(TRUST_AT_FIRST, true), ..stage };
+        }
+        stage
     }
 
     /// From noise, with opposed noise.
