@@ -3,7 +3,7 @@
 #![deny(missing_docs)]
 #![cfg_attr(not(test), warn(clippy::unwrap_used))]
 
-/// The embedded prior: guided-diffusion's U-Net in f16, safetensors (`assets/prior.md`).
+/// The embedded prior: guided-diffusion's U-Net in 8 bits, safetensors (`assets/prior.md`).
 pub static PRIOR: &[u8] = include_bytes!("../assets/prior.safetensors");
 
 /// EfficientNet-Lite0 without its classifier, safetensors (`assets/efficientnet_lite0.md`, Apache-2.0).
