@@ -9,6 +9,7 @@
 import argparse, importlib.util, json, resource, time
 import torch
 from safetensors import safe_open
+from weights import weights
 
 ap = argparse.ArgumentParser()
 ap.add_argument("--network", required=True); ap.add_argument("--weights", required=True)
@@ -17,8 +18,9 @@ a = ap.parse_args()
 spec = importlib.util.spec_from_file_location("network", a.network)
 module = importlib.util.module_from_spec(spec); spec.loader.exec_module(module)
 with safe_open(a.weights, "pt") as f:
-    net = module.UNet(json.loads(f.metadata()["config"]))
-    net.load_state_dict({k: f.get_tensor(k).float() for k in f.keys()})
+    config = json.loads(f.metadata()["config"])
+    net = module.UNet(dict(config, channel_mult=[int(m) for m in config["channel_mult"]]))
+    net.load_state_dict(weights(f))
 torch.set_num_threads(2)
 x = torch.randn(1, 3, a.side, a.side)
 times = []

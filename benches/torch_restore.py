@@ -14,6 +14,7 @@ import numpy as np, torch
 import torch.nn.functional as F
 from PIL import Image
 from safetensors import safe_open
+from weights import weights
 
 ap = argparse.ArgumentParser()
 ap.add_argument("observation"); ap.add_argument("-o", "--output", required=True); ap.add_argument("--gallery", required=True)
@@ -29,7 +30,7 @@ with safe_open(a.prior, "pt") as file:
     config = dict(module.CONFIG, **{k: config[k] for k in ("model_channels", "num_res_blocks", "attention_resolutions", "num_head_channels")},
                   channel_mult=[int(m) for m in config["channel_mult"]])
     net = module.UNet(config)
-    net.load_state_dict({name: file.get_tensor(name).float() for name in file.keys()})
+    net.load_state_dict(weights(file))
 alpha_bar = torch.tensor(np.cumprod(1 - np.linspace(1e-4, 0.02, 1000)))
 
 
