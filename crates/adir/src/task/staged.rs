@@ -18,14 +18,18 @@ const OPPOSED_FRESH: f64 = 0.3;
 const OPPOSED: Mixture = Mixture::Opposed(OPPOSED_FRESH);
 /// Weight of y against the error of an estimate.
 const TRUST: Trust = Trust::Calibrated { factor: 8.0 };
-/// The same in the first of two stages: the second takes out the noise that comes with it.
+/// The same in the first of two stages, where the noise that comes with y is counted; the second takes it out.
 const TRUST_AT_FIRST: Trust = Trust::Calibrated { factor: 24.0 };
 /// The same in the second stage of a blur of light (docs/results/light.md).
 const TRUST_IN_LIGHT: Trust = Trust::Calibrated { factor: 1.0 };
 /// Noise-to-signal ratio from which the first stage starts where y decides what is coarse.
 const COARSE: f64 = 2.0;
 /// Noise-to-signal ratios from which the second stage starts, for aims of 0 and 1.
-const DETAIL: [f64; 2] = [0.12, 0.72];
+const DETAIL: [f64; 2] = [0.19, 0.72];
+/// The same where y has no noise and lacks pixels between its own.
+const DETAIL_OF_SMALLER: [f64; 2] = [0.19, 1.0];
+/// The same for blurs whose noise is counted: y decides more.
+const DETAIL_OF_COUNTED: [f64; 2] = [0.12, 0.17];
 /// The same where pixels are missing here and there: y decides all but the finest.
 const DETAIL_OF_SCATTERED: [f64; 2] = [0.08, 0.19];
 /// Distance to the nearest observed pixel, in pixels along rows and columns, from which a gap is a hole.
@@ -112,7 +116,12 @@ impl Recipe<'_> {
             }
             Hint::ShrinksBy(_) | Hint::Blurs => {
                 let Counts { third, rest } = self.counts(8, 6 + (10.0 * self.aim).round() as usize)?;
-                Ok(vec![self.coarse(third), self.detail(rest, DETAIL)])
+                let range = match self.situation.hint {
+                    Hint::Blurs if noisy && self.counts_noise() => DETAIL_OF_COUNTED,
+                    Hint::ShrinksBy(_) if !noisy => DETAIL_OF_SMALLER,
+                    _ => DETAIL,
+                };
+                Ok(vec![self.coarse(third), self.detail(rest, range)])
             }
             Hint::Hides | Hint::DropsColour | Hint::Unknown if self.aim == 0.0 => {
                 Ok(vec![self.whole(self.only_or(25))])
@@ -133,6 +142,11 @@ impl Recipe<'_> {
     fn is_alike(&self) -> bool {
         let operator = self.situation.operator;
         operator.range().channels == operator.domain().channels && self.situation.uneven.is_none()
+    }
+
+    /// Whether the noise of y in an estimate is counted, direction by direction.
+    fn counts_noise(&self) -> bool {
+        self.situation.has_spectrum() || self.situation.is_part()
     }
 
     fn only_or(&self, default: usize) -> usize {
@@ -187,7 +201,7 @@ impl Recipe<'_> {
     fn coarse(&self, count: usize) -> StageSettings {
         let first = self.situation.timestep(COARSE);
         let stage = self.stage(Start::Estimate, first, count, OPPOSED, EpsAfterGuidance::Rederive);
-        if self.situation.is_linear {
+        if self.counts_noise() {
             return StageSettings { guidance: self.situation.proximal(TRUST_AT_FIRST, true), ..stage };
         }
         stage
