@@ -2,9 +2,7 @@
 
 
 def weights(file):
-    names = set(file.keys())
-    scaled = {name for name in names if name + "_scale" in names}
-    out = {name: file.get_tensor(name).float() for name in names if name.removesuffix("_scale") not in scaled or not name.endswith("_scale")}
-    for name in scaled:
-        out[name] = out[name] * file.get_tensor(name + "_scale").float()
-    return out
+    tensors = {name: file.get_tensor(name).float() for name in file.keys()}
+    for name in [name for name in tensors if name + "_scale" in tensors]:
+        tensors[name] *= tensors.pop(name + "_scale")
+    return tensors

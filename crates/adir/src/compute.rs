@@ -11,6 +11,7 @@ use crate::tensor::{self, Compute, DType, Isa};
 use crate::{Error, Result};
 
 pub use workers::Workers;
+pub(crate) use workers::no_thread;
 
 /// Precision that a network computes in.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Serialize, Deserialize)]

@@ -27,11 +27,7 @@ impl Workers {
     pub fn new() -> Result<Self> {
         let pool = || {
             let built = rayon::ThreadPoolBuilder::new().num_threads(1).build();
-            built.map_err(|e| {
-                Error::Limits(format!(
-                    "cannot start a thread: memory or the number of processes does not suffice ({e})"
-                ))
-            })
+            built.map_err(no_thread)
         };
         Ok(Self { pools: (0..Self::available()).map(|_| pool()).collect::<Result<_>>()? })
     }
@@ -87,6 +83,11 @@ impl Workers {
         on_each(&self.pools[..self.pools.len().min(count)], &work);
         failed.into_inner().unwrap_or_else(std::sync::PoisonError::into_inner).map_or(Ok(()), Err)
     }
+}
+
+/// The error where the system refuses a thread.
+pub(crate) fn no_thread(why: impl std::fmt::Display) -> Error {
+    Error::Limits(format!("cannot start a thread: memory or the number of processes does not suffice ({why})"))
 }
 
 /// Runs `work` once on each pool, at the same time; returns when all are done. No thread is started: a system may

@@ -11,6 +11,7 @@ use serde::Serialize;
 use super::lock::Lock;
 use super::manifest::{FileState, ManifestEntry, ManifestHead, Writer};
 use super::{Asked, Each, FileFault, FilePlan, FolderPlan, Scan, ToDo};
+use crate::compute::no_thread;
 use crate::engine::event::{Event, Watch, report};
 use crate::engine::latent::{LatentPlan, LatentRestored, Parts};
 use crate::engine::open::Engine;
@@ -196,16 +197,11 @@ impl Engine {
             let (jobs, to_write) = mpsc::sync_channel::<Job>(BEHIND);
             let (tell, told) = mpsc::channel();
             // A thread that the system refuses is an error and no panic.
-            let refused = |e| {
-                Error::Limits(format!(
-                    "cannot start a thread: memory or the number of processes does not suffice ({e})"
-                ))
-            };
             let preparing = move || {
                 // It ends, too, when nobody waits for its answers.
                 let _ = wanted.into_iter().try_for_each(|number| answer.send(prepare(number)));
             };
-            thread::Builder::new().spawn_scoped(scope, preparing).map_err(refused)?;
+            thread::Builder::new().spawn_scoped(scope, preparing).map_err(no_thread)?;
             let writing = move || {
                 let mut manifest = manifest;
                 for job in to_write {
@@ -216,7 +212,7 @@ impl Engine {
                     }
                 }
             };
-            thread::Builder::new().spawn_scoped(scope, writing).map_err(refused)?;
+            thread::Builder::new().spawn_scoped(scope, writing).map_err(no_thread)?;
             let ahead = |number: usize| {
                 if number < order.len() {
                     // A thread that is gone is noticed where its answer is missed.
