@@ -112,10 +112,17 @@ fn folder_of(path: &Path) -> &Path {
     }
 }
 
+/// Why a path like `missing/../x` is refused: it leads nowhere until the folder is made, and then perhaps to a file that is
+/// there.
+const LEADS_BACK: &str = "leads back (..) from a folder that is not there: name it without ..";
+
 /// Makes a folder and those it lies in, so that they survive a power cut.
 fn make_folder(folder: &Path) -> io::Result<()> {
     if folder.is_dir() {
         return Ok(());
+    }
+    if folder.file_name().is_none() {
+        return Err(io::Error::new(io::ErrorKind::InvalidInput, LEADS_BACK));
     }
     let outer = folder_of(folder);
     make_folder(outer)?;
@@ -141,7 +148,8 @@ fn check_replaceable(path: &Path) -> Result<()> {
 ///
 /// # Errors
 /// [`Error::Io`] where the folder takes no files, or a missing one cannot be made; [`Error::Invalid`] where the path is a
-/// folder, a device, a pipe or a socket, or a name in it is longer than the file system takes.
+/// folder, a device, a pipe or a socket, leads back from a folder that is missing, or a name in it is longer than the file
+/// system takes.
 pub fn check_writable(path: &Path) -> Result<()> {
     if path.is_dir() || path.file_name().is_none() {
         return Err(Error::invalid(format!("{} is a folder, expected a file name", path.display())));
@@ -149,7 +157,10 @@ pub fn check_writable(path: &Path) -> Result<()> {
     check_replaceable(path)?;
     let (mut folder, mut names) = (folder_of(path), vec![path.file_name()]);
     while folder.symlink_metadata().is_err_and(|e| e.kind() == io::ErrorKind::NotFound) {
-        names.push(folder.file_name());
+        let Some(name) = folder.file_name() else {
+            return Err(Error::invalid(format!("{} {LEADS_BACK}", path.display())));
+        };
+        names.push(Some(name));
         folder = folder_of(folder);
     }
     let is_long = |path: &Path| path.symlink_metadata().is_err_and(|e| e.kind() == io::ErrorKind::InvalidFilename);
@@ -302,6 +313,24 @@ mod tests {
         assert!(!folder.join("a").exists(), "asking makes none");
         write(&path, |file| file.write_all(b"new").map_err(|e| Error::io("x", e))).unwrap();
         assert_eq!(fs::read(&path).unwrap(), b"new");
+        fs::remove_dir_all(&folder).unwrap();
+    }
+
+    /// Once the missing folder was made, such a path led to a file that no check had seen.
+    #[test]
+    fn a_path_does_not_lead_back_from_a_folder_that_is_missing() {
+        let folder = folder("back");
+        fs::write(folder.join("a.png"), b"old").unwrap();
+        for path in ["new/../a.png", "new/./../a.png", "new/er/../../a.png", "new/../../back.png", "new/../b/c.png"] {
+            let path = folder.join(path);
+            let refused = check_writable(&path).unwrap_err().to_string();
+            assert!(refused.contains("without .."), "{refused}");
+            assert!(write(&path, |_| Ok::<_, Error>(())).is_err());
+        }
+        assert_eq!(fs::read(folder.join("a.png")).unwrap(), b"old");
+        assert_eq!(fs::read_dir(&folder).unwrap().count(), 1, "no folder is made");
+        fs::create_dir(folder.join("there")).unwrap();
+        check_writable(&folder.join("there/../b.png")).unwrap();
         fs::remove_dir_all(&folder).unwrap();
     }
 
