@@ -7,6 +7,10 @@
 //! distribution, by a known factor (Marchenko and Pastur 1967), and noise that was cut off at black or white has less
 //! variance left, by an amount that follows from the mean of the patch.
 //!
+//! Where all of a picture is textured, the least eigenvalue is that of the texture. Texture is nearly grey, and noise is not: the
+//! same is found for the differences of colours, and counts where it is little below the other. Where it is far below, the noise
+//! itself is grey, as the grain of a film is.
+//!
 //! The noise is taken for white and alike in all places. What is measured where: docs/results/noise.md.
 
 use adir_kernels::products_of_columns;
@@ -35,6 +39,12 @@ const MOST_CLIPPED: f64 = 0.7;
 const ALL_FLAT: f64 = 4.7534;
 /// Bins of the means of patches.
 const BINS: usize = 128;
+/// Share of the noise of all channels that the noise of their differences is where both are the same.
+const GREY: f64 = 0.8;
+/// Noise, in grey levels, beside which texture is weak.
+const STRONG: f64 = 15.0;
+/// Standard deviations of the noise that a value lies off black and white where these cut nothing off.
+const APART: f64 = 3.0;
 /// White, in grey levels.
 const WHITE: f64 = 255.0;
 
@@ -47,12 +57,38 @@ pub fn estimate_noise(y: &Tensor<4>, known: Option<&[bool]>) -> Result<Option<No
     let shape = ImageShape::of_batch(y);
     let levels: Vec<f64> = tensor::to_f64(y)?.into_iter().map(|v| (v + 1.0) * WHITE / 2.0).collect();
     let clip = Clip::of(&levels);
-    let estimate = SIDES.into_iter().find_map(|side| {
-        let patches = Patches::of(&levels, shape, known, &clip, side);
+    let Some(found) = of_planes(&levels, shape, known, &clip) else { return Ok(None) };
+    let of_colours = if shape.channels == 3 && found < STRONG { of_differences(&levels, shape, known, &clip, found) } else { None };
+    let textured = of_colours.filter(|sigma| (GREY..1.0).contains(&(sigma / found)));
+    Ok(Some(NoiseLevel::from_255(textured.unwrap_or(found))))
+}
+
+/// The standard deviation of the noise in these planes, in grey levels.
+fn of_planes(levels: &[f64], shape: ImageShape, known: Option<&[bool]>, clip: &Clip) -> Option<f64> {
+    SIDES.into_iter().find_map(|side| {
+        let patches = Patches::of(levels, shape, known, clip, side);
         let enough = if side == SIDES[0] { ENOUGH } else { LEAST };
-        (patches.count() >= enough * side * side).then(|| patches.noise(&clip))
-    });
-    Ok(estimate.map(NoiseLevel::from_255))
+        (patches.count() >= enough * side * side).then(|| patches.noise(clip))
+    })
+}
+
+/// The same of an RGB image's differences of colours, where no channel comes near to where it was cut off, for noise of about
+/// `sigma`.
+fn of_differences(levels: &[f64], shape: ImageShape, known: Option<&[bool]>, clip: &Clip, sigma: f64) -> Option<f64> {
+    let pixels = shape.pixels();
+    let rgb = |i: usize| [levels[i], levels[pixels + i], levels[2 * pixels + i]];
+    let margin = APART * sigma;
+    let inside = |level: f64| {
+        clip.low.is_none_or(|low| level > low + margin) && clip.high.is_none_or(|high| level < high - margin)
+    };
+    let usable: Vec<bool> =
+        (0..pixels).map(|i| known.is_none_or(|known| known[i]) && rgb(i).into_iter().all(inside)).collect();
+    // Of unit length, and at right angles to grey: they keep the variance.
+    let first = (0..pixels).map(|i| (rgb(i)[0] - rgb(i)[1]) / 2f64.sqrt());
+    let second = (0..pixels).map(|i| (rgb(i)[0] + rgb(i)[1] - 2.0 * rgb(i)[2]) / 6f64.sqrt());
+    let planes: Vec<f64> = first.chain(second).collect();
+    let free = Clip { low: None, high: None };
+    of_planes(&planes, ImageShape { channels: 2, ..shape }, Some(&usable), &free)
 }
 
 /// The grey levels at which values were cut off, if there are any.
