@@ -90,10 +90,10 @@ fn sigma(text: &str) -> Result<Sigma, String> {
 pub struct ReadArgs {
     /// File value that is white, where it is not 255, 65535, or 1 for floats: 4095 for 12-bit data in 16 bits, 255 for
     /// floats of 0 to 255. Results of the same bit depth are written in these values again
-    #[arg(long, value_name = "VALUE", allow_negative_numbers = true)]
+    #[arg(long, value_name = "VALUE", allow_hyphen_values = true)]
     pub white: Option<f64>,
     /// File value that is black [default: 0]
-    #[arg(long, value_name = "VALUE", allow_negative_numbers = true)]
+    #[arg(long, value_name = "VALUE", allow_hyphen_values = true)]
     pub black: Option<f64>,
 }
 

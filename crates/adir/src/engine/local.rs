@@ -65,7 +65,10 @@ impl Local {
         }
         self.tell(gone, watch)?;
         if left.is_empty() {
-            return Err(Error::input(self.index.root(), "contains no images to adapt to"));
+            return Err(Error::input(
+                self.index.root(),
+                "contains no images to adapt to besides the observation itself",
+            ));
         }
         Ok(left.into_iter().map(|(n, _)| n).collect())
     }

@@ -96,6 +96,7 @@ pub fn check_folder(path: &Path) -> Result<()> {
         Ok(found) if found.is_dir() => Ok(()),
         Ok(_) if is_tar_name(path) => Err(Error::input(path, TAR_FILE)),
         Ok(_) if is_packed_name(path) => Err(Error::input(path, PACKED)),
+        Ok(found) if !found.is_file() => Err(Error::input(path, "is a device, a pipe or a socket, expected a folder")),
         Ok(_) => Err(Error::input(path, "is a file, expected a folder")),
         Err(e) => Err(Error::input(path, format!("cannot be opened: {e}"))),
     }

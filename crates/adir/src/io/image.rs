@@ -240,10 +240,15 @@ pub fn read_hashed_as(path: &Path, reading: &Reading, limits: &Limits) -> Result
     read_bytes(path, &bytes, reading, limits)
 }
 
-/// Reads an image as [`read_image`] does, whose greatest value is white where its type has none: whole numbers that mark.
+/// Reads an image as [`read_image`] does, whose greatest value is white where its type has none, or of floats beyond 1: numbers
+/// that mark.
 pub(super) fn read_marks(path: &Path, limits: &Limits) -> Result<Picture> {
     let (format, mut decoded) = decode_file(path, &Reading::default(), limits)?;
-    decoded.white = decoded.white.or_else(|_| Ok(decoded.raster.samples.most().max(1.0)));
+    let most = decoded.raster.samples.most();
+    decoded.white = match decoded.white {
+        Ok(white) if !(matches!(decoded.raster.samples, Samples::Float(_)) && most > white) => Ok(white),
+        _ => Ok(most.max(1.0)),
+    };
     picture(path, format, decoded, &Reading::default())?.whole(path)
 }
 

@@ -24,9 +24,11 @@ const KERNEL: &str = "a kernel is rows of numbers in a text, a NumPy array (.npy
 /// Where all colours are alike and only alpha tells pixels apart, what is opaque is unknown: it was painted.
 ///
 /// # Errors
-/// As [`read_image`](super::image::read_image); [`Error::Config`] when no pixel is known.
+/// As [`read_image`](super::image::read_image); [`Error::Input`] for a file of several pages; [`Error::Config`] when no pixel
+/// is known.
 pub fn read_mask(path: &Path, limits: &Limits) -> Result<Mask> {
     let picture = read_marks(path, limits)?;
+    refuse_pages(path, picture.pages, "a mask")?;
     let [_, _, height, width] = picture.tensor.dims();
     // From 0, black, to 1.
     let levels: Vec<f32> = to_f32(&picture.tensor.mean_dim(1))?.into_iter().map(|v| (v + 1.0) / 2.0).collect();
@@ -36,6 +38,17 @@ pub fn read_mask(path: &Path, limits: &Limits) -> Result<Mask> {
         Error::Config(message) => Error::config(format!("{}: {message}", path.display())),
         other => other,
     })
+}
+
+/// Refuses a file of several pages, of which nobody can tell which one is meant.
+fn refuse_pages(path: &Path, pages: usize, what: &str) -> Result<()> {
+    match pages {
+        0 | 1 => Ok(()),
+        _ => Err(Error::input(
+            path,
+            format!("has {pages} pages, but {what} is one: save the one to use as a file of its own"),
+        )),
+    }
 }
 
 /// Which pixels are unknown, by their grey levels and alpha, both from 0 to 1.
@@ -60,14 +73,15 @@ fn range(values: &[f32]) -> (f32, f32) {
 ///
 /// # Errors
 /// [`Error::Input`] if the file is missing or damaged, a number cannot be read or is not finite, or rows
-/// differ in length; [`Error::Limits`] if it is too large.
+/// differ in length, or an image has several pages; [`Error::Limits`] if it is too large.
 pub fn read_kernel_values(path: &Path, limits: &Limits) -> Result<Rows> {
     let cannot = |e: std::io::Error| Error::input(path, format!("cannot be read: {e}"));
     let mut file = super::open_regular(path).map_err(cannot)?;
     let mut start = Vec::new();
     (&mut file).take(12).read_to_end(&mut start).map_err(cannot)?;
     if ImageFormat::from_content(&start).is_some() {
-        let Decoded { raster, unobserved, .. } = decode_file(path, &Reading::default(), limits)?.1;
+        let Decoded { raster, unobserved, pages, .. } = decode_file(path, &Reading::default(), limits)?.1;
+        refuse_pages(path, pages, "a kernel")?;
         if !unobserved.is_empty() {
             return Err(Error::input(path, "holds BLANK or NaN, which is no weight of a kernel"));
         }

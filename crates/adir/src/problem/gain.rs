@@ -126,6 +126,10 @@ pub(super) fn excess(y: &Tensor<4>, known: Option<&[bool]>, gain: f64, sigma: f6
     let ImageShape { channels, height, width } = ImageShape::of_batch(y);
     let stable = |level: f64| 2.0 / gain * (gain * level + 0.375 * gain * gain + sigma * sigma).max(0.0).sqrt();
     let (black, white) = (stable(0.0), stable(WHITE));
+    // A gain too small to stabilise anything with says nothing.
+    if !(white - black).is_normal() {
+        return Ok(None);
+    }
     let values = tensor::to_f64(y)?.into_iter().map(|v| 2.0 * (stable(level(v)) - black) / (white - black) - 1.0);
     let stabilised = from_f64(values.collect(), [1, channels, height, width], &tensor::cpu());
     Ok(estimate_noise(&stabilised, known)?.map(|found| found.0 * (white - black) / 2.0))

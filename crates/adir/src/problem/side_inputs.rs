@@ -92,7 +92,10 @@ impl KernelSource {
         if !path.exists() {
             return match text.parse() {
                 Err(_) if is_path(path) => Err(Error::input(path, "no such file")),
-                Err(Error::Config(message)) => Err(Error::config(format!("{message}, or the path of a file"))),
+                Err(Error::Config(message)) if message.starts_with("unknown") => {
+                    Err(Error::config(format!("{message}, or the path of a file")))
+                }
+                Err(Error::Config(message)) => Err(Error::config(format!("the kernel {text}: {message}"))),
                 parsed => parsed,
             };
         }

@@ -115,8 +115,12 @@ impl Engine {
     }
 
     fn pages(&self, path: &Path, request: &FolderRequest) -> Result<usize> {
-        let reading = Reading { page: Some(1), ..*request.each.reading() };
-        match read_hashed_as(path, &reading, &self.limits)?.0.pages {
+        let read = |page: usize| {
+            let reading = Reading { page: Some(page), ..*request.each.reading() };
+            read_hashed_as(path, &reading, &self.limits).map(|(picture, _)| picture.pages)
+        };
+        // A first page that cannot be read is no reason to leave out the others.
+        match read(1).or_else(|error| read(2).map_err(|_| error))? {
             pages if pages > MOST_PAGES => {
                 let message =
                     format!("has {pages} pages, at most {MOST_PAGES} are restored together: --page N takes one");
