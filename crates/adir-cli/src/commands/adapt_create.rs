@@ -123,7 +123,7 @@ fn create_for_archive(args: &CreateArgs, folder: &Path, name: Option<String>, lo
     args.adaptation.remote.check(None)?;
     let own = folder.canonicalize().map_err(|e| Error::input(folder, e.to_string()))?;
     let name = name.unwrap_or_else(|| own.file_name().unwrap_or_default().to_string_lossy().into_owned());
-    let request = args.adaptation.to_archive(folder);
+    let request = args.adaptation.to_archive(folder, args.preset);
     let engine = args.adaptation.engine(args.model.engine()).build()?;
     let plan = engine.plan_adaptation(&request, args.preset)?;
     let watcher = log.watcher();

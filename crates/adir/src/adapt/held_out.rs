@@ -9,8 +9,6 @@ use crate::optim::{Batch, simple_losses};
 use crate::schedule::Timestep;
 use crate::{Error, Result};
 
-/// Number of crops.
-const CROPS: usize = 48;
 /// Crops drawn, and computed, at once.
 const DRAWN: usize = 8;
 const AT_ONCE: usize = 2;
@@ -23,6 +21,9 @@ pub(super) struct HeldOutCrops {
 }
 
 impl HeldOutCrops {
+    /// Number of crops.
+    pub const COUNT: usize = 48;
+
     pub fn new(source: CropSource, config: &AdaptConfig) -> Self {
         Self { source, config: config.clone() }
     }
@@ -34,7 +35,7 @@ impl HeldOutCrops {
 
     /// The timestep of every crop, of a schedule of `all`.
     pub fn timesteps(all: usize) -> Vec<u16> {
-        (0..CROPS).map(|i| ((i as f64 + 0.5) / CROPS as f64 * all as f64) as u16).collect()
+        (0..Self::COUNT).map(|i| ((i as f64 + 0.5) / Self::COUNT as f64 * all as f64) as u16).collect()
     }
 
     /// The loss of every crop by `model`, weighted by noise level.
@@ -47,7 +48,7 @@ impl HeldOutCrops {
         let (weight, dtype) =
             (self.config.level_weights.of(&model.info().schedule), precision_of_training(model.params()));
         let timesteps: Vec<_> = Self::timesteps(all).into_iter().map(Timestep).collect();
-        let mut losses = Vec::with_capacity(CROPS);
+        let mut losses = Vec::with_capacity(Self::COUNT);
         for (k, timesteps) in timesteps.chunks(DRAWN).enumerate() {
             let x0 = model
                 .space()

@@ -20,4 +20,4 @@ pub use config::{AdaptConfig, CropScale, MOST_CROP, RateSchedule, Timesteps, Tra
 pub use crops::CropSource;
 pub use curve::{Band, HeldOut, Point, Slope, Stopped};
 pub use memory::adaptation_memory;
-pub use run::{AdaptStep, Adaptation, Measured, is_held_out};
+pub use run::{AdaptStep, Adaptation, Measured, is_held_out, products_of_training};

@@ -28,6 +28,22 @@ pub fn is_held_out(i: usize, count: usize) -> bool {
 /// Steps that low-rank factors and all weights take before one of them goes on alone.
 const RACE: u32 = 50;
 
+/// The steps that an adaptation with this budget takes at most, those of weights that are given up included, and how often it
+/// measures the held-out loss where images are held out.
+fn steps_and_measurements(config: &AdaptConfig, budget: u32, held_out: bool) -> (u32, usize) {
+    let race = if matches!(config.trained, Trained::Auto { .. }) && held_out { RACE.min(budget) } else { 0 };
+    let next = |step: &u32| (*step < budget).then(|| next_measurement(*step, budget));
+    let measurements = std::iter::successors(Some(0), next).count() + if race > 0 { 2 } else { 0 };
+    (budget + race, if held_out { measurements } else { 0 })
+}
+
+/// Products that an adaptation adds up at most, its measurements included, if a pass of a crop adds up so many.
+pub fn products_of_training(config: &AdaptConfig, pass: u64) -> u64 {
+    let (steps, measurements) = steps_and_measurements(config, config.iterations, config.held_out);
+    let crops = u64::from(steps).saturating_mul(config.batch as u64).saturating_mul(config.passes_of_a_crop());
+    pass.saturating_mul(crops.saturating_add((measurements * HeldOutCrops::COUNT) as u64))
+}
+
 /// Report of one step.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct AdaptStep {
@@ -145,12 +161,10 @@ impl Adaptation {
     /// The largest budget with which training and measurements together take at most as long as `steps` steps, if a
     /// measurement takes as long as `measurement` of them. It is a round number: a multiple of 25, and of 400 from there on.
     pub fn budget_within(&self, steps: f64, measurement: f64) -> u32 {
-        let race = if matches!(self.config.trained, Trained::Auto { .. }) { RACE } else { 0 };
+        let held_out = self.held_out.is_some();
         let cost = |budget: u32| {
-            let next = |step: &u32| (*step < budget).then(|| next_measurement(*step, budget));
-            let measured = std::iter::successors(Some(0), next).count() + if race > 0 { 2 } else { 0 };
-            let measured = if self.held_out.is_some() { measured as f64 } else { 0.0 };
-            f64::from(budget + race) + measured * measurement
+            let (steps, measurements) = steps_and_measurements(&self.config, budget, held_out);
+            f64::from(steps) + measurements as f64 * measurement
         };
         let next = |budget: u32| budget + if budget < 400 { 25 } else { 400 };
         let mut budget = 25;
@@ -158,6 +172,12 @@ impl Adaptation {
             budget = next(budget);
         }
         budget
+    }
+
+    /// Time of a step of all weights in that of the next one: gradients by weights are a third of it, and those of factors are
+    /// small.
+    pub fn dearest_step(&self) -> f64 {
+        if self.learners.len() > 1 && self.turn().0 == 0 { 1.5 } else { 1.0 }
     }
 
     /// Whether more steps were taken than the budget has.

@@ -362,6 +362,14 @@ impl Adapt {
         Self { seed, ..self }
     }
 
+    /// Low-rank factors of that rank, as the preset trains them.
+    pub fn factors(rank: usize, preset: Preset) -> Trained {
+        match preset {
+            Preset::Fast => AdaptConfig::fast().factors(rank),
+            Preset::Paper => AdaptConfig::paper().factors(rank),
+        }
+    }
+
     /// The preset's settings, overridden by what was given.
     pub fn config(&self, preset: Preset) -> AdaptConfig {
         let base = match (preset, &self.target) {

@@ -36,6 +36,10 @@ pub(super) trait Run {
     fn give(&mut self, iterations: u32);
     /// See [`Adaptation::budget_within`].
     fn within(&self, steps: f64, measurement: f64) -> u32;
+    /// Time of a step in that of one of the first.
+    fn dearest(&self) -> f64 {
+        1.0
+    }
     /// Steps that may not be taken back.
     fn reached(&self) -> u32;
     /// Measures the loss before the first step.
@@ -66,6 +70,9 @@ impl Run for Adaptation {
     }
     fn within(&self, steps: f64, measurement: f64) -> u32 {
         self.budget_within(steps, measurement)
+    }
+    fn dearest(&self) -> f64 {
+        self.dearest_step()
     }
     fn reached(&self) -> u32 {
         self.budget_reached()
@@ -200,7 +207,7 @@ impl<R: Run> Training<'_, R> {
         }
         // The first steps allocate what the later ones reuse.
         let timed = &steps[steps.len() / 2..];
-        let step = timed.iter().sum::<f64>() / timed.len().max(1) as f64;
+        let step = self.run.dearest() * timed.iter().sum::<f64>() / timed.len().max(1) as f64;
         let budget = self.run.within(time.as_secs_f64() / step.max(1e-6), measurement / step.max(1e-6));
         // What an earlier run has done already is not taken back.
         Ok(budget.max(self.run.reached()))

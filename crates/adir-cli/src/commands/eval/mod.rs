@@ -6,7 +6,7 @@ mod report;
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
-use adir::engine::{Engine, Event, Keep, Target};
+use adir::engine::{Adapt, Engine, Event, Keep, Target};
 use adir::evaluate::{Bench, EvalConfig, EvalTask, Method, Truth};
 use adir::io::ending::{Written, check_ending};
 use adir::io::folder::{check_output_folder, image_files};
@@ -18,7 +18,7 @@ use clap::Args;
 
 use self::paper::PaperArgs;
 use self::report::Report;
-use crate::adaptation::{AdaptSettings, low_rank};
+use crate::adaptation::AdaptSettings;
 use crate::args::{at_least_one, preset};
 use crate::log::Log;
 use crate::metrics::LeftOut;
@@ -224,7 +224,7 @@ impl EvalArgs {
         config.samples = self.samples;
         config.steps = self.steps.clone();
         config.preset = self.preset;
-        config.lora = low_rank(self.lora.unwrap_or(16));
+        config.lora = Adapt::factors(self.lora.unwrap_or(16), self.preset);
         config.overlap = self.overlap.unwrap_or(0.25);
         config.adapt = self.settings.request(Target::Itself, Keep::Always, None);
         config
