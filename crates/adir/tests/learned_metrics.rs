@@ -5,6 +5,7 @@
 use std::borrow::Cow;
 use std::sync::Arc;
 
+use adir::encode::Encoder as _;
 use adir::io::weights::WeightFile;
 use adir::metric::{Case, ClipIqa, Lpips, Metric, Musiq};
 use adir::models::{clip, lpips, musiq};
@@ -371,7 +372,16 @@ fn clip_iqa_is_that_of_torchmetrics() {
     let tower = serde_json::json!({"hidden_act": "quick_gelu", "num_attention_heads": 2});
     let config = serde_json::json!({"vision_config": tower, "text_config": tower}).to_string();
     std::fs::write(folder.join("config.json"), config).unwrap();
-    let metric = ClipIqa::new(Arc::new(clip::Clip::open(&folder, None, &cpu()).unwrap())).unwrap();
+    let encoder = clip::Clip::open(&folder, None, &cpu()).unwrap();
+    let told = clip::Clip::describe(&folder).unwrap().unwrap();
+    let count: usize = clip_shapes().iter().map(|(_, shape)| shape.iter().product::<usize>()).sum();
+    // What scales similarities is not used.
+    assert_eq!((told.parameters, told.encoder.dimension, &told.encoder), (count - 1, 12, encoder.id().as_ref()));
+    std::fs::remove_file(folder.join("config.json")).unwrap();
+    assert!(matches!(clip::Clip::describe(&folder), Err(adir::Error::Config(_))), "which activation?");
+    std::fs::remove_file(folder.join("model.safetensors")).unwrap();
+    assert_eq!(clip::Clip::describe(&folder).unwrap(), None, "a folder of something else");
+    let metric = ClipIqa::new(Arc::new(encoder)).unwrap();
     std::fs::remove_dir_all(folder).unwrap();
     for (first, expected) in [(0, 0.365309179), (5, 0.373852849), (11, 0.371028483)] {
         let x = picture(24 + first, 24, [7, 13, 29, 101]).slice([0..1, 0..3, first..first + 24, 0..24]);

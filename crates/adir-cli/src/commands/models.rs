@@ -9,6 +9,7 @@ use adir::io::ending::{Written, check_ending};
 use adir::io::folder::{check_folder, check_output_folder};
 use adir::io::limits::Limits;
 use adir::io::weights::{Dtype, WeightFile};
+use adir::models::clip::{Clip, ClipInfo, Tokenizer};
 use adir::models::stable_diffusion::{Architecture, LatentFiles, Purpose, write_random};
 use adir::models::{Conditioning, Denoiser, DenoiserInfo, EstimateErrors, Network as _, Prior, PriorHeader};
 use adir::noise::{Noise, Stream};
@@ -236,6 +237,11 @@ fn info(args: &ModelArgs, as_json: bool, test: bool, log: &Log) -> Result<u8> {
     {
         return latent_info(&found, as_json, test);
     }
+    if let Some(path) = &args.model
+        && let Some(found) = Clip::describe(path)?
+    {
+        return clip_info(path, &found, as_json, test);
+    }
     let engine = args.engine().build()?;
     let (file, config) = engine.weights()?;
     let header = Prior::describe(&file, config);
@@ -274,6 +280,36 @@ fn info(args: &ModelArgs, as_json: bool, test: bool, log: &Log) -> Result<u8> {
     }
     let broken = loss.is_some_and(|loss| loss.is_nan() || loss >= WORKING_LOSS);
     Ok(if broken { crate::exit::SOME_FAILED } else { crate::exit::DONE })
+}
+
+/// Shows that a file or folder is a CLIP model.
+fn clip_info(path: &Path, found: &ClipInfo, as_json: bool, test: bool) -> Result<u8> {
+    if test {
+        return Err(Error::config("--test denoises pixels, which CLIP does not"));
+    }
+    let (name, ClipInfo { encoder, parameters, vocabulary, .. }) = (path.display().to_string(), found);
+    let mut options = vec![format!("--encoder {name}")];
+    if *vocabulary == Tokenizer::published().size() {
+        options.push(format!("--metric clip-iqa={name}"));
+    }
+    match as_json {
+        true => say!(
+            "{}",
+            json!({
+                "model": name, "kind": "clip", "encoder": encoder.name, "dimension": encoder.dimension,
+                "parameters": parameters, "for": options, "sha256": encoder.weights,
+            })
+        )?,
+        false => say!(
+            "{}: CLIP, {}\n  {parameters} parameters; embeddings of {} numbers\n  sha256 {}\n  for {}",
+            out::name(&name),
+            encoder.name,
+            encoder.dimension,
+            encoder.weights,
+            out::name(&options.join(", and "))
+        )?,
+    }
+    Ok(crate::exit::DONE)
 }
 
 /// Shows that a file is the network of a metric.

@@ -44,7 +44,45 @@ pub struct Clip {
     device: Device,
 }
 
+/// What a weight file of a CLIP model holds.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct ClipInfo {
+    /// The encoder that it becomes.
+    pub encoder: EncoderId,
+    /// Number of scalar parameters.
+    pub parameters: usize,
+    /// Number of tokens it knows.
+    pub vocabulary: usize,
+}
+
+/// A weight file as a CLIP, before its values are read.
+struct Described<'a> {
+    source: Source<'a>,
+    vision: Vision,
+    text: Text,
+    preprocess: Preprocess,
+    id: EncoderId,
+}
+
 impl Clip {
+    /// What a file or folder that [`Clip::open`] takes holds, without reading the weights but for their hash; `None` where it
+    /// holds something else.
+    ///
+    /// # Errors
+    /// As [`Clip::open`], but not for values that are not finite.
+    pub fn describe(path: &Path) -> Result<Option<ClipInfo>> {
+        let Ok(file) = file_in(path) else { return Ok(None) };
+        let file = match WeightFile::open(&file) {
+            Ok(file) if Source::new(&file).is_ok() => file,
+            Err(error) if path.is_dir() => return Err(error.into()),
+            _ => return Ok(None),
+        };
+        let Described { source, text, id, .. } = described(&file, Config::beside(parent(file.path()))?, None)?;
+        source.check_shapes()?;
+        Ok(Some(ClipInfo { parameters: source.check()?, vocabulary: text.states.vocabulary, encoder: id }))
+    }
+
     /// Loads a model from a weight file (safetensors, or a PyTorch or TorchScript archive) or a folder with
     /// one. `activation` overrules the configuration beside it.
     ///
@@ -52,14 +90,8 @@ impl Clip {
     /// [`Error::Model`] if the file is missing, is no CLIP with a vision transformer, has tensors missing,
     /// misshapen or left over; [`Error::Config`] if nothing tells the activation.
     pub fn open(path: &Path, activation: Option<Activation>, device: &Device) -> Result<Self> {
-        let file = if path.is_dir() {
-            let found = FILES.iter().map(|name| path.join(name)).find(|file| file.is_file());
-            found.ok_or_else(|| Error::model(path, format!("contains none of {}", FILES.join(", "))))?
-        } else {
-            PathBuf::from(path)
-        };
-        let config = Config::beside(file.parent().unwrap_or(Path::new(".")))?;
-        Self::load(&WeightFile::open(&file)?, config, activation, device)
+        let file = file_in(path)?;
+        Self::load(&WeightFile::open(&file)?, Config::beside(parent(&file))?, activation, device)
     }
 
     fn load(
@@ -68,35 +100,8 @@ impl Clip {
         activation: Option<Activation>,
         device: &Device,
     ) -> Result<Self> {
-        let mut source = Source::new(file)?;
-        // OpenAI's archives need no configuration, and one that lies beside them is another model's.
-        let known = if source.is_openai_archive() { Some(Activation::QuickGelu) } else { config.map(|c| c.activation) };
-        let activation = activation.or(known).ok_or_else(|| {
-            let beside = match source.scheme {
-                Scheme::HuggingFace => "config.json",
-                Scheme::OpenAi => "open_clip_config.json",
-            };
-            let path = file.path().display();
-            Error::Config(format!(
-                "{path}: the activation (quick GELU or GELU) is unknown; put {beside} beside the weights"
-            ))
-        })?;
-        let vision = source.vision(config.and_then(|c| c.vision_heads), activation)?;
-        let text = source.text(config.and_then(|c| c.text_heads), activation)?;
-        let Vision { patch, width, side, dimension, .. } = vision;
-        let (size, of_text) = (patch * side, text.dimension);
-        if dimension != of_text {
-            let message = format!("has image embeddings of {dimension} numbers but text embeddings of {of_text}");
-            return Err(Error::model(file.path(), message));
-        }
+        let Described { source, vision, text, preprocess, id } = described(file, config, activation)?;
         let params = source.params(&Compute::new(device, DType::F32))?;
-        let preprocess = Preprocess { size, mean: MEAN, std: STD };
-        let id = EncoderId {
-            name: name(width, vision.tower.blocks.len(), patch, size, activation),
-            weights: file.sha256()?.to_string(),
-            preprocessing: preprocess.hash(),
-            dimension,
-        };
         let tokenizer = Tokenizer::published();
         Ok(Self { id: Arc::new(id), preprocess, vision, text, params, tokenizer, device: device.clone() })
     }
@@ -123,6 +128,51 @@ impl Clip {
         }
         to_f32(&self.text.forward(&self.params, tokens))
     }
+}
+
+/// The weight file that `path` is, or holds.
+fn file_in(path: &Path) -> Result<PathBuf> {
+    if !path.is_dir() {
+        return Ok(path.to_owned());
+    }
+    let found = FILES.iter().map(|name| path.join(name)).find(|file| file.is_file());
+    found.ok_or_else(|| Error::model(path, format!("contains none of {}", FILES.join(", "))))
+}
+
+fn parent(file: &Path) -> &Path {
+    file.parent().unwrap_or(Path::new("."))
+}
+
+fn described(file: &WeightFile, config: Option<Config>, activation: Option<Activation>) -> Result<Described<'_>> {
+    let mut source = Source::new(file)?;
+    // OpenAI's archives need no configuration, and one that lies beside them is another model's.
+    let known = if source.is_openai_archive() { Some(Activation::QuickGelu) } else { config.map(|c| c.activation) };
+    let activation = activation.or(known).ok_or_else(|| {
+        let beside = match source.scheme {
+            Scheme::HuggingFace => "config.json",
+            Scheme::OpenAi => "open_clip_config.json",
+        };
+        let path = file.path().display();
+        Error::Config(format!(
+            "{path}: the activation (quick GELU or GELU) is unknown; put {beside} beside the weights"
+        ))
+    })?;
+    let vision = source.vision(config.and_then(|c| c.vision_heads), activation)?;
+    let text = source.text(config.and_then(|c| c.text_heads), activation)?;
+    let Vision { patch, width, side, dimension, .. } = vision;
+    let (size, of_text) = (patch * side, text.dimension);
+    if dimension != of_text {
+        let message = format!("has image embeddings of {dimension} numbers but text embeddings of {of_text}");
+        return Err(Error::model(file.path(), message));
+    }
+    let preprocess = Preprocess { size, mean: MEAN, std: STD };
+    let id = EncoderId {
+        name: name(width, vision.tower.blocks.len(), patch, size, activation),
+        weights: file.sha256()?.to_string(),
+        preprocessing: preprocess.hash(),
+        dimension,
+    };
+    Ok(Described { source, vision, text, preprocess, id })
 }
 
 impl Encoder for Clip {
