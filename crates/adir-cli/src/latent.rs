@@ -6,12 +6,14 @@ use std::time::Instant;
 use adir::compute::WeightPrecision;
 use adir::engine::{Engine, LatentAdapt, LatentAdaptationRecord, LatentRequest};
 use adir::latent::{LatentPreset, LatentTraining, Solver};
+use adir::models::latent_speed;
 use adir::models::stable_diffusion::LatentFiles;
 use adir::optim::AdaptedLayers;
 use adir::task::Preset;
 use adir::{Error, Result};
 use clap::{Args, ValueEnum};
 
+use crate::cost;
 use crate::log::Log;
 use crate::model::named;
 use crate::seed::Seed;
@@ -284,6 +286,7 @@ pub fn run(
     if explain {
         plan.warnings().iter().for_each(|warning| log.warn(warning));
         say!("{plan}")?;
+        cost::say_time(latent_speed(engine.compute())?, plan.products(), plan.training_products())?;
         return Ok(crate::exit::DONE);
     }
     if seed_drawn {

@@ -141,6 +141,14 @@ impl Log {
         self.stop.check()
     }
 
+    /// What follows is not done in steps.
+    ///
+    /// # Errors
+    /// As [`Log::check`].
+    pub fn no_longer_heard(&self) -> adir::Result<()> {
+        self.stop.no_longer_heard()
+    }
+
     /// Logs a message.
     pub fn info(&self, text: &str) {
         if !self.is_quiet() {

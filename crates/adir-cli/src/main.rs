@@ -7,6 +7,7 @@ mod out;
 mod adaptation;
 mod args;
 mod commands;
+mod cost;
 mod events;
 mod exit;
 mod hub;

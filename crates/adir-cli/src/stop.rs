@@ -46,6 +46,16 @@ impl Stop {
         if self.0.to_stop.load(Ordering::SeqCst) { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
     }
 
+    /// The program no longer asks after every step: a signal ends it at once again.
+    ///
+    /// # Errors
+    /// [`Error::Interrupted`] if the user has asked to stop before.
+    pub fn no_longer_heard(&self) -> Result<()> {
+        self.check()?;
+        self.0.is_heard.store(false, Ordering::SeqCst);
+        Ok(())
+    }
+
     /// Errors with [`Error::Interrupted`] once the user has asked to stop.
     pub fn check(&self) -> Result<()> {
         if self.flow().is_break() { Err(Error::Interrupted) } else { Ok(()) }

@@ -67,6 +67,7 @@ fn a_folder_is_restored_as_its_files_would_be() {
     fs::rename(f.join("clear.png"), f.join("s/clear.jpg")).unwrap();
     let (out, err) = expect(1, &f, &[&["restore", "s", "-o", "o", "--plan"], &SR2[..]].concat());
     assert!(out.contains("6 images: 0 finished, 6 to restore") && out.contains("network evaluations"), "{out}");
+    assert!(out.contains("5 files: at most about 0.") && out.contains(" s of sampling"), "{out}");
     assert!(err.contains("broken.png") && !f.join("o").exists(), "{err}");
     let err = restore(1, &f, &["s", "-o", "o"]);
     assert!(err.contains("1 file not restored") && err.contains("o: 5 restored, 0 finished before"), "{err}");

@@ -56,7 +56,11 @@ fn noise_that_is_not_given_is_estimated() {
     let plan = |sigma: &str| adir(0, &f, &[&args[..3], &["p.png"], &args[4..], &["--plan", "--sigma", sigma]].concat());
     assert!(plan("0").contains("warning: the observation has noise of about"));
     assert!(plan("30").contains("smoother than need be"));
-    assert!(!plan("3").contains("warning"));
+    let given = plan("3");
+    assert!(!given.contains("warning"));
+    let line = given.lines().find(|line| line.starts_with("sigma ")).unwrap();
+    assert_eq!(line.split_whitespace().collect::<Vec<_>>(), ["sigma", "3", "given"]);
+    assert!(given.lines().any(|line| line.starts_with("time  ")), "{given}");
     assert!(plan("auto").contains("estimated"));
     // Without noise there is that of rounding, and nothing to remove.
     write(f.join("clean.png"), &blur.apply(&scene).unwrap());

@@ -299,6 +299,58 @@ fn pages_that_are_not_there_are_told() {
     assert!(err.contains("2 of 9999999999 planes are there") && err.contains("2 restored"), "{err}");
 }
 
+/// A FITS cube of bytes with these lengths of the axes, and one more card.
+fn cube(path: &Path, axes: &[usize], card: &str) {
+    let mut cards = vec!["SIMPLE  =                    T".to_owned(), "BITPIX  =                    8".into()];
+    cards.push(format!("NAXIS   = {:>20}", axes.len()));
+    cards.extend((1..).zip(axes).map(|(k, length)| format!("{:<8}= {length:>20}", format!("NAXIS{k}"))));
+    cards.extend(["CTYPE3  = 'FREQ'", "CRPIX3  =                  2.0", card, "END"].map(str::to_owned));
+    let mut file: Vec<u8> = cards.iter().flat_map(|card| format!("{card:<80}").into_bytes()).collect();
+    file.resize(2880, b' ');
+    file.extend((0..axes.iter().product()).map(|i: usize| (i * i % 251) as u8));
+    file.resize(file.len().next_multiple_of(2880), 0);
+    fs::write(path, file).unwrap();
+}
+
+/// Planes of a cube become a cube with its header. What is no cube is refused before anything is computed.
+#[test]
+fn a_cube_becomes_a_cube_of_the_planes_restored_alone() {
+    let f = folder("planes");
+    cube(&f.join("s.fits"), &[16, 12, 4], "OBJECT  = 'M51'");
+    let all = ["--page", "all"];
+    restore(0, &f, &[&["s.fits", "-o", "x.fits"], &all[..]].concat());
+    let written = fs::read(f.join("x.fits")).unwrap();
+    let header = String::from_utf8_lossy(&written[..2880]).into_owned();
+    for card in [
+        "NAXIS   =                    3",
+        "NAXIS1  =                   32",
+        "NAXIS2  =                   24",
+        "NAXIS3  =                    4",
+        "CRPIX3  =                  2.0",
+        "OBJECT  = 'M51'",
+    ] {
+        assert!(header.contains(card), "{card}: {header}");
+    }
+    assert!(written.len().is_multiple_of(2880));
+    for page in 1..=4 {
+        let alone = f.join(format!("{page}.fits"));
+        restore(0, &f, &["s.fits", "-o", &alone.to_string_lossy(), "--page", &page.to_string()]);
+        let (found, pages) = values(&f.join("x.fits"), Some(page));
+        assert_eq!((pages, found), (4, values(&alone, None).0), "page {page}");
+    }
+    let (out, _) = expect(0, &f, &["replay", "x.fits.json", "-o", "again.fits", "-q"]);
+    assert!(out.contains("page 4") && out.contains("the run repeats"), "{out}");
+    assert_eq!(fs::read(f.join("again.fits")).unwrap(), written);
+    // Pages in colours, of several sizes, and planes along two axes.
+    three(&f.join("s.tif"));
+    cube(&f.join("four.fits"), &[16, 12, 2, 2], "CRPIX4  =                  1.0");
+    for (input, said) in [("s.tif", "page 1 is in colours"), ("four.fits", "page 3 has another header")] {
+        let err = restore(2, &f, &[&[input, "-o", "y.fits"], &all[..]].concat());
+        assert!(err.contains(said) && err.contains(".tif"), "{err}");
+        assert!(!f.join("y.fits").exists() && !f.join("y.fits.pages").exists());
+    }
+}
+
 /// Pages differ, and so must their adapters, though they lie in one file.
 #[test]
 fn pages_adapted_to_themselves_have_adapters_of_their_own() {

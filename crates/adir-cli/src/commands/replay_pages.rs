@@ -5,7 +5,9 @@ use std::path::PathBuf;
 use adir::engine::{Event, OutputRequest, Outputs, Record, StackRecord};
 use adir::io::atomic::check_outputs;
 use adir::io::hash::ContentHash;
+use adir::io::image::ImageFormat;
 use adir::io::limits::Limits;
+use adir::io::stack::stack_format;
 use adir::{Error, Result};
 
 use super::replay::{
@@ -35,12 +37,16 @@ pub(super) fn run(args: &ReplayArgs, record: &StackRecord, log: &Log) -> Result<
     let [first, ..] = record.pages.as_slice() else {
         return Err(Error::input(&args.record, "is the record of no pages"));
     };
+    let ending = match stack_format(&written)? {
+        ImageFormat::Fits => "fits",
+        _ => "tif",
+    };
     let scratch = Scratch::new()?;
     let engine = args.engine(first, &scratch, &store)?;
     let watcher = log.watcher();
     let (mut files, mut records, mut compared, mut found) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
     for (number, page) in (1..).zip(&record.pages) {
-        let file = scratch.file(format!("page-{number}.tif"));
+        let file = scratch.file(format!("page-{number}.{ending}"));
         let request = request_of(page, &args.record)?;
         let total = record.pages.len();
         let _ = watcher.see(&Event::File { number, total, path: format!("page {number}"), seconds_left: None });
@@ -55,7 +61,7 @@ pub(super) fn run(args: &ReplayArgs, record: &StackRecord, log: &Log) -> Result<
         records.push(again.record);
     }
     watcher.finish();
-    let joined = kept.clone().unwrap_or_else(|| scratch.file("joined.tif"));
+    let joined = kept.clone().unwrap_or_else(|| scratch.file(format!("joined.{ending}")));
     let made = StackRecord::join(&joined, &files, records, &Limits::default())?;
     kept.map_or(Ok(()), |kept| made.write(&Outputs::new(&kept, 1).record))?;
     let name = written.file_name().unwrap_or_default().to_string_lossy().into_owned();

@@ -18,6 +18,7 @@ use super::restore_pages;
 use super::upscale;
 use crate::adaptation::AdaptArgs;
 use crate::args::{DegradationArgs, MeasuredArgs, ReadArgs, preset, share, words};
+use crate::cost;
 use crate::latent::UpscalerArgs;
 use crate::log::Log;
 use crate::model::ModelArgs;
@@ -52,8 +53,8 @@ pub struct RestoreArgs {
     #[arg(long, value_name = "HTML")]
     pub(super) report: Option<PathBuf>,
     /// Page of a TIFF stack, plane of a FITS file or frame of an animation to restore, from 1 [default: 1, with a warning if
-    /// there are more]. With "all", every page is restored as it would be alone: into one TIFF stack if OUTPUT ends in .tif,
-    /// else into a folder, with a file a page (a.p1.tif, a.p2.tif ...). A FITS cube of 3 planes is one RGB image without --page,
+    /// there are more]. With "all", every page is restored as it would be alone: into one file if OUTPUT ends in .tif or
+    /// .fits (a cube of grey planes), else into a folder, with a file a page (a.p1.tif, a.p2.tif ...). A FITS cube of 3 planes is one RGB image without --page,
     /// and three pages with it
     #[arg(long, value_name = "N|all")]
     pub(super) page: Option<PageArg>,
@@ -88,7 +89,8 @@ pub struct RestoreArgs {
     /// Replace existing outputs; of a folder, those that are not finished
     #[arg(long)]
     pub(super) overwrite: bool,
-    /// Check the request, print every setting with its source and the memory needed, and stop
+    /// Check the request, print every setting with its source, memory and time, and stop. Of a folder, the plan of the first file,
+    /// and what all take
     #[arg(long, visible_alias = "plan")]
     pub(super) explain: bool,
 }
@@ -349,6 +351,7 @@ pub fn run(args: &RestoreArgs, log: &Log) -> Result<u8> {
     if args.explain {
         plan.warnings().iter().for_each(|warning| log.warn(warning));
         say!("{plan}")?;
+        cost::say_time(engine.speed()?, plan.products(), plan.training_products())?;
         return Ok(crate::exit::DONE);
     }
     if args.sampling.seed.drawn {

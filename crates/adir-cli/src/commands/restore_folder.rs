@@ -10,6 +10,7 @@ use adir::{Error, Result};
 use clap::Args;
 
 use super::restore::RestoreArgs;
+use crate::cost;
 use crate::log::Log;
 use crate::out;
 use crate::pipe::is_pipe;
@@ -144,9 +145,9 @@ pub fn run(args: &RestoreArgs, each: impl FnOnce() -> Result<Each>, log: &Log) -
     }
     if args.every_page() && !args.input()?.is_dir() {
         // Of one file it is soon known which pages cannot be restored; the others are, nevertheless.
-        let (_, faults) = engine.check_folder(&plan, &watch)?;
+        let checked = engine.check_folder(&plan, &watch)?;
         watcher.finish();
-        faults.iter().for_each(|fault| log.warn(&named(&fault.file, fault.error.to_string())));
+        checked.faults.iter().for_each(|fault| log.warn(&named(&fault.file, fault.error.to_string())));
     }
     log.info(&in_words(&plan));
     let done = engine.run_folder(&plan, &watch);
@@ -158,19 +159,15 @@ fn noun(every_page: bool) -> &'static str {
     if every_page { "page" } else { "file" }
 }
 
-/// Shows the plan of the first file, and what cannot be restored.
+/// Shows the plan of the first file, what all take, and what cannot be restored.
 fn explain(engine: &Engine, plan: &FolderPlan, watcher: &Watcher, log: &Log) -> Result<u8> {
-    let (first, faults) = engine.check_folder(plan, &|event| watcher.see(event))?;
+    let checked = engine.check_folder(plan, &|event| watcher.see(event))?;
     watcher.finish();
-    if let Some(first) = first {
-        say!("{first}\n")?;
-    }
+    let noun = noun(plan.request().every_page);
+    log.no_longer_heard()?;
+    cost::say_folder(engine, &checked, noun)?;
     say!("{}", out::name(&in_words(plan)))?;
-    Ok(told(
-        faults.into_iter().map(|fault| (fault.file, fault.error.to_string())).collect(),
-        noun(plan.request().every_page),
-        log,
-    ))
+    Ok(told(checked.faults.into_iter().map(|fault| (fault.file, fault.error.to_string())).collect(), noun, log))
 }
 
 /// Says what became of the files; the exit code.

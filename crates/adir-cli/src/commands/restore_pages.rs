@@ -8,6 +8,7 @@ use adir::{Error, Result};
 
 use super::restore::RestoreArgs;
 use super::restore_folder::{check_seed, ended, in_words};
+use crate::cost;
 use crate::log::Log;
 use crate::out;
 
@@ -40,7 +41,8 @@ pub fn run(args: &RestoreArgs, log: &Log) -> Result<u8> {
     let plan = engine.plan_stack(&request, &watch)?;
     if args.explain {
         watcher.finish();
-        plan.first().map_or(Ok(()), |first| say!("{first}\n"))?;
+        log.no_longer_heard()?;
+        cost::say_folder(&engine, plan.checked(), "page")?;
         say!("{}", out::name(&in_words(plan.pages())))?;
         return Ok(crate::exit::DONE);
     }

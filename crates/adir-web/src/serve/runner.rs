@@ -9,9 +9,7 @@ use std::time::{Duration, Instant};
 
 use adir::Error;
 use adir::engine::{Engine, Event, Findings, Plan, Restored};
-use adir::models::{Conditioning, Denoiser};
-use adir::schedule::Timestep;
-use adir::tensor::{Tensor, to_f32};
+use adir::models::{Conditioning, speed_of};
 
 use super::error::{Fault, Kind};
 use super::jobs::{Job, Jobs, Progress, Size, State, fail};
@@ -53,25 +51,14 @@ impl Served {
         speed.map(|speed| products as f64 / speed)
     }
 
-    fn learn(&self, products: u64, seconds: f64) {
-        if products > 0 && seconds > 0.0 {
-            *self.speed.lock().unwrap_or_else(PoisonError::into_inner) = Some(products as f64 / seconds);
-        }
+    fn learn(&self, speed: f64) {
+        *self.speed.lock().unwrap_or_else(PoisonError::into_inner) = Some(speed);
     }
 
     /// Loads the weights, and finds how fast the network is. What is wrong with them, a job will tell.
     fn warm_up(&self) -> adir::Result<()> {
         let prior = self.engine.prior(&|_| ControlFlow::Continue(()))?;
-        let x = Tensor::zeros([1, prior.info().channels, PROBE, PROBE], &self.engine.compute().device);
-        let conditioning = Conditioning::default();
-        for pass in 0..3 {
-            let started = Instant::now();
-            // What is read has been computed.
-            to_f32(&prior.predict(&x, Timestep(500), &conditioning)?.eps)?;
-            if pass > 0 {
-                self.learn(prior.network().products(PROBE, PROBE), started.elapsed().as_secs_f64());
-            }
-        }
+        self.learn(speed_of(&prior, &Conditioning::default(), PROBE)?);
         Ok(())
     }
 }
@@ -147,7 +134,10 @@ fn compute(job: &Job, model: &Served, work: &Work, stop: &AtomicBool) -> Result<
     let watcher = Watcher::new(job, &work.jobs, stop, model, plan.products());
     let sampled = model.engine.run(&plan, &|event| watcher.see(event));
     let mut restored = sampled.map_err(told)?;
-    model.learn(plan.products(), restored.record.seconds.sample);
+    let (products, seconds) = (plan.products(), restored.record.seconds.sample);
+    if products > 0 && seconds > 0.0 {
+        model.learn(products as f64 / seconds);
+    }
     work.jobs.update(job.id, |job| {
         let previews = job.progress.as_ref().map_or(0, |progress| progress.previews);
         job.progress =

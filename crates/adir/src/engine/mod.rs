@@ -52,8 +52,8 @@ pub use deviation::{Deviation, DeviationRecord};
 pub use event::{Estimate, Event, Watch};
 pub use extent::Memory;
 pub use folder::{
-    Each, FileFault, FileOutcome, FilePlan, FileState, FolderDone, FolderPlan, FolderRequest, ManifestEntry,
-    ManifestHead, Merged, Shard, StackPlan, StackRecord, StackRequest, merge,
+    CheckedFolder, Each, FileFault, FileOutcome, FilePlan, FileState, FolderDone, FolderPlan, FolderRequest,
+    ManifestEntry, ManifestHead, Merged, Shard, StackPlan, StackRecord, StackRequest, merge,
 };
 pub use gallery::{Chosen, Gallery, build_index};
 pub use latent::{

@@ -299,6 +299,14 @@ impl Engine {
         Ok(prior)
     }
 
+    /// How many products a second networks like its prior add up here, see [`speed`](crate::models::speed).
+    ///
+    /// # Errors
+    /// As [`Engine::header`] and [`speed`](crate::models::speed).
+    pub fn speed(&self) -> Result<f64> {
+        crate::models::speed(self.compute(), &self.header()?)
+    }
+
     /// The encoder, loaded at the first call.
     ///
     /// # Errors

@@ -8,16 +8,18 @@ use super::adapt::{AdaptPlan, Observed};
 use super::extent::{Extent, Memory};
 use super::open::Engine;
 use super::outputs::{Outputs, Stale};
-use super::request::{Observation, Request};
+use super::request::{Observation, Request, Target};
 use super::warnings::{ROUNDED, warnings};
+use crate::adapt::products_of_training;
 use crate::io::image::{BitDepth, ImageFormat, Metadata, Picture, check_file, read_bytes, read_hashed_as};
 use crate::io::light::Light;
 use crate::io::tally::counted;
 use crate::models::Network;
 use crate::operator::ImageShape;
+use crate::problem::Sigma;
 use crate::restore::{RestorePlan, SamplingConfig};
 use crate::retrieve::ContentHash;
-use crate::task::Task;
+use crate::task::{Source, Task};
 use crate::tensor::{self, Tensor, is_cpu};
 use crate::{Error, Result};
 
@@ -251,18 +253,30 @@ impl Plan {
 
     /// Products that the network's passes add up while it samples, by which times of restorations compare.
     pub fn products(&self) -> u64 {
+        self.products_of(self.request.sampling.samples)
+    }
+
+    fn products_of(&self, samples: usize) -> u64 {
         let canvas = self.restore.canvas();
         let [(down, height), (across, width)] = self.extent.tiles.unwrap_or([(1, canvas.height), (1, canvas.width)]);
-        let passes = (down * across * self.restore.steps() * self.request.sampling.samples) as u64;
+        // Gradients by the input take a pass back.
+        let passes = if self.restore.needs_gradient() { 2 } else { 1 };
+        let passes = (down * across * self.restore.steps() * samples * passes) as u64;
         self.network.products(height, width).saturating_mul(passes)
     }
 
-    /// The same of the training of an adaptation, if there is one: of all steps that it may take.
+    /// The same of an adaptation, if there is one: of all steps that it may take, its measurements, and a first restoration that
+    /// is searched for.
     pub fn training_products(&self) -> Option<u64> {
         let config = self.adapt.as_ref()?.config();
-        let crops = u64::from(config.iterations).saturating_mul(config.batch as u64);
-        // A pass, and the gradients by maps and by weights.
-        Some(self.network.products(config.crop, config.crop).saturating_mul(3 * crops))
+        let [_, _, h, w] = self.picture.tensor.dims();
+        // The observation bounds the crops of an adaptation to itself.
+        let itself = self.request.adapt.as_ref().is_some_and(|adapt| adapt.target == Target::Itself);
+        let crop = if itself { config.crop.min(h.min(w)) } else { config.crop };
+        let training = products_of_training(config, self.network.products(crop, crop));
+        // The search may take a sample of its own.
+        let first = self.request.adapt.as_ref().is_some_and(|adapt| !adapt.query.is_usual());
+        Some(training.saturating_add(if first { self.products_of(1) } else { 0 }))
     }
 
     /// What it takes of memory.
@@ -310,6 +324,15 @@ impl fmt::Display for Plan {
         }
         writeln!(f, "memory               about {:.2} GB", self.memory.sampling as f64 / 1e9)?;
         write!(f, "seed                 {}", sampling.seed)?;
+        // An estimate is among the choices.
+        let sigma = match self.request.problem.sigma {
+            Some(Sigma::Levels(levels)) => Some((levels, Source::Given)),
+            None if !plan.choices().iter().any(|choice| choice.name == "sigma") => Some((0.0, Source::Preset)),
+            _ => None,
+        };
+        if let Some((levels, source)) = sigma {
+            write!(f, "\n{:<20} {:<28} {source}", "sigma", levels)?;
+        }
         for choice in plan.choices() {
             write!(f, "\n{:<20} {:<28} {}", choice.name, choice.value, choice.source)?;
         }

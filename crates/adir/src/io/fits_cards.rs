@@ -9,6 +9,8 @@ pub struct FitsHeader {
     cards: Vec<Card>,
     /// Of the picture that they are of.
     size: [u32; 2],
+    /// Its place along the axes from the third on, where it is a plane.
+    planes: Vec<u64>,
 }
 
 /// Cards of the layout, and of what is no longer so: checksums, extremes, the date of the file.
@@ -171,9 +173,19 @@ impl FitsHeader {
             if let Some(("CRPIX", at)) = of_axes(keyword(card))
                 && let [axis] = at.as_slice()
                 && let Some(plane) = axis.checked_sub(3).and_then(|k| planes.get(k))
-                && let Some(value) = parts(card).and_then(|(value, _)| value.parse::<f64>().ok())
+                && let Some(value) = value(card)
             {
                 *card = with_number(card, value - *plane as f64);
+            }
+        }
+        // Without its card, pixel 0 of an axis is the reference.
+        for (axis, plane) in (3..).zip(planes) {
+            let key = format!("CRPIX{axis}");
+            let described = |card: &Card| of_axes(keyword(card)).is_some_and(|(_, at)| at.contains(&axis));
+            if find(&cards, &key).is_none()
+                && let Some(at) = cards.iter().rposition(described)
+            {
+                cards.insert(at + 1, written(&key, &format!("{:?}", -(*plane as f64)), ""));
             }
         }
         // Fewer axes are stored than described: their number must come before them.
@@ -183,7 +195,7 @@ impl FitsHeader {
         if let Some(first) = first.filter(|_| cards.iter().any(described) && find(&cards, "WCSAXES").is_none()) {
             cards.insert(first, written("WCSAXES", &axes.to_string(), ""));
         }
-        Self { cards, size }
+        Self { cards, size, planes: planes.to_vec() }
     }
 
     /// The cards, 80 characters each.
@@ -198,6 +210,24 @@ impl FitsHeader {
     /// Whether rows are stored from the top, against the usual order.
     pub(super) fn from_top(cards: &[Card]) -> bool {
         string(cards, "ROWORDER").is_some_and(|order| order.eq_ignore_ascii_case("TOP-DOWN"))
+    }
+
+    /// Whether this is the header of the plane `k` planes behind that of `first` in one cube: all of it is the same, but for its
+    /// place along the third axis.
+    pub(super) fn is_plane_of(&self, first: &Self, k: usize) -> bool {
+        let same = |(own, other): (&Card, &Card)| {
+            let third = matches!(of_axes(keyword(own)), Some(("CRPIX", at)) if at == [3]);
+            match (third, value(own), value(other)) {
+                (true, Some(own), Some(other)) => own == other - k as f64,
+                _ => own == other,
+            }
+        };
+        // Planes along another axis, too, are told apart by their places only where nothing describes it.
+        let follows = match (self.planes.as_slice(), first.planes.as_slice()) {
+            ([own, further @ ..], [other, beside @ ..]) => *own == other + k as u64 && further == beside,
+            (own, other) => own.len() == other.len(),
+        };
+        follows && self.cards.len() == first.cards.len() && self.cards.iter().zip(&first.cards).all(same)
     }
 
     /// Brings the cards to a picture of `factors` as many columns and rows, now of `size`. Says whether world coordinates

@@ -4,11 +4,12 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use adir::engine::{Event, FolderCache};
-use adir::evaluate::paper::{PaperConfig, PaperFolder, PaperPlan, Preparation, Table, speed};
+use adir::evaluate::paper::{PaperConfig, PaperFolder, PaperPlan, Preparation, Table};
 use adir::io::ending::{Written, check_ending};
 use adir::io::folder::check_output_folder;
 use adir::io::tally::counted;
 use adir::metric::{Metric, standard};
+use adir::models::latent_speed;
 use adir::tensor::is_cpu;
 use adir::{Error, Result};
 use clap::Args;
@@ -140,7 +141,8 @@ pub fn run(args: &EvalArgs, table: Table, log: &Log) -> Result<u8> {
         )?;
         plan.differs().iter().try_for_each(|line| say!("not the paper's      {line}"))?;
         let done = plan.kept(&folder)?;
-        say!("\n{}", plan.costs(speed(engine.compute(), table)?, &done))?;
+        let speed = if table.is_latent() { latent_speed(engine.compute())? } else { engine.speed()? };
+        say!("\n{}", plan.costs(speed, &done))?;
         return match (plan.memory(), args.model.memory()) {
             (need, Some(free)) if need > free && is_cpu(&engine.compute().device) => Err(Error::Limits(format!(
                 "this needs about {:.1} GB of memory, but only {:.1} GB are free",

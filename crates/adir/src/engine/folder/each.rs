@@ -88,6 +88,30 @@ impl FilePlan {
             Self::Latents(plan) => plan.picture(),
         }
     }
+
+    /// Bytes of memory that it takes at most.
+    pub fn memory(&self) -> u64 {
+        match self {
+            Self::Pixels(plan) => plan.memory().most(),
+            Self::Latents(plan) => plan.memory(),
+        }
+    }
+
+    /// See [`Plan::products`].
+    pub fn products(&self) -> u64 {
+        match self {
+            Self::Pixels(plan) => plan.products(),
+            Self::Latents(plan) => plan.products(),
+        }
+    }
+
+    /// See [`Plan::training_products`].
+    pub fn training_products(&self) -> Option<u64> {
+        match self {
+            Self::Pixels(plan) => plan.training_products(),
+            Self::Latents(plan) => plan.training_products(),
+        }
+    }
 }
 
 impl fmt::Display for FilePlan {

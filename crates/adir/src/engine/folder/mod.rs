@@ -114,6 +114,22 @@ pub struct FileFault {
     pub error: Error,
 }
 
+/// What a check of all files found.
+#[derive(Debug, Default)]
+#[non_exhaustive]
+pub struct CheckedFolder {
+    /// The plan of the first file that can be restored.
+    pub first: Option<FilePlan>,
+    /// The files that cannot.
+    pub faults: Vec<FileFault>,
+    /// Number of those that can.
+    pub files: usize,
+    /// Bytes of memory that they take at most.
+    pub memory: u64,
+    /// Products that networks add up to sample all of them, see [`Plan::products`](super::Plan::products).
+    pub products: u64,
+}
+
 /// A file to restore.
 #[derive(Debug, Clone)]
 struct ToDo {
@@ -358,19 +374,35 @@ impl Engine {
         self.plan_each(&plan.single(to_do, &plan.names.other(&plan.files[to_do.k].name, suits)))
     }
 
-    /// Plans every file that is to be restored, and computes nothing: the first plan, and what cannot be restored.
+    /// Plans every file that is to be restored, and computes nothing.
     ///
     /// # Errors
     /// [`Error::Interrupted`] when the watcher breaks.
-    pub fn check_folder(&self, plan: &FolderPlan, watch: &Watch<'_>) -> Result<(Option<FilePlan>, Vec<FileFault>)> {
-        let (mut first, mut faults) = (None, Vec::new());
+    pub fn check_folder(&self, plan: &FolderPlan, watch: &Watch<'_>) -> Result<CheckedFolder> {
+        self.check_files(plan, watch, &mut |_, _| Ok(()))
+    }
+
+    /// The same with another check of each file, which counts from 0.
+    fn check_files(
+        &self,
+        plan: &FolderPlan,
+        watch: &Watch<'_>,
+        check: &mut dyn FnMut(usize, &FilePlan) -> Result<()>,
+    ) -> Result<CheckedFolder> {
+        let mut checked = CheckedFolder::default();
         let total = plan.to_do.len();
         for (done, to_do) in (1..).zip(&plan.to_do) {
             let file = plan.files[to_do.k].label.clone();
             report(watch, &Event::Checking { done, total, path: file.clone() })?;
             match self.plan_file(plan, to_do) {
-                Ok(planned) => first = first.or(Some(planned)),
-                Err(error) => faults.push(FileFault { file, error }),
+                Ok(planned) => {
+                    check(to_do.k, &planned)?;
+                    checked.files += 1;
+                    checked.memory = checked.memory.max(planned.memory());
+                    checked.products = checked.products.saturating_add(planned.products());
+                    checked.first.get_or_insert(planned);
+                }
+                Err(error) => checked.faults.push(FileFault { file, error }),
             }
         }
         let same = |fault: &FileFault| match &fault.error {
@@ -378,7 +410,7 @@ impl Engine {
             _ => None,
         };
         let unlisted = plan.unlisted.iter().filter_map(same);
-        faults.extend(unlisted.map(|(file, error)| FileFault { file, error }));
-        Ok((first, faults))
+        checked.faults.extend(unlisted.map(|(file, error)| FileFault { file, error }));
+        Ok(checked)
     }
 }

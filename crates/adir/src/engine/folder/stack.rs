@@ -12,7 +12,7 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 
 use super::run::FolderDone;
-use super::{Each, FileFault, FilePlan, FolderPlan, FolderRequest, manifest};
+use super::{CheckedFolder, Each, FileFault, FilePlan, FolderPlan, FolderRequest, manifest};
 use crate::engine::event::Watch;
 use crate::engine::open::Engine;
 use crate::engine::outputs::Outputs;
@@ -20,8 +20,9 @@ use crate::engine::record::{FileRecord, Record, text_of, write_json};
 use crate::engine::request::{OutputRequest, Request};
 use crate::io::atomic;
 use crate::io::hash::ContentHash;
+use crate::io::image::ImageFormat;
 use crate::io::limits::Limits;
-use crate::io::stack::{check_stack_name, write_stack};
+use crate::io::stack::{Plane, check_cube, stack_format, write_stack};
 use crate::io::tally::counted;
 use crate::{Error, Result};
 
@@ -34,7 +35,7 @@ const BEGUN: &str = "joining";
 pub struct StackRequest {
     /// The file: a TIFF stack, a FITS file of several planes, an animation.
     pub input: PathBuf,
-    /// The result, a TIFF file.
+    /// The result, a TIFF file or a FITS cube.
     pub output: OutputRequest,
     /// What is done to each page. Its input and output are replaced.
     pub each: Request,
@@ -55,7 +56,7 @@ pub struct StackPlan {
     pages: FolderPlan,
     outputs: Outputs,
     overwrite: bool,
-    first: Option<FilePlan>,
+    checked: CheckedFolder,
 }
 
 impl StackPlan {
@@ -64,9 +65,9 @@ impl StackPlan {
         &self.pages
     }
 
-    /// The plan of the first page that is left to restore.
-    pub fn first(&self) -> Option<&FilePlan> {
-        self.first.as_ref()
+    /// What the pages that are left to restore take, and the plan of the first one.
+    pub fn checked(&self) -> &CheckedFolder {
+        &self.checked
     }
 
     /// Where a page is restored to, below [`StackPlan::pages`]' output.
@@ -158,11 +159,11 @@ impl Engine {
     /// restored leaves nothing to write.
     ///
     /// # Errors
-    /// As [`Engine::plan_folder`]; [`Error::Config`] for an output that is no TIFF file, that exists or would destroy what
-    /// is read, or for several samples; as [`Engine::plan`] for a page that cannot be restored, which the message names.
+    /// As [`Engine::plan_folder`]; [`Error::Config`] for an output that is neither a TIFF nor a FITS file, that exists
+    /// or would destroy what is read, for several samples, or for pages that are no FITS cube where one is asked for; as [`Engine::plan`] for a page that cannot be restored, which the message names.
     pub fn plan_stack(&self, request: &StackRequest, watch: &Watch<'_>) -> Result<StackPlan> {
         let StackRequest { input, output, each, overlap } = request;
-        check_stack_name(&output.path)?;
+        let format = stack_format(&output.path)?;
         if each.sampling.samples > 1 {
             return Err(Error::config(
                 "one file holds one result of each page: for several samples, name a folder as output",
@@ -175,17 +176,24 @@ impl Engine {
         let ours = folder.join(BEGUN).is_file();
         outputs.check(&self.files_read(&each), output.overwrite || ours)?;
         let pages = FolderRequest {
-            format: Some(crate::io::image::ImageFormat::Tiff),
+            format: Some(format),
             overlap: *overlap,
             overwrite: output.overwrite,
             every_page: true,
             ..FolderRequest::new(input.clone(), folder, Each::Pixels(each.into()))
         };
         let pages = self.plan_files(&pages, Some(&output.path), watch)?;
-        let (first, mut faults) = self.check_folder(&pages, watch)?;
-        if faults.is_empty() {
-            return Ok(StackPlan { pages, outputs, overwrite: output.overwrite || ours, first });
+        let mut first = None;
+        let checked = self.check_files(&pages, watch, &mut |k, planned| {
+            let (ImageFormat::Fits, FilePlan::Pixels(page)) = (format, planned) else { return Ok(()) };
+            let size = page.restore().measurement().result();
+            let plane = Plane { k, size, depth: page.depth(), header: page.metadata().fits };
+            check_cube(&output.path, first.get_or_insert_with(|| plane.clone()), &plane)
+        })?;
+        if checked.faults.is_empty() {
+            return Ok(StackPlan { pages, outputs, overwrite: output.overwrite || ours, checked });
         }
+        let mut faults = checked.faults;
         let (count, FileFault { file, error }) = (faults.len(), faults.swap_remove(0));
         let page = file.rsplit_once(", ").map_or(&*file, |(_, page)| page);
         let more =

@@ -21,7 +21,7 @@ use crate::io::tally::counted;
 use crate::io::weights::WeightFile;
 use crate::latent::Solver;
 use crate::models::stable_diffusion::{LatentFiles, Purpose, check_lora};
-use crate::models::{check_tile, tiles_of};
+use crate::models::{Network, check_tile, tiles_of};
 use crate::operator::ImageShape;
 use crate::problem::{Measurement, Problem};
 use crate::task::Preset;
@@ -318,6 +318,24 @@ impl LatentPlan {
     /// Passes of the U-Net in all.
     pub fn passes(&self) -> usize {
         self.request.samples * self.request.sampling.steps * if self.request.is_guided() { 2 } else { 1 }
+    }
+
+    /// Products that the passes of U-Net and decoder add up, by which times of runs compare.
+    pub fn products(&self) -> u64 {
+        let [height, width] = self.latents;
+        let decoder = self.files.autoencoder().products(height, width)[1];
+        self.passes() as u64 * self.files.unet().products(height, width) + self.request.samples as u64 * decoder
+    }
+
+    /// The same of the training of an adaptation, if there is one.
+    pub fn training_products(&self) -> Option<u64> {
+        let adapt = self.request.adapt.as_ref()?;
+        let (training, unet, autoencoder) = (&adapt.training, self.files.unet(), self.files.autoencoder());
+        let side = training.crop / autoencoder.config().factor();
+        let gradients = if training.full { 2 } else { 1 };
+        let passes = u64::from(training.iterations) * training.batch as u64 * (1 + gradients);
+        let encoded = (adapt.neighbours * training.crops_per_image) as u64;
+        Some(passes * unet.products(side, side) + encoded * autoencoder.products(side, side)[0])
     }
 
     /// What was assumed and may be wrong.

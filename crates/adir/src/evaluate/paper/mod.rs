@@ -18,7 +18,7 @@ mod tables;
 
 pub use cell::{Measured, PaperCell};
 pub use config::PaperConfig;
-pub use cost::{Cost, speed};
+pub use cost::Cost;
 pub use plan::{PaperImage, PaperPlan, PaperStep};
 pub use prepare::Preparation;
 pub use run::{PaperFault, PaperFolder};

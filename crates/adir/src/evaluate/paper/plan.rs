@@ -8,7 +8,7 @@ use super::super::EvalTask;
 use super::super::key;
 use super::super::method::Method;
 use super::config::PaperConfig;
-use super::cost::{self, Cost};
+use super::cost::Cost;
 use super::prepare::Preparation;
 use super::requests::{of_latents, of_pixels};
 use super::tables::Experiment;
@@ -164,7 +164,8 @@ impl PaperPlan {
                 let files = latent_files(config)?;
                 let request = of_latents(config, &files, method, Vec::new())?;
                 let plan = engine.plan_latent_of(files, &request, Picture::from_tensor(seen.y.clone()))?;
-                cost = Cost { products: cost::of_latents(&plan), memory: plan.memory() };
+                let products = plan.products() + plan.training_products().unwrap_or(0);
+                cost = Cost { products, memory: plan.memory() };
                 let (task, sampling) = (&plan.request().task, &plan.request().sampling);
                 let training = plan.request().adapt.as_ref().map(|adapt| &adapt.training);
                 described["settings"] = json!({"task": task, "sampling": sampling, "adaptation": training});
@@ -172,13 +173,7 @@ impl PaperPlan {
                 let request = of_pixels(config, &seen.task, method, &seen.y, Vec::new())?;
                 let plan = engine.plan(&request)?;
                 let adapt = plan.adaptation().map(|adapt| adapt.config());
-                // The observation bounds the crops of an adaptation to itself.
-                let [_, _, h, w] = seen.y.dims();
-                let crop = |crop: usize| if method == Method::Itself { crop.min(h.min(w)) } else { crop };
-                let adapting = adapt.map(|adapt| (adapt, crop(adapt.crop)));
-                let header = engine.header()?;
-                let steps = plan.restore().steps();
-                let products = cost::of_pixels(header.network().as_ref(), [side, side], steps, adapting);
+                let products = plan.products() + plan.training_products().unwrap_or(0);
                 cost = Cost { products, memory: plan.memory().most() };
                 described["settings"] = json!({"sampling": plan.restore().settings(), "adaptation": adapt});
             }

@@ -243,47 +243,80 @@ fn array(path: &Path, cards: &[Card]) -> Result<(i64, Vec<u64>)> {
 }
 
 pub fn encode(path: &Path, file: &mut AtomicFile<'_>, raster: &Raster, metadata: &Metadata) -> Result<()> {
-    let kept = metadata.fits.as_ref().map(FitsHeader::raw).unwrap_or_default();
-    let (bits, sixteen) = match raster.samples {
-        Samples::Eight(_) => ("8", false),
-        Samples::Sixteen(_) => ("16", true),
-        Samples::Float(_) => ("-32", false),
-    };
-    let fixed = |key: &str, value: &str| written(key, value, "");
-    let mut cards = vec![written("SIMPLE", "T", "FITS"), fixed("BITPIX", bits)];
-    cards.push(fixed("NAXIS", if raster.channels == 3 { "3" } else { "2" }));
-    cards.push(fixed("NAXIS1", &raster.width.to_string()));
-    cards.push(fixed("NAXIS2", &raster.height.to_string()));
-    if raster.channels == 3 {
-        cards.push(written("NAXIS3", "3", "red, green, blue"));
-    }
-    if sixteen {
-        cards.push(written("BZERO", "32768.0", "unsigned 16-bit integers"));
-        cards.push(fixed("BSCALE", "1.0"));
-    }
-    cards.extend(kept);
-    let mut bytes = cards.concat();
-    bytes.extend(b"END");
-    bytes.resize(bytes.len().next_multiple_of(BLOCK as usize), b' ');
-    let failed = |e| Error::io(path, e);
-    file.write_all(&bytes).map_err(failed)?;
-    let (width, height, channels) = (raster.width as usize, raster.height as usize, raster.channels);
-    let from_top = FitsHeader::from_top(kept);
-    let mut count = 0;
-    for channel in 0..channels {
-        for row in 0..height {
-            let row = if from_top { row } else { height - 1 - row };
-            let places = (0..width).map(|x| (row * width + x) * channels + channel);
-            let bytes: Vec<u8> = match &raster.samples {
-                Samples::Eight(samples) => places.map(|at| samples[at]).collect(),
-                // Stored less 32768, which turns the first bit.
-                Samples::Sixteen(samples) => places.flat_map(|at| (samples[at] ^ 0x8000).to_be_bytes()).collect(),
-                Samples::Float(samples) => places.flat_map(|at| samples[at].to_be_bytes()).collect(),
-            };
-            count += bytes.len();
-            file.write_all(&bytes).map_err(failed)?;
+    let mut array = Array::begin(path, file, raster, metadata, None)?;
+    array.add(path, raster)?;
+    array.end(path)
+}
+
+/// The array of a file that is being written.
+pub struct Array<'a, 'b> {
+    file: &'a mut AtomicFile<'b>,
+    from_top: bool,
+    bytes: usize,
+}
+
+impl<'a, 'b> Array<'a, 'b> {
+    /// Writes the header of a picture, or of a cube of so many grey `pages` like it.
+    pub fn begin(
+        path: &Path,
+        file: &'a mut AtomicFile<'b>,
+        raster: &Raster,
+        metadata: &Metadata,
+        pages: Option<usize>,
+    ) -> Result<Self> {
+        let kept = metadata.fits.as_ref().map(FitsHeader::raw).unwrap_or_default();
+        let (bits, sixteen) = match raster.samples {
+            Samples::Eight(_) => ("8", false),
+            Samples::Sixteen(_) => ("16", true),
+            Samples::Float(_) => ("-32", false),
+        };
+        let fixed = |key: &str, value: &str| written(key, value, "");
+        let planes = match pages {
+            Some(pages) => Some((pages, "")),
+            None => (raster.channels == 3).then_some((3, "red, green, blue")),
+        };
+        let mut cards = vec![written("SIMPLE", "T", "FITS"), fixed("BITPIX", bits)];
+        cards.push(fixed("NAXIS", if planes.is_some() { "3" } else { "2" }));
+        cards.push(fixed("NAXIS1", &raster.width.to_string()));
+        cards.push(fixed("NAXIS2", &raster.height.to_string()));
+        if let Some((planes, comment)) = planes {
+            cards.push(written("NAXIS3", &planes.to_string(), comment));
         }
+        if sixteen {
+            cards.push(written("BZERO", "32768.0", "unsigned 16-bit integers"));
+            cards.push(fixed("BSCALE", "1.0"));
+        }
+        cards.extend(kept);
+        let mut bytes = cards.concat();
+        bytes.extend(b"END");
+        bytes.resize(bytes.len().next_multiple_of(BLOCK as usize), b' ');
+        file.write_all(&bytes).map_err(|e| Error::io(path, e))?;
+        Ok(Self { file, from_top: FitsHeader::from_top(kept), bytes: 0 })
     }
-    let padding = count.next_multiple_of(BLOCK as usize) - count;
-    file.write_all(&vec![0; padding]).map_err(failed)
+
+    /// Writes the planes of a picture.
+    pub fn add(&mut self, path: &Path, raster: &Raster) -> Result<()> {
+        let (width, height, channels) = (raster.width as usize, raster.height as usize, raster.channels);
+        for channel in 0..channels {
+            for row in 0..height {
+                let row = if self.from_top { row } else { height - 1 - row };
+                let places = (0..width).map(|x| (row * width + x) * channels + channel);
+                let bytes: Vec<u8> = match &raster.samples {
+                    Samples::Eight(samples) => places.map(|at| samples[at]).collect(),
+                    // Stored less 32768, which turns the first bit.
+                    Samples::Sixteen(samples) => places.flat_map(|at| (samples[at] ^ 0x8000).to_be_bytes()).collect(),
+                    Samples::Float(samples) => places.flat_map(|at| samples[at].to_be_bytes()).collect(),
+                };
+                self.bytes += bytes.len();
+                self.file.write_all(&bytes).map_err(|e| Error::io(path, e))?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Fills the last block.
+    pub fn end(self, path: &Path) -> Result<()> {
+        let padding = self.bytes.next_multiple_of(BLOCK as usize) - self.bytes;
+        self.file.write_all(&vec![0; padding]).map_err(|e| Error::io(path, e))
+    }
 }

@@ -35,6 +35,7 @@ mod tiff_samples;
 mod tiff_zstd;
 mod webp;
 
+pub(super) use fits::Array;
 pub(super) use tiff::Stack;
 
 /// An image file format.

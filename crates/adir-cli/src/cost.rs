@@ -1,0 +1,33 @@
+//! How long what is planned takes here.
+
+use adir::Result;
+use adir::engine::{CheckedFolder, Engine, FilePlan};
+use adir::io::tally::counted;
+use adir::models::latent_speed;
+
+use crate::time::in_words;
+
+/// Time of a product in training, in that of one in sampling.
+const TRAINING: f64 = 1.2;
+
+/// Prints the lines of a plan that tell its time, at `speed` products a second.
+pub fn say_time(speed: f64, products: u64, training: Option<u64>) -> Result<()> {
+    if let Some(training) = training {
+        say!("adaptation time      at most about {}", in_words(TRAINING * training as f64 / speed))?;
+    }
+    say!("time                 about {} of sampling", in_words(products as f64 / speed))
+}
+
+/// Prints the plan of the first file of a folder, and what all take.
+pub fn say_folder(engine: &Engine, checked: &CheckedFolder, noun: &str) -> Result<()> {
+    let Some(first) = &checked.first else { return Ok(()) };
+    let speed = match first {
+        FilePlan::Latents(_) => latent_speed(engine.compute())?,
+        _ => engine.speed()?,
+    };
+    say!("{first}")?;
+    say_time(speed, first.products(), first.training_products())?;
+    let time = in_words(checked.products as f64 / speed);
+    let files = counted(checked.files, noun);
+    say!("\n{files}: at most about {:.2} GB, about {time} of sampling", checked.memory as f64 / 1e9)
+}
