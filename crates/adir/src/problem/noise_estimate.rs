@@ -58,7 +58,8 @@ pub fn estimate_noise(y: &Tensor<4>, known: Option<&[bool]>) -> Result<Option<No
     let levels: Vec<f64> = tensor::to_f64(y)?.into_iter().map(|v| (v + 1.0) * WHITE / 2.0).collect();
     let clip = Clip::of(&levels);
     let Some(found) = of_planes(&levels, shape, known, &clip) else { return Ok(None) };
-    let of_colours = if shape.channels == 3 && found < STRONG { of_differences(&levels, shape, known, &clip, found) } else { None };
+    let of_colours =
+        if shape.channels == 3 && found < STRONG { of_differences(&levels, shape, known, &clip, found) } else { None };
     let textured = of_colours.filter(|sigma| (GREY..1.0).contains(&(sigma / found)));
     Ok(Some(NoiseLevel::from_255(textured.unwrap_or(found))))
 }
