@@ -24,7 +24,7 @@ pub enum Trained {
         layers: AdaptedLayers,
     },
     /// All weights or low-rank factors of every convolution: what held-out images say. Both are trained for a few steps;
-    /// all weights go on if their held-out loss is lower by more than its standard error. Without held-out images:
+    /// all weights go on if their held-out loss is lower, or falls faster from what it was, by more than its standard error. Without held-out images:
     /// low-rank factors.
     Auto {
         /// Rank of the factors.

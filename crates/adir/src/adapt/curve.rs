@@ -176,6 +176,18 @@ impl Curve {
         self.points.iter().min_by(|a, b| mean(&a.1).total_cmp(&mean(&b.1)))
     }
 
+    /// Whether this training should go on in place of `other` after as many steps: its loss is lower, or it is lower than at the
+    /// beginning and falls faster, each by more than its standard error. All weights first lose what they gain later.
+    pub fn will_beat(&self, other: &Self) -> bool {
+        let (Some((_, own)), Some((_, others))) = (self.best(), other.best()) else { return false };
+        let fall = |curve: &Self| -> Option<Vec<f64>> {
+            let [.., (_, earlier), (_, last)] = curve.points.as_slice() else { return None };
+            Some(earlier.iter().zip(last).map(|(a, b)| a - b).collect())
+        };
+        let falls_faster = || matches!((fall(self), fall(other)), (Some(own), Some(others)) if exceeds(&own, &others));
+        exceeds(others, own) || exceeds(&self.before, own) && falls_faster()
+    }
+
     /// Whether the loss has not fallen for as long as it had.
     pub fn has_levelled(&self) -> bool {
         let (mut fallen_until, mut lowest) = (0, &self.before);
@@ -282,6 +294,18 @@ mod tests {
         for n in 1..falling.len() {
             assert!(!curve(&falling[..n]).has_levelled(), "{n}");
         }
+    }
+
+    #[test]
+    fn of_two_trainings_the_one_that_is_or_will_be_better_goes_on() {
+        let factors = curve(&[(25, 0.97), (50, 0.95)]);
+        let goes_on = |levels: [f64; 2]| curve(&[(25, levels[0]), (50, levels[1])]).will_beat(&factors);
+        assert!(goes_on([0.96, 0.9]), "lower");
+        assert!(goes_on([1.01, 0.97]), "higher, but falling faster");
+        assert!(!goes_on([1.1, 1.02]), "falling faster, but worse than at the beginning");
+        assert!(!goes_on([0.98, 0.965]), "higher and falling no faster");
+        assert!(!factors.will_beat(&factors) && !curve(&[]).will_beat(&factors));
+        assert!(curve(&[(3, 0.9)]).will_beat(&curve(&[(3, 0.95)])), "one measurement");
     }
 
     /// Not fallen for as long as it had, and for at least 100 steps; a change within the standard error is none.

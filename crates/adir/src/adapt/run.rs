@@ -6,7 +6,7 @@ use super::adapter::Adapter;
 use super::checkpoint;
 use super::config::{AdaptConfig, Timesteps, Trained};
 use super::crops::CropSource;
-use super::curve::{HeldOut, Point, Stopped, exceeds, mean, next_measurement};
+use super::curve::{HeldOut, Point, Stopped, mean, next_measurement};
 use super::held_out::HeldOutCrops;
 use super::learner::Learner;
 use crate::compute::Workers;
@@ -342,9 +342,9 @@ impl Adaptation {
         let (trained, latest) = (learner.trained, learner.curve.summary().pop());
         if let [low_rank, full] = self.learners.as_slice()
             && full.step >= RACE.min(self.config.iterations)
-            && let (Some((_, of_low_rank)), Some((_, of_full))) = (low_rank.curve.best(), full.curve.best())
+            && low_rank.curve.best().is_some()
         {
-            let loser = usize::from(!exceeds(of_low_rank, of_full));
+            let loser = usize::from(!full.curve.will_beat(&low_rank.curve));
             let loser = self.learners.remove(loser);
             self.lost = loser.step;
             self.given_up = loser.curve.summary();
