@@ -10,10 +10,12 @@ use crate::time::in_words;
 /// Time of a product in training, in that of one in sampling.
 const TRAINING: f64 = 1.2;
 
-/// Prints the lines of a plan that tell its time, at `speed` products a second.
-pub fn say_time(speed: f64, products: u64, training: Option<u64>) -> Result<()> {
+/// Prints the lines of a plan that tell its time, at `speed` products a second. An adaptation takes as many `minutes` as it was
+/// given.
+pub fn say_time(speed: f64, products: u64, training: Option<u64>, minutes: Option<f64>) -> Result<()> {
     if let Some(training) = training {
-        say!("adaptation time      at most about {}", in_words(TRAINING * training as f64 / speed))?;
+        let seconds = minutes.map_or(TRAINING * training as f64 / speed, |minutes| 60.0 * minutes);
+        say!("adaptation time      at most about {}", in_words(seconds))?;
     }
     say!("time                 about {} of sampling", in_words(products as f64 / speed))
 }
@@ -26,7 +28,7 @@ pub fn say_folder(engine: &Engine, checked: &CheckedFolder, noun: &str) -> Resul
         _ => engine.speed()?,
     };
     say!("{first}")?;
-    say_time(speed, first.products(), first.training_products())?;
+    say_time(speed, first.products(), first.training_products(), first.adaptation_minutes())?;
     let time = in_words(checked.products as f64 / speed);
     let files = counted(checked.files, noun);
     say!("\n{files}: at most about {:.2} GB, about {time} of sampling", checked.memory as f64 / 1e9)

@@ -54,8 +54,8 @@ pub struct RestoreArgs {
     pub(super) report: Option<PathBuf>,
     /// Page of a TIFF stack, plane of a FITS file or frame of an animation to restore, from 1 [default: 1, with a warning if
     /// there are more]. With "all", every page is restored as it would be alone: into one file if OUTPUT ends in .tif or
-    /// .fits (a cube of grey planes), else into a folder, with a file a page (a.p1.tif, a.p2.tif ...). A FITS cube of 3 planes is one RGB image without --page,
-    /// and three pages with it
+    /// .fits (a cube of grey planes), else into a folder, with a file a page (a.p1.tif, a.p2.tif ...). A FITS cube of 3
+    /// planes is one RGB image without --page, and three pages with it
     #[arg(long, value_name = "N|all")]
     pub(super) page: Option<PageArg>,
     #[command(flatten)]
@@ -351,7 +351,8 @@ pub fn run(args: &RestoreArgs, log: &Log) -> Result<u8> {
     if args.explain {
         plan.warnings().iter().for_each(|warning| log.warn(warning));
         say!("{plan}")?;
-        cost::say_time(engine.speed()?, plan.products(), plan.training_products())?;
+        let minutes = plan.request().adapt.as_ref().and_then(|adapt| adapt.overrides.minutes);
+        cost::say_time(engine.speed()?, plan.products(), plan.training_products(), minutes)?;
         return Ok(crate::exit::DONE);
     }
     if args.sampling.seed.drawn {

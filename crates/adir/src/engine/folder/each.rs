@@ -105,6 +105,14 @@ impl FilePlan {
         }
     }
 
+    /// Minutes that its adaptation may take, where they were given.
+    pub fn adaptation_minutes(&self) -> Option<f64> {
+        match self {
+            Self::Pixels(plan) => plan.request().adapt.as_ref()?.overrides.minutes,
+            Self::Latents(plan) => plan.request().adapt.as_ref()?.minutes,
+        }
+    }
+
     /// See [`Plan::training_products`].
     pub fn training_products(&self) -> Option<u64> {
         match self {

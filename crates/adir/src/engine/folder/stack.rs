@@ -160,7 +160,8 @@ impl Engine {
     ///
     /// # Errors
     /// As [`Engine::plan_folder`]; [`Error::Config`] for an output that is neither a TIFF nor a FITS file, that exists
-    /// or would destroy what is read, for several samples, or for pages that are no FITS cube where one is asked for; as [`Engine::plan`] for a page that cannot be restored, which the message names.
+    /// or would destroy what is read, for several samples, or for pages that are no FITS cube where one is asked
+    /// for; as [`Engine::plan`] for a page that cannot be restored, which the message names.
     pub fn plan_stack(&self, request: &StackRequest, watch: &Watch<'_>) -> Result<StackPlan> {
         let StackRequest { input, output, each, overlap } = request;
         let format = stack_format(&output.path)?;
