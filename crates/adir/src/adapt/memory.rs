@@ -4,14 +4,13 @@ use super::config::{AdaptConfig, Trained};
 use crate::models::Network;
 
 /// The program, its embedded weights, the images and the threads' scratch space.
-const PROGRAM: usize = 140 << 20;
-/// Constant overhead of training all weights.
-const FULL_EXTRA: usize = 130 << 20;
-/// Bound on the cache of packed convolution weights (forward and backward, of several steps).
-const MOST_PACKED: usize = 1 << 28;
-const PACKED: usize = 6;
+const PROGRAM: usize = 155 << 20;
+/// Convolution weights as the kernels read them (forward and backward, of several steps), over the weights, and their bound:
+/// that of the cache, and what is packed anew while others are in use.
+const PACKED: usize = 8;
+const MOST_PACKED: usize = 340 << 20;
 /// Copies of the weights kept besides the gradients of parts, when training all weights or factors.
-const FULL_COPIES: usize = 8;
+const FULL_COPIES: usize = 7;
 const LORA_COPIES: usize = 2;
 /// Measured share of the counted memory that is alive at the same time, in percent.
 const SHARE: usize = 85;
@@ -40,10 +39,9 @@ pub fn adaptation_memory(network: &dyn Network, config: &AdaptConfig, threads: u
         _ => 0,
     };
     let full = !matches!(config.trained, Trained::Lora { .. });
-    let extra = if full { FULL_EXTRA } else { 0 };
-    let parts_summed = if config.recompute { 0 } else { at_once + 1 };
-    // With all weights, the base, the weights before and after a step, their average, the best average, Adam's two moments,
-    // summed gradients; the gradients of each part. With factors, the base and the sum with their product; the factors
+    let parts_summed = if config.recompute || parts == 1 { 0 } else { at_once + 1 };
+    // With all weights, the base, the weights and their average before and after a step, Adam's two moments, summed gradients,
+    // some of them in part; the gradients of each part. With factors, the base and the sum with their product; the factors
     // have their own seven, gradients included.
     let copies = if full { FULL_COPIES + parts_summed } else { LORA_COPIES };
     let state = copies * weights + 7 * trained;
@@ -54,6 +52,6 @@ pub fn adaptation_memory(network: &dyn Network, config: &AdaptConfig, threads: u
         blocks.iter().map(|b| b.kept).sum()
     };
     let maps = (part * at_once) as u128 * (activations + IN_PASSING * largest) as u128 / 100 * SHARE as u128;
-    let bytes = (PROGRAM + extra + packed) as u128 + 4 * (state as u128 + maps);
+    let bytes = (PROGRAM + packed) as u128 + 4 * (state as u128 + maps);
     u64::try_from(bytes).unwrap_or(u64::MAX)
 }

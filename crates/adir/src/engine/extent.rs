@@ -19,11 +19,11 @@ pub struct Memory {
 }
 
 impl Memory {
-    /// The larger of the two and half of the other: freed memory is kept, and does not serve all that comes after it
+    /// The larger of the two and a quarter of the other: freed memory is kept, and does not serve all that comes after it
     /// (docs/results/memory.md).
     pub fn most(&self) -> u64 {
         let adaptation = self.adaptation.unwrap_or(0);
-        self.sampling.max(adaptation) + self.sampling.min(adaptation) / 2
+        self.sampling.max(adaptation) + self.sampling.min(adaptation) / 4
     }
 }
 
@@ -89,8 +89,9 @@ impl Engine {
                 None if blurs && at_once > 1 => at_once * values * BYTES_PER_VALUE,
                 None => 0,
             };
-            // Threads that end their tiles at different times keep what others could use.
-            let apart = if tile.is_some() && at_once > 1 { network * 6 / 100 } else { 0 };
+            // Threads that end their tiles at different times keep what others could use: of a backward pass, more.
+            let percent = if restore.needs_gradient() { 22 } else { 6 };
+            let apart = if tile.is_some() && at_once > 1 { network * percent / 100 } else { 0 };
             network + apart + beside as u64
         };
         let extent = |tile: Option<usize>, at_once: usize| Extent {

@@ -11,6 +11,9 @@ use crate::schedule::Timestep;
 use crate::tensor::Tensor;
 use crate::{Error, Result};
 
+/// Bytes of weights in f32 that outgrow the cache of what the kernels read.
+const LARGE_WEIGHTS: usize = 1 << 28;
+
 /// What one block takes of memory for one image, in elements of maps.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct BlockMemory {
@@ -134,32 +137,40 @@ pub trait Network: Debug + Send + Sync {
     /// Bytes of memory that a program sampling `[n, c, height, width]` on the CPU in f32 takes, weights included: an
     /// upper estimate, from the sizes of what is alive at once, fitted to measured peaks (docs/results/memory.md).
     fn forward_memory(&self, height: usize, width: usize, n: usize) -> u64 {
-        /// The program, its embedded weights and the threads' scratch space.
-        const PROGRAM: usize = 96 << 20;
-        /// Convolution weights are also kept as the kernels read them, up to this.
-        const MOST_PACKED: usize = 1 << 28;
-        /// What is kept of scratch space, at most, and the packed form of a layer over its weights.
-        const MOST_SCRATCH: usize = 512 << 20;
-        const PACKED: usize = 8;
+        /// The program and the threads' scratch space.
+        const PROGRAM: u64 = 32 << 20;
         /// The widest map itself, its normalisation, its transformed copy, the layer's output and what is in passing.
         const MAPS_ALIVE: usize = 7;
         /// Those of them that are there as a whole where convolutions work in bands, in tenths, and what bands take.
         const WHOLE_TENTHS: usize = 23;
-        const BANDS: usize = 320_000_000;
+        const BANDS: usize = 420_000_000;
         let skips: usize = self.memory_of_blocks(height, width).iter().map(|block| block.saved).sum();
         let weights = 4 * self.layout().element_count();
         let widest = 4 * self.largest_map(height, width);
         // Several images are computed a thread each, and large networks were not measured with bands.
-        let maps = match n == 1 && weights <= MOST_PACKED {
+        let maps = match n == 1 && weights <= LARGE_WEIGHTS {
             true => (MAPS_ALIVE * widest).min(WHOLE_TENTHS * widest / 10 + BANDS),
             false => MAPS_ALIVE * widest,
         };
-        let activations = n * (4 * skips + maps);
+        PROGRAM + self.weights_memory() + (n * (4 * skips + maps)) as u64
+    }
+
+    /// Bytes of [`Network::forward_memory`] that the weights take: in f32, and as the kernels read them.
+    fn weights_memory(&self) -> u64 {
+        /// Convolution weights are also kept as the kernels read them. That takes their size times this, in tenths, up to
+        /// the bound of the cache and what is in passing.
+        const KEPT_TENTHS: usize = 42;
+        const MOST_KEPT: usize = 320 << 20;
+        /// What is kept of scratch space, at most, and the packed form of a layer over its weights.
+        const MOST_SCRATCH: usize = 512 << 20;
+        const PACKED: usize = 8;
+        let weights = 4 * self.layout().element_count();
         // Weights beyond that are packed in every call, and such networks have layers whose scratch space is all in use.
         let largest = self.layout().specs().iter().map(ParamSpec::len).max().unwrap_or(0);
         let packing =
-            if weights > MOST_PACKED { 2 * 4 * largest + (PACKED * 4 * largest).min(MOST_SCRATCH) } else { 0 };
-        (PROGRAM + weights + weights.min(MOST_PACKED) + packing + activations) as u64
+            if weights > LARGE_WEIGHTS { 2 * 4 * largest + (PACKED * 4 * largest).min(MOST_SCRATCH) } else { 0 };
+        let kept = (KEPT_TENTHS * weights / 10).min(MOST_KEPT);
+        (weights + kept + packing) as u64
     }
 
     /// The same where every evaluation is differentiated by its input (see [`super::Denoiser::predict_back`]): the maps of

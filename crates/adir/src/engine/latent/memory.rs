@@ -35,7 +35,7 @@ pub(super) fn estimate(
     let unet = files.unet().forward_memory(seen[0], seen[1], 1) - saved;
     let autoencoder = PROGRAM + files.autoencoder().memory(height, width) - saved_by_autoencoder;
     // What lies beside the other part where both are kept: its weights, as the kernels read them, too.
-    let unet_kept = files.unet().forward_memory(0, 0, 0) - saved - PROGRAM;
+    let unet_kept = files.unet().weights_memory() - saved;
     let autoencoder_kept = autoencoder_bytes;
     let (adapted, training, encoding) = training.map_or((0, 0, 0), |training| {
         /// Of the factors: themselves, average, two moments, gradient.
