@@ -229,6 +229,25 @@ fn openexr_stays_openexr() {
     fs::remove_dir_all(f).unwrap();
 }
 
+/// AVIF is read, with its alpha, alone and in a folder, and told by its content; it is not written.
+#[test]
+fn avif_becomes_png() {
+    let f = folder("avif");
+    let fixtures = Path::new(env!("CARGO_MANIFEST_DIR")).join("../adir/tests/io_fixtures/avif");
+    fs::create_dir(f.join("scans")).unwrap();
+    fs::copy(fixtures.join("grid.avif"), f.join("scans/y.avif")).unwrap();
+    fs::copy(fixtures.join("grid.avif"), f.join("renamed.png")).unwrap();
+    let task = ["--task", "denoise", "--sigma", "5"];
+    done(&f, &[&["restore", "scans", "-o", "out"], &task[..]].concat());
+    let x = Picture::read(f.join("out/y.png")).unwrap();
+    assert_eq!((x.tensor.dims(), x.alpha.map(|alpha| alpha.len())), ([1, 3, 70, 110], Some(7700)));
+    done(&f, &[&["restore", "renamed.png", "-o", "x.png"], &task[..]].concat());
+    assert_eq!(fs::read(f.join("x.png")).unwrap(), fs::read(f.join("out/y.png")).unwrap());
+    let said = refused(&f, 2, &[&["restore", "scans/y.avif", "-o", "x.avif", "--plan"], &task[..]].concat());
+    assert!(said.contains("AVIF is read, not written"), "{said}");
+    fs::remove_dir_all(f).unwrap();
+}
+
 /// The faults that were reported, where their files are.
 #[test]
 fn reported_files_are_treated_as_expected() {

@@ -50,7 +50,7 @@ const NETWORK: &str = r#"{"in_channels":3,"out_channels":6,"model_channels":32,"
 /// measuring.
 #[derive(Debug, Args)]
 pub struct TrainArgs {
-    /// Folder of photographs (PNG, JPEG, WebP, TIFF, FITS, OpenEXR, JPEG XL), including subfolders
+    /// Folder of photographs (PNG, JPEG, WebP, TIFF, FITS, OpenEXR, JPEG XL, AVIF), including subfolders
     folder: PathBuf,
     /// Where to write the prior (.safetensors)
     #[arg(short, long)]

@@ -189,8 +189,8 @@ impl Store {
 }
 
 /// Endings that files may have. The last is that of a file whose format its content tells.
-const ENDINGS: [&str; 13] =
-    [".png", ".jpg", ".jpeg", ".webp", ".tif", ".tiff", ".fits", ".fit", ".exr", ".jxl", ".npy", ".txt", ""];
+const ENDINGS: [&str; 14] =
+    [".png", ".jpg", ".jpeg", ".webp", ".tif", ".tiff", ".fits", ".fit", ".exr", ".jxl", ".avif", ".npy", ".txt", ""];
 
 /// The ending of a name, where it is one of those.
 fn ending(name: &str) -> &'static str {

@@ -209,7 +209,7 @@ impl Default for WriteOptions {
     }
 }
 
-/// Reads a PNG, JPEG, WebP, TIFF, FITS, OpenEXR or JPEG XL image, told apart by content. Of several frames or pages it is the first.
+/// Reads a PNG, JPEG, WebP, TIFF, FITS, OpenEXR, JPEG XL or AVIF image, told apart by content. Of several frames or pages it is the first.
 ///
 /// # Errors
 /// [`Error::Input`] if the file is missing, damaged, cut off or of another kind, if floats do not fit the range from
@@ -397,14 +397,14 @@ fn decode(
     limits: &Limits,
 ) -> Result<(ImageFormat, Decoded)> {
     let mut start = Vec::new();
-    reader.by_ref().take(12).read_to_end(&mut start).map_err(|e| unreadable(path, &e))?;
+    reader.by_ref().take(ImageFormat::START).read_to_end(&mut start).map_err(|e| unreadable(path, &e))?;
     reader.seek(SeekFrom::Start(0)).map_err(|e| unreadable(path, &e))?;
     if is_raw(path, &start) {
         return Err(Error::input(path, DEVELOP));
     }
     let format = ImageFormat::from_content(&start).ok_or_else(|| {
         let other = other_kind(&start).map_or(String::new(), |kind| format!(" but a {kind} file: {}", way_out(kind)));
-        Error::input(path, format!("is not a PNG, JPEG, WebP, TIFF, FITS, OpenEXR or JPEG XL image{other}"))
+        Error::input(path, format!("is not a PNG, JPEG, WebP, TIFF, FITS, OpenEXR, JPEG XL or AVIF image{other}"))
     })?;
     let decoded = codec::decode(format, path, reader, reading.page, limits)?;
     Ok((format, decoded))

@@ -96,7 +96,7 @@ impl Light {
             None | Some([_, 1 | 2 | 6 | 13, ..]) => {}
             Some([_, 8, ..]) => return Ok(Self { curves: Curve::new(|v| v).into_iter().collect() }),
             Some(_) => {
-                return Err(Error::config("the cICP chunk of the PNG names a transfer function that is not supported"));
+                return Err(Error::config("the file names a transfer function (cICP) that is not supported"));
             }
         }
         let gamma = chunk(b"gAMA").filter(|_| chunk(b"sRGB").is_none() && chunk(b"cICP").is_none());

@@ -145,8 +145,7 @@ impl Metadata {
         let texts = kept.texts.len();
         kept.texts.retain(|Text { keyword, text }| match format {
             ImageFormat::OpenExr => holds_text(keyword),
-            ImageFormat::JpegXl => false,
-            ImageFormat::WebP | ImageFormat::Fits => false,
+            ImageFormat::JpegXl | ImageFormat::Avif | ImageFormat::WebP | ImageFormat::Fits => false,
             ImageFormat::Jpeg => keyword.len() + text.len() + 2 <= JPEG_COMMENT,
             ImageFormat::Tiff => tiff_tag(keyword).is_some() && text.is_ascii(),
             ImageFormat::Png => true,

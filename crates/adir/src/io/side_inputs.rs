@@ -78,7 +78,7 @@ pub fn read_kernel_values(path: &Path, limits: &Limits) -> Result<Rows> {
     let cannot = |e: std::io::Error| Error::input(path, format!("cannot be read: {e}"));
     let mut file = super::open_regular(path).map_err(cannot)?;
     let mut start = Vec::new();
-    (&mut file).take(12).read_to_end(&mut start).map_err(cannot)?;
+    (&mut file).take(ImageFormat::START).read_to_end(&mut start).map_err(cannot)?;
     if ImageFormat::from_content(&start).is_some() {
         let Decoded { raster, unobserved, pages, .. } = decode_file(path, &Reading::default(), limits)?.1;
         refuse_pages(path, pages, "a kernel")?;

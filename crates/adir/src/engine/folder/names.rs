@@ -73,6 +73,7 @@ fn ending(format: ImageFormat) -> &'static str {
         ImageFormat::Fits => "fits",
         ImageFormat::OpenExr => "exr",
         ImageFormat::JpegXl => "jxl",
+        ImageFormat::Avif => "avif",
     }
 }
 

@@ -17,13 +17,12 @@ pub const DEVELOP: &str = "is a camera raw file, which is not read (nor is the p
                            example to a 16-bit TIFF with darktable, RawTherapee or dcraw -6 -T";
 
 /// Extensions of other images, with what [`other_kind`] calls them.
-const OTHER_EXTENSIONS: [(&str, &str); 22] = [
+const OTHER_EXTENSIONS: [(&str, &str); 21] = [
     ("bmp", "BMP"),
     ("dib", "BMP"),
     ("gif", "GIF"),
     ("heic", "HEIF"),
     ("heif", "HEIF"),
-    ("avif", "AVIF"),
     ("jp2", "JPEG 2000"),
     ("j2k", "JPEG 2000"),
     ("jpf", "JPEG 2000"),
@@ -79,7 +78,6 @@ pub fn other_kind(start: &[u8]) -> Option<&'static str> {
         [b'G', b'I', b'F', b'8', ..] => "GIF",
         [b'B', b'M', ..] if start.len() >= 12 && start[6..10] == [0; 4] => "BMP",
         [_, _, _, _, b'f', b't', b'y', b'p', b'h' | b'm', ..] => "HEIF",
-        [_, _, _, _, b'f', b't', b'y', b'p', b'a', b'v', b'i', ..] => "AVIF",
         [0, 0, 0, 12, b'j', b'P', ..] | [0xff, 0x4f, 0xff, 0x51, ..] => "JPEG 2000",
         [b'8', b'B', b'P', b'S', ..] => "Photoshop",
         [b'%', b'P', b'D', b'F', ..] => "PDF",
@@ -94,7 +92,6 @@ pub fn other_kind(start: &[u8]) -> Option<&'static str> {
 /// What to do with a file of that kind.
 pub fn way_out(kind: &str) -> &'static str {
     match kind {
-        "AVIF" => "convert it first, for example with avifdec x.avif x.png",
         "HEIF" => "convert it first, for example with heif-convert x.heic x.png",
         "gzip" => "unpack it first with gunzip",
         RAW => "develop it first, for example to a 16-bit TIFF with darktable or RawTherapee",

@@ -4,6 +4,7 @@
 //! left alone, 32-bit float samples be read, and frames be counted. Every decoder checks the header against the
 //! limits before it takes memory for pixels.
 
+use std::ffi::OsStr;
 use std::io::{BufRead, Seek, Write};
 use std::path::Path;
 
@@ -16,6 +17,7 @@ use super::scale::Scale;
 use crate::units::NoiseLevel;
 use crate::{Error, Result};
 
+mod avif;
 pub(super) mod exr;
 mod exr_blocks;
 mod exr_header;
@@ -56,13 +58,15 @@ pub enum ImageFormat {
     OpenExr,
     /// Read only; 8 or 16 bits or 32-bit float a sample.
     JpegXl,
+    /// Read only; 8 or 16 bits a sample.
+    Avif,
 }
 
 impl ImageFormat {
     /// Whether a path's extension is that of an image that can be read.
     pub fn reads(path: &Path) -> bool {
-        let is_jxl = path.extension().is_some_and(|extension| extension.eq_ignore_ascii_case("jxl"));
-        is_jxl || Self::from_path(path).is_ok()
+        let only_read = |extension: &OsStr| ["jxl", "avif"].iter().any(|other| extension.eq_ignore_ascii_case(other));
+        path.extension().is_some_and(only_read) || Self::from_path(path).is_ok()
     }
 
     /// The format that a path's extension names, of those that can be written.
@@ -82,6 +86,7 @@ impl ImageFormat {
                 "{}: JPEG XL is read, not written: choose .png, or .tif for floats",
                 path.display()
             ))),
+            "avif" => Err(Error::config(format!("{}: AVIF is read, not written: choose .png", path.display()))),
             other => Err(Error::config(format!(
                 "{}: unknown image format {other:?}, expected .png, .jpg, .webp, .tif, .fits or .exr",
                 path.display()
@@ -89,7 +94,10 @@ impl ImageFormat {
         }
     }
 
-    /// The format that a file's first bytes reveal.
+    /// How many of a file's first bytes reveal its format.
+    pub(super) const START: u64 = 64;
+
+    /// The format that they reveal.
     pub(super) fn from_content(start: &[u8]) -> Option<Self> {
         match start {
             [0x89, b'P', b'N', b'G', ..] => Some(Self::Png),
@@ -99,6 +107,7 @@ impl ImageFormat {
             [b'S', b'I', b'M', b'P', b'L', b'E', b' ', b' ', b'=', ..] => Some(Self::Fits),
             [b'v', b'/', b'1', 1, ..] => Some(Self::OpenExr),
             [0xff, 0x0a, ..] | [0, 0, 0, 12, b'J', b'X', b'L', b' ', ..] => Some(Self::JpegXl),
+            _ if avif::is_avif(start) => Some(Self::Avif),
             _ => None,
         }
     }
@@ -110,13 +119,13 @@ impl ImageFormat {
             Self::Png => depth != BitDepth::Float,
             Self::Tiff | Self::Fits => true,
             Self::OpenExr => depth == BitDepth::Float,
-            Self::JpegXl => false,
+            Self::JpegXl | Self::Avif => false,
         }
     }
 
     /// Whether the format can hold an alpha channel.
     pub fn holds_alpha(self) -> bool {
-        !matches!(self, Self::Jpeg | Self::Fits | Self::JpegXl)
+        !matches!(self, Self::Jpeg | Self::Fits | Self::JpegXl | Self::Avif)
     }
 
     /// Whether the format can hold colours with that alpha, by which they are multiplied if `associated`. In OpenEXR they
@@ -280,6 +289,7 @@ pub(super) fn decode(
         ImageFormat::Fits => fits::decode(path, reader, asked, limits),
         ImageFormat::OpenExr => exr::decode(path, reader, page, limits),
         ImageFormat::JpegXl => jxl::decode(path, reader, page, limits),
+        ImageFormat::Avif => avif::decode(path, reader, page, limits),
     }?;
     let Raster { width, height, channels, samples, .. } = &decoded.raster;
     let expected = (*width as usize).saturating_mul(*height as usize).saturating_mul(*channels);
@@ -313,6 +323,7 @@ pub(super) fn encode(
         ImageFormat::Fits => fits::encode(path, file, raster, metadata),
         ImageFormat::OpenExr => exr::encode(path, file, raster, metadata),
         ImageFormat::JpegXl => Err(refused(path, "JPEG XL is read, not written")),
+        ImageFormat::Avif => Err(refused(path, "AVIF is read, not written")),
     }?;
     file.flush().map_err(|e| Error::io(path, e))
 }
