@@ -7,14 +7,11 @@ use adir::models::latent_speed;
 
 use crate::time::in_words;
 
-/// Time of a product in training, in that of one in sampling.
-const TRAINING: f64 = 1.2;
-
 /// Prints the lines of a plan that tell its time, at `speed` products a second. An adaptation takes as many `minutes` as it was
 /// given.
 pub fn say_time(speed: f64, products: u64, training: Option<u64>, minutes: Option<f64>) -> Result<()> {
     if let Some(training) = training {
-        let seconds = minutes.map_or(TRAINING * training as f64 / speed, |minutes| 60.0 * minutes);
+        let seconds = minutes.map_or(training as f64 / speed, |minutes| 60.0 * minutes);
         say!("adaptation time      at most about {}", in_words(seconds))?;
     }
     say!("time                 about {} of sampling", in_words(products as f64 / speed))

@@ -286,8 +286,8 @@ pub fn run(
     if explain {
         plan.warnings().iter().for_each(|warning| log.warn(warning));
         say!("{plan}")?;
-        let minutes = request.adapt.as_ref().and_then(|adapt| adapt.minutes);
-        cost::say_time(latent_speed(engine.compute())?, plan.products(), plan.training_products(), minutes)?;
+        let (training, minutes) = (plan.training_products(), plan.adaptation_minutes());
+        cost::say_time(latent_speed(engine.compute())?, plan.products(), training, minutes)?;
         return Ok(crate::exit::DONE);
     }
     if seed_drawn {

@@ -57,6 +57,40 @@ fn train(f: &Path, photos: &str, output: &str, more: &[&str]) -> (String, String
     expect(0, f, &[&args[..], &["--batch", "1", "--validation-crops", "4", "--overwrite"], more].concat())
 }
 
+/// What a run would refuse, its plan refuses: galleries of which nothing can be read, and that hold the observation alone. Of many
+/// damaged files a few are named, the others are counted.
+#[test]
+fn galleries_without_a_usable_image_are_refused_by_the_plan() {
+    let f = folder("unusable");
+    for k in 0..25 {
+        fs::create_dir_all(f.join("damaged")).unwrap();
+        fs::write(f.join(format!("damaged/{k}.png")), "no image").unwrap();
+    }
+    fs::create_dir_all(f.join("own")).unwrap();
+    fs::copy(f.join("y.png"), f.join("own/copy.png")).unwrap();
+    let besides = "besides the observation itself";
+    for (option, gallery, said) in [
+        ("--gallery", "damaged", "25 files, the first: "),
+        ("--archive", "damaged", "25 files, the first: "),
+        ("--gallery", "own", besides),
+    ] {
+        let (_, err) = match option {
+            "--archive" => expect(3, &f, &["adapt", "create", option, gallery, "--name", "a", "--minutes", "1"]),
+            _ => expect(3, &f, &[&RESTORE[..], &ADAPT, &[option, gallery, "--plan"]].concat()),
+        };
+        assert!(err.contains(said) && !f.join(format!("{gallery}.index")).exists(), "{option} {gallery}: {err}");
+    }
+    expect(0, &f, &["index", "build", "own", "-o", "own.index"]);
+    let (_, err) = expect(3, &f, &[&RESTORE[..], &ADAPT, &["--gallery", "own.index", "--plan"]].concat());
+    assert!(err.contains(besides), "{err}");
+    // Among damaged files, images serve.
+    gallery(&f.join("damaged"), 2);
+    expect(0, &f, &[&RESTORE[..], &ADAPT, &["--gallery", "damaged", "--plan"]].concat());
+    let (_, err) = expect(0, &f, &["index", "build", "damaged"]);
+    assert_eq!(err.matches("left out").count(), 4, "{err}");
+    assert!(err.contains("left out: 22 more files that cannot be read"), "{err}");
+}
+
 /// Odd names, and folders that cannot be listed, are counted in a line; the other images are used.
 #[cfg(unix)]
 #[test]

@@ -416,8 +416,8 @@ fn what_cannot_be_done_is_refused_before_it_is_begun() {
 
     let sr4 = vec!["restore", "p.png", "-o", "x.png", "--task", "sr4", "--model", "model"];
     refused(2, sr4, "fills in parts");
-    refused(3, edit(&["-o", "x.png", "--mask", "other.png"]), "50x32");
-    refused(3, edit(&["-o", "x.png", "--mask", "none.png"]), "nothing to edit");
+    refused(2, edit(&["-o", "x.png", "--mask", "other.png"]), "has 32x50 pixels, the image 37x50");
+    refused(2, edit(&["-o", "x.png", "--mask", "none.png"]), "marks no pixel");
     refused(3, edit(&["-o", "x.png"]), "no alpha channel");
     refused(2, edit(&["-o", "x.png", "--box", "40,4,30,20"]), "not inside");
     refused(2, edit(&["-o", "x.png", "--mask", "m.png", "--steps", "0"]), "steps");

@@ -351,8 +351,7 @@ pub fn run(args: &RestoreArgs, log: &Log) -> Result<u8> {
     if args.explain {
         plan.warnings().iter().for_each(|warning| log.warn(warning));
         say!("{plan}")?;
-        let minutes = plan.request().adapt.as_ref().and_then(|adapt| adapt.overrides.minutes);
-        cost::say_time(engine.speed()?, plan.products(), plan.training_products(), minutes)?;
+        cost::say_time(engine.speed()?, plan.products(), plan.training_products(), plan.adaptation_minutes())?;
         return Ok(crate::exit::DONE);
     }
     if args.sampling.seed.drawn {

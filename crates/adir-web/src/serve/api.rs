@@ -373,7 +373,7 @@ async fn plan(State(shared): State<Shared>, Asked(asked): Asked<Restoration>) ->
             value: choice.value.clone(),
             source: choice.source.to_string(),
         });
-        let minutes = asked.adapt_minutes.map(|minutes| 60.0 * minutes);
+        let minutes = plan.adaptation_minutes().map(|minutes| 60.0 * minutes);
         Ok(Json(Planned {
             settings: settings.collect(),
             warnings: plan.warnings().to_vec(),

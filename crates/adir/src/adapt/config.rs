@@ -224,13 +224,6 @@ impl AdaptConfig {
         Trained::Lora { rank, alpha: share * rank as f64, layers: AdaptedLayers::Convolutions }
     }
 
-    /// Passes of the network that a crop of a step is worth: the pass itself, and the gradients by maps and, where all weights
-    /// are trained, by weights. Those of factors are small.
-    pub fn passes_of_a_crop(&self) -> u64 {
-        let by_weights = !matches!(self.trained, Trained::Lora { .. });
-        2 + u64::from(by_weights) + u64::from(self.recompute)
-    }
-
     /// Checks the settings, for a network whose sides are multiples of `multiple`.
     ///
     /// # Errors

@@ -20,4 +20,5 @@ pub use config::{AdaptConfig, CropScale, MOST_CROP, RateSchedule, Timesteps, Tra
 pub use crops::CropSource;
 pub use curve::{Band, HeldOut, Point, Slope, Stopped};
 pub use memory::adaptation_memory;
+pub(crate) use run::passes_of_crops;
 pub use run::{AdaptStep, Adaptation, Measured, is_held_out, products_of_training};

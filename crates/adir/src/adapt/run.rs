@@ -37,11 +37,23 @@ fn steps_and_measurements(config: &AdaptConfig, budget: u32, held_out: bool) -> 
     (budget + race, if held_out { measurements } else { 0 })
 }
 
-/// Products that an adaptation adds up at most, its measurements included, if a pass of a crop adds up so many.
+/// Time of a product in training, in percent of that of one in sampling.
+const TIME_OF_PRODUCTS: u64 = 120;
+
+/// Products of sampling that take as long as an adaptation at most, its measurements included, if a pass of a crop adds up `pass`.
 pub fn products_of_training(config: &AdaptConfig, pass: u64) -> u64 {
     let (steps, measurements) = steps_and_measurements(config, config.iterations, config.held_out);
-    let crops = u64::from(steps).saturating_mul(config.batch as u64).saturating_mul(config.passes_of_a_crop());
-    pass.saturating_mul(crops.saturating_add((measurements * HeldOutCrops::COUNT) as u64))
+    let full = !matches!(config.trained, Trained::Lora { .. });
+    let crops = u64::from(steps).saturating_mul(config.batch as u64);
+    let passes = passes_of_crops(crops, full, config.recompute);
+    pass.saturating_mul(passes.saturating_add((measurements * HeldOutCrops::COUNT) as u64))
+}
+
+/// Passes of sampling that take as long as training with so many crops: the pass itself, and the gradients by maps and, where all
+/// weights are trained, by weights. Those of factors are small.
+pub(crate) fn passes_of_crops(crops: u64, full: bool, recompute: bool) -> u64 {
+    let each = 2 + u64::from(full) + u64::from(recompute);
+    crops.saturating_mul(each).saturating_mul(TIME_OF_PRODUCTS) / 100
 }
 
 /// Report of one step.
@@ -342,7 +354,6 @@ impl Adaptation {
         let (trained, latest) = (learner.trained, learner.curve.summary().pop());
         if let [low_rank, full] = self.learners.as_slice()
             && full.step >= RACE.min(self.config.iterations)
-            && low_rank.curve.best().is_some()
         {
             let loser = usize::from(!full.curve.will_beat(&low_rank.curve));
             let loser = self.learners.remove(loser);

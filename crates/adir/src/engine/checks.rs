@@ -1,17 +1,30 @@
 //! What an adaptation names is looked at before anything is computed: all that a run would refuse is refused by its plan.
 
 use std::ops::ControlFlow;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use super::adapt::Observed;
 use super::open::Engine;
 use super::request::{Adapt, Keep, Target};
 use crate::adapt::{AdapterInfo, HeldOut};
 use crate::io::folder::image_files;
+use crate::io::image::read_hashed;
+use crate::io::limits::Limits;
 use crate::io::open_regular;
 use crate::io::shards::split;
-use crate::retrieve::{TileSide, remote_address};
+use crate::io::tally::counted;
+use crate::retrieve::{ContentHash, TileSide, remote_address};
 use crate::{Error, Result};
+
+/// A gallery that a plan has looked at, with its tiles and the text that is searched for.
+#[derive(Debug)]
+pub(super) struct LookedAt {
+    path: PathBuf,
+    tiles: Option<TileSide>,
+    prompt: Option<String>,
+    /// The content of its only image, if it has but one.
+    only: Option<ContentHash>,
+}
 
 impl Engine {
     /// Refuses a gallery, an archive or images that an adaptation could not use, and an encoder that cannot be opened. Each
@@ -20,7 +33,7 @@ impl Engine {
         match &request.target {
             Target::Gallery(path) => self.check_gallery(path, request.tiles, None),
             Target::Text { gallery, prompt } => self.check_gallery(gallery, request.tiles, Some(prompt)),
-            Target::Archive(folder) => check_images(folder),
+            Target::Archive(folder) => only_image(folder, &self.limits).map(drop),
             Target::Images(images) => images.iter().try_for_each(|image| {
                 let file = split(image).map_or_else(|| image.clone(), |(shard, _)| shard);
                 let opened = open_regular(&file).map(drop);
@@ -35,20 +48,22 @@ impl Engine {
     /// # Errors
     /// [`Error::Input`] when it is not there, cannot be opened, or holds no images; as [`Engine::encoder`].
     pub fn check_gallery(&self, path: &Path, tiles: Option<TileSide>, prompt: Option<&str>) -> Result<()> {
-        let key = (path.to_owned(), tiles, prompt.map(str::to_owned));
-        if self.lock().looked_at.contains(&key) {
+        let is_known =
+            |known: &LookedAt| known.path == path && known.tiles == tiles && known.prompt.as_deref() == prompt;
+        if self.lock().looked_at.iter().any(is_known) {
             return Ok(());
         }
+        let mut found = LookedAt { path: path.to_owned(), tiles, prompt: prompt.map(str::to_owned), only: None };
         if let Some(address) = remote_address(path) {
             let gallery = self.gallery(Path::new(address), tiles, &|_| ControlFlow::Continue(()))?;
             if let Some(prompt) = prompt {
                 gallery.encoder().text(prompt)?;
             }
-            self.lock().looked_at.push(key);
+            self.lock().looked_at.push(found);
             return Ok(());
         }
         if path.is_dir() {
-            check_images(path)?;
+            found.only = only_image(path, &self.limits)?;
         } else if !path.is_file() {
             return Err(Error::input(path, "is neither a folder nor an index"));
         }
@@ -59,8 +74,10 @@ impl Engine {
         // What is opened here is kept for the run.
         if path.is_file() {
             let gallery = self.gallery(path, tiles, &|_| ControlFlow::Continue(()))?;
-            if gallery.index()?.is_empty() {
-                return Err(Error::input(path, "is an index without images"));
+            match gallery.index()?.len() {
+                0 => return Err(Error::input(path, "is an index without images")),
+                1 => found.only = gallery.index()?.entry(0)?.content,
+                _ => {}
             }
             let root = gallery.root();
             if !root.is_dir() {
@@ -70,7 +87,17 @@ impl Engine {
                 return Err(Error::input(root, message));
             }
         }
-        self.lock().looked_at.push(key);
+        self.lock().looked_at.push(found);
+        Ok(())
+    }
+
+    /// Refuses a gallery, one that [`Engine::check_gallery`] has looked at, whose only image is the observation.
+    pub(super) fn check_besides(&self, request: &Adapt, observed: ContentHash) -> Result<()> {
+        let (Target::Gallery(path) | Target::Text { gallery: path, .. }) = &request.target else { return Ok(()) };
+        let is_all = |known: &LookedAt| known.path == *path && known.only == Some(observed);
+        if self.lock().looked_at.iter().any(is_all) {
+            return Err(Error::input(path, "contains no images to adapt to besides the observation itself"));
+        }
         Ok(())
     }
 
@@ -98,13 +125,30 @@ impl Engine {
     }
 }
 
-/// Refuses a folder without images.
-fn check_images(folder: &Path) -> Result<()> {
+/// The content of the only image of a folder; `None` if it has several. Reads images until it knows.
+///
+/// # Errors
+/// [`Error::Input`] for a folder without images that can be read.
+fn only_image(folder: &Path, limits: &Limits) -> Result<Option<ContentHash>> {
     let found = image_files(folder)?;
     if found.files.is_empty() && found.odd_names.is_empty() {
         return Err(Error::input(folder, found.no_images()));
     }
-    Ok(())
+    let (mut only, mut first_fault) = (None, None);
+    for name in &found.files {
+        match read_hashed(&folder.join(name), limits) {
+            Ok((_, content)) if only.is_some_and(|other| other != content) => return Ok(None),
+            Ok((_, content)) => only = Some(content),
+            Err(e) => first_fault = first_fault.or(Some(e)),
+        }
+    }
+    match (only, first_fault) {
+        (None, Some(fault)) => {
+            let count = counted(found.files.len(), "file");
+            Err(Error::input(folder, format!("contains no image that can be read: {count}, the first: {fault}")))
+        }
+        (only, _) => Ok(only),
+    }
 }
 
 /// What a user should know of an adapter that is used because it was named, whatever it says of itself.

@@ -15,8 +15,27 @@ use crate::io::tally::counted;
 use crate::retrieve::{Build, BuildOutcome, ContentHash, Entry, Index, Neighbour, Precision, RemoteIndex, TileSide};
 use crate::{Error, Result};
 
-/// Warnings about files of a gallery that are shown one by one; the rest is counted.
-const SHOWN_WARNINGS: usize = 20;
+/// Files of a gallery that cannot be read: the first few are told of, the rest is counted.
+#[derive(Debug, Default)]
+pub(super) struct LeftOut(usize);
+
+impl LeftOut {
+    const SHOWN: usize = 3;
+
+    /// Tells of one, or counts it.
+    pub fn add(&mut self, error: &Error, watch: &Watch<'_>) -> Result<()> {
+        self.0 += 1;
+        if self.0 <= Self::SHOWN { warn(watch, format!("left out: {error}")) } else { Ok(()) }
+    }
+
+    /// Tells how many more there were.
+    pub fn end(self, watch: &Watch<'_>) -> Result<()> {
+        match self.0.saturating_sub(Self::SHOWN) {
+            0 => Ok(()),
+            more => warn(watch, format!("left out: {} that cannot be read", counted(more, "more file"))),
+        }
+    }
+}
 
 /// Images to choose from, and what tells their likeness.
 pub struct Gallery {
@@ -269,15 +288,12 @@ fn update(
         warn(watch, message)?;
     }
     let total = build.total();
-    let (mut done, mut skipped) = (0, 0);
+    let (mut done, mut left_out) = (0, LeftOut::default());
     while let Some(event) = build.next() {
         done += 1;
         let mut reported = Ok(());
         if let BuildOutcome::Skipped(error) = event.outcome {
-            skipped += 1;
-            if skipped <= SHOWN_WARNINGS {
-                reported = warn(watch, format!("left out: {error}"));
-            }
+            reported = left_out.add(&error, watch);
         }
         reported = reported.and_then(|()| report(watch, &Event::Indexing { done, total, path: event.path }));
         if reported.is_err() {
@@ -285,9 +301,7 @@ fn update(
             reported?;
         }
     }
-    if skipped > SHOWN_WARNINGS {
-        warn(watch, format!("left out: {}", counted(skipped - SHOWN_WARNINGS, "more file")))?;
-    }
+    left_out.end(watch)?;
     for note in build.notes() {
         warn(watch, note)?;
     }

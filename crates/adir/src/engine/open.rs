@@ -7,6 +7,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use super::cache::{Cache, NoCache};
+use super::checks::LookedAt;
 use super::event::{Event, Watch, report};
 use super::gallery::Gallery;
 use super::states::STATE_EVERY;
@@ -50,8 +51,8 @@ pub(super) struct Opened {
     prior: Option<Arc<Prior>>,
     encoder: Option<Arc<dyn Encoder>>,
     galleries: HashMap<(PathBuf, Option<TileSide>), Arc<Gallery>>,
-    /// Galleries that a plan has looked at, with their tiles and the text that is searched for.
-    pub(super) looked_at: Vec<(PathBuf, Option<TileSide>, Option<String>)>,
+    /// Galleries that plans have looked at.
+    pub(super) looked_at: Vec<LookedAt>,
     /// The adapter that a plan has looked at last, by its file.
     pub(super) adapter: Option<(PathBuf, AdapterInfo)>,
     /// The last adapter that several observations share and no cache keeps, by its key.

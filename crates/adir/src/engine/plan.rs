@@ -108,6 +108,7 @@ impl Engine {
         self.check_memory(memory.most())?;
         let observed = Observed { y: &picture.tensor, file: file.as_deref(), content };
         let adapt_to = request.adapt.as_ref();
+        adapt_to.map(|adapt| self.check_besides(adapt, observed.content)).transpose()?;
         let doubts = adapt_to.map(|adapt| self.check_adapter(adapt, &observed)).transpose()?.flatten();
         let (request, restore, model_name) = (request.clone(), Arc::new(restore), self.model_name());
         let plan = Plan {
@@ -265,8 +266,8 @@ impl Plan {
         self.network.products(height, width).saturating_mul(passes)
     }
 
-    /// The same of an adaptation, if there is one: of all steps that it may take, its measurements, and a first restoration that
-    /// is searched for.
+    /// Products of sampling that take as long as its adaptation, if there is one: of all steps that it may take, its measurements,
+    /// and a first restoration that is searched for.
     pub fn training_products(&self) -> Option<u64> {
         let config = self.adapt.as_ref()?.config();
         let [_, _, h, w] = self.picture.tensor.dims();
@@ -277,6 +278,11 @@ impl Plan {
         // The search may take a sample of its own.
         let first = self.request.adapt.as_ref().is_some_and(|adapt| !adapt.query.is_usual());
         Some(training.saturating_add(if first { self.products_of(1) } else { 0 }))
+    }
+
+    /// Minutes that its adaptation may take, where they were given.
+    pub fn adaptation_minutes(&self) -> Option<f64> {
+        self.request.adapt.as_ref()?.overrides.minutes
     }
 
     /// What it takes of memory.

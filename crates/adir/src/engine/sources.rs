@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use super::adapt::{AdaptPlan, Observed};
 use super::event::{Event, Watch, report, warn};
-use super::gallery::{Found, Gallery};
+use super::gallery::{Found, Gallery, LeftOut};
 use super::open::Engine;
 use super::plan::{content_of, content_of_values};
 use super::record::ImageRecord;
@@ -131,7 +131,7 @@ impl Engine {
         let mut names = listing.files;
         names.sort_by_cached_key(|name| sha256(format!("{seed} {name}").as_bytes()).to_string());
         let (mut sources, mut values, mut copies, mut seen) = (Vec::new(), 0, 0, HashSet::new());
-        let mut notes = Tally::default();
+        let (mut notes, mut left_out) = (Tally::default(), LeftOut::default());
         for (done, name) in names.iter().enumerate() {
             let path = folder.join(name);
             match read_hashed(&path, &self.limits) {
@@ -146,10 +146,11 @@ impl Engine {
                     let record = ImageRecord { path: Some(name.into()), sha256, tile: None, distance: None };
                     sources.push(Source { path: Some(path), record, pixels: Some(picture.tensor) });
                 }
-                Err(e) => warn(watch, format!("left out: {e}"))?,
+                Err(e) => left_out.add(&e, watch)?,
             }
             report(watch, &Event::Indexing { done: done + 1, total: names.len(), path: name.clone() })?;
         }
+        left_out.end(watch)?;
         for note in notes.lines() {
             warn(watch, note)?;
         }

@@ -53,34 +53,44 @@ impl KernelSpec {
             Self::Values(kernel) => Ok(kernel.clone()),
         }
     }
+
+    /// The kernel of a short name: `box:N`, `gaussian:N:SIGMA`, `motion:LENGTH:ANGLE` or `delta`; `None` for any other text.
+    ///
+    /// # Errors
+    /// [`Error::Config`] when a parameter is out of range.
+    pub fn named(text: &str) -> Result<Option<Self>> {
+        let parts: Vec<&str> = text.split(':').collect();
+        let spec = match parts.as_slice() {
+            ["box", size] => size.parse().ok().map(|size| Self::Box { size }),
+            ["gaussian", size, sigma] => {
+                size.parse().ok().zip(sigma.parse().ok()).map(|(size, sigma)| Self::Gaussian { size, sigma })
+            }
+            ["motion", length, angle] => {
+                length.parse().ok().zip(angle.parse().ok()).map(|(length, angle)| Self::Motion { length, angle })
+            }
+            ["delta"] => Some(Self::Delta),
+            _ => None,
+        };
+        if let Some(spec) = &spec {
+            spec.build()?;
+        }
+        Ok(spec)
+    }
+
+    /// The error of a text that is no name of a kernel, and none of what `else_expected` adds.
+    pub(crate) fn unknown(text: &str, else_expected: &str) -> Error {
+        Error::config(format!(
+            "unknown kernel {text:?}: expected box:N, gaussian:N:SIGMA, motion:LENGTH:ANGLE or delta{else_expected}"
+        ))
+    }
 }
 
 impl FromStr for KernelSpec {
     type Err = Error;
 
-    /// Reads a short name and checks its parameters by building the kernel.
+    /// Reads a short name, see [`KernelSpec::named`].
     fn from_str(text: &str) -> Result<Self> {
-        let unknown = || {
-            Error::config(format!(
-                "unknown kernel {text:?}: expected box:N, gaussian:N:SIGMA, motion:LENGTH:ANGLE or delta"
-            ))
-        };
-        let parts: Vec<&str> = text.split(':').collect();
-        let spec = match parts.as_slice() {
-            ["box", size] => Self::Box { size: size.parse().map_err(|_| unknown())? },
-            ["gaussian", size, sigma] => Self::Gaussian {
-                size: size.parse().map_err(|_| unknown())?,
-                sigma: sigma.parse().map_err(|_| unknown())?,
-            },
-            ["motion", length, angle] => Self::Motion {
-                length: length.parse().map_err(|_| unknown())?,
-                angle: angle.parse().map_err(|_| unknown())?,
-            },
-            ["delta"] => Self::Delta,
-            _ => return Err(unknown()),
-        };
-        spec.build()?;
-        Ok(spec)
+        Self::named(text)?.ok_or_else(|| Self::unknown(text, ""))
     }
 }
 

@@ -90,13 +90,12 @@ impl KernelSource {
         };
         let path = Path::new(text);
         if !path.exists() {
-            return match text.parse() {
-                Err(_) if is_path(path) => Err(Error::input(path, "no such file")),
-                Err(Error::Config(message)) if message.starts_with("unknown") => {
-                    Err(Error::config(format!("{message}, or the path of a file")))
-                }
+            return match KernelSpec::named(text) {
+                Ok(Some(spec)) => Ok(spec),
+                Ok(None) | Err(_) if is_path(path) => Err(Error::input(path, "no such file")),
+                Ok(None) => Err(KernelSpec::unknown(text, ", or the path of a file")),
                 Err(Error::Config(message)) => Err(Error::config(format!("the kernel {text}: {message}"))),
-                parsed => parsed,
+                Err(other) => Err(other),
             };
         }
         from_file(path, limits)
@@ -154,7 +153,7 @@ impl MaskSource {
         let mask = self.read(limits)?;
         if (mask.height(), mask.width()) != (height, width) {
             return Err(Error::config(format!(
-                "{self}: the mask has {}x{} pixels, the observation {height}x{width} (height x width)",
+                "{self}: the mask has {}x{} pixels, the image {height}x{width} (height x width)",
                 mask.height(),
                 mask.width()
             )));

@@ -105,11 +105,11 @@ impl FilePlan {
         }
     }
 
-    /// Minutes that its adaptation may take, where they were given.
+    /// See [`Plan::adaptation_minutes`].
     pub fn adaptation_minutes(&self) -> Option<f64> {
         match self {
-            Self::Pixels(plan) => plan.request().adapt.as_ref()?.overrides.minutes,
-            Self::Latents(plan) => plan.request().adapt.as_ref()?.minutes,
+            Self::Pixels(plan) => plan.adaptation_minutes(),
+            Self::Latents(plan) => plan.adaptation_minutes(),
         }
     }
 

@@ -200,7 +200,14 @@ impl Engine {
         let more =
             if count > 1 { format!("; {} more cannot be restored", counted(count - 1, "page")) } else { String::new() };
         let way_out = "name a folder as output to restore the others";
-        Err(error.reworded(|message| format!("{page}: {message}{more}; {way_out}")))
+        let inner = pages.request.output.display().to_string();
+        // What is wrong with a page's own output is wrong with the file that was asked for.
+        let of_output = |message: &str| {
+            let (_, what) = message.strip_prefix(&inner)?.split_once(": ")?;
+            Some(format!("{}: {what}", output.path.display()))
+        };
+        let said = |message: String| of_output(&message).unwrap_or(message);
+        Err(error.reworded(|message| format!("{page}: {}{more}; {way_out}", said(message))))
     }
 
     /// Carries out what a plan has left to do. If a page cannot be restored, no file is written, and finished pages are

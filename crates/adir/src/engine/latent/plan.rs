@@ -11,19 +11,19 @@ use super::super::warnings::of_reading;
 use super::adapt;
 use super::memory::{Needs, estimate};
 use super::request::{LatentAdapt, LatentRequest, LatentTask, Region};
+use crate::adapt::passes_of_crops;
 use crate::compute::WeightPrecision;
 use crate::io::atomic::check_outputs;
 use crate::io::ending::{Written, check_ending};
 use crate::io::hash::ContentHash;
 use crate::io::image::{Picture, check_file, read_hashed_as};
-use crate::io::side_inputs::read_mask;
 use crate::io::tally::counted;
 use crate::io::weights::WeightFile;
 use crate::latent::Solver;
 use crate::models::stable_diffusion::{LatentFiles, Purpose, check_lora};
 use crate::models::{Network, check_tile, tiles_of};
 use crate::operator::ImageShape;
-use crate::problem::{Measurement, Problem};
+use crate::problem::{MaskSource, Measurement, Problem};
 use crate::task::Preset;
 use crate::tensor::DType;
 use crate::{Error, Result};
@@ -192,13 +192,7 @@ impl Engine {
         let [_, _, h, w] = picture.tensor.dims();
         let hole: Vec<bool> = match region {
             Region::Mask(path) => {
-                let mask = read_mask(path, &self.limits)?;
-                if mask.known().len() != h * w || mask.width() != w {
-                    return Err(Error::input(
-                        path,
-                        format!("the mask has {}x{} pixels, the image {w}x{h}", mask.width(), mask.height()),
-                    ));
-                }
+                let mask = MaskSource::from(path.as_path()).read_for(h, w, &self.limits)?;
                 mask.known().iter().map(|known| !known).collect()
             }
             Region::Box([left, top, width, height]) => {
@@ -220,11 +214,7 @@ impl Engine {
         if hole.iter().any(|hole| *hole) {
             return Ok(hole);
         }
-        let marked = match region {
-            Region::Mask(path) => path,
-            _ => &request.input,
-        };
-        Err(Error::input(marked, "marks nothing to edit"))
+        Err(Error::input(&request.input, "marks nothing to edit"))
     }
 }
 
@@ -327,15 +317,20 @@ impl LatentPlan {
         self.passes() as u64 * self.files.unet().products(height, width) + self.request.samples as u64 * decoder
     }
 
-    /// The same of the training of an adaptation, if there is one.
+    /// Products of sampling that take as long as its adaptation, if there is one.
     pub fn training_products(&self) -> Option<u64> {
         let adapt = self.request.adapt.as_ref()?;
         let (training, unet, autoencoder) = (&adapt.training, self.files.unet(), self.files.autoencoder());
         let side = training.crop / autoencoder.config().factor();
-        let gradients = if training.full { 2 } else { 1 };
-        let passes = u64::from(training.iterations) * training.batch as u64 * (1 + gradients);
+        let crops = u64::from(training.iterations) * training.batch as u64;
         let encoded = (adapt.neighbours * training.crops_per_image) as u64;
+        let passes = passes_of_crops(crops, training.full, false);
         Some(passes * unet.products(side, side) + encoded * autoencoder.products(side, side)[0])
+    }
+
+    /// Minutes that its adaptation may take, where they were given.
+    pub fn adaptation_minutes(&self) -> Option<f64> {
+        self.request.adapt.as_ref()?.minutes
     }
 
     /// What was assumed and may be wrong.
