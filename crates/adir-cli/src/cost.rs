@@ -5,6 +5,7 @@ use adir::engine::{CheckedFolder, Engine, FilePlan};
 use adir::io::tally::counted;
 use adir::models::latent_speed;
 
+use crate::log::Log;
 use crate::time::in_words;
 
 /// Prints the lines of a plan that tell its time, at `speed` products a second. An adaptation takes as many `minutes` as it was
@@ -17,8 +18,14 @@ pub fn say_time(speed: f64, products: u64, training: Option<u64>, minutes: Optio
     say!("time                 about {} of sampling", in_words(products as f64 / speed))
 }
 
-/// Prints the plan of the first file of a folder, and what all take.
-pub fn say_folder(engine: &Engine, checked: &CheckedFolder, noun: &str) -> Result<()> {
+/// Prints what the user should know of the files of a folder, the plan of the first, and what all take.
+pub fn say_folder(engine: &Engine, checked: &CheckedFolder, noun: &str, log: &Log) -> Result<()> {
+    /// Warnings that are shown; of the others, their number.
+    const SHOWN: usize = 20;
+    checked.warnings.iter().take(SHOWN).for_each(|warning| log.warn(warning));
+    if let Some(more) = checked.warnings.len().checked_sub(SHOWN).filter(|more| *more > 0) {
+        log.warn(&counted(more, "more warning"));
+    }
     let Some(first) = &checked.first else { return Ok(()) };
     let speed = match first {
         FilePlan::Latents(_) => latent_speed(engine.compute())?,

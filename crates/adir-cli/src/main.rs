@@ -31,7 +31,7 @@ use std::process::ExitCode;
 use adir::io::plain;
 use adir::tensor::OrExit;
 
-use clap::error::ErrorKind;
+use clap::error::{ContextKind, ContextValue, ErrorKind};
 use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
 
 /// Says that there is no memory, where nothing else can be said any more.
@@ -95,23 +95,47 @@ fn options(command: &clap::Command, matches: &clap::ArgMatches) -> Vec<String> {
     }
 }
 
+/// Whether a restoration lacks its task.
+fn lacks_task(error: &clap::Error) -> bool {
+    let restores = std::env::args_os().any(|arg| arg == "restore");
+    match error.get(ContextKind::InvalidArg) {
+        Some(ContextValue::Strings(missing)) if error.kind() == ErrorKind::MissingRequiredArgument => {
+            restores && missing.iter().any(|name| name.starts_with("--task"))
+        }
+        _ => false,
+    }
+}
+
+/// Whether the arguments ask for events in JSON, though they cannot be read.
+fn asks_for_json() -> bool {
+    let arguments: Vec<_> = std::env::args_os().collect();
+    let in_two = arguments.windows(2).any(|pair| pair[0] == "--log-format" && pair[1] == "json");
+    in_two || arguments.iter().any(|arg| arg == "--log-format=json")
+}
+
 /// The arguments, and the options that there are beside them; what is wrong with them ends the program.
 fn arguments() -> (Cli, Vec<String>) {
     let command = with_negative_numbers(Cli::command());
     let matches = command.clone().try_get_matches();
     let parsed = matches.and_then(|matches| Ok((Cli::from_arg_matches(&matches)?, options(&command, &matches))));
     parsed.unwrap_or_else(|error| {
-        let missing = error.kind() == ErrorKind::MissingRequiredArgument;
         let text = error.to_string();
+        let hint = lacks_task(&error)
+            .then_some("the factor belongs to the task: --task sr4 restores an image four times as large");
+        if error.use_stderr() && asks_for_json() {
+            let code = u8::try_from(error.exit_code()).unwrap_or(exit::CONFIG);
+            let log = log::Log::new(log::Format::Json, log::Level::Usual, stop::Stop::default());
+            let text = plain::brief(&text);
+            log.error(text.trim().strip_prefix("error: ").unwrap_or(&text).trim(), hint, code);
+            std::process::exit(error.exit_code());
+        }
         match plain::brief(&text) {
             // What was typed is repeated, however long it is.
             Cow::Owned(short) if error.use_stderr() => drop(write!(std::io::stderr(), "{}", plain::lines(&short))),
             _ => drop(error.print()),
         }
-        if missing && text.contains("--task <TASK>") {
-            log::put(format_args!(
-                "hint: the factor belongs to the task: --task sr4 restores an image four times as large"
-            ));
+        if let Some(hint) = hint {
+            log::put(format_args!("hint: {hint}"));
         }
         std::process::exit(error.exit_code())
     })

@@ -17,7 +17,7 @@ pub fn available() -> Option<u64> {
 pub fn check(need: u64) -> Result<()> {
     match available() {
         Some(free) if need > free => Err(Error::Limits(format!(
-            "this needs about {:.1} GB of memory, but only {:.1} GB are free",
+            "this needs about {:.2} GB of memory, but may take only {:.2} GB",
             need as f64 / 1e9,
             free as f64 / 1e9
         ))),

@@ -83,9 +83,30 @@ fn galleries_without_a_usable_image_are_refused_by_the_plan() {
     expect(0, &f, &["index", "build", "own", "-o", "own.index"]);
     let (_, err) = expect(3, &f, &[&RESTORE[..], &ADAPT, &["--gallery", "own.index", "--plan"]].concat());
     assert!(err.contains(besides), "{err}");
+    // Of a folder, one observation that the gallery holds nothing for stops no other.
+    fs::create_dir_all(f.join("scans")).unwrap();
+    fs::copy(f.join("y.png"), f.join("scans/own.png")).unwrap();
+    part(&f.join("scans/other.png"), 100, 100, 32);
+    let folder = ["restore", "scans", "-o", "out", "--task", "sr2", "--steps", "1", "--gallery", "own"];
+    for plan in [&["--plan"][..], &[]] {
+        let (_, err) = expect(1, &f, &[&folder[..], &ADAPT, plan].concat());
+        assert!(err.contains("1 file not restored") && err.contains("own.png: own: contains no images"), "{err}");
+    }
+    assert!(f.join("out/other.png").is_file() && !f.join("out/own.png").exists());
+    // An index whose images are gone.
+    gallery(&f.join("gone"), 3);
+    expect(0, &f, &["index", "build", "gone", "-o", "gone.index"]);
+    fs::remove_dir_all(f.join("gone")).unwrap();
+    fs::create_dir(f.join("gone")).unwrap();
+    let (_, err) = expect(3, &f, &[&RESTORE[..], &ADAPT, &["--gallery", "gone.index", "--plan"]].concat());
+    assert!(err.contains("3 images of the index cannot be used, the first: "), "{err}");
+    let closer = ["--gallery", "damaged", "--closer-than", "3.1"];
     // Among damaged files, images serve.
     gallery(&f.join("damaged"), 2);
     expect(0, &f, &[&RESTORE[..], &ADAPT, &["--gallery", "damaged", "--plan"]].concat());
+    let (_, err) = expect(3, &f, &[&RESTORE[..], &ADAPT, &closer].concat());
+    assert!(err.contains("no images to adapt to that are 3.1 radians or more from the observation"), "{err}");
+    fs::remove_file(f.join("damaged.index")).unwrap_or_default();
     let (_, err) = expect(0, &f, &["index", "build", "damaged"]);
     assert_eq!(err.matches("left out").count(), 4, "{err}");
     assert!(err.contains("left out: 22 more files that cannot be read"), "{err}");
@@ -582,7 +603,7 @@ fn a_comparison_beyond_the_memory_is_refused() {
     };
     checked(0, &[], limited(8_000_000));
     let (_, err) = checked(5, &[], limited(1_700_000));
-    assert!(err.contains("1.8 GB of memory"), "{err}");
+    assert!(err.contains("needs about 1.80 GB of memory"), "{err}");
     fs::remove_dir_all(f).unwrap();
 }
 

@@ -248,6 +248,24 @@ fn avif_becomes_png() {
     fs::remove_dir_all(f).unwrap();
 }
 
+/// Values above a white that was named are kept in 16 bits, and nothing says otherwise.
+#[test]
+fn values_above_a_named_white_are_kept_in_16_bits() {
+    let f = folder("named-white");
+    let mut y = to_f32(&picture(1)).unwrap();
+    y.iter_mut().for_each(|v| *v = (*v + 1.0) / 16.0 - 1.0);
+    for i in (10..16).flat_map(|row| (10..16).map(move |column| row * 32 + column)) {
+        y[i] = 0.5;
+    }
+    let sixteen = WriteOptions { bit_depth: BitDepth::Sixteen, ..WriteOptions::default() };
+    write_image(&f.join("y.tif"), &from_f32(y, [1, 1, 32, 32], &cpu()), &sixteen).unwrap();
+    let args = ["restore", "y.tif", "-o", "x.tif", "--task", "denoise", "--sigma", "2", "--white", "4095"];
+    let said = done(&f, &args);
+    assert!(said.contains("are kept") && !said.contains("cut off"), "{said}");
+    assert!(values(&f.join("x.tif")).into_iter().fold(0.0, f32::max) > 0.7);
+    fs::remove_dir_all(f).unwrap();
+}
+
 /// The faults that were reported, where their files are.
 #[test]
 fn reported_files_are_treated_as_expected() {

@@ -128,6 +128,23 @@ fn explain_tells_every_setting_and_computes_nothing() {
     fs::remove_dir_all(f).unwrap();
 }
 
+/// What is wrong with the arguments is an event, too; the hint on the task comes where the task is what lacks.
+#[test]
+fn usage_errors_are_events_and_hints_fit() {
+    let f = folder("usage");
+    let lacks_output = ["restore", "y.png", "--task", "sr2"];
+    for format in [&["--log-format", "json"][..], &["--log-format=json"]] {
+        let (_, err) = expect(2, &f, &[&lacks_output[..], format].concat());
+        let event: serde_json::Value = serde_json::from_str(err.trim()).expect("one object on one line");
+        assert_eq!((&event["event"], &event["exit_code"]), (&"error".into(), &2.into()));
+        assert!(event["message"].as_str().unwrap().contains("--output"), "{err}");
+    }
+    let (_, err) = expect(2, &f, &lacks_output);
+    assert!(err.contains("--output") && !err.contains("hint"), "{err}");
+    let (_, err) = expect(2, &f, &["restore", "y.png", "-o", "x.png"]);
+    assert!(err.contains("hint: the factor belongs to the task"), "{err}");
+}
+
 #[test]
 fn verify_accepts_the_reference_and_refuses_other_weights() {
     let fixtures = Path::new(env!("CARGO_MANIFEST_DIR")).join("../adir/tests/fixtures");

@@ -165,7 +165,7 @@ fn explain(engine: &Engine, plan: &FolderPlan, watcher: &Watcher, log: &Log) -> 
     watcher.finish();
     let noun = noun(plan.request().every_page);
     log.no_longer_heard()?;
-    cost::say_folder(engine, &checked, noun)?;
+    cost::say_folder(engine, &checked, noun, log)?;
     say!("{}", out::name(&in_words(plan)))?;
     Ok(told(checked.faults.into_iter().map(|fault| (fault.file, fault.error.to_string())).collect(), noun, log))
 }

@@ -42,7 +42,7 @@ pub fn run(args: &RestoreArgs, log: &Log) -> Result<u8> {
     if args.explain {
         watcher.finish();
         log.no_longer_heard()?;
-        cost::say_folder(&engine, plan.checked(), "page")?;
+        cost::say_folder(&engine, plan.checked(), "page", log)?;
         say!("{}", out::name(&in_words(plan.pages())))?;
         return Ok(crate::exit::DONE);
     }

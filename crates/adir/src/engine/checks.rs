@@ -86,6 +86,7 @@ impl Engine {
                     format!("contains no images to adapt to: this folder, of the index {index}, is not there");
                 return Err(Error::input(root, message));
             }
+            gallery.check(&self.limits)?;
         }
         self.lock().looked_at.push(found);
         Ok(())

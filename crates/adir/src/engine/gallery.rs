@@ -138,6 +138,14 @@ impl Gallery {
         }
     }
 
+    /// Refuses a gallery of which no image can be used as it was indexed. Nothing is asked of a server.
+    pub(super) fn check(&self, limits: &Limits) -> Result<()> {
+        match &self.place {
+            Place::Here(local) => local.check(limits),
+            Place::Remote(_) => Ok(()),
+        }
+    }
+
     /// The folder of the images, or the address of the index on a server.
     pub fn root(&self) -> &Path {
         match &self.place {

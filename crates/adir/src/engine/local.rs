@@ -8,6 +8,7 @@ use super::gallery::Found;
 use super::record::ImageRecord;
 use crate::encode::{Embedding, spherical_distance};
 use crate::io::limits::Limits;
+use crate::io::tally::counted;
 use crate::io::{open_regular, shards};
 use crate::retrieve::{ContentHash, Entry, Exclude, Index, Neighbour, Stat};
 use crate::{Error, Result};
@@ -26,6 +27,31 @@ pub(super) struct Local {
 impl Local {
     pub fn new(index: Index) -> Self {
         Self { index, told: Mutex::default() }
+    }
+
+    /// Refuses an index of which no image can be used as it was indexed. Of a large one that is left to the search.
+    pub fn check(&self, limits: &Limits) -> Result<()> {
+        const MOST: usize = 1000;
+        let mut gone = Vec::new();
+        for id in 0..self.index.len().min(MOST) {
+            match self.fault(&self.index.entry(id)?, limits) {
+                Some(fault) => gone.push((id, fault)),
+                None => return Ok(()),
+            }
+        }
+        if gone.len() < self.index.len() { Ok(()) } else { Err(self.nothing_left(&gone)) }
+    }
+
+    /// That no image is left, because of those faults.
+    fn nothing_left(&self, gone: &[(usize, Error)]) -> Error {
+        let message = match gone.first() {
+            Some((_, first)) => {
+                let count = counted(gone.len(), "image");
+                format!("contains no images to adapt to: {count} of the index cannot be used, the first: {first}")
+            }
+            None => "contains no images to adapt to besides the observation itself".into(),
+        };
+        Error::input(self.index.root(), message)
     }
 
     /// As [`Gallery::nearest`](super::gallery::Gallery::nearest).
@@ -63,13 +89,16 @@ impl Local {
             }
             wanted = wanted.saturating_mul(2);
         }
-        self.tell(gone, watch)?;
         if left.is_empty() {
-            return Err(Error::input(
-                self.index.root(),
-                "contains no images to adapt to besides the observation itself",
-            ));
+            if gone.is_empty() && closer_than > 0.0 {
+                let message = format!(
+                    "contains no images to adapt to that are {closer_than} radians or more from the observation"
+                );
+                return Err(Error::input(self.index.root(), message));
+            }
+            return Err(self.nothing_left(&gone));
         }
+        self.tell(gone, watch)?;
         Ok(left.into_iter().map(|(n, _)| n).collect())
     }
 

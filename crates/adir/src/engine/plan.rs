@@ -136,7 +136,7 @@ impl Engine {
     pub(super) fn check_memory(&self, need: u64) -> Result<()> {
         match self.memory {
             Some(free) if is_cpu(&self.compute().device) && need > free => Err(Error::Limits(format!(
-                "this needs about {:.1} GB of memory, but only {:.1} GB are free",
+                "this needs about {:.2} GB of memory, but may take only {:.2} GB",
                 need as f64 / 1e9,
                 free as f64 / 1e9
             ))),

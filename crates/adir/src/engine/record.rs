@@ -1,7 +1,7 @@
 //! The record of a run: every value used and where it came from, enough to repeat it.
 
 use std::fmt;
-use std::io::{BufReader, Read, Write};
+use std::io::{BufReader, ErrorKind, Read, Write};
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
@@ -273,7 +273,10 @@ impl Record {
 pub(super) fn text_of(path: &Path) -> Result<String> {
     let mut text = String::new();
     let read = open_regular(path).and_then(|file| file.take(MOST_BYTES).read_to_string(&mut text));
-    read.map_err(|e| Error::input(path, format!("cannot be read: {e}")))?;
+    read.map_err(|e| match e.kind() {
+        ErrorKind::InvalidData => Error::input(path, "is no record: that of a result x.png is x.png.json"),
+        _ => Error::input(path, format!("cannot be read: {e}")),
+    })?;
     match serde_json::from_str::<serde::de::IgnoredAny>(&text) {
         Ok(_) => Ok(text),
         Err(e) if e.is_eof() => Err(Error::input(path, format!("is cut off, and no whole record: {e}"))),

@@ -28,9 +28,17 @@ pub(super) fn warnings(plan: &Plan) -> Result<Vec<String>> {
             .push(format!("{name}: values from {least:.4} to {most:.4} lie beyond black (0) and white (1) and {what}"));
         if let Some(outputs) = plan.outputs().filter(|_| !clipped && plan.depth() != BitDepth::Float) {
             let output = outputs.image.display();
-            warnings.push(format!(
-                "{output}: values beyond black and white are cut off in this format; .tif, .fits and .exr keep them"
-            ));
+            // Whole numbers reach beyond a white that was named.
+            let depth = plan.depth().scale();
+            let scale = plan.picture.scale.unwrap_or(depth);
+            let [lowest, highest] = [0.0, depth.white].map(|value| (value - scale.black) / (scale.white - scale.black));
+            if plan.picture.bit_depth == BitDepth::Float {
+                warnings.push(format!(
+                    "{output}: values beyond black and white are cut off in this format; .tif, .fits and .exr keep them"
+                ));
+            } else if least < lowest || most > highest {
+                warnings.push(format!("{output}: values below 0 and above {} are cut off", depth.white));
+            }
         }
     }
     if plan.picture.bit_depth == BitDepth::Float && plan.depth() == BitDepth::Eight {

@@ -399,6 +399,9 @@ fn decode(
     let mut start = Vec::new();
     reader.by_ref().take(ImageFormat::START).read_to_end(&mut start).map_err(|e| unreadable(path, &e))?;
     reader.seek(SeekFrom::Start(0)).map_err(|e| unreadable(path, &e))?;
+    if start.is_empty() {
+        return Err(Error::input(path, "is empty"));
+    }
     if is_raw(path, &start) {
         return Err(Error::input(path, DEVELOP));
     }

@@ -162,7 +162,7 @@ impl Overrides {
                 let methods: Vec<_> = methods.iter().map(ToString::to_string).collect();
                 Err(Error::config(format!(
                     "the setting {name} has no effect with the method {method}: it belongs to {} (--method)",
-                    methods.join(" and ")
+                    methods.join(", ")
                 )))
             }
         }

@@ -145,7 +145,7 @@ pub fn run(args: &EvalArgs, table: Table, log: &Log) -> Result<u8> {
         say!("\n{}", plan.costs(speed, &done))?;
         return match (plan.memory(), args.model.memory()) {
             (need, Some(free)) if need > free && is_cpu(&engine.compute().device) => Err(Error::Limits(format!(
-                "this needs about {:.1} GB of memory, but only {:.1} GB are free",
+                "this needs about {:.2} GB of memory, but may take only {:.2} GB",
                 need as f64 / 1e9,
                 free as f64 / 1e9
             ))),

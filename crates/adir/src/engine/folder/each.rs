@@ -89,6 +89,14 @@ impl FilePlan {
         }
     }
 
+    /// What the user should know before it runs.
+    pub fn warnings(&self) -> Vec<String> {
+        match self {
+            Self::Pixels(plan) => plan.warnings().to_vec(),
+            Self::Latents(plan) => plan.warnings(),
+        }
+    }
+
     /// Bytes of memory that it takes at most.
     pub fn memory(&self) -> u64 {
         match self {

@@ -4,12 +4,12 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use super::FolderPlan;
-use crate::Result;
 use crate::engine::adapt::{AdaptPlan, Observed};
 use crate::engine::event::{Event, Watch, report};
 use crate::engine::open::Engine;
 use crate::io::image::read_hashed_as;
 use crate::retrieve::group_by_neighbours;
+use crate::{Error, Result};
 
 /// Files that are grouped together: consecutive ones, whatever shards they belong to, so that every shard finds the same
 /// groups. The time for grouping grows with the cube.
@@ -25,8 +25,8 @@ pub(super) struct Shared {
 }
 
 impl Engine {
-    /// The groups of two or more of `files`, by member, as far as those in `wanted` need them. A file that cannot be read
-    /// is in none.
+    /// The groups of two or more of `files`, by member, as far as those in `wanted` need them. A file that cannot be read,
+    /// or for which the gallery holds nothing, is in none.
     pub(super) fn shared(
         &self,
         plan: &AdaptPlan,
@@ -52,9 +52,16 @@ impl Engine {
                 let path = folder.input(k);
                 if let Ok((picture, content)) = read_hashed_as(&path, &folder.reading(k), &self.limits) {
                     let observed = Observed { y: &picture.tensor, file: Some(&path), content };
-                    nearest.push(self.nearest(&gallery, plan.request(), &observed, None, watch)?);
-                    members.push(k);
-                    contents.push(content);
+                    match self.nearest(&gallery, plan.request(), &observed, None, watch) {
+                        Ok(found) => {
+                            nearest.push(found);
+                            members.push(k);
+                            contents.push(content);
+                        }
+                        // Its own restoration says so, and stops no other.
+                        Err(Error::Input { .. }) => {}
+                        Err(e) => return Err(e),
+                    }
                 }
                 done += 1;
                 report(watch, &Event::Searching { done, total })?;

@@ -122,6 +122,8 @@ pub struct CheckedFolder {
     pub first: Option<FilePlan>,
     /// The files that cannot.
     pub faults: Vec<FileFault>,
+    /// What the user should know of the others before they are restored.
+    pub warnings: Vec<String>,
     /// Number of those that can.
     pub files: usize,
     /// Bytes of memory that they take at most.
@@ -398,6 +400,7 @@ impl Engine {
                 Ok(planned) => {
                     check(to_do.k, &planned)?;
                     checked.files += 1;
+                    checked.warnings.extend(planned.warnings());
                     checked.memory = checked.memory.max(planned.memory());
                     checked.products = checked.products.saturating_add(planned.products());
                     checked.first.get_or_insert(planned);

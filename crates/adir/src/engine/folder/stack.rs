@@ -183,7 +183,13 @@ impl Engine {
             every_page: true,
             ..FolderRequest::new(input.clone(), folder, Each::Pixels(each.into()))
         };
-        let pages = self.plan_files(&pages, Some(&output.path), watch)?;
+        // What is wrong with a page's own output is wrong with the file that was asked for.
+        let inner = folder_of(&output.path).display().to_string();
+        let of_output = |message: String| match message.strip_prefix(&inner).and_then(|rest| rest.split_once(": ")) {
+            Some((_, what)) => format!("{}: {what}", output.path.display()),
+            None => message,
+        };
+        let pages = self.plan_files(&pages, Some(&output.path), watch).map_err(|e| e.reworded(of_output))?;
         let mut first = None;
         let checked = self.check_files(&pages, watch, &mut |k, planned| {
             let (ImageFormat::Fits, FilePlan::Pixels(page)) = (format, planned) else { return Ok(()) };
@@ -200,14 +206,7 @@ impl Engine {
         let more =
             if count > 1 { format!("; {} more cannot be restored", counted(count - 1, "page")) } else { String::new() };
         let way_out = "name a folder as output to restore the others";
-        let inner = pages.request.output.display().to_string();
-        // What is wrong with a page's own output is wrong with the file that was asked for.
-        let of_output = |message: &str| {
-            let (_, what) = message.strip_prefix(&inner)?.split_once(": ")?;
-            Some(format!("{}: {what}", output.path.display()))
-        };
-        let said = |message: String| of_output(&message).unwrap_or(message);
-        Err(error.reworded(|message| format!("{page}: {}{more}; {way_out}", said(message))))
+        Err(error.reworded(|message| format!("{page}: {}{more}; {way_out}", of_output(message))))
     }
 
     /// Carries out what a plan has left to do. If a page cannot be restored, no file is written, and finished pages are
