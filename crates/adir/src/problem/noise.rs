@@ -98,12 +98,16 @@ pub(super) fn settle(
     if let Some(gain) = gain {
         return beside_gain(depends, sigma, gain, y, known.map(Mask::known));
     }
+    // A blur is solved for with that of rounding at least, from the start on (docs/results/noise.md).
+    let least = if task == Task::Deblur { hundredths(rounding.to_255()) } else { 0.0 };
     match sigma {
         None if !depends => Ok(Noise::default()),
         Some(Sigma::Levels(levels)) => {
             let found = if depends { estimate()? } else { None };
             let warning = found.and_then(|found| contradiction(levels, found));
-            Ok(Noise { levels, note: None, warning })
+            let rule = "the file's, counted as noise: more than the sigma that was given";
+            let note = (levels < least).then(|| Choice::rule("rounding", least.to_string(), rule));
+            Ok(Noise { levels: levels.max(least), note, warning })
         }
         None | Some(Sigma::Auto) => {
             let (levels, rule) = match estimate()? {
@@ -116,8 +120,6 @@ pub(super) fn settle(
                     if rule == TOO_LITTLE { rule } else { "the observation shows no noise" }
                 )));
             }
-            // A blur is solved for with that of rounding at least, from the start on (docs/results/noise.md).
-            let least = if task == Task::Deblur { hundredths(rounding.to_255()) } else { 0.0 };
             let (levels, rule) = match levels {
                 0.0 if rule == TOO_LITTLE => (least, rule),
                 0.0 => (least, "the observation shows no noise but that of rounding"),
@@ -183,6 +185,8 @@ fn contradiction(given: f64, found: f64) -> Option<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::io::image::BitDepth;
+    use crate::tensor::{cpu, from_f32};
 
     #[test]
     fn rounding_is_no_noise() {
@@ -192,6 +196,20 @@ mod tests {
         assert_eq!(beyond_rounding(1.0, rounding), 0.96);
         assert_eq!(beyond_rounding(2.0, 0.0), 2.0);
         assert_eq!(beyond_rounding(0.2, 0.0), 0.2);
+    }
+
+    #[test]
+    fn a_blur_has_the_noise_of_rounding_at_least() {
+        let y = from_f32((0..256).map(|i| i as f32 / 255.0 - 0.5).collect(), [1, 1, 16, 16], &cpu());
+        let eight = BitDepth::Eight.rounding();
+        let settled = |task, given, rounding| {
+            let noise = settle(task, Some(Sigma::Levels(given)), None, &y, None, rounding).unwrap();
+            (noise.levels, noise.note.map(|note| note.name.to_string()))
+        };
+        assert_eq!(settled(Task::Deblur, 0.0, eight), (0.29, Some("rounding".into())));
+        assert_eq!(settled(Task::Deblur, 2.0, eight), (2.0, None));
+        assert_eq!(settled(Task::Deblur, 0.0, NoiseLevel(0.0)), (0.0, None));
+        assert_eq!(settled(Task::SuperResolution { factor: 2 }, 0.0, eight), (0.0, None));
     }
 
     #[test]
