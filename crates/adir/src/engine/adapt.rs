@@ -112,11 +112,11 @@ impl AdaptPlan {
 }
 
 impl Engine {
-    /// Checks an adaptation. Reads no image, and weights only of an encoder.
+    /// Checks an adaptation. Reads images of a gallery or an archive until it has found two, and weights only of an encoder.
     ///
     /// # Errors
     /// [`Error::Config`] for settings that are wrong by themselves or do not suit the network, [`Error::Input`] for a
-    /// gallery or an archive that is not there or holds no images, [`Error::Model`] for an encoder that is not there,
+    /// gallery or an archive that is not there or holds no image that can be read, [`Error::Model`] for an encoder that is not there,
     /// [`Error::Limits`] when it needs more memory than the engine may take.
     pub fn plan_adaptation(&self, request: &Adapt, preset: Preset) -> Result<AdaptPlan> {
         request.check(preset)?;

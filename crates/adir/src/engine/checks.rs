@@ -46,7 +46,7 @@ impl Engine {
     /// Refuses a gallery that no image could be chosen from: by the observation, or by `prompt`.
     ///
     /// # Errors
-    /// [`Error::Input`] when it is not there, cannot be opened, or holds no images; as [`Engine::encoder`].
+    /// [`Error::Input`] when it is not there, cannot be opened, or holds no image that can be used; as [`Engine::encoder`].
     pub fn check_gallery(&self, path: &Path, tiles: Option<TileSide>, prompt: Option<&str>) -> Result<()> {
         let is_known =
             |known: &LookedAt| known.path == path && known.tiles == tiles && known.prompt.as_deref() == prompt;

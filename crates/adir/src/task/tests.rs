@@ -174,7 +174,7 @@ fn settings_without_effect_are_refused() {
     };
     let none = Overrides::default();
     let refused = |given: Overrides| resolve(Preset::Fast, &situation, &given).unwrap_err().to_string();
-    assert!(refused(Overrides { eta: Some(0.5), ..none.clone() }).contains("few-step and ddnm"));
+    assert!(refused(Overrides { eta: Some(0.5), ..none.clone() }).contains("few-step, ddnm, ddrm"));
     let few_step = Overrides { method: Some(Method::FewStep), aim: Some(0.5), ..none.clone() };
     assert!(refused(few_step).contains("belongs to staged"));
     assert!(refused(Overrides { steps: Some("2000".into()), ..none.clone() }).contains("1000 noise levels"));
