@@ -4,7 +4,7 @@
 use std::path::{Path, PathBuf};
 
 use super::{decode, is_avif};
-use crate::io::codec::{Decoded, Samples};
+use crate::io::codec::{Decoded, Raster, Samples};
 use crate::io::limits::Limits;
 use crate::{Error, Result};
 
@@ -170,4 +170,46 @@ fn what_is_cut_off_is_an_error() {
 fn files_are_known_by_their_brands() {
     assert!(is_avif(&bytes("420.avif")) && is_avif(&bytes("film.avif")));
     assert!(!is_avif(b"\0\0\0\x18ftypheic\0\0\0\0mif1heic") && !is_avif(b"\0\0\0\x20ftyp"));
+}
+
+/// Files with random damage are pictures or errors: bytes changed, boxes cut out, ends cut off.
+#[test]
+fn damage_is_an_error_or_another_picture() {
+    let mut state = 1_u64;
+    let mut random = |below: usize| {
+        // Xorshift, of which the upper half is good enough.
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        (state >> 32) as usize % below
+    };
+    let (mut pictures, mut errors) = (0, 0);
+    for name in ["420.avif", "422.avif", "alpha.avif", "film.avif", "grid.avif", "icc.avif", "ten.avif", "turned6.avif"]
+    {
+        let whole = bytes(name);
+        for _ in 0..250 {
+            let mut damaged = whole.clone();
+            for _ in 0..=random(4) {
+                let at = random(damaged.len());
+                match random(4) {
+                    0 => damaged[at] ^= 1 << random(8),
+                    1 => damaged[at] = random(256) as u8,
+                    2 => damaged.truncate(at.max(1)),
+                    _ => drop(damaged.drain(at..(at + random(16)).min(damaged.len()).max(at))),
+                }
+                if damaged.is_empty() {
+                    damaged.push(0);
+                }
+            }
+            match decoded(&damaged) {
+                Ok(found) => {
+                    let Raster { width, height, channels, samples, .. } = found.raster;
+                    assert_eq!(values(&samples).len(), width as usize * height as usize * channels, "{name}");
+                    pictures += 1;
+                }
+                Err(_) => errors += 1,
+            }
+        }
+    }
+    assert!(pictures > 100 && errors > 100, "{pictures} pictures, {errors} errors");
 }
