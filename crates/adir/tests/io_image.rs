@@ -304,10 +304,12 @@ fn limits_and_other_files_are_refused_with_the_reason() {
     assert!(matches!(with(Limits { max_decoded_bytes: 104, ..Limits::default() }), Err(Error::TooLarge { .. })));
     let lean = with(Limits { max_metadata: 100, ..Limits::default() }).unwrap();
     assert!(lean.metadata.icc.is_none(), "a larger profile is left behind");
-    for content in [&b""[..], b"GIF89a..........", b"not an image", b"<svg xmlns='x'>"] {
+    for content in [&b"GIF89a.........."[..], b"not an image", b"<svg xmlns='x'>"] {
         let path = scratch.file("other.png", content);
         assert!(matches!(read(&path), Err(Error::Input { message, .. }) if message.contains("is not a PNG")));
     }
+    let empty = scratch.file("empty.png", b"");
+    assert!(matches!(read(&empty), Err(Error::Input { message, .. }) if message == "is empty"));
     assert!(matches!(read(&scratch.0.join("absent.png")), Err(Error::Input { .. })));
     assert!(matches!(read(&scratch.0), Err(Error::Input { .. })));
     let not_finite = Limits::default();
