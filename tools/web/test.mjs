@@ -565,6 +565,19 @@ flow('everything from upload to result goes by keyboard', async (page) => {
   assert.equal(await page.inputValue('#divider'), '49');
 });
 
+/**
+ * Presses what lies below a frame until `shown` is there. Right after it has scrolled, Chromium can still send a press to where
+ * the frame was.
+ */
+async function pressBelowFrame(page, selector, shown) {
+  for (let press = 0; press < 5; press++) {
+    await page.click(selector);
+    const seen = page.waitForSelector(shown, { timeout: 2000 });
+    if (await seen.then(() => true, () => false)) return;
+  }
+  assert.fail(`pressing ${selector} does not show ${shown}`);
+}
+
 /** Goes through the views; `look` is called with the name of each. */
 async function everyView(page, look) {
   await look('empty');
@@ -592,7 +605,8 @@ async function everyView(page, look) {
   await loaded(page, '#view-right');
   await look('result');
   await page.click('#job-report > summary');
-  await page.click('#job-delete');
+  await page.frameLocator('#job-report iframe').locator('h1').first().waitFor();
+  await pressBelowFrame(page, '#job-delete', '#confirm[open]');
   await look('dialog');
   await page.click('#confirm-no');
   await page.evaluate(() => { location.hash = `job=${'0'.repeat(32)}`; });
