@@ -8,6 +8,7 @@ use image::metadata::Orientation;
 use jxl_oxide::image::BitDepth;
 use jxl_oxide::{AllocTracker, JxlImage, JxlThreadPool, PixelFormat};
 
+use super::boxes::{Cursor, exif};
 use super::{Decoded, Raster, Samples, check_page, damaged, read_error, unsupported};
 use crate::io::limits::Limits;
 use crate::io::metadata::Metadata;
@@ -106,21 +107,14 @@ impl Boxes {
             boxes.codestream = bytes.to_vec();
             return Ok(boxes);
         }
-        let mut rest = bytes;
-        while !rest.is_empty() {
-            let (kind, content, after) = next(rest).ok_or("unexpected end of file in a box")?;
-            rest = after;
+        let mut rest = Cursor(bytes);
+        while !rest.0.is_empty() {
+            let (kind, content) = rest.next()?;
             match &kind {
                 b"jxlc" => boxes.codestream.extend_from_slice(content),
                 // Parts with their number, in order.
                 b"jxlp" => boxes.codestream.extend_from_slice(content.get(4..).ok_or("a part without a number")?),
-                b"Exif" => {
-                    // Some writers leave the offset of the directory out.
-                    let bare = matches!(content, [b'I', b'I', 42, 0, ..] | [b'M', b'M', 0, 42, ..]);
-                    let offset = content.first_chunk::<4>().map(|bytes| u32::from_be_bytes(*bytes) as usize);
-                    let tiff = offset.and_then(|offset| content.get(4..)?.get(offset..));
-                    boxes.exif = if bare { Some(content) } else { tiff }.map(<[u8]>::to_vec);
-                }
+                b"Exif" => boxes.exif = exif(content),
                 b"xml " => boxes.xmp = Some(content.to_vec()),
                 b"brob" => boxes.left_out.push("compressed metadata"),
                 _ => {}
@@ -128,16 +122,4 @@ impl Boxes {
         }
         if boxes.codestream.is_empty() { Err("unexpected end of file: no image") } else { Ok(boxes) }
     }
-}
-
-/// Kind and content of a box, and what follows it.
-fn next(bytes: &[u8]) -> Option<([u8; 4], &[u8], &[u8])> {
-    let size = u32::from_be_bytes(*bytes.first_chunk()?);
-    let kind = *bytes.get(4..)?.first_chunk()?;
-    let (head, size) = match size {
-        0 => (8, bytes.len()),
-        1 => (16, usize::try_from(u64::from_be_bytes(*bytes.get(8..)?.first_chunk()?)).ok()?),
-        size => (8, size as usize),
-    };
-    Some((kind, bytes.get(head..size)?, bytes.get(size..)?))
 }

@@ -18,6 +18,7 @@ use crate::units::NoiseLevel;
 use crate::{Error, Result};
 
 mod avif;
+mod boxes;
 pub(super) mod exr;
 mod exr_blocks;
 mod exr_header;

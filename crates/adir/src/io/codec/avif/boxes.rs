@@ -4,6 +4,8 @@
 use std::borrow::Cow;
 use std::collections::BTreeMap;
 
+use crate::io::codec::boxes::{Cursor, END};
+
 /// What is wrong with a file.
 #[derive(Debug, PartialEq)]
 pub enum Fault {
@@ -25,76 +27,8 @@ impl Fault {
     }
 }
 
-const END: &str = "unexpected end of file in a box";
 /// Most items, parts of items, properties of items and references between them. A grid has 65536 tiles at most.
 const MOST: usize = 1 << 18;
-
-/// Reads numbers from the start of bytes.
-#[derive(Clone, Copy)]
-pub struct Cursor<'a>(pub &'a [u8]);
-
-impl<'a> Cursor<'a> {
-    pub fn take(&mut self, count: usize) -> Result<&'a [u8], Fault> {
-        let (taken, rest) = self.0.split_at_checked(count).ok_or(END)?;
-        self.0 = rest;
-        Ok(taken)
-    }
-
-    /// A number of so many bytes, at most eight.
-    fn number(&mut self, bytes: usize) -> Result<u64, Fault> {
-        Ok(self.take(bytes)?.iter().fold(0, |number, byte| number << 8 | u64::from(*byte)))
-    }
-
-    pub fn u8(&mut self) -> Result<u8, Fault> {
-        Ok(self.take(1)?[0])
-    }
-
-    pub fn u16(&mut self) -> Result<u16, Fault> {
-        Ok(self.number(2)? as u16)
-    }
-
-    pub fn u32(&mut self) -> Result<u32, Fault> {
-        Ok(self.number(4)? as u32)
-    }
-
-    /// A number of 32 bits if `large`, else of 16.
-    pub fn wide(&mut self, large: bool) -> Result<u32, Fault> {
-        if large { self.u32() } else { self.u16().map(u32::from) }
-    }
-
-    /// Version and flags of a full box.
-    fn full(&mut self) -> Result<(u8, u32), Fault> {
-        let word = self.u32()?;
-        Ok(((word >> 24) as u8, word & 0xff_ffff))
-    }
-
-    fn text(&mut self) -> &'a [u8] {
-        let end = self.0.iter().position(|byte| *byte == 0).unwrap_or(self.0.len());
-        let text = &self.0[..end];
-        self.0 = self.0.get(end + 1..).unwrap_or_default();
-        text
-    }
-
-    /// The next box: its kind and content.
-    fn next(&mut self) -> Result<([u8; 4], &'a [u8]), Fault> {
-        let mut rest = *self;
-        let size = rest.u32()?;
-        let kind = rest.kind()?;
-        let size = match size {
-            0 => self.0.len(),
-            1 => usize::try_from(rest.number(8)?).map_err(|_| END)?,
-            size => size as usize,
-        };
-        let head = self.0.len() - rest.0.len();
-        let content = rest.take(size.checked_sub(head).ok_or("a box smaller than its head")?)?;
-        self.0 = rest.0;
-        Ok((kind, content))
-    }
-
-    fn kind(&mut self) -> Result<[u8; 4], Fault> {
-        Ok(*self.take(4)?.first_chunk().ok_or(END)?)
-    }
-}
 
 /// Counts entries of lists, which files may claim to be longer than memory.
 #[derive(Default)]

@@ -13,10 +13,11 @@ use std::path::Path;
 
 use image::metadata::Orientation;
 
-use self::boxes::{Container, Cursor, Fault, Property};
+use self::boxes::{Container, Fault, Property};
 use self::colour::{Colours, Levels};
 use self::header::Cicp;
 use self::planes::Plan;
+use super::boxes::{Cursor, exif};
 use super::{Decoded, Raster, Samples, check_page, damaged, read_error, unsupported};
 use crate::io::limits::Limits;
 use crate::io::metadata::Metadata;
@@ -182,13 +183,7 @@ fn metadata(container: &Container<'_>, looks: &Looks) -> Result<Metadata, Fault>
         match (&item.kind, item.content_type) {
             (b"Exif" | b"mime", _) if item.wrapped => metadata.leave_out("compressed metadata"),
             (b"Exif", _) if metadata.exif.is_none() => {
-                let data = container.data(reference.from)?;
-                // The offset of the directory comes first. Some writers leave it out.
-                let bare = matches!(*data, [b'I', b'I', 42, 0, ..] | [b'M', b'M', 0, 42, ..]);
-                let offset = data.first_chunk::<4>().map(|bytes| u32::from_be_bytes(*bytes) as usize);
-                let tiff = offset.and_then(|offset| data.get(4..)?.get(offset..));
-                let tiff = tiff.map(|tiff| tiff.strip_prefix(b"Exif\0\0").unwrap_or(tiff));
-                metadata.exif = if bare { Some(&*data) } else { tiff }.map(<[u8]>::to_vec);
+                metadata.exif = exif(&container.data(reference.from)?);
             }
             (b"mime", b"application/rdf+xml") if metadata.xmp.is_none() => {
                 metadata.xmp = Some(container.data(reference.from)?.into_owned());

@@ -2,8 +2,9 @@
 
 use re_rav1d::dav1d::{Decoder, Error, Picture, PixelLayout, PlanarImageComponent, Settings};
 
-use super::boxes::{Container, Cursor, Fault};
+use super::boxes::{Container, Fault};
 use super::header::Header;
+use crate::io::codec::boxes::Cursor;
 
 /// Smallest side of a tile (ISO/IEC 23000-22).
 const LEAST_TILE: u32 = 64;
