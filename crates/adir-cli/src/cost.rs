@@ -20,11 +20,9 @@ pub fn say_time(speed: f64, products: u64, training: Option<u64>, minutes: Optio
 
 /// Prints what the user should know of the files of a folder, the plan of the first, and what all take.
 pub fn say_folder(engine: &Engine, checked: &CheckedFolder, noun: &str, log: &Log) -> Result<()> {
-    /// Warnings that are shown; of the others, their number.
-    const SHOWN: usize = 20;
-    checked.warnings.iter().take(SHOWN).for_each(|warning| log.warn(warning));
-    if let Some(more) = checked.warnings.len().checked_sub(SHOWN).filter(|more| *more > 0) {
-        log.warn(&counted(more, "more warning"));
+    checked.warnings.iter().for_each(|warning| log.warn(warning));
+    if checked.more_warnings > 0 {
+        log.warn(&counted(checked.more_warnings, "more warning"));
     }
     let Some(first) = &checked.first else { return Ok(()) };
     let speed = match first {

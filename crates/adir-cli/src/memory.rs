@@ -16,11 +16,7 @@ pub fn available() -> Option<u64> {
 /// [`Error::Limits`] with both numbers.
 pub fn check(need: u64) -> Result<()> {
     match available() {
-        Some(free) if need > free => Err(Error::Limits(format!(
-            "this needs about {:.2} GB of memory, but may take only {:.2} GB",
-            need as f64 / 1e9,
-            free as f64 / 1e9
-        ))),
+        Some(free) if need > free => Err(Error::short_of_memory(need, free)),
         _ => Ok(()),
     }
 }

@@ -90,6 +90,12 @@ impl Error {
         Self::Config(message.into())
     }
 
+    /// An [`Error::Limits`] for what needs `need` bytes of memory where `free` may be taken.
+    pub fn short_of_memory(need: u64, free: u64) -> Self {
+        let [need, free] = [need, free].map(|bytes| bytes as f64 / 1e9);
+        Self::Limits(format!("this needs about {need:.2} GB of memory, but may take only {free:.2} GB"))
+    }
+
     /// The same error with the message that `change` makes of its own; one without a message stays as it is.
     pub(crate) fn reworded(self, change: impl FnOnce(String) -> String) -> Self {
         match self {

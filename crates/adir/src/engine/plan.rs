@@ -135,11 +135,7 @@ impl Engine {
     /// Refuses what does not fit the memory that the engine may take. Only that of the CPU is known.
     pub(super) fn check_memory(&self, need: u64) -> Result<()> {
         match self.memory {
-            Some(free) if is_cpu(&self.compute().device) && need > free => Err(Error::Limits(format!(
-                "this needs about {:.2} GB of memory, but may take only {:.2} GB",
-                need as f64 / 1e9,
-                free as f64 / 1e9
-            ))),
+            Some(free) if is_cpu(&self.compute().device) && need > free => Err(Error::short_of_memory(need, free)),
             _ => Ok(()),
         }
     }

@@ -144,11 +144,9 @@ pub fn run(args: &EvalArgs, table: Table, log: &Log) -> Result<u8> {
         let speed = if table.is_latent() { latent_speed(engine.compute())? } else { engine.speed()? };
         say!("\n{}", plan.costs(speed, &done))?;
         return match (plan.memory(), args.model.memory()) {
-            (need, Some(free)) if need > free && is_cpu(&engine.compute().device) => Err(Error::Limits(format!(
-                "this needs about {:.2} GB of memory, but may take only {:.2} GB",
-                need as f64 / 1e9,
-                free as f64 / 1e9
-            ))),
+            (need, Some(free)) if need > free && is_cpu(&engine.compute().device) => {
+                Err(Error::short_of_memory(need, free))
+            }
             _ => Ok(crate::exit::DONE),
         };
     }

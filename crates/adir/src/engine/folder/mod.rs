@@ -122,14 +122,27 @@ pub struct CheckedFolder {
     pub first: Option<FilePlan>,
     /// The files that cannot.
     pub faults: Vec<FileFault>,
-    /// What the user should know of the others before they are restored.
+    /// What the user should know of the others before they are restored, at most [`CheckedFolder::SHOWN`] of it.
     pub warnings: Vec<String>,
+    /// How much more of that there is.
+    pub more_warnings: usize,
     /// Number of those that can.
     pub files: usize,
     /// Bytes of memory that they take at most.
     pub memory: u64,
     /// Products that networks add up to sample all of them, see [`Plan::products`](super::Plan::products).
     pub products: u64,
+}
+
+impl CheckedFolder {
+    /// Most warnings that are kept.
+    pub const SHOWN: usize = 20;
+
+    fn warn(&mut self, warnings: Vec<String>) {
+        let left = Self::SHOWN - self.warnings.len();
+        self.more_warnings += warnings.len().saturating_sub(left);
+        self.warnings.extend(warnings.into_iter().take(left));
+    }
 }
 
 /// A file to restore.
@@ -400,7 +413,7 @@ impl Engine {
                 Ok(planned) => {
                     check(to_do.k, &planned)?;
                     checked.files += 1;
-                    checked.warnings.extend(planned.warnings());
+                    checked.warn(planned.warnings());
                     checked.memory = checked.memory.max(planned.memory());
                     checked.products = checked.products.saturating_add(planned.products());
                     checked.first.get_or_insert(planned);
