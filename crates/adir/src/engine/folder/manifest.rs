@@ -132,6 +132,11 @@ impl Manifest {
     }
 }
 
+/// Whether a folder holds results: a manifest is in it.
+pub(super) fn holds_results(folder: &Path) -> bool {
+    folder.join(merged_name()).is_file() || Manifest::files(folder).is_ok_and(|files| !files.is_empty())
+}
+
 /// The manifests of the shards in a folder. What cannot be read is taken as not said: the records beside the results
 /// decide.
 pub(super) fn read_all(folder: &Path) -> Result<Vec<Manifest>> {
