@@ -21,8 +21,8 @@ pub struct DegradationArgs {
     /// What happened to the image: sr2 to sr16 (scaled down by that factor), deblur, inpaint, denoise, colourise
     #[arg(short = 't', long)]
     pub task: Task,
-    /// Blur kernel: box:N, gaussian:N:SIGMA, motion:LENGTH:ANGLE, or an image, text or NumPy file with the weights. With
-    /// srN, the image was blurred before it was scaled down
+    /// Blur kernel: box:N, gaussian:N:SIGMA, motion:LENGTH:ANGLE, delta (no blur), or an image, text or NumPy file with the
+    /// weights. With srN, the image was blurred before it was scaled down
     #[arg(long, value_name = "KERNEL")]
     pub kernel: Option<OsString>,
     /// The centre of a kernel with an even side n: opencv (pixel n/2 - 1, counted from 0; also scipy.signal and

@@ -87,12 +87,20 @@ fn with_negative_numbers(command: clap::Command) -> clap::Command {
     names.into_iter().fold(command, |command, name| command.mut_subcommand(name, with_negative_numbers))
 }
 
-/// The long names of the options that the command in `matches` has.
+/// The long names of the options that can help the command in `matches`: those it has, and where it may adapt to a gallery
+/// and has none, none that say how to train.
 fn options(command: &clap::Command, matches: &clap::ArgMatches) -> Vec<String> {
-    match matches.subcommand().and_then(|(name, inner)| command.find_subcommand(name).zip(Some(inner))) {
-        Some((command, inner)) => options(command, inner),
-        None => command.get_arguments().filter_map(|arg| arg.get_long().map(str::to_owned)).collect(),
+    const OF_TRAINING: [&str; 4] = ["recompute", "adapt-micro-batch", "adapt-crop", "lora"];
+    if let Some((command, inner)) =
+        matches.subcommand().and_then(|(name, inner)| command.find_subcommand(name).zip(Some(inner)))
+    {
+        return options(command, inner);
     }
+    let names = command.get_arguments().filter_map(clap::Arg::get_long);
+    let adapts = ["gallery", "archive"].iter().any(|id| matches!(matches.try_contains_id(id), Ok(true)));
+    let may_adapt = command.get_arguments().any(|arg| arg.get_id() == "gallery");
+    let helps = |name: &&str| adapts || !may_adapt || !OF_TRAINING.contains(name);
+    names.filter(helps).map(str::to_owned).collect()
 }
 
 /// Whether a restoration lacks its task.

@@ -155,7 +155,7 @@ fn resolution_follows_the_factor() {
         }
     }
     let said = done(&f, &["restore", "y.png", "-o", "w.webp", "--task", "denoise", "--sigma", "1", "--plan"]);
-    assert!(said.contains("not carried over") && said.contains("resolution"), "{said}");
+    assert!(said.contains("not carried over to the result") && said.contains("resolution"), "{said}");
     fs::remove_dir_all(f).unwrap();
 }
 

@@ -26,18 +26,18 @@ pub(super) fn warnings(plan: &Plan) -> Result<Vec<String>> {
             if clipped { "are lost, because estimates are clipped" } else { "are kept: estimates are not clipped" };
         warnings
             .push(format!("{name}: values from {least:.4} to {most:.4} lie beyond black (0) and white (1) and {what}"));
-        if let Some(outputs) = plan.outputs().filter(|_| !clipped && plan.depth() != BitDepth::Float) {
-            let output = outputs.image.display();
+        if plan.outputs().is_some() && !clipped && plan.depth() != BitDepth::Float {
             // Whole numbers reach beyond a white that was named.
             let depth = plan.depth().scale();
             let scale = plan.picture.scale.unwrap_or(depth);
             let [lowest, highest] = [0.0, depth.white].map(|value| (value - scale.black) / (scale.white - scale.black));
             if plan.picture.bit_depth == BitDepth::Float {
                 warnings.push(format!(
-                    "{output}: values beyond black and white are cut off in this format; .tif, .fits and .exr keep them"
+                    "{name}: values beyond black and white are cut off in the result; .tif, .fits and .exr keep them"
                 ));
             } else if least < lowest || most > highest {
-                warnings.push(format!("{output}: values below 0 and above {} are cut off", depth.white));
+                let most = depth.white;
+                warnings.push(format!("{name}: values below 0 and above {most} are cut off in the result"));
             }
         }
     }
@@ -48,11 +48,7 @@ pub(super) fn warnings(plan: &Plan) -> Result<Vec<String>> {
         let format = ImageFormat::from_path(&outputs.image)?;
         let (_, lost) = plan.metadata().fitted(format, plan.restore().measurement().result().channels);
         if !lost.is_empty() {
-            warnings.push(format!(
-                "{}: not carried over from the observation: {}",
-                outputs.image.display(),
-                lost.join(", ")
-            ));
+            warnings.push(format!("{name}: not carried over to the result: {}", lost.join(", ")));
         }
     }
     Ok(warnings)
