@@ -3,6 +3,7 @@
 
     python3 tools/borders.py PHOTOS [--adir target/release/adir] [--count 16] [--kernel box:5] [--folder DIR] [--out FILE.md]
     python3 tools/borders.py PHOTOS --light 1.4 --choices "--saturated keep" "--saturated ignore"
+    python3 tools/borders.py PHOTOS --sigmas 0 --focus 2 --choices
 
 A larger scene is blurred with a box, its middle of 128x128 pixels is cut out, noise is added, and the result is cut off
 at black and white and rounded to 8 bits. PHOTOS are taken at even distances by name. PSNR is of RGB in 8 bits against the
@@ -13,7 +14,7 @@ import argparse, math, subprocess, tempfile
 from pathlib import Path
 import numpy as np
 from PIL import Image
-from scipy.ndimage import uniform_filter
+from scipy.ndimage import gaussian_filter, uniform_filter
 
 SIDE = 128
 BOUNDARIES = [f"--boundary {b}" for b in ["valid", "reflect", "reflect-101", "replicate", "constant:128", "constant:0", "circular"]]
@@ -22,7 +23,8 @@ ap = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDe
 ap.add_argument("photos", type=Path); ap.add_argument("--adir", default="target/release/adir"); ap.add_argument("--count", type=int, default=16)
 ap.add_argument("--kernel", default="box:5", help="box:N"); ap.add_argument("--sigmas", type=float, nargs="+", default=[0, 2, 5, 10])
 ap.add_argument("--light", type=float, default=1.0, help="the scene is so many times brighter than the photograph")
-ap.add_argument("--choices", nargs="+", default=BOUNDARIES, help="options beside the default, by default every boundary")
+ap.add_argument("--focus", type=float, default=0.0, help="the scene is out of focus by a Gaussian of so many pixels, with grain of 1 grey level")
+ap.add_argument("--choices", nargs="*", default=BOUNDARIES, help="options beside the default, by default every boundary")
 ap.add_argument("--folder", type=Path); ap.add_argument("--out", type=Path)
 a = ap.parse_args()
 folder = a.folder or Path(tempfile.mkdtemp(prefix="adir-borders-"))
@@ -60,6 +62,8 @@ photos = sorted(path for path in a.photos.iterdir() if path.suffix in {".png", "
 photos = photos[:: max(1, len(photos) // a.count)][: a.count]
 for number, path in enumerate(photos):
     scene = a.light * read(path)
+    if a.focus:
+        scene = gaussian_filter(scene, (a.focus, a.focus, 0)) + np.random.default_rng(number).normal(0, 1, scene.shape)
     top, left = (scene.shape[0] - SIDE) // 2, (scene.shape[1] - SIDE) // 2
     window = lambda of: of[top : top + SIDE, left : left + SIDE]
     write(folder / "x" / f"{path.stem}.png", window(scene))

@@ -45,6 +45,26 @@ fn a_window_of_a_blurred_scene_is_deblurred_by_default() {
     fs::remove_dir_all(f).unwrap();
 }
 
+/// A photograph out of focus, with the grain of its sensor: y shows hardly more than its rounding. With the weight that suits
+/// photographs, the rounding came out amplified, below y itself.
+#[test]
+fn a_smooth_picture_does_not_show_its_rounding() {
+    let f = folder("smooth");
+    let sharp = photo(104);
+    let shape = ImageShape::of_batch(&sharp);
+    let lens = Blur::new(shape, Kernel::gaussian(31, 5.0).unwrap(), Boundary::Reflect).unwrap();
+    let scene = with_noise(lens.apply(&sharp).unwrap(), 1.0);
+    let blur = Blur::new(shape, Kernel::boxed(5).unwrap(), Boundary::Valid).unwrap();
+    write_image(&f.join("y.png"), &blur.apply(&scene).unwrap(), &WriteOptions::default()).unwrap();
+    let args = ["restore", "y.png", "-o", "r.png", "--task", "deblur", "--kernel", "box:5"];
+    assert!(adir(&f, &[&args[..], &["--plan"]].concat()).contains("weight of y"));
+    adir(&f, &args);
+    let x = scene.narrow(2, 2, 100).narrow(3, 2, 100);
+    let [input, result] = ["y.png", "r.png"].map(|name| psnr(&x, &read(&f.join(name)).tensor));
+    assert!(result > input, "{result:.2} dB, the input {input:.2} dB");
+    fs::remove_dir_all(f).unwrap();
+}
+
 /// A circular blur is recognised by its borders, and restored as such.
 #[test]
 fn a_circular_blur_is_recognised() {

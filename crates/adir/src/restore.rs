@@ -193,6 +193,7 @@ impl RestorePlan {
             unweighted: spectral.as_ref().map_or(on_canvas.as_ref(), |(operator, _)| operator.as_ref()),
             sigma: measurement.sigma(),
             rounding: measurement.rounding(),
+            detail: measurement.detail()?,
             uneven: measurement.unevenness(),
             is_linear: measurement.light().is_none(),
             schedule: &model.schedule,

@@ -321,7 +321,7 @@ impl Waves {
 }
 
 /// The transfer function of a circular convolution with `kernel`, in the order of the transform.
-fn transfer(fft: &Fft2d, kernel: &Kernel) -> Vec<Complex64> {
+pub(super) fn transfer(fft: &Fft2d, kernel: &Kernel) -> Vec<Complex64> {
     let (height, width) = (fft.height, fft.width);
     let mut wrapped = vec![Complex64::ZERO; height * width];
     for (i, weight) in kernel.weights().iter().enumerate() {

@@ -16,6 +16,7 @@ mod convolve;
 mod crop;
 mod dct;
 mod degradation;
+mod detail;
 mod dot_test;
 mod fft;
 mod gram;
@@ -47,6 +48,7 @@ pub use boundary::Boundary;
 pub use compose::Compose;
 pub use crop::Crop;
 pub use degradation::Degradation;
+pub(crate) use detail::detail_left;
 pub use dot_test::{dot_test, dot_test_f32};
 pub use gram::Gram;
 pub use grayscale::Grayscale;
@@ -141,6 +143,13 @@ pub trait LinearOperator: Debug + Send + Sync {
     /// # Errors
     /// [`crate::Error::Config`] when the shape of `y` is not the range's.
     fn adjoint(&self, y: &Tensor<4>) -> Result<Tensor<4>>;
+    /// A A^T u: `[n, range]` to itself. The default takes one after the other.
+    ///
+    /// # Errors
+    /// [`crate::Error::Config`] when the shape of `u` is not the range's.
+    fn apply_gram(&self, u: &Tensor<4>) -> Result<Tensor<4>> {
+        self.apply(&self.adjoint(u)?)
+    }
     /// Largest eigenvalue of A^T A.
     fn norm_squared(&self) -> f64;
     /// A A^T by its eigenvalues, where its eigenvectors are known, exactly or nearly. `None`, the default, leaves

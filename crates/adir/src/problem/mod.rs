@@ -4,6 +4,7 @@
 //! it against the observation, and gives the [`Measurement`] that guidance works with: the operator on images that
 //! the network makes, the part of them that is the result, and the noise of y.
 
+mod detail;
 mod fit;
 mod gain;
 mod highlights;

@@ -24,6 +24,8 @@ pub struct Situation<'a> {
     pub sigma: NoiseLevel,
     /// Standard deviation of y's quantisation error. It matters where a blur is solved for, which would amplify it.
     pub rounding: NoiseLevel,
+    /// Fine detail of y in relation to that of a photograph, see [`Measurement::detail`](crate::problem::Measurement::detail).
+    pub detail: Option<f64>,
     /// The same without the weights of y, where its noise differs from value to value.
     pub unweighted: &'a dyn LinearOperator,
     /// How much noise differs from value to value of y, if it does; `sigma` is then that of y after they were weighted.

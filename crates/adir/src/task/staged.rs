@@ -17,9 +17,13 @@ const OPPOSED_FRESH: f64 = 0.3;
 /// The noise of such a stage.
 const OPPOSED: Mixture = Mixture::Opposed(OPPOSED_FRESH);
 /// Weight of y against the error of an estimate.
-const TRUST: Trust = Trust::Calibrated { factor: 8.0 };
+const TRUST: f64 = 8.0;
 /// The same in the first of two stages, where the noise that comes with y is counted; the second takes it out.
-const TRUST_AT_FIRST: Trust = Trust::Calibrated { factor: 24.0 };
+const TRUST_AT_FIRST: f64 = 24.0;
+/// The share of these that y gets for a share of the detail of photographs: a network errs less where there is less, down to a
+/// least share (docs/results/borders.md).
+const PER_DETAIL: f64 = 2.0;
+const LEAST_SHARE: f64 = 0.2;
 /// The same in the second stage of a blur of light (docs/results/light.md).
 const TRUST_IN_LIGHT: Trust = Trust::Calibrated { factor: 1.0 };
 /// Noise-to-signal ratio from which the first stage starts where y decides what is coarse.
@@ -58,7 +62,12 @@ pub(super) fn stages(
     let steps = given.steps.as_deref().map(count).transpose()?;
     let (clip, source) = situation.clip(Source::rule("always"));
     let clip_x0 = choices.pick("clip", given.clip_x0, clip, source, bool::to_string);
-    let stages = Recipe { situation, holes, aim, steps, clip_x0 }.stages()?;
+    let share = situation.detail.map_or(1.0, |detail| (PER_DETAIL * detail).clamp(LEAST_SHARE, 1.0));
+    if share < 1.0 {
+        let rule = Source::rule("the observation has less detail than photographs have");
+        choices.note("weight of y", format!("{:.0} % of the usual", 100.0 * share), rule);
+    }
+    let stages = Recipe { situation, holes, aim, steps, clip_x0, share }.stages()?;
     for (stage, name) in stages.iter().zip(["first stage", "second stage"]) {
         let (first, steps) = match &stage.levels {
             Levels::Powers { first, count, .. } => (*first, *count),
@@ -97,6 +106,8 @@ struct Recipe<'a> {
     aim: f64,
     steps: Option<usize>,
     clip_x0: bool,
+    /// Of the usual weight of y.
+    share: f64,
 }
 
 impl Recipe<'_> {
@@ -171,13 +182,17 @@ impl Recipe<'_> {
         }
     }
 
+    fn trust(&self, factor: f64) -> Trust {
+        Trust::Calibrated { factor: self.share * factor }
+    }
+
     fn stage(&self, start: Start, first: u16, count: usize, mixture: Mixture, eps: EpsAfterGuidance) -> StageSettings {
         StageSettings {
             start,
             levels: Levels::Powers { first, count, power: 2 },
             clip_x0: self.clip_x0,
             sampler: SamplerSettings::Renoise { mixture, eps_after_guidance: eps },
-            guidance: self.situation.proximal(TRUST, true),
+            guidance: self.situation.proximal(self.trust(TRUST), true),
         }
     }
 
@@ -202,7 +217,7 @@ impl Recipe<'_> {
         let first = self.situation.timestep(COARSE);
         let stage = self.stage(Start::Estimate, first, count, OPPOSED, EpsAfterGuidance::Rederive);
         if self.counts_noise() {
-            return StageSettings { guidance: self.situation.proximal(TRUST_AT_FIRST, true), ..stage };
+            return StageSettings { guidance: self.situation.proximal(self.trust(TRUST_AT_FIRST), true), ..stage };
         }
         stage
     }
