@@ -66,7 +66,7 @@ fn values_beyond_white_are_kept_and_named() {
     let plan = run(&f, &[&args[..], &["--plan", "--overwrite"]].concat());
     let shown = String::from_utf8_lossy(&plan.stdout).into_owned();
     assert!(shown.contains("beyond black and white"), "{shown}");
-    assert!(done(&f, &[&args[..3], &["p.png"], &args[4..]].concat()).contains("cut off in this format"));
+    assert!(done(&f, &[&args[..3], &["p.png"], &args[4..]].concat()).contains("cut off in the result"));
     // Of a folder it is said once that results are coarser than their observations.
     let rounded = "results are rounded to 8 bits";
     fs::create_dir(f.join("s")).unwrap();

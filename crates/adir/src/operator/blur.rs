@@ -121,6 +121,14 @@ impl LinearOperator for Blur {
         host::map_images(y, self.range, self.domain, |y, x| self.transpose(y, x))
     }
 
+    fn apply_gram(&self, u: &Tensor<4>) -> Result<Tensor<4>> {
+        host::map_images(u, self.range, self.range, |u, image| {
+            let mut x = vec![0.0; self.domain.elements()];
+            self.transpose(u, &mut x);
+            self.forward(&x, image);
+        })
+    }
+
     /// In closed form where [`LinearOperator::gram`] is exact; else found by iteration on one channel. For an image of
     /// more than 128 x 128 pixels, the iteration runs on a smaller one, whose borders are as strong, and the spectrum of
     /// the kernel says how strong the rest is. Computed on the first call, then kept.

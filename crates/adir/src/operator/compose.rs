@@ -57,6 +57,15 @@ impl LinearOperator for Compose {
         self.stages.iter().rev().try_fold(y.clone(), |y, stage| stage.adjoint(&y))
     }
 
+    /// Without the first stages for which A_i A_i^T = c_i I.
+    fn apply_gram(&self, u: &Tensor<4>) -> Result<Tensor<4>> {
+        let Some((last, others)) = self.stages.split_last() else { return Ok(u.clone()) };
+        let factor: Option<f64> = others.iter().map(|stage| stage.gram()?.constant()).product();
+        let Some(factor) = factor else { return self.apply(&self.adjoint(u)?) };
+        let image = last.apply_gram(u)?;
+        Ok(if factor == 1.0 { image } else { image.mul_scalar(factor) })
+    }
+
     /// Found by iteration on the first call, then kept. For an image of more than 128 x 128 values, and should a stage fail
     /// on a valid input, this is the product of the stages' norms, which is never too small. For a blur and a
     /// down-sampling it is that of their composition, nearly: what is even in the image comes through both.

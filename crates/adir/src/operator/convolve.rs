@@ -14,11 +14,15 @@ use super::fft::Fft2d;
 /// FFT is taken. Measured on two AVX-512 cores, the two break even between 6 (256 pixels a side) and
 /// 25 (64 pixels); a 61x61 kernel on 512x512 takes 31 ms instead of 304.
 const FFT_FROM_WEIGHTS_PER_LOG_PIXELS: f64 = 10.0;
+/// A pass over lines and one over columns write a plane between them, which costs as much as so many weights.
+const BETWEEN_PASSES: usize = 4;
 
 /// How a convolution is computed. The results differ by rounding only.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Method {
     Direct,
+    /// Columns, then lines: for kernels that are products of both.
+    Separable,
     Fft,
 }
 
@@ -26,8 +30,13 @@ impl Method {
     /// The cheaper of the two for planes of `size` (height, width).
     pub(super) fn cheaper(kernel: &Kernel, size: (usize, usize)) -> Self {
         let weights = kernel.weights().iter().filter(|&&weight| weight != 0.0).count();
+        let in_passes = kernel.factors().map(|(rows, columns)| rows.len() + columns.len() + BETWEEN_PASSES);
+        let (weights, method) = match in_passes {
+            Some(fewer) if fewer < weights => (fewer, Self::Separable),
+            _ => (weights, Self::Direct),
+        };
         let log_pixels = ((size.0 * size.1).max(2) as f64).log2();
-        if weights as f64 > FFT_FROM_WEIGHTS_PER_LOG_PIXELS * log_pixels { Self::Fft } else { Self::Direct }
+        if weights as f64 > FFT_FROM_WEIGHTS_PER_LOG_PIXELS * log_pixels { Self::Fft } else { method }
     }
 }
 
@@ -41,8 +50,18 @@ pub(super) struct Convolution {
 
 #[derive(Debug, Clone)]
 enum Plan {
-    Direct { taps: Vec<Tap> },
-    Fft { fft: Fft2d, spectrum: Vec<Complex64> },
+    Direct {
+        taps: Vec<Tap>,
+    },
+    /// Taps along columns and along lines.
+    Separable {
+        down: Vec<Tap>,
+        right: Vec<Tap>,
+    },
+    Fft {
+        fft: Fft2d,
+        spectrum: Vec<Complex64>,
+    },
 }
 
 /// One weight: y(i) += weight x(i + offset).
@@ -65,6 +84,14 @@ impl Convolution {
                     taps.map(|(i, &weight)| Tap { down: height - 1 - i / width, right: width - 1 - i % width, weight });
                 Plan::Direct { taps: taps.collect() }
             }
+            Method::Separable => {
+                let (rows, columns) = kernel.factors().unwrap_or_default();
+                let tap = |down, right, weight| Tap { down, right, weight };
+                let down = rows.iter().enumerate().map(|(i, weight)| tap(height - 1 - i, 0, *weight));
+                let right = columns.iter().enumerate().map(|(i, weight)| tap(0, width - 1 - i, *weight));
+                let set = |tap: &Tap| tap.weight != 0.0;
+                Plan::Separable { down: down.filter(set).collect(), right: right.filter(set).collect() }
+            }
             Method::Fft => {
                 let fft = Fft2d::at_least(outer.0, outer.1);
                 let spectrum = fft.forward(packed(&fft, kernel.weights(), (height, width), (0, 0)));
@@ -82,12 +109,12 @@ impl Convolution {
     /// y for each plane of x, one after the other; `y` must be zero.
     pub(super) fn forward(&self, x: &[f64], y: &mut [f64]) {
         match &self.plan {
-            Plan::Direct { taps } => by_lines(x, self.outer, y, self.inner, |x, i, line| {
-                for tap in taps {
-                    let start = (i + tap.down) * self.outer.1 + tap.right;
-                    add_scaled(line, tap.weight, &x[start..start + self.inner.1]);
-                }
-            }),
+            Plan::Direct { taps } => gather(taps, (x, self.outer), (y, self.inner)),
+            Plan::Separable { down, right } => {
+                let (size, mut between) = self.between(x, self.outer);
+                gather(down, (x, self.outer), (&mut between, size));
+                gather(right, (&between, size), (y, self.inner));
+            }
             Plan::Fft { fft, spectrum } => {
                 self.by_pairs(fft, (x, self.outer, (0, 0)), (y, self.inner, self.margin()), |v| {
                     v.iter_mut().zip(spectrum).for_each(|(v, k)| *v *= k);
@@ -99,20 +126,24 @@ impl Convolution {
     /// The transpose of [`Convolution::forward`]; `x` must be zero.
     pub(super) fn transpose(&self, y: &[f64], x: &mut [f64]) {
         match &self.plan {
-            Plan::Direct { taps } => by_lines(y, self.inner, x, self.outer, |y, i, line| {
-                for tap in taps {
-                    let Some(row) = i.checked_sub(tap.down).filter(|&row| row < self.inner.0) else { continue };
-                    let start = row * self.inner.1;
-                    let target = &mut line[tap.right..tap.right + self.inner.1];
-                    add_scaled(target, tap.weight, &y[start..start + self.inner.1]);
-                }
-            }),
+            Plan::Direct { taps } => spread(taps, (y, self.inner), (x, self.outer)),
+            Plan::Separable { down, right } => {
+                let (size, mut between) = self.between(y, self.inner);
+                spread(right, (y, self.inner), (&mut between, size));
+                spread(down, (&between, size), (x, self.outer));
+            }
             Plan::Fft { fft, spectrum } => {
                 self.by_pairs(fft, (y, self.inner, self.margin()), (x, self.outer, (0, 0)), |v| {
                     v.iter_mut().zip(spectrum).for_each(|(v, k)| *v *= k.conj());
                 });
             }
         }
+    }
+
+    /// The planes between the passes over columns and over lines, all 0, for planes of `size`.
+    fn between(&self, planes: &[f64], size: (usize, usize)) -> ((usize, usize), Vec<f64>) {
+        let between = (self.inner.0, self.outer.1);
+        (between, vec![0.0; planes.len() / (size.0 * size.1) * between.0 * between.1])
     }
 
     /// Where the inner plane starts in the circular product of the outer plane and the kernel.
@@ -136,6 +167,36 @@ impl Convolution {
             unpack(fft, &fft.inverse(spectrum), target, target_size, target_at);
         }
     }
+}
+
+/// The sums of taps at every place of the inner planes.
+fn gather(
+    taps: &[Tap],
+    (outer, outer_size): (&[f64], (usize, usize)),
+    (inner, inner_size): (&mut [f64], (usize, usize)),
+) {
+    by_lines(outer, outer_size, inner, inner_size, |outer, i, line| {
+        for tap in taps {
+            let start = (i + tap.down) * outer_size.1 + tap.right;
+            add_scaled(line, tap.weight, &outer[start..start + inner_size.1]);
+        }
+    });
+}
+
+/// The transpose of [`gather`].
+fn spread(
+    taps: &[Tap],
+    (inner, inner_size): (&[f64], (usize, usize)),
+    (outer, outer_size): (&mut [f64], (usize, usize)),
+) {
+    by_lines(inner, inner_size, outer, outer_size, |inner, i, line| {
+        for tap in taps {
+            let Some(row) = i.checked_sub(tap.down).filter(|&row| row < inner_size.0) else { continue };
+            let start = row * inner_size.1;
+            let target = &mut line[tap.right..tap.right + inner_size.1];
+            add_scaled(target, tap.weight, &inner[start..start + inner_size.1]);
+        }
+    });
 }
 
 /// Computes every line of every target plane from its source plane, in parallel.

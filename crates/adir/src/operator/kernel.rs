@@ -46,8 +46,9 @@ impl Kernel {
         let sum: f64 = values.iter().sum();
         let magnitude: f64 = values.iter().map(|v| v.abs()).sum();
         if !magnitude.is_finite() || sum.abs() <= MIN_RELATIVE_SUM * magnitude {
+            let sum = if magnitude.is_finite() { "nothing, or nearly so" } else { "more than a number can be" };
             return Err(Error::config(format!(
-                "the kernel sums to {sum:e} (magnitudes: {magnitude:e}) and cannot be normalised to unit sum"
+                "the weights of the kernel add up to {sum}: they cannot be scaled to a sum of 1"
             )));
         }
         Ok(Self { height, width, weights: values.into_iter().map(|v| v / sum).collect() })
@@ -84,7 +85,7 @@ impl Kernel {
     pub fn gaussian(size: usize, sigma: f64) -> Result<Self> {
         if !(sigma.is_finite() && sigma > 0.0) {
             return Err(Error::config(format!(
-                "the standard deviation of a Gaussian kernel must be positive, found {sigma}"
+                "the standard deviation of a Gaussian kernel is {sigma}: expected a finite number above 0"
             )));
         }
         let middle = (size as f64 - 1.0) / 2.0;
@@ -142,6 +143,19 @@ impl Kernel {
     /// Row-major weights, of unit sum.
     pub fn weights(&self) -> &[f64] {
         &self.weights
+    }
+
+    /// Weights of rows and of columns whose products are the kernel's, if there are such.
+    pub(super) fn factors(&self) -> Option<(Vec<f64>, Vec<f64>)> {
+        let width = self.width;
+        let largest =
+            (0..self.weights.len()).max_by(|a, b| self.weights[*a].abs().total_cmp(&self.weights[*b].abs()))?;
+        let peak = self.weights[largest];
+        let columns: Vec<f64> = self.weights[largest / width * width..][..width].to_vec();
+        let rows: Vec<f64> = self.weights.chunks(width).map(|row| row[largest % width] / peak).collect();
+        let is_product =
+            |(i, weight): (usize, &f64)| (rows[i / width] * columns[i % width] - weight).abs() <= 1e-15 * peak.abs();
+        self.weights.iter().enumerate().all(is_product).then_some((rows, columns))
     }
 
     /// Whether no weight is below 0, as that of light is.

@@ -65,6 +65,10 @@ impl LinearOperator for Masked {
         self.inner.adjoint(&self.keep(y)?)
     }
 
+    fn apply_gram(&self, u: &Tensor<4>) -> Result<Tensor<4>> {
+        self.mask.keep(&self.inner.apply_gram(&self.keep(u)?)?)
+    }
+
     /// That of A, which is never too small: what is left out makes no direction stronger.
     fn norm_squared(&self) -> f64 {
         self.inner.norm_squared()

@@ -87,9 +87,8 @@ pub fn solve(
         if inner(&left, &left) <= enough {
             break;
         }
-        let back = operator.adjoint(&tensor(&direction))?;
-        let back = if scale == 1.0 { back } else { back.mul_scalar(scale) };
-        let mut image = to_f64(&operator.apply(&back)?)?;
+        let image = operator.apply_gram(&tensor(&direction))?;
+        let mut image = to_f64(&if scale == 1.0 { image } else { image.mul_scalar(scale) })?;
         add(&mut image, damping, &direction);
         let length = square / inner(&direction, &image);
         add(&mut solution, length, &direction);

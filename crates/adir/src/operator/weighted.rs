@@ -63,6 +63,10 @@ impl LinearOperator for Weighted {
         self.inner.adjoint(&self.weigh(y)?)
     }
 
+    fn apply_gram(&self, u: &Tensor<4>) -> Result<Tensor<4>> {
+        self.weigh(&self.inner.apply_gram(&self.weigh(u)?)?)
+    }
+
     /// From the eigenvalues where they are known. Else found by iteration for images of up to 128 x 128 values; for larger
     /// ones it is that of A times the largest squared weight, which is never too small.
     fn norm_squared(&self) -> f64 {

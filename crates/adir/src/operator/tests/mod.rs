@@ -59,6 +59,12 @@ fn some_weights(shape: ImageShape) -> Arc<[f64]> {
     (0..shape.elements()).map(|i| [0.5, 1.0, 1.5, 2.2][(i + i / 5) % 4]).collect()
 }
 
+/// The ways to convolve with a kernel.
+fn ways(kernel: &Kernel) -> impl Iterator<Item = Method> {
+    let separable = kernel.factors().map(|_| Method::Separable);
+    [Method::Direct, Method::Fft].into_iter().chain(separable)
+}
+
 /// Every kind of operator on images of shape `domain`.
 fn registry(domain: ImageShape) -> Vec<Arc<dyn LinearOperator>> {
     let mut all: Vec<Arc<dyn LinearOperator>> = vec![
@@ -73,7 +79,7 @@ fn registry(domain: ImageShape) -> Vec<Arc<dyn LinearOperator>> {
     for kernel in kernels() {
         for (boundary, _) in Boundary::ALL {
             let fits = kernel.height() <= domain.height && kernel.width() <= domain.width;
-            for method in [Method::Direct, Method::Fft] {
+            for method in ways(&kernel) {
                 match Blur::with_method(domain, kernel.clone(), boundary, method) {
                     Ok(blur) => all.push(Arc::new(blur)),
                     Err(_) => assert!(boundary == Boundary::Valid && !fits),
@@ -133,6 +139,24 @@ fn every_adjoint_passes_the_dot_test() {
         assert!(gap <= 1e-12, "f64 {gap:e}: {a:?}");
         let gap = dot_test_f32(&*a, 2, 8).unwrap();
         assert!(gap <= 1e-6, "f32 {gap:e}: {a:?}");
+    }
+}
+
+#[test]
+fn a_gram_matrix_is_applied_as_its_two_parts_are() {
+    let canvas = ImageShape::new(3, 16, 16);
+    let domain = ImageShape::new(3, 13, 15);
+    let crop: Arc<dyn LinearOperator> = Arc::new(Crop::new(canvas, domain).unwrap());
+    let cropped = registry(domain)
+        .into_iter()
+        .filter(|last| last.domain() == domain)
+        .map(|last| -> Arc<dyn LinearOperator> { Arc::new(Compose::new(vec![crop.clone(), last]).unwrap()) });
+    for a in everything().into_iter().chain(cropped) {
+        let u = image(a.range(), 3);
+        let expected = tensor::to_f64(&a.apply(&a.adjoint(&u).unwrap()).unwrap()).unwrap();
+        let found = tensor::to_f64(&a.apply_gram(&u).unwrap()).unwrap();
+        let gap = found.iter().zip(&expected).map(|(a, b)| (a - b).abs()).fold(0.0, f64::max);
+        assert!(gap < 1e-12, "{gap} {a:?}");
     }
 }
 

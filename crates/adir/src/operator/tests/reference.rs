@@ -108,26 +108,33 @@ fn blur_at_every_boundary() {
 }
 
 #[test]
-fn direct_and_fourier_convolution_agree() {
+fn all_ways_to_convolve_agree() {
     let domain = ImageShape::new(3, 40, 33);
     for kernel in kernels() {
         for (boundary, _) in Boundary::ALL {
             let blur = |method| Blur::with_method(domain, kernel.clone(), boundary, method).unwrap();
-            let (direct, fft) = (blur(Method::Direct), blur(Method::Fft));
+            let direct = blur(Method::Direct);
             let (x, y) = (image(domain, 1), image(direct.range(), 2));
-            let ax = [&direct, &fft].map(|a| values(&a.apply(&x).unwrap()));
-            let aty = [&direct, &fft].map(|a| values(&a.adjoint(&y).unwrap()));
-            assert!(max_difference(&ax[0], &ax[1]) < 1e-13, "{boundary} {kernel:?}");
-            assert!(max_difference(&aty[0], &aty[1]) < 1e-13, "{boundary} {kernel:?}");
+            let of = |a: &Blur| [a.apply(&x), a.adjoint(&y)].map(|image| values(&image.unwrap()));
+            let expected = of(&direct);
+            for method in ways(&kernel) {
+                for (found, expected) in of(&blur(method)).iter().zip(&expected) {
+                    assert!(max_difference(found, expected) < 1e-13, "{boundary} {kernel:?} {method:?}");
+                }
+            }
         }
     }
 }
 
 #[test]
-fn large_kernels_go_through_fft_and_small_ones_do_not() {
-    let size = (256, 256);
-    assert_eq!(Method::cheaper(&Kernel::boxed(5).unwrap(), size), Method::Direct);
-    assert_eq!(Method::cheaper(&Kernel::boxed(61).unwrap(), size), Method::Fft);
+fn every_kernel_goes_the_cheapest_way() {
+    let way = |kernel: Kernel| Method::cheaper(&kernel, (256, 256));
+    assert_eq!(way(Kernel::boxed(5).unwrap()), Method::Separable);
+    assert_eq!(way(Kernel::gaussian(61, 10.0).unwrap()), Method::Separable);
+    assert_eq!(way(Kernel::boxed(101).unwrap()), Method::Fft);
+    assert_eq!(way(Kernel::boxed(3).unwrap()), Method::Direct);
+    assert_eq!(way(Kernel::motion(9.0, 45.0).unwrap()), Method::Direct);
+    assert_eq!(way(Kernel::motion(99.0, 45.0).unwrap()), Method::Fft);
 }
 
 #[test]
