@@ -31,7 +31,7 @@ pub struct AdaptPlan {
 }
 
 /// Said instead of adapting where a check is asked for.
-const CANNOT_BE_CHECKED: &str = "there is one image to adapt to, so none can be held out to check an adaptation by: nothing \
+pub(super) const CANNOT_BE_CHECKED: &str = "there is one image to adapt to, so none can be held out to check an adaptation by: nothing \
                                  is adapted, the prior is used as it is (`--adapt gallery` adapts unchecked)";
 
 /// An observation to adapt for.
@@ -318,7 +318,10 @@ impl Engine {
                 let images = sources.iter().map(|source| source.record.clone()).collect();
                 let cannot_be_checked = sources.len() < 2 && request.keep == Keep::IfHeldOutImproves;
                 let found = if cannot_be_checked {
-                    warn(watch, CANNOT_BE_CHECKED)?;
+                    // A plan has said so.
+                    if !self.has_one_image(request) {
+                        warn(watch, CANNOT_BE_CHECKED)?;
+                    }
                     Err(provenance(&prior, &sources, config)?)
                 } else {
                     Ok(self.adapt_from(&prior, plan, observed, (sources, config), watch)?)

@@ -102,6 +102,13 @@ impl Engine {
         Ok(())
     }
 
+    /// Whether it is plain that there is but one image to adapt to, so that none can be held out.
+    pub(super) fn has_one_image(&self, request: &Adapt) -> bool {
+        let (Target::Gallery(path) | Target::Text { gallery: path, .. }) = &request.target else { return false };
+        let is_all = |known: &LookedAt| known.path == *path && known.tiles.is_none() && known.only.is_some();
+        request.shared.is_empty() && (request.neighbours == 1 || self.lock().looked_at.iter().any(is_all))
+    }
+
     /// Refuses an adapter that is not there, is damaged, or belongs to other weights: the one that is used, or the one from
     /// which an adaptation starts. Reads the prior. Returns what a user should know of it.
     pub(super) fn check_adapter(&self, request: &Adapt, observed: &Observed<'_>) -> Result<Option<String>> {

@@ -4,11 +4,11 @@ use std::fmt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use super::adapt::{AdaptPlan, Observed};
+use super::adapt::{AdaptPlan, CANNOT_BE_CHECKED, Observed};
 use super::extent::{Extent, Memory};
 use super::open::Engine;
 use super::outputs::{Outputs, Stale};
-use super::request::{Observation, Request, Target};
+use super::request::{Keep, Observation, Request, Target};
 use super::warnings::{ROUNDED, warnings};
 use crate::adapt::products_of_training;
 use crate::io::image::{BitDepth, ImageFormat, Metadata, Picture, check_file, read_bytes, read_hashed_as};
@@ -129,6 +129,9 @@ impl Engine {
         };
         let mut all = warnings(&plan)?;
         all.extend(doubts);
+        let unchecked =
+            adapt_to.is_some_and(|adapt| adapt.keep == Keep::IfHeldOutImproves && self.has_one_image(adapt));
+        all.extend(unchecked.then(|| CANNOT_BE_CHECKED.to_owned()));
         Ok(Plan { warnings: all, ..plan })
     }
 
