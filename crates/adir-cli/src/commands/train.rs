@@ -38,11 +38,6 @@ use crate::seed::Seed;
 /// Files left out that are shown one by one; the rest is counted.
 const SHOWN: usize = 20;
 
-/// The default network.
-const NETWORK: &str = r#"{"in_channels":3,"out_channels":6,"model_channels":32,"num_res_blocks":1,
-    "channel_mult":[1,2,4,4],"attention_resolutions":[8],"num_head_channels":32,"resblock_updown":true,
-    "use_scale_shift_norm":true,"noise_schedule":"linear","diffusion_steps":1000}"#;
-
 /// Train a prior on your own photographs.
 ///
 /// Writes the averaged weights (f16 safetensors, for `restore --model`), a model card (.md) and a checkpoint
@@ -68,7 +63,7 @@ pub struct TrainArgs {
     /// Start from these weights instead of random ones
     #[arg(long, value_name = "WEIGHTS")]
     init: Option<PathBuf>,
-    /// Network configuration (JSON, guided-diffusion's names) [default: 5 million parameters, 32 channels]
+    /// Network configuration (JSON, guided-diffusion's names) [default: that of the embedded prior, 10 million parameters]
     #[arg(long, value_name = "JSON")]
     model_config: Option<PathBuf>,
     /// Side of the crops in pixels
@@ -274,7 +269,7 @@ impl TrainArgs {
                 let (file, config) = Prior::open_weights(path, None)?;
                 config.map_or_else(|| config_of(&file), Ok).map_err(|e| Error::model(path, e.to_string()))?
             }
-            (None, None) => UNetConfig::from_json(NETWORK)?,
+            (None, None) => config_of(&Prior::embedded_file()?)?,
         };
         let micro_batch = self.micro_batch.unwrap_or(if self.device == "cpu" { 4 } else { self.batch });
         Ok(TrainConfig {
