@@ -28,6 +28,7 @@ use std::borrow::Cow;
 use std::io::Write;
 use std::process::ExitCode;
 
+use adir::compute::Workers;
 use adir::io::plain;
 use adir::tensor::OrExit;
 
@@ -165,7 +166,7 @@ fn main() -> ExitCode {
     };
     let log = log::Log::new(cli.log_format, level, stop);
     hub::notes().iter().for_each(|note| log.warn(note));
-    let done = listening.and_then(|()| match &cli.command {
+    let done = listening.and_then(|()| Workers::start_shared()).and_then(|()| match &cli.command {
         Command::Restore(args) => commands::restore::run(args, &log),
         Command::Edit(args) => commands::edit::run(args, &log),
         Command::Merge(args) => commands::merge::run(args, &log),

@@ -57,6 +57,16 @@ impl CropSource {
     }
 }
 
+/// What is left of an image whose crops are all of [`resized`] ones: halved as often as every one of them is.
+pub(crate) fn reduced(image: Tensor<4>, crop: usize) -> Tensor<4> {
+    let most = (1.25 * crop as f64).round() as usize;
+    let mut image = image;
+    while image.dims()[2].min(image.dims()[3]) >= 2 * most {
+        image = adir_kernels::avg_pool2(image);
+    }
+    image
+}
+
 /// The image with a short side of 1 to 1.25 crops, by a number from 0 to 1.
 ///
 /// # Errors
@@ -105,4 +115,25 @@ fn with_short_side(image: &Tensor<4>, short: usize) -> Result<Tensor<4>> {
     let resized = bicubic_resize(image, side(h), side(w))?;
     tensor::check_finite(&resized, "an image to adapt to")?;
     Ok(resized)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::tensor::{cpu, from_f32, to_f32};
+
+    /// A large image is held as small as all crops of it make it first: they stay the same to the bit.
+    #[test]
+    fn crops_of_a_reduced_image_are_those_of_the_whole() {
+        let (height, width) = (203, 331);
+        let values = (0..3 * height * width).map(|i| (0.37 * i as f32).sin()).collect();
+        let image = from_f32(values, [1, 3, height, width], &cpu());
+        let held = reduced(image.clone(), 16);
+        assert_eq!(held.dims(), [1, 3, 25, 41]);
+        for drawn in [0.0, 0.3, 0.999] {
+            let [whole, held] = [&image, &held].map(|image| to_f32(&resized(image, 16, drawn).unwrap()).unwrap());
+            assert_eq!(whole, held, "{drawn}");
+        }
+        assert_eq!(reduced(image.clone(), 90).dims(), image.dims());
+    }
 }

@@ -2,6 +2,7 @@
 
 use super::config::{AdaptConfig, Trained};
 use crate::models::Network;
+use crate::tensor::DType;
 
 /// The program, its embedded weights, the images and the threads' scratch space.
 const PROGRAM: usize = 155 << 20;
@@ -17,9 +18,13 @@ const SHARE: usize = 85;
 /// Temporary maps alive at the same time (gradients and copies), in units of the largest map.
 const IN_PASSING: usize = 6;
 
-/// Bytes that a program adapting that network on the CPU in f32 takes at most, weights included, with so many `threads`:
-/// an upper estimate from what is alive at once, fitted to measured peaks (docs/results/memory.md).
-pub fn adaptation_memory(network: &dyn Network, config: &AdaptConfig, threads: usize) -> u64 {
+/// In f64: bytes of a value of the state, of one of the maps, whose operations keep more for the backward pass than the
+/// kernels of f32 do, and of a weight of attention, which f32 does not keep. Fitted to measured peaks.
+const IN_F64: [usize; 3] = [8, 14, 24];
+
+/// Bytes that a program adapting that network on the CPU in f32 or f64 takes at most, weights included, with so many
+/// `threads`: an upper estimate from what is alive at once, fitted to measured peaks (docs/results/memory.md).
+pub fn adaptation_memory(network: &dyn Network, config: &AdaptConfig, threads: usize, dtype: DType) -> u64 {
     let layout = network.layout();
     let weights = layout.element_count();
     let blocks = network.memory_of_blocks(config.crop, config.crop);
@@ -52,6 +57,12 @@ pub fn adaptation_memory(network: &dyn Network, config: &AdaptConfig, threads: u
         blocks.iter().map(|b| b.kept).sum()
     };
     let maps = (part * at_once) as u128 * (activations + IN_PASSING * largest) as u128 / 100 * SHARE as u128;
-    let bytes = (PROGRAM + packed) as u128 + 4 * (state as u128 + maps);
+    let [of_state, of_maps, of_attention] = if dtype == DType::F64 { IN_F64 } else { [4, 4, 0] };
+    let attention: usize = network.attention_weights(config.crop, config.crop).into_iter().sum();
+    let attention = (part * at_once * attention) as u128;
+    let bytes = (PROGRAM + packed) as u128
+        + of_state as u128 * state as u128
+        + of_maps as u128 * maps
+        + of_attention as u128 * attention;
     u64::try_from(bytes).unwrap_or(u64::MAX)
 }

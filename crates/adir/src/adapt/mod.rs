@@ -18,6 +18,7 @@ mod run;
 pub use adapter::{Adapter, AdapterInfo, Provenance};
 pub use config::{AdaptConfig, CropScale, MOST_CROP, RateSchedule, Timesteps, Trained};
 pub use crops::CropSource;
+pub(crate) use crops::reduced;
 pub use curve::{Band, HeldOut, Point, Slope, Stopped};
 pub use memory::adaptation_memory;
 pub(crate) use run::passes_of_crops;

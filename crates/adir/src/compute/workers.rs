@@ -20,6 +20,15 @@ impl Workers {
         rayon::current_num_threads()
     }
 
+    /// Starts the threads that everything shares. Without it their first use starts them, and panics where the system gives
+    /// none.
+    ///
+    /// # Errors
+    /// [`Error::Limits`] when the system gives no threads, and when they were started before.
+    pub fn start_shared() -> Result<()> {
+        rayon::ThreadPoolBuilder::new().build_global().map_err(no_thread)
+    }
+
     /// [`Workers::available`] workers.
     ///
     /// # Errors

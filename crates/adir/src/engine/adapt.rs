@@ -10,7 +10,7 @@ use super::open::Engine;
 use super::plan::Plan;
 use super::record::{AdaptationRecord, ImageRecord};
 use super::request::{Adapt, Keep, Target};
-use super::sources::Source;
+use super::sources::{Source, held};
 use super::training::{StateFile, Training};
 use crate::adapt::{AdaptConfig, Adaptation, Adapter, AdapterInfo, HeldOut, Provenance, Trained, adaptation_memory};
 use crate::compute::Workers;
@@ -126,7 +126,7 @@ impl Engine {
         config.check(header.info().size_multiple)?;
         let need = |config: &AdaptConfig| match request.target {
             Target::Adapter(_) => 0,
-            _ => adaptation_memory(header.network().as_ref(), config, Workers::available()),
+            _ => adaptation_memory(header.network().as_ref(), config, Workers::available(), self.compute().dtype),
         };
         let free = self.memory.unwrap_or(u64::MAX);
         if matches!(config.trained, Trained::Auto { .. }) && need(&config) > free {
@@ -460,7 +460,7 @@ impl Engine {
         if let Err(e) = &usable {
             warn(watch, format!("the cache takes nothing, the adapter will not be kept: {e}; see --cache"))?;
         }
-        let pictures = sources.into_iter().map(|source| source.pixels(self)).collect::<Result<Vec<_>>>()?;
+        let pictures = held(sources, &provenance.settings, self)?;
         let state_is_cached = !matches!(state, StateFile::At(_));
         let passes = matches!(state, StateFile::WhileTraining);
         let cached = |path: Option<PathBuf>| path.filter(|_| request.use_cache && usable.is_ok());

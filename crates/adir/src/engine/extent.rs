@@ -7,7 +7,7 @@ use crate::compute::Workers;
 use crate::models::{Denoiser, PriorHeader, Tiled, check_tile, tiles_of};
 use crate::restore::RestorePlan;
 use crate::task::Hint;
-use crate::tensor::is_cpu;
+use crate::tensor::{DType, is_cpu};
 
 /// What a run takes of memory at most, in bytes, weights included.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -79,6 +79,10 @@ impl Engine {
             let network = match restore.needs_gradient() {
                 true => header.network().gradient_memory(height, width, at_once),
                 false => header.network().forward_memory(height, width, at_once),
+            };
+            let network = match self.compute().dtype {
+                DType::F64 => network + header.network().memory_beyond_f32(height, width, at_once),
+                _ => network,
             };
             let values = canvas.pixels() * canvas.channels;
             let blurs = matches!(restore.measurement().hint(), Hint::Blurs | Hint::Unknown);

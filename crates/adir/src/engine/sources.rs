@@ -10,7 +10,7 @@ use super::open::Engine;
 use super::plan::{content_of, content_of_values};
 use super::record::ImageRecord;
 use super::request::{Adapt, Query, Target};
-use crate::adapt::{AdaptConfig, CropScale};
+use crate::adapt::{AdaptConfig, CropScale, reduced};
 use crate::encode::Embedding;
 use crate::io::folder::image_files;
 use crate::io::hash::sha256;
@@ -19,12 +19,49 @@ use crate::io::shards::{hash_in, read_image_in};
 use crate::io::tally::Tally;
 use crate::io::tally::counted;
 use crate::models::{Denoiser, Prior};
+use crate::noise::{Noise, Stream};
 use crate::retrieve::{ContentHash, Neighbour};
-use crate::tensor::Tensor;
+use crate::tensor::{self, Tensor};
 use crate::{Error, Result};
 
 /// Memory for the images of an archive, in values.
 const ARCHIVE_VALUES: usize = 1 << 28;
+
+/// The same for images that are read for an adaptation, all together: what a plan counts for them.
+const HELD_VALUES: usize = 1 << 24;
+
+/// The pixels of the images that a training with `settings` crops. Where crops are scaled down, as far scaled down as all of
+/// them are; where they are not, of images that are too large for all to be held, a part, which their content chooses.
+pub(super) fn held(sources: Vec<Source>, settings: &AdaptConfig, engine: &Engine) -> Result<Vec<Tensor<4>>> {
+    let share = HELD_VALUES / sources.len().max(1);
+    let hold = |source: Source| {
+        let (content, at_hand) = (source.content(), source.pixels.is_some());
+        let image = source.pixels(engine)?;
+        match settings.scale {
+            _ if at_hand => Ok(image),
+            CropScale::Resized => Ok(reduced(image, settings.crop)),
+            CropScale::Native => part_of(&image, share, settings.crop, &content),
+        }
+    };
+    sources.into_iter().map(hold).collect()
+}
+
+/// A part of an image with about `most` values, as wide for its height as the image, and at least a crop each way.
+fn part_of(image: &Tensor<4>, most: usize, crop: usize, content: &ContentHash) -> Result<Tensor<4>> {
+    let [n, c, h, w] = image.dims();
+    let shrink = (most as f64 / (n * c * h * w) as f64).sqrt();
+    if shrink >= 1.0 {
+        return Ok(image.clone());
+    }
+    let side = |side: usize| ((side as f64 * shrink) as usize).max(crop).min(side);
+    let (height, width) = (side(h), side(w));
+    let seed = content.0.first_chunk().map_or(0, |bytes| u64::from_le_bytes(*bytes));
+    let noise = Noise::new(seed, Stream::Adaptation);
+    let (top, left) = (noise.below(0, 0, h - height + 1), noise.below(0, 1, w - width + 1));
+    let part = image.clone().narrow(2, top, height).narrow(3, left, width);
+    // A copy: a view would hold all of the image.
+    Ok(tensor::from_f32(tensor::to_f32(&part)?, part.dims(), &image.device()))
+}
 
 /// An image to adapt to: its place and content, and its pixels where they are at hand.
 pub(super) struct Source {
@@ -206,5 +243,31 @@ impl Engine {
         };
         let exclude: Vec<_> = std::iter::once(observed.content).chain(request.exclude.iter().copied()).collect();
         gallery.nearest(&query, request.neighbours, request.closer_than, &exclude, &self.limits, watch)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::tensor::{cpu, from_f32, to_f32};
+
+    #[test]
+    fn of_a_large_image_a_part_is_held_that_its_content_chooses() {
+        let (height, width) = (60, 90);
+        let values: Vec<f32> = (0..height * width).map(|i| i as f32).collect();
+        let image = from_f32(values.clone(), [1, 1, height, width], &cpu());
+        let part = |most: usize, content: &[u8]| part_of(&image, most, 8, &sha256(content)).unwrap();
+        let found = part(1500, b"a");
+        assert_eq!(found.dims(), [1, 1, 31, 47]);
+        let found = to_f32(&found).unwrap();
+        let first = found[0] as usize;
+        assert!(first / width + 31 <= height && first % width + 47 <= width, "{first}");
+        for (i, value) in found.iter().enumerate() {
+            assert_eq!(*value, values[first + i / 47 * width + i % 47]);
+        }
+        assert_eq!(found, to_f32(&part(1500, b"a")).unwrap());
+        assert_ne!(found, to_f32(&part(1500, b"b")).unwrap());
+        assert_eq!(part(10, b"a").dims(), [1, 1, 8, 8], "a crop at least");
+        assert_eq!(part(height * width, b"a").dims(), image.dims());
     }
 }

@@ -32,6 +32,10 @@ pub trait Layer: Debug + Send + Sync {
     /// Products that a forward pass of one image of that shape adds up, in the layers of `layout`, counted by their
     /// definitions: algorithms may get along with fewer.
     fn products(&self, layout: &ParamLayout, input: ImageShape) -> u64;
+    /// Weights of attention between positions, of all heads, which are there as a whole only in f64.
+    fn attention_weights(&self, _input: ImageShape) -> usize {
+        0
+    }
 }
 
 /// Layers that are computed, and computed again, together.
@@ -78,6 +82,15 @@ impl Block {
     /// Shape of the result, and elements kept, for a joined input of that shape.
     pub(in crate::models) fn size(&self, input: ImageShape) -> (ImageShape, usize) {
         self.layers.iter().fold((input, 0), |(shape, kept), layer| (layer.output(shape), kept + layer.kept(shape)))
+    }
+
+    /// [`Layer::attention_weights`] of all, for a joined input of that shape.
+    pub(in crate::models) fn attention_weights(&self, input: ImageShape) -> usize {
+        let layers = self.layers.iter().map(AsRef::as_ref);
+        let add = |(shape, sum): (ImageShape, usize), layer: &dyn Layer| {
+            (layer.output(shape), sum + layer.attention_weights(shape))
+        };
+        layers.fold((input, 0), add).1
     }
 
     /// [`Layer::products`] of all, for a joined input of that shape.
@@ -378,6 +391,10 @@ impl Layer for AttentionBlock {
     fn products(&self, layout: &ParamLayout, input: ImageShape) -> u64 {
         let layers = [self.qkv, self.proj].map(|layer| layer.products(layout, input.pixels()));
         layers.iter().sum::<u64>() + products_of_attention(input, input.pixels())
+    }
+
+    fn attention_weights(&self, input: ImageShape) -> usize {
+        self.heads * input.pixels() * input.pixels()
     }
 }
 

@@ -129,6 +129,19 @@ pub trait Network: Debug + Send + Sync {
         blocks.map(|(block, map)| block.products(self.layout(), map)).sum()
     }
 
+    /// [`Layer::attention_weights`](super::blocks::Layer::attention_weights) of each block, for one image of that height and
+    /// width.
+    fn attention_weights(&self, height: usize, width: usize) -> Vec<usize> {
+        let blocks = self.blocks().iter().zip(self.entering(height, width));
+        blocks.map(|(block, map)| block.attention_weights(map)).collect()
+    }
+
+    /// Bytes that [`Network::forward_memory`] lacks in f64: the weights of the largest attention, twice.
+    fn memory_beyond_f32(&self, height: usize, width: usize, n: usize) -> u64 {
+        let most = self.attention_weights(height, width).into_iter().max().unwrap_or(0);
+        16 * n as u64 * most as u64
+    }
+
     /// Elements of the largest map that enters a block: a decoder's, joined with its skip.
     fn largest_map(&self, height: usize, width: usize) -> usize {
         self.memory_of_blocks(height, width).iter().map(|block| block.entering).max().unwrap_or(0)

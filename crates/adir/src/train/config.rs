@@ -6,6 +6,7 @@ use crate::adapt::{AdaptConfig, MOST_CROP, Trained, adaptation_memory};
 use crate::models::PriorHeader;
 use crate::models::guided_diffusion::UNetConfig;
 use crate::optim::LevelWeights;
+use crate::tensor::DType;
 use crate::{Error, Result};
 
 /// Length of a training.
@@ -123,7 +124,7 @@ impl TrainConfig {
         let Self { crop, batch, micro_batch, .. } = *self;
         let trained = Trained::Full;
         let as_adaptation = AdaptConfig { crop, batch, micro_batch, trained, recompute: false, ..AdaptConfig::paper() };
-        Ok(adaptation_memory(header.network().as_ref(), &as_adaptation, threads))
+        Ok(adaptation_memory(header.network().as_ref(), &as_adaptation, threads, DType::F32))
     }
 
     /// The learning rate of step `step` (from 0), a `share` of 0 to 1 of the way to the end.
