@@ -10,7 +10,7 @@ use super::open::Engine;
 use super::plan::Plan;
 use super::record::{AdaptationRecord, ImageRecord};
 use super::request::{Adapt, Keep, Target};
-use super::sources::{Source, held};
+use super::sources::{HELD_VALUES, Source, held};
 use super::training::{StateFile, Training};
 use crate::adapt::{AdaptConfig, Adaptation, Adapter, AdapterInfo, HeldOut, Provenance, Trained, adaptation_memory};
 use crate::compute::Workers;
@@ -124,9 +124,14 @@ impl Engine {
         let header = self.header()?;
         let mut config = request.config(preset);
         config.check(header.info().size_multiple)?;
+        let images = match request.target {
+            Target::Gallery(_) | Target::Text { .. } | Target::Images(_) => 4 * HELD_VALUES as u64,
+            Target::Itself | Target::Archive(_) | Target::Adapter(_) => 0,
+        };
+        let network = header.network().as_ref();
         let need = |config: &AdaptConfig| match request.target {
             Target::Adapter(_) => 0,
-            _ => adaptation_memory(header.network().as_ref(), config, Workers::available(), self.compute().dtype),
+            _ => images + adaptation_memory(network, config, Workers::available(), self.compute().dtype),
         };
         let free = self.memory.unwrap_or(u64::MAX);
         if matches!(config.trained, Trained::Auto { .. }) && need(&config) > free {

@@ -28,7 +28,7 @@ use crate::{Error, Result};
 const ARCHIVE_VALUES: usize = 1 << 28;
 
 /// The same for images that are read for an adaptation, all together: what a plan counts for them.
-const HELD_VALUES: usize = 1 << 24;
+pub(super) const HELD_VALUES: usize = 1 << 24;
 
 /// The pixels of the images that a training with `settings` crops. Where crops are scaled down, as far scaled down as all of
 /// them are; where they are not, of images that are too large for all to be held, a part, which their content chooses.
