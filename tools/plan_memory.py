@@ -20,6 +20,8 @@ LIST = [
     ("sr2 to 512x512, 4 samples", (256, 256), "--task sr2 --samples 4"),
     ("sr2 to 256x256, f64", (128, 128), "--task sr2 --dtype f64"),
     ("sr4 to 512x512, tiles of 256", (128, 128), "--task sr4 --tile 256"),
+    ("sr2 after gaussian:5:1 to 512x512", (256, 256), "--task sr2 --kernel gaussian:5:1"),
+    ("sr2 after gaussian:5:1 to 2048x2048", (1024, 1024), "--task sr2 --kernel gaussian:5:1"),
     ("deblur 256x256", (256, 256), "--task deblur --kernel box:5 --sigma 2"),
     ("deblur 512x512", (512, 512), "--task deblur --kernel box:5 --sigma 2"),
     ("deblur 512x512, circular", (512, 512), "--task deblur --kernel gaussian:9:1.6 --sigma 2 --boundary circular"),

@@ -5,9 +5,11 @@ use super::request::SamplingRequest;
 use crate::Result;
 use crate::compute::Workers;
 use crate::models::{Denoiser, PriorHeader, Tiled, check_tile, tiles_of};
+use crate::operator::{Degradation, ImageShape};
+use crate::problem::Problem;
 use crate::restore::RestorePlan;
 use crate::task::Hint;
-use crate::tensor::{DType, is_cpu};
+use crate::tensor::is_cpu;
 
 /// What a run takes of memory at most, in bytes, weights included.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -34,9 +36,10 @@ const WHOLE: usize = 768 * 768;
 /// overlap.
 const TILES: [usize; 4] = [512, 384, 256, 192];
 /// Bytes for a value of the image while it is sampled in tiles: state, estimate, noise, and what guidance computes in f64.
-/// Blurs are solved for in the spectrum, and by iterations.
-const BYTES_PER_VALUE: usize = 60;
-const BYTES_PER_BLURRED_VALUE: usize = 125;
+/// Blurs are solved for in the spectrum, and by iterations; a blur before a down-sampling makes copies.
+const BYTES_PER_VALUE: u64 = 60;
+const BYTES_PER_COPIED_VALUE: u64 = 75;
+const BYTES_PER_BLURRED_VALUE: u64 = 125;
 
 /// How much is computed at once.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -59,7 +62,29 @@ impl Extent {
     }
 }
 
+/// Bytes beside the network for a value of an image of which the network sees a tile at a time.
+fn bytes_per_value(hint: Hint, composed: bool) -> u64 {
+    match hint {
+        Hint::Blurs | Hint::Unknown => BYTES_PER_BLURRED_VALUE,
+        _ if composed => BYTES_PER_COPIED_VALUE,
+        _ => BYTES_PER_VALUE,
+    }
+}
+
 impl Engine {
+    /// What every way to sample an image of that shape takes of memory, at least.
+    pub(super) fn least_memory(&self, shape: ImageShape, header: &PriorHeader, problem: &Problem) -> u64 {
+        if shape.height.saturating_mul(shape.width) <= WHOLE {
+            return 0;
+        }
+        let multiple = header.info().size_multiple.max(1);
+        let tiles = TILES.into_iter().filter(|tile| tile.is_multiple_of(multiple));
+        let network =
+            tiles.map(|tile| header.network().forward_memory(tile, tile, 1, self.compute().dtype)).min().unwrap_or(0);
+        let beside = bytes_per_value(problem.task.hint(), problem.kernel.is_some());
+        network.saturating_add(beside.saturating_mul(shape.elements() as u64))
+    }
+
     /// How much is computed at once: one image or tile a thread where these fit into the memory, else one at a time. The
     /// image as a whole where it is small enough, else the largest tiles that fit.
     pub(super) fn extent(
@@ -76,27 +101,24 @@ impl Engine {
         let cut = |tile: usize| tiles_of(tile, multiple, canvas.height, canvas.width);
         let need = |tile: Option<usize>, at_once: usize| {
             let [height, width] = tile.map_or([canvas.height, canvas.width], |tile| cut(tile).map(|(_, side)| side));
+            let (network, dtype) = (header.network(), self.compute().dtype);
             let network = match restore.needs_gradient() {
-                true => header.network().gradient_memory(height, width, at_once),
-                false => header.network().forward_memory(height, width, at_once),
+                true => network.gradient_memory(height, width, at_once, dtype),
+                false => network.forward_memory(height, width, at_once, dtype),
             };
-            let network = match self.compute().dtype {
-                DType::F64 => network + header.network().memory_beyond_f32(height, width, at_once),
-                _ => network,
-            };
-            let values = canvas.pixels() * canvas.channels;
-            let blurs = matches!(restore.measurement().hint(), Hint::Blurs | Hint::Unknown);
+            let (measurement, values) = (restore.measurement(), canvas.elements() as u64);
+            let blurs = matches!(measurement.hint(), Hint::Blurs | Hint::Unknown);
+            let composed = matches!(measurement.degradation(), Some(Degradation::Compose(_)));
             // Of a whole image, what guidance computes in f64 is small beside the network's maps, unless several do at once.
             let beside = match tile {
-                Some(_) if blurs => values * BYTES_PER_BLURRED_VALUE,
-                Some(_) => values * BYTES_PER_VALUE,
-                None if blurs && at_once > 1 => at_once * values * BYTES_PER_VALUE,
+                Some(_) => values * bytes_per_value(measurement.hint(), composed),
+                None if blurs && at_once > 1 => at_once as u64 * values * BYTES_PER_VALUE,
                 None => 0,
             };
             // Threads that end their tiles at different times keep what others could use: of a backward pass, more.
             let percent = if restore.needs_gradient() { 22 } else { 6 };
             let apart = if tile.is_some() && at_once > 1 { network * percent / 100 } else { 0 };
-            network + apart + beside as u64
+            network + apart + beside
         };
         let extent = |tile: Option<usize>, at_once: usize| Extent {
             tile,

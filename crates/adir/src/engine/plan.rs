@@ -19,7 +19,7 @@ use crate::operator::ImageShape;
 use crate::problem::Sigma;
 use crate::restore::{RestorePlan, SamplingConfig};
 use crate::retrieve::ContentHash;
-use crate::task::{Source, Task};
+use crate::task::Source;
 use crate::tensor::{self, Tensor, is_cpu};
 use crate::{Error, Result};
 
@@ -81,6 +81,13 @@ impl Engine {
         let adapt = request.adapt.as_ref().map(|adapt| self.plan_adaptation(adapt, sampling.preset)).transpose()?;
         let header = self.header()?;
         let channels = header.info().channels;
+        // What the image alone makes too large is refused before its values are looked at, which takes long where there are many.
+        let observed = ImageShape { channels, ..ImageShape::of_batch(&picture.tensor) };
+        let shape = request.problem.result_of(observed);
+        if let (Some(output), Some(format)) = (&request.output, format) {
+            self.check_size(&output.path, shape, &picture, format)?;
+        }
+        self.check_memory(self.least_memory(shape, &header, &request.problem))?;
         let mut problem = request.problem.clone().observed_at(picture.observed.clone());
         if problem.linear_light {
             let light = Light::of(&picture.metadata, picture.tensor.dims()[1]);
@@ -298,10 +305,7 @@ impl Plan {
 
     /// How many times as large the result shows what the observation does.
     pub(super) fn scale(&self) -> f64 {
-        match self.restore.measurement().task() {
-            Task::SuperResolution { factor } => factor as f64,
-            _ => 1.0,
-        }
+        self.restore.measurement().task().factor() as f64
     }
 
     /// How the result is stored: as the observation, where the format can hold it.

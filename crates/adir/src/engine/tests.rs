@@ -70,6 +70,18 @@ fn a_plan_refuses_before_the_weights_are_read() {
     std::fs::remove_dir_all(f).unwrap();
 }
 
+/// What the size alone makes too large is refused before the values are looked at, which would find them wrong.
+#[test]
+fn large_images_are_refused_by_their_size() {
+    let nowhere = crate::tensor::from_f32(vec![f32::NAN; 1024 * 1024], [1, 1, 1024, 1024], &cpu());
+    let request = |problem| Request::new(Picture::from_tensor(nowhere.clone()), problem);
+    let planned = |problem, memory| Engine::builder().memory(memory).build().unwrap().plan(&request(problem));
+    for problem in [Problem::deblur("box:5"), Problem::super_resolution(2)] {
+        assert!(matches!(planned(problem.clone(), Some(200 << 20)), Err(Error::Limits(_))));
+        assert!(matches!(planned(problem, None), Err(Error::Numerical(_))));
+    }
+}
+
 /// A gallery is searched by text only with an encoder that embeds text, which the embedded one does not.
 #[test]
 fn an_adaptation_to_text_needs_an_encoder_of_text() {

@@ -8,7 +8,7 @@ use super::blocks::{Block, Context};
 use super::params::{ParamId, ParamLayout, ParamSpec, Params};
 use crate::operator::ImageShape;
 use crate::schedule::Timestep;
-use crate::tensor::Tensor;
+use crate::tensor::{DType, Tensor};
 use crate::{Error, Result};
 
 /// Bytes of weights in f32 that outgrow the cache of what the kernels read.
@@ -136,8 +136,11 @@ pub trait Network: Debug + Send + Sync {
         blocks.map(|(block, map)| block.attention_weights(map)).collect()
     }
 
-    /// Bytes that [`Network::forward_memory`] lacks in f64: the weights of the largest attention, twice.
-    fn memory_beyond_f32(&self, height: usize, width: usize, n: usize) -> u64 {
+    /// Bytes that f64 takes beyond f32: the weights of the largest attention, twice.
+    fn beyond_f32(&self, height: usize, width: usize, n: usize, dtype: DType) -> u64 {
+        if dtype != DType::F64 {
+            return 0;
+        }
         let most = self.attention_weights(height, width).into_iter().max().unwrap_or(0);
         16 * n as u64 * most as u64
     }
@@ -147,9 +150,9 @@ pub trait Network: Debug + Send + Sync {
         self.memory_of_blocks(height, width).iter().map(|block| block.entering).max().unwrap_or(0)
     }
 
-    /// Bytes of memory that a program sampling `[n, c, height, width]` on the CPU in f32 takes, weights included: an
+    /// Bytes of memory that a program sampling `[n, c, height, width]` on the CPU in f32 or f64 takes, weights included: an
     /// upper estimate, from the sizes of what is alive at once, fitted to measured peaks (docs/results/memory.md).
-    fn forward_memory(&self, height: usize, width: usize, n: usize) -> u64 {
+    fn forward_memory(&self, height: usize, width: usize, n: usize, dtype: DType) -> u64 {
         /// The program and the threads' scratch space.
         const PROGRAM: u64 = 32 << 20;
         /// The widest map itself, its normalisation, its transformed copy, the layer's output and what is in passing.
@@ -165,7 +168,8 @@ pub trait Network: Debug + Send + Sync {
             true => (MAPS_ALIVE * widest).min(WHOLE_TENTHS * widest / 10 + BANDS),
             false => MAPS_ALIVE * widest,
         };
-        PROGRAM + self.weights_memory() + (n * (4 * skips + maps)) as u64
+        let beyond = self.beyond_f32(height, width, n, dtype);
+        PROGRAM + self.weights_memory() + (n * (4 * skips + maps)) as u64 + beyond
     }
 
     /// Bytes of [`Network::forward_memory`] that the weights take: in f32, and as the kernels read them.
@@ -188,7 +192,7 @@ pub trait Network: Debug + Send + Sync {
 
     /// The same where every evaluation is differentiated by its input (see [`super::Denoiser::predict_back`]): the maps of
     /// all blocks are alive at once. Fitted to peaks measured at 128x128 to 512x512 pixels.
-    fn gradient_memory(&self, height: usize, width: usize, n: usize) -> u64 {
+    fn gradient_memory(&self, height: usize, width: usize, n: usize, dtype: DType) -> u64 {
         /// Scratch space of the backward pass, a thread.
         const BACKWARD: u64 = 80 << 20;
         /// The widest map with what is in passing, forward and backward.
@@ -198,6 +202,7 @@ pub trait Network: Debug + Send + Sync {
         let blocks = self.memory_of_blocks(height, width);
         let maps: usize = blocks.iter().map(|block| block.kept + block.saved).sum();
         let maps = 4 * n * (maps + MAPS_ALIVE * self.largest_map(height, width));
-        self.forward_memory(0, 0, 0) + BACKWARD * n as u64 + maps as u64 * SHARE / 100
+        let beyond = self.beyond_f32(height, width, n, dtype);
+        self.forward_memory(0, 0, 0, DType::F32) + BACKWARD * n as u64 + maps as u64 * SHARE / 100 + beyond
     }
 }

@@ -6,10 +6,12 @@
 //! a kernel larger than the image is nothing special.
 
 use std::convert::Infallible;
+use std::ops::Range;
 use std::sync::{Arc, OnceLock};
 
 use super::boundary::Extension;
 use super::convolve::{Convolution, Method};
+use super::in_window;
 use super::{Boundary, Gram, ImageShape, Kernel, LinearOperator, Part, Window, host, norm};
 use crate::tensor::Tensor;
 use crate::{Error, Result};
@@ -176,6 +178,24 @@ impl LinearOperator for Blur {
             }
         };
         self.gram.get_or_init(gram).clone()
+    }
+
+    /// For a valid blur, by the rectangle that the kernel's weights fill.
+    fn seen_within(&self, window: Window) -> Option<Window> {
+        if self.boundary != Boundary::Valid {
+            return None;
+        }
+        let [rows, columns] = self.kernel.support(in_window::NOTHING / 4.0);
+        // Value i depends on lines i + size - 1 - j for the lines j of the kernel.
+        let along = |first: usize, count: usize, size: usize, support: Range<usize>, most: usize| {
+            let (nearest, farthest) = (size - support.end, size - 1 - support.start);
+            let from = first.saturating_sub(nearest);
+            let to = (first + count).saturating_sub(farthest).min(most);
+            (from, to.saturating_sub(from))
+        };
+        let (top, height) = along(window.top, window.height, self.kernel.height(), rows, self.range.height);
+        let (left, width) = along(window.left, window.width, self.kernel.width(), columns, self.range.width);
+        Some(Window { top, left, height, width })
     }
 
     /// A valid blur keeps what a circular one makes of the inner pixels.

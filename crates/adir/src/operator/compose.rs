@@ -2,7 +2,7 @@
 
 use std::sync::{Arc, OnceLock};
 
-use super::{Gram, ImageShape, LinearOperator, Part, norm};
+use super::{Gram, ImageShape, LinearOperator, Part, Window, norm};
 use crate::tensor::Tensor;
 use crate::{Error, Result};
 
@@ -105,6 +105,10 @@ impl LinearOperator for Compose {
         let whole: Arc<dyn LinearOperator> = Arc::new(Self::new(stages).ok()?);
         whole.exact_gram()?;
         Some(Part { whole, ..part })
+    }
+
+    fn seen_within(&self, window: Window) -> Option<Window> {
+        self.stages.iter().try_fold(window, |window, stage| stage.seen_within(window))
     }
 
     /// Those of the last stage. Values that a later stage makes from pixels missing to an earlier one all count.

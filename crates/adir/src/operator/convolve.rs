@@ -3,11 +3,14 @@
 //! From planes extended by the kernel's margins, only the sums whose kernel lies wholly inside:
 //! y(i) = sum over j of k(j) x(i + size - 1 - j), in both dimensions.
 
+use std::sync::OnceLock;
+
 use rayon::prelude::*;
 use rustfft::num_complex::Complex64;
 
 use super::Kernel;
 use super::fft::Fft2d;
+use super::gram::transfer;
 
 /// The direct method costs one product for each non-zero weight and pixel, the FFT a number that
 /// grows with the logarithm of the pixels; above this number of weights per log2 of the pixels the
@@ -60,7 +63,9 @@ enum Plan {
     },
     Fft {
         fft: Fft2d,
-        spectrum: Vec<Complex64>,
+        kernel: Kernel,
+        /// Made when it is asked for first: a plan does not need it.
+        spectrum: OnceLock<Vec<Complex64>>,
     },
 }
 
@@ -94,8 +99,7 @@ impl Convolution {
             }
             Method::Fft => {
                 let fft = Fft2d::at_least(outer.0, outer.1);
-                let spectrum = fft.forward(packed(&fft, kernel.weights(), (height, width), (0, 0)));
-                Plan::Fft { fft, spectrum }
+                Plan::Fft { fft, kernel: kernel.clone(), spectrum: OnceLock::new() }
             }
         };
         Self { outer, inner, plan }
@@ -115,7 +119,8 @@ impl Convolution {
                 gather(down, (x, self.outer), (&mut between, size));
                 gather(right, (&between, size), (y, self.inner));
             }
-            Plan::Fft { fft, spectrum } => {
+            Plan::Fft { fft, kernel, spectrum } => {
+                let spectrum = spectrum.get_or_init(|| transfer(fft, kernel));
                 self.by_pairs(fft, (x, self.outer, (0, 0)), (y, self.inner, self.margin()), |v| {
                     v.iter_mut().zip(spectrum).for_each(|(v, k)| *v *= k);
                 });
@@ -132,7 +137,8 @@ impl Convolution {
                 spread(right, (y, self.inner), (&mut between, size));
                 spread(down, (&between, size), (x, self.outer));
             }
-            Plan::Fft { fft, spectrum } => {
+            Plan::Fft { fft, kernel, spectrum } => {
+                let spectrum = spectrum.get_or_init(|| transfer(fft, kernel));
                 self.by_pairs(fft, (y, self.inner, self.margin()), (x, self.outer, (0, 0)), |v| {
                     v.iter_mut().zip(spectrum).for_each(|(v, k)| *v *= k.conj());
                 });

@@ -4,7 +4,7 @@
 //! eigenvectors of A A^T are known, such a function costs no more than two transforms of y. The basis of x is never
 //! needed: with A^T it follows from that of y, and a down-sampling has far fewer of these.
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use rayon::prelude::*;
 use rustfft::num_complex::Complex64;
@@ -47,8 +47,17 @@ enum Basis {
 #[derive(Debug)]
 struct Waves {
     transform: Transform,
-    /// In the order of the transform's spectrum.
-    eigenvalues: Vec<f64>,
+    origin: Origin,
+    eigenvalues: OnceLock<Vec<f64>>,
+}
+
+/// What the eigenvalues of waves come from.
+#[derive(Debug)]
+enum Origin {
+    /// A is the convolution with a kernel.
+    Kernel(Kernel),
+    /// A A^T is separable. The eigenvalues on each axis.
+    Axes { vertical: Vec<f64>, horizontal: Vec<f64> },
 }
 
 /// Planes to the amplitudes of waves, and back.
@@ -89,18 +98,13 @@ impl Gram {
 
     /// A A^T of a circular convolution of planes of y's size with `kernel`: the squares of its transfer function.
     pub(super) fn circular(range: ImageShape, kernel: &Kernel) -> Self {
-        let fft = Fft2d::new(range.height, range.width);
-        let eigenvalues = transfer(&fft, kernel).iter().map(Complex64::norm_sqr).collect();
-        Self::waves(range, Waves { transform: Transform::Fourier(fft), eigenvalues })
+        let transform = Transform::Fourier(Fft2d::new(range.height, range.width));
+        Self::waves(range, transform, Origin::Kernel(kernel.clone()))
     }
 
     /// The same on planes that continue mirrored (half-sample symmetric), for kernels symmetric in both axes.
     pub(super) fn mirrored(range: ImageShape, kernel: &Kernel) -> Self {
-        // Of planes with their mirrored copies, the waves up to half of the frequencies are the cosines.
-        let copied = transfer(&Fft2d::new(2 * range.height, 2 * range.width), kernel);
-        let columns = copied.chunks(2 * range.height).take(range.width);
-        let eigenvalues = columns.flat_map(|column| column[..range.height].iter().map(Complex64::norm_sqr)).collect();
-        Self::cosines(range, eigenvalues)
+        Self::cosines(range, Origin::Kernel(kernel.clone()))
     }
 
     /// A A^T of a separable map that commutes with mirroring, by the first column of A A^T on each axis.
@@ -108,16 +112,16 @@ impl Gram {
     /// Its eigenvalues on an axis of n are those of the even extension of that column, a convolution of 2 n values.
     pub(super) fn separable(range: ImageShape, vertical: &[f64], horizontal: &[f64]) -> Self {
         let (vertical, horizontal) = (cosine_eigenvalues(vertical), cosine_eigenvalues(horizontal));
-        let eigenvalues = horizontal.iter().flat_map(|h| vertical.iter().map(move |v| h * v)).collect();
-        Self::cosines(range, eigenvalues)
+        Self::cosines(range, Origin::Axes { vertical, horizontal })
     }
 
-    fn cosines(range: ImageShape, eigenvalues: Vec<f64>) -> Self {
+    fn cosines(range: ImageShape, origin: Origin) -> Self {
         let transform = Transform::Cosine(Dct2d::new(range.height, range.width));
-        Self::waves(range, Waves { transform, eigenvalues })
+        Self::waves(range, transform, origin)
     }
 
-    fn waves(range: ImageShape, waves: Waves) -> Self {
+    fn waves(range: ImageShape, transform: Transform, origin: Origin) -> Self {
+        let waves = Waves { transform, origin, eigenvalues: OnceLock::new() };
         Self { range, basis: Basis::Waves(Arc::new(waves)), scale: 1.0, exact: true, weights: None }
     }
 
@@ -185,7 +189,7 @@ impl Gram {
                 Basis::Waves(waves) => {
                     let most = self.weights.iter().flat_map(|weights| weights.iter()).copied().fold(0.0, f64::max);
                     let most = if self.weights.is_some() { most * most } else { 1.0 };
-                    most * waves.eigenvalues.iter().copied().fold(0.0, f64::max)
+                    most * waves.largest()
                 }
             }
     }
@@ -200,7 +204,8 @@ impl Gram {
     pub(super) fn near_inverse(&self, r: &Tensor<4>, scale: f64, damping: f64) -> Result<Tensor<4>> {
         let inverse = |eigenvalue: f64| 1.0 / (scale * eigenvalue + damping);
         let (Some(weights), Basis::Waves(waves)) = (&self.weights, &self.basis) else { return self.filter(r, inverse) };
-        let mean = waves.eigenvalues.iter().sum::<f64>() / waves.eigenvalues.len() as f64;
+        let eigenvalues = waves.eigenvalues();
+        let mean = eigenvalues.iter().sum::<f64>() / eigenvalues.len() as f64;
         let usual = scale * self.scale * mean;
         let divided = |r: &Tensor<4>| {
             host::map_images(r, self.range, self.range, |r, out| {
@@ -241,7 +246,7 @@ impl Gram {
             }),
             Basis::Waves(waves) => {
                 let gains = |factor: f64| -> Vec<f64> {
-                    waves.eigenvalues.par_iter().map(|v| g(self.scale * factor * v)).collect()
+                    waves.eigenvalues().par_iter().map(|v| g(self.scale * factor * v)).collect()
                 };
                 match &self.weights {
                     None => {
@@ -301,6 +306,35 @@ impl Steps {
 }
 
 impl Waves {
+    /// In the order of the transform's spectrum. Computed on the first call, then kept: a plan asks for none of them.
+    fn eigenvalues(&self) -> &[f64] {
+        self.eigenvalues.get_or_init(|| match (&self.origin, &self.transform) {
+            (Origin::Axes { vertical, horizontal }, _) => {
+                horizontal.iter().flat_map(|h| vertical.iter().map(move |v| h * v)).collect()
+            }
+            (Origin::Kernel(kernel), Transform::Fourier(fft)) => {
+                transfer(fft, kernel).iter().map(Complex64::norm_sqr).collect()
+            }
+            (Origin::Kernel(kernel), Transform::Cosine(dct)) => {
+                // Of planes with their mirrored copies, the waves up to half of the frequencies are the cosines.
+                let (height, width) = (dct.height(), dct.width());
+                let copied = transfer(&Fft2d::new(2 * height, 2 * width), kernel);
+                let columns = copied.chunks(2 * height).take(width);
+                columns.flat_map(|column| column[..height].iter().map(Complex64::norm_sqr)).collect()
+            }
+        })
+    }
+
+    /// The largest eigenvalue. A kernel that takes no light away has it at the constant wave, which it keeps as it is.
+    fn largest(&self) -> f64 {
+        let most = |values: &[f64]| values.iter().copied().fold(0.0, f64::max);
+        match &self.origin {
+            Origin::Axes { vertical, horizontal } => most(vertical) * most(horizontal),
+            Origin::Kernel(kernel) if kernel.is_non_negative() => 1.0,
+            Origin::Kernel(_) => most(self.eigenvalues()),
+        }
+    }
+
     /// Filters the planes of `r`, two at a time: as the real and the imaginary part of one.
     fn filter(&self, shape: ImageShape, r: &[f64], gains: &[f64], out: &mut [f64]) {
         let pair = 2 * shape.pixels();
@@ -338,7 +372,37 @@ fn cosine_eigenvalues(column: &[f64]) -> Vec<f64> {
     let angle = |k: usize, i: usize| std::f64::consts::PI * (k as f64) * (i as f64 + 0.5) / n as f64;
     // G e_0 and e_0 on cosine k.
     let eigenvalue = |k: usize| -> f64 {
-        column.iter().enumerate().map(|(i, v)| v * angle(k, i).cos()).sum::<f64>() / angle(k, 0).cos()
+        let terms = column.iter().enumerate().filter(|(_, v)| **v != 0.0);
+        terms.map(|(i, v)| v * angle(k, i).cos()).sum::<f64>() / angle(k, 0).cos()
     };
     (0..n).map(|k| eigenvalue(k).max(0.0)).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::operator::{BicubicDownsample, Blur, Boundary, LinearOperator};
+
+    /// The largest eigenvalue is that of them all, and but for kernels with negative weights none of them is computed.
+    #[test]
+    fn the_largest_eigenvalue_is_known_without_the_others() {
+        let shape = ImageShape::new(1, 36, 24);
+        let mixed = Kernel::from_values(3, 3, vec![-1.0, 2.0, -1.0, 2.0, 9.0, 2.0, -1.0, 2.0, -1.0]).unwrap();
+        let blur = |kernel, boundary| Blur::new(shape, kernel, boundary).unwrap().gram().unwrap();
+        let all = [
+            (blur(Kernel::boxed(5).unwrap(), Boundary::Circular), true),
+            (blur(Kernel::motion(7.0, 30.0).unwrap(), Boundary::Circular), true),
+            (blur(Kernel::gaussian(9, 1.6).unwrap(), Boundary::Reflect), true),
+            (BicubicDownsample::new(shape, 4).unwrap().gram().unwrap(), true),
+            (blur(mixed.clone(), Boundary::Circular), false),
+            (blur(mixed, Boundary::Reflect), false),
+        ];
+        for (gram, at_once) in all {
+            let largest = gram.largest();
+            let Basis::Waves(waves) = &gram.basis else { panic!("{gram:?} has waves") };
+            assert_eq!(waves.eigenvalues.get().is_none(), at_once);
+            let most = waves.eigenvalues().iter().copied().fold(0.0, f64::max);
+            assert!((largest / most - 1.0).abs() < 1e-12, "{largest} {most}");
+        }
+    }
 }

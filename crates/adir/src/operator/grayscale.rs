@@ -2,7 +2,7 @@
 //!
 //! Equal weights of 1/c, as the methods it is compared with use, not a luma: see `metric` for luma.
 
-use super::{Gram, ImageShape, LinearOperator, host};
+use super::{Gram, ImageShape, LinearOperator, Window, host};
 use crate::Result;
 use crate::tensor::Tensor;
 
@@ -57,6 +57,10 @@ impl LinearOperator for Grayscale {
     /// A A^T = I / c, so the norm and the weight are the same number, 1/c.
     fn norm_squared(&self) -> f64 {
         1.0 / self.domain.channels as f64
+    }
+
+    fn seen_within(&self, window: Window) -> Option<Window> {
+        Some(window)
     }
 
     fn gram(&self) -> Option<Gram> {

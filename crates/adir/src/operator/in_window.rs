@@ -7,7 +7,7 @@ use crate::tensor::{self, DType, Tensor};
 use crate::{Error, Result};
 
 /// What rounding may leave of a zero in f64.
-const NOTHING: f64 = 1e-9;
+pub(super) const NOTHING: f64 = 1e-9;
 
 /// y = A x, where x is only a window of A's domain and zero around it. Values of y that depend on what lies around the
 /// window are not [observed](LinearOperator::observed), nor are those that A does not observe.
@@ -35,16 +35,14 @@ impl InWindow {
         if window.top + window.height > whole.height || window.left + window.width > whole.width {
             return Err(Error::config(format!("an image of {whole} has no window {window:?}")));
         }
-        let inside = Tensor::zeros([1, whole.channels, window.height, window.width], (&tensor::cpu(), DType::F64));
-        let outside = tensor::to_f64(&inner.apply(&place(whole, window, inside, 1.0))?)?;
-        let pixels = inner.range().pixels();
-        let by_inner = inner.observed();
-        let observed: Vec<bool> = (0..pixels)
-            .map(|i| {
-                by_inner.is_none_or(|observed| observed[i])
-                    && outside.iter().skip(i).step_by(pixels).all(|v| v.abs() < NOTHING)
-            })
-            .collect();
+        let ImageShape { width, .. } = inner.range();
+        let mut observed = match inner.seen_within(window) {
+            Some(seen) => (0..inner.range().pixels()).map(|i| seen.contains(i / width, i % width)).collect(),
+            None => seen_within(inner.as_ref(), window)?,
+        };
+        for (observed, by_inner) in observed.iter_mut().zip(inner.observed().into_iter().flatten()) {
+            *observed &= by_inner;
+        }
         if !observed.contains(&true) {
             return Err(Error::config(
                 "every value of the observation depends on pixels that the result does not hold",
@@ -52,6 +50,14 @@ impl InWindow {
         }
         Ok(Self { inner, window, domain, observed, norm_squared: OnceLock::new() })
     }
+}
+
+/// The pixels of y that depend on nothing outside `window`, by what A makes of an image of ones there.
+fn seen_within(a: &dyn LinearOperator, window: Window) -> Result<Vec<bool>> {
+    let (domain, pixels) = (a.domain(), a.range().pixels());
+    let inside = Tensor::zeros([1, domain.channels, window.height, window.width], (&tensor::cpu(), DType::F64));
+    let outside = tensor::to_f64(&a.apply(&place(domain, window, inside, 1.0))?)?;
+    Ok((0..pixels).map(|i| outside.iter().skip(i).step_by(pixels).all(|v| v.abs() < NOTHING)).collect())
 }
 
 /// `inside` as the window of images of shape `whole`, with `around` in the rest.
@@ -89,5 +95,47 @@ impl LinearOperator for InWindow {
 
     fn observed(&self) -> Option<&[bool]> {
         Some(&self.observed)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::operator::{BicubicDownsample, Blur, Boundary, Compose, Grayscale, Kernel, PixelMask};
+
+    /// What operators say of windows is what they do with what lies around: all that is seen where kernels fill their
+    /// rectangle.
+    #[test]
+    fn windows_of_y_depend_on_nothing_around_those_of_x() {
+        let shape = ImageShape::new(3, 23, 29);
+        let valid =
+            |kernel| -> Arc<dyn LinearOperator> { Arc::new(Blur::new(shape, kernel, Boundary::Valid).unwrap()) };
+        let boxed = valid(Kernel::boxed(5).unwrap());
+        let shrunk = Arc::new(BicubicDownsample::new(boxed.range(), 2).unwrap());
+        let padded: Vec<f64> = (0..35).map(|i| if i % 7 < 2 || i < 7 { 0.0 } else { 1.0 }).collect();
+        let all: [(Arc<dyn LinearOperator>, bool); 6] = [
+            (boxed.clone(), true),
+            (valid(Kernel::from_values(5, 7, padded).unwrap()), true),
+            (Arc::new(BicubicDownsample::new(shape, 3).unwrap()), true),
+            (Arc::new(Compose::new(vec![boxed, shrunk]).unwrap()), true),
+            (Arc::new(Grayscale::new(shape).unwrap()), true),
+            (valid(Kernel::motion(7.0, 30.0).unwrap()), false),
+        ];
+        for (operator, exact) in all {
+            for (top, left, height, width) in
+                [(0, 0, 23, 29), (2, 2, 19, 25), (4, 1, 15, 20), (3, 3, 3, 3), (20, 5, 3, 9)]
+            {
+                let window = Window { top, left, height, width };
+                let seen = operator.seen_within(window).unwrap();
+                let ImageShape { height, width, .. } = operator.range();
+                let found = (0..height * width).map(|i| seen.contains(i / width, i % width));
+                let expected = seen_within(operator.as_ref(), window).unwrap();
+                for (i, (found, expected)) in found.zip(expected).enumerate() {
+                    assert!(found == expected || (!exact && expected), "{operator:?}: {window:?}, pixel {i}");
+                }
+            }
+        }
+        let mask = PixelMask::new(shape, crate::operator::Mask::new(23, 29, vec![true; 23 * 29]).unwrap()).unwrap();
+        assert!(mask.seen_within(Window::whole(shape)).is_none());
     }
 }

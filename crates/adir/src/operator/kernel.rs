@@ -5,6 +5,8 @@
 //! the one after the middle of an even kernel, as in MATLAB's conv2 and scipy's ndimage.convolve. Where another
 //! convention holds, [`Kernel::centred`] makes the sides odd.
 
+use std::ops::Range;
+
 use super::kernel_text::{Rows, read_rows};
 use crate::{Error, Result};
 
@@ -138,6 +140,26 @@ impl Kernel {
     /// Number of columns.
     pub fn width(&self) -> usize {
         self.width
+    }
+
+    /// The rows and the columns of the least rectangle that holds all weight but `nothing`, a sum of magnitudes, on each side.
+    pub(super) fn support(&self, nothing: f64) -> [Range<usize>; 2] {
+        let inner = |count: usize, of: fn(usize, usize) -> usize| {
+            let mut sums = vec![0.0; count];
+            for (i, weight) in self.weights.iter().enumerate() {
+                sums[of(i, self.width)] += weight.abs();
+            }
+            let outer = |sums: &mut dyn Iterator<Item = &f64>| {
+                let mut sum = 0.0;
+                sums.take_while(|line| {
+                    sum += *line;
+                    sum <= nothing
+                })
+                .count()
+            };
+            outer(&mut sums.iter())..count - outer(&mut sums.iter().rev())
+        };
+        [inner(self.height, |i, width| i / width), inner(self.width, |i, width| i % width)]
     }
 
     /// Row-major weights, of unit sum.

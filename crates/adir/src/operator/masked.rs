@@ -93,6 +93,10 @@ impl LinearOperator for Masked {
         }
     }
 
+    fn seen_within(&self, window: Window) -> Option<Window> {
+        self.inner.seen_within(window)
+    }
+
     fn observed(&self) -> Option<&[bool]> {
         Some(self.mask.known())
     }

@@ -166,6 +166,11 @@ pub trait LinearOperator: Debug + Send + Sync {
     fn part_of(&self) -> Option<Part> {
         None
     }
+    /// The pixels of y that depend on no pixel of x outside `window`, where they are known to be a window of their own. `None`,
+    /// the default, leaves it to be found by applying A. A window without rows or columns says that there are none.
+    fn seen_within(&self, _window: Window) -> Option<Window> {
+        None
+    }
     /// Which pixels of y carry information: row-major flags, one for each pixel of the range, the same for every
     /// channel. `None`, the default, means all of them. Where a flag is false the row of A is zero, and what y holds
     /// there was not measured.
@@ -191,6 +196,11 @@ impl Window {
     /// All of an image.
     pub const fn whole(shape: ImageShape) -> Self {
         Self { top: 0, left: 0, height: shape.height, width: shape.width }
+    }
+
+    /// Whether a pixel lies in it.
+    pub const fn contains(&self, row: usize, column: usize) -> bool {
+        row >= self.top && row - self.top < self.height && column >= self.left && column - self.left < self.width
     }
 
     /// That part of every image of a batch, `[n, c, height, width]`.

@@ -3,6 +3,8 @@
 //! The border is part of the matrix (weights that fall outside are folded back symmetrically), so
 //! the transpose of a resize is the transpose of its two matrices, exact at the border too.
 
+use std::ops::Range;
+
 use super::norm;
 use crate::resample::cubic;
 
@@ -98,6 +100,14 @@ impl SparseMatrix {
         transposed.times_lines(&first, 1, &mut line);
         self.times_lines(&line, 1, &mut column);
         column
+    }
+
+    /// The rows all of whose weights belong to `columns`: for resampling, they follow one another.
+    pub(super) fn rows_within(&self, columns: Range<usize>) -> Range<usize> {
+        let is_within = |i: &usize| self.row(*i).iter().all(|(j, weight)| *weight == 0.0 || columns.contains(j));
+        let first = (0..self.rows()).find(is_within).unwrap_or(self.rows());
+        let count = (first..self.rows()).take_while(is_within).count();
+        first..first + count
     }
 
     /// Largest eigenvalue of M^T M.

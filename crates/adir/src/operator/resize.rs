@@ -8,7 +8,7 @@
 use std::sync::OnceLock;
 
 use super::resample::{Separable, SparseMatrix};
-use super::{Gram, ImageShape, LinearOperator, host};
+use super::{Gram, ImageShape, LinearOperator, Window, host};
 use crate::tensor::Tensor;
 use crate::{Error, Result};
 
@@ -72,6 +72,12 @@ impl LinearOperator for BicubicDownsample {
     /// the factor divides both sides, up to 3.6 times that where it does not.
     fn norm_squared(&self) -> f64 {
         *self.norm_squared.get_or_init(|| self.forward.vertical.norm_squared() * self.forward.horizontal.norm_squared())
+    }
+
+    fn seen_within(&self, window: Window) -> Option<Window> {
+        let rows = self.forward.vertical.rows_within(window.top..window.top + window.height);
+        let columns = self.forward.horizontal.rows_within(window.left..window.left + window.width);
+        Some(Window { top: rows.start, left: columns.start, height: rows.len(), width: columns.len() })
     }
 
     /// Where the factor divides both sides, rows commute with mirroring, and cosines are the eigenvectors.

@@ -18,22 +18,49 @@ const AS_STRANGERS: f64 = 4.0;
 /// # Errors
 /// [`crate::Error::Backend`] when the tensor cannot be read.
 pub fn wraps_around(y: &Tensor<4>) -> Result<bool> {
-    let ImageShape { channels, height, width } = ImageShape::of_batch(y);
+    let ImageShape { height, width, .. } = ImageShape::of_batch(y);
     if height < 8 || width < 8 {
         return Ok(false);
     }
-    let values = tensor::to_f64(y)?;
-    // Images of `lines` lines of `length` pixels, whose starts are `step` and whose pixels are `stride` apart.
-    let continues = |lines: usize, step: usize, length: usize, stride: usize| {
-        let pixel = |line: usize, k: usize| k / length * height * width + line * step + k % length * stride;
-        let between = |a: usize, b: usize| -> f64 {
-            (0..channels * length).map(|k| (values[pixel(a, k)] - values[pixel(b, k)]).powi(2)).sum()
-        };
-        let neighbours: Vec<f64> = (1..lines).map(|line| between(line - 1, line)).collect();
-        let strangers = (0..lines).map(|line| between(line, (line + lines / 2) % lines)).sum::<f64>() / lines as f64;
-        let usual = neighbours.iter().sum::<f64>() / neighbours.len() as f64;
-        let most = neighbours.iter().copied().fold(0.0, f64::max);
-        between(lines - 1, 0) <= AS_NEIGHBOURS * most && strangers > AS_STRANGERS * usual
-    };
-    Ok(continues(height, width, width, 1) && continues(width, 1, height, width))
+    let values = tensor::to_f32(y)?;
+    let mut rows = Differences::of(height);
+    let mut columns = Differences::of(width);
+    for plane in values.chunks_exact(height * width) {
+        let row = |i: usize| &plane[i * width..(i + 1) * width];
+        for i in 0..height {
+            rows.neighbours[i] += difference(row(i), row((i + 1) % height));
+            rows.strangers[i] += difference(row(i), row((i + height / 2) % height));
+            for (j, v) in row(i).iter().enumerate() {
+                let squared = |other: usize| (f64::from(*v) - f64::from(row(i)[other])).powi(2);
+                columns.neighbours[j] += squared((j + 1) % width);
+                columns.strangers[j] += squared((j + width / 2) % width);
+            }
+        }
+    }
+    Ok(rows.continue_at_the_border() && columns.continue_at_the_border())
+}
+
+/// Squared differences of lines, summed over their pixels.
+struct Differences {
+    /// Of each line and the next; of the last one and the first.
+    neighbours: Vec<f64>,
+    /// Of each line and the one half an image on.
+    strangers: Vec<f64>,
+}
+
+impl Differences {
+    fn of(lines: usize) -> Self {
+        Self { neighbours: vec![0.0; lines], strangers: vec![0.0; lines] }
+    }
+
+    fn continue_at_the_border(&self) -> bool {
+        let mean = |values: &[f64]| values.iter().sum::<f64>() / values.len() as f64;
+        let Some((border, inner)) = self.neighbours.split_last() else { return false };
+        let most = inner.iter().copied().fold(0.0, f64::max);
+        *border <= AS_NEIGHBOURS * most && mean(&self.strangers) > AS_STRANGERS * mean(inner)
+    }
+}
+
+fn difference(a: &[f32], b: &[f32]) -> f64 {
+    a.iter().zip(b).map(|(a, b)| (f64::from(*a) - f64::from(*b)).powi(2)).sum()
 }

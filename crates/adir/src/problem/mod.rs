@@ -30,7 +30,7 @@ pub use side_inputs::{KernelSource, MaskSource};
 
 use crate::io::light::Light;
 use crate::io::limits::Limits;
-use crate::operator::{Boundary, Degradation, KernelCentre, KernelSpec, LinearOperator, Mask};
+use crate::operator::{Boundary, Degradation, ImageShape, KernelCentre, KernelSpec, LinearOperator, Mask};
 use crate::task::{Hint, Task};
 use crate::{Error, Result};
 
@@ -256,6 +256,13 @@ impl Problem {
         };
         let mask = self.mask.as_ref().map(|mask| mask.read(limits)).transpose()?;
         Ok((degradation, mask))
+    }
+
+    /// The shape of a result without margins, by that of an observation with the result's channels.
+    pub(crate) fn result_of(&self, observed: ImageShape) -> ImageShape {
+        let larger = |side: usize| side.saturating_mul(self.task.factor());
+        let enlarged = ImageShape { height: larger(observed.height), width: larger(observed.width), ..observed };
+        self.operator.as_ref().map_or(enlarged, |operator| operator.domain())
     }
 
     /// The kernel with its centre in the middle.

@@ -76,6 +76,14 @@ impl Task {
             Self::Custom { hint } => hint,
         }
     }
+
+    /// How many times as long the sides of a restored image are as those of its observation.
+    pub fn factor(self) -> usize {
+        match self {
+            Self::SuperResolution { factor } => factor,
+            _ => 1,
+        }
+    }
 }
 
 impl FromStr for Task {

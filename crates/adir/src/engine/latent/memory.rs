@@ -5,6 +5,7 @@ use crate::latent::LatentTraining;
 use crate::models::Network;
 use crate::models::params::ParamSpec;
 use crate::models::stable_diffusion::LatentFiles;
+use crate::tensor::DType;
 
 /// The program, and the threads' scratch space.
 const PROGRAM: u64 = 96 << 20;
@@ -32,7 +33,7 @@ pub(super) fn estimate(
     let saved = whole(files.unet().layout().element_count()) - unet_bytes;
     let saved_by_autoencoder = whole(files.autoencoder().layout().element_count()) - autoencoder_bytes;
     let text = PROGRAM + text;
-    let unet = files.unet().forward_memory(seen[0], seen[1], 1) - saved;
+    let unet = files.unet().forward_memory(seen[0], seen[1], 1, DType::F32) - saved;
     let autoencoder = PROGRAM + files.autoencoder().memory(height, width) - saved_by_autoencoder;
     // What lies beside the other part where both are kept: its weights, as the kernels read them, too.
     let unet_kept = files.unet().weights_memory() - saved;
@@ -57,8 +58,8 @@ pub(super) fn estimate(
             true => (COPIES_OF_ALL + u64::from(training.ema > 0.0) + u64::from(training.batch > 1)) * changed,
             false => changed + whole(COPIES * adapted.map(factors).sum::<usize>()),
         };
-        let (net, none) = (files.unet(), files.unet().gradient_memory(0, 0, 1));
-        let maps = (net.gradient_memory(side, side, 1) - none) * MAPS / 100;
+        let (net, none) = (files.unet(), files.unet().gradient_memory(0, 0, 1, DType::F32));
+        let maps = (net.gradient_memory(side, side, 1, DType::F32) - none) * MAPS / 100;
         let encoding = files.autoencoder().memory(side, side) - saved_by_autoencoder;
         (changed, none - saved + added + maps, encoding + PROGRAM)
     });
