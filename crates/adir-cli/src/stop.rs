@@ -24,7 +24,7 @@ impl Stop {
     /// Installs the signal handler.
     ///
     /// # Errors
-    /// [`Error::Config`] when the handler cannot be installed.
+    /// [`Error::Limits`] when the handler cannot be installed, for which the system must give a thread.
     pub fn listen(format: Format) -> Result<Self> {
         let stop = Self::default();
         let asked = stop.0.clone();
@@ -36,7 +36,7 @@ impl Stop {
                 std::process::exit(i32::from(crate::exit::INTERRUPTED));
             }
         })
-        .map_err(|e| Error::Config(format!("cannot install a signal handler: {e}")))?;
+        .map_err(|e| Error::Limits(format!("cannot install a signal handler: {e}")))?;
         Ok(stop)
     }
 

@@ -130,6 +130,34 @@ fn a_kernel_has_any_name() {
     fs::remove_dir_all(f).unwrap();
 }
 
+/// A record cannot hold a name that is not UTF-8, and says so when it is to be repeated.
+#[cfg(target_os = "linux")]
+#[test]
+fn a_replay_says_that_a_name_is_lost() {
+    use std::os::unix::ffi::OsStrExt;
+    let f = scene("lost");
+    let name = std::ffi::OsStr::from_bytes(b"y\xff.png");
+    fs::rename(f.join("y.png"), f.join(name)).unwrap();
+    let args = ["restore", "-o", "x.png", "--task", "sr2", "--steps", "2"];
+    checked(0, &args, command(&f, &args).arg(name).output().unwrap());
+    let (_, err) = expect(3, &f, &["replay", "x.png.json"]);
+    assert!(err.contains("its name was probably not UTF-8"), "{err}");
+    fs::remove_dir_all(f).unwrap();
+}
+
+/// Where --overwrite would not help, it is not advised.
+#[test]
+fn a_foreign_record_is_to_be_moved() {
+    let f = scene("foreign");
+    fs::copy(f.join("y.png"), f.join("x.png")).unwrap();
+    fs::write(f.join("x.png.json"), "{}").unwrap();
+    for overwrite in [&[][..], &["--overwrite"]] {
+        let (_, err) = expect(2, &f, &[&["restore", "y.png", "-o", "x.png", "--task", "sr2"], overwrite].concat());
+        assert!(err.contains("move it away") && !err.contains("use --overwrite"), "{err}");
+    }
+    fs::remove_dir_all(f).unwrap();
+}
+
 /// One broken observation of several stops nothing, and the exit code tells of it.
 #[test]
 fn observations_that_cannot_be_read_are_left_out() {

@@ -138,7 +138,8 @@ impl Import {
         let mut paths = Vec::new();
         let mut counts = Vec::with_capacity(names.len());
         for (vectors, names) in self.vectors.iter().zip(names) {
-            log.check()?;
+            // A list may come from a pipe, which may have no writer.
+            log.no_longer_heard()?;
             let count = rows_of(vectors, dimension)?;
             let found = self.paths(names, &root, count)?;
             match &members {

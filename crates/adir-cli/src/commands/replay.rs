@@ -119,6 +119,13 @@ pub(super) fn repeat(
 ) -> Result<Restored> {
     let mut again = request;
     make_absolute(&mut again)?;
+    if let Observation::File(file) = &again.input
+        && file.to_string_lossy().contains(char::REPLACEMENT_CHARACTER)
+        && !file.exists()
+    {
+        let message = "is not there: its name was probably not UTF-8, which a record cannot hold; rename it, and restore it again";
+        return Err(Error::input(file, message));
+    }
     again.output = Some(output);
     let plan = engine.plan(&again)?;
     check_inputs(record, &plan)?;

@@ -253,8 +253,8 @@ impl TrainArgs {
 
     fn length(&self) -> Result<Option<Length>> {
         Ok(match (self.minutes, self.steps) {
-            (Some(minutes), _) if !(minutes.is_finite() && minutes > 0.0) => {
-                return Err(Error::config(format!("--minutes {minutes}: expected a positive number")));
+            (Some(minutes), _) if !(minutes > 0.0 && minutes <= 1e6) => {
+                return Err(Error::config(format!("--minutes {minutes}: expected more than 0 and at most 1000000")));
             }
             (Some(minutes), _) => Some(Length::Seconds(60.0 * minutes)),
             (None, Some(steps)) => Some(Length::Steps(steps)),

@@ -59,12 +59,7 @@ impl CropSource {
 
 /// What is left of an image whose crops are all of [`resized`] ones: halved as often as every one of them is.
 pub(crate) fn reduced(image: Tensor<4>, crop: usize) -> Tensor<4> {
-    let most = (1.25 * crop as f64).round() as usize;
-    let mut image = image;
-    while image.dims()[2].min(image.dims()[3]) >= 2 * most {
-        image = adir_kernels::avg_pool2(image);
-    }
-    image
+    halved(image, (1.25 * crop as f64).round() as usize)
 }
 
 /// The image with a short side of 1 to 1.25 crops, by a number from 0 to 1.
@@ -73,11 +68,15 @@ pub(crate) fn reduced(image: Tensor<4>, crop: usize) -> Tensor<4> {
 /// As [`bicubic_resize`].
 pub(crate) fn resized(image: &Tensor<4>, crop: usize, drawn: f64) -> Result<Tensor<4>> {
     let short = (crop as f64 * (1.0 + 0.25 * drawn)).round() as usize;
-    let mut image = image.clone();
+    with_short_side(&halved(image.clone(), short), short)
+}
+
+/// The image, halved while its short side stays at least `short`.
+fn halved(mut image: Tensor<4>, short: usize) -> Tensor<4> {
     while image.dims()[2].min(image.dims()[3]) >= 2 * short {
         image = adir_kernels::avg_pool2(image);
     }
-    with_short_side(&image, short)
+    image
 }
 
 /// A grey or RGB image as RGB.

@@ -47,7 +47,10 @@ impl Local {
         let message = match gone.first() {
             Some((_, first)) => {
                 let count = counted(gone.len(), "image");
-                format!("contains no images to adapt to: {count} of the index cannot be used, the first: {first}")
+                format!(
+                    "contains no images to adapt to: {count} of the index cannot be used; build the index again (adir index \
+                         build) if images were moved or changed. The first: {first}"
+                )
             }
             None => "contains no images to adapt to besides the observation itself".into(),
         };

@@ -96,10 +96,12 @@ impl Outputs {
     /// the new files.
     pub(super) fn check(&self, inputs: &[PathBuf], overwrite: bool) -> Result<Stale> {
         let inputs: Vec<&Path> = inputs.iter().map(PathBuf::as_path).collect();
-        check_outputs(&inputs, &self.all().collect::<Vec<_>>(), overwrite)?;
+        let before = self.check_record();
+        // --overwrite does not help where the record would replace a file of another program.
+        check_outputs(&inputs, &self.all().collect::<Vec<_>>(), overwrite || before.is_err())?;
         check_ending(&self.record, Written::Json)?;
         self.report.as_ref().map_or(Ok(()), |report| check_ending(report, Written::Html))?;
-        let Some(before) = self.check_record()? else { return Ok(Stale::default()) };
+        let Some(before) = before? else { return Ok(Stale::default()) };
         let stale = (self.samples.len() + 1..=before).filter(|_| before > 1).map(|k| sample(&self.image, k));
         let maps = (before > 1 && self.deviation.is_none()).then(|| deviation(&self.image));
         let maps = maps.into_iter().flat_map(|files| [files.map, files.heat]);

@@ -34,7 +34,7 @@ pub(super) fn held_out(files: &[String], tiles: Tiles) -> BTreeSet<&str> {
         let tile = tile(stem).filter(|tile| tiled && (tile.is_plausible || tiles == Tiles::Always));
         photographs.entry(tile.map_or(stem, |tile| tile.photograph)).or_default().push(file);
     }
-    if photographs.len() < 2 {
+    if photographs.len() < 2 && tiles != Tiles::Always {
         // Files of one name in many folders, say: nothing would be left to train on.
         photographs = files.iter().map(|file| (file.as_str(), vec![file.as_str()])).collect();
     }
@@ -128,5 +128,8 @@ mod tests {
         let padded: Vec<String> = (0..50).map(|k| format!("p{}_01_{:02}.png", k / 2, k % 2)).collect();
         assert_eq!((names(&padded, Tiles::Auto).len(), names(&padded, Tiles::Always).len()), (2, 2));
         assert!(names(&padded, Tiles::Always).windows(2).all(|pair| pair[0][..3] == pair[1][..3]));
+        let one = &padded[..2];
+        assert_eq!(names(one, Tiles::Always).len(), 2, "a photograph is never divided");
+        assert_eq!(names(one, Tiles::Auto).len(), 1);
     }
 }
