@@ -287,6 +287,7 @@ pub fn run(
         plan.warnings().iter().for_each(|warning| log.warn(warning));
         say!("{plan}")?;
         let (training, minutes) = (plan.training_products(), plan.adaptation_minutes());
+        cost::say_indexing(engine, plan.gallery().map(|gallery| (gallery, None)))?;
         cost::say_time(latent_speed(engine.compute())?, plan.products(), training, minutes)?;
         return Ok(crate::exit::DONE);
     }

@@ -350,8 +350,10 @@ fn auto_does_not_use_what_cannot_be_checked() {
     expect(0, &f, &[&RESTORE[..], &["--steps", "1"]].concat());
     let plain = fs::read(f.join("x.png")).unwrap();
     let none = "none can be held out";
-    let (_, err) = expect(0, &f, &[&RESTORE[..], &["--plan", "--gallery", "g"]].concat());
+    let (out, err) = expect(0, &f, &[&RESTORE[..], &["--plan", "--gallery", "g"]].concat());
     assert!(err.contains(none), "{err}");
+    let indexing = out.lines().find(|line| line.starts_with("indexing time")).unwrap();
+    assert!(indexing.ends_with(" s for 2 images of the gallery"), "{indexing}");
     let (err, adaptation) = adapted(&f, &["--gallery", "g"]);
     assert!(err.matches(none).count() == 1 && err.contains("not used"), "{err}");
     assert_eq!((&adaptation["used"], &adaptation["outcome"]), (&Value::Bool(false), &Value::Null));

@@ -202,6 +202,12 @@ fn unchanged_files_are_not_read_again() {
         time
     };
     let time = set_time(3600);
+    let left = |previous| {
+        let build = Build::new(&folder.0, &encoder, Precision::F16, None, Limits::default(), previous).unwrap();
+        let (count, time) = build.left();
+        (count, time.is_zero())
+    };
+    assert_eq!(left(None), (1, false));
     let (index, _) = run(&folder, &encoder, None);
     let saved = std::env::temp_dir().join(format!("adir-unread-{}.index", std::process::id()));
     index.save(&saved).unwrap();
@@ -212,7 +218,9 @@ fn unchanged_files_are_not_read_again() {
     let (again, events) = run(&folder, &encoder, Some(reopened()));
     assert_eq!(events, ["r a.png"]);
     assert_eq!(again.entries().unwrap(), index.entries().unwrap());
+    assert_eq!(left(Some(reopened())), (0, true));
     set_time(1800);
+    assert_eq!(left(Some(reopened())), (1, false));
     assert_eq!(run(&folder, &encoder, Some(reopened())).1, ["s a.png"], "another time");
     // A file that has just been written gets no time that could be trusted.
     folder.picture("a.png", 1);

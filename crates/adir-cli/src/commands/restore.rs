@@ -351,6 +351,7 @@ pub fn run(args: &RestoreArgs, log: &Log) -> Result<u8> {
     if args.explain {
         plan.warnings().iter().for_each(|warning| log.warn(warning));
         say!("{plan}")?;
+        cost::say_indexing(&engine, plan.gallery())?;
         cost::say_time(engine.speed()?, plan.products(), plan.training_products(), plan.adaptation_minutes())?;
         return Ok(crate::exit::DONE);
     }

@@ -1,8 +1,10 @@
 //! Galleries: the index of a folder, brought up to date, with the encoder that made it.
 
 use std::borrow::Cow;
+use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 use super::cache::Cache;
 use super::event::{Event, Watch, report, warn};
@@ -84,25 +86,28 @@ impl Gallery {
             index.check_encoder(encoder.id()).map_err(|e| Error::input(path, format!("{e}; see --encoder")))?;
             return Ok(Self::of(index, encoder));
         }
-        let root = path.canonicalize().map_err(|e| Error::input(path, format!("cannot be opened: {e}")))?;
-        let previous = match cache
-            .index(&root, encoder.id(), tiles)
-            .and_then(|index| checked(index, &root, tiles, encoder.as_ref()))
-        {
-            Ok(previous) => previous,
-            Err(e) => {
-                warn(watch, format!("the index in the cache is made anew: {e}"))?;
-                None
-            }
-        };
+        let Begun { root, before, build } = Begun::new(path, tiles, encoder.as_ref(), cache, limits, watch)?;
         let keep = |index: &Index| match cache.keep_index(&root, index) {
             Ok(()) => Ok(()),
             Err(e) => warn(watch, format!("the index is not kept: {e}")),
         };
-        let before = finished(previous.as_ref())?;
-        let build = Build::new(&root, encoder.as_ref(), Precision::F16, tiles, *limits, previous)?;
         let index = update(&root, build, before, &keep, watch)?;
         Ok(Self::of(index, encoder))
+    }
+
+    /// How many images of a folder have to be indexed before it is [opened](Gallery::open), and about how long that takes.
+    ///
+    /// # Errors
+    /// As [`Gallery::open`].
+    pub(super) fn left_to_index(
+        folder: &Path,
+        tiles: Option<TileSide>,
+        encoder: &dyn Encoder,
+        cache: &dyn Cache,
+        limits: &Limits,
+    ) -> Result<(usize, Duration)> {
+        let silent = |_: &Event| ControlFlow::Continue(());
+        Ok(Begun::new(folder, tiles, encoder, cache, limits, &silent)?.build.left())
     }
 
     fn of(index: Index, encoder: Arc<dyn Encoder>) -> Self {
@@ -222,6 +227,38 @@ impl Gallery {
 }
 
 /// An index from the cache, if it is what it should be: that of `root` by `encoder`.
+/// An index in the cache that is to be brought up to date.
+struct Begun<'a> {
+    root: PathBuf,
+    /// The images in the cache, if that index is complete.
+    before: Option<Vec<Entry>>,
+    build: Build<'a>,
+}
+
+impl<'a> Begun<'a> {
+    fn new(
+        folder: &Path,
+        tiles: Option<TileSide>,
+        encoder: &'a dyn Encoder,
+        cache: &dyn Cache,
+        limits: &Limits,
+        watch: &Watch<'_>,
+    ) -> Result<Self> {
+        let root = folder.canonicalize().map_err(|e| Error::input(folder, format!("cannot be opened: {e}")))?;
+        let found = cache.index(&root, encoder.id(), tiles);
+        let previous = match found.and_then(|index| checked(index, &root, tiles, encoder)) {
+            Ok(previous) => previous,
+            Err(e) => {
+                warn(watch, format!("the index in the cache is made anew: {e}"))?;
+                None
+            }
+        };
+        let before = finished(previous.as_ref())?;
+        let build = Build::new(&root, encoder, Precision::F16, tiles, *limits, previous)?;
+        Ok(Self { root, before, build })
+    }
+}
+
 fn checked(index: Option<Index>, root: &Path, tiles: Option<TileSide>, encoder: &dyn Encoder) -> Result<Option<Index>> {
     if let Some(index) = &index {
         index.check_encoder(encoder.id())?;

@@ -347,6 +347,19 @@ impl Engine {
         Ok(gallery)
     }
 
+    /// How many images of a folder a run that adapts to it has to index first, and about how long that takes here; `None`
+    /// where the gallery is no folder. Reads and embeds a few of them.
+    ///
+    /// # Errors
+    /// As [`Engine::gallery`].
+    pub fn left_to_index(&self, gallery: &Path, tiles: Option<TileSide>) -> Result<Option<(usize, Duration)>> {
+        if !gallery.is_dir() {
+            return Ok(None);
+        }
+        let encoder = self.encoder()?;
+        Gallery::left_to_index(gallery, tiles, encoder.as_ref(), self.cache.as_ref(), &self.limits).map(Some)
+    }
+
     fn remote_gallery(&self, address: &str, tiles: Option<TileSide>, encoder: Arc<dyn Encoder>) -> Result<Gallery> {
         let Some(remotes) = &self.remotes else {
             return Err(Error::config(format!("{address}: galleries on servers are not available here")));

@@ -18,7 +18,7 @@ use crate::models::Network;
 use crate::operator::ImageShape;
 use crate::problem::Sigma;
 use crate::restore::{RestorePlan, SamplingConfig};
-use crate::retrieve::ContentHash;
+use crate::retrieve::{ContentHash, TileSide};
 use crate::task::Source;
 use crate::tensor::{self, Tensor, is_cpu};
 use crate::{Error, Result};
@@ -289,6 +289,12 @@ impl Plan {
     /// Minutes that its adaptation may take, where they were given.
     pub fn adaptation_minutes(&self) -> Option<f64> {
         self.request.adapt.as_ref()?.overrides.minutes
+    }
+
+    /// The gallery that its adaptation searches, if it does, and the side of tiles that large images there are divided into.
+    pub fn gallery(&self) -> Option<(&Path, Option<TileSide>)> {
+        let adapt = self.request.adapt.as_ref().filter(|adapt| adapt.shared.is_empty())?;
+        Some((adapt.target.gallery()?, adapt.tiles))
     }
 
     /// What it takes of memory.

@@ -10,7 +10,7 @@ use std::fs;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use rayon::prelude::*;
 
@@ -239,6 +239,22 @@ impl<'a> Build<'a> {
         self.files.len()
     }
 
+    /// How many files the previous index does not hold as they are, and about how long it takes to index them: as it takes for a
+    /// few of them, as many as there are threads, which this reads and embeds.
+    pub fn left(&self) -> (usize, Duration) {
+        let is_left = |listed: &&Listed| {
+            let stat = listed.stat(&self.root);
+            !stat.is_ok_and(|stat| self.previous.is_some() && self.unchanged(&listed.path, stat).is_some())
+        };
+        let left: Vec<&Listed> = self.files.iter().filter(is_left).collect();
+        let tried: Vec<&Listed> =
+            left.iter().step_by(left.len().div_ceil(rayon::current_num_threads()).max(1)).copied().collect();
+        let started = Instant::now();
+        tried.par_iter().for_each(|listed| drop(self.handle(listed)));
+        let each = started.elapsed().as_secs_f64() / tried.len().max(1) as f64;
+        (left.len(), Duration::from_secs_f64(each * left.len() as f64))
+    }
+
     /// What of the folder could not be looked at: folders and names, a line for each kind.
     pub fn unseen(&self) -> &[String] {
         &self.unseen
@@ -304,10 +320,7 @@ impl<'a> Build<'a> {
     fn handle(&self, listed: &Listed) -> Result<Found> {
         let Listed { path, inside } = listed;
         let file = self.root.join(path);
-        let stat = match inside {
-            Some(inside) => Stat { size: inside.member.size, modified: inside.modified },
-            None => Stat::of_file(&file)?,
-        };
+        let stat = listed.stat(&self.root)?;
         // What the previous index knows, as the entries of a file.
         let stored = |previous: &Index, ids: Range<usize>, of: &dyn Fn(&Entry) -> Entry| {
             let entries = ids.map(|id| Ok((of(&self.earlier[id]), previous.vector(id)?))).collect::<Result<_>>()?;
@@ -385,6 +398,15 @@ impl Iterator for Build<'_> {
 struct Listed {
     path: String,
     inside: Option<Inside>,
+}
+
+impl Listed {
+    fn stat(&self, root: &Path) -> Result<Stat> {
+        match &self.inside {
+            Some(inside) => Ok(Stat { size: inside.member.size, modified: inside.modified }),
+            None => Stat::of_file(&root.join(&self.path)),
+        }
+    }
 }
 
 /// The place of an image in a tar file.

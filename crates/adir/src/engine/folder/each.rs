@@ -1,12 +1,14 @@
 //! What is done to each file of a folder: a restoration with a prior of pixels, or an upscaling by a latent diffusion model.
 
 use std::fmt;
+use std::path::Path;
 
 use crate::engine::latent::{LatentPlan, LatentRequest, LatentTask};
 use crate::engine::open::Engine;
 use crate::engine::plan::Plan;
 use crate::engine::request::Request;
 use crate::io::image::{Picture, Reading};
+use crate::retrieve::TileSide;
 use crate::{Error, Result};
 
 /// What is done to each file. Input and output of the request are replaced.
@@ -118,6 +120,14 @@ impl FilePlan {
         match self {
             Self::Pixels(plan) => plan.adaptation_minutes(),
             Self::Latents(plan) => plan.adaptation_minutes(),
+        }
+    }
+
+    /// See [`Plan::gallery`].
+    pub fn gallery(&self) -> Option<(&Path, Option<TileSide>)> {
+        match self {
+            Self::Pixels(plan) => plan.gallery(),
+            Self::Latents(plan) => plan.gallery().map(|gallery| (gallery, None)),
         }
     }
 

@@ -269,6 +269,11 @@ impl LatentPlan {
         &self.request
     }
 
+    /// See [`Plan::gallery`](crate::engine::Plan::gallery).
+    pub fn gallery(&self) -> Option<&Path> {
+        self.request.adapt.as_ref().map(|adapt| adapt.gallery.as_path())
+    }
+
     /// The image.
     pub fn picture(&self) -> &Picture {
         &self.picture
