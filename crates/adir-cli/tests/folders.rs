@@ -91,6 +91,10 @@ fn a_folder_is_restored_as_its_files_would_be() {
     let err = restore(0, &f, &["s", "-o", "o"]);
     assert!(err.contains("2 restored, 4 finished before"), "{err}");
     assert_eq!(images(&f.join("o"))["a.jpg"], first["a.jpg"]);
+    // Also if its record is left.
+    fs::remove_file(f.join("o/a.jpg")).unwrap();
+    assert!(restore(0, &f, &["s", "-o", "o"]).contains("1 restored, 5 finished before"));
+    assert_eq!(images(&f.join("o"))["a.jpg"], first["a.jpg"]);
     let (out, err) = expect(0, &f, &["merge", "o"]);
     assert!(out.is_empty() && err.contains("6 files restored, 0 missing, 0 failed"), "{out}{err}");
     // Results inside the folder are no observations.

@@ -119,6 +119,19 @@ fn the_orientation_is_applied_once() {
     }
 }
 
+/// Kernels are turned upright as images are.
+#[test]
+fn kernels_are_turned_as_images_are() {
+    for k in 1..=8 {
+        let path = fixtures().join(format!("orientation{k}.jpg"));
+        let kernel = read_kernel_values(&path, &Limits::default()).unwrap();
+        let picture = read(&path).unwrap().tensor;
+        assert_eq!([kernel.height, kernel.width], [picture.dims()[2], picture.dims()[3]]);
+        let expected = to_f32(&((picture.mean_dim(1) + 1.0) / 2.0)).unwrap();
+        assert!(kernel.values.iter().zip(&expected).all(|(a, b)| (a - f64::from(*b)).abs() < 1e-5), "{k}");
+    }
+}
+
 /// Every value of the format, from black to white.
 fn ramp(channels: usize, levels: usize) -> Tensor<4> {
     let (height, width) = (levels / 64, 64);

@@ -53,7 +53,7 @@ fn refusal(path: &Path) -> String {
     }
 }
 
-/// A directory of a TIFF file: shorts (3) and longs (4), and the data of its one strip.
+/// A directory of a TIFF file: texts (2), shorts (3) and longs (4), and the data of its one strip.
 #[derive(Clone)]
 struct Directory {
     tags: Vec<(u16, u16, Vec<u32>)>,
@@ -68,8 +68,17 @@ impl Directory {
 
     fn with(mut self, tag: u16, values: &[u32]) -> Self {
         self.tags.retain(|(other, ..)| *other != tag);
-        self.tags.push((tag, if matches!(tag, 258 | 320 | 338 | 339) { 3 } else { 4 }, values.to_vec()));
+        let kind = match tag {
+            270 => 2,
+            258 | 320 | 338 | 339 => 3,
+            _ => 4,
+        };
+        self.tags.push((tag, kind, values.to_vec()));
         self
+    }
+
+    fn described(self, text: &str) -> Self {
+        self.with(270, &text.bytes().chain([0]).map(u32::from).collect::<Vec<_>>())
     }
 
     /// The bytes, put at `at`, with the next directory behind them if `more`.
@@ -79,17 +88,14 @@ impl Directory {
         tags.sort_unstable();
         let mut behind = at + 2 + 12 * tags.len() + 4;
         let (mut entries, mut long) = (Vec::new(), Vec::new());
-        let size: usize =
-            tags.iter().map(|(_, kind, v)| v.len() * if *kind == 3 { 2 } else { 4 }).filter(|n| *n > 4).sum();
+        let bytes = |kind: u16| 1_usize << (kind - 2);
+        let size: usize = tags.iter().map(|(_, kind, v)| v.len() * bytes(*kind)).filter(|n| *n > 4).sum();
         let data_at = behind + size;
         for (tag, kind, values) in &mut tags {
             if *tag == 273 {
                 *values = vec![data_at as u32];
             }
-            let raw: Vec<u8> = values
-                .iter()
-                .flat_map(|v| if *kind == 3 { (*v as u16).to_le_bytes().to_vec() } else { v.to_le_bytes().to_vec() })
-                .collect();
+            let raw: Vec<u8> = values.iter().flat_map(|v| v.to_le_bytes()[..bytes(*kind)].to_vec()).collect();
             entries
                 .extend([&tag.to_le_bytes()[..], &kind.to_le_bytes(), &(values.len() as u32).to_le_bytes()].concat());
             if raw.len() > 4 {
@@ -208,6 +214,29 @@ fn pages_are_whole_images() {
     // An animation: its frames are counted, too.
     let animated = f.file("a.webp", &fixture("animated.webp"));
     assert!(read(&animated).unwrap().warnings[0].contains("page 1 of"));
+}
+
+/// Images behind the one of a page, which have none of their own: large stacks of ImageJ, what tifffile truncates, volumes. A page
+/// that was taken out of a stack with its description is what it is.
+#[test]
+fn images_without_a_page_are_refused() {
+    let f = Scratch::new("hidden");
+    let page = |count: usize| Directory::new([2, 2], 8, 1, vec![7; 4 * count]);
+    let imagej = "ImageJ=1.54f\nimages=3\nslices=3\n";
+    let shaped = "{\"shape\": [3, 2, 2], \"truncated\": true}";
+    for (name, directory) in [
+        ("imagej.tif", page(3).described(imagej)),
+        ("shaped.tif", page(3).described(shaped)),
+        ("volume.tif", page(3).with(32997, &[3])),
+    ] {
+        let message = refusal(&f.file(name, &tiff(&[directory])));
+        assert!(message.contains("holds 3 images in one page"), "{name}: {message}");
+    }
+    let pages = [page(1).described(imagej), page(1), page(1)];
+    assert_eq!(read(&f.file("stack.tif", &tiff(&pages))).unwrap().pages, 3);
+    for directory in [page(1).described(imagej), page(1).described("{\"shape\": [2, 2]}"), page(1).with(32997, &[1])] {
+        assert_eq!(levels(&read(&f.file("one.tif", &tiff(&[directory]))).unwrap()), [7.0; 4]);
+    }
 }
 
 #[test]

@@ -185,7 +185,7 @@ impl Engine {
             return Err(Error::config("this adaptation is not to an archive"));
         };
         let prior = self.prior(watch)?;
-        let sources = self.archive(folder, plan.config.seed, watch)?;
+        let sources = self.archive(folder, plan, watch)?;
         let label = Label { name, serves: Vec::new() };
         let state = state.map_or(StateFile::InCache, StateFile::At);
         self.train_or_find(
@@ -349,13 +349,13 @@ impl Engine {
         let used = match request.keep {
             Keep::Always => {
                 match (adapted, &found, &request.target) {
-                    (Some(adapted), Ok(found), Target::Adapter(_)) => {
+                    (Some(adapted), Ok(_), Target::Adapter(name)) => {
                         let by_y = choice.adapted_as_named(adapted)?;
                         if by_y.is_worse() {
                             let message = format!(
-                                "the adapter {:?} suits the observation less than the prior: {by_y}. It is used, as \
+                                "the adapter {} is no better for the observation than the prior: {by_y}. It is used, as \
                                  --adapter names it; --adapt auto takes it only if the observation agrees",
-                                found.info.name
+                                name.display()
                             );
                             warn(watch, message)?;
                         }

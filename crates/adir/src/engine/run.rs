@@ -250,7 +250,13 @@ impl Sampling<'_> {
 fn picture(plan: &Plan, x: Tensor<4>) -> Result<Picture> {
     let source = &plan.picture;
     let [_, _, height, width] = x.dims();
-    let alpha = source.alpha_for(height, width, plan.scale())?;
+    let mut alpha = source.alpha_for(height, width, plan.scale())?;
+    // A hole may have been cut out of alpha, too.
+    if let (Some(alpha), Some(mask)) = (&mut alpha, plan.restore.measurement().mask())
+        && mask.known().len() == alpha.len()
+    {
+        Picture::alpha_from_known(alpha, mask.known(), width);
+    }
     let metadata = plan.metadata();
     let bit_depth = plan.depth();
     let scale = source.scale.filter(|_| bit_depth == source.bit_depth);
@@ -287,6 +293,16 @@ impl Restored {
             return Err(Error::config("the request names no output"));
         };
         outputs.check_free(self.overwrite)?;
+        let new: Vec<_> = outputs.all().filter(|path| path.symlink_metadata().is_err()).map(Path::to_owned).collect();
+        let saved = self.save_as(&outputs, engine);
+        if saved.is_err() {
+            // The same command goes on once there is space again.
+            new.iter().for_each(|path| drop(std::fs::remove_file(path)));
+        }
+        saved
+    }
+
+    fn save_as(&mut self, outputs: &Outputs, engine: &Engine) -> Result<()> {
         for (path, sample) in outputs.samples.iter().zip(&self.samples) {
             sample.write(path)?;
         }

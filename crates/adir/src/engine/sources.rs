@@ -122,7 +122,7 @@ impl Engine {
                 };
                 vec![Source { path: None, record, pixels: Some(observed.y.clone()) }]
             }
-            Target::Archive(folder) => self.archive(folder, config.seed, watch)?,
+            Target::Archive(folder) => self.archive(folder, plan, watch)?,
             Target::Images(files) => self.files(files)?,
             Target::Gallery(path) | Target::Text { gallery: path, .. } if !plan.request().shared.is_empty() => {
                 let mut sources = self.files(&plan.request().shared)?;
@@ -159,8 +159,10 @@ impl Engine {
         Ok(Source { path: Some(file.to_owned()), record, pixels: None })
     }
 
-    /// The different images of a folder, in an order that `seed` decides, as many as fit into memory.
-    pub(super) fn archive(&self, folder: &Path, seed: u64, watch: &Watch<'_>) -> Result<Vec<Source>> {
+    /// The different images of a folder, in an order that the seed of `plan` decides, as many as fit into a gigabyte, which
+    /// are refused where its training and they need more than the engine may take.
+    pub(super) fn archive(&self, folder: &Path, plan: &AdaptPlan, watch: &Watch<'_>) -> Result<Vec<Source>> {
+        let seed = plan.config().seed;
         let listing = image_files(folder)?;
         for message in listing.warnings() {
             warn(watch, message)?;
@@ -180,6 +182,7 @@ impl Engine {
                         warn(watch, format!("{done} of {} images fit into memory and are used", names.len()))?;
                         break;
                     }
+                    self.check_memory(plan.memory().saturating_add(4 * values as u64))?;
                     let record = ImageRecord { path: Some(name.into()), sha256, tile: None, distance: None };
                     sources.push(Source { path: Some(path), record, pixels: Some(picture.tensor) });
                 }

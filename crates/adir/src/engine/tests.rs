@@ -82,6 +82,20 @@ fn large_images_are_refused_by_their_size() {
     }
 }
 
+/// A hole that was cut out of alpha, too, is filled with what can be seen.
+#[test]
+fn a_filled_hole_is_opaque() {
+    let mut y = picture(1);
+    let hole = |i: usize| (100..104).contains(&i);
+    y.alpha = Some((0..256).map(|i| if hole(i) { 0.0 } else { 1.0 }).collect());
+    let known = (0..256).map(|i| !hole(i)).collect();
+    let mask = crate::operator::Mask::new(16, 16, known).unwrap();
+    let problem = Problem::inpaint(crate::problem::MaskSource::Pixels(mask));
+    let engine = Engine::builder().build().unwrap();
+    let restored = engine.run(&engine.plan(&Request::new(y, problem).steps(2)).unwrap(), &go).unwrap();
+    assert_eq!(restored.mean.alpha, Some(vec![1.0; 256]));
+}
+
 /// A gallery is searched by text only with an encoder that embeds text, which the embedded one does not.
 #[test]
 fn an_adaptation_to_text_needs_an_encoder_of_text() {
@@ -287,6 +301,20 @@ fn minutes_become_steps_that_are_repeated() {
     adapt.overrides.iterations = Some(4);
     let both = Request::new(picture(2), Problem::super_resolution(2)).adapt(adapt);
     assert!(config_error(engine.plan(&both)).contains("not both"));
+    std::fs::remove_dir_all(f).unwrap();
+}
+
+/// What the images of an archive take counts, before anything is trained.
+#[test]
+fn an_archive_that_does_not_fit_is_refused() {
+    let f = folder("large-archive");
+    let adapt = small(&f, Target::Archive).iterations(1);
+    let need = Engine::builder().build().unwrap().plan_adaptation(&adapt, crate::task::Preset::Fast).unwrap().memory();
+    // Five of the six images, of 3 x 256 values.
+    let engine = Engine::builder().memory(Some(need + 5 * 4 * 768)).build().unwrap();
+    let plan = engine.plan_adaptation(&adapt, crate::task::Preset::Fast).unwrap();
+    let refused = engine.adapt_to_archive(&plan, "a".into(), None, &go).unwrap_err();
+    assert!(matches!(refused, Error::Limits(_)), "{refused}");
     std::fs::remove_dir_all(f).unwrap();
 }
 

@@ -26,6 +26,31 @@ impl Picture {
         Ok(Some(to_f32(&plane)?.into_iter().map(|v| v.clamp(0.0, 1.0)).collect()))
     }
 
+    /// Alpha where it is `known`, and elsewhere that of the nearest known pixel, in steps along rows and columns: what was missing
+    /// is as opaque as what is around it. As it is where nothing is known.
+    pub(crate) fn alpha_from_known(alpha: &mut [f32], known: &[bool], width: usize) {
+        let mut settled = known.to_vec();
+        let mut front: Vec<usize> = (0..alpha.len()).filter(|&i| known[i]).collect();
+        while !front.is_empty() {
+            let mut next = Vec::new();
+            for i in front {
+                let around = [
+                    (i >= width).then(|| i - width),
+                    (i % width > 0).then(|| i - 1),
+                    (i % width + 1 < width).then(|| i + 1),
+                    (i + width < alpha.len()).then(|| i + width),
+                ];
+                for j in around.into_iter().flatten() {
+                    if !std::mem::replace(&mut settled[j], true) {
+                        alpha[j] = alpha[i];
+                        next.push(j);
+                    }
+                }
+            }
+            front = next;
+        }
+    }
+
     /// The upper left `height` x `width` pixels of it, colours and alpha.
     #[must_use]
     pub fn upper_left(self, height: usize, width: usize) -> Self {
@@ -112,6 +137,16 @@ mod tests {
         let twice = picture.alpha_for(6, 8, 2.0).unwrap().unwrap();
         assert!(twice.len() == 48 && twice.iter().all(|alpha| (0.0..=1.0).contains(alpha)));
         assert_eq!(Picture::from_tensor(picture.tensor.clone()).alpha_for(3, 4, 1.0).unwrap(), None);
+    }
+
+    #[test]
+    fn what_was_missing_is_as_opaque_as_what_is_around() {
+        let mut alpha = vec![1.0, 0.0, 0.0, 0.5, 1.0, 0.0, 0.0, 0.5];
+        let known = alpha.iter().map(|alpha| *alpha > 0.0).collect::<Vec<_>>();
+        Picture::alpha_from_known(&mut alpha, &known, 4);
+        assert_eq!(alpha, [1.0, 1.0, 0.5, 0.5, 1.0, 1.0, 0.5, 0.5]);
+        Picture::alpha_from_known(&mut alpha, &[false; 8], 4);
+        assert_eq!(alpha, [1.0, 1.0, 0.5, 0.5, 1.0, 1.0, 0.5, 0.5]);
     }
 
     #[test]

@@ -154,6 +154,12 @@ pub(super) fn resolution(exif: &[u8]) -> Option<Resolution> {
     Resolution::per(value(X_RESOLUTION)?, value(Y_RESOLUTION)?, inches)
 }
 
+/// Exchanges the resolutions of a picture that was turned on its side, and notes its new size.
+pub(super) fn turn(exif: &mut [u8], size: (u32, u32)) {
+    let factors = resolution(exif).map_or([1.0; 2], |Resolution { x, y }| [y / x, x / y]);
+    resize(exif, factors, size);
+}
+
 /// Multiplies the resolution by `factors`, and notes the new size.
 pub(super) fn resize(exif: &mut [u8], factors: [f64; 2], (width, height): (u32, u32)) {
     let Some(mut block) = Block::new(exif) else { return };
@@ -199,6 +205,15 @@ mod tests {
         bytes.extend(directory(&[entry(THUMBNAIL, 4, 126), entry(THUMBNAIL_BYTES, 4, 6)], 0));
         bytes.extend(b"\xff\xd8JPEG");
         bytes
+    }
+
+    #[test]
+    fn a_turned_picture_has_its_resolutions_exchanged() {
+        let mut exif = block();
+        // The first fraction: 600/1 instead of 300/1.
+        exif[80..84].copy_from_slice(&600_u32.to_le_bytes());
+        turn(&mut exif, (8, 16));
+        assert_eq!(resolution(&exif), Some(Resolution { x: 300.0, y: 600.0 }));
     }
 
     #[test]

@@ -297,6 +297,10 @@ fn picture(path: &Path, format: ImageFormat, decoded: Decoded, reading: &Reading
     let turned = Turned::new(orientation, raster.width as usize, raster.height as usize);
     if [turned.width, turned.height] != [raster.width as usize, raster.height as usize] {
         metadata.resolution = metadata.resolution.map(|Resolution { x, y }| Resolution { x: y, y: x });
+        if let Some(exif) = &mut metadata.exif {
+            let side = |pixels: usize| u32::try_from(pixels).unwrap_or(u32::MAX);
+            exif::turn(exif, (side(turned.width), side(turned.height)));
+        }
     }
     let channels = raster.channels;
     let color = if channels >= 3 { 3 } else { 1 };

@@ -5,8 +5,9 @@ use std::path::Path;
 
 use super::codec::kinds::{other_kind, way_out};
 use super::codec::{Decoded, ImageFormat, Raster, Samples};
-use super::image::{Reading, decode_file, read_marks};
+use super::image::{Reading, decode_file, orientation_of, read_marks};
 use super::limits::Limits;
+use super::turned::Turned;
 use crate::operator::{Mask, Rows, read_rows};
 use crate::tensor::to_f32;
 use crate::{Error, Result};
@@ -80,13 +81,15 @@ pub fn read_kernel_values(path: &Path, limits: &Limits) -> Result<Rows> {
     let mut start = Vec::new();
     (&mut file).take(ImageFormat::START).read_to_end(&mut start).map_err(cannot)?;
     if ImageFormat::from_content(&start).is_some() {
-        let Decoded { raster, unobserved, pages, .. } = decode_file(path, &Reading::default(), limits)?.1;
+        let mut decoded = decode_file(path, &Reading::default(), limits)?.1;
+        let orientation = orientation_of(&mut decoded);
+        let Decoded { raster, unobserved, pages, .. } = decoded;
         refuse_pages(path, pages, "a kernel")?;
         if !unobserved.is_empty() {
             return Err(Error::input(path, "holds BLANK or NaN, which is no weight of a kernel"));
         }
-        let (width, height) = (raster.width as usize, raster.height as usize);
-        return Ok(Rows { values: grey(&raster), height, width });
+        let turned = Turned::new(orientation, raster.width as usize, raster.height as usize);
+        return Ok(Rows { values: turned.values(&grey(&raster)), height: turned.height, width: turned.width });
     }
     file.take(MAX_KERNEL_BYTES).read_to_end(&mut start).map_err(cannot)?;
     if start.len() as u64 >= MAX_KERNEL_BYTES {

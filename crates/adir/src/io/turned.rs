@@ -46,6 +46,12 @@ impl Turned {
         row * width + column
     }
 
+    /// One value for each stored pixel, turned.
+    pub fn values<T: Copy>(&self, stored: &[T]) -> Vec<T> {
+        let row = |y: usize| (0..self.width).map(move |x| stored[self.source(x, y)]);
+        (0..self.height).flat_map(row).collect()
+    }
+
     /// Appends one channel, each sample through `map`.
     pub fn plane(&self, raster: &Raster, channel: usize, map: impl Fn(f32) -> f32, out: &mut Vec<f32>) {
         match &raster.samples {

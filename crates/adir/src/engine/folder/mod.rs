@@ -334,7 +334,12 @@ impl Engine {
             match done {
                 Some(done) => plan.finished.push(done),
                 None => {
-                    let ours = names.iter().any(is_ours);
+                    let lost = |name: &PathBuf| {
+                        let outputs = plan.outputs(name);
+                        !is_there(&outputs.image) && matches!(outputs.check_record(), Ok(Some(_)))
+                    };
+                    // Where the record alone is left, its result is made again.
+                    let ours = names.iter().any(is_ours) || names.iter().any(lost);
                     let usual = &plan.names.outputs[k];
                     if present.contains(&usual) && !ours && !plan.request.overwrite {
                         in_the_way.push(plan.request.output.join(usual));
