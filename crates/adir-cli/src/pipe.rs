@@ -71,7 +71,7 @@ impl Scratch {
     /// A new folder among the system's temporary ones, which only the user can read.
     ///
     /// # Errors
-    /// [`Error::Config`] where the system refuses.
+    /// [`Error::Io`] where the system refuses.
     pub fn new() -> Result<Self> {
         let parent = std::env::temp_dir();
         sweep(&parent);
@@ -92,10 +92,8 @@ impl Scratch {
                 // Another process has this number, elsewhere.
                 Err(e) if e.kind() == std::io::ErrorKind::AlreadyExists && attempt < 1000 => {}
                 Err(e) => {
-                    let parent = parent.display();
-                    let message =
-                        format!("{parent}: no temporary folder can be made ({e}); name another place in TMPDIR");
-                    return Err(Error::Config(message));
+                    let message = format!("no temporary folder can be made ({e}); name another place in TMPDIR");
+                    return Err(Error::io(parent, std::io::Error::new(e.kind(), message)));
                 }
             }
         }

@@ -313,7 +313,11 @@ fn parse(header: &str) -> Result<Header, String> {
     let name = named(header)?;
     let kind = name.and_then(Kind::named);
     let kind = kind.ok_or_else(|| {
-        format!("has element type {}, expected little-endian integers or floats: convert it with numpy's astype, for example to '<f4'", name.unwrap_or("a structure"))
+        let name = name.unwrap_or("a structure");
+        format!(
+            "has element type {name}, expected little-endian integers or floats: convert it with numpy's astype, for \
+             example to '<f4'"
+        )
     })?;
     let by_columns = !after(header, "fortran_order")?.starts_with("False");
     let shape = after(header, "shape")?.strip_prefix('(').and_then(|rest| rest.split_once(')')).map(|(shape, _)| shape);

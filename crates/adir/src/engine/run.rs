@@ -293,8 +293,8 @@ impl Restored {
             return Err(Error::config("the request names no output"));
         };
         outputs.check_free(self.overwrite)?;
-        let new: Vec<_> = outputs.all().filter(|path| path.symlink_metadata().is_err()).map(Path::to_owned).collect();
-        let saved = self.save_as(&outputs, engine);
+        let mut new = Vec::new();
+        let saved = self.save_as(&outputs, engine, &mut new);
         if saved.is_err() {
             // The same command goes on once there is space again.
             new.iter().for_each(|path| drop(std::fs::remove_file(path)));
@@ -302,15 +302,22 @@ impl Restored {
         saved
     }
 
-    fn save_as(&mut self, outputs: &Outputs, engine: &Engine) -> Result<()> {
+    /// Lists the pictures that it has written and that replace nothing in `new`.
+    fn save_as(&mut self, outputs: &Outputs, engine: &Engine, new: &mut Vec<PathBuf>) -> Result<()> {
+        let mut write = |picture: &Picture, path: &Path| -> Result<()> {
+            let replaces = path.symlink_metadata().is_ok();
+            picture.write(path)?;
+            new.extend((!replaces).then(|| path.to_owned()));
+            Ok(())
+        };
         for (path, sample) in outputs.samples.iter().zip(&self.samples) {
-            sample.write(path)?;
+            write(sample, path)?;
         }
         if let (Some(files), Some(deviation)) = (&outputs.deviation, &self.deviation) {
-            deviation.map.write(&files.map)?;
-            deviation.heat.write(&files.heat)?;
+            write(&deviation.map, &files.map)?;
+            write(&deviation.heat, &files.heat)?;
         }
-        self.mean.write(&outputs.image)?;
+        write(&self.mean, &outputs.image)?;
         self.judge(&outputs.image, engine)?;
         self.record.results = outputs.written()?;
         outputs.check_record()?;

@@ -339,7 +339,7 @@ impl Engine {
                         !is_there(&outputs.image) && matches!(outputs.check_record(), Ok(Some(_)))
                     };
                     // Where the record alone is left, its result is made again.
-                    let ours = names.iter().any(is_ours) || names.iter().any(lost);
+                    let ours = names.iter().any(|name| is_ours(name) || lost(name));
                     let usual = &plan.names.outputs[k];
                     if present.contains(&usual) && !ours && !plan.request.overwrite {
                         in_the_way.push(plan.request.output.join(usual));

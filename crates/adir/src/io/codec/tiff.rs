@@ -62,7 +62,7 @@ pub fn decode(path: &Path, mut file: impl BufRead + Seek, page: usize, limits: &
         check_jpeg(path, &mut decoder)?;
     }
     let orientation = decoder.find_tag_unsigned::<u8>(Tag::Orientation).map_err(&damaged)?;
-    refuse_hidden(path, &mut decoder, pages, (stored as u64, bits))?;
+    refuse_hidden(path, &mut decoder, pages, [width.into(), height.into(), stored as u64, bits])?;
     let metadata = metadata(&mut decoder, &page, exif.as_ref());
     let mut result = DecodingResult::U8(Vec::new());
     let planes = if ZSTD.contains(&page.compression) {
@@ -114,12 +114,12 @@ fn choose(path: &Path, file: &mut (impl Read + Seek), page: usize) -> Result<(La
 }
 
 /// Refuses images that lie behind the one of a page without a page of their own: large stacks of ImageJ, arrays that tifffile
-/// truncates, and volumes. A pixel has so many samples of so many bits.
+/// truncates, and volumes. An image has that width and height, and so many samples a pixel of so many bits.
 fn refuse_hidden<R: Read + Seek>(
     path: &Path,
     decoder: &mut Decoder<R>,
     pages: usize,
-    (samples, bits): (u64, u64),
+    [width, height, samples, bits]: [u64; 4],
 ) -> Result<()> {
     let unread = |count: u64, how: &str| {
         let message = format!("holds {count} images in one page, {how}: save each as a page, or as a file of its own");
@@ -132,13 +132,12 @@ fn refuse_hidden<R: Read + Seek>(
     let count = if text.starts_with("ImageJ=") {
         text.lines().find_map(|line| line.strip_prefix("images=")?.trim().parse::<u64>().ok())
     } else {
-        truncated(&text, decoder.dimensions().ok(), samples)
+        truncated(&text, width * height * samples)
     };
     let Some(count) = count.filter(|count| *count > pages as u64) else { return Ok(()) };
     // A page that was taken out of a stack may still have its description.
     let offsets = decoder.get_tag_u64_vec(Tag::StripOffsets).unwrap_or_default();
-    let (width, height) = decoder.dimensions().map_err(damaged(path))?;
-    let image = (u64::from(width) * u64::from(height)).saturating_mul(samples.saturating_mul(bits)).div_ceil(8);
+    let image = (width * height).saturating_mul(samples.saturating_mul(bits)).div_ceil(8);
     let end = decoder.inner().seek(SeekFrom::End(0)).map_err(|e| read_error(path, e))?;
     match offsets.first() {
         Some(first) if count.saturating_mul(image).saturating_add(*first) <= end => {
@@ -148,14 +147,12 @@ fn refuse_hidden<R: Read + Seek>(
     }
 }
 
-/// The number of images of that size in an array of which tifffile wrote one directory.
-fn truncated(description: &str, size: Option<(u32, u32)>, samples: u64) -> Option<u64> {
+/// The number of images of so many values in an array of which tifffile wrote one directory.
+fn truncated(description: &str, values: u64) -> Option<u64> {
     let described: serde_json::Value = serde_json::from_str(description).ok()?;
     let is_truncated = described.get("truncated")?.as_bool()?;
     let all = described.get("shape")?.as_array()?.iter().try_fold(1_u64, |n, side| n.checked_mul(side.as_u64()?))?;
-    let (width, height) = size?;
-    let one = u64::from(width) * u64::from(height) * samples;
-    (is_truncated && one > 0).then(|| all / one)
+    is_truncated.then(|| all.checked_div(values)).flatten()
 }
 
 /// Refuses JPEG data that declare more pixels than their strip or tile, which would be decoded before they are cut.
