@@ -3,7 +3,12 @@
 //! The tasks of an operation are fixed by its shapes, and each writes its own part of the result in a fixed
 //! order: the number of threads decides only who runs a task, never what it computes.
 
+use std::sync::atomic::{AtomicUsize, Ordering};
+
 use rayon::prelude::*;
+
+/// Tasks up to which [`hand_out`] gives them out one by one.
+const FEW: usize = 16;
 
 /// Runs `task(0), .., task(count - 1)`, neighbours preferably on one thread.
 pub(crate) fn for_each(count: usize, task: impl Fn(usize) + Sync + Send) {
@@ -12,6 +17,20 @@ pub(crate) fn for_each(count: usize, task: impl Fn(usize) + Sync + Send) {
     } else {
         (0..count).into_par_iter().for_each(task);
     }
+}
+
+/// [`for_each`] for large tasks, the largest first. A few are given out one by one to whoever is free: in halves, one thread
+/// may get twice the work of another. Many are not, because their neighbours share what they read.
+pub(crate) fn hand_out(count: usize, task: impl Fn(usize) + Sync + Send) {
+    if count > FEW {
+        return for_each(count, task);
+    }
+    let next = AtomicUsize::new(0);
+    (0..rayon::current_num_threads().min(count)).into_par_iter().with_max_len(1).for_each(|_| {
+        while let Some(i) = Some(next.fetch_add(1, Ordering::Relaxed)).filter(|&i| i < count) {
+            task(i);
+        }
+    });
 }
 
 /// A pointer that tasks may share because each writes a part no other touches.

@@ -1,7 +1,8 @@
 //! conv2d against the definition in double precision: results and all gradients.
 
 use crate::common::{assert_close, numbers, tracked, values};
-use adir_kernels::{conv2d, reference};
+use adir_kernels::machine::{self, Machine};
+use adir_kernels::{Isa, conv2d, reference};
 use burn::tensor::{DType, Tensor};
 
 type Conv = fn(Tensor<4>, Tensor<4>, Option<Tensor<1>>, usize, usize) -> Tensor<4>;
@@ -53,6 +54,20 @@ fn sweep(kernel: usize, stride: usize, padding: usize) {
 fn three_by_three() {
     sweep(3, 1, 1);
     check(&Case { x: [2, 5, 1, 1], outputs: 4, kernel: 3, stride: 1, padding: 1 });
+}
+
+/// One, two or three rows or columns of results behind the last whole tile, on every instruction set.
+#[test]
+fn three_by_three_with_tiles_cut_by_the_border() {
+    let isas = Isa::available();
+    for height in 32..36 {
+        for width in 32..36 {
+            let case = Case { x: [2, 16, height, width], outputs: 18, kernel: 3, stride: 1, padding: 1 };
+            for &isa in &isas {
+                machine::with(Machine { isa: Some(isa), ..Machine::default() }, || check(&case));
+            }
+        }
+    }
 }
 
 #[test]

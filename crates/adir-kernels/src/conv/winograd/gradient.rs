@@ -44,8 +44,9 @@ pub(in crate::conv) fn weight_gradient(x: Planes<'_>, dy: &[f32], g: &Geometry) 
                 let right = TileLayout::panels(g.outputs, count);
                 for_each(count, |tile| {
                     let (to, dy_to) = (tiles.add(tile * left.tile), dy_tiles.add(tile * right.tile));
-                    transform_tile::<Input, IN>(&source, tiling, first + tile, to, left);
-                    transform_tile::<OutputTransposed, OUT>(&dy, tiling, first + tile, dy_to, right);
+                    let origin = tiling.origin(first + tile);
+                    transform_tile(&source, origin, Input, to, left);
+                    transform_tile(&dy, origin, OutputTransposed, dy_to, right);
                 });
                 let add_up = |point: usize, group: usize, panel: usize, sums: *mut f32| {
                     let (at, lane) = (group * ROWS / COLS, group * ROWS % COLS);

@@ -248,7 +248,7 @@ impl Kernel for Group<'_> {
                     let from = x.as_ptr().add(at_x + channel);
                     let to = x_tiles.add(tile * layout.x.tile);
                     let (step, line) = (x.step, x.line());
-                    TileKernel::<Input, IN>::new(from, step, line, channels, to, layout.x).run(s);
+                    TileKernel { from, step, line, channels, to, layout: layout.x, transform: Input }.run(s);
                 }
                 for point in 0..POINTS {
                     let tiles = x_tiles.add(point * layout.x.point).cast_const();

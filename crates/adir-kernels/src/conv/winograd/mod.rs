@@ -8,20 +8,21 @@
 
 mod gradient;
 pub(super) mod low_rank;
+mod region;
 mod transform;
 
-use std::marker::PhantomData;
 use std::mem::MaybeUninit;
 
 pub(super) use gradient::weight_gradient;
 
-use self::transform::{IN, Input, Matrix, OUT, Output, POINTS, Weight, two_sided};
+use self::region::Region;
+use self::transform::{IN, Input, InputPart, OUT, Output, OutputPart, POINTS, Transform, Weight, is_used, two_sided};
 use super::Geometry;
 use super::pack::{Packed, Purpose};
 use crate::layout::{ChannelsLast, Padding, Planes, Transpose, transpose};
 use crate::machine;
 use crate::numbers::Numbers;
-use crate::parallel::{Shared, SharedMut, filled, for_each};
+use crate::parallel::{Shared, SharedMut, filled, for_each, hand_out};
 use crate::scratch::Scratch;
 use crate::simd::{Kernel, Simd, dispatch};
 use crate::tile::{COLS, Init, ROWS, RowsOperands, Single, rows_tile};
@@ -134,15 +135,12 @@ impl Kernel for PackKernel<'_> {
 struct Tiling {
     rows: usize,
     columns: usize,
-    /// Of the result.
-    height: usize,
-    width: usize,
     batch: usize,
 }
 
 impl Tiling {
     fn new(batch: usize, height: usize, width: usize) -> Tiling {
-        Tiling { rows: height.div_ceil(OUT), columns: width.div_ceil(OUT), height, width, batch }
+        Tiling { rows: height.div_ceil(OUT), columns: width.div_ceil(OUT), batch }
     }
 
     fn count(&self) -> usize {
@@ -188,22 +186,22 @@ impl TileLayout {
     }
 }
 
-/// Transforms a channels-last image's tile, with matrix `T`.
+/// Transforms a channels-last image's tile, whose first pixel `origin` says: image, row and column.
 ///
 /// # Safety
 /// The tile must be inside the source, and `to` have room for it.
-unsafe fn transform_tile<T: Matrix<N, IN>, const N: usize>(
+unsafe fn transform_tile<T: Transform<N, IN>, const N: usize>(
     source: &ChannelsLast,
-    tiling: Tiling,
-    tile: usize,
+    origin: (usize, usize, usize),
+    transform: T,
     to: *mut f32,
     layout: TileLayout,
 ) {
     let (step, line) = (source.step, source.line());
-    let (image, y, x) = tiling.origin(tile);
+    let (image, y, x) = origin;
     // SAFETY: the caller's promise.
     let from = unsafe { source.as_ptr().add(image * source.image() + y * line + x * step) };
-    dispatch(TileKernel::<T, N>::new(from, step, line, source.channels, to, layout));
+    dispatch(TileKernel { from, step, line, channels: source.channels, to, layout, transform });
 }
 
 struct TileKernel<T, const N: usize> {
@@ -213,17 +211,10 @@ struct TileKernel<T, const N: usize> {
     channels: usize,
     to: *mut f32,
     layout: TileLayout,
-    matrix: PhantomData<T>,
+    transform: T,
 }
 
-impl<T, const N: usize> TileKernel<T, N> {
-    #[inline(always)]
-    fn new(from: *const f32, step: usize, line: usize, channels: usize, to: *mut f32, layout: TileLayout) -> Self {
-        TileKernel { from, step, line, channels, to, layout, matrix: PhantomData }
-    }
-}
-
-impl<T: Matrix<N, IN>, const N: usize> Kernel for TileKernel<T, N> {
+impl<T: Transform<N, IN>, const N: usize> Kernel for TileKernel<T, N> {
     type Output = ();
 
     #[inline(always)]
@@ -237,7 +228,7 @@ impl<T: Matrix<N, IN>, const N: usize> Kernel for TileKernel<T, N> {
                     *row = self.from.add(y * self.line + lane);
                 }
                 let to = self.to.add(lane / COLS * self.layout.panel + lane % COLS);
-                two_sided::<S, T, N, IN>(s, rows, self.step, to, self.layout.point);
+                self.transform.of(s, rows, self.step, to, self.layout.point);
             }
         }
     }
@@ -267,34 +258,31 @@ pub(super) fn convolve_source(
     bias: Option<&[f32]>,
 ) -> Vec<f32> {
     let (depth, columns) = (weight.depth, weight.columns);
-    let tiling = Tiling::new(batch, height, width);
-    let (plane, panels, total) = (tiling.height * tiling.width, columns.div_ceil(COLS), tiling.count());
-    let groups = total.div_ceil(GROUP);
-    let group_of = |group: usize| (group * GROUP, GROUP.min(total - group * GROUP));
-    let compute = |tiles: *const f32, layout: TileLayout, group: usize, panel: usize, out: SharedMut| {
-        let (first, count) = group_of(group);
+    let (plane, panels) = (height * width, columns.div_ceil(COLS));
+    let groups = Region::groups(batch, height, width);
+    let total = groups.iter().map(|group| group.count).sum();
+    let compute = |tiles: *const f32, layout: TileLayout, group: &region::Group, panel: usize, out: SharedMut| {
         let channel = panel * COLS;
         let cols = COLS.min(columns - channel);
         let mut init = [0.0; COLS];
         if let Some(bias) = bias {
             init[..cols].copy_from_slice(&bias[channel..channel + cols]);
         }
-        let target = Target { tiling, out, channel, columns, cols };
-        dispatch(GroupKernel { tiles, layout, count, first, weight: weight.panel(panel), depth, bias: &init, target });
+        let target = Target { height, width, out, channel, columns, cols };
+        dispatch(GroupKernel { tiles, layout, group, weight: weight.panel(panel), depth, bias: &init, target });
     };
     // SAFETY: the groups cover every pixel of every panel; tiles are inside the padded source, and what is
     // transformed is laid out for a group or for all tiles.
     unsafe {
         filled(batch * columns * plane, |out| {
-            if groups >= ENOUGH_GROUPS {
+            if groups.len() >= ENOUGH_GROUPS {
                 // Each task transforms its own tiles, which then stay in its cache.
                 let layout = TileLayout::rows(depth, GROUP);
-                for_each(groups, |group| {
+                hand_out(groups.len(), |group| {
+                    let group = &groups[group];
                     let mut own = Scratch::take(POINTS * layout.point);
-                    let (first, count) = group_of(group);
-                    for tile in 0..count {
-                        let to = own.as_mut_ptr().add(tile * layout.tile);
-                        transform_tile::<Input, IN>(source, tiling, first + tile, to, layout);
+                    for tile in 0..group.count {
+                        group.transform(source, tile, own.as_mut_ptr().add(tile * layout.tile), layout);
                     }
                     for panel in 0..panels {
                         compute(own.as_ptr(), layout, group, panel, out);
@@ -304,23 +292,45 @@ pub(super) fn convolve_source(
                 let layout = TileLayout::rows(depth, total);
                 let mut all = Scratch::take(POINTS * layout.point);
                 let to = SharedMut(all.as_mut_ptr());
-                for_each(total, |tile| {
-                    transform_tile::<Input, IN>(source, tiling, tile, to.add(tile * layout.tile), layout);
+                let tiles: Vec<_> =
+                    groups.iter().flat_map(|group| (0..group.count).map(move |tile| (group, tile))).collect();
+                for_each(total, |i| {
+                    let (group, tile) = tiles[i];
+                    group.transform(source, tile, to.add(i * layout.tile), layout);
                 });
                 let from = Shared(all.as_ptr());
-                for_each(groups * panels, |task| {
-                    let (panel, group) = (task / groups, task % groups);
-                    compute(from.add(group * GROUP * layout.tile), layout, group, panel, out);
+                for_each(groups.len() * panels, |task| {
+                    let (panel, group) = (task / groups.len(), &groups[task % groups.len()]);
+                    compute(from.add(group.before * layout.tile), layout, group, panel, out);
                 });
             }
         })
     }
 }
 
+impl region::Group {
+    /// Transforms one of its tiles.
+    ///
+    /// # Safety
+    /// As [`transform_tile`].
+    unsafe fn transform(&self, source: &ChannelsLast, tile: usize, to: *mut f32, layout: TileLayout) {
+        let origin = self.region.origin(self.first + tile);
+        // SAFETY: the caller's promise.
+        unsafe {
+            if self.region.is_whole() {
+                transform_tile(source, origin, Input, to, layout);
+            } else {
+                transform_tile(source, origin, self.region.results.map(InputPart), to, layout);
+            }
+        }
+    }
+}
+
 /// Where a panel's pixels go.
 #[derive(Clone, Copy)]
 struct Target {
-    tiling: Tiling,
+    height: usize,
+    width: usize,
     out: SharedMut,
     /// The panel's first channel of all `columns`, and how many it has.
     channel: usize,
@@ -332,9 +342,7 @@ struct GroupKernel<'a> {
     /// The transformed tiles of this group.
     tiles: *const f32,
     layout: TileLayout,
-    count: usize,
-    /// The group's first tile in the tiling.
-    first: usize,
+    group: &'a region::Group,
     weight: *const f32,
     depth: usize,
     bias: &'a [f32; COLS],
@@ -346,8 +354,8 @@ impl Kernel for GroupKernel<'_> {
 
     #[inline(always)]
     fn run<S: Simd>(self, s: S) {
-        let Target { tiling, out, channel, columns, cols } = self.target;
-        let Tiling { height, width, .. } = tiling;
+        let Target { height, width, out, channel, columns, cols } = self.target;
+        let region::Group { region, first, count, .. } = *self.group;
         let plane = height * width;
         // Products [point][tile][COLS], then pixels [row of a tile][tile][column of a tile][COLS].
         let mut scratch = Scratch::take(POINTS * PRODUCTS + OUT * OUT * GROUP * COLS);
@@ -355,9 +363,13 @@ impl Kernel for GroupKernel<'_> {
         let zeros = [0.0; COLS];
         // SAFETY: operands and scratch are laid out as above; a pixel is stored only inside its plane.
         unsafe {
+            let [used_rows, used_columns] = region.results;
             for point in 0..POINTS {
-                for tile in (0..self.count).step_by(ROWS) {
-                    let rows = std::array::from_fn(|i| (tile + i).min(self.count - 1) * self.layout.tile);
+                if !is_used(point / IN, used_rows) || !is_used(point % IN, used_columns) {
+                    continue;
+                }
+                for tile in (0..count).step_by(ROWS) {
+                    let rows = std::array::from_fn(|i| (tile + i).min(count - 1) * self.layout.tile);
                     let operands = RowsOperands {
                         a: self.tiles.add(point * self.layout.point),
                         rows: &rows,
@@ -371,13 +383,18 @@ impl Kernel for GroupKernel<'_> {
             }
             let pixels = products.add(POINTS * PRODUCTS);
             let row_pitch = GROUP * OUT * COLS;
-            for tile in 0..self.count {
+            for tile in 0..count {
                 for lane in (0..cols).step_by(S::LANES) {
                     let from = products.add(tile * COLS + lane).cast_const();
                     let rows = std::array::from_fn(|y| from.wrapping_add(y * IN * PRODUCTS));
                     // In place of the first sixteen products, then to where pixels of a row are neighbours.
                     let mut square = [0.0f32; OUT * OUT * 16];
-                    two_sided::<S, Output, IN, OUT>(s, rows, PRODUCTS, square.as_mut_ptr(), S::LANES);
+                    let square_at = square.as_mut_ptr();
+                    if region.is_whole() {
+                        two_sided::<S, Output, IN, OUT>(s, rows, PRODUCTS, square_at, S::LANES);
+                    } else {
+                        region.results.map(OutputPart).of(s, rows, PRODUCTS, square_at, S::LANES);
+                    }
                     let bias = s.load(self.bias.as_ptr().add(lane));
                     for y in 0..OUT {
                         for x in 0..OUT {
@@ -387,12 +404,12 @@ impl Kernel for GroupKernel<'_> {
                     }
                 }
             }
-            // Stretches of tiles in one row of the tiling are stretches of pixels.
+            // Stretches of tiles in one row of the region are stretches of pixels.
             let mut tile = 0;
-            while tile < self.count {
-                let (image, y, x) = tiling.origin(self.first + tile);
-                let run = (tiling.columns - x / OUT).min(self.count - tile);
-                let dst = out.add(((image * columns + channel) * tiling.height + y) * width + x);
+            while tile < count {
+                let (image, y, x) = region.origin(first + tile);
+                let run = (region.columns - (first + tile) % region.columns).min(count - tile);
+                let dst = out.add(((image * columns + channel) * height + y) * width + x);
                 for row in 0..OUT.min(height - y) {
                     transpose(
                         s,
