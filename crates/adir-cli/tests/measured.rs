@@ -256,6 +256,19 @@ fn kernels_are_read_as_they_are_meant_or_refused() {
     array.extend(b"\n\x01\x02\x01");
     fs::write(f.join("psf.npy"), array).unwrap();
     plan(0, "psf.npy", &[]);
+    // A spot on a grey ground, as a camera saw it; discs and Gaussians that were cut off have no ground.
+    let spot = |ground: f64| -> String {
+        let at = |i: i32| f64::from(i - 4).powi(2);
+        let value = |i: i32| ground + 0.01 * f64::from(i % 7) * ground + (-at(i / 9) - at(i % 9)).exp();
+        let rows = (0..9).map(|row| (9 * row..9 * row + 9).map(|i| value(i).to_string()).collect::<Vec<_>>().join(" "));
+        rows.collect::<Vec<_>>().join("\n")
+    };
+    fs::write(f.join("ground.txt"), spot(0.1)).unwrap();
+    assert!(plan(0, "ground.txt", &[]).contains("% of its weight is a background"));
+    fs::write(f.join("black.txt"), spot(0.001)).unwrap();
+    for kernel in ["black.txt", "box:9", "gaussian:9:1.6", "gaussian:9:4", "gaussian:3:1", "motion:9:30"] {
+        assert!(!plan(0, kernel, &[]).contains("background"), "{kernel}");
+    }
     // Even sides draw a warning unless their centre is named.
     assert!(plan(0, "box:4", &[]).contains("--kernel-centre"));
     assert!(!plan(0, "box:4", &["--kernel-centre", "opencv"]).contains("warning"));

@@ -349,6 +349,23 @@ fn masks_are_black_or_white() {
     assert_eq!(read_mask(&path, &Limits::default()).unwrap().known(), [false, true]);
 }
 
+/// A photograph is no mask; soft edges, and two greys, are.
+#[test]
+fn a_picture_is_no_mask() {
+    let scratch = Scratch::new("picture");
+    let path = scratch.0.join("mask.png");
+    let read = |level: &dyn Fn(usize) -> f32| {
+        let levels = (0..900).map(|i| level(i) * 2.0 - 1.0).collect();
+        write_image(&path, &from_f32(levels, [1, 1, 30, 30], &cpu()), &WriteOptions::default()).unwrap();
+        read_mask(&path, &Limits::default()).map(|mask| mask.known().iter().filter(|known| !**known).count())
+    };
+    let picture = read(&|i| 0.2 + (i % 30) as f32 / 50.0).unwrap_err();
+    assert!(matches!(&picture, Error::Input { message, .. } if message.contains("is no mask")), "{picture}");
+    let soft = |i: usize| (((i % 30) as f32 - 10.0) / 12.0).clamp(0.0, 1.0);
+    assert_eq!(read(&soft).unwrap(), 14 * 30, "a wide soft edge");
+    assert_eq!(read(&|i| if i < 90 { 0.8 } else { 0.3 }).unwrap(), 90, "two greys");
+}
+
 /// As numpy, editors and labelling programs write masks.
 #[test]
 fn masks_are_understood_however_they_mark_pixels() {
@@ -391,6 +408,12 @@ fn kernels_come_from_text_and_from_images() {
     let kernel = read(&path).unwrap();
     assert_eq!((kernel.height, kernel.width), (1, 3));
     assert_eq!(kernel.values, [0.0, 1.0 / 65535.0, 1.0]);
+    let painted = WriteOptions { alpha: Some(vec![0.0, 1.0, 0.5]), ..WriteOptions::default() };
+    write_image(&path, &from_f32(vec![1.0; 3], [1, 1, 1, 3], &cpu()), &painted).unwrap();
+    assert!(matches!(read(&path), Err(Error::Input { message, .. }) if message.contains("transparency alone")));
+    let opaque = WriteOptions { alpha: Some(vec![1.0; 3]), ..WriteOptions::default() };
+    write_image(&path, &from_f32(vec![1.0; 3], [1, 1, 1, 3], &cpu()), &opaque).unwrap();
+    assert_eq!(read(&path).unwrap().values, [1.0; 3]);
     for (text, reason) in
         [("1 2\n3\n", "line 2"), ("1 x\n", "\"x\""), ("nan\n", "nan"), ("1e999", "1e999"), ("\n", "no numbers")]
     {

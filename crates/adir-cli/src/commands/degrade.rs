@@ -48,9 +48,7 @@ pub fn run(args: &DegradeArgs, log: &Log) -> Result<u8> {
     let float = ImageFormat::from_path(&args.output)?.supports(BitDepth::Float);
     let problem = args.degradation.problem()?;
     let (degradation, mask) = problem.degradation(problem.boundary.unwrap_or(Boundary::Circular), &limits)?;
-    if let Some(warning) = problem.kernel_warning(&limits)? {
-        log.warn(&warning);
-    }
+    problem.kernel_warnings(&limits)?.iter().for_each(|warning| log.warn(warning));
     let picture = read_image_as(&args.input, &args.read.reading(None)?, &limits)?;
     picture.warnings.iter().for_each(|warning| log.warn(&format!("{}: {warning}", args.input.display())));
     picture.check_alpha(&args.output)?;

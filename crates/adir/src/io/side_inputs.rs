@@ -1,5 +1,6 @@
 //! The small inputs beside an image: masks for inpainting and blur kernels.
 
+use std::collections::BTreeSet;
 use std::io::Read;
 use std::path::Path;
 
@@ -15,6 +16,9 @@ use crate::{Error, Result};
 /// Largest kernel written as text or as a NumPy array, in bytes.
 const MAX_KERNEL_BYTES: u64 = 16 << 20;
 
+/// Grey levels that are neither black nor white, in a mask.
+const GREY: std::ops::Range<f32> = 0.1..0.9;
+
 /// What is expected of a kernel's file.
 const KERNEL: &str = "a kernel is rows of numbers in a text, a NumPy array (.npy), or an image";
 
@@ -25,14 +29,20 @@ const KERNEL: &str = "a kernel is rows of numbers in a text, a NumPy array (.npy
 /// Where all colours are alike and only alpha tells pixels apart, what is opaque is unknown: it was painted.
 ///
 /// # Errors
-/// As [`read_image`](super::image::read_image); [`Error::Input`] for a file of several pages; [`Error::Config`] when no pixel
-/// is known.
+/// As [`read_image`](super::image::read_image); [`Error::Input`] for a file of several pages, and for one with more greys than
+/// black and white, which is a picture; [`Error::Config`] when no pixel is known.
 pub fn read_mask(path: &Path, limits: &Limits) -> Result<Mask> {
     let picture = read_marks(path, limits)?;
     refuse_pages(path, picture.pages, "a mask")?;
     let [_, _, height, width] = picture.tensor.dims();
     // From 0, black, to 1.
     let levels: Vec<f32> = to_f32(&picture.tensor.mean_dim(1))?.into_iter().map(|v| (v + 1.0) / 2.0).collect();
+    if is_picture(&levels) {
+        return Err(Error::input(
+            path,
+            "is no mask: most of its pixels are neither black nor white. Paint what is unknown white, and all the rest black",
+        ));
+    }
     let unknown = unknown_by(&levels, picture.alpha.as_deref());
     let mask = Mask::new(height, width, unknown.into_iter().map(|unknown| !unknown).collect());
     mask.map_err(|error| match error {
@@ -50,6 +60,18 @@ fn refuse_pages(path: &Path, pages: usize, what: &str) -> Result<()> {
             format!("has {pages} pages, but {what} is one: save the one to use as a file of its own"),
         )),
     }
+}
+
+/// Whether most pixels are of many different greys, as in a photograph. Soft edges of what was painted are few, and two greys
+/// may be meant.
+fn is_picture(levels: &[f32]) -> bool {
+    const MOST_MEANT: usize = 8;
+    let grey = levels.iter().filter(|level| GREY.contains(level));
+    if 2 * grey.clone().count() <= levels.len() {
+        return false;
+    }
+    let different: BTreeSet<u8> = grey.map(|level| (level * 255.0).round() as u8).collect();
+    different.len() > MOST_MEANT
 }
 
 /// Which pixels are unknown, by their grey levels and alpha, both from 0 to 1.
@@ -88,8 +110,14 @@ pub fn read_kernel_values(path: &Path, limits: &Limits) -> Result<Rows> {
         if !unobserved.is_empty() {
             return Err(Error::input(path, "holds BLANK or NaN, which is no weight of a kernel"));
         }
+        let values = grey(&raster);
+        let alike = |values: &[f64]| values.windows(2).all(|pair| pair[0] == pair[1]);
+        if alike(&values) && alpha(&raster).is_some_and(|alpha| !alike(&alpha)) {
+            let message = "holds the shape of the kernel in its transparency alone: save the weights as greys on black";
+            return Err(Error::input(path, message));
+        }
         let turned = Turned::new(orientation, raster.width as usize, raster.height as usize);
-        return Ok(Rows { values: turned.values(&grey(&raster)), height: turned.height, width: turned.width });
+        return Ok(Rows { values: turned.values(&values), height: turned.height, width: turned.width });
     }
     file.take(MAX_KERNEL_BYTES).read_to_end(&mut start).map_err(cannot)?;
     if start.len() as u64 >= MAX_KERNEL_BYTES {
@@ -114,13 +142,29 @@ pub fn read_kernel_values(path: &Path, limits: &Limits) -> Result<Rows> {
 /// The mean of each pixel's colour channels, black 0 to white 1.
 fn grey(raster: &Raster) -> Vec<f64> {
     let color = if raster.channels >= 3 { 3 } else { 1 };
-    let mean = |pixel: &mut dyn Iterator<Item = f64>, white: f64| pixel.take(color).sum::<f64>() / color as f64 / white;
+    of_pixels(raster, |pixel| pixel[..color].iter().sum::<f64>() / color as f64)
+}
+
+/// How opaque each pixel is, 0 to 1, where the raster tells.
+fn alpha(raster: &Raster) -> Option<Vec<f64>> {
+    matches!(raster.channels, 2 | 4).then(|| of_pixels(raster, |pixel| pixel[raster.channels - 1]))
+}
+
+/// A number of the channels of each pixel, black 0 to white 1.
+fn of_pixels(raster: &Raster, of: impl Fn(&[f64]) -> f64) -> Vec<f64> {
+    let mut pixel = vec![0.0; raster.channels];
+    let mut each = |values: &mut dyn Iterator<Item = f64>| {
+        pixel.iter_mut().zip(values).for_each(|(to, value)| *to = value);
+        of(&pixel)
+    };
     let channels = raster.channels;
     match &raster.samples {
-        Samples::Eight(s) => s.chunks_exact(channels).map(|p| mean(&mut p.iter().map(|&v| v.into()), 255.0)).collect(),
-        Samples::Sixteen(s) => {
-            s.chunks_exact(channels).map(|p| mean(&mut p.iter().map(|&v| v.into()), 65535.0)).collect()
+        Samples::Eight(s) => {
+            s.chunks_exact(channels).map(|p| each(&mut p.iter().map(|&v| f64::from(v) / 255.0))).collect()
         }
-        Samples::Float(s) => s.chunks_exact(channels).map(|p| mean(&mut p.iter().map(|&v| v.into()), 1.0)).collect(),
+        Samples::Sixteen(s) => {
+            s.chunks_exact(channels).map(|p| each(&mut p.iter().map(|&v| f64::from(v) / 65535.0))).collect()
+        }
+        Samples::Float(s) => s.chunks_exact(channels).map(|p| each(&mut p.iter().map(|&v| v.into()))).collect(),
     }
 }

@@ -132,6 +132,26 @@ impl Kernel {
         Self::from_values(size, size, (0..n * n).map(|i| value(i / n, i % n)).collect())
     }
 
+    /// The share of the weight that is a background: a level that all of the border has, and that most of the rest stands out
+    /// from. `None` where there is none to speak of. The border of a disc or of a Gaussian that was cut off is no such level.
+    pub fn background(&self) -> Option<f64> {
+        const LEAST_SHARE: f64 = 0.1;
+        const LEAST_PEAK: f64 = 3.0;
+        let (height, width) = (self.height, self.width);
+        let at_border = |i: &usize| {
+            let (row, column) = (i / width, i % width);
+            row == 0 || column == 0 || row == height - 1 || column == width - 1
+        };
+        let mut border: Vec<f64> = (0..self.weights.len()).filter(at_border).map(|i| self.weights[i]).collect();
+        border.sort_by(f64::total_cmp);
+        let quantile = |part: usize| border[part * (border.len() - 1) / 10];
+        let (low, level, high) = (quantile(1), quantile(5), quantile(9));
+        let peak = self.weights.iter().copied().fold(0.0, f64::max);
+        // Weights add up to 1.
+        let share = level * self.weights.len() as f64;
+        (low > 0.0 && high <= 2.0 * low && peak >= LEAST_PEAK * high && share >= LEAST_SHARE).then_some(share)
+    }
+
     /// Number of rows.
     pub fn height(&self) -> usize {
         self.height

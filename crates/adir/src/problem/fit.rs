@@ -196,7 +196,7 @@ impl Problem {
             None => {
                 let boundary = self.boundary_of(y, &mut notes)?;
                 let (degradation, mask) = self.degradation(boundary, limits)?;
-                warnings.extend(self.kernel_warning(limits)?);
+                warnings.extend(self.kernel_warnings(limits)?);
                 let window = degradation.window_for_range(shape)?;
                 (Some(degradation), mask, window)
             }

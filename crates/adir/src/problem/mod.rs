@@ -273,21 +273,30 @@ impl Problem {
         spec.centred(centre).map(Some)
     }
 
-    /// What to tell of a kernel whose centre is a guess, if it is one.
+    /// What to tell of a kernel: that its centre is a guess, or that it has a background.
     ///
     /// # Errors
     /// As [`KernelSource::read`].
-    pub fn kernel_warning(&self, limits: &Limits) -> Result<Option<String>> {
-        let (Some(source), None) = (&self.kernel, self.kernel_centre) else { return Ok(None) };
+    pub fn kernel_warnings(&self, limits: &Limits) -> Result<Vec<String>> {
+        let Some(source) = &self.kernel else { return Ok(Vec::new()) };
         let spec = source.read(limits)?;
-        if !spec.build()?.has_even_side() {
-            return Ok(None);
+        let kernel = spec.build()?;
+        let mut warnings = Vec::new();
+        if self.kernel_centre.is_none() && kernel.has_even_side() {
+            let centre = KernelCentre::default_for(&spec);
+            warnings.push(format!(
+                "the kernel {source} has an even side and so no middle pixel: {centre} is assumed. If the result is shifted \
+                 by half a pixel or one, give --kernel-centre opencv (also scipy.signal), matlab (also \
+                 scipy.ndimage.convolve) or symmetric"
+            ));
         }
-        let centre = KernelCentre::default_for(&spec);
-        Ok(Some(format!(
-            "the kernel {source} has an even side and so no middle pixel: {centre} is assumed. If the result is shifted by \
-             half a pixel or one, give --kernel-centre opencv (also scipy.signal), matlab (also scipy.ndimage.convolve) \
-             or symmetric"
-        )))
+        if let Some(share) = kernel.background() {
+            warnings.push(format!(
+                "the border of the kernel {source} is not black: {:.0} % of its weight is a background that spreads over all of \
+                 it. Subtract it, unless the light does spread so far",
+                100.0 * share
+            ));
+        }
+        Ok(warnings)
     }
 }
