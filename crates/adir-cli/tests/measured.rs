@@ -266,7 +266,8 @@ fn kernels_are_read_as_they_are_meant_or_refused() {
     fs::write(f.join("ground.txt"), spot(0.1)).unwrap();
     assert!(plan(0, "ground.txt", &[]).contains("% of its weight is a background"));
     fs::write(f.join("black.txt"), spot(0.001)).unwrap();
-    for kernel in ["black.txt", "box:9", "gaussian:9:1.6", "gaussian:9:4", "gaussian:3:1", "motion:9:30"] {
+    fs::write(f.join("line.txt"), "1 2 20 2 1").unwrap();
+    for kernel in ["black.txt", "line.txt", "box:9", "gaussian:9:1.6", "gaussian:9:4", "gaussian:3:1", "motion:9:30"] {
         assert!(!plan(0, kernel, &[]).contains("background"), "{kernel}");
     }
     // Even sides draw a warning unless their centre is named.

@@ -27,7 +27,11 @@ pub(crate) fn hand_out(count: usize, task: impl Fn(usize) + Sync + Send) {
     }
     let next = AtomicUsize::new(0);
     (0..rayon::current_num_threads().min(count)).into_par_iter().with_max_len(1).for_each(|_| {
-        while let Some(i) = Some(next.fetch_add(1, Ordering::Relaxed)).filter(|&i| i < count) {
+        loop {
+            let i = next.fetch_add(1, Ordering::Relaxed);
+            if i >= count {
+                break;
+            }
             task(i);
         }
     });

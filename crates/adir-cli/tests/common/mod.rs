@@ -10,7 +10,7 @@ use adir::io::image::{Picture, WriteOptions, write_image};
 use adir::metric::psnr_rgb;
 use adir::models::stable_diffusion::{Architecture, write_random};
 use adir::noise::{Noise, Stream};
-use adir::tensor::{DType, Tensor, cpu};
+use adir::tensor::{DType, Tensor, cpu, from_f32};
 use serde_json::Value;
 
 /// An empty folder of that name, for this process.
@@ -79,6 +79,13 @@ pub fn square(top: usize, left: usize, side: usize) -> Tensor<4> {
 pub fn part(path: &Path, top: usize, left: usize, side: usize) {
     fs::create_dir_all(path.parent().unwrap()).unwrap();
     write_image(path, &square(top, left, side), &WriteOptions::default()).unwrap();
+}
+
+/// A mask of side x side pixels, whose upper left quarter is unknown, as a file.
+pub fn quarter_mask(path: &Path, side: usize) {
+    let unknown = |i: usize| i / side < side / 2 && i % side < side / 2;
+    let levels = (0..side * side).map(|i| if unknown(i) { 1.0 } else { -1.0 }).collect();
+    write_image(path, &from_f32(levels, [1, 1, side, side], &cpu()), &WriteOptions::default()).unwrap();
 }
 
 /// A square of the sample photo with much in it.

@@ -132,12 +132,17 @@ impl Kernel {
         Self::from_values(size, size, (0..n * n).map(|i| value(i / n, i % n)).collect())
     }
 
-    /// The share of the weight that is a background: a level that all of the border has, and that most of the rest stands out
-    /// from. `None` where there is none to speak of. The border of a disc or of a Gaussian that was cut off is no such level.
+    /// The share of the weight that is a background: a level that nearly all of the border has, below a third of the peak.
+    /// `None` where there is none to speak of. The border of a disc or of a Gaussian that was cut off is no such level, and a
+    /// kernel of a few lines is all border.
     pub fn background(&self) -> Option<f64> {
         const LEAST_SHARE: f64 = 0.1;
         const LEAST_PEAK: f64 = 3.0;
+        const LEAST_SIDE: usize = 5;
         let (height, width) = (self.height, self.width);
+        if height.min(width) < LEAST_SIDE {
+            return None;
+        }
         let at_border = |i: &usize| {
             let (row, column) = (i / width, i % width);
             row == 0 || column == 0 || row == height - 1 || column == width - 1

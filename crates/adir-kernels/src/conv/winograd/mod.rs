@@ -4,7 +4,8 @@
 //! points becomes a product of matrices (tiles by channels). The input gradient is the same convolution with
 //! turned weights; the weight gradient is the transposed algorithm. Lanes are channels throughout, so the
 //! transforms shuffle nothing, and the products of a group of tiles are transformed back while they are in the
-//! cache. Rounding errors are larger than in the direct sum (about 1e-6 relative instead of 2e-7).
+//! cache. Tiles that the lower and the right border cut have groups of their own, with the points that they need. Rounding
+//! errors are larger than in the direct sum (about 1e-6 relative instead of 2e-7).
 
 mod gradient;
 pub(super) mod low_rank;

@@ -43,7 +43,6 @@ impl Matrix<6, 6> for Input {
 }
 
 /// `A^T`, 4 by 6.
-#[derive(Clone, Copy)]
 pub(super) struct Output;
 
 impl Matrix<6, 4> for Output {
@@ -75,7 +74,6 @@ impl Matrix<4, 6> for OutputTransposed {
 }
 
 /// `G`, 6 by 3.
-#[derive(Clone, Copy)]
 pub(super) struct Weight;
 
 impl Matrix<3, 6> for Weight {
@@ -97,7 +95,6 @@ impl Matrix<3, 6> for Weight {
 }
 
 /// `G^T`, 3 by 6.
-#[derive(Clone, Copy)]
 pub(super) struct WeightTransposed;
 
 impl Matrix<6, 3> for WeightTransposed {
