@@ -37,7 +37,11 @@ pub(in crate::conv) fn padding_of_result(g: &Geometry) -> Padding {
     let input = Tiling::new(g.batch, g.height, g.width).padding(around, oh, ow, IN);
     let own = tiling(g);
     let reach = |tiles: usize, size: usize| tiles * OUT - size;
-    Padding { bottom: input.bottom.max(reach(own.rows, oh)), right: input.right.max(reach(own.columns, ow)), ..input }
+    Padding {
+        bottom: input.bottom.max(reach(own.region.rows, oh)),
+        right: input.right.max(reach(own.region.columns, ow)),
+        ..input
+    }
 }
 
 fn tiling(g: &Geometry) -> Tiling {

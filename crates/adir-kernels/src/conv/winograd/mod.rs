@@ -131,33 +131,36 @@ impl Kernel for PackKernel<'_> {
     }
 }
 
-/// Tiles of a batch of images, numbered row by row.
+/// Whole tiles of a batch of images, numbered row by row.
 #[derive(Clone, Copy)]
 struct Tiling {
-    rows: usize,
-    columns: usize,
+    region: Region,
     batch: usize,
 }
 
 impl Tiling {
     fn new(batch: usize, height: usize, width: usize) -> Tiling {
-        Tiling { rows: height.div_ceil(OUT), columns: width.div_ceil(OUT), batch }
+        Tiling { region: Region::whole(height, width), batch }
     }
 
     fn count(&self) -> usize {
-        self.batch * self.rows * self.columns
+        self.batch * self.region.tiles()
     }
 
-    /// Image, and row and column of the first result pixel.
+    /// As [`Region::origin`].
     fn origin(&self, tile: usize) -> (usize, usize, usize) {
-        let (image, rest) = (tile / (self.rows * self.columns), tile % (self.rows * self.columns));
-        (image, rest / self.columns * OUT, rest % self.columns * OUT)
+        self.region.origin(tile)
     }
 
     /// What zeros an image must have so that every tile is inside, `extra` being the convolution's own.
     fn padding(&self, extra: usize, height: usize, width: usize, side: usize) -> Padding {
         let reach = |tiles: usize, size: usize| (tiles * OUT + side - OUT).saturating_sub(extra + size);
-        Padding { top: extra, left: extra, bottom: reach(self.rows, height), right: reach(self.columns, width) }
+        Padding {
+            top: extra,
+            left: extra,
+            bottom: reach(self.region.rows, height),
+            right: reach(self.region.columns, width),
+        }
     }
 }
 

@@ -38,7 +38,7 @@ impl Region {
         let mut before = 0;
         let mut groups = Vec::new();
         for region in Region::all(height, width) {
-            let tiles = batch * region.rows * region.columns;
+            let tiles = batch * region.tiles();
             for first in (0..tiles).step_by(GROUP) {
                 let count = GROUP.min(tiles - first);
                 groups.push(Group { region, first, count, before });
@@ -48,16 +48,24 @@ impl Region {
         groups
     }
 
+    /// A result of this size by whole tiles, the last of which reach beyond it.
+    pub fn whole(height: usize, width: usize) -> Region {
+        Region { rows: height.div_ceil(OUT), columns: width.div_ceil(OUT), top: 0, left: 0, results: [OUT; 2] }
+    }
+
+    /// Tiles of one image.
+    pub fn tiles(&self) -> usize {
+        self.rows * self.columns
+    }
+
     /// The regions of a result of this size: a single one where cut tiles are too few to be worth products of their own.
     fn all(height: usize, width: usize) -> Vec<Region> {
         let parts = |side: usize| [(0, side / OUT, OUT), (side / OUT * OUT, 1, side % OUT)];
         let apart = parts(height).into_iter().flat_map(|(top, rows, high)| {
             parts(width).map(|(left, columns, wide)| Region { rows, columns, top, left, results: [high, wide] })
         });
-        let apart: Vec<_> =
-            apart.filter(|region| region.rows * region.columns > 0 && !region.results.contains(&0)).collect();
-        let (rows, columns) = (height.div_ceil(OUT), width.div_ceil(OUT));
-        let together = vec![Region { rows, columns, top: 0, left: 0, results: [OUT; 2] }];
+        let apart: Vec<_> = apart.filter(|region| region.tiles() > 0 && !region.results.contains(&0)).collect();
+        let together = vec![Region::whole(height, width)];
         // For one image, so that its result does not depend on the others of the batch.
         let rows_of_products = |regions: &[Region]| -> usize { regions.iter().map(Region::rows_of_products).sum() };
         if 100 * rows_of_products(&apart) <= (100 - LEAST_SAVING) * rows_of_products(&together) {
@@ -69,7 +77,7 @@ impl Region {
 
     fn rows_of_products(&self) -> usize {
         let points: usize = self.results.iter().map(|results| results + 2).product();
-        (self.rows * self.columns).next_multiple_of(ROWS) * points
+        self.tiles().next_multiple_of(ROWS) * points
     }
 
     /// Whether its tiles have four by four results.
@@ -79,7 +87,7 @@ impl Region {
 
     /// Image, and row and column of the first result pixel, of a tile of the region.
     pub fn origin(&self, tile: usize) -> (usize, usize, usize) {
-        let (image, rest) = (tile / (self.rows * self.columns), tile % (self.rows * self.columns));
+        let (image, rest) = (tile / self.tiles(), tile % self.tiles());
         (image, self.top + rest / self.columns * OUT, self.left + rest % self.columns * OUT)
     }
 }
