@@ -360,7 +360,10 @@ fn a_picture_is_no_mask() {
         read_mask(&path, &Limits::default()).map(|mask| mask.known().iter().filter(|known| !**known).count())
     };
     let picture = read(&|i| 0.2 + (i % 30) as f32 / 50.0).unwrap_err();
-    assert!(matches!(&picture, Error::Input { message, .. } if message.contains("is no mask")), "{picture}");
+    assert!(
+        matches!(&picture, Error::Input { message, .. } if message.contains("neither black nor white")),
+        "{picture}"
+    );
     let soft = |i: usize| (((i % 30) as f32 - 10.0) / 12.0).clamp(0.0, 1.0);
     assert_eq!(read(&soft).unwrap(), 14 * 30, "a wide soft edge");
     assert_eq!(read(&|i| if i < 90 { 0.8 } else { 0.3 }).unwrap(), 90, "two greys");

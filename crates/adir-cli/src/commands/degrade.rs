@@ -47,8 +47,10 @@ pub fn run(args: &DegradeArgs, log: &Log) -> Result<u8> {
     check_outputs(&inputs, &[&args.output], args.overwrite)?;
     let float = ImageFormat::from_path(&args.output)?.supports(BitDepth::Float);
     let problem = args.degradation.problem()?;
-    let (degradation, mask) = problem.degradation(problem.boundary.unwrap_or(Boundary::Circular), &limits)?;
-    problem.kernel_warnings(&limits)?.iter().for_each(|warning| log.warn(warning));
+    let boundary = problem.boundary.unwrap_or(Boundary::Circular);
+    let mut warnings = Vec::new();
+    let (degradation, mask) = problem.degradation_with_warnings(boundary, &limits, &mut warnings)?;
+    warnings.iter().for_each(|warning| log.warn(warning));
     let picture = read_image_as(&args.input, &args.read.reading(None)?, &limits)?;
     picture.warnings.iter().for_each(|warning| log.warn(&format!("{}: {warning}", args.input.display())));
     picture.check_alpha(&args.output)?;

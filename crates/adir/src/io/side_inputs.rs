@@ -40,7 +40,7 @@ pub fn read_mask(path: &Path, limits: &Limits) -> Result<Mask> {
     if is_picture(&levels) {
         return Err(Error::input(
             path,
-            "is no mask: most of its pixels are neither black nor white. Paint what is unknown white, and all the rest black",
+            "most of its pixels are neither black nor white: paint what is unknown white, and all the rest black",
         ));
     }
     let unknown = unknown_by(&levels, picture.alpha.as_deref());

@@ -195,8 +195,7 @@ impl Problem {
             Some(operator) => (None, None, Window::whole(operator.domain())),
             None => {
                 let boundary = self.boundary_of(y, &mut notes)?;
-                let (degradation, mask) = self.degradation(boundary, limits)?;
-                warnings.extend(self.kernel_warnings(limits)?);
+                let (degradation, mask) = self.degradation_with_warnings(boundary, limits, &mut warnings)?;
                 let window = degradation.window_for_range(shape)?;
                 (Some(degradation), mask, window)
             }

@@ -239,8 +239,21 @@ impl Problem {
     /// As [`Problem::check`], [`Error::Input`] for a damaged kernel or mask, and [`Error::Config`] for a problem that
     /// has an operator and no degradation.
     pub fn degradation(&self, boundary: Boundary, limits: &Limits) -> Result<(Degradation, Option<Mask>)> {
+        self.degradation_with_warnings(boundary, limits, &mut Vec::new())
+    }
+
+    /// [`Problem::degradation`], adding to `warnings` what to tell of its kernel.
+    ///
+    /// # Errors
+    /// As [`Problem::degradation`].
+    pub fn degradation_with_warnings(
+        &self,
+        boundary: Boundary,
+        limits: &Limits,
+        warnings: &mut Vec<String>,
+    ) -> Result<(Degradation, Option<Mask>)> {
         self.check()?;
-        let blur = self.kernel(limits)?.map(|kernel| Degradation::Blur { kernel, boundary });
+        let blur = self.kernel(limits, warnings)?.map(|kernel| Degradation::Blur { kernel, boundary });
         let degradation = match (self.task, blur) {
             (Task::SuperResolution { factor }, None) => Degradation::SuperResolution { factor },
             (Task::SuperResolution { factor }, Some(blur)) => {
@@ -265,27 +278,15 @@ impl Problem {
         self.operator.as_ref().map_or(enlarged, |operator| operator.domain())
     }
 
-    /// The kernel with its centre in the middle.
-    fn kernel(&self, limits: &Limits) -> Result<Option<KernelSpec>> {
+    /// The kernel with its centre in the middle. Warns where its centre is a guess, and where it has a background.
+    fn kernel(&self, limits: &Limits, warnings: &mut Vec<String>) -> Result<Option<KernelSpec>> {
         let Some(source) = &self.kernel else { return Ok(None) };
         let spec = source.read(limits)?;
-        let centre = self.kernel_centre.unwrap_or(KernelCentre::default_for(&spec));
-        spec.centred(centre).map(Some)
-    }
-
-    /// What to tell of a kernel: that its centre is a guess, or that it has a background.
-    ///
-    /// # Errors
-    /// As [`KernelSource::read`].
-    pub fn kernel_warnings(&self, limits: &Limits) -> Result<Vec<String>> {
-        let Some(source) = &self.kernel else { return Ok(Vec::new()) };
-        let spec = source.read(limits)?;
         let kernel = spec.build()?;
-        let mut warnings = Vec::new();
+        let guess = KernelCentre::default_for(&spec);
         if self.kernel_centre.is_none() && kernel.has_even_side() {
-            let centre = KernelCentre::default_for(&spec);
             warnings.push(format!(
-                "the kernel {source} has an even side and so no middle pixel: {centre} is assumed. If the result is shifted \
+                "the kernel {source} has an even side and so no middle pixel: {guess} is assumed. If the result is shifted \
                  by half a pixel or one, give --kernel-centre opencv (also scipy.signal), matlab (also \
                  scipy.ndimage.convolve) or symmetric"
             ));
@@ -297,6 +298,6 @@ impl Problem {
                 100.0 * share
             ));
         }
-        Ok(warnings)
+        spec.centred(self.kernel_centre.unwrap_or(guess)).map(Some)
     }
 }
