@@ -11,7 +11,7 @@ use crate::tensor::{self, Compute, DType, Isa};
 use crate::{Error, Result};
 
 pub use workers::Workers;
-pub(crate) use workers::no_thread;
+pub(crate) use workers::{get_or_make, in_pool, no_thread};
 
 /// Precision that a network computes in.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Serialize, Deserialize)]

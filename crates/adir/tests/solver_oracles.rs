@@ -84,12 +84,12 @@ impl LinearOperator for Gain {
 
 /// The noise with number `used` is a function of that number; which were used is noted.
 struct Numbered<'a> {
-    of: &'a dyn Fn(usize) -> f64,
+    of: &'a (dyn Fn(usize) -> f64 + Sync),
     asked: Mutex<Vec<usize>>,
 }
 
 impl<'a> Numbered<'a> {
-    fn new(of: &'a dyn Fn(usize) -> f64) -> Self {
+    fn new(of: &'a (dyn Fn(usize) -> f64 + Sync)) -> Self {
         Self { of, asked: Mutex::default() }
     }
 }

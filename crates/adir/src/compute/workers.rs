@@ -1,9 +1,32 @@
 //! Threads that compute independent parts, one part per thread.
 
-use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Mutex, OnceLock};
 
+use crate::tensor::{Device, is_cpu};
 use crate::{Error, Result};
+
+/// Runs `task`, which computes on `device`; for the CPU on a thread of the rayon pool, unless this is one. Its operations,
+/// one after the other, then need not each wake that thread and wait for it, which takes a tenth of the time of a small
+/// network on two threads.
+///
+/// `task` must neither wait for another thread that computes in the same pool nor hold a lock while it does so itself: a
+/// thread of the pool that waits takes on what others ask for.
+pub(crate) fn in_pool<R: Send>(device: &Device, task: impl FnOnce() -> R + Send) -> R {
+    if is_cpu(device) && rayon::current_thread_index().is_none() { rayon::scope(|_| task()) } else { task() }
+}
+
+/// The value of `cell`, which `make` makes if there is none. Unlike [`OnceLock::get_or_init`] it holds no lock meanwhile: a
+/// thread of the pool that waits in `make` may take on a task that asks for the same value. That one is made twice then.
+pub(crate) fn get_or_make<T>(cell: &OnceLock<T>, make: impl FnOnce() -> T) -> &T {
+    match cell.get() {
+        Some(value) => value,
+        None => {
+            let value = make();
+            cell.get_or_init(|| value)
+        }
+    }
+}
 
 /// Threads that compute parts of a batch, or tiles of an image, one part per thread.
 ///
@@ -107,5 +130,31 @@ fn on_each(pools: &[rayon::ThreadPool], work: &(impl Fn() + Sync)) {
             scope.spawn(|_| work());
             on_each(rest, work);
         });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::OnceLock;
+
+    use super::{get_or_make, in_pool};
+    use crate::tensor::cpu;
+
+    /// A value may be asked for while it is made, as by a thread that takes on another task. `OnceLock` itself would wait
+    /// for ever.
+    #[test]
+    fn values_are_made_without_a_lock() {
+        let cell = OnceLock::new();
+        assert_eq!(*get_or_make(&cell, || 1 + *get_or_make(&cell, || 1)), 1);
+        assert_eq!(cell.get(), Some(&1));
+    }
+
+    /// What is not in the pool is taken there once, and what is stays on its thread.
+    #[test]
+    fn tasks_for_the_cpu_run_in_the_pool() {
+        let here = rayon::current_thread_index;
+        assert_eq!(here(), None);
+        let (outer, inner) = in_pool(&cpu(), || (here(), in_pool(&cpu(), here)));
+        assert!(outer.is_some() && outer == inner);
     }
 }

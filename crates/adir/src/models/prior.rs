@@ -12,6 +12,7 @@ use super::params::{ParamLayout, Params};
 use super::{
     Conditioning, Denoiser, DenoiserInfo, EstimateErrors, ImageMean, Network, Pixels, Prediction, Pullback, Space,
 };
+use crate::compute::in_pool;
 use crate::io::hash::{ContentHash, Hasher};
 use crate::io::sidecar::beside;
 use crate::io::weights::WeightFile;
@@ -333,7 +334,7 @@ impl Prior {
         let timesteps = vec![t; x_t.dims()[0]];
         // The sampler's tensors stay where and in what precision they are; the network computes in its own.
         let input = Conditioning::join(x_t.clone(), conditioning).to_device(&params.device()).cast(params.dtype());
-        let out = self.net.forward(params, input, &timesteps, conditioning);
+        let out = in_pool(&params.device(), || self.net.forward(params, input, &timesteps, conditioning));
         let out = out.to_device(&x_t.device()).cast(x_t.dtype());
         let (out, variance) = if self.info.variance == VarianceKind::LearnedRange {
             let parts = out.chunk(2, 1);

@@ -4,6 +4,7 @@ use std::f64::consts::LN_2;
 
 use burn::tensor::DType;
 
+use crate::compute::in_pool;
 use crate::models::params::Tracked;
 use crate::models::{Conditioning, Denoiser, PredictionKind, Prior, gradients_by_blocks};
 use crate::schedule::{Schedule, Timestep};
@@ -209,6 +210,16 @@ pub fn batch_loss(
     dtype: DType,
     share: f64,
 ) -> Result<LossGradients> {
+    in_pool(&prior.params().device(), || loss_and_gradients(prior, batch, objective, dtype, share))
+}
+
+fn loss_and_gradients(
+    prior: &Prior,
+    batch: &Batch,
+    objective: Objective,
+    dtype: DType,
+    share: f64,
+) -> Result<LossGradients> {
     let (params, schedule) = (prior.params(), &prior.info().schedule);
     let tracked = params.tracked();
     let computed = tracked.params.in_precision(dtype);
@@ -249,9 +260,14 @@ pub fn simple_losses(prior: &Prior, batch: &Batch) -> Result<Vec<f64>> {
     let [n, channels, h, w] = batch.eps.dims();
     let x_t = batch.noisy(&prior.info().schedule).cast(prior.params().dtype());
     let input = Conditioning::join(x_t.clone(), &batch.conditioning);
-    let out = prior.network().forward(prior.params(), input, &batch.timesteps, &batch.conditioning);
+    let out = forward(prior, batch, input);
     let error = predicted_eps(prior, out, &x_t, &batch.timesteps).cast(batch.eps.dtype()) - batch.eps.clone();
     tensor::to_f64(&(error.clone() * error).reshape([n, channels * h * w]).mean_dim(1))
+}
+
+fn forward(prior: &Prior, batch: &Batch, input: Tensor<4>) -> Tensor<4> {
+    let params = prior.params();
+    in_pool(&params.device(), || prior.network().forward(params, input, &batch.timesteps, &batch.conditioning))
 }
 
 /// The loss of [`Objective::Own`] without gradients, one value per image: the mean over its elements.
@@ -262,7 +278,7 @@ pub fn own_losses(prior: &Prior, batch: &Batch) -> Result<Vec<f64>> {
     let [n, channels, h, w] = batch.eps.dims();
     let input = Conditioning::join(batch.noisy(&prior.info().schedule), &batch.conditioning);
     let input = input.cast(prior.params().dtype());
-    let out = prior.network().forward(prior.params(), input, &batch.timesteps, &batch.conditioning);
+    let out = forward(prior, batch, input);
     let error = out.narrow(1, 0, channels).cast(batch.eps.dtype()) - batch.target(prior);
     tensor::to_f64(&(error.clone() * error).reshape([n, channels * h * w]).mean_dim(1))
 }

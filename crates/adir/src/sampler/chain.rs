@@ -1,6 +1,7 @@
 //! The loop that samplers share: counting down, calling the network, checking its output, estimating x0.
 
 use super::Inputs;
+use crate::compute::in_pool;
 use crate::models::{Prediction, Pullback};
 use crate::schedule::{Schedule, Timestep};
 use crate::tensor::{Tensor, check_finite};
@@ -176,7 +177,7 @@ impl Iterator for Chain<'_> {
         if self.next >= total {
             return None;
         }
-        let step = self.step();
+        let step = in_pool(&self.x_t.device(), || self.step());
         match &step {
             Ok(done) => {
                 self.x_t = done.x_t.clone();

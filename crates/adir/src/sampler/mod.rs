@@ -30,7 +30,7 @@ use crate::tensor::{Device, Tensor};
 use crate::{Error, Result};
 
 /// Where a sampler's noise comes from: [`Noise`] in use, a recording in a test.
-pub trait NoiseSource {
+pub trait NoiseSource: Sync {
     /// Standard normal noise for loop step `step` (0 is the first, at the highest noise level), in the shape and
     /// precision and on the device of `like`.
     ///
@@ -73,7 +73,7 @@ impl NoiseSource for Noise {
     }
 }
 
-impl<F: Fn(usize, &Tensor<4>) -> Result<Tensor<4>>> NoiseSource for F {
+impl<F: Fn(usize, &Tensor<4>) -> Result<Tensor<4>> + Sync> NoiseSource for F {
     fn noise(&self, step: usize, like: &Tensor<4>) -> Result<Tensor<4>> {
         self(step, like)
     }

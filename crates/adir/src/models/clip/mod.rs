@@ -15,6 +15,7 @@ use std::sync::Arc;
 use self::config::Config;
 use self::keys::{Scheme, Source};
 use self::net::{Text, TextStates, Vision};
+use crate::compute::in_pool;
 use crate::encode::{Embedding, Encoder, EncoderId, Preprocess};
 use crate::io::weights::WeightFile;
 use crate::models::params::Params;
@@ -111,7 +112,7 @@ impl Clip {
     /// # Errors
     /// [`Error::Backend`] if the result cannot be read back.
     pub fn image_features(&self, input: Tensor<4>) -> Result<Vec<f32>> {
-        to_f32(&self.vision.forward(&self.params, input))
+        in_pool(&self.device, || to_f32(&self.vision.forward(&self.params, input)))
     }
 
     /// Features of tokens, of which the last marks the end, before scaling to length one.
@@ -126,7 +127,7 @@ impl Clip {
         if let Some(bad) = tokens.iter().find(|&&token| token as usize >= vocabulary) {
             return Err(Error::Config(format!("token {bad} is not in a vocabulary of {vocabulary}")));
         }
-        to_f32(&self.text.forward(&self.params, tokens))
+        in_pool(&self.device, || to_f32(&self.text.forward(&self.params, tokens)))
     }
 }
 

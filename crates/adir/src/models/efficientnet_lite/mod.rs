@@ -11,6 +11,7 @@ use std::sync::Arc;
 use self::net::Net;
 use crate::Error;
 use crate::Result;
+use crate::compute::in_pool;
 use crate::encode::{Embedding, Encoder, EncoderId, Preprocess};
 use crate::io::weights::WeightFile;
 use crate::models::load::values;
@@ -62,8 +63,9 @@ impl Encoder for EfficientNetLite0 {
     }
 
     fn image(&self, picture: &Tensor<4>) -> Result<Embedding> {
-        let features = self.net.forward(&self.params, PREPROCESS.apply(picture)?.to_device(&self.device));
-        Embedding::new(self.id.clone(), to_f32(&features)?)
+        let picture = PREPROCESS.apply(picture)?.to_device(&self.device);
+        let features = in_pool(&self.device, || to_f32(&self.net.forward(&self.params, picture)))?;
+        Embedding::new(self.id.clone(), features)
     }
 
     fn text(&self, _text: &str) -> Result<Embedding> {

@@ -13,6 +13,7 @@ use std::path::Path;
 
 use self::names::Names;
 use self::net::Net;
+use crate::compute::in_pool;
 use crate::io::weights::WeightFile;
 use crate::models::params::{ParamSpec, Params, Role};
 use crate::tensor::{Compute, DType, Device, Tensor, to_f32};
@@ -129,7 +130,8 @@ impl Musiq {
         }
         let planes = to_f32(picture)?;
         let scales = patches::scales(&planes, height, width, self.net.scales(), self.form);
-        let outputs = to_f32(&self.net.forward(&self.params, &scales, self.form, &self.device)?)?;
+        let forward = || to_f32(&self.net.forward(&self.params, &scales, self.form, &self.device)?);
+        let outputs = in_pool(&self.device, forward)?;
         let outputs: Vec<f64> = outputs.into_iter().map(f64::from).collect();
         if let [score] = outputs[..] {
             return Ok(score);
