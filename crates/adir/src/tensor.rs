@@ -129,6 +129,11 @@ pub fn to_f64<const D: usize>(tensor: &Tensor<D>) -> Result<Vec<f64>> {
     tensor.try_to_vec_as::<f64>().map_err(|e| Error::Backend(format!("cannot read a tensor: {e:?}")))
 }
 
+/// [`to_f64`] of a tensor that is not needed any more: without a copy, where it holds f64 on the host and nothing else does.
+pub fn into_f64<const D: usize>(tensor: Tensor<D>) -> Result<Vec<f64>> {
+    tensor.try_into_vec_as::<f64>().map_err(|e| Error::Backend(format!("cannot read a tensor: {e:?}")))
+}
+
 /// Errors with [`Error::Numerical`] naming `what` if any value is NaN or infinite.
 pub fn check_finite<const D: usize>(tensor: &Tensor<D>, what: &str) -> Result<()> {
     let bad = to_f32(tensor)?.iter().filter(|v| !v.is_finite()).count();

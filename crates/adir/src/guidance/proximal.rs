@@ -91,7 +91,7 @@ impl YNoise {
     /// spectrum, the rest gets as much of `draw` as y has noise.
     ///
     /// # Shapes
-    /// All `[n, c, h, w]`; `draw` gets its shape as an argument.
+    /// All `[n, c, h, w]`; `draw` gets its shape, another one, as an argument.
     ///
     /// # Errors
     /// Those of the operator and of the draw.
@@ -112,11 +112,16 @@ impl YNoise {
         };
         let unobserved = (total * total - kept * kept).max(0.0).sqrt();
         let over = |eigenvalue: f64, amount: f64| if eigenvalue > 0.0 { amount / eigenvalue } else { 0.0 };
-        let of_fresh = self.spectrum.observed(fresh, |v| over(v, of(v).0 - unobserved))?;
-        let of_eps = self.spectrum.observed(eps, |v| over(v, of(v).1 - kept))?;
-        let of_rest = self.spectrum.unmeasured(fresh, draw, |v| over(v.sqrt(), scale * (self.of)(v).0))?;
-        let observed = of_rest.into_iter().fold(of_fresh + of_eps, |sum, of_rest| sum + of_rest);
-        Ok(fresh.clone().mul_scalar(unobserved) + eps.clone().mul_scalar(kept) + self.spectrum.back(&observed)?)
+        let g_fresh = |v: f64| over(v, of(v).0 - unobserved);
+        let g_eps = |v: f64| over(v, of(v).1 - kept);
+        let g_rest = |v: f64| over(v.sqrt(), scale * (self.of)(v).0);
+        let mut observed: Vec<(&Tensor<4>, &(dyn Fn(f64) -> f64 + Sync))> = vec![(fresh, &g_fresh)];
+        let mut noise = fresh.clone().mul_scalar(unobserved);
+        if kept != 0.0 {
+            observed.push((eps, &g_eps));
+            noise = noise + eps.clone().mul_scalar(kept);
+        }
+        Ok(noise + self.spectrum.back(&observed, draw, &g_rest)?)
     }
 }
 

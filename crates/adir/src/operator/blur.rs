@@ -13,6 +13,7 @@ use super::boundary::Extension;
 use super::convolve::{Convolution, Method};
 use super::in_window;
 use super::{Boundary, Gram, ImageShape, Kernel, LinearOperator, Part, Window, host, norm};
+use crate::compute::get_or_make;
 use crate::tensor::Tensor;
 use crate::{Error, Result};
 
@@ -135,7 +136,7 @@ impl LinearOperator for Blur {
     /// more than 128 x 128 pixels, the iteration runs on a smaller one, whose borders are as strong, and the spectrum of
     /// the kernel says how strong the rest is. Computed on the first call, then kept.
     fn norm_squared(&self) -> f64 {
-        *self.norm_squared.get_or_init(|| {
+        *get_or_make(&self.norm_squared, || {
             if let Some(gram) = self.exact_gram() {
                 return gram.largest();
             }
@@ -177,7 +178,7 @@ impl LinearOperator for Blur {
                 small.then(|| near(self.range, &self.kernel).approximate())
             }
         };
-        self.gram.get_or_init(gram).clone()
+        get_or_make(&self.gram, gram).clone()
     }
 
     /// For a valid blur, by the rectangle that the kernel's weights fill.

@@ -3,6 +3,7 @@
 use std::sync::{Arc, OnceLock};
 
 use super::{Gram, ImageShape, LinearOperator, Part, Window, norm};
+use crate::compute::get_or_make;
 use crate::tensor::Tensor;
 use crate::{Error, Result};
 
@@ -72,7 +73,7 @@ impl LinearOperator for Compose {
     ///
     /// A first stage with A_1 A_1^T = c I multiplies the norm of the others by c: (B A_1)(B A_1)^T = c B B^T.
     fn norm_squared(&self) -> f64 {
-        *self.norm_squared.get_or_init(|| {
+        *get_or_make(&self.norm_squared, || {
             if let [first, others @ ..] = self.stages.as_slice()
                 && let (Some(c), [second, ..]) = (first.gram().and_then(|gram| gram.constant()), others)
             {

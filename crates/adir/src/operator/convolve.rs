@@ -10,7 +10,8 @@ use rustfft::num_complex::Complex64;
 
 use super::Kernel;
 use super::fft::Fft2d;
-use super::gram::transfer;
+use super::waves::transfer;
+use crate::compute::get_or_make;
 
 /// The direct method costs one product for each non-zero weight and pixel, the FFT a number that
 /// grows with the logarithm of the pixels; above this number of weights per log2 of the pixels the
@@ -120,7 +121,7 @@ impl Convolution {
                 gather(right, (&between, size), (y, self.inner));
             }
             Plan::Fft { fft, kernel, spectrum } => {
-                let spectrum = spectrum.get_or_init(|| transfer(fft, kernel));
+                let spectrum = get_or_make(spectrum, || transfer(fft, kernel));
                 self.by_pairs(fft, (x, self.outer, (0, 0)), (y, self.inner, self.margin()), |v| {
                     v.iter_mut().zip(spectrum).for_each(|(v, k)| *v *= k);
                 });
@@ -138,7 +139,7 @@ impl Convolution {
                 spread(down, (&between, size), (x, self.outer));
             }
             Plan::Fft { fft, kernel, spectrum } => {
-                let spectrum = spectrum.get_or_init(|| transfer(fft, kernel));
+                let spectrum = get_or_make(spectrum, || transfer(fft, kernel));
                 self.by_pairs(fft, (y, self.inner, self.margin()), (x, self.outer, (0, 0)), |v| {
                     v.iter_mut().zip(spectrum).for_each(|(v, k)| *v *= k.conj());
                 });

@@ -2,7 +2,7 @@
 
 use super::Kernel;
 use super::fft::Fft2d;
-use super::gram::transfer;
+use super::waves::transfer;
 
 /// Side of the planes that the sum below is taken over.
 const SIDE: usize = 256;

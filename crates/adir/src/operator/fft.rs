@@ -7,8 +7,8 @@ use std::fmt::{Debug, Formatter};
 use std::sync::Arc;
 
 use rayon::prelude::*;
-use rustfft::num_complex::Complex64;
-use rustfft::{Fft, FftPlanner};
+use rustfft::num_complex::{Complex, Complex64};
+use rustfft::{Fft, FftNum, FftPlanner};
 
 /// Lines that one task transforms.
 pub(super) const LINES_PER_TASK: usize = 16;
@@ -38,7 +38,7 @@ impl Fft2d {
     /// The transform of `plane`, not scaled.
     pub(super) fn forward(&self, mut plane: Vec<Complex64>) -> Vec<Complex64> {
         lines(&self.rows[0], &mut plane, self.width);
-        let mut spectrum = transposed(&plane, self.width);
+        let mut spectrum = transposed(&plane, self.height, self.width);
         lines(&self.columns[0], &mut spectrum, self.height);
         spectrum
     }
@@ -46,7 +46,7 @@ impl Fft2d {
     /// The inverse of [`Fft2d::forward`].
     pub(super) fn inverse(&self, mut spectrum: Vec<Complex64>) -> Vec<Complex64> {
         lines(&self.columns[1], &mut spectrum, self.height);
-        let mut plane = transposed(&spectrum, self.height);
+        let mut plane = transposed(&spectrum, self.width, self.height);
         lines(&self.rows[1], &mut plane, self.width);
         let scale = 1.0 / (self.height * self.width) as f64;
         plane.iter_mut().for_each(|v| *v *= scale);
@@ -60,19 +60,21 @@ impl Debug for Fft2d {
     }
 }
 
-fn lines(fft: &Arc<dyn Fft<f64>>, plane: &mut [Complex64], width: usize) {
-    plane.par_chunks_mut(LINES_PER_TASK * width).for_each(|lines| fft.process(lines));
+/// Transforms lines of `width` values.
+pub(super) fn lines<T: FftNum>(fft: &Arc<dyn Fft<T>>, planes: &mut [Complex<T>], width: usize) {
+    planes.par_chunks_mut(LINES_PER_TASK * width).for_each(|lines| fft.process(lines));
 }
 
-/// Columns as rows.
-pub(super) fn transposed(plane: &[Complex64], width: usize) -> Vec<Complex64> {
-    let height = plane.len() / width;
-    let mut out = vec![Complex64::ZERO; plane.len()];
-    out.par_chunks_mut(height).enumerate().for_each(|(j, column)| {
-        for (out, line) in column.iter_mut().zip(plane.chunks_exact(width)) {
-            *out = line[j];
-        }
-    });
+/// Planes of this size with columns as rows.
+pub(super) fn transposed<V: Copy + Default + Send + Sync>(planes: &[V], height: usize, width: usize) -> Vec<V> {
+    let mut out = vec![V::default(); planes.len()];
+    for (plane, out) in planes.chunks_exact(height * width).zip(out.chunks_exact_mut(height * width)) {
+        out.par_chunks_mut(height).enumerate().for_each(|(j, column)| {
+            for (out, line) in column.iter_mut().zip(plane.chunks_exact(width)) {
+                *out = line[j];
+            }
+        });
+    }
     out
 }
 

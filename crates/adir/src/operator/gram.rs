@@ -4,16 +4,14 @@
 //! eigenvectors of A A^T are known, such a function costs no more than two transforms of y. The basis of x is never
 //! needed: with A^T it follows from that of y, and a down-sampling has far fewer of these.
 
-use std::sync::{Arc, OnceLock};
+use std::sync::Arc;
 
 use rayon::prelude::*;
-use rustfft::num_complex::Complex64;
 
-use super::dct::Dct2d;
-use super::fft::Fft2d;
+use super::waves::{Origin, Waves};
 use super::{ImageShape, Kernel, host};
 use crate::Result;
-use crate::tensor::Tensor;
+use crate::tensor::{DType, Tensor};
 
 /// Eigenvalues, as a share of the largest, below which a direction counts as not observed.
 const NOTHING: f64 = 1e-10;
@@ -30,6 +28,9 @@ pub struct Gram {
     weights: Option<Arc<[f64]>>,
 }
 
+/// An r of the range of A, and a function of the eigenvalues of A A^T.
+pub(super) type Term<'a> = (&'a Tensor<4>, &'a (dyn Fn(f64) -> f64 + Sync));
+
 /// Eigenvectors of A A^T.
 #[derive(Debug, Clone)]
 enum Basis {
@@ -41,48 +42,6 @@ enum Basis {
     Values(Arc<[f64]>),
     /// Waves.
     Waves(Arc<Waves>),
-}
-
-/// Waves on planes.
-#[derive(Debug)]
-struct Waves {
-    transform: Transform,
-    origin: Origin,
-    eigenvalues: OnceLock<Vec<f64>>,
-}
-
-/// What the eigenvalues of waves come from.
-#[derive(Debug)]
-enum Origin {
-    /// A is the convolution with a kernel.
-    Kernel(Kernel),
-    /// A A^T is separable. The eigenvalues on each axis.
-    Axes { vertical: Vec<f64>, horizontal: Vec<f64> },
-}
-
-/// Planes to the amplitudes of waves, and back.
-#[derive(Debug)]
-enum Transform {
-    /// The Fourier basis, of planes that continue periodically.
-    Fourier(Fft2d),
-    /// The cosine basis, of planes that continue mirrored.
-    Cosine(Dct2d),
-}
-
-impl Transform {
-    fn forward(&self, plane: Vec<Complex64>) -> Vec<Complex64> {
-        match self {
-            Self::Fourier(fft) => fft.forward(plane),
-            Self::Cosine(dct) => dct.forward(plane),
-        }
-    }
-
-    fn inverse(&self, spectrum: Vec<Complex64>) -> Vec<Complex64> {
-        match self {
-            Self::Fourier(fft) => fft.inverse(spectrum),
-            Self::Cosine(dct) => dct.inverse(spectrum),
-        }
-    }
 }
 
 impl Gram {
@@ -98,13 +57,12 @@ impl Gram {
 
     /// A A^T of a circular convolution of planes of y's size with `kernel`: the squares of its transfer function.
     pub(super) fn circular(range: ImageShape, kernel: &Kernel) -> Self {
-        let transform = Transform::Fourier(Fft2d::new(range.height, range.width));
-        Self::waves(range, transform, Origin::Kernel(kernel.clone()))
+        Self::waves(range, Waves::periodic(range, kernel.clone()))
     }
 
     /// The same on planes that continue mirrored (half-sample symmetric), for kernels symmetric in both axes.
     pub(super) fn mirrored(range: ImageShape, kernel: &Kernel) -> Self {
-        Self::cosines(range, Origin::Kernel(kernel.clone()))
+        Self::waves(range, Waves::mirrored(range, Origin::Kernel(kernel.clone())))
     }
 
     /// A A^T of a separable map that commutes with mirroring, by the first column of A A^T on each axis.
@@ -112,16 +70,10 @@ impl Gram {
     /// Its eigenvalues on an axis of n are those of the even extension of that column, a convolution of 2 n values.
     pub(super) fn separable(range: ImageShape, vertical: &[f64], horizontal: &[f64]) -> Self {
         let (vertical, horizontal) = (cosine_eigenvalues(vertical), cosine_eigenvalues(horizontal));
-        Self::cosines(range, Origin::Axes { vertical, horizontal })
+        Self::waves(range, Waves::mirrored(range, Origin::Axes { vertical, horizontal }))
     }
 
-    fn cosines(range: ImageShape, origin: Origin) -> Self {
-        let transform = Transform::Cosine(Dct2d::new(range.height, range.width));
-        Self::waves(range, transform, origin)
-    }
-
-    fn waves(range: ImageShape, transform: Transform, origin: Origin) -> Self {
-        let waves = Waves { transform, origin, eigenvalues: OnceLock::new() };
+    fn waves(range: ImageShape, waves: Waves) -> Self {
         Self { range, basis: Basis::Waves(Arc::new(waves)), scale: 1.0, exact: true, weights: None }
     }
 
@@ -196,14 +148,17 @@ impl Gram {
 
     /// About (scale A A^T + damping I)^-1 r, to precondition its iterative solution.
     ///
+    /// Waves are computed in `precision`.
+    ///
     /// With weights it is S^-1 (scale A A^T + damping I)^-1 S^-1 with the unweighted A and a diagonal S: W where the damping
     /// is nothing, I where it is all, and between them what makes it right for an A A^T that is a multiple of I.
     ///
     /// # Errors
     /// As [`Gram::filter`].
-    pub(super) fn near_inverse(&self, r: &Tensor<4>, scale: f64, damping: f64) -> Result<Tensor<4>> {
+    pub(super) fn near_inverse(&self, r: &Tensor<4>, scale: f64, damping: f64, precision: DType) -> Result<Tensor<4>> {
         let inverse = |eigenvalue: f64| 1.0 / (scale * eigenvalue + damping);
-        let (Some(weights), Basis::Waves(waves)) = (&self.weights, &self.basis) else { return self.filter(r, inverse) };
+        let near = |gram: &Self, r: &Tensor<4>| gram.filtered(&[(r, &inverse)], precision);
+        let (Some(weights), Basis::Waves(waves)) = (&self.weights, &self.basis) else { return near(self, r) };
         let eigenvalues = waves.eigenvalues();
         let mean = eigenvalues.iter().sum::<f64>() / eigenvalues.len() as f64;
         let usual = scale * self.scale * mean;
@@ -214,7 +169,7 @@ impl Gram {
                 }
             })
         };
-        divided(&self.clone().unweighted().filter(&divided(r)?, inverse)?)
+        divided(&near(&self.clone().unweighted(), &divided(r)?)?)
     }
 
     /// g(A A^T) r, where `g` maps an eigenvalue of A A^T to that of the result. For directions that A does not observe,
@@ -226,40 +181,72 @@ impl Gram {
     /// # Errors
     /// [`crate::Error::Config`] when r is not of the operator's range.
     pub fn filter(&self, r: &Tensor<4>, g: impl Fn(f64) -> f64 + Sync) -> Result<Tensor<4>> {
+        self.filtered(&[(r, &g)], DType::F64)
+    }
+
+    /// The sum of g(A A^T) r over several g and r, as [`Gram::filter`], but for waves in the precision of the first r.
+    ///
+    /// # Shapes
+    /// Every r and the result `[n, range]`, in the same precision and on the same device.
+    ///
+    /// # Errors
+    /// [`crate::Error::Config`] when there is no r, one is not of the operator's range, or their numbers of images differ.
+    pub(super) fn filter_sum(&self, terms: &[Term<'_>]) -> Result<Tensor<4>> {
+        self.filtered(terms, terms.first().map_or(DType::F64, |(r, _)| r.dtype()))
+    }
+
+    fn filtered(&self, terms: &[Term<'_>], precision: DType) -> Result<Tensor<4>> {
         let nothing = NOTHING * self.largest();
-        let g = |eigenvalue: f64| g(if eigenvalue > nothing { eigenvalue } else { 0.0 });
+        let g = |term: usize, eigenvalue: f64| terms[term].1(if eigenvalue > nothing { eigenvalue } else { 0.0 });
+        let batches: Vec<&Tensor<4>> = terms.iter().map(|(r, _)| *r).collect();
         match &self.basis {
             Basis::Any => {
-                host::check_shape(r, self.range)?;
-                Ok(r.clone().mul_scalar(g(self.scale)))
-            }
-            Basis::Pixels(known) => {
-                let gains = [g(0.0), g(self.scale)];
-                host::map_planes(r, self.range, self.range, |r, out| {
-                    for ((out, r), known) in out.iter_mut().zip(r).zip(known.iter()) {
-                        *out = gains[usize::from(*known)] * r;
+                let all: Vec<f64> = (0..terms.len()).map(|term| g(term, self.scale)).collect();
+                host::sum_images(&batches, self.range, |rs, out| {
+                    for (r, g) in rs.iter().zip(&all) {
+                        out.iter_mut().zip(*r).for_each(|(out, r)| *out += g * r);
                     }
                 })
             }
-            Basis::Values(values) => host::map_images(r, self.range, self.range, |r, out| {
-                out.iter_mut().zip(r).zip(values.iter()).for_each(|((out, r), v)| *out = g(self.scale * v) * r);
+            Basis::Pixels(known) => {
+                let gains: Vec<[f64; 2]> = (0..terms.len()).map(|term| [g(term, 0.0), g(term, self.scale)]).collect();
+                host::sum_images(&batches, self.range, |rs, out| {
+                    for (r, gains) in rs.iter().zip(&gains) {
+                        for ((out, r), known) in out.iter_mut().zip(*r).zip(known.iter().cycle()) {
+                            *out += gains[usize::from(*known)] * r;
+                        }
+                    }
+                })
+            }
+            Basis::Values(values) => host::sum_images(&batches, self.range, |rs, out| {
+                for (term, r) in rs.iter().enumerate() {
+                    out.iter_mut()
+                        .zip(*r)
+                        .zip(values.iter())
+                        .for_each(|((out, r), v)| *out += g(term, self.scale * v) * r);
+                }
             }),
             Basis::Waves(waves) => {
-                let gains = |factor: f64| -> Vec<f64> {
-                    waves.eigenvalues().par_iter().map(|v| g(self.scale * factor * v)).collect()
+                let gains = |weight: f64| -> Vec<Vec<f64>> {
+                    let of =
+                        |term: usize| waves.kept().par_iter().map(move |v| g(term, self.scale * weight * weight * v));
+                    (0..terms.len()).map(|term| of(term).collect()).collect()
+                };
+                let filter = |rs: &[&[f64]], gains: &[Vec<f64>]| match precision {
+                    DType::F64 => waves.filter::<f64>(rs, gains),
+                    _ => waves.filter::<f32>(rs, gains),
                 };
                 match &self.weights {
                     None => {
                         let gains = gains(1.0);
-                        host::map_images(r, self.range, self.range, |r, out| waves.filter(self.range, r, &gains, out))
+                        host::sum_images(&batches, self.range, |rs, out| out.copy_from_slice(&filter(rs, &gains)))
                     }
                     Some(weights) => {
                         let steps = Steps::of(weights);
-                        let gains: Vec<Vec<f64>> = steps.weights().map(|weight| gains(weight * weight)).collect();
-                        host::map_images(r, self.range, self.range, |r, out| {
-                            let mut filtered = vec![0.0; r.len()];
+                        let gains: Vec<Vec<Vec<f64>>> = steps.weights().map(gains).collect();
+                        host::sum_images(&batches, self.range, |rs, out| {
                             for (step, gains) in gains.iter().enumerate() {
-                                waves.filter(self.range, r, gains, &mut filtered);
+                                let filtered = filter(rs, gains);
                                 for ((out, filtered), weight) in out.iter_mut().zip(&filtered).zip(weights.iter()) {
                                     *out += steps.share(step, *weight) * filtered;
                                 }
@@ -305,66 +292,6 @@ impl Steps {
     }
 }
 
-impl Waves {
-    /// In the order of the transform's spectrum. Computed on the first call, then kept: a plan asks for none of them.
-    fn eigenvalues(&self) -> &[f64] {
-        self.eigenvalues.get_or_init(|| match (&self.origin, &self.transform) {
-            (Origin::Axes { vertical, horizontal }, _) => {
-                horizontal.iter().flat_map(|h| vertical.iter().map(move |v| h * v)).collect()
-            }
-            (Origin::Kernel(kernel), Transform::Fourier(fft)) => {
-                transfer(fft, kernel).iter().map(Complex64::norm_sqr).collect()
-            }
-            (Origin::Kernel(kernel), Transform::Cosine(dct)) => {
-                // Of planes with their mirrored copies, the waves up to half of the frequencies are the cosines.
-                let (height, width) = (dct.height(), dct.width());
-                let copied = transfer(&Fft2d::new(2 * height, 2 * width), kernel);
-                let columns = copied.chunks(2 * height).take(width);
-                columns.flat_map(|column| column[..height].iter().map(Complex64::norm_sqr)).collect()
-            }
-        })
-    }
-
-    /// The largest eigenvalue. A kernel that takes no light away has it at the constant wave, which it keeps as it is.
-    fn largest(&self) -> f64 {
-        let most = |values: &[f64]| values.iter().copied().fold(0.0, f64::max);
-        match &self.origin {
-            Origin::Axes { vertical, horizontal } => most(vertical) * most(horizontal),
-            Origin::Kernel(kernel) if kernel.is_non_negative() => 1.0,
-            Origin::Kernel(_) => most(self.eigenvalues()),
-        }
-    }
-
-    /// Filters the planes of `r`, two at a time: as the real and the imaginary part of one.
-    fn filter(&self, shape: ImageShape, r: &[f64], gains: &[f64], out: &mut [f64]) {
-        let pair = 2 * shape.pixels();
-        for (r, out) in r.chunks(pair).zip(out.chunks_mut(pair)) {
-            let (re, im) = r.split_at(shape.pixels());
-            let plane = match im {
-                [] => re.iter().map(|re| Complex64::new(*re, 0.0)).collect(),
-                _ => re.iter().zip(im).map(|(re, im)| Complex64::new(*re, *im)).collect(),
-            };
-            let mut spectrum = self.transform.forward(plane);
-            spectrum.iter_mut().zip(gains).for_each(|(v, gain)| *v *= gain);
-            let plane = self.transform.inverse(spectrum);
-            let (re, im) = out.split_at_mut(shape.pixels());
-            re.iter_mut().zip(&plane).for_each(|(out, v)| *out = v.re);
-            im.iter_mut().zip(&plane).for_each(|(out, v)| *out = v.im);
-        }
-    }
-}
-
-/// The transfer function of a circular convolution with `kernel`, in the order of the transform.
-pub(super) fn transfer(fft: &Fft2d, kernel: &Kernel) -> Vec<Complex64> {
-    let (height, width) = (fft.height, fft.width);
-    let mut wrapped = vec![Complex64::ZERO; height * width];
-    for (i, weight) in kernel.weights().iter().enumerate() {
-        let (row, column) = (i / kernel.width(), i % kernel.width());
-        wrapped[row % height * width + column % width] += weight;
-    }
-    fft.forward(wrapped)
-}
-
 /// Eigenvalues of the symmetric map whose first column is given and whose
 /// eigenvectors are the n cosines cos(pi k (i + 1/2) / n).
 fn cosine_eigenvalues(column: &[f64]) -> Vec<f64> {
@@ -400,7 +327,7 @@ mod tests {
         for (gram, at_once) in all {
             let largest = gram.largest();
             let Basis::Waves(waves) = &gram.basis else { panic!("{gram:?} has waves") };
-            assert_eq!(waves.eigenvalues.get().is_none(), at_once);
+            assert_eq!(!waves.are_known(), at_once);
             let most = waves.eigenvalues().iter().copied().fold(0.0, f64::max);
             assert!((largest / most - 1.0).abs() < 1e-12, "{largest} {most}");
         }

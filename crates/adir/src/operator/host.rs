@@ -34,6 +34,30 @@ pub(super) fn map_images(
     map_blocks(batch, [n, to.channels, to.height, to.width], from.elements(), to.elements(), map)
 }
 
+/// Maps the images of several batches of one shape to one image each: `map` reads one image of every batch and writes
+/// its result, which it finds zeroed.
+pub(super) fn sum_images(
+    batches: &[&Tensor<4>],
+    shape: ImageShape,
+    map: impl Fn(&[&[f64]], &mut [f64]) + Sync,
+) -> Result<Tensor<4>> {
+    let Some(first) = batches.first() else { return Err(Error::config("a sum of no images")) };
+    let n = check_shape(first, shape)?;
+    for batch in batches {
+        if check_shape(batch, shape)? != n {
+            return Err(Error::config(format!("a sum of {n} and of {} images", batch.dims()[0])));
+        }
+    }
+    let values = batches.iter().map(|batch| tensor::to_f64(batch)).collect::<Result<Vec<_>>>()?;
+    let mut out = vec![0.0; n * shape.elements()];
+    out.par_chunks_mut(shape.elements()).enumerate().for_each(|(i, out)| {
+        let images: Vec<&[f64]> =
+            values.iter().map(|values| &values[i * shape.elements()..][..shape.elements()]).collect();
+        map(&images, out);
+    });
+    Ok(Tensor::from_data(TensorData::new(out, first.dims()), (&first.device(), first.dtype())))
+}
+
 /// Maps every plane of a batch, for operators that treat the channels alike: `from` and `to` have
 /// the same number of channels.
 pub(super) fn map_planes(

@@ -3,6 +3,7 @@
 use std::sync::{Arc, OnceLock};
 
 use super::{ImageShape, LinearOperator, Window, norm};
+use crate::compute::get_or_make;
 use crate::tensor::{self, DType, Tensor};
 use crate::{Error, Result};
 
@@ -88,9 +89,9 @@ impl LinearOperator for InWindow {
     /// Found by iteration on the first call, then kept. Should A fail on a valid input, this is its norm, which is never
     /// too small.
     fn norm_squared(&self) -> f64 {
-        *self
-            .norm_squared
-            .get_or_init(|| norm::iterated_norm_squared(self).unwrap_or_else(|_| self.inner.norm_squared()))
+        *get_or_make(&self.norm_squared, || {
+            norm::iterated_norm_squared(self).unwrap_or_else(|_| self.inner.norm_squared())
+        })
     }
 
     fn observed(&self) -> Option<&[bool]> {

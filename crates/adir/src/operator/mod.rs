@@ -31,12 +31,14 @@ mod kernel_text;
 mod mask;
 mod masked;
 mod norm;
+mod real_fft;
 mod resample;
 mod resize;
 mod solve;
 mod spectrum;
 #[cfg(test)]
 mod tests;
+mod waves;
 mod weighted;
 mod wiener;
 mod wraps;

@@ -9,6 +9,7 @@ use std::sync::OnceLock;
 
 use super::resample::{Separable, SparseMatrix};
 use super::{Gram, ImageShape, LinearOperator, Window, host};
+use crate::compute::get_or_make;
 use crate::tensor::Tensor;
 use crate::{Error, Result};
 
@@ -71,7 +72,9 @@ impl LinearOperator for BicubicDownsample {
     /// The product over the two axes, each found by iteration on the first call: 1 / factor^2 where
     /// the factor divides both sides, up to 3.6 times that where it does not.
     fn norm_squared(&self) -> f64 {
-        *self.norm_squared.get_or_init(|| self.forward.vertical.norm_squared() * self.forward.horizontal.norm_squared())
+        *get_or_make(&self.norm_squared, || {
+            self.forward.vertical.norm_squared() * self.forward.horizontal.norm_squared()
+        })
     }
 
     fn seen_within(&self, window: Window) -> Option<Window> {
@@ -86,7 +89,7 @@ impl LinearOperator for BicubicDownsample {
             return None;
         }
         let (forward, transpose) = (&self.forward, &self.transpose);
-        let gram = self.gram.get_or_init(|| {
+        let gram = get_or_make(&self.gram, || {
             let vertical = forward.vertical.gram_column(&transpose.vertical);
             Gram::separable(self.range, &vertical, &forward.horizontal.gram_column(&transpose.horizontal))
         });

@@ -4,7 +4,7 @@ use rayon::prelude::*;
 
 use super::{LinearOperator, Mask};
 use crate::Result;
-use crate::tensor::{DType, Tensor, cpu, from_f64, to_f64};
+use crate::tensor::{DType, Tensor, cpu, from_f64, into_f64, to_f64};
 
 /// When [`solve`] stops.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -24,6 +24,10 @@ impl Default for Solve {
 
 /// Least damping, in units of the largest eigenvalue of A A^T, of a system that is solved by iteration.
 const LEAST_DAMPING: f64 = 1e-5;
+
+/// The least tolerance for which the preconditioner may be computed in f32. Its rounding makes it a little unsymmetric, and
+/// directions of the search then no longer add up to all that is left.
+const LEAST_FOR_F32: f64 = 1e-4;
 
 /// The least damping with which [`solve`] finds what A says of x, of A A^T unscaled: none in closed form. An iteration
 /// would amplify rounding errors of y and of sums without it.
@@ -62,9 +66,10 @@ pub fn solve(
     // What an approximation takes for nearly unobserved may be observed.
     let floor = gram.as_ref().map_or(0.0, |gram| 1e-6 * scale * gram.largest());
     let seen = observed_mask(operator)?;
+    let precision = if stop.tolerance >= LEAST_FOR_F32 { DType::F32 } else { DType::F64 };
     let precondition = |r: &Tensor<4>| match (&gram, &seen) {
         (Some(gram), seen) => {
-            let improved = gram.near_inverse(r, scale, damping.max(floor))?;
+            let improved = gram.near_inverse(r, scale, damping.max(floor), precision)?;
             // What is not observed stays 0: the directions of the search never leave what is.
             seen.as_ref().map_or(Ok(improved.clone()), |seen| seen.keep(&improved))
         }
@@ -80,24 +85,25 @@ pub fn solve(
     };
     let mut left = to_f64(&first)?;
     let mut solution = vec![0.0; left.len()];
-    let mut direction = to_f64(&precondition(&first)?)?;
-    let mut square = inner(&left, &direction);
     let enough = inner(&left, &left) * stop.tolerance * stop.tolerance;
+    // The direction of the search, and r times the preconditioned r.
+    let mut search: Option<(Vec<f64>, f64)> = None;
     for _ in 0..stop.steps {
         if inner(&left, &left) <= enough {
             break;
         }
+        let mut direction = into_f64(precondition(&tensor(&left))?)?;
+        let square = inner(&left, &direction);
+        if let Some((old, of_old)) = &search {
+            add(&mut direction, square / of_old, old);
+        }
         let image = operator.apply_gram(&tensor(&direction))?;
-        let mut image = to_f64(&if scale == 1.0 { image } else { image.mul_scalar(scale) })?;
+        let mut image = into_f64(if scale == 1.0 { image } else { image.mul_scalar(scale) })?;
         add(&mut image, damping, &direction);
         let length = square / inner(&direction, &image);
         add(&mut solution, length, &direction);
         add(&mut left, -length, &image);
-        let improved = to_f64(&precondition(&tensor(&left))?)?;
-        let next = inner(&left, &improved);
-        let old = std::mem::replace(&mut direction, improved);
-        add(&mut direction, next / square, &old);
-        square = next;
+        search = Some((direction, square));
     }
     let mut solution = from_f64(solution, shape, &cpu());
     if let (Some(seen), Some(_)) = (&seen, &gram)

@@ -5,9 +5,10 @@
 
 use std::sync::Arc;
 
+use super::gram::Term;
 use super::{Gram, LinearOperator, Mask, Window};
 use crate::Result;
-use crate::tensor::Tensor;
+use crate::tensor::{Tensor, from_f64, into_f64};
 
 /// A = S B: what A keeps of B, whose A A^T is known exactly.
 #[derive(Debug, Clone)]
@@ -21,32 +22,31 @@ pub struct Part {
 }
 
 impl Part {
-    /// S^T y: y in its place, with 0 around it and where nothing was measured.
+    /// An image of the range of B with what `draw` makes of zeros where y was not measured, and 0 elsewhere.
     ///
     /// # Shapes
-    /// `[n, range of A]` to `[n, range of B]`.
+    /// `draw` gets `[n, c, 1, pixels that were not measured]`, on the device and in the precision of `like`, an image of the
+    /// range of B.
     ///
     /// # Errors
-    /// [`crate::Error::Config`] when y is not of the range of A.
-    pub fn embed(&self, y: &Tensor<4>) -> Result<Tensor<4>> {
-        let y = self.seen.as_ref().map_or_else(|| Ok(y.clone()), |seen| seen.keep(y))?;
-        let [n, c, h, w] = y.dims();
-        let range = self.whole.range();
-        let around = Tensor::zeros([n, c, range.height, range.width], (&y.device(), y.dtype()));
-        let Window { top, left, .. } = self.window;
-        Ok(around.slice_assign([0..n, 0..c, top..top + h, left..left + w], y))
-    }
-
-    /// z - S^T S z: z with 0 where y was measured.
-    ///
-    /// # Shapes
-    /// `[n, range of B]`.
-    ///
-    /// # Errors
-    /// [`crate::Error::Config`] when z is not of the range of B.
-    pub fn unmeasured(&self, z: &Tensor<4>) -> Result<Tensor<4>> {
-        super::host::check_shape(z, self.whole.range())?;
-        Ok(z.clone() - self.embed(&self.window.cut(z))?)
+    /// Those of the draw.
+    fn unmeasured(&self, like: &Tensor<4>, draw: impl FnOnce(&Tensor<4>) -> Result<Tensor<4>>) -> Result<Tensor<4>> {
+        let ([n, c, height, width], Window { top, left, .. }) = (like.dims(), self.window);
+        let measured = |pixel: &usize| {
+            let (i, j) = (pixel / width, pixel % width);
+            let seen = |seen: &Mask| seen.known()[(i - top) * self.window.width + j - left];
+            self.window.contains(i, j) && self.seen.as_ref().is_none_or(seen)
+        };
+        let pixels: Vec<usize> = (0..height * width).filter(|pixel| !measured(pixel)).collect();
+        if pixels.is_empty() {
+            return Ok(like.zeros_like());
+        }
+        let drawn = draw(&Tensor::zeros([n, c, 1, pixels.len()], (&like.device(), like.dtype())))?;
+        let mut planes = vec![0.0; n * c * height * width];
+        for (plane, drawn) in planes.chunks_mut(height * width).zip(into_f64(drawn)?.chunks(pixels.len())) {
+            pixels.iter().zip(drawn).for_each(|(pixel, v)| plane[*pixel] = *v);
+        }
+        Ok(from_f64(planes, like.dims(), &like.device()).cast(like.dtype()))
     }
 }
 
@@ -74,44 +74,28 @@ impl Spectrum {
         (self.part.is_none() && self.gram.is_exact()).then_some(&self.gram)
     }
 
-    /// g(B B^T) B x, for [`Spectrum::back`].
+    /// B^T (g(B B^T) B x + h(B B^T) B z + k(B B^T) d) for x and z with their g and h, and a `draw` of d, where y is a part and
+    /// was not measured, with its k.
     ///
     /// # Shapes
-    /// `[n, domain]` to `[n, range of B]`.
-    ///
-    /// # Errors
-    /// Those of the operator.
-    pub fn observed(&self, x: &Tensor<4>, g: impl Fn(f64) -> f64 + Sync) -> Result<Tensor<4>> {
-        self.gram.filter(&self.operator.apply(x)?, g)
-    }
-
-    /// g(B B^T) (z - S^T S z) for a `draw` of z from its zeros, and nothing where y is the whole.
-    ///
-    /// # Shapes
-    /// `[n, range of B]`, n being that of `like`.
+    /// x, z and the result `[n, domain]`; `draw` gets zeros `[n, c, 1, pixels that were not measured]`.
     ///
     /// # Errors
     /// Those of the operator and of the draw.
-    pub fn unmeasured(
+    pub(crate) fn back(
         &self,
-        like: &Tensor<4>,
+        observed: &[Term<'_>],
         draw: impl FnOnce(&Tensor<4>) -> Result<Tensor<4>>,
-        g: impl Fn(f64) -> f64 + Sync,
-    ) -> Result<Option<Tensor<4>>> {
-        let Some(part) = &self.part else { return Ok(None) };
-        let (range, [n, ..]) = (part.whole.range(), like.dims());
-        let zeros = Tensor::zeros([n, range.channels, range.height, range.width], (&like.device(), like.dtype()));
-        self.gram.filter(&part.unmeasured(&draw(&zeros)?)?, g).map(Some)
-    }
-
-    /// B^T z.
-    ///
-    /// # Shapes
-    /// `[n, range of B]` to `[n, domain]`.
-    ///
-    /// # Errors
-    /// Those of the operator.
-    pub fn back(&self, z: &Tensor<4>) -> Result<Tensor<4>> {
-        self.operator.adjoint(z)
+        k: &(dyn Fn(f64) -> f64 + Sync),
+    ) -> Result<Tensor<4>> {
+        let images = observed.iter().map(|(x, _)| self.operator.apply(x)).collect::<Result<Vec<_>>>()?;
+        let rest = match (&self.part, images.first()) {
+            (Some(part), Some(image)) => Some(part.unmeasured(image, draw)?),
+            _ => None,
+        };
+        let functions = observed.iter().map(|(_, g)| *g);
+        let mut terms: Vec<Term<'_>> = images.iter().zip(functions).collect();
+        terms.extend(rest.iter().map(|rest| (rest, k)));
+        self.operator.adjoint(&self.gram.filter_sum(&terms)?)
     }
 }

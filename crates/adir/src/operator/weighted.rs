@@ -3,6 +3,7 @@
 use std::sync::{Arc, OnceLock};
 
 use super::{Gram, ImageShape, LinearOperator, host, norm};
+use crate::compute::get_or_make;
 use crate::tensor::Tensor;
 use crate::{Error, Result};
 
@@ -70,7 +71,7 @@ impl LinearOperator for Weighted {
     /// From the eigenvalues where they are known. Else found by iteration for images of up to 128 x 128 values; for larger
     /// ones it is that of A times the largest squared weight, which is never too small.
     fn norm_squared(&self) -> f64 {
-        *self.norm_squared.get_or_init(|| {
+        *get_or_make(&self.norm_squared, || {
             if let Some(gram) = self.exact_gram() {
                 return gram.largest();
             }

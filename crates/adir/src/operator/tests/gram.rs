@@ -1,6 +1,7 @@
 //! A A^T by eigenvalues against A and its transpose, and systems against their residuals.
 
 use super::*;
+use crate::tensor::DType;
 
 #[test]
 fn every_exact_gram_is_the_operator_times_its_transpose() {
@@ -41,6 +42,27 @@ fn down_sampling_circular_and_symmetric_blurs_have_exact_grams() {
     {
         let gram = Blur::new(shape, kernel, boundary).unwrap().gram();
         assert!(gram.is_some_and(|gram| !gram.is_exact()), "{boundary}");
+    }
+}
+
+/// A sum of functions of A A^T is that of the parts, in the precision of what it is taken of.
+#[test]
+fn sums_of_functions_are_taken_in_the_precision_of_images() {
+    let gains: [&(dyn Fn(f64) -> f64 + Sync); 2] = [&|v| 1.0 / (v + 0.1), &|v| 2.0 - v];
+    for a in everything() {
+        let Some(gram) = a.gram() else { continue };
+        let images = [image(a.range(), 5), image(a.range(), 6)];
+        let parts: Vec<_> = images.iter().zip(gains).map(|(r, g)| gram.filter(r, g).unwrap()).collect();
+        let expected = values(&(parts[0].clone() + parts[1].clone()));
+        for (dtype, most) in [(DType::F64, 1e-11), (DType::F32, 2e-5)] {
+            let images = images.clone().map(|image| image.cast(dtype));
+            let terms: Vec<_> = images.iter().zip(gains).collect();
+            let found = gram.filter_sum(&terms).unwrap();
+            assert_eq!(found.dtype(), dtype);
+            let worst = max_difference(&values(&found), &expected);
+            assert!(worst < most, "{dtype:?}, {worst:e}: {a:?}");
+        }
+        assert!(gram.filter_sum(&[]).is_err());
     }
 }
 
