@@ -21,11 +21,15 @@ const LEVEL: usize = 300;
 fn main() {
     // As the program does.
     adir::tensor::keep_freed_memory();
+    // On a thread of the pool, as steps of sampling are.
+    rayon::scope(|_| all());
+}
+
+fn all() {
     let wanted: Vec<String> = std::env::args().skip(1).filter(|arg| !arg.starts_with("--")).collect();
-    let report = |name: &str, run: &mut (dyn FnMut() + Send)| {
+    let report = |name: &str, run: &mut dyn FnMut()| {
         if wanted.is_empty() || wanted.iter().any(|part| name.contains(part.as_str())) {
-            // On a thread of the pool, as steps of sampling are.
-            let (median, least) = rayon::scope(|_| time(run));
+            let (median, least) = time(run);
             println!("{name} {median:.4} {least:.4}");
         }
     };
