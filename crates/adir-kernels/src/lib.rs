@@ -34,8 +34,8 @@ pub use checksum::checksum;
 pub use limits::{OrExit, refuse_large_files};
 pub use memory::keep_freed_memory;
 pub use ops::{
-    AdamStep, GroupNorm, Kernel, LowRank, adam_step, attention, avg_pool2, blend, conv2d, cross_attention, geglu,
-    group_norm, group_norm_conv2d, layer_norm, upsample_nearest2, widen,
+    AdamStep, GroupNorm, Kernel, LowRank, adam_step, add, attention, avg_pool2, blend, conv2d, cross_attention, geglu,
+    group_norm, group_norm_conv2d, join_channels, layer_norm, upsample_nearest2, widen,
 };
 pub use products::products_of_columns;
 pub use simd::Isa;

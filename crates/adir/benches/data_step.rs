@@ -3,15 +3,17 @@
 //!
 //! Prints a line `name median least` for each case, in milliseconds. Arguments select cases by substring.
 
+mod time;
+
 use std::hint::black_box;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
 
 use adir::guidance::{Guidance, ProximalConfig, ProximalGuidance, StepState, Target, Trust};
 use adir::noise::{Noise, Stream};
 use adir::operator::{Blur, Boundary, Compose, Crop, ImageShape, Kernel, LinearOperator};
 use adir::schedule::{BetaSchedule, Schedule};
 use adir::tensor::{DType, Tensor, cpu};
+use time::time;
 
 /// Standard deviation of y's noise.
 const SIGMA: f64 = 0.04;
@@ -64,18 +66,4 @@ fn all() {
             black_box(y_noise.fill(0.8, 0.6, 0.3, &fresh, &eps, draw).expect("noise"));
         });
     }
-}
-
-/// Median and least milliseconds of a run, after one to warm up.
-fn time(run: &mut dyn FnMut()) -> (f64, f64) {
-    run();
-    let begin = Instant::now();
-    let mut times = Vec::new();
-    while times.len() < 5 || begin.elapsed() < Duration::from_secs(2) {
-        let start = Instant::now();
-        run();
-        times.push(start.elapsed().as_secs_f64() * 1e3);
-    }
-    times.sort_by(f64::total_cmp);
-    (times[times.len() / 2], times[0])
 }

@@ -4,8 +4,9 @@
 //! `benches/torch_unet.py` runs the same cases in PyTorch. Arguments select cases by substring; `--bf16`
 //! multiplies in bfloat16.
 
+mod time;
+
 use std::hint::black_box;
-use std::time::{Duration, Instant};
 
 use adir::models::guided_diffusion::UNetConfig;
 use adir::models::params::Params;
@@ -14,6 +15,7 @@ use adir::noise::{Noise, Stream};
 use adir::optim::{Adam, AdamConfig, simple_loss};
 use adir::schedule::Timestep;
 use adir::tensor::{Compute, DType, cpu};
+use time::time;
 
 /// The networks: configuration and name.
 const NETWORKS: [(&str, &str); 2] = [
@@ -68,18 +70,4 @@ fn main() {
             });
         }
     }
-}
-
-/// Median and least milliseconds of a run, after one to warm up.
-fn time(run: &mut dyn FnMut()) -> (f64, f64) {
-    run();
-    let begin = Instant::now();
-    let mut times = Vec::new();
-    while times.len() < 5 || begin.elapsed() < Duration::from_secs(2) {
-        let start = Instant::now();
-        run();
-        times.push(start.elapsed().as_secs_f64() * 1e3);
-    }
-    times.sort_by(f64::total_cmp);
-    (times[times.len() / 2], times[0])
 }

@@ -8,6 +8,7 @@
 mod attention;
 mod conv2d;
 mod group_norm;
+mod join;
 mod low_rank;
 mod norm_conv;
 mod pack_cache;
@@ -18,6 +19,7 @@ mod widen;
 
 use burn::backend::autodiff::checkpoint::strategy::CheckpointStrategy;
 use burn::backend::flex::{FlexTensor, Layout};
+use burn::backend::ops::FloatTensorOps;
 use burn::backend::tensor::FloatTensor;
 use burn::backend::{Autodiff, Backend, DispatchDevice, Flex, TensorMetadata, backend_extension};
 use burn::tensor::{DType, Tensor, TensorData};
@@ -28,6 +30,7 @@ use crate::numbers::Numbers;
 pub use attention::{attention, cross_attention};
 pub use conv2d::{Kernel, conv2d};
 pub use group_norm::{GroupNorm, group_norm};
+pub use join::{add, join_channels};
 pub use low_rank::LowRank;
 pub use norm_conv::group_norm_conv2d;
 pub use resample::{avg_pool2, upsample_nearest2};
@@ -126,6 +129,12 @@ pub trait KernelOps: Backend {
 
     /// See [`geglu()`].
     fn geglu_kernel(x: FloatTensor<Self>) -> FloatTensor<Self>;
+
+    /// See [`add()`].
+    fn add_kernel(a: FloatTensor<Self>, b: FloatTensor<Self>) -> FloatTensor<Self>;
+
+    /// See [`join_channels()`].
+    fn join_channels_kernel(a: FloatTensor<Self>, b: FloatTensor<Self>) -> FloatTensor<Self>;
 }
 
 impl KernelOps for Flex {
@@ -200,6 +209,14 @@ impl KernelOps for Flex {
 
     fn avg_pool2_kernel(x: FlexTensor) -> FlexTensor {
         resample::pool(&contiguous(x))
+    }
+
+    fn add_kernel(a: FlexTensor, b: FlexTensor) -> FlexTensor {
+        join::sum(a, b)
+    }
+
+    fn join_channels_kernel(a: FlexTensor, b: FlexTensor) -> FlexTensor {
+        join::join(&contiguous(a), &contiguous(b))
     }
 
     fn layer_norm_kernel(x: FlexTensor, gamma: FlexTensor, beta: FlexTensor, eps: f64) -> FlexTensor {
@@ -284,6 +301,14 @@ impl<C: CheckpointStrategy> KernelOps for Autodiff<Flex, C> {
         heads: usize,
     ) -> FloatTensor<Self> {
         attention::tracked::<C, 3>([q, k, v], attention::Settings::apart(heads))
+    }
+
+    fn add_kernel(a: FloatTensor<Self>, b: FloatTensor<Self>) -> FloatTensor<Self> {
+        Self::float_add(a, b)
+    }
+
+    fn join_channels_kernel(a: FloatTensor<Self>, b: FloatTensor<Self>) -> FloatTensor<Self> {
+        Self::float_cat(vec![a, b], 1)
     }
 
     fn upsample_nearest2_kernel(x: FloatTensor<Self>) -> FloatTensor<Self> {

@@ -5,6 +5,7 @@ mod common;
 mod conv2d;
 mod finite_differences;
 mod group_norm;
+mod join;
 mod low_rank;
 mod machine;
 mod narrow;

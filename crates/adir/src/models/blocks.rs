@@ -6,7 +6,7 @@
 
 use std::fmt::Debug;
 
-use adir_kernels::{GroupNorm, QkvOrder, attention, avg_pool2, conv2d, group_norm_conv2d, upsample_nearest2};
+use adir_kernels::{GroupNorm, QkvOrder, add, attention, avg_pool2, conv2d, group_norm_conv2d, upsample_nearest2};
 
 use super::params::{Init, ParamId, ParamLayout, Params, Role};
 use crate::operator::ImageShape;
@@ -311,8 +311,8 @@ impl Layer for ResBlock {
         };
         let h = self.out_conv.conv_of_norm(p, h, self.out_norm.norm(p, norm, scale_shift, true));
         match self.skip {
-            Some(skip) => skip.conv(p, x, 1) + h,
-            None => x + h,
+            Some(skip) => add(skip.conv(p, x, 1), h),
+            None => add(x, h),
         }
     }
 
@@ -376,7 +376,7 @@ impl Layer for AttentionBlock {
         let [n, c, h, w] = x.dims();
         let qkv = self.qkv.conv_of_norm(p, x.clone(), self.norm.norm(p, self.settings, None, false));
         let mixed = attention(qkv.reshape([n, 3 * c, h * w]), self.heads, self.order).reshape([n, c, h, w]);
-        x + self.proj.conv(p, mixed, 1)
+        add(x, self.proj.conv(p, mixed, 1))
     }
 
     fn output(&self, input: ImageShape) -> ImageShape {

@@ -3,6 +3,8 @@
 //! The forward pass runs without gradients and keeps only the input of each block; the backward pass recomputes each
 //! block from its input with gradients. This costs one more forward pass in time and keeps one map per block.
 
+use adir_kernels::join_channels;
+
 use super::blocks::{Block, Context};
 use super::params::{Params, Tracked};
 use super::{Conditioning, Network};
@@ -82,7 +84,11 @@ fn inputs_of(block: &Block, h: Tensor<4>, skips: &mut Vec<Tensor<4>>) -> Vec<Ten
 }
 
 fn joined(inputs: &[Tensor<4>]) -> Tensor<4> {
-    if inputs.len() == 1 { inputs[0].clone() } else { Tensor::cat(inputs.to_vec(), 1) }
+    match inputs {
+        [a, b] => join_channels(a.clone(), b.clone()),
+        [one] => one.clone(),
+        all => Tensor::cat(all.to_vec(), 1),
+    }
 }
 
 /// The backward pass.

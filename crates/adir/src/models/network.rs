@@ -1,5 +1,7 @@
 //! A network as a description.
 
+use adir_kernels::join_channels;
+
 use std::fmt::Debug;
 use std::sync::Arc;
 
@@ -82,7 +84,7 @@ pub trait Network: Debug + Send + Sync {
         let mut skips = Vec::new();
         self.blocks().iter().fold(x, |x, block| {
             let x = if block.joins_skip() {
-                Tensor::cat(vec![x, skips.pop().expect("a skip saved for every one joined")], 1)
+                join_channels(x, skips.pop().expect("a skip saved for every one joined"))
             } else {
                 x
             };
