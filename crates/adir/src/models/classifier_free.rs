@@ -2,7 +2,7 @@
 
 use super::{Conditioning, Denoiser, DenoiserInfo, Prediction};
 use crate::schedule::Timestep;
-use crate::tensor::Tensor;
+use crate::tensor::{Device, Tensor};
 use crate::{Error, Result};
 
 /// A denoiser that is always told the same, and drawn away from what it says when it is told less.
@@ -38,6 +38,10 @@ impl<'a> ClassifierFree<'a> {
 impl Denoiser for ClassifierFree<'_> {
     fn info(&self) -> &DenoiserInfo {
         self.inner.info()
+    }
+
+    fn device(&self) -> Device {
+        self.inner.device()
     }
 
     /// What is given as `conditioning` does not count.

@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use super::EstimateErrors;
 use crate::schedule::{Schedule, Timestep, VarianceKind};
-use crate::tensor::{self, Tensor};
+use crate::tensor::{self, Device, Tensor, cpu};
 use crate::{Error, Result};
 
 /// What a network is told besides x_t and t.
@@ -204,6 +204,11 @@ pub(super) fn check_cotangent(cotangent: &Tensor<4>, result: [usize; 4]) -> Resu
 pub trait Denoiser: Send + Sync {
     /// What is known of it.
     fn info(&self) -> &DenoiserInfo;
+
+    /// Where it computes: on the CPU by default. States are on the CPU whatever this is.
+    fn device(&self) -> Device {
+        cpu()
+    }
 
     /// Predicts the noise in `x_t` (`[n, c, h, w]`, pixel range [-1, 1] plus noise) at `t`, the index into the original
     /// schedule, the same for the whole batch, as is `conditioning`.

@@ -17,7 +17,7 @@ use crate::io::hash::{ContentHash, Hasher};
 use crate::io::sidecar::beside;
 use crate::io::weights::WeightFile;
 use crate::schedule::{Timestep, VarianceKind};
-use crate::tensor::{self, Compute, Tensor};
+use crate::tensor::{self, Compute, Device, Tensor};
 use crate::{Error, Result};
 
 /// By what weights are told apart: the SHA-256 of their file, or a digest of their values where they come from none.
@@ -370,6 +370,10 @@ fn check_layout(layout: &Arc<ParamLayout>, params: &Params) -> Result<()> {
 impl Denoiser for Prior {
     fn info(&self) -> &DenoiserInfo {
         &self.info
+    }
+
+    fn device(&self) -> Device {
+        self.params.device()
     }
 
     fn predict(&self, x_t: &Tensor<4>, t: Timestep, conditioning: &Conditioning) -> Result<Prediction> {

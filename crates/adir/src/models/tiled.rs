@@ -8,7 +8,7 @@ use super::tiles::{Tile, check_tile, tiles};
 use super::{Conditioning, Denoiser, DenoiserInfo, Prediction, Pullback};
 use crate::compute::Workers;
 use crate::schedule::Timestep;
-use crate::tensor::Tensor;
+use crate::tensor::{Device, Tensor};
 use crate::{Error, Result};
 
 /// A denoiser in tiles of at most a given side, or on whole images.
@@ -60,6 +60,10 @@ impl<'a> Tiled<'a> {
 impl Denoiser for Tiled<'_> {
     fn info(&self) -> &DenoiserInfo {
         self.inner.info()
+    }
+
+    fn device(&self) -> Device {
+        self.inner.device()
     }
 
     fn predict(&self, x_t: &Tensor<4>, t: Timestep, conditioning: &Conditioning) -> Result<Prediction> {

@@ -177,7 +177,7 @@ impl Iterator for Chain<'_> {
         if self.next >= total {
             return None;
         }
-        let step = in_pool(&self.x_t.device(), || self.step());
+        let step = in_pool(&self.inputs.denoiser.device(), || self.step());
         match &step {
             Ok(done) => {
                 self.x_t = done.x_t.clone();
