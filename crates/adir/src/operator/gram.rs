@@ -10,8 +10,8 @@ use rayon::prelude::*;
 
 use super::waves::{Origin, Waves};
 use super::{ImageShape, Kernel, host};
-use crate::Result;
 use crate::tensor::{DType, Tensor};
+use crate::{Error, Result};
 
 /// Eigenvalues, as a share of the largest, below which a direction counts as not observed.
 const NOTHING: f64 = 1e-10;
@@ -201,12 +201,9 @@ impl Gram {
         let batches: Vec<&Tensor<4>> = terms.iter().map(|(r, _)| *r).collect();
         match &self.basis {
             Basis::Any => {
-                let all: Vec<f64> = (0..terms.len()).map(|term| g(term, self.scale)).collect();
-                host::sum_images(&batches, self.range, |rs, out| {
-                    for (r, g) in rs.iter().zip(&all) {
-                        out.iter_mut().zip(*r).for_each(|(out, r)| *out += g * r);
-                    }
-                })
+                batches.iter().try_for_each(|r| host::check_shape(r, self.range).map(drop))?;
+                let scaled = batches.iter().enumerate().map(|(term, r)| (*r).clone().mul_scalar(g(term, self.scale)));
+                scaled.reduce(|a, b| a + b).ok_or_else(|| Error::config("a sum of no images"))
             }
             Basis::Pixels(known) => {
                 let gains: Vec<[f64; 2]> = (0..terms.len()).map(|term| [g(term, 0.0), g(term, self.scale)]).collect();

@@ -1,8 +1,9 @@
 //! Waves on planes: the eigenvectors of convolutions.
 
+use std::ops::{Add, Mul};
 use std::sync::OnceLock;
 
-use rustfft::num_complex::{Complex, Complex64};
+use rustfft::num_complex::Complex64;
 
 use super::dct::Dct2d;
 use super::fft::Fft2d;
@@ -133,7 +134,7 @@ impl Waves {
             Transform::Fourier(fft) => {
                 let spectra = terms.map(|(image, gains)| {
                     let mut spectra = fft.forward(&image);
-                    weigh(&mut spectra, &gains, |v: &mut Complex<T>, gain| *v = *v * gain);
+                    weigh(&mut spectra, &gains);
                     spectra
                 });
                 sum(spectra).map(|spectra| fft.inverse(spectra))
@@ -141,7 +142,7 @@ impl Waves {
             Transform::Cosine(dct) => {
                 let spectra = terms.map(|(image, gains)| {
                     let mut spectra = dct.forward(image);
-                    weigh(&mut spectra, &gains, |v, gain| *v = *v * gain);
+                    weigh(&mut spectra, &gains);
                     spectra
                 });
                 sum(spectra).map(|spectra| dct.inverse(spectra))
@@ -152,14 +153,14 @@ impl Waves {
 }
 
 /// Multiplies the values of planes by gains, the same for each.
-fn weigh<V, T: Copy>(planes: &mut [V], gains: &[T], multiply: impl Fn(&mut V, T)) {
+fn weigh<V: Copy + Mul<T, Output = V>, T: Copy>(planes: &mut [V], gains: &[T]) {
     for plane in planes.chunks_mut(gains.len()) {
-        plane.iter_mut().zip(gains).for_each(|(v, gain)| multiply(v, *gain));
+        plane.iter_mut().zip(gains).for_each(|(v, gain)| *v = *v * *gain);
     }
 }
 
 /// The sum of lists of the same length.
-fn sum<V: Copy + std::ops::Add<Output = V>>(lists: impl Iterator<Item = Vec<V>>) -> Option<Vec<V>> {
+fn sum<V: Copy + Add<Output = V>>(lists: impl Iterator<Item = Vec<V>>) -> Option<Vec<V>> {
     lists.reduce(|mut sum, list| {
         sum.iter_mut().zip(list).for_each(|(sum, v)| *sum = *sum + v);
         sum

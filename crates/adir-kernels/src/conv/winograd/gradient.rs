@@ -44,7 +44,7 @@ pub(in crate::conv) fn weight_gradient(x: Planes<'_>, dy: &[f32], g: &Geometry) 
                 let right = TileLayout::panels(g.outputs, count);
                 for_each(count, |tile| {
                     let (to, dy_to) = (tiles.add(tile * left.tile), dy_tiles.add(tile * right.tile));
-                    let origin = tiling.origin(first + tile);
+                    let origin = tiling.region.origin(first + tile);
                     transform_tile(&source, origin, Input, to, left);
                     transform_tile(&dy, origin, OutputTransposed, dy_to, right);
                 });

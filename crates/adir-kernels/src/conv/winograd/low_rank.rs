@@ -212,7 +212,7 @@ impl Kernel for Group<'_> {
         let (mut at_x, mut at_dy) = ([0; GROUP], [0; GROUP]);
         let around = 2 - g.padding;
         for tile in 0..count {
-            let (image, row, column) = tiling.origin(first + tile);
+            let (image, row, column) = tiling.region.origin(first + tile);
             at_x[tile] = image * x.image() + row * x.line() + column * x.step;
             at_dy[tile] = image * dy.image() + (row + around) * dy.line() + (column + around) * dy.step;
         }

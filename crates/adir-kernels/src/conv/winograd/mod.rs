@@ -147,11 +147,6 @@ impl Tiling {
         self.batch * self.region.tiles()
     }
 
-    /// As [`Region::origin`].
-    fn origin(&self, tile: usize) -> (usize, usize, usize) {
-        self.region.origin(tile)
-    }
-
     /// What zeros an image must have so that every tile is inside, `extra` being the convolution's own.
     fn padding(&self, extra: usize, height: usize, width: usize, side: usize) -> Padding {
         let reach = |tiles: usize, size: usize| (tiles * OUT + side - OUT).saturating_sub(extra + size);

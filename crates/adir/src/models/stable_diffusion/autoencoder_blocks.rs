@@ -1,6 +1,6 @@
 //! The blocks of latent diffusion's autoencoders, which know no timesteps. Their attention is also that of U-Nets without a text.
 
-use adir_kernels::cross_attention;
+use adir_kernels::{add, cross_attention};
 
 use crate::models::blocks::{Affine, Context, Layer, NormSettings, products_of_attention};
 use crate::models::params::{ParamLayout, Params};
@@ -36,8 +36,8 @@ impl Layer for PlainResBlock {
         let conv = |i: usize, x| self.convs[i].conv_of_norm(p, x, self.norms[i].norm(p, self.norm, None, true));
         let h = conv(1, conv(0, x.clone()));
         match self.skip {
-            Some(skip) => skip.conv(p, x, 1) + h,
-            None => x + h,
+            Some(skip) => add(skip.conv(p, x, 1), h),
+            None => add(x, h),
         }
     }
 
@@ -82,7 +82,7 @@ impl Layer for PlainAttention {
         let normal = self.norm.norm(p, self.settings, None, false).apply(x.clone());
         let part = |i: usize| self.convs[i].conv(p, normal.clone(), 1).reshape([n, c, h * w]);
         let mixed = cross_attention(part(0), part(1), part(2), self.heads).reshape([n, c, h, w]);
-        x + self.convs[3].conv(p, mixed, 1)
+        add(x, self.convs[3].conv(p, mixed, 1))
     }
 
     fn output(&self, input: ImageShape) -> ImageShape {

@@ -2,7 +2,7 @@
 //!
 //! A map stays `[n, c, h, w]` throughout: linear layers over channels are 1x1 convolutions, and tokens are its positions.
 
-use adir_kernels::{conv2d, cross_attention, geglu, layer_norm};
+use adir_kernels::{add, conv2d, cross_attention, geglu, layer_norm};
 
 use crate::models::blocks::{Affine, Context, Layer, NormSettings, products, products_of_attention};
 use crate::models::params::{Init, ParamId, ParamLayout, Params, Role};
@@ -152,13 +152,13 @@ impl Layer for Transformer {
         let settings = NormSettings { groups: self.groups, eps: GROUP_EPS };
         let mut h = self.proj_in.conv_of_norm(p, x.clone(), self.norm.norm(p, settings, None, false));
         for (norm, attention) in self.norms.iter().zip(&self.attentions) {
-            h = attention.forward(p, normalise(p, *norm, &h), context) + h;
+            h = add(attention.forward(p, normalise(p, *norm, &h), context), h);
         }
         let wide = self.widen.on_map(p, normalise(p, self.norms[2], &h));
         let [n, wide_channels, height, width] = wide.dims();
         let gated = geglu(wide.reshape([n, wide_channels, height * width]));
-        h = self.narrow.on_map(p, gated.reshape([n, wide_channels / 2, height, width])) + h;
-        x + self.proj_out.conv(p, h, 1)
+        h = add(self.narrow.on_map(p, gated.reshape([n, wide_channels / 2, height, width])), h);
+        add(x, self.proj_out.conv(p, h, 1))
     }
 
     fn output(&self, input: ImageShape) -> ImageShape {
