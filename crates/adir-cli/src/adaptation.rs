@@ -19,8 +19,8 @@ const REFINING: u32 = 100;
 /// What the model is adapted to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum Mode {
-    /// The nearest gallery images; the adapted weights are used only if they denoise held-out neighbours better and the
-    /// observation does not contradict. With --adapter alone: that adapter, if the observation speaks for it
+    /// The nearest gallery images; the adapted weights are used only if they denoise held-out neighbours better, by more
+    /// than 2 % and by more than chance, and the observation does not contradict. With --adapter alone: that adapter, if the observation speaks for it
     Auto,
     /// The nearest gallery images, without the held-out check
     Gallery,

@@ -4,6 +4,7 @@
 use std::fs;
 use std::path::Path;
 
+use adir::engine::ByY;
 use adir::io::image::{Picture, WriteOptions, write_image};
 use serde_json::Value;
 
@@ -203,6 +204,20 @@ fn a_doubtful_adapter_is_used_with_a_warning() {
     let record = json(&f.join("x.png.json"));
     assert_eq!(record["adaptation"]["used"], Value::Bool(true));
     assert!(record["adaptation"]["by_y"]["gain"].is_f64(), "y was asked: {record}");
+    restore(&["--adapt", "auto"]);
+    let adaptation = json(&f.join("x.png.json"))["adaptation"].take();
+    assert!(adaptation["used"] == Value::Bool(false) && adaptation["by_y"].is_null(), "left out: {adaptation}");
+
+    // Nothing was held out of the training on one image: y decides.
+    fs::create_dir(f.join("one")).unwrap();
+    fs::copy(f.join("g/0.png"), f.join("one/0.png")).unwrap();
+    let args =
+        ["adapt", "create", "--archive", "one", "--iterations", "2", "--adapt-crop", "16", "-o", "bad.safetensors"];
+    expect(0, &f, &[&args[..], &["--overwrite"]].concat());
+    restore(&["--adapt", "auto"]);
+    let adaptation = json(&f.join("x.png.json"))["adaptation"].take();
+    let ByY { gain, standard_error } = serde_json::from_value(adaptation["by_y"].clone()).expect("y was asked");
+    assert_eq!(adaptation["used"], Value::Bool(gain > standard_error), "{adaptation}");
     fs::remove_dir_all(f).unwrap();
 }
 

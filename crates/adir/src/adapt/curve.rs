@@ -17,6 +17,9 @@ const EVERY: u32 = 400;
 /// The training stops if the loss has not fallen for as many steps as it had fallen for, but within these bounds.
 const LEAST_WAIT: u32 = 100;
 const MOST_WAIT: u32 = 800;
+/// The least fall of the loss, as a share of what it was, with which adapted weights are used: photographs on which it fell by
+/// less got worse, or stayed as they were (docs/results/adaptation.md).
+const LEAST_FALL: f64 = 0.02;
 /// Number of ranges of timesteps that are reported.
 const BANDS: usize = 5;
 
@@ -104,10 +107,15 @@ pub struct HeldOut {
 }
 
 impl HeldOut {
-    /// Whether the adaptation lowered the loss by more than its standard error: with less, restorations were as often
-    /// worse as better (docs/results/adaptation.md).
+    /// Whether the adaptation lowered the loss by more than its standard error and by more than 2 %: with less, restorations
+    /// were as often worse as better (docs/results/adaptation.md).
     pub fn helped(&self) -> bool {
-        self.significance > 1.0
+        self.significance > 1.0 && self.fall() > LEAST_FALL
+    }
+
+    /// By what share of itself the loss fell; below 0 it rose.
+    pub fn fall(&self) -> f64 {
+        1.0 - self.after / self.before.max(f64::MIN_POSITIVE)
     }
 }
 
@@ -116,7 +124,7 @@ impl fmt::Display for HeldOut {
         if let (Some(trained), Some(best)) = (self.trained, self.best) {
             write!(f, "{trained}, {}, ", counted(best as usize, "step"))?;
         }
-        write!(f, "held-out loss {:.5} -> {:.5}", self.before, self.after)?;
+        write!(f, "held-out loss {:.5} -> {:.5} ({:+.1} %)", self.before, self.after, -100.0 * self.fall())?;
         match (self.stopped, self.slope) {
             (Some(Stopped::Budget), Some(slope)) if slope.per_doubling > slope.standard_error => {
                 write!(f, "; twice the steps would lower it by about {:.5}", slope.per_doubling)
@@ -336,6 +344,11 @@ mod tests {
         let scatter = 1.75;
         assert!((outcome.before - scatter).abs() < 1e-12 && (outcome.after - 0.6 * scatter).abs() < 1e-12);
         assert!(outcome.helped());
+        for (share, helped) in [(0.985, false), (0.975, true), (1.025, false)] {
+            let outcome = HeldOut { after: share * outcome.before, significance: 3.0, ..outcome.clone() };
+            assert_eq!(outcome.helped(), helped, "a loss of {share} of what it was");
+        }
+        assert!(!HeldOut { significance: 0.9, ..outcome.clone() }.helped(), "within its standard error");
         let slope = outcome.slope.unwrap();
         assert!((slope.per_doubling + 0.04 * scatter).abs() < 1e-12, "a rise: {slope:?}");
         assert_eq!(outcome.bands.len(), 5);

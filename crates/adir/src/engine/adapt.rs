@@ -80,11 +80,12 @@ pub struct AdapterFound {
 }
 
 impl AdapterFound {
-    /// Whether the adapted weights are used under `keep`.
+    /// Whether the adapted weights are used under `keep`, if the observation does not speak against them. None were held out
+    /// of the training of an adapter without an outcome: the observation alone decides.
     pub fn is_used(&self, keep: Keep) -> bool {
         match keep {
             Keep::Always => true,
-            Keep::IfHeldOutImproves => self.info.outcome.as_ref().is_some_and(HeldOut::helped),
+            Keep::IfHeldOutImproves => self.info.outcome.as_ref().is_none_or(HeldOut::helped),
         }
     }
 }

@@ -261,7 +261,7 @@ impl Query {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Keep {
-    /// Only where they denoise held-out neighbours clearly better than the prior does.
+    /// Only where they denoise held-out neighbours clearly better than the prior does ([`HeldOut::helped`](crate::adapt::HeldOut::helped)).
     #[default]
     IfHeldOutImproves,
     /// Always. Held-out images, where the preset has some, decide only how long is trained.
