@@ -28,7 +28,7 @@ impl Kernel {
     ///
     /// # Errors
     /// [`Error::Config`] when a side is 0 or above 1025, the number of values is not
-    /// `height * width`, a value is not finite, or the sum is (nearly) zero.
+    /// `height * width`, a value is not finite, or the sum is (nearly) zero or below zero.
     pub fn from_values(height: usize, width: usize, values: Vec<f64>) -> Result<Self> {
         if ![height, width].iter().all(|side| (1..=MAX_SIDE).contains(side)) {
             return Err(Error::config(format!(
@@ -51,6 +51,12 @@ impl Kernel {
             let sum = if magnitude.is_finite() { "nothing, or nearly so" } else { "more than a number can be" };
             return Err(Error::config(format!(
                 "the weights of the kernel add up to {sum}: they cannot be scaled to a sum of 1"
+            )));
+        }
+        if sum < 0.0 {
+            return Err(Error::config(format!(
+                "the weights of the kernel add up to {sum:.6}: a blur's add up to more than 0, so that white stays white; the \
+                 signs seem to be reversed"
             )));
         }
         Ok(Self { height, width, weights: values.into_iter().map(|v| v / sum).collect() })

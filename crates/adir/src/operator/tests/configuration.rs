@@ -59,6 +59,7 @@ fn kernels_from_text() {
 #[test]
 fn impossible_kernels() {
     refused(Kernel::from_values(1, 3, vec![1.0, -2.0, 1.0]), "add up to nothing");
+    refused(Kernel::from_text("0 -1 0\n-1 -2 -1\n0 -1 0"), "add up to -6");
     refused(Kernel::from_values(1, 2, vec![1.0, f64::NAN]), "row 1, column 2");
     refused(Kernel::from_values(1, 2, vec![1e308, 1e308]), "more than a number");
     refused(Kernel::from_values(2, 2, vec![1.0]), "found 1");
