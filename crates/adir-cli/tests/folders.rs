@@ -103,7 +103,10 @@ fn a_folder_is_restored_as_its_files_would_be() {
     assert!(err.contains("s: 6 images: 6 finished, 0 to restore"), "{err}");
     // Nor are those of another run.
     let err = restore(0, &f, &["s", "-o", "other"]);
-    assert!(err.contains("s: 6 images") && err.contains("left out: s/results, the results of another run"), "{err}");
+    assert!(
+        err.contains("s: 6 images") && err.contains("left out: 1 folder with results of an earlier run: results"),
+        "{err}"
+    );
     assert_eq!(images(&f.join("other"))["a.png"], first["a.png"]);
     fs::remove_dir_all(f.join("s/results")).unwrap();
     // Another format: names that would be one are kept apart.

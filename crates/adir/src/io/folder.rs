@@ -12,6 +12,9 @@ use crate::{Error, Result};
 
 /// Folders inside folders that are followed.
 const MAX_DEPTH: usize = 64;
+/// Of the names of manifests, which lie in folders of results.
+pub(crate) const MANIFEST_START: &str = "adir-manifest";
+pub(crate) const MANIFEST_END: &str = ".jsonl";
 
 /// The images below a folder, and what could not be looked at.
 #[derive(Debug, Default)]
@@ -29,11 +32,18 @@ pub struct ImageFiles {
     pub shards: Vec<String>,
     /// Compressed tar files, of which no image can be read in its place.
     pub packed: Tally,
+    /// Folders below that hold results of restorations, as `files`; they are not looked into.
+    pub results: Vec<String>,
 }
 
 impl ImageFiles {
     /// What to say of a folder without images.
     pub fn no_images(&self) -> String {
+        if let Some(first) = self.results.first() {
+            return format!(
+                "contains no images but results of an earlier run, in {first}: name that folder to take those"
+            );
+        }
         match (self.unread.is_empty(), self.shards.len()) {
             (true, 0) if self.packed.is_empty() => "contains no images".into(),
             (true, 0) => format!("contains no images: {}", self.packed.lines().join("; ")),
@@ -67,14 +77,19 @@ impl ImageFiles {
             let count = first_of(self.odd_names.len(), "image", "images");
             format!("left out: {count}: {}: the name is not UTF-8 or holds a backslash", first.display())
         });
+        let results = self.results.first().map(|first| {
+            let (one, many) = ("folder with results of an earlier run", "folders with results of earlier runs");
+            format!("left out: {}: {first}", first_of(self.results.len(), one, many))
+        });
         let unread = self.unread.lines().into_iter().map(|line| format!("left out: {line}"));
-        folders.into_iter().chain(names).chain(unread).collect()
+        folders.into_iter().chain(names).chain(results).chain(unread).collect()
     }
 }
 
 /// The images in `folder` and in its folders, told by their endings. Links to files are followed, links to folders
 /// and names that start with a dot are not. A folder below that cannot be listed, or lies more than 64 folders deep, is
-/// left out, and so are images with odd names, of other formats, and what is no file.
+/// left out, and so are images with odd names, of other formats, what is no file, and folders below with results of
+/// restorations: what a restoration has made is neither an observation nor an image to learn from.
 ///
 /// # Errors
 /// As [`check_folder`], and [`Error::Input`] if `folder` itself cannot be listed.
@@ -84,6 +99,7 @@ pub fn image_files(folder: &Path) -> Result<ImageFiles> {
     list(folder, "", 0, &mut found)?;
     found.files.sort_unstable();
     found.shards.sort_unstable();
+    found.results.sort_unstable();
     Ok(found)
 }
 
@@ -119,6 +135,11 @@ pub fn is_plain(path: &str) -> bool {
     !path.contains(['\\', '\0']) && path.split('/').all(plain)
 }
 
+/// Whether a file's name is that of a manifest of results.
+pub(crate) fn is_manifest_name(name: &str) -> bool {
+    name.starts_with(MANIFEST_START) && name.ends_with(MANIFEST_END)
+}
+
 /// Whether a file name ends like an image that can be read.
 pub(super) fn is_image_name(name: &Path) -> bool {
     ImageFormat::reads(name)
@@ -131,7 +152,13 @@ fn list(folder: &Path, below: &str, depth: usize, found: &mut ImageFiles) -> Res
     if depth > MAX_DEPTH {
         return Err(Error::input(&here, format!("is nested more than {MAX_DEPTH} folders deep")));
     }
-    for item in fs::read_dir(&here).map_err(bad)? {
+    let items: Vec<_> = fs::read_dir(&here).map_err(bad)?.collect();
+    let is_manifest = |item: &fs::DirEntry| item.file_name().to_str().is_some_and(is_manifest_name);
+    if depth > 0 && items.iter().flatten().any(is_manifest) {
+        found.results.push(below.to_owned());
+        return Ok(());
+    }
+    for item in items {
         let item = match item {
             Ok(item) => item,
             Err(e) => {
@@ -222,6 +249,24 @@ mod tests {
         assert_eq!(found.files, ["b/a.JPG", "b/c/d.webp", "z.png"]);
         assert!(found.warnings().is_empty());
         assert!(matches!(image_files(&f.join("none")), Err(Error::Input { .. })));
+        fs::remove_dir_all(f).unwrap();
+    }
+
+    /// Results of restorations below are left out, and taken where their folder is named.
+    #[test]
+    fn results_below_are_left_out() {
+        let f = folder("results");
+        fs::create_dir_all(f.join("b/done")).unwrap();
+        for name in ["b/done/x.png", "b/done/adir-manifest-1-of-1.jsonl"] {
+            fs::write(f.join(name), "x").unwrap();
+        }
+        let said = image_files(&f).unwrap().no_images();
+        assert!(said.contains("in b/done"), "{said}");
+        fs::write(f.join("b/y.png"), "x").unwrap();
+        let found = image_files(&f).unwrap();
+        assert_eq!((&found.files[..], &found.results[..]), (&["b/y.png".to_owned()][..], &["b/done".to_owned()][..]));
+        assert_eq!(found.warnings(), ["left out: 1 folder with results of an earlier run: b/done"]);
+        assert_eq!(image_files(&f.join("b/done")).unwrap().files, ["x.png"]);
         fs::remove_dir_all(f).unwrap();
     }
 

@@ -10,7 +10,7 @@ use super::shard::Shard;
 use crate::engine::outputs::Outputs;
 use crate::engine::record::Record;
 use crate::io::atomic;
-use crate::io::folder::{check_folder, is_plain};
+use crate::io::folder::{MANIFEST_END as END, MANIFEST_START as START, check_folder, is_manifest_name, is_plain};
 use crate::io::lines::{Lines, read_lines};
 use crate::io::plain;
 use crate::retrieve::ContentHash;
@@ -18,8 +18,6 @@ use crate::{Error, Result};
 
 /// A line has some hundred bytes; nobody restores ten million images by one process.
 const MOST_BYTES: u64 = 1 << 32;
-const START: &str = "adir-manifest";
-const END: &str = ".jsonl";
 
 /// The first line of a manifest: which files it is about.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -127,14 +125,9 @@ impl Manifest {
             Err(e) => return Err(Error::input(folder, format!("cannot be listed: {e}"))),
         };
         let names = listed.filter_map(|item| item.ok()?.file_name().into_string().ok());
-        let names: BTreeSet<String> = names.filter(|name| name.starts_with(START) && name.ends_with(END)).collect();
+        let names: BTreeSet<String> = names.filter(|name| is_manifest_name(name)).collect();
         Ok(names.into_iter().filter(|name| *name != merged_name()).map(|name| folder.join(name)).collect())
     }
-}
-
-/// Whether a folder holds results: a manifest is in it.
-pub(super) fn holds_results(folder: &Path) -> bool {
-    folder.join(merged_name()).is_file() || Manifest::files(folder).is_ok_and(|files| !files.is_empty())
 }
 
 /// The manifests of the shards in a folder. What cannot be read is taken as not said: the records beside the results

@@ -1,9 +1,7 @@
 //! The observations of a folder: its images, or every page of them.
 
-use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
-use super::manifest::holds_results;
 use super::{FileFault, FolderRequest};
 use crate::engine::event::{Event, Watch, report, warn};
 use crate::engine::open::Engine;
@@ -75,20 +73,17 @@ impl Engine {
             let message = "results there could replace observations: choose another folder";
             return Err(Error::config(format!("{output}: is or holds the input folder {scans}, and {message}")));
         }
-        let listing = image_files(scans)?;
+        let mut listing = image_files(scans)?;
+        // Results within the folder are no observations.
+        if let Some(below) = results.as_ref().and_then(|results| results.strip_prefix(&root).ok()) {
+            listing.results.retain(|folder| !Path::new(folder).starts_with(below));
+            listing.files.retain(|file| !Path::new(file).starts_with(below));
+        }
         for message in listing.warnings() {
             warn(watch, message)?;
         }
         let no_images = listing.no_images();
-        let mut files = listing.files;
-        // Results within the folder are no observations.
-        if let Some(below) = results.as_ref().and_then(|results| results.strip_prefix(&root).ok()) {
-            files.retain(|file| !Path::new(file).starts_with(below));
-        }
-        for folder in of_results(&root, &files) {
-            files.retain(|file| !Path::new(file).starts_with(&folder));
-            warn(watch, format!("left out: {}, the results of another run", scans.join(folder).display()))?;
-        }
+        let files = listing.files;
         if files.is_empty() && listing.odd_names.is_empty() {
             return Err(Error::input(scans, no_images));
         }
@@ -151,13 +146,6 @@ fn pages_of(file: &str, pages: usize) -> Vec<Scan> {
         0 | 1 => vec![Scan::of(file.to_owned(), None, 1)],
         _ => (1..=pages).map(|page| Scan::of(file.to_owned(), Some(page), pages)).collect(),
     }
-}
-
-/// The folders below `root` that hold results, and `files`.
-fn of_results(root: &Path, files: &[String]) -> BTreeSet<PathBuf> {
-    let above = files.iter().flat_map(|file| Path::new(file).ancestors().skip(1));
-    let folders: BTreeSet<&Path> = above.filter(|folder| !folder.as_os_str().is_empty()).collect();
-    folders.into_iter().filter(|folder| holds_results(&root.join(folder))).map(Path::to_owned).collect()
 }
 
 /// The folder that a file lies in.
