@@ -288,6 +288,11 @@ impl AdaptArgs {
     /// The use of an adapter that is there, refined if there is something to refine it on.
     pub fn refining(&self, adapter: &Path, preset: Preset) -> Result<Adapt> {
         self.check_effects(true)?;
+        if self.adapt == Some(Mode::None) {
+            return Err(Error::config(
+                "--adapt none uses no adapted weights, --adapter those of an adapter: give one of them",
+            ));
+        }
         if self.adapt == Some(Mode::Auto) && self.gallery.is_none() {
             let target = Target::Adapter(adapter.to_owned());
             return Ok(self.settings.request(target, Keep::IfHeldOutImproves, None));

@@ -118,6 +118,9 @@ impl DegradationArgs {
         problem.kernel_centre = self.kernel_centre;
         problem.mask = self.mask.as_deref().map(Into::into);
         problem.boundary = self.boundary;
+        if self.kernel.is_none() && self.boundary.is_some() {
+            return Err(Error::config("--boundary has no effect without --kernel: it is that of a blur"));
+        }
         problem.check()?;
         Ok(problem)
     }

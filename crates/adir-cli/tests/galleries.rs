@@ -507,6 +507,16 @@ fn a_name_is_added_not_taken() {
     expect(0, &f, &["adapt", "rename", "second", "third", "--cache", "c"]);
     let (out, _) = expect(0, &f, &["adapt", "list", "--cache", "c"]);
     assert!(out.contains("first, third"), "{out}");
+    // A record holds the key, and its run is repeated whatever the adapter is called by then.
+    let named = ["--adapter", "third", "--cache", "c", "--steps", "1"];
+    expect(0, &f, &[&RESTORE[..], &named].concat());
+    expect(0, &f, &["adapt", "rename", "third", "fourth", "--cache", "c"]);
+    let replay = ["replay", "x.png.json", "--cache", "c"];
+    let (_, err) = expect(0, &f, &replay);
+    assert!(!err.contains("since the run"), "{err}");
+    fs::copy(f.join("y.png"), f.join("x.png")).unwrap();
+    let (_, err) = expect(0, &f, &replay);
+    assert!(err.contains("x.png: is gone, or has changed since the run"), "{err}");
     // A file needs no cache.
     let key = fs::read_dir(f.join("c/adapters")).unwrap().next().unwrap().unwrap().path();
     let mut info = command(&f, &["adapt", "info", key.to_str().unwrap()]);
@@ -528,6 +538,9 @@ fn options_mean_what_they_say() {
         (&["-k", "3"], "--neighbours has no effect without --gallery"),
         (&["--adapt", "self", "--closer-than", "0.1"], "--closer-than has no effect"),
         (&["--adapter", "none", "--adapt-crop", "16"], "without --gallery FOLDER an adapter is used as it is"),
+        (&["--adapter", "none", "--adapt", "none"], "give one of them"),
+        (&["--keep-margin"], "--keep-margin has no effect without --kernel"),
+        (&["--boundary", "circular"], "--boundary has no effect without --kernel"),
         (&["-s", "2"], "not the factor"),
         (&["--sigma", "-5"], "-5"),
         (&["-n", "-2"], "invalid value '-2'"),

@@ -263,6 +263,11 @@ fn values_above_a_named_white_are_kept_in_16_bits() {
     let said = done(&f, &args);
     assert!(said.contains("are kept") && !said.contains("cut off"), "{said}");
     assert!(values(&f.join("x.tif")).into_iter().fold(0.0, f32::max) > 0.7);
+    // 16 bits are lost in a .jpg, and not without a word.
+    for (output, coarser) in [("x.png", false), ("x.jpg", true), ("x.webp", true)] {
+        let said = done(&f, &[&args[..3], &[output], &args[4..8]].concat());
+        assert_eq!(said.contains("results are rounded to 8 bits"), coarser, "{output}: {said}");
+    }
     fs::remove_dir_all(f).unwrap();
 }
 

@@ -332,7 +332,8 @@ fn adapters_are_made_named_taken_along_and_merged() {
     let (out, _) = expect(0, &f, &["adapt", "info", "all of it", "--json", "--cache", "cache"]);
     let info: serde_json::Value = serde_json::from_str(&out).unwrap();
     assert_eq!((&info["name"], &info["lora"]), (&"all of it".into(), &serde_json::Value::Null));
-    expect(0, &f, &["adapt", "rename", "factors", "all of it", "--cache", "cache"]);
+    let (_, err) = expect(0, &f, &["adapt", "rename", "factors", "all of it", "--cache", "cache"]);
+    assert!(err.contains("another adapter is named \"all of it\", too: "), "{err}");
     let (_, err) = expect(2, &f, &["adapt", "remove", "all of it", "--cache", "cache"]);
     assert!(err.contains("2 adapters"), "{err}");
     expect(0, &f, &["adapt", "remove", info["key"].as_str().unwrap(), "--cache", "cache"]);

@@ -4,6 +4,7 @@ use std::fmt::Write;
 use std::path::{Path, PathBuf};
 
 use adir::adapt::{Adapter, AdapterInfo, Stopped};
+use adir::engine::{FolderCache, KeptAdapter};
 use adir::io::atomic::check_outputs;
 use adir::io::ending::{Written, check_ending};
 use adir::io::tally::counted;
@@ -154,6 +155,9 @@ pub fn run(args: &AdaptCommandArgs, log: &Log) -> Result<u8> {
                 None => AdapterInfo { name, ..info },
             };
             found.save(&path, &info, &prior)?;
+            if let Some(cache) = store.find().filter(|cache| path.starts_with(cache.folder())) {
+                warn_of_namesakes(&cache, &path, &info, log)?;
+            }
         }
         AdaptCommand::Export(writing) => {
             let (prior, found, info) = writing.read(log)?;
@@ -189,6 +193,26 @@ fn load(args: &ModelArgs, path: &Path, log: &Log) -> Result<(Prior, Adapter, Ada
     let prior = engine.prior(&|_| log.flow())?;
     let file = WeightFile::open(path)?;
     Ok(((*prior).clone(), Adapter::load(&file, &prior)?, Adapter::info(&file)?))
+}
+
+/// Says which other adapters of the cache a name of that one in `path` may mean.
+pub(super) fn warn_of_namesakes(cache: &FolderCache, path: &Path, info: &AdapterInfo, log: &Log) -> Result<()> {
+    let (others, _) = cache.adapters()?;
+    for name in std::iter::once(&info.name).chain(&info.also) {
+        // Those of different observations may share a name: it means the one that was made for the observation.
+        let serves_too = |other: &KeptAdapter| {
+            let other = &other.info.serves;
+            info.serves.is_empty() || other.is_empty() || other.iter().any(|hash| info.serves.contains(hash))
+        };
+        let namesake = |other: &KeptAdapter| other.path != path && other.info.is_named(name) && serves_too(other);
+        if let Some(other) = others.iter().find(|other| namesake(other)) {
+            log.warn(&format!(
+                "another adapter is named {name:?}, too: {:.12}. Choose them by their keys, rename one, or remove it",
+                other.key
+            ));
+        }
+    }
+    Ok(())
 }
 
 /// Checks a name: it must fit in a list and on a command line.

@@ -14,7 +14,7 @@ use adir::tensor::Tensor;
 use adir::{Error, Result};
 use clap::Args;
 
-use super::adapt::{checked_name, summary};
+use super::adapt::{checked_name, summary, warn_of_namesakes};
 use crate::adaptation::AdaptArgs;
 use crate::args::preset;
 use crate::log::Log;
@@ -244,6 +244,11 @@ fn finish(
         let folder = args.adaptation.store.open()?;
         let message = "the cache does not take the adapter, which is lost: give a file with -o, or another --cache";
         return Err(Error::input(folder.folder(), message));
+    }
+    if keep && found.info.serves.is_empty() {
+        let cache = args.adaptation.store.open()?;
+        let path = cache.find_adapter(Path::new(&found.key), None)?;
+        warn_of_namesakes(&cache, &path, &found.info, log)?;
     }
     if found.info.name != asked_for {
         log.info(&format!("this adapter was made as {:?}; {asked_for:?} is a further name of it", found.info.name));

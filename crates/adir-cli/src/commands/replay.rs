@@ -90,6 +90,12 @@ pub fn run(args: &ReplayArgs, log: &Log) -> Result<u8> {
         std::env::set_current_dir(folder).map_err(|e| Error::io(folder, e))?;
     }
     let (before, image) = before(&record, &own, &asked)?;
+    if before.first().is_some_and(|then| ContentHash::of_file(&image).ok() != Some(then.sha256)) {
+        let image = image.display();
+        log.warn(&format!(
+            "{image}: is gone, or has changed since the run: what is said below is of what the run wrote"
+        ));
+    }
     let scratch = Scratch::new()?;
     let output = match kept {
         Some(kept) => {
@@ -119,6 +125,7 @@ pub(super) fn repeat(
 ) -> Result<Restored> {
     let mut again = request;
     make_absolute(&mut again)?;
+    by_keys(&mut again, record, engine);
     if let Observation::File(file) = &again.input
         && file.to_string_lossy().contains(char::REPLACEMENT_CHARACTER)
         && !file.exists()
@@ -212,6 +219,22 @@ fn make_absolute(request: &mut Request) -> Result<()> {
         Target::Adapter(path) if path.exists() => make(path),
         Target::Images(images) => images.iter_mut().try_for_each(make),
         _ => Ok(()),
+    }
+}
+
+/// Names adapters by the keys that the record holds, where the cache has those: their names may have changed since.
+fn by_keys(request: &mut Request, record: &Record, engine: &Engine) {
+    let (Some(adapt), Some(then)) = (&mut request.adapt, &record.adaptation) else { return };
+    let name = |reference: &mut PathBuf, key: &str| {
+        if !reference.exists() && engine.cache().find_adapter(Path::new(key), None).is_ok() {
+            *reference = key.into();
+        }
+    };
+    if let Target::Adapter(reference) = &mut adapt.target {
+        name(reference, &then.key);
+    }
+    if let (Some(reference), Some(key)) = (&mut adapt.start, &then.start) {
+        name(reference, key);
     }
 }
 
@@ -335,7 +358,7 @@ pub(super) fn reasons(then: &Record, now: &Record) -> Vec<String> {
         reasons.push("settings: this version settles them in another way".into());
     }
     if let (Some(then), Some(now)) = (&then.adaptation, &now.adaptation) {
-        if then.images != now.images {
+        if then.images != now.images && then.gallery.is_some() {
             reasons.push("adaptation: to other images; the gallery has changed".into());
         }
         if then.key != now.key {

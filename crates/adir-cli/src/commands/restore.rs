@@ -294,6 +294,9 @@ impl RestoreArgs {
     pub(super) fn request(&self, output: &Path) -> Result<Request> {
         let input = self.input()?;
         let mut problem = self.measured.of(self.degradation.problem()?);
+        if self.keep_margin && self.degradation.kernel.is_none() {
+            return Err(Error::config("--keep-margin has no effect without --kernel: only a blur sees a margin"));
+        }
         problem.keep_margin = self.keep_margin;
         let sampling = &self.sampling;
         let observation = if input.is_dir() { input.into() } else { pipe::observation(input)? };

@@ -110,7 +110,12 @@ impl HeldOut {
     /// Whether the adaptation lowered the loss by more than its standard error and by more than 2 %: with less, restorations
     /// were as often worse as better (docs/results/adaptation.md).
     pub fn helped(&self) -> bool {
-        self.significance > 1.0 && self.fall() > LEAST_FALL
+        self.fell() && self.fall() > LEAST_FALL
+    }
+
+    /// Whether the loss fell by more than its standard error.
+    pub fn fell(&self) -> bool {
+        self.significance > 1.0
     }
 
     /// By what share of itself the loss fell; below 0 it rose.

@@ -80,12 +80,14 @@ pub struct AdapterFound {
 }
 
 impl AdapterFound {
-    /// Whether the adapted weights are used under `keep`, if the observation does not speak against them. None were held out
-    /// of the training of an adapter without an outcome: the observation alone decides.
-    pub fn is_used(&self, keep: Keep) -> bool {
+    /// Whether the adapted weights are used under `keep`, if the observation does not speak against them. The observation
+    /// must speak for those of an adapter that was `named`, so that its held-out images have to say less, or nothing where
+    /// there were none.
+    pub fn is_used(&self, keep: Keep, named: bool) -> bool {
+        let good = if named { HeldOut::fell } else { HeldOut::helped };
         match keep {
             Keep::Always => true,
-            Keep::IfHeldOutImproves => self.info.outcome.as_ref().is_none_or(HeldOut::helped),
+            Keep::IfHeldOutImproves => self.info.outcome.as_ref().map_or(named, good),
         }
     }
 }
@@ -335,8 +337,11 @@ impl Engine {
                 (images, found)
             }
         };
+        let named = matches!(request.target, Target::Adapter(_));
         let adapted = match &found {
-            Ok(found) if found.is_used(request.keep) => Some(Arc::new(found.adapter.adapt(&prior, &found.info)?)),
+            Ok(found) if found.is_used(request.keep, named) => {
+                Some(Arc::new(found.adapter.adapt(&prior, &found.info)?))
+            }
             _ => None,
         };
         let mut choice = Choice {
@@ -365,17 +370,14 @@ impl Engine {
                 }
                 true
             }
-            Keep::IfHeldOutImproves => {
-                let checked = !matches!(request.target, Target::Adapter(_));
-                choice.between(start.is_some().then_some(prior), adapted, checked)?
-            }
+            Keep::IfHeldOutImproves => choice.between(start.is_some().then_some(prior), adapted, !named)?,
         };
         let Choice { sampled, start_by_y, by_y, .. } = choice;
         let from_cache = found.as_ref().is_ok_and(|found| found.from_cache);
         let outcome = found.as_ref().ok().and_then(|found| found.info.outcome.clone());
         let name = found.as_ref().map_or_else(|_| observed.name(), |found| found.info.name.clone());
         let provenance = found.as_ref().map_or_else(|untrained| untrained, |found| &found.info.provenance);
-        if !matches!((&request.target, request.keep), (Target::Adapter(_), Keep::Always)) {
+        if !(named && request.keep == Keep::Always) {
             report(watch, &Event::Adapted { from_cache, outcome: outcome.clone(), by_y, used })?;
         }
         let from_gallery = request.target.gallery().map(|path| self.gallery(path, request.tiles, watch)).transpose()?;

@@ -292,7 +292,7 @@ impl Cache for FolderCache {
             return Err(no_adapter(reference));
         }
         let keys = found.iter().map(|k| format!("{:.12}", k.key)).collect::<Vec<_>>();
-        if found.len() > 1 || (in_folder && observation.is_some()) {
+        if observation.is_some() && (found.len() > 1 || in_folder) {
             let serves = |k: &KeptAdapter| observation.is_some_and(|hash| k.info.serves.iter().any(|s| s == hash));
             // One of an archive was made for no observation, and serves all.
             let for_all = !found.iter().any(serves);

@@ -162,17 +162,14 @@ fn only_image(folder: &Path, limits: &Limits) -> Result<Option<ContentHash>> {
 /// What a user should know of an adapter that is used because it was named, whatever it says of itself.
 fn doubts(request: &Adapt, info: &AdapterInfo) -> Option<String> {
     let named = matches!(request.target, Target::Adapter(_)) && request.keep == Keep::Always;
-    let outcome = info.outcome.as_ref().filter(|outcome| !outcome.helped())?;
-    let HeldOut { before, after, significance, .. } = outcome;
-    let better = if *significance > 1.0 { "hardly better" } else { "no better" };
+    let HeldOut { before, after, significance, .. } = info.outcome.as_ref().filter(|outcome| !outcome.fell())?;
     let went = if *significance >= 0.0 { "fell" } else { "rose" };
     named.then(|| {
         format!(
-            "the adapter {:?} denoises the images held out of its training {better} than the prior: their loss {went} from \
-             {before:.5} to {after:.5}, by {:.1} % and {:.1} standard errors. It is used, as --adapter names it; --adapt auto \
+            "the adapter {:?} denoises the images held out of its training no better than the prior: their loss {went} from \
+             {before:.5} to {after:.5}, by {:.1} standard errors. It is used, as --adapter names it; --adapt auto \
              leaves it out",
             info.name,
-            100.0 * outcome.fall().abs(),
             significance.abs()
         )
     })

@@ -239,7 +239,7 @@ impl Plan {
 
     /// Leaves out what [`ROUNDED`] says if it was told of another file before.
     pub(super) fn say_once(&mut self, told: &mut bool) {
-        self.warnings.retain(|warning| warning != ROUNDED || !std::mem::replace(told, true));
+        self.warnings.retain(|warning| !ROUNDED.contains(&&**warning) || !std::mem::replace(told, true));
     }
 
     /// Samples of an earlier run that stay, because this one has fewer.

@@ -9,9 +9,11 @@ use crate::tensor;
 /// Largest values of data of 10 and 12 bits.
 const FEWER_BITS: [f32; 2] = [1023.0, 4095.0];
 
-/// Said of observations whose format of results is coarser. Of a folder it is said once.
-pub(super) const ROUNDED: &str =
-    "results are rounded to 8 bits, and their observations are finer: .tif, .fits and .exr keep floats";
+/// Said of observations whose format of results is coarser: those of 16 bits, and floats. Of a folder it is said once.
+pub(super) const ROUNDED: [&str; 2] = [
+    "results are rounded to 8 bits, and their observations are finer: .png and .tif keep 16 bits",
+    "results are rounded to 8 bits, and their observations are finer: .tif, .fits and .exr keep floats",
+];
 
 /// The warnings of a plan.
 pub(super) fn warnings(plan: &Plan) -> Result<Vec<String>> {
@@ -41,8 +43,13 @@ pub(super) fn warnings(plan: &Plan) -> Result<Vec<String>> {
             }
         }
     }
-    if plan.picture.bit_depth == BitDepth::Float && plan.depth() == BitDepth::Eight {
-        warnings.push(ROUNDED.into());
+    if plan.depth() == BitDepth::Eight {
+        let [sixteen, float] = ROUNDED;
+        match plan.picture.bit_depth {
+            BitDepth::Eight => {}
+            BitDepth::Sixteen => warnings.push(sixteen.into()),
+            BitDepth::Float => warnings.push(float.into()),
+        }
     }
     if let Some(outputs) = plan.outputs() {
         let format = ImageFormat::from_path(&outputs.image)?;
