@@ -39,13 +39,15 @@ pub struct ImageFiles {
 impl ImageFiles {
     /// What to say of a folder without images.
     pub fn no_images(&self) -> String {
-        if let Some(first) = self.results.first() {
-            return format!(
-                "contains no images but results of an earlier run, in {first}: name that folder to take those"
-            );
-        }
         match (self.unread.is_empty(), self.shards.len()) {
-            (true, 0) if self.packed.is_empty() => "contains no images".into(),
+            (true, 0) if self.packed.is_empty() => match self.results.first() {
+                Some(first) => {
+                    format!(
+                        "contains no images but results of an earlier run, in {first}: name that folder to take those"
+                    )
+                }
+                None => "contains no images".into(),
+            },
             (true, 0) => format!("contains no images: {}", self.packed.lines().join("; ")),
             (true, count) => format!(
                 "contains no images, but {}: `adir index build --shards` makes an index of the images in tar files",
