@@ -1,14 +1,14 @@
 //! The files of a result, and what they must not destroy.
 
-use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 
 use super::open::Engine;
-use super::record::{FileRecord, Record};
+use super::record::FileRecord;
 use super::request::{Observation, OutputRequest, Request, Target};
 use crate::io::atomic::check_outputs;
 use crate::io::ending::{Written, check_ending};
 use crate::io::hash::ContentHash;
+use crate::io::results::{maps_of, record_of, sample_of, samples_in};
 use crate::problem::{KernelSource, MaskSource};
 use crate::{Error, Result};
 
@@ -49,13 +49,11 @@ impl Outputs {
     /// `x.png`, `x.1.png`, `x.2.png` ..., `x.std.png`, `x.heat.png` and `x.png.json`.
     pub fn new(image: &Path, samples: usize) -> Self {
         let several = (1..=samples).filter(|_| samples > 1);
-        let mut record = OsString::from(image);
-        record.push(".json");
         Self {
             image: image.to_owned(),
-            samples: several.map(|k| sample(image, k)).collect(),
-            deviation: (samples > 1).then(|| deviation(image)),
-            record: record.into(),
+            samples: several.map(|k| sample_of(image, k)).collect(),
+            deviation: (samples > 1).then(|| deviation_of(image)),
+            record: record_of(image),
             report: None,
         }
     }
@@ -102,11 +100,13 @@ impl Outputs {
         check_ending(&self.record, Written::Json)?;
         self.report.as_ref().map_or(Ok(()), |report| check_ending(report, Written::Html))?;
         let Some(before) = before? else { return Ok(Stale::default()) };
-        let stale = (self.samples.len() + 1..=before).filter(|_| before > 1).map(|k| sample(&self.image, k));
-        let maps = (before > 1 && self.deviation.is_none()).then(|| deviation(&self.image));
-        let maps = maps.into_iter().flat_map(|files| [files.map, files.heat]);
+        let stale = (self.samples.len() + 1..=before).filter(|_| before > 1).map(|k| sample_of(&self.image, k));
+        let maps = (before > 1 && self.deviation.is_none()).then(|| maps_of(&self.image));
         let is_there = |path: &PathBuf| path.is_file();
-        Ok(Stale { samples: stale.filter(is_there).collect(), maps: maps.filter(is_there).collect() })
+        Ok(Stale {
+            samples: stale.filter(is_there).collect(),
+            maps: maps.into_iter().flatten().filter(is_there).collect(),
+        })
     }
 
     /// Refuses files that came to be since the outputs were checked, unless they may be replaced.
@@ -137,7 +137,7 @@ impl Outputs {
         if self.record.symlink_metadata().is_err() {
             return Ok(None);
         }
-        let samples = Record::samples_in(&self.record).ok_or_else(|| {
+        let samples = samples_in(&self.record).ok_or_else(|| {
             let record = self.record.display();
             Error::config(format!(
                 "{record}: the record would replace this file, which adir did not write: move it away"
@@ -147,16 +147,10 @@ impl Outputs {
     }
 }
 
-/// The pictures of where samples differ, PNG whatever the image is.
-fn deviation(image: &Path) -> DeviationFiles {
-    DeviationFiles { map: image.with_extension("std.png"), heat: image.with_extension("heat.png") }
-}
-
-/// The file of the k-th sample, counted from 1.
-fn sample(image: &Path, k: usize) -> PathBuf {
-    let mut end = OsString::from(format!("{k}."));
-    end.push(image.extension().unwrap_or_default());
-    image.with_extension(end)
+/// The pictures of where samples differ.
+fn deviation_of(image: &Path) -> DeviationFiles {
+    let [map, heat] = maps_of(image);
+    DeviationFiles { map, heat }
 }
 
 impl Engine {

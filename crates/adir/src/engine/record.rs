@@ -1,7 +1,7 @@
 //! The record of a run: every value used and where it came from, enough to repeat it.
 
 use std::fmt;
-use std::io::{BufReader, ErrorKind, Read, Write};
+use std::io::{ErrorKind, Read, Write};
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
@@ -11,15 +11,13 @@ use super::deviation::DeviationRecord;
 use super::request::{Keep, Query, Request, Target};
 use crate::adapt::{AdaptConfig, HeldOut};
 use crate::encode::EncoderId;
+use crate::io::results::MOST_RECORD_BYTES;
 use crate::io::{atomic, open_regular, plain};
 use crate::models::guided_diffusion::UNetConfig;
 use crate::operator::Degradation;
 use crate::retrieve::{ContentHash, Tile, TileSide};
 use crate::task::{Choice, Settings, Task};
 use crate::{Error, Result};
-
-/// Records are some kilobytes: of what is longer, the end is not looked for.
-const MOST_BYTES: u64 = 1 << 26;
 
 /// What was done, and how well the result agrees with what was measured.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -235,18 +233,6 @@ impl Record {
         write_json(path.as_ref(), self)
     }
 
-    /// The number of samples in the record in `path`, of whatever version; `None` for anything else.
-    pub(super) fn samples_in(path: &Path) -> Option<usize> {
-        #[derive(Deserialize)]
-        struct Start {
-            program: String,
-            samples: usize,
-        }
-        let file = open_regular(path).ok()?;
-        let start: Start = serde_json::from_reader(BufReader::new(file.take(MOST_BYTES))).ok()?;
-        start.program.starts_with("adir ").then_some(start.samples)
-    }
-
     /// Reads the record in `path`.
     ///
     /// # Errors
@@ -272,7 +258,7 @@ impl Record {
 /// The text of a record's file, of whatever kind: JSON.
 pub(super) fn text_of(path: &Path) -> Result<String> {
     let mut text = String::new();
-    let read = open_regular(path).and_then(|file| file.take(MOST_BYTES).read_to_string(&mut text));
+    let read = open_regular(path).and_then(|file| file.take(MOST_RECORD_BYTES).read_to_string(&mut text));
     read.map_err(|e| match e.kind() {
         ErrorKind::InvalidData => Error::input(path, "is no record: that of a result x.png is x.png.json"),
         _ => Error::input(path, format!("cannot be read: {e}")),

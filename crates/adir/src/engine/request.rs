@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 use crate::adapt::{AdaptConfig, Trained};
 use crate::guidance::Guidance;
 use crate::io::image::{Picture, Reading};
+use crate::io::results::MOST_SAMPLES;
 use crate::operator::LinearOperator;
 use crate::optim::LevelWeights;
 use crate::problem::Problem;
@@ -529,8 +530,8 @@ impl Request {
             return Err(Error::config("page, black and white say how a file is read; this observation is in memory"));
         }
         let SamplingRequest { preset, overrides, samples, .. } = &self.sampling;
-        if !(1..=1000).contains(samples) {
-            return Err(Error::config(format!("{samples} samples: expected 1 to 1000")));
+        if !(1..=MOST_SAMPLES).contains(samples) {
+            return Err(Error::config(format!("{samples} samples: expected 1 to {MOST_SAMPLES}")));
         }
         overrides.check()?;
         self.adapt.as_ref().map_or(Ok(()), |adapt| adapt.check(*preset))

@@ -12,7 +12,7 @@ use super::record::ImageRecord;
 use super::request::{Adapt, Query, Target};
 use crate::adapt::{AdaptConfig, CropScale, reduced};
 use crate::encode::Embedding;
-use crate::io::folder::image_files;
+use crate::io::folder::images_to_learn_from;
 use crate::io::hash::sha256;
 use crate::io::image::read_hashed;
 use crate::io::shards::{hash_in, read_image_in};
@@ -163,7 +163,7 @@ impl Engine {
     /// are refused where its training and they need more than the engine may take.
     pub(super) fn archive(&self, folder: &Path, plan: &AdaptPlan, watch: &Watch<'_>) -> Result<Vec<Source>> {
         let seed = plan.config().seed;
-        let listing = image_files(folder)?;
+        let listing = images_to_learn_from(folder)?;
         for message in listing.warnings() {
             warn(watch, message)?;
         }

@@ -1,20 +1,19 @@
 //! The images of a folder.
 
+use std::collections::HashSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 
 use super::atomic::check_writable;
 use super::codec::kinds::{kind_of_name, way_out};
 use super::image::ImageFormat;
+use super::results::{MOST_SAMPLES, RECORD_END, is_manifest_name, maps_of, sample_of, samples_in};
 use super::shards::{PACKED, TAR_FILE, is_packed_name, is_tar_name};
 use super::tally::{Tally, counted};
 use crate::{Error, Result};
 
 /// Folders inside folders that are followed.
 const MAX_DEPTH: usize = 64;
-/// Of the names of manifests, which lie in folders of results.
-pub(crate) const MANIFEST_START: &str = "adir-manifest";
-pub(crate) const MANIFEST_END: &str = ".jsonl";
 
 /// The images below a folder, and what could not be looked at.
 #[derive(Debug, Default)]
@@ -34,6 +33,10 @@ pub struct ImageFiles {
     pub packed: Tally,
     /// Folders below that hold results of restorations, as `files`; they are not looked into.
     pub results: Vec<String>,
+    /// Results of restorations among the images, as `files`, where they were left out: see [`images_to_learn_from`].
+    pub restored: Vec<String>,
+    /// Files named as a record of an image is.
+    records: Vec<String>,
 }
 
 impl ImageFiles {
@@ -83,8 +86,12 @@ impl ImageFiles {
             let (one, many) = ("folder with results of an earlier run", "folders with results of earlier runs");
             format!("left out: {}: {first}", first_of(self.results.len(), one, many))
         });
+        let restored = self.restored.first().map(|first| {
+            let (one, many) = ("image that a restoration made", "images that restorations made");
+            format!("left out: {}: {first}", first_of(self.restored.len(), one, many))
+        });
         let unread = self.unread.lines().into_iter().map(|line| format!("left out: {line}"));
-        folders.into_iter().chain(names).chain(results).chain(unread).collect()
+        folders.into_iter().chain(names).chain(results).chain(restored).chain(unread).collect()
     }
 }
 
@@ -102,6 +109,26 @@ pub fn image_files(folder: &Path) -> Result<ImageFiles> {
     found.files.sort_unstable();
     found.shards.sort_unstable();
     found.results.sort_unstable();
+    Ok(found)
+}
+
+/// The same, without results of restorations among other images: x.png beside its record x.png.json, and its samples and
+/// maps. Where there are no other images, they are what is meant.
+///
+/// # Errors
+/// As [`image_files`].
+pub fn images_to_learn_from(folder: &Path) -> Result<ImageFiles> {
+    let mut found = image_files(folder)?;
+    let mut made = HashSet::new();
+    for record in &found.records {
+        let image = record.strip_suffix(RECORD_END).map(Path::new);
+        let (Some(image), Some(samples)) = (image, samples_in(&folder.join(record))) else { continue };
+        made.insert(image.to_owned());
+        made.extend((1..=samples.min(MOST_SAMPLES)).map(|k| sample_of(image, k)));
+        made.extend(maps_of(image));
+    }
+    let (restored, files): (Vec<_>, _) = found.files.drain(..).partition(|file| made.contains(Path::new(file)));
+    (found.files, found.restored) = if files.is_empty() { (restored, files) } else { (files, restored) };
     Ok(found)
 }
 
@@ -135,11 +162,6 @@ pub fn check_output_folder(path: &Path) -> Result<()> {
 pub fn is_plain(path: &str) -> bool {
     let plain = |part: &str| !part.is_empty() && part != "." && part != "..";
     !path.contains(['\\', '\0']) && path.split('/').all(plain)
-}
-
-/// Whether a file's name is that of a manifest of results.
-pub(crate) fn is_manifest_name(name: &str) -> bool {
-    name.starts_with(MANIFEST_START) && name.ends_with(MANIFEST_END)
 }
 
 /// Whether a file name ends like an image that can be read.
@@ -189,6 +211,11 @@ fn list(folder: &Path, below: &str, depth: usize, found: &mut ImageFiles) -> Res
             }
             (Some(Fault::NoImage), path) if is_packed_name(&item.path()) && item.path().is_file() => {
                 found.packed.add(PACKED, path.unwrap_or_else(|| item.path().display().to_string()));
+            }
+            (Some(Fault::NoImage), Some(path))
+                if path.strip_suffix(RECORD_END).is_some_and(|image| is_image_name(Path::new(image))) =>
+            {
+                found.records.push(path);
             }
             (Some(Fault::NoImage), _) => {}
             (Some(Fault::Unread(why)), path) => {
@@ -269,6 +296,29 @@ mod tests {
         assert_eq!((&found.files[..], &found.results[..]), (&["b/y.png".to_owned()][..], &["b/done".to_owned()][..]));
         assert_eq!(found.warnings(), ["left out: 1 folder with results of an earlier run: b/done"]);
         assert_eq!(image_files(&f.join("b/done")).unwrap().files, ["x.png"]);
+        fs::remove_dir_all(f).unwrap();
+    }
+
+    /// Results beside other images are nothing to learn from; a folder of nothing else is meant as it is. The JSON files of
+    /// other programs are no records.
+    #[test]
+    fn results_beside_images_are_left_out_of_what_is_learned_from() {
+        let f = folder("restored");
+        let learned = || images_to_learn_from(&f).unwrap();
+        let record = r#"{"schema": 2, "program": "adir 0.2.0", "samples": 2}"#;
+        for (name, text) in [("b/x.tif.json", record), ("photo.png.json", r#"{"title": "photo.png"}"#)] {
+            fs::create_dir_all(f.join("b")).unwrap();
+            fs::write(f.join(name), text).unwrap();
+        }
+        let results = ["b/x.1.tif", "b/x.2.tif", "b/x.heat.png", "b/x.std.png", "b/x.tif"];
+        results.iter().for_each(|name| fs::write(f.join(name), "x").unwrap());
+        assert_eq!((&learned().files[..], learned().restored.len()), (&results.map(str::to_owned)[..], 0));
+        for name in ["b/x.3.tif", "photo.png"] {
+            fs::write(f.join(name), "x").unwrap();
+        }
+        assert_eq!(learned().files, ["b/x.3.tif", "photo.png"]);
+        assert_eq!(learned().warnings(), ["left out: 5 images that restorations made, the first: b/x.1.tif"]);
+        assert_eq!(image_files(&f).unwrap().files.len(), 7);
         fs::remove_dir_all(f).unwrap();
     }
 

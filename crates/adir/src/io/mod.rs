@@ -28,6 +28,7 @@ pub mod lossy;
 mod metadata;
 pub mod plain;
 mod raster;
+pub(crate) mod results;
 mod scale;
 pub mod shards;
 pub mod side_inputs;

@@ -17,7 +17,7 @@ use rayon::prelude::*;
 use super::index::{Entry, Index, Precision, Vectors};
 use super::tile::TileSide;
 use crate::encode::Encoder;
-use crate::io::folder::image_files;
+use crate::io::folder::images_to_learn_from;
 use crate::io::hash::{ContentHash, hash_file, sha256};
 use crate::io::image::{Reading, read_bytes, read_image};
 use crate::io::limits::Limits;
@@ -78,7 +78,7 @@ pub struct Build<'a> {
 }
 
 impl<'a> Build<'a> {
-    /// Lists the images below `folder` (by their extension, see [`image_files`]). Large images become one entry for each of
+    /// Lists the images below `folder` (by their extension, see [`images_to_learn_from`]). Large images become one entry for each of
     /// their `tiles`. Embeddings are taken over from `previous`, an earlier index of the folder, finished or not.
     ///
     /// # Errors
@@ -111,7 +111,7 @@ impl<'a> Build<'a> {
                 of(tiles)
             )));
         }
-        let listing = image_files(folder)?;
+        let listing = images_to_learn_from(folder)?;
         let unseen = listing.warnings();
         let mut known = HashMap::new();
         let earlier = previous.as_ref().map_or(Ok(Vec::new()), |index| index.entries().map(Cow::into_owned))?;

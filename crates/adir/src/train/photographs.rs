@@ -9,7 +9,7 @@ use std::path::Path;
 use rayon::prelude::*;
 
 use super::split::{Tiles, held_out};
-use crate::io::folder::image_files;
+use crate::io::folder::images_to_learn_from;
 use crate::io::hash::{ContentHash, Hasher};
 use crate::io::image::read_image;
 use crate::io::limits::Limits;
@@ -85,7 +85,7 @@ impl Collection {
         tiles: Tiles,
         mut report: impl FnMut(usize, usize) -> Result<()>,
     ) -> Result<Self> {
-        let listing = image_files(folder)?;
+        let listing = images_to_learn_from(folder)?;
         let (mut unseen, listing_says) = (listing.warnings(), listing.no_images());
         let files = listing.files;
         let mut notes = Tally::default();

@@ -8,11 +8,11 @@ use serde::{Deserialize, Serialize};
 use super::scans::label;
 use super::shard::Shard;
 use crate::engine::outputs::Outputs;
-use crate::engine::record::Record;
 use crate::io::atomic;
-use crate::io::folder::{MANIFEST_END as END, MANIFEST_START as START, check_folder, is_manifest_name, is_plain};
+use crate::io::folder::{check_folder, is_plain};
 use crate::io::lines::{Lines, read_lines};
 use crate::io::plain;
+use crate::io::results::{MANIFEST_END as END, MANIFEST_START as START, is_manifest_name, samples_in};
 use crate::retrieve::ContentHash;
 use crate::{Error, Result};
 
@@ -267,5 +267,5 @@ pub fn merge(folder: &Path) -> Result<Merged> {
 /// Whether images and record are there.
 pub(super) fn is_in_place(outputs: &Outputs) -> bool {
     let images = std::iter::once(&outputs.image).chain(&outputs.samples);
-    images.into_iter().all(|image| image.is_file()) && Record::samples_in(&outputs.record).is_some()
+    images.into_iter().all(|image| image.is_file()) && samples_in(&outputs.record).is_some()
 }
