@@ -12,7 +12,7 @@ use adir::retrieve::ContentHash;
 use adir::task::Preset;
 use adir::tensor::Tensor;
 use adir::{Error, Result};
-use clap::Args;
+use clap::{ArgGroup, Args};
 
 use super::adapt::{checked_name, summary, warn_of_namesakes};
 use crate::adaptation::AdaptArgs;
@@ -22,9 +22,9 @@ use crate::model::ModelArgs;
 use crate::out;
 
 #[derive(Debug, Args)]
+#[command(group = ArgGroup::new("images to adapt to").args(["images", "archive"]).required(true))]
 pub struct CreateArgs {
     /// The observation, or any image like those to restore; several images or folders are allowed
-    #[arg(required_unless_present = "archive", conflicts_with = "archive")]
     images: Vec<PathBuf>,
     /// Adapt to all images of this folder
     #[arg(long, value_name = "FOLDER", conflicts_with_all = ["gallery", "adapt", "prompt", "encoder", "neighbours", "closer_than", "gallery_tiles", "overlap"])]

@@ -58,7 +58,14 @@ pub(super) fn check_same_shape(a: &Tensor<4>, b: &Tensor<4>) -> Result<()> {
     if a.dims() == b.dims() {
         Ok(())
     } else {
-        Err(Error::config(format!("cannot compare images of shape {:?} with images of shape {:?}", a.dims(), b.dims())))
+        let [a, b] = [a, b].map(|batch| (batch.dims()[0], ImageShape::of_batch(batch)));
+        let said = match (a.0, b.0) {
+            (1, 1) => format!("an image of {} with one of {}", a.1, b.1),
+            _ => format!("{} images of {} with {} of {}", a.0, a.1, b.0, b.1),
+        };
+        Err(Error::config(format!(
+            "cannot compare {said} (channels x height x width): both must have the same size and the same channels"
+        )))
     }
 }
 
