@@ -115,7 +115,7 @@ pub struct AdaptArgs {
     /// Text whose nearest images are used, with --adapt text; for Stable Diffusion, what the result shows
     #[arg(long, value_name = "TEXT")]
     pub prompt: Option<String>,
-    /// What the nearest images of the gallery are near to; first and both take one sample more [default: y]
+    /// What to search the gallery for; first and both take the time of one more sample [default: y]
     #[arg(long, value_enum, value_name = "WHAT")]
     pub query: Option<Likeness>,
     #[command(flatten)]

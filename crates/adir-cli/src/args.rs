@@ -61,9 +61,9 @@ pub struct MeasuredArgs {
     /// Pixels of the observation that were not measured, for any task: dust, dead pixels, a time stamp. Marked as in --mask
     #[arg(long, value_name = "IMAGE")]
     ignore: Option<PathBuf>,
-    /// What areas at white say, where there may have been more light than fits: ignore (in deblurring, that there was at
-    /// least that much; else nothing), or keep (that they are white) [default: in deblurring, ignore those around which no
-    /// image up to white explains the observation; else keep]
+    /// How to treat white areas, where the light may have exceeded white: ignore (in deblurring, take white as a lower
+    /// bound; else leave the areas out), or keep (take them as measured) [default: in deblurring, ignore areas whose
+    /// surroundings no image up to white explains; else keep]
     #[arg(long, value_parser = words::<Saturated>(&["ignore", "keep"]))]
     saturated: Option<Saturated>,
 }

@@ -48,8 +48,8 @@ pub struct LatentArgs {
     /// Use the weights averaged during training (EMA), where a single file holds them beside the others
     #[arg(long)]
     pub ema: bool,
-    /// What the weights are kept in; they are computed with in f32. f16 and bf16 take half the memory, file is that of the
-    /// file [default: f32]
+    /// Precision in which the weights are kept in memory; computation is always in f32. f16 and bf16 take half the
+    /// memory; file keeps the precision of the file [default: f32]
     #[arg(long, value_name = "PRECISION", value_parser = named::<WeightPrecision>(WeightPrecision::ALL.map(|(_, name)| name)))]
     pub weights_dtype: Option<WeightPrecision>,
 }

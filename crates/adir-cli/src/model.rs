@@ -40,8 +40,8 @@ pub struct ModelArgs {
     /// Precision the network computes in
     #[arg(long, default_value = "f32", value_parser = precision())]
     pub dtype: Precision,
-    /// Most memory to take, in GB: larger images are sampled in smaller tiles. Images whose decoded samples take more than
-    /// an eighth of it are refused [default: what is free, and 0.54 GB of samples]
+    /// Memory limit in GB: images too large for it are sampled in smaller tiles. Images whose decoded samples take more
+    /// than an eighth of it are refused [default: the free memory, and 0.54 GB for decoded samples]
     #[arg(long, value_name = "GB", value_parser = crate::args::above_zero)]
     pub max_memory: Option<f64>,
 }

@@ -8,9 +8,9 @@ use crate::log::Log;
 
 /// Download a model from the Hugging Face Hub into the cache that its tools share
 ///
-/// Of a diffusers pipeline, only what is read is downloaded: configurations, tables of tokens, and one set of weights for
-/// each part. Of other models: weights and configurations. What an interrupted download left is gone on with, and every
-/// file is compared with the hash that the Hub states. The folder is printed; `--model ORG/NAME` finds it.
+/// Of a diffusers pipeline, only what is read is downloaded: configurations, tokenizer tables, and one set of weights
+/// for each part. Of other models: weights and configurations. An interrupted download is continued, and every file is
+/// compared with the hash that the Hub states. The folder is printed; `--model ORG/NAME` finds it.
 ///
 /// Variables: HF_HOME or HF_HUB_CACHE (where models are kept), HF_TOKEN (for gated and private models), HF_ENDPOINT
 /// (another Hub), HF_HUB_OFFLINE (no connections), HTTPS_PROXY, HTTP_PROXY, NO_PROXY, SSL_CERT_FILE (other root

@@ -30,8 +30,8 @@ use crate::watch::Watcher;
 
 /// Repeat a restoration from its record, and say whether the bytes agree (exit code 1 if they do not).
 ///
-/// Files named in the record by relative paths are looked for where the restoration was run, which the place of the
-/// record tells, else in the current folder.
+/// Relative paths in the record are taken from the folder in which the restoration was run, if the location of the
+/// record reveals it, else from the current folder.
 #[derive(Debug, Args)]
 pub struct ReplayArgs {
     /// The record beside the result (x.png.json)

@@ -78,8 +78,8 @@ pub struct RestoreArgs {
     /// size of the observation
     #[arg(long)]
     pub(super) keep_margin: bool,
-    /// Keep the state of the run in the cache at most that often, so that the same command goes on from there after a kill
-    /// at any moment; writing takes at most a twentieth of the time [default: 5]
+    /// Shortest time in seconds between two writes of the run's state to the cache. After a kill at any moment, the
+    /// same command continues from the last state. Writing takes at most a twentieth of the time [default: 5]
     #[arg(long, value_name = "SECONDS", value_parser = crate::time::seconds)]
     checkpoint_seconds: Option<Duration>,
     #[command(flatten)]

@@ -25,8 +25,8 @@ pub struct Search {
     /// The index, the folder of images, whose index is then kept in the cache as for --gallery, or an index on a server
     /// (qdrant://HOST/COLLECTION, clip-retrieval://HOST/INDEX)
     index: PathBuf,
-    /// The image, which is left out of what is found; of several, such as an observation and a first restoration of it,
-    /// the mean of their directions
+    /// The image, which is itself left out of the results. Several, such as an observation and a first restoration of
+    /// it, are searched for by the mean of their directions
     #[arg(required_unless_present = "text", conflicts_with = "text")]
     image: Vec<PathBuf>,
     /// The text (needs the CLIP model that made the index as --encoder)

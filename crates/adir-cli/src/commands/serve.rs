@@ -45,7 +45,7 @@ pub struct ServeArgs {
     /// A name by which clients call this server, besides its address: that of a proxy in front of it. May be repeated
     #[arg(long = "host", value_name = "NAME[:PORT]")]
     hosts: Vec<String>,
-    /// Ask for a token even if only this machine can connect: other users of it cannot, then
+    /// Ask for a token even if only this machine can connect, to keep out its other users
     #[arg(long)]
     require_token: bool,
     /// File with the token, 16 characters or more [default: one is drawn at every start]
