@@ -19,8 +19,9 @@ const REFINING: u32 = 100;
 /// What the model is adapted to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum Mode {
-    /// The nearest gallery images; the adapted weights are used only if they denoise held-out neighbours better, by more
-    /// than 2 % and by more than chance, and the observation does not contradict. With --adapter alone: that adapter, if the observation speaks for it
+    /// The nearest gallery images; the adapted weights are used only if they denoise held-out neighbours better, by
+    /// more than 2 % and by more than chance, and if the observation does not speak against them. With --adapter alone:
+    /// that adapter, if the observation favours it
     Auto,
     /// The nearest gallery images, without the held-out check
     Gallery,
@@ -60,8 +61,9 @@ pub struct AdaptSettings {
     /// things: scans, maps, surveys of the sky
     #[arg(long, value_name = "PIXELS")]
     pub gallery_tiles: Option<TileSide>,
-    /// Most training steps: fewer are taken if the loss on held-out images stops falling [default: 200, which take 2 to 4
-    /// minutes on two cores with the embedded prior; 150 with --adapt self, 100 with --adapter; 400 with --preset paper]
+    /// Largest number of training steps: fewer are taken if the loss on held-out images stops falling [default: 200,
+    /// which take 2 to 4 minutes on two cores with the embedded prior; 150 with --adapt self, 100 with --adapter; 400
+    /// with --preset paper]
     #[arg(long, value_name = "N")]
     pub iterations: Option<u32>,
     /// Time for the training, in place of --iterations. The first steps are timed to turn it into a number of steps, which

@@ -36,8 +36,8 @@ pub struct DegradationArgs {
     /// in `adir degrade`]
     #[arg(long)]
     pub boundary: Option<Boundary>,
-    /// Mask of the missing pixels, for inpaint: white is unknown, or of two colours the one that is not black, or what is
-    /// opaque where all colours are alike
+    /// Mask of the missing pixels, for inpaint: white is unknown; in an image of two colours, the one that is not
+    /// black; if all colours are alike, the opaque pixels
     #[arg(long, value_name = "IMAGE")]
     pub mask: Option<PathBuf>,
     /// Standard deviation of the noise in grey levels (0 to 255), or auto: estimated from the observation [default: auto

@@ -130,7 +130,7 @@ pub struct LatentAdaptArgs {
     /// Training steps [default: those of the paper, 1000]
     #[arg(long, value_name = "N")]
     pub iterations: Option<u32>,
-    /// Train for about that many minutes; the steps that this becomes are noted, so that the same command repeats them
+    /// Train for about this many minutes; the resulting number of steps is kept, so that the same command repeats it
     #[arg(long, visible_alias = "minutes", conflicts_with = "iterations", value_name = "M")]
     pub adapt_minutes: Option<f64>,
     /// Train low-rank factors of this rank [default: rank 16; with the preset paper: all weights]

@@ -38,8 +38,8 @@ pub struct CompareArgs {
     /// Pixels that luma metrics leave out at each border [default: the factor for srN, else 0]
     #[arg(long, value_name = "PIXELS")]
     border: Option<usize>,
-    /// Metrics to print, in this order, with commas between or one by one; learned ones come with the file of their network
-    /// [default: PSNR and SSIM of RGB and luma, with --observed agreement_psnr]
+    /// Metrics to print, in this order, separated by commas or one per option; learned ones need the file of their
+    /// network [default: PSNR and SSIM of RGB and luma, with --observed agreement_psnr]
     #[arg(long = "metric", value_name = "NAME[=FILE]")]
     metrics: Vec<String>,
     /// List the metrics: name, which values are better, range and source

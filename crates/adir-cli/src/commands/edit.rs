@@ -25,8 +25,8 @@ pub struct EditArgs {
     /// Where to write the result (.png, .tif, .jpg, .webp); a record is written beside it
     #[arg(short, long)]
     output: PathBuf,
-    /// The part to make anew: white, or of two colours the one that is not black, or what is opaque where all colours are
-    /// alike [default: what is transparent in the picture]
+    /// The part to make anew: white; in an image of two colours, the one that is not black; if all colours are alike,
+    /// the opaque pixels [default: what is transparent in the picture]
     #[arg(long, value_name = "IMAGE", conflicts_with = "region")]
     mask: Option<PathBuf>,
     /// The part to make anew, in pixels from the upper left corner

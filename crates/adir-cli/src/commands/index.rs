@@ -49,8 +49,8 @@ enum IndexCommand {
         /// Index the images inside the folder's .tar files, too (WebDataset shards), without unpacking them
         #[arg(long)]
         shards: bool,
-        /// Index only the images whose names, without folders and endings, are in a list: Open Images' .csv lists of image
-        /// ids, or text with one name per line. Several lists are one
+        /// Index only the images whose names, without folders and file extensions, are in a list: Open Images' .csv
+        /// lists of image ids, or text with one name per line. Several lists count as one
         #[arg(long, num_args = 1.., value_name = "FILE")]
         list: Vec<PathBuf>,
         /// Column of the names in .csv lists

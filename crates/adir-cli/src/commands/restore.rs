@@ -28,11 +28,11 @@ use adir_web::report::{Report, in_one_line};
 
 /// Restore an image x from its degraded observation y = A x + e, or all images of a folder.
 ///
-/// If INPUT is a folder, its images and those in its folders are restored, each as it would be alone, and the results get
-/// their names below OUTPUT. A file that cannot be restored stops nothing: it is named at the end, and the exit code is 1.
-/// Finished files are left alone, so that the same command goes on after an interruption. With --gallery, observations
-/// with the same nearest images share an adaptation. Manifests in OUTPUT say what became of each file; `adir merge` joins
-/// those of several shards.
+/// If INPUT is a folder, its images and those in its subfolders are restored, each as it would be alone, and the
+/// results get the same names below OUTPUT. A file that cannot be restored does not stop the others: it is named at the
+/// end, and the exit code is 1. Finished files are left alone, so that the same command continues after an
+/// interruption. With --gallery, observations with the same nearest images share an adaptation. Manifests in OUTPUT say
+/// what became of each file; `adir merge` joins those of several shards.
 #[derive(Debug, Args)]
 pub struct RestoreArgs {
     /// The observation y, or a folder of observations; - reads y from stdin
@@ -52,10 +52,10 @@ pub struct RestoreArgs {
     /// needs no other file
     #[arg(long, value_name = "HTML")]
     pub(super) report: Option<PathBuf>,
-    /// Page of a TIFF stack, plane of a FITS file or frame of an animation to restore, from 1 [default: 1, with a warning if
-    /// there are more]. With "all", every page is restored as it would be alone: into one file if OUTPUT ends in .tif or
-    /// .fits (a cube of grey planes), else into a folder, with a file a page (a.p1.tif, a.p2.tif ...). A FITS cube of 3
-    /// planes is one RGB image without --page, and three pages with it
+    /// Page of a TIFF stack, plane of a FITS file or frame of an animation to restore, from 1 [default: 1, with a
+    /// warning if there are more]. With "all", every page is restored as it would be alone: into one file if OUTPUT
+    /// ends in .tif or .fits (a cube of grey planes), else into a folder, with one file per page (a.p1.tif, a.p2.tif
+    /// ...). A FITS cube of 3 planes is one RGB image without --page, and three pages with it
     #[arg(long, value_name = "N|all")]
     pub(super) page: Option<PageArg>,
     #[command(flatten)]
@@ -89,8 +89,8 @@ pub struct RestoreArgs {
     /// Replace existing outputs; of a folder, those that are not finished
     #[arg(long)]
     pub(super) overwrite: bool,
-    /// Check the request, print every setting with its source, memory and time, and stop. Of a folder, the plan of the first file,
-    /// and what all take
+    /// Check the request, print every setting with its source, memory and time, and stop. For a folder, print the plan
+    /// of the first file, and the memory and time of all files
     #[arg(long, visible_alias = "plan")]
     pub(super) explain: bool,
 }

@@ -51,16 +51,16 @@ pub struct ServeArgs {
     /// File with the token, 16 characters or more [default: one is drawn at every start]
     #[arg(long, value_name = "FILE")]
     token_file: Option<PathBuf>,
-    /// Most bytes of a picture, in MB
+    /// Largest size of an uploaded picture, in MB
     #[arg(long, value_name = "MB", default_value_t = 32, value_parser = clap::value_parser!(u64).range(1..=4096))]
     max_upload: u64,
-    /// Most jobs that wait; more are refused
+    /// Largest number of waiting jobs; more are refused
     #[arg(long, value_name = "N", default_value_t = 500, value_parser = crate::args::at_least_one::<usize>)]
     queue: usize,
-    /// Most finished jobs that are kept; the oldest are deleted
+    /// Number of finished jobs that are kept; the oldest are deleted first
     #[arg(long, value_name = "N", default_value_t = 500, value_parser = crate::args::at_least_one::<usize>)]
     keep: usize,
-    /// Most samples of a job
+    /// Largest number of samples per job
     #[arg(long, value_name = "N", default_value_t = 16, value_parser = crate::args::at_least_one::<usize>)]
     max_samples: usize,
     /// cpu or, in builds with that feature, cuda, vulkan, metal or rocm; :N picks the N-th GPU. One job runs on each: may be
@@ -73,7 +73,7 @@ pub struct ServeArgs {
     /// Image encoder that finds the nearest images of a gallery: a CLIP model [default: the embedded EfficientNet-Lite0]
     #[arg(long, value_name = "WEIGHTS", value_parser = crate::hub::model_path())]
     encoder: Option<PathBuf>,
-    /// Most memory that jobs may take, in GB [default: what is free at the start]
+    /// Memory limit for jobs, in GB [default: what is free at the start]
     #[arg(long, value_name = "GB", value_parser = crate::args::above_zero)]
     max_memory: Option<f64>,
     #[command(flatten)]
