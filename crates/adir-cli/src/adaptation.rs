@@ -20,8 +20,8 @@ const REFINING: u32 = 100;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum Mode {
     /// The nearest gallery images; the adapted weights are used only if they denoise held-out neighbours better, by
-    /// more than 2 % and by more than chance, and if the observation does not speak against them. With --adapter alone:
-    /// that adapter, if the observation favours it
+    /// more than 2 % (Stable Diffusion: any) and by more than chance, and if the observation does not speak against them.
+    /// With --adapter alone: that adapter, if the observation favours it
     Auto,
     /// The nearest gallery images, without the held-out check
     Gallery,

@@ -316,7 +316,7 @@ pub fn run(
     let seconds = started.elapsed().as_secs_f64();
     let agreement = restored.record.agreement_psnr.map(|found| format!(", agrees with the observation to {found}"));
     let output = request.output.as_ref();
-    let name = output.map_or_else(String::new, |output| output.path.display().to_string());
+    let name = plan.outputs().map_or_else(String::new, |outputs| outputs.image.display().to_string());
     if let Some(path) = output.and_then(|output| output.report.as_ref()) {
         let (findings, warnings) = (restored.findings(&plan)?, watcher.warnings());
         let findings = findings.as_ref();

@@ -8,7 +8,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+use adir::engine::Findings;
 use adir::io::plain::{self, brief, one_line};
+use adir_web::report::in_one_line;
 use clap::ValueEnum;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use serde_json::{Value, json};
@@ -180,18 +182,26 @@ impl Log {
         }
     }
 
-    /// Logs what the numbers of a result say: `text` in one line, and `fields` of the JSON event. A quiet log leaves out
-    /// that nothing is wrong.
-    pub fn verdict(&self, pass: bool, text: &str, fields: Value) {
+    /// Logs what the numbers of the result `name` say. A quiet log leaves out that nothing is wrong, and so does text where
+    /// there are several files.
+    pub fn verdict(&self, name: &str, findings: &Findings) {
+        let pass = findings.pass();
+        let word = if pass { "PASS" } else { "WARN" };
         match self.format {
             _ if pass && self.is_quiet() => {}
-            Format::Json => self.event(Kind::Verdict, fields),
+            Format::Json => {
+                let mut fields = json!({"verdict": word, "findings": findings});
+                if self.file.is_none() {
+                    fields["file"] = json!(name);
+                }
+                self.event(Kind::Verdict, fields);
+            }
+            Format::Text if pass && self.file.is_some() && !self.is_verbose() => {}
             Format::Text => {
-                let word = if pass { "PASS" } else { "WARN" };
                 let colour = if pass { "32" } else { "33" };
                 // The text's own control characters are written out; these are ours.
                 let word = if colours() { format!("\u{1b}[{colour}m{word}\u{1b}[0m") } else { word.into() };
-                let _ = writeln!(stderr().lock(), "{word} {}", one_line(text));
+                let _ = writeln!(stderr().lock(), "{word} {}", one_line(&in_one_line(name, findings)));
             }
         }
     }

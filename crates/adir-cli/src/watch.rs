@@ -4,7 +4,7 @@ use std::ops::ControlFlow;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, PoisonError};
 
-use adir::engine::Event;
+use adir::engine::{Event, FileOutcome};
 use serde_json::json;
 
 use crate::log::{Log, Progress};
@@ -68,11 +68,14 @@ impl Watcher {
                 *self.place.lock().unwrap_or_else(PoisonError::into_inner) = place;
                 self.finish();
             }
-            Event::FileDone { done, total, seconds_left, .. } => {
+            Event::FileDone { done, total, path, outcome, seconds_left, .. } => {
                 self.finish();
                 let left =
                     if done == total { String::new() } else { format!("; about {} left", in_words(*seconds_left)) };
                 self.log.file(&format!("{event}{left}"), event);
+                if let FileOutcome::Restored { findings: Some(findings), .. } = outcome {
+                    self.log.of_file(path).verdict(path, findings);
+                }
             }
             Event::Encoding { done, total } => {
                 self.step("encoding crops".into(), (*done, *total), "", json!(null));

@@ -181,7 +181,15 @@ pub fn run(args: &AdaptCommandArgs, log: &Log) -> Result<u8> {
                 let message = "is no adapter in the cache, which remove is for: delete the file itself";
                 return Err(Error::config(format!("{}: {message}", path.display())));
             }
+            let info = Adapter::info(&WeightFile::open(&path)?);
             std::fs::remove_file(&path).map_err(|e| Error::io(path, e))?;
+            // It goes with all of its names.
+            if let Ok(AdapterInfo { name, also, .. }) = info
+                && !also.is_empty()
+            {
+                let names = std::iter::once(name).chain(also).map(|name| format!("{name:?}")).collect::<Vec<_>>();
+                log.info(&format!("removed; it was named {}", names.join(" and ")));
+            }
         }
     }
     Ok(crate::exit::DONE)

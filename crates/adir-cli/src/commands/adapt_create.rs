@@ -2,12 +2,14 @@
 
 use std::path::{Path, PathBuf};
 
-use adir::engine::{AdaptPlan, AdapterFound, Cache, Engine, FolderRequest, Label, Observed, Target};
+use adir::adapt::{Adapter, AdapterInfo};
+use adir::engine::{AdaptPlan, AdapterFound, Cache, Engine, FolderCache, FolderRequest, Label, Observed, Target};
 use adir::io::atomic::check_outputs;
 use adir::io::ending::{Written, check_ending};
 use adir::io::folder::{check_output_folder, image_files};
 use adir::io::image::{Reading, read_hashed_as};
 use adir::io::tally::Tally;
+use adir::io::weights::WeightFile;
 use adir::retrieve::ContentHash;
 use adir::task::Preset;
 use adir::tensor::Tensor;
@@ -225,6 +227,27 @@ fn observations(paths: &[PathBuf], log: &Log) -> Result<Vec<PathBuf>> {
     Ok(all)
 }
 
+/// Gives the adapters that the same training had made after fewer steps names of their own.
+fn take_over_name(cache: &FolderCache, engine: &Engine, of: (&Path, &AdapterInfo), log: &Log) -> Result<()> {
+    let (path, info) = of;
+    let training = info.provenance.key_without_budget()?;
+    for other in cache.adapters()?.0 {
+        let is_earlier = other.path != path
+            && other.info.name == info.name
+            && other.info.provenance.settings.iterations < info.provenance.settings.iterations
+            && other.info.provenance.key_without_budget()? == training;
+        if !is_earlier {
+            continue;
+        }
+        let name = format!("{}-{}", info.name, other.info.provenance.settings.iterations);
+        let prior = engine.prior(&|_| log.flow())?;
+        let earlier = Adapter::load(&WeightFile::open(&other.path)?, &prior)?;
+        log.info(&format!("the adapter of an earlier run of this command is now named {name:?}"));
+        earlier.save(&other.path, &AdapterInfo { name, ..other.info }, &prior)?;
+    }
+    Ok(())
+}
+
 /// Labels an adapter, writes it where that was asked for, and prints its line.
 fn finish(
     args: &CreateArgs,
@@ -248,6 +271,7 @@ fn finish(
     if keep && found.info.serves.is_empty() {
         let cache = args.adaptation.store.open()?;
         let path = cache.find_adapter(Path::new(&found.key), None)?;
+        take_over_name(&cache, engine, (&path, &found.info), log)?;
         warn_of_namesakes(&cache, &path, &found.info, log)?;
     }
     if found.info.name != asked_for {

@@ -25,7 +25,8 @@ use crate::seed::Seed;
 pub struct DegradeArgs {
     /// The image x
     input: PathBuf,
-    /// Where to write y: 8 bits, or 32-bit float for .tif, .fits and .exr, which keeps values beyond black (0) and white (1)
+    /// Where to write y: 8 bits, or 32-bit float for .tif, .fits and .exr, which keeps values beyond black (0) and white (1,
+    /// or those of --black and --white)
     #[arg(short, long)]
     output: PathBuf,
     #[command(flatten)]
@@ -82,13 +83,15 @@ pub fn run(args: &DegradeArgs, log: &Log) -> Result<u8> {
     };
     let [_, _, h, w] = y.dims();
     let bit_depth = if float { BitDepth::Float } else { BitDepth::Eight };
-    let scale = match problem.task {
+    let shrinks = match problem.task {
         Task::SuperResolution { factor } => 1.0 / factor as f64,
         _ => 1.0,
     };
-    let alpha = picture.alpha_for(h, w, scale)?;
+    let alpha = picture.alpha_for(h, w, shrinks)?;
     let associated_alpha = picture.associated_alpha;
-    let mut options = WriteOptions { bit_depth, alpha, associated_alpha, ..WriteOptions::default() };
+    // Floats are written in the values that --black and --white gave to the file, so that both options go on to hold.
+    let scale = picture.scale.filter(|_| float);
+    let mut options = WriteOptions { bit_depth, scale, alpha, associated_alpha, ..WriteOptions::default() };
     (options.metadata.icc, options.metadata.linear) = (picture.metadata.icc, picture.metadata.linear);
     write_image(&args.output, &y, &options)?;
     let seed = if args.seed.drawn { format!(", seed {}", args.seed) } else { String::new() };
@@ -109,6 +112,13 @@ fn cut_to_fit(x: Picture, degradation: &Degradation, mask: Option<&Mask>, log: &
     }
     while shape.width > 1 && fits(shape)?.width != shape.width {
         shape.width -= 1;
+    }
+    let least = fits(shape)?;
+    if (whole.height > 1 && least.height != shape.height) || (whole.width > 1 && least.width != shape.width) {
+        return Err(Error::config(format!(
+            "an image of {}x{} pixels is too small for this task, which makes one pixel of {}x{}",
+            whole.width, whole.height, least.width, least.height
+        )));
     }
     if shape != whole {
         log.warn(&format!(

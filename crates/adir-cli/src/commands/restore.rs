@@ -11,7 +11,6 @@ use adir::sampler::EpsAfterGuidance;
 use adir::task::{Method, Overrides, Preset, Task};
 use adir::{Error, Result};
 use clap::Args;
-use serde_json::json;
 
 use super::restore_folder::{self, FolderArgs};
 use super::restore_pages;
@@ -24,7 +23,7 @@ use crate::log::Log;
 use crate::model::ModelArgs;
 use crate::pipe::{self, Scratch, is_pipe};
 use crate::seed::Seed;
-use adir_web::report::{Report, in_one_line};
+use adir_web::report::Report;
 
 /// Restore an image x from its degraded observation y = A x + e, or all images of a folder.
 ///
@@ -395,9 +394,7 @@ pub fn run(args: &RestoreArgs, log: &Log) -> Result<u8> {
         started.elapsed().as_secs_f64(),
         restored.record.agreement_psnr
     ));
-    let word = if findings.pass() { "PASS" } else { "WARN" };
-    let fields = json!({"file": name, "verdict": word, "findings": findings});
-    log.verdict(findings.pass(), &in_one_line(&name, &findings), fields);
+    log.verdict(&name, &findings);
     Ok(crate::exit::DONE)
 }
 

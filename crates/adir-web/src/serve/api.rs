@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use adir::engine::Outputs;
-use adir::io::image::{Picture, Reading, read_image_as};
+use adir::io::image::{Picture, Reading};
 use adir::problem::Measurement;
 use axum::body::{Body, Bytes};
 use axum::extract::{FromRequest, Path, Query, Request, State};
@@ -34,7 +34,7 @@ use super::jobs::{Change, Job, Jobs, State as JobState};
 use super::page;
 use super::restoration::{Format, Restoration};
 use super::work::Work;
-use crate::picture::at_most;
+use crate::picture::{at_most, observation};
 
 /// Bytes of a JSON body.
 const MOST_JSON: usize = 64 << 10;
@@ -281,7 +281,7 @@ async fn upload(
         let called = name.clone();
         let picture = aside(&shared, move |work| {
             let limits = *work.model(None)?.engine.limits();
-            let read = read_image_as(&path, &Reading::default(), &limits);
+            let read = observation(&path, &Reading::default(), &limits);
             read.map_err(|e| Fault::of(&e, &[(&path, &called)]))
         })
         .await?;
@@ -326,7 +326,7 @@ async fn view(
     let side = side.unwrap_or(VIEW).clamp(1, 2 * VIEW);
     let png = aside(shared, move |work| {
         let limits = *work.model(None)?.engine.limits();
-        let picture = read_image_as(&path, &reading, &limits);
+        let picture = observation(&path, &reading, &limits);
         let picture = picture.map_err(|e| Fault::of(&e, &[(&path, &name)]))?;
         Ok(at_most(&picture, side)?.0.to_png()?)
     });

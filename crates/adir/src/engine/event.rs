@@ -201,7 +201,7 @@ impl fmt::Display for Event {
             Self::FileDone { done, total, path, outcome, .. } => {
                 write!(f, "{done}/{total}: {path}: ")?;
                 match outcome {
-                    FileOutcome::Restored { output, seconds, agreement_psnr } => {
+                    FileOutcome::Restored { output, seconds, agreement_psnr, .. } => {
                         write!(f, "{output}: {seconds:.1} s, agrees with the observation to {agreement_psnr}")
                     }
                     FileOutcome::Finished => f.write_str("finished already"),

@@ -15,6 +15,8 @@ use crate::{Error, Result};
 /// The files of a result.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Outputs {
+    /// The name that was asked for.
+    named: PathBuf,
     /// The image.
     pub image: PathBuf,
     /// The samples, where there are several.
@@ -50,6 +52,7 @@ impl Outputs {
     pub fn new(image: &Path, samples: usize) -> Self {
         let several = (1..=samples).filter(|_| samples > 1);
         Self {
+            named: image.to_owned(),
             image: image.to_owned(),
             samples: several.map(|k| sample_of(image, k)).collect(),
             deviation: (samples > 1).then(|| deviation_of(image)),
@@ -100,8 +103,12 @@ impl Outputs {
         check_ending(&self.record, Written::Json)?;
         self.report.as_ref().map_or(Ok(()), |report| check_ending(report, Written::Html))?;
         let Some(before) = before? else { return Ok(Stale::default()) };
-        let stale = (self.samples.len() + 1..=before).filter(|_| before > 1).map(|k| sample_of(&self.image, k));
-        let maps = (before > 1 && self.deviation.is_none()).then(|| maps_of(&self.image));
+        // Where results are not averaged, the first of several is a sample, too, and none has the name that was asked for.
+        let by_number = self.image != self.named;
+        let count = self.samples.len() + usize::from(by_number);
+        let stale = (count + 1..=before).filter(|_| before > 1).map(|k| sample_of(&self.named, k));
+        let stale = by_number.then(|| self.named.clone()).into_iter().chain(stale);
+        let maps = (before > 1 && self.deviation.is_none()).then(|| maps_of(&self.named));
         let is_there = |path: &PathBuf| path.is_file();
         Ok(Stale {
             samples: stale.filter(is_there).collect(),

@@ -150,7 +150,7 @@ impl Engine {
         }
     }
 
-    /// Refuses a result that exceeds the limits for reading it back.
+    /// Refuses a result that its format cannot hold, or that exceeds the limits for reading it back.
     pub(super) fn check_size(
         &self,
         path: &Path,
@@ -159,6 +159,10 @@ impl Engine {
         format: ImageFormat,
     ) -> Result<()> {
         let ImageShape { channels, height, width } = result;
+        if let Some(most) = format.longest_side().filter(|most| height.max(width) > *most) {
+            let message = format!("the result has {width}x{height} pixels, this format at most {most} on a side");
+            return Err(Error::config(format!("{}: {message}: write .png or .tif", path.display())));
+        }
         let side = |pixels: usize| u32::try_from(pixels).unwrap_or(u32::MAX);
         let samples = channels as u64 + u64::from(picture.alpha.is_some());
         let bytes = format.depth_for(picture.bit_depth).bytes();

@@ -5,7 +5,6 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::io::image::BitDepth;
 use crate::operator::ImageShape;
 use crate::problem::Measurement;
 use crate::tensor::{self, Tensor};
@@ -76,8 +75,8 @@ pub(super) struct Judged<'a> {
     pub saved: &'a Tensor<4>,
     /// As it was computed.
     pub computed: &'a Tensor<4>,
-    /// How it was saved.
-    pub depth: BitDepth,
+    /// What the file holds, see [`Picture::bounds`](crate::io::image::Picture::bounds).
+    pub bounds: Option<[f64; 2]>,
 }
 
 impl Findings {
@@ -102,9 +101,9 @@ impl Findings {
             )));
         }
         tensor::check_finite(&ax, "A x")?;
-        let within = match judged.depth {
-            BitDepth::Float => judged.computed.clone(),
-            _ => judged.computed.clone().clamp(-1.0, 1.0),
+        let within = match judged.bounds {
+            None => judged.computed.clone(),
+            Some([least, most]) => judged.computed.clone().clamp(least, most),
         };
         let stored = tensor::to_f64(&a.apply(&measurement.compared(&within)?)?)?;
         let (ax, y) = (tensor::to_f64(&ax)?, tensor::to_f64(measurement.y())?);
@@ -159,7 +158,8 @@ impl Findings {
                  degradation or --sigma is not that of the observation"
             ));
         }
-        if *misfit < TOO_CLOSE * sigma {
+        // Of less noise than a solver errs by, A x says nothing.
+        if *sigma > SOLVER_255 && *misfit < TOO_CLOSE * sigma {
             faults.push(format!(
                 "A x differs from y by {misfit:.2} grey levels, but the noise is given as {sigma:.2}: the result \
                  reproduces the noise, or --sigma is too large"
@@ -216,7 +216,7 @@ mod tests {
     /// Of `x`, saved without loss, as the result of an observation with that noise.
     fn judge(problem: Problem, y: &Tensor<4>, x: &Tensor<4>) -> Findings {
         let measurement = problem.measure(y, NoiseLevel(0.0), 3, &Limits::default()).unwrap();
-        let judged = Judged { saved: x, computed: x, depth: BitDepth::Eight };
+        let judged = Judged { saved: x, computed: x, bounds: Some([-1.0, 1.0]) };
         Findings::of(&measurement, judged).unwrap()
     }
 
@@ -303,7 +303,7 @@ mod tests {
         let y = light.to_encoded(&a.apply(&light.to_light(&truth()).unwrap()).unwrap()).unwrap();
         let measurement = problem.measure(&y, rounding, 3, &Limits::default()).unwrap();
         let (saved, computed) = (&truth(), &truth());
-        let found = Findings::of(&measurement, Judged { saved, computed, depth: BitDepth::Eight }).unwrap();
+        let found = Findings::of(&measurement, Judged { saved, computed, bounds: Some([-1.0, 1.0]) }).unwrap();
         assert!(found.pass() && found.sigma_255 == 0.0 && found.misfit_255 < 0.01, "{found:?}");
         assert!(found.allowed_255 > SOLVER_255.hypot(0.4), "{found:?}");
     }
@@ -314,7 +314,8 @@ mod tests {
         let (computed, saved) = (truth(), truth() + noise(4.0));
         let of = |y: &Tensor<4>| {
             let measurement = Problem::denoise(1.0).measure(y, NoiseLevel(0.0), 3, &Limits::default()).unwrap();
-            Findings::of(&measurement, Judged { saved: &saved, computed: &computed, depth: BitDepth::Eight }).unwrap()
+            Findings::of(&measurement, Judged { saved: &saved, computed: &computed, bounds: Some([-1.0, 1.0]) })
+                .unwrap()
         };
         let found = of(&(truth() + 0.001));
         assert!(found.pass() && found.misfit_255 > 3.8, "{found:?}");

@@ -15,7 +15,7 @@ use super::report::{Findings, Judged};
 use super::request::{Observation, Request};
 use super::states::{self, States};
 use crate::compute::Workers;
-use crate::io::image::{BitDepth, Picture, Reading, read_image_as};
+use crate::io::image::{Picture, Reading, read_image_as};
 use crate::io::limits::Limits;
 use crate::io::tally::counted;
 use crate::models::{Denoiser, Prior, Space};
@@ -340,8 +340,8 @@ impl Restored {
     pub fn findings(&self) -> Result<Findings> {
         let computed = &self.mean.tensor;
         let judged = match &self.saved {
-            Some(saved) => Judged { saved, computed, depth: self.mean.bit_depth },
-            None => Judged { saved: computed, computed, depth: BitDepth::Float },
+            Some(saved) => Judged { saved, computed, bounds: self.mean.bounds() },
+            None => Judged { saved: computed, computed, bounds: None },
         };
         Findings::of(self.restore.measurement(), judged)
     }

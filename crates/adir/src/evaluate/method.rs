@@ -399,15 +399,14 @@ impl<'a> Bench<'a> {
             seconds: start.elapsed().as_secs_f64(),
             held_out: None,
         };
-        match (method, &task.degradation, self.wiener_ratio) {
-            (Method::Bicubic, Degradation::SuperResolution { factor }, _) => {
-                return Ok(single(bicubic_upsample(y, *factor)?));
-            }
+        match (method, task.task, self.wiener_ratio) {
+            (Method::Bicubic, Task::SuperResolution { factor }, _) => return Ok(single(bicubic_upsample(y, factor)?)),
             (Method::Wiener, _, Some(ratio)) => {
                 return Ok(single(task.filtered(task.operator(&truth.x)?.as_ref(), y, ratio)?));
             }
             (Method::Observed, ..) => return Ok(single(y.clone())),
-            _ => {}
+            _ if method.uses_prior() => {}
+            _ => return Err(Error::config(format!("the method {} is not for the task {}", method.name(), task.text))),
         }
         let restored = self.engine.run(&self.plan(method, i)?, self.watch)?;
         let mean = restored.mean.tensor;

@@ -172,6 +172,17 @@ impl Picture {
         }
     }
 
+    /// The least and the greatest value, in [-1, 1] units, that a file of this picture holds; any, as floats.
+    pub(crate) fn bounds(&self) -> Option<[f64; 2]> {
+        let most = match self.bit_depth {
+            BitDepth::Float => return None,
+            BitDepth::Eight => 255.0,
+            BitDepth::Sixteen => 65535.0,
+        };
+        let Some(scale) = self.scale else { return Some([-1.0, 1.0]) };
+        Some([0.0, most].map(|value| 2.0 * (value - scale.black) / scale.span() - 1.0))
+    }
+
     /// Standard deviation of the quantisation error: 1/sqrt(12) of a step.
     pub fn rounding(&self) -> NoiseLevel {
         match (self.bit_depth, self.scale) {

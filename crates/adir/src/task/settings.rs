@@ -47,10 +47,14 @@ pub struct StageSettings {
 pub enum Levels {
     /// All of the network's range, in guided-diffusion's respacing words: `N`, `a,b,c` or `ddimN`.
     Respaced(String),
-    /// `count` timesteps from 0 to `first`, spaced as powers: first (k / (count - 1))^power, dense at low noise.
+    /// `count` timesteps from `last` to `first`, spaced as powers: last + (first - last) (k / (count - 1))^power, dense at
+    /// low noise.
     Powers {
         /// The first and noisiest timestep, an index into the network's own schedule.
         first: u16,
+        /// The last one.
+        #[serde(default, skip_serializing_if = "is_zero")]
+        last: u16,
         /// How many; fewer where neighbouring ones would be the same.
         count: usize,
         /// The exponent, 1 for even steps.
@@ -75,6 +79,11 @@ pub enum Levels {
     },
 }
 
+#[allow(clippy::trivially_copy_pass_by_ref)]
+fn is_zero(t: &u16) -> bool {
+    *t == 0
+}
+
 impl Levels {
     /// The schedule that visits them.
     ///
@@ -95,8 +104,9 @@ impl Levels {
         let share = |k: usize| k as f64 / (count - 1).max(1) as f64;
         let mut steps: Vec<usize> = match self {
             Self::Respaced(_) => Vec::new(),
-            Self::Powers { first, power, .. } => {
-                (0..count).map(|k| (f64::from(*first) * share(k).powi(*power)).round() as usize).collect()
+            Self::Powers { first, last, power, .. } => {
+                let [first, last] = [first, last].map(|t| f64::from(*t));
+                (0..count).map(|k| (last + (first - last) * share(k).powi(*power)).round() as usize).collect()
             }
             Self::Roots { .. } => {
                 let last = trained.len() - 1;

@@ -38,6 +38,8 @@ const DETAIL_OF_COUNTED: [f64; 2] = [0.12, 0.17];
 const DETAIL_OF_SCATTERED: [f64; 2] = [0.08, 0.19];
 /// Distance to the nearest observed pixel, in pixels along rows and columns, from which a gap is a hole.
 const HOLE: usize = 6;
+/// Share of the pixels below which they are missing here and there.
+const FEW: f64 = 0.05;
 /// Weight of y against the noise of the next level in the second stage, where y is a part of what has a spectrum.
 const OF_PART: f64 = 1.5;
 /// eta of the second stage.
@@ -135,7 +137,8 @@ impl Recipe<'_> {
                 Ok(vec![self.coarse(third), self.detail(rest, range)])
             }
             Hint::Hides | Hint::DropsColour | Hint::Unknown if self.aim == 0.0 => {
-                Ok(vec![self.whole(self.only_or(25))])
+                let count = if self.is_all_but_whole() { 8 } else { 25 };
+                Ok(vec![self.whole(self.only_or(count))])
             }
             Hint::Hides if !self.holes => {
                 let Counts { third, rest } = self.counts(25, 4 + (4.0 * self.aim).round() as usize)?;
@@ -189,18 +192,30 @@ impl Recipe<'_> {
     fn stage(&self, start: Start, first: u16, count: usize, mixture: Mixture, eps: EpsAfterGuidance) -> StageSettings {
         StageSettings {
             start,
-            levels: Levels::Powers { first, count, power: 2 },
+            levels: Levels::Powers { first, last: 0, count, power: 2 },
             clip_x0: self.clip_x0,
             sampler: SamplerSettings::Renoise { mixture, eps_after_guidance: eps },
             guidance: self.situation.proximal(self.trust(TRUST), true),
         }
     }
 
-    /// The network once, at the noise level of y: the mean of the posterior, as far as the network knows it.
+    /// The network once, at the noise level of y: the mean of the posterior, as far as the network knows it. Of weaker noise
+    /// than the network knows, y moves by the square of the ratio, as in Tweedie's formula with the score of the least level.
     fn at_once(&self) -> StageSettings {
         let first = self.situation.timestep(self.situation.sigma.0);
         let stage = self.stage(Start::Noisy, first, 1, OPPOSED, EpsAfterGuidance::Keep);
-        StageSettings { guidance: GuidanceSettings::None, ..stage }
+        let share = (self.situation.sigma.0 / self.least_level()).powi(2);
+        let guidance = match share < 1.0 {
+            true => self.situation.proximal(Trust::Annealed { lambda: 1.0 / (1.0 - share) }, false),
+            false => GuidanceSettings::None,
+        };
+        StageSettings { guidance, ..stage }
+    }
+
+    /// The least noise-to-signal ratio that the network knows.
+    fn least_level(&self) -> f64 {
+        let alpha_bar = self.situation.schedule.alpha_bar(0);
+        ((1.0 - alpha_bar) / alpha_bar).sqrt()
     }
 
     /// From above the noise level of y, whose noise is counted.
@@ -226,14 +241,52 @@ impl Recipe<'_> {
     fn whole(&self, count: usize) -> StageSettings {
         let first = self.situation.last_timestep();
         let stage = self.stage(Start::Noise, first, count, OPPOSED, EpsAfterGuidance::Rederive);
-        StageSettings { levels: Levels::Powers { first, count, power: 3 }, ..stage }
+        let stage = StageSettings { levels: Levels::Powers { first, last: 0, count, power: 3 }, ..stage };
+        if !self.counts_as_measured() {
+            return stage;
+        }
+        let trust = Trust::Ddnm { eta: OPPOSED_FRESH };
+        let last = if self.situation.uneven.is_none() { self.above_noise() } else { 0 };
+        StageSettings {
+            levels: Levels::Powers { first, last, count, power: 3 },
+            guidance: self.situation.proximal(trust, true),
+            ..stage
+        }
+    }
+
+    /// Whether y has noise that the network knows where it is a part of the image, or of its colours, which is counted value
+    /// by value.
+    fn counts_as_measured(&self) -> bool {
+        self.situation.sigma.0 > self.least_level() && self.situation.has_spectrum()
+    }
+
+    /// Whether y is an image with noise of which a pixel is missing here and there, such as the dead ones of a sensor.
+    fn is_all_but_whole(&self) -> bool {
+        let observed = self.situation.operator.observed().unwrap_or_default();
+        let missing = observed.iter().filter(|seen| !**seen).count();
+        self.counts_as_measured() && !self.holes && (missing as f64) < FEW * observed.len() as f64
+    }
+
+    /// The least timestep with as much noise as y.
+    fn above_noise(&self) -> u16 {
+        let (schedule, sigma) = (self.situation.schedule, self.situation.sigma.0);
+        let t = self.situation.timestep(sigma);
+        let alpha_bar = schedule.alpha_bar(usize::from(t));
+        let is_below = ((1.0 - alpha_bar) / alpha_bar).sqrt() < sigma;
+        (t + u16::from(is_below)).min(self.situation.last_timestep())
     }
 
     /// From noise, with as much fresh noise as DDPM's.
     fn sampled(&self, count: usize) -> StageSettings {
         let first = self.situation.last_timestep();
-        let stage = self.stage(Start::Noise, first, count, Mixture::Ddim(1.0), EpsAfterGuidance::Keep);
-        StageSettings { levels: Levels::Powers { first, count, power: 1 }, ..stage }
+        let stage = match self.counts_as_measured() {
+            true => {
+                let stage = self.stage(Start::Noise, first, count, Mixture::Fresh(ETA), EpsAfterGuidance::Keep);
+                StageSettings { guidance: self.situation.proximal(Trust::Ddnm { eta: ETA }, true), ..stage }
+            }
+            false => self.stage(Start::Noise, first, count, Mixture::Ddim(1.0), EpsAfterGuidance::Keep),
+        };
+        StageSettings { levels: Levels::Powers { first, last: 0, count, power: 1 }, ..stage }
     }
 
     /// From noise, by the gradient of y's likelihood through the network. An adapted network knows which shapes there are,
@@ -242,7 +295,7 @@ impl Recipe<'_> {
     fn by_gradient(&self, count: usize) -> StageSettings {
         StageSettings {
             start: Start::Noise,
-            levels: Levels::Powers { first: self.situation.last_timestep(), count, power: 1 },
+            levels: Levels::Powers { first: self.situation.last_timestep(), last: 0, count, power: 1 },
             clip_x0: self.clip_x0,
             sampler: SamplerSettings::FewStep { eta: 1.0, eps_after_guidance: EpsAfterGuidance::Keep },
             guidance: GuidanceSettings::Pigdm(PigdmConfig { sigma: self.situation.solver_sigma() }),

@@ -1,8 +1,10 @@
 //! What presets resolve to.
 
 use super::*;
-use crate::guidance::{AdirConfig, DataStep, Strength};
-use crate::operator::{BicubicDownsample, Blur, Boundary, Identity, ImageShape, Kernel, LinearOperator};
+use crate::guidance::{AdirConfig, DataStep, Strength, Trust};
+use crate::operator::{
+    BicubicDownsample, Blur, Boundary, Identity, ImageShape, Kernel, LinearOperator, Mask, PixelMask,
+};
 use crate::sampler::EpsAfterGuidance;
 use crate::schedule::{BetaSchedule, Schedule};
 use crate::units::NoiseLevel;
@@ -137,6 +139,44 @@ fn the_aim_names_the_noise_level_of_the_second_stage() {
     assert_eq!(stages(Task::Denoise, 25.0, &given)[0].2, 5);
     let given = Overrides { steps: Some("30".into()), ..aim(0.5) };
     assert_eq!(stages(Task::Deblur, 10.0, &given).iter().map(|stage| stage.2).collect::<Vec<_>>(), [10, 20]);
+}
+
+/// Noise in what is seen of an image is counted down to its own level, at which the network takes it out.
+#[test]
+fn noise_of_a_part_of_an_image_is_counted() {
+    let stage = |missing: usize, sigma: f64| {
+        let seen = (0..32 * 32).map(|i| i % 2 == 0 || i >= 2 * missing).collect();
+        let operator = PixelMask::new(ImageShape::new(3, 32, 32), Mask::new(32, 32, seen).unwrap()).unwrap();
+        let schedule = Schedule::new(BetaSchedule::Linear, 1000).unwrap();
+        let situation = Situation {
+            hint: Hint::Hides,
+            operator: &operator,
+            sigma: NoiseLevel::from_255(sigma),
+            rounding: NoiseLevel(0.0),
+            unweighted: &operator,
+            uneven: None,
+            is_linear: true,
+            detail: None,
+            schedule: &schedule,
+            adapted: false,
+            own_guidance: false,
+            beyond_range: false,
+        };
+        let stages = resolve(Preset::Fast, &situation, &Overrides::default()).unwrap().0.stages;
+        assert_eq!(stages.len(), 1);
+        let Levels::Powers { last, count, .. } = stages[0].levels else { panic!("{stages:?}") };
+        let alpha_bar = schedule.alpha_bar(usize::from(last));
+        (count, ((1.0 - alpha_bar) / alpha_bar).sqrt() * 127.5, stages[0].guidance)
+    };
+    for (missing, sigma, steps) in [(1, 12.0, 8), (512, 25.0, 25)] {
+        let (count, level, guidance) = stage(missing, sigma);
+        assert!((sigma..1.1 * sigma).contains(&level) && count == steps, "{count} steps down to {level}");
+        let GuidanceSettings::Proximal(config) = guidance else { panic!("{guidance:?}") };
+        assert!(matches!(config.trust, Trust::Ddnm { .. }) && config.count_noise, "{config:?}");
+    }
+    let (count, level, guidance) = stage(1, 0.0);
+    assert!(count == 25 && level < 2.0, "{count} steps down to {level}");
+    assert!(matches!(guidance, GuidanceSettings::Proximal(config) if matches!(config.trust, Trust::Calibrated { .. })));
 }
 
 /// Blurred and noisy, with a network that knows what such images look like: gradients through it, then steps of detail.

@@ -120,6 +120,9 @@ pub fn run(args: &EvalArgs, log: &Log) -> Result<u8> {
     if let Some(table) = args.paper.paper {
         return paper::run(args, table, log);
     }
+    if args.paper.images.is_some() {
+        return Err(Error::config("--images has no effect without --paper TABLE: name the sets only"));
+    }
     let output = args.output.clone().unwrap_or_default();
     let config = args.config();
     let of_task = |task: &EvalTask| if args.linear_light { task.in_light() } else { Ok(task.clone()) };
@@ -130,6 +133,11 @@ pub fn run(args: &EvalArgs, log: &Log) -> Result<u8> {
     check_ending(&output, Written::Folder)?;
     check_output_folder(&output)?;
     check_output(&output, &args.sets)?;
+    let names = names_of(&args.sets)?;
+    if let Some(idle) = args.methods.iter().find(|method| !tasks.iter().any(|task| method.suits(task))) {
+        let tasks = tasks.iter().map(|task| task.text.as_str()).collect::<Vec<_>>().join(", ");
+        return Err(Error::config(format!("the method {} is for none of the tasks ({tasks})", idle.name())));
+    }
     let sets = args.sets.iter().map(|set| Ok((set, args.files(set, log)?))).collect::<Result<Vec<_>>>()?;
     let cells = output.join("cells");
     std::fs::create_dir_all(&cells).map_err(|e| Error::io(&cells, e))?;
@@ -154,9 +162,7 @@ pub fn run(args: &EvalArgs, log: &Log) -> Result<u8> {
     let (mut failed, mut left_out) = (BTreeSet::new(), LeftOut::default());
     let watcher = log.watcher();
     let watch = |event: &Event| watcher.see(event);
-    for (set, files) in sets {
-        let name = set.canonicalize().ok().and_then(|p| Some(p.file_name()?.to_string_lossy().into_owned()));
-        let name = name.unwrap_or_else(|| set.display().to_string());
+    for ((set, files), name) in sets.into_iter().zip(names) {
         for task in &tasks {
             let images = args.images(set, &files, task.unit(header.info().size_multiple), &mut failed, log)?;
             let suiting: Vec<Method> = methods.iter().copied().filter(|m| m.suits(task)).collect();
@@ -193,6 +199,25 @@ pub fn run(args: &EvalArgs, log: &Log) -> Result<u8> {
     report.write(&output, engine.prior(&watch)?.id()?.as_str())?;
     log.info(&format!("{}: table.md, cells.csv, sheet.png", output.display()));
     Ok(if failed.is_empty() { crate::exit::DONE } else { crate::exit::SOME_FAILED })
+}
+
+/// The sets' names: those of their folders, with as many of the folders above as it takes to tell them apart.
+fn names_of(sets: &[PathBuf]) -> Result<Vec<String>> {
+    let places: Vec<PathBuf> = sets.iter().map(|set| set.canonicalize().unwrap_or_else(|_| set.clone())).collect();
+    let end = |place: &Path, count: usize| {
+        let parts: Vec<_> = place.iter().rev().take(count).map(|part| part.to_string_lossy()).collect();
+        parts.into_iter().rev().collect::<Vec<_>>().join("/")
+    };
+    let name = |(k, place): (usize, &PathBuf)| {
+        if places[..k].contains(place) {
+            return Err(Error::config(format!("{}: is given twice", sets[k].display())));
+        }
+        let others = || places.iter().filter(|other| *other != place);
+        let most = place.iter().count();
+        let count = (1..most).find(|count| others().all(|other| end(other, *count) != end(place, *count)));
+        Ok(end(place, count.unwrap_or(most)))
+    };
+    places.iter().enumerate().map(name).collect()
 }
 
 /// Refuses an output in a set: results there would be taken for its images.

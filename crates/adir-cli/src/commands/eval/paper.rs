@@ -38,7 +38,7 @@ pub struct PaperArgs {
     pub paper: Option<Table>,
     /// Folder of the images, DIV2K_valid_HR: the first --count by their names [default count: 50]
     #[arg(long, value_name = "FOLDER", requires = "paper")]
-    images: Option<PathBuf>,
+    pub images: Option<PathBuf>,
     /// Say what each row costs in memory and hours, and what is done already, and compute nothing
     #[arg(long, requires = "paper")]
     plan: bool,

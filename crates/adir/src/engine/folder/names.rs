@@ -18,7 +18,8 @@ pub(super) struct Names {
 impl Names {
     /// The names for `files`, paths below their folder, sorted. A file keeps its name. In another `format` it changes its
     /// ending (`a.jpg` becomes `a.png`), unless another file would get the same name: then the ending is added
-    /// (`a.jpg.png`). Names of samples (`a.1.png`) count, too.
+    /// (`a.jpg.png`). Names of samples (`a.1.png`) and of maps of where they differ
+    /// (`a.std.png`) count, too.
     pub fn new(files: &[&str], format: Option<ImageFormat>, samples: usize) -> Self {
         let own = |file: &str| ImageFormat::from_path(Path::new(file)).ok();
         // What is read but not written becomes PNG.
@@ -54,12 +55,11 @@ impl Names {
     }
 
     fn is_free(&self, name: &Path) -> bool {
-        self.all(name).all(|path| !self.taken.contains(&path))
+        self.all(name).iter().all(|path| !self.taken.contains(path))
     }
 
-    fn all(&self, name: &Path) -> impl Iterator<Item = PathBuf> + use<> {
-        let outputs = Outputs::new(name, self.samples);
-        std::iter::once(outputs.image).chain(outputs.samples)
+    fn all(&self, name: &Path) -> Vec<PathBuf> {
+        Outputs::new(name, self.samples).pictures().map(Path::to_owned).collect()
     }
 }
 
@@ -108,6 +108,9 @@ mod tests {
         // a.1.png is the first of two samples of a.png.
         assert_eq!(named(&["a.1.png", "a.png"], None, 1), ["a.1.png", "a.png"]);
         assert_eq!(named(&["a.1.png", "a.png"], None, 2), ["a.1.png", "a.png.png"]);
+        // So are a.std.png and a.heat.png, of a.jpg as of a.png.
+        assert_eq!(named(&["a.heat.png", "a.jpg"], None, 2), ["a.heat.png", "a.jpg.jpg"]);
+        assert_eq!(named(&["a.jpg", "a.png"], None, 2), ["a.jpg", "a.png.png"]);
     }
 
     #[test]

@@ -17,6 +17,7 @@ use crate::engine::latent::{LatentPlan, LatentRestored, Parts};
 use crate::engine::open::Engine;
 use crate::engine::plan::Plan;
 use crate::engine::record::Decibel;
+use crate::engine::report::Findings;
 use crate::engine::run::Restored;
 use crate::retrieve::ContentHash;
 use crate::{Error, Result};
@@ -34,6 +35,9 @@ pub enum FileOutcome {
         seconds: f64,
         /// PSNR of A x against y.
         agreement_psnr: Decibel,
+        /// The numbers behind the verdict; absent of upscalings with Stable Diffusion.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        findings: Option<Findings>,
     },
     /// Another process had restored it meanwhile.
     Finished,
@@ -317,16 +321,17 @@ impl Engine {
         let output = outputs.map(|outputs| outputs.image.clone()).unwrap_or_default();
         let name = output.strip_prefix(&plan.request.output).unwrap_or(&output);
         manifest.push(&entry(plan, k, name, FileState::Started))?;
-        let (input_sha256, agreement_psnr) = match made {
+        let (input_sha256, agreement_psnr, findings) = match made {
             Made::Restored(mut restored) => {
                 restored.save(self)?;
-                (restored.record.input.sha256, restored.record.agreement_psnr)
+                let findings = restored.findings()?;
+                (restored.record.input.sha256, restored.record.agreement_psnr, Some(findings))
             }
             Made::Upscaled(upscaled) => {
                 let (mut restored, single) = *upscaled;
                 restored.save(self, &single)?;
                 let agreement = restored.record.agreement_psnr.unwrap_or(Decibel(f64::INFINITY));
-                (restored.record.input.sha256, agreement)
+                (restored.record.input.sha256, agreement, None)
             }
             Made::Finished(entry) => return manifest.push(&entry).map(|()| FileOutcome::Finished),
         };
@@ -335,6 +340,7 @@ impl Engine {
             output: output.to_string_lossy().into_owned(),
             seconds: (spent + started.elapsed()).as_secs_f64(),
             agreement_psnr,
+            findings,
         })
     }
 

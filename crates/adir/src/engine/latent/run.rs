@@ -319,7 +319,7 @@ impl LatentRestored {
         else {
             return Ok(None);
         };
-        let judged = Judged { saved, computed: &first.tensor, depth: first.bit_depth };
+        let judged = Judged { saved, computed: &first.tensor, bounds: first.bounds() };
         Findings::of(measurement, judged).map(Some)
     }
 }

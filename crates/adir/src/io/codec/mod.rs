@@ -64,6 +64,15 @@ pub enum ImageFormat {
 }
 
 impl ImageFormat {
+    /// Pixels on a side, at most, where the format sets a bound that images meet.
+    pub(crate) fn longest_side(self) -> Option<usize> {
+        match self {
+            Self::Jpeg => Some(65535),
+            Self::WebP => Some(16383),
+            _ => None,
+        }
+    }
+
     /// Whether a path's extension is that of an image that can be read.
     pub fn reads(path: &Path) -> bool {
         let only_read = |extension: &OsStr| ["jxl", "avif"].iter().any(|other| extension.eq_ignore_ascii_case(other));
