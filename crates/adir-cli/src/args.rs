@@ -41,7 +41,7 @@ pub struct DegradationArgs {
     #[arg(long, value_name = "IMAGE")]
     pub mask: Option<PathBuf>,
     /// Standard deviation of the noise in grey levels (0 to 255), or auto: estimated from the observation [default: auto
-    /// for deblur and denoise, else 0]
+    /// for deblur and denoise, else 0]; `adir degrade` takes a number, which denoise needs [default: 0]
     #[arg(long, value_name = "LEVELS", value_parser = sigma)]
     pub sigma: Option<Sigma>,
     /// How the noise grows with the light: its variance is GAIN times the grey level (0 to 255) plus the square of --sigma.

@@ -386,3 +386,30 @@ fn an_interrupted_run_says_how_to_go_on() {
     assert_eq!(images(&f.join("o")), images(&f.join("whole")));
     fs::remove_dir_all(f).unwrap();
 }
+
+/// Every file has a verdict: text tells what is wrong, JSON all of it.
+#[test]
+fn every_file_of_a_folder_has_a_verdict() {
+    let f = folder("verdicts");
+    for name in ["a.png", "b.png"] {
+        part(&f.join("s").join(name), 40, 60, 32);
+    }
+    // Noise that the observations do not have.
+    let args = ["restore", "s", "-o", "o", "--task", "denoise", "--sigma", "40", "--steps", "2", "--overwrite"];
+    let (_, quiet) = expect(0, &f, &[&args[..], &["--quiet"]].concat());
+    for name in ["a.png", "b.png"] {
+        assert!(quiet.contains(&format!("WARN {name}: A x")), "{quiet}");
+    }
+    fs::remove_dir_all(f.join("o")).unwrap();
+    let (_, log) = expect(0, &f, &["restore", "s", "-o", "o", "--task", "sr2", "--log-format", "json"]);
+    let events = log.lines().map(|line| serde_json::from_str::<Value>(line).unwrap());
+    let verdicts: Vec<Value> = events.filter(|event| event["event"] == "verdict").collect();
+    assert_eq!(verdicts.len(), 2, "{log}");
+    for (verdict, name) in verdicts.iter().zip(["a.png", "b.png"]) {
+        assert!(verdict["file"] == name && verdict["verdict"] == "PASS", "{verdict}");
+        assert!(verdict["findings"]["misfit_255"].is_number(), "{verdict}");
+    }
+    let (_, text) = expect(0, &f, &["restore", "s", "-o", "p", "--task", "sr2"]);
+    assert!(!text.contains("PASS") && !text.contains("WARN"), "{text}");
+    fs::remove_dir_all(f).unwrap();
+}

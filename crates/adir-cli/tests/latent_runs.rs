@@ -175,5 +175,19 @@ fn an_edit_has_a_record_and_a_page() {
     assert!(!page.contains("bservation") && !page.contains("Agreement"), "{page}");
     let (said, _) = expect(0, &f, &["replay", "r.json"]);
     assert_eq!(said.matches("the same bytes").count(), 2, "{said}");
+    // One result has the name that is asked for; of two, none has.
+    let (one, two) = (["-o", "z.png", "--overwrite"], ["-o", "z.png", "--overwrite", "-n", "2"]);
+    let args = ["edit", "y.png", "--model", "model", "--box", "2,2,8,8", "--steps", "2"];
+    let (_, said) = expect(0, &f, &[&args[..], &one].concat());
+    assert!(said.contains("z.png: ") && !said.contains("left alone"), "{said}");
+    let (_, said) = expect(0, &f, &[&args[..], &two].concat());
+    assert!(
+        said.contains("left alone: 1 result of an earlier run, from z.png on") && said.contains("z.1.png: "),
+        "{said}"
+    );
+    let (_, said) = expect(0, &f, &[&args[..], &one].concat());
+    assert!(said.contains("left alone: 2 results of an earlier run, from z.1.png on"), "{said}");
+    let (_, said) = expect(0, &f, &[&args[..], &["-o", "z.jpg"]].concat());
+    assert!(said.contains("JPEG changes all pixels"), "{said}");
     fs::remove_dir_all(f).unwrap();
 }

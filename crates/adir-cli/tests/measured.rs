@@ -380,3 +380,50 @@ fn a_blur_of_light_is_undone_in_light() {
     assert!(said.contains("odd.png") && said.contains("ICC profile"), "{said}");
     odd(&[], 0);
 }
+
+/// Floats are degraded, restored and compared in the values of their file, with the same options.
+#[test]
+fn the_white_of_floats_holds_through_all_commands() {
+    let f = folder("white-of-floats");
+    let ramp = (0..48 * 48).map(|i| 500.0 + 60.0 * (i % 48) as f32 + 300.0 * ((i / 48) as f32 / 6.0).sin());
+    let counts = from_f32(ramp.map(|v| v / 0.5 - 1.0).collect(), [1, 1, 48, 48], &cpu());
+    write_image(&f.join("x.tif"), &counts, &WriteOptions { bit_depth: BitDepth::Float, ..WriteOptions::default() })
+        .unwrap();
+    assert!(to_f32(&read_unit(f.join("x.tif"))).unwrap().iter().any(|v| *v > 1000.0));
+    let white = ["--white", "4095", "--task", "sr2"];
+    adir(0, &f, &[&["degrade", "x.tif", "-o", "y.tif"], &white[..]].concat());
+    let said = adir(0, &f, &[&["restore", "y.tif", "-o", "r.tif", "--steps", "3"], &white[..]].concat());
+    assert!(said.contains("PASS"), "{said}");
+    let said = adir(0, &f, &[&["compare", "x.tif", "r.tif", "--observed", "y.tif"], &white[..]].concat());
+    let psnr = said.lines().find_map(|line| line.strip_prefix("psnr_rgb")).unwrap().trim().parse::<f64>().unwrap();
+    assert!(psnr > 25.0, "{said}");
+    fs::remove_dir_all(f).unwrap();
+}
+
+/// What a format cannot hold, and what a factor leaves nothing of, is refused before anything is computed.
+#[test]
+fn sizes_that_cannot_be_are_refused() {
+    let f = folder("sizes");
+    write(f.join("long.png"), &Tensor::zeros([1, 1, 2, 9000], &cpu()));
+    let said = adir(2, &f, &["restore", "long.png", "-o", "x.webp", "--task", "sr2", "--plan"]);
+    assert!(said.contains("18000x4 pixels, this format at most 16383"), "{said}");
+    write(f.join("flat.png"), &Tensor::zeros([1, 1, 5, 70], &cpu()));
+    let said = adir(2, &f, &["degrade", "flat.png", "-o", "x.png", "--task", "sr7"]);
+    assert!(said.contains("70x5 pixels is too small"), "{said}");
+    assert!(!f.join("x.png").exists() && !f.join("x.webp").exists());
+    fs::remove_dir_all(f).unwrap();
+}
+
+/// Less noise than the network knows moves no value by more than that noise; what is deterministic has one sample.
+#[test]
+fn weak_noise_is_not_made_strong() {
+    let f = folder("weak");
+    let x = photo(64);
+    let options = WriteOptions { bit_depth: BitDepth::Sixteen, ..WriteOptions::default() };
+    write_image(&f.join("y.png"), &with_noise(x.clone(), 0.3), &options).unwrap();
+    let said = adir(0, &f, &["restore", "y.png", "-o", "r.png", "--task", "denoise", "--sigma", "0.3", "-n", "2"]);
+    assert!(said.contains("samples will be the same"), "{said}");
+    let (before, after) = (psnr(&x, &read(f.join("y.png"))), psnr(&x, &read(f.join("r.png"))));
+    assert!(before > 58.0 && after > before - 0.1, "{before:.2} dB became {after:.2} dB");
+    fs::remove_dir_all(f).unwrap();
+}

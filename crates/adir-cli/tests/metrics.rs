@@ -108,6 +108,37 @@ fn factors_that_do_not_divide_the_crop_cut_it_further() {
     fs::remove_dir_all(f).unwrap();
 }
 
+/// A row measures the method that it names, in the set that it names: with a kernel, the row bicubic was the network's, and
+/// folders of one name were averaged.
+#[test]
+fn rows_of_eval_are_what_they_are_called() {
+    let f = folder("rows");
+    for set in ["a/val", "b/val"] {
+        fs::create_dir_all(f.join(set)).unwrap();
+        fs::copy(f.join("x.png"), f.join(set).join("x.png")).unwrap();
+    }
+    let args = ["eval", "a/val", "b/val", "-o", "ev", "-n", "1", "--steps", "2", "--crop", "32"];
+    expect(0, &f, &[&args[..], &["--tasks", "sr2:box:3", "--methods", "bicubic,none"]].concat());
+    let cells = fs::read_to_string(f.join("ev/cells.csv")).unwrap();
+    let rows: Vec<Vec<&str>> = cells.lines().skip(1).map(|line| line.split(',').collect()).collect();
+    let column = |k: usize| rows.iter().map(|row| row[k]).collect::<Vec<_>>();
+    assert_eq!(column(0), ["a/val", "a/val", "b/val", "b/val"], "{cells}");
+    assert_eq!(column(3), ["bicubic", "none", "bicubic", "none"], "{cells}");
+    let psnr = column(5);
+    assert!(psnr[0] != psnr[1] && psnr[0] == psnr[2] && psnr[1] == psnr[3], "{cells}");
+    let refused = [
+        (&["a/val"][..], "bicubic,wiener", "wiener is for none of the tasks (sr2)"),
+        (&["a/val", "a/../a/val"], "bicubic", "is given twice"),
+        (&["a/val", "--images", "b"], "bicubic", "--images has no effect without --paper"),
+    ];
+    for (sets, methods, said) in refused {
+        let args = [&["eval"][..], sets, &["-o", "ev", "--tasks", "sr2", "--methods", methods]].concat();
+        let (_, err) = expect(2, &f, &args);
+        assert!(err.contains(said), "{err}");
+    }
+    fs::remove_dir_all(f).unwrap();
+}
+
 /// What says nothing of an image is named once, with the reason.
 #[test]
 fn eval_says_which_metrics_it_leaves_out() {
@@ -116,7 +147,7 @@ fn eval_says_which_metrics_it_leaves_out() {
     for name in ["set/a.png", "set/b.png"] {
         fs::copy(f.join("x.png"), f.join(name)).unwrap();
     }
-    let args = ["eval", "set", "-o", "ev", "--tasks", "sr2,sr4", "--methods", "bicubic,observed", "--crop", "64"];
+    let args = ["eval", "set", "-o", "ev", "--tasks", "sr2,sr4", "--methods", "bicubic", "--crop", "64"];
     // Kept cells say it, too.
     for _ in 0..2 {
         let (_, err) = expect(0, &f, &[&args[..], &["--metric", "ms_ssim_y"]].concat());

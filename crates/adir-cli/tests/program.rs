@@ -360,6 +360,11 @@ fn an_archive_has_an_adapter_of_its_own() {
     let (_, err) = create("30", 0, &["-o", "all.safetensors"]);
     assert!(err.contains("30 steps") && err.contains("25 steps"), "another state, beside the file: {err}");
     assert!(f.join("all.checkpoint").is_file());
+    // The name goes to the adapter that was trained on.
+    assert!(err.contains("now named \"all-25\"") && !err.contains("another adapter"), "{err}");
+    let (list, _) = expect(0, &f, &["adapt", "list", "--cache", "cache"]);
+    let steps = |name: &str| list.lines().find(|line| line.split_whitespace().nth(1) == Some(name)).unwrap_or_default();
+    assert!(steps("all").contains("30 steps") && steps("all-25").contains("25 steps"), "{list}");
     let (out, _) = expect(0, &f, &["adapt", "info", "all.safetensors"]);
     for part in ["25   ", "30   ", "kept", "timesteps", "800 to 999"] {
         assert!(out.contains(part), "{part}: {out}");

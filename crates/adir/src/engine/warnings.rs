@@ -4,6 +4,7 @@ use super::folder::label;
 use super::plan::Plan;
 use crate::Result;
 use crate::io::image::{BitDepth, ImageFormat, Picture, first_of};
+use crate::sampler::Start;
 use crate::tensor;
 
 /// Largest values of data of 10 and 12 bits.
@@ -42,6 +43,13 @@ pub(super) fn warnings(plan: &Plan) -> Result<Vec<String>> {
                 warnings.push(format!("{name}: values below 0 and above {most} are cut off in the result"));
             }
         }
+    }
+    let (samples, stages) = (plan.request.sampling.samples, &plan.restore.settings().stages);
+    if samples > 1 && stages.iter().all(|stage| stage.start == Start::Noisy) {
+        warnings.push(format!(
+            "{name}: the {samples} samples will be the same, because one evaluation leaves nothing to chance; --aim above 0 \
+             makes different ones"
+        ));
     }
     if plan.depth() == BitDepth::Eight {
         let [sixteen, float] = ROUNDED;

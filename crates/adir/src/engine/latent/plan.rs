@@ -16,7 +16,7 @@ use crate::compute::WeightPrecision;
 use crate::io::atomic::check_outputs;
 use crate::io::ending::{Written, check_ending};
 use crate::io::hash::ContentHash;
-use crate::io::image::{Picture, check_file, read_hashed_as};
+use crate::io::image::{ImageFormat, Picture, check_file, read_hashed_as};
 use crate::io::tally::counted;
 use crate::io::weights::WeightFile;
 use crate::latent::Solver;
@@ -347,6 +347,10 @@ impl LatentPlan {
         if self.picture.tensor.dims()[1] == 1 {
             warnings
                 .push("the image is grey: the network sees three equal channels, and the result is made grey".into());
+        }
+        let format = self.outputs.as_ref().and_then(|outputs| ImageFormat::from_path(&outputs.image).ok());
+        if matches!(self.request.task, LatentTask::Edit { .. }) && format == Some(ImageFormat::Jpeg) {
+            warnings.push("JPEG changes all pixels, not only the marked ones: .png keeps the others to the bit".into());
         }
         let usual = self.request.usual_scale();
         if self.request.sampling.scale > 1.0 && self.request.sampling.scale != usual && !self.request.is_guided() {
