@@ -127,6 +127,28 @@ fn masks_kernels_and_galleries_are_taken_by_id_and_name() {
     assert!(damaged.json()["error"]["message"].as_str().unwrap().starts_with("d.png: "));
 }
 
+/// A pixel that a telescope did not observe is filled in, as by the program.
+#[test]
+fn pixels_that_were_not_observed_are_taken() {
+    const SIDE: usize = 32;
+    let (folder, _) = with_picture("unobserved", SIDE);
+    let server = Server::start(&folder, &[]);
+    let cards = ["SIMPLE  =                    T", "BITPIX  =                  -32", "NAXIS   =                    2"];
+    let sides = [1, 2].map(|axis| format!("NAXIS{axis}  = {SIDE:>20}"));
+    let cards = cards.iter().copied().chain(sides.iter().map(String::as_str)).chain(["END"]);
+    let mut file = cards.map(|card| format!("{card:<80}")).collect::<String>().into_bytes();
+    file.resize(2880, b' ');
+    let value = |i: usize| if i == 100 { f32::NAN } else { 0.3 + 0.01 * (i % SIDE) as f32 };
+    file.extend((0..SIDE * SIDE).flat_map(|i| value(i).to_be_bytes()));
+    file.resize(3 * 2880, 0);
+    let image = server.upload("y.fits", &file);
+    let asked = json!({"image": image, "task": "denoise", "sigma": 3});
+    assert_eq!(server.post("/preview", &asked).status, 200);
+    let id = server.begin(&asked);
+    server.done(&id);
+    assert_eq!(server.get(&format!("/jobs/{id}")).json()["state"], "done");
+}
+
 #[test]
 fn events_tell_of_every_step_and_end_with_the_job() {
     let (folder, y) = with_picture("events", 48);
