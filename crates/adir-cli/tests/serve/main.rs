@@ -122,6 +122,14 @@ fn masks_kernels_and_galleries_are_taken_by_id_and_name() {
         assert!((400..500).contains(&answer.status) && message.contains(says), "{message}");
         assert!(!message.contains("data/"), "{message}");
     }
+    for (address, status) in [("/jobs/xyz", 404), ("/jobs?limit=abc", 400), ("/images/1/view?side=-1", 404)] {
+        let answer = server.get(address);
+        assert!(
+            answer.status == status && answer.json()["error"]["message"].is_string(),
+            "{address}: {}",
+            answer.status
+        );
+    }
     let damaged = server.with("POST", "/api/v1/images?name=d.png", "", &y[..y.len() / 2]);
     assert_eq!(damaged.status, 422, "{:?}", damaged.head);
     assert!(damaged.json()["error"]["message"].as_str().unwrap().starts_with("d.png: "));

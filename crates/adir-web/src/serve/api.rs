@@ -10,7 +10,7 @@ use adir::engine::Outputs;
 use adir::io::image::{Picture, Reading};
 use adir::problem::Measurement;
 use axum::body::{Body, Bytes};
-use axum::extract::{FromRequest, Path, Query, Request, State};
+use axum::extract::{FromRequest, Request, State};
 use axum::http::header::{
     CACHE_CONTROL, CONTENT_DISPOSITION, CONTENT_LENGTH, CONTENT_SECURITY_POLICY, CONTENT_TYPE, LOCATION,
 };
@@ -27,6 +27,7 @@ use tokio_stream::wrappers::{BroadcastStream, ReceiverStream};
 use tokio_stream::{Stream, StreamExt};
 use utoipa::{OpenApi, ToSchema};
 
+use super::address::{InPath, InQuery};
 use super::error::{Answer, Fault, Kind};
 use super::guard::REPORT_POLICY;
 use super::id::Id;
@@ -258,7 +259,7 @@ struct Taken {
     responses((status = 201, body = Taken), (status = "4XX", body = Answer)))]
 async fn upload(
     State(shared): State<Shared>,
-    Query(Named { name }): Query<Named>,
+    InQuery(Named { name }): InQuery<Named>,
     request: Request,
 ) -> Result<Response, Fault> {
     let name: String = name.chars().filter(|c| !c.is_control()).take(LONGEST_NAME).collect();
@@ -307,8 +308,8 @@ struct Side {
     responses((status = 200, content_type = "image/png", body = [u8]), (status = "4XX", body = Answer)))]
 async fn view_image(
     State(shared): State<Shared>,
-    Path(id): Path<Id>,
-    Query(Side { side, page }): Query<Side>,
+    InPath(id): InPath<Id>,
+    InQuery(Side { side, page }): InQuery<Side>,
 ) -> Result<Response, Fault> {
     let (upload, path) = shared.work.store.image(id)?;
     view(&shared, path, upload.name, (side, page)).await
@@ -427,7 +428,7 @@ struct Listed {
     params(("limit" = Option<usize>, Query, description = "At most so many, 1 to 200"),
         ("before" = Option<u64>, Query, description = "Only those with smaller numbers")),
     responses((status = 200, body = Listed)))]
-async fn list(State(shared): State<Shared>, Query(Range { limit, before }): Query<Range>) -> Json<Listed> {
+async fn list(State(shared): State<Shared>, InQuery(Range { limit, before }): InQuery<Range>) -> Json<Listed> {
     let (jobs, queued) = shared.work.jobs.list(before, limit.unwrap_or(50).clamp(1, MOST_LISTED));
     Json(Listed { jobs, queued })
 }
@@ -435,21 +436,21 @@ async fn list(State(shared): State<Shared>, Query(Range { limit, before }): Quer
 /// A job.
 #[utoipa::path(get, path = "/api/v1/jobs/{id}", params(("id" = String, Path)),
     responses((status = 200, body = Job), (status = "4XX", body = Answer)))]
-async fn job(State(shared): State<Shared>, Path(id): Path<Id>) -> Result<Json<Job>, Fault> {
+async fn job(State(shared): State<Shared>, InPath(id): InPath<Id>) -> Result<Json<Job>, Fault> {
     shared.work.jobs.get(id).map(Json)
 }
 
 /// Ends a job: one that waits at once, one that runs after its present step.
 #[utoipa::path(post, path = "/api/v1/jobs/{id}/cancel", params(("id" = String, Path)),
     responses((status = 200, body = Job), (status = "4XX", body = Answer)))]
-async fn cancel(State(shared): State<Shared>, Path(id): Path<Id>) -> Result<Json<Job>, Fault> {
+async fn cancel(State(shared): State<Shared>, InPath(id): InPath<Id>) -> Result<Json<Job>, Fault> {
     shared.work.jobs.cancel(id).map(Json)
 }
 
 /// Removes a job and its files, and ends it before if need be.
 #[utoipa::path(delete, path = "/api/v1/jobs/{id}", params(("id" = String, Path)),
     responses((status = 204), (status = "4XX", body = Answer)))]
-async fn remove(State(shared): State<Shared>, Path(id): Path<Id>) -> Result<StatusCode, Fault> {
+async fn remove(State(shared): State<Shared>, InPath(id): InPath<Id>) -> Result<StatusCode, Fault> {
     shared.work.jobs.remove(id).map(|()| StatusCode::NO_CONTENT)
 }
 
@@ -470,8 +471,8 @@ struct How {
     responses((status = 200, body = [u8]), (status = "4XX", body = Answer)))]
 async fn file(
     State(shared): State<Shared>,
-    Path((id, name)): Path<(Id, String)>,
-    Query(How { view: as_view, side, download }): Query<How>,
+    InPath((id, name)): InPath<(Id, String)>,
+    InQuery(How { view: as_view, side, download }): InQuery<How>,
 ) -> Result<Response, Fault> {
     let job = shared.work.jobs.get(id)?;
     if name == "preview" {
@@ -584,7 +585,7 @@ async fn events(State(shared): State<Shared>) -> impl IntoResponse {
 /// The same of one job, up to its end.
 #[utoipa::path(get, path = "/api/v1/jobs/{id}/events", params(("id" = String, Path)),
     responses((status = 200, content_type = "text/event-stream", body = String), (status = "4XX", body = Answer)))]
-async fn job_events(State(shared): State<Shared>, Path(id): Path<Id>) -> Result<impl IntoResponse, Fault> {
+async fn job_events(State(shared): State<Shared>, InPath(id): InPath<Id>) -> Result<impl IntoResponse, Fault> {
     let jobs: &Jobs = &shared.work.jobs;
     let (changes, _) = jobs.listen();
     let now = Change::Job(Arc::new(jobs.get(id)?));

@@ -4,6 +4,7 @@
 //! computed in the order in which they came, one at a time on each device, and wait through a restart. Nothing that a client
 //! sends becomes a path, and only pages of this server may ask. It opens no connections.
 
+mod address;
 mod api;
 mod error;
 mod guard;
