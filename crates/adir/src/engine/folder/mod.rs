@@ -418,7 +418,8 @@ impl Engine {
                 Ok(planned) => {
                     check(to_do.k, &planned)?;
                     checked.files += 1;
-                    checked.warn(planned.warnings());
+                    let named = |text: String| if text.contains(&file) { text } else { format!("{file}: {text}") };
+                    checked.warn(planned.warnings().into_iter().map(named).collect());
                     checked.memory = checked.memory.max(planned.memory());
                     checked.products = checked.products.saturating_add(planned.products());
                     checked.first.get_or_insert(planned);
