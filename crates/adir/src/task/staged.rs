@@ -218,13 +218,17 @@ impl Recipe<'_> {
         ((1.0 - alpha_bar) / alpha_bar).sqrt()
     }
 
-    /// From above the noise level of y, whose noise is counted.
+    /// From above the noise level of y, whose noise is counted: down to it for the least error, as the network takes it out
+    /// there, and where noise differs or detail is asked for to the end.
     fn denoise(&self, count: usize) -> StageSettings {
-        let most = self.situation.uneven.map_or(self.situation.sigma, |noise| noise.most);
-        let first = self.situation.timestep(2.5 * most.0);
+        let most = self.situation.uneven.map_or(self.noise_in_image(), |noise| noise.most.0);
+        let first = self.situation.timestep(2.5 * most);
+        let to_noise = self.aim == 0.0 && self.situation.uneven.is_none() && self.counts_as_measured();
+        let last = if to_noise { self.above_noise() } else { 0 };
         let eta = OPPOSED_FRESH;
         let guidance = self.situation.proximal(Trust::Ddnm { eta }, true);
-        StageSettings { guidance, ..self.stage(Start::Estimate, first, count, OPPOSED, EpsAfterGuidance::Keep) }
+        let stage = self.stage(Start::Estimate, first, count, OPPOSED, EpsAfterGuidance::Keep);
+        StageSettings { levels: Levels::Powers { first, last, count, power: 2 }, guidance, ..stage }
     }
 
     /// From what y decides, with opposed noise.
@@ -267,9 +271,16 @@ impl Recipe<'_> {
         self.counts_as_measured() && !self.holes && (missing as f64) < FEW * observed.len() as f64
     }
 
-    /// The least timestep with as much noise as y.
+    /// The noise of y in an image of which y says something: more where y is a mean of channels.
+    fn noise_in_image(&self) -> f64 {
+        let largest = self.situation.operator.exact_gram().map_or(1.0, |gram| gram.largest());
+        self.situation.sigma.0 / largest.sqrt()
+    }
+
+    /// The least timestep with as much noise as y; where it has more in the image, with as much as the geometric mean of the
+    /// two. The network knows noise that differs between channels, and takes out more than that of y at its level.
     fn above_noise(&self) -> u16 {
-        let (schedule, sigma) = (self.situation.schedule, self.situation.sigma.0);
+        let (schedule, sigma) = (self.situation.schedule, (self.situation.sigma.0 * self.noise_in_image()).sqrt());
         let t = self.situation.timestep(sigma);
         let alpha_bar = schedule.alpha_bar(usize::from(t));
         let is_below = ((1.0 - alpha_bar) / alpha_bar).sqrt() < sigma;
