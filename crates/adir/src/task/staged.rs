@@ -144,9 +144,18 @@ impl Recipe<'_> {
                 let Counts { third, rest } = self.counts(25, 4 + (4.0 * self.aim).round() as usize)?;
                 Ok(vec![self.whole(third), self.detail(rest, DETAIL_OF_SCATTERED)])
             }
-            // Nothing in y says how a hole or a colour looks: all of it is sampled.
+            // Nothing in y says how a hole or a colour looks: all of it is sampled. The noise of the rest is taken out then.
             Hint::Hides | Hint::DropsColour | Hint::Unknown => {
-                Ok(vec![self.sampled(self.only_or(20 + (30.0 * self.aim).round() as usize))])
+                let count = 20 + (30.0 * self.aim).round() as usize;
+                let Some(after) = self.counts_as_measured().then_some(4 + (4.0 * self.aim).round() as usize) else {
+                    return Ok(vec![self.sampled(self.only_or(count))]);
+                };
+                let (count, after) = match self.steps {
+                    None => (count, after),
+                    Some(steps) => (steps - steps / 6, steps / 6),
+                };
+                let denoise = (after > 0).then(|| self.denoise(after));
+                Ok(std::iter::once(self.sampled(count)).chain(denoise).collect())
             }
         }
     }
@@ -290,13 +299,7 @@ impl Recipe<'_> {
     /// From noise, with as much fresh noise as DDPM's.
     fn sampled(&self, count: usize) -> StageSettings {
         let first = self.situation.last_timestep();
-        let stage = match self.counts_as_measured() {
-            true => {
-                let stage = self.stage(Start::Noise, first, count, Mixture::Fresh(ETA), EpsAfterGuidance::Keep);
-                StageSettings { guidance: self.situation.proximal(Trust::Ddnm { eta: ETA }, true), ..stage }
-            }
-            false => self.stage(Start::Noise, first, count, Mixture::Ddim(1.0), EpsAfterGuidance::Keep),
-        };
+        let stage = self.stage(Start::Noise, first, count, Mixture::Ddim(1.0), EpsAfterGuidance::Keep);
         StageSettings { levels: Levels::Powers { first, last: 0, count, power: 1 }, ..stage }
     }
 
