@@ -1,19 +1,8 @@
 //! Pictures as a browser shows them.
 
-use std::path::Path;
-
 use adir::Result;
-use adir::io::image::{Picture, Reading, read_hashed_as};
-use adir::io::limits::Limits;
+use adir::io::image::Picture;
 use adir::operator::bicubic_resize;
-
-/// An observation, which may have pixels that were not observed.
-///
-/// # Errors
-/// Those of [`read_hashed_as`].
-pub fn observation(path: &Path, reading: &Reading, limits: &Limits) -> Result<Picture> {
-    Ok(read_hashed_as(path, reading, limits)?.0)
-}
 
 /// A picture of 8 bits without alpha, at most `longest` pixels on its longer side, and whether it was made smaller.
 ///

@@ -181,10 +181,10 @@ pub fn run(args: &AdaptCommandArgs, log: &Log) -> Result<u8> {
                 let message = "is no adapter in the cache, which remove is for: delete the file itself";
                 return Err(Error::config(format!("{}: {message}", path.display())));
             }
-            let info = Adapter::info(&WeightFile::open(&path)?);
+            let info = WeightFile::open(&path).ok().and_then(|file| Adapter::info(&file).ok());
             std::fs::remove_file(&path).map_err(|e| Error::io(path, e))?;
             // It goes with all of its names.
-            if let Ok(AdapterInfo { name, also, .. }) = info
+            if let Some(AdapterInfo { name, also, .. }) = info
                 && !also.is_empty()
             {
                 let names = std::iter::once(name).chain(also).map(|name| format!("{name:?}")).collect::<Vec<_>>();

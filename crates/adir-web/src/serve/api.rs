@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use adir::engine::Outputs;
-use adir::io::image::{Picture, Reading};
+use adir::io::image::{Picture, Reading, read_observation};
 use adir::problem::Measurement;
 use axum::body::{Body, Bytes};
 use axum::extract::{FromRequest, Request, State};
@@ -35,7 +35,7 @@ use super::jobs::{Change, Job, Jobs, State as JobState};
 use super::page;
 use super::restoration::{Format, Restoration};
 use super::work::Work;
-use crate::picture::{at_most, observation};
+use crate::picture::at_most;
 
 /// Bytes of a JSON body.
 const MOST_JSON: usize = 64 << 10;
@@ -282,7 +282,7 @@ async fn upload(
         let called = name.clone();
         let picture = aside(&shared, move |work| {
             let limits = *work.model(None)?.engine.limits();
-            let read = observation(&path, &Reading::default(), &limits);
+            let read = read_observation(&path, &Reading::default(), &limits);
             read.map_err(|e| Fault::of(&e, &[(&path, &called)]))
         })
         .await?;
@@ -327,7 +327,7 @@ async fn view(
     let side = side.unwrap_or(VIEW).clamp(1, 2 * VIEW);
     let png = aside(shared, move |work| {
         let limits = *work.model(None)?.engine.limits();
-        let picture = observation(&path, &reading, &limits);
+        let picture = read_observation(&path, &reading, &limits);
         let picture = picture.map_err(|e| Fault::of(&e, &[(&path, &name)]))?;
         Ok(at_most(&picture, side)?.0.to_png()?)
     });

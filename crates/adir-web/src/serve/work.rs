@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use adir::engine::Plan;
 use adir::evaluate::observe;
-use adir::io::image::{Picture, Reading};
+use adir::io::image::{Picture, Reading, read_observation};
 use adir::operator::{Boundary, ImageShape, Mask};
 use adir::problem::{MaskSource, Sigma};
 use adir::task::Task;
@@ -18,7 +18,6 @@ use super::jobs::{Job, Jobs};
 use super::restoration::{Files, Restoration};
 use super::runner::{Served, names};
 use super::store::Store;
-use crate::picture::observation;
 
 /// Pixels a side, at most, of the part that a preview of the operator shows.
 const PART: usize = 256;
@@ -119,7 +118,7 @@ impl Work {
         let mut reading = Reading::default();
         reading.page = asked.page;
         let picture =
-            observation(&files.image, &reading, &limits).map_err(|e| Fault::of(&e, &[(&files.image, &name)]))?;
+            read_observation(&files.image, &reading, &limits).map_err(|e| Fault::of(&e, &[(&files.image, &name)]))?;
         let problem = asked.problem(&files, &limits)?;
         let factor = match problem.task {
             Task::SuperResolution { factor } => factor,

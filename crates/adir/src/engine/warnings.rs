@@ -32,8 +32,7 @@ pub(super) fn warnings(plan: &Plan) -> Result<Vec<String>> {
         if plan.outputs().is_some() && !clipped && plan.depth() != BitDepth::Float {
             // Whole numbers reach beyond a white that was named.
             let depth = plan.depth().scale();
-            let scale = plan.picture.scale.unwrap_or(depth);
-            let [lowest, highest] = [0.0, depth.white].map(|value| (value - scale.black) / (scale.white - scale.black));
+            let [lowest, highest] = plan.picture.scale.unwrap_or(depth).bounds(plan.depth());
             if plan.picture.bit_depth == BitDepth::Float {
                 warnings.push(format!(
                     "{name}: values beyond black and white are cut off in the result; .tif, .fits and .exr keep them"

@@ -174,13 +174,9 @@ impl Picture {
 
     /// The least and the greatest value, in [-1, 1] units, that a file of this picture holds; any, as floats.
     pub(crate) fn bounds(&self) -> Option<[f64; 2]> {
-        let most = match self.bit_depth {
-            BitDepth::Float => return None,
-            BitDepth::Eight => 255.0,
-            BitDepth::Sixteen => 65535.0,
-        };
-        let Some(scale) = self.scale else { return Some([-1.0, 1.0]) };
-        Some([0.0, most].map(|value| 2.0 * (value - scale.black) / scale.span() - 1.0))
+        let scale = self.scale.unwrap_or(self.bit_depth.scale());
+        let bounds = || scale.bounds(self.bit_depth).map(|value| 2.0 * value - 1.0);
+        (self.bit_depth != BitDepth::Float).then(bounds)
     }
 
     /// Standard deviation of the quantisation error: 1/sqrt(12) of a step.
@@ -235,12 +231,19 @@ pub fn read_image(path: &Path, limits: &Limits) -> Result<Picture> {
 /// # Errors
 /// As [`read_image`], and [`Error::Config`] for a page that the file does not have, or levels in the wrong order.
 pub fn read_image_as(path: &Path, reading: &Reading, limits: &Limits) -> Result<Picture> {
-    let (format, decoded) = decode_file(path, reading, limits)?;
-    picture(path, format, decoded, reading)?.whole(path)
+    read_observation(path, reading, limits)?.whole(path)
 }
 
-/// Reads an observation as [`read_image_as`] reads an image, but with pixels that were not observed, and the SHA-256 of
-/// its file. The file is read once, so that picture and hash are of the same bytes even if it is replaced meanwhile.
+/// Reads an observation as [`read_image_as`] reads an image, but with pixels that were not observed.
+///
+/// # Errors
+/// As [`read_image_as`], but for those pixels.
+pub fn read_observation(path: &Path, reading: &Reading, limits: &Limits) -> Result<Picture> {
+    let (format, decoded) = decode_file(path, reading, limits)?;
+    picture(path, format, decoded, reading)
+}
+
+/// Reads an observation as [`read_observation`] does, and the SHA-256 of its file. The file is read once, so that picture and hash are of the same bytes even if it is replaced meanwhile.
 ///
 /// # Errors
 /// As [`read_image_as`].

@@ -4,6 +4,7 @@ use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
+use super::codec::BitDepth;
 use crate::{Error, Result};
 
 /// The values of a file that mean black and white.
@@ -20,6 +21,11 @@ impl Scale {
     /// White less black.
     pub fn span(self) -> f64 {
         self.white - self.black
+    }
+
+    /// The least and the greatest value of whole numbers of that depth, where black is 0 and white 1.
+    pub(crate) fn bounds(self, depth: BitDepth) -> [f64; 2] {
+        [0.0, depth.scale().white].map(|value| (value - self.black) / self.span())
     }
 
     /// Refuses levels that no scale has.

@@ -78,8 +78,8 @@ pub struct Build<'a> {
 }
 
 impl<'a> Build<'a> {
-    /// Lists the images below `folder` (by their extension, see [`images_to_learn_from`]). Large images become one entry for each of
-    /// their `tiles`. Embeddings are taken over from `previous`, an earlier index of the folder, finished or not.
+    /// Lists the images below `folder` (by their extension, see [`images_to_learn_from`]). Large images become one entry for
+    /// each of their `tiles`. Embeddings are taken over from `previous`, an earlier index of the folder, finished or not.
     ///
     /// # Errors
     /// [`Error::Input`] if the folder cannot be listed; [`Error::Config`] if

@@ -223,8 +223,7 @@ impl Recipe<'_> {
 
     /// The least noise-to-signal ratio that the network knows.
     fn least_level(&self) -> f64 {
-        let alpha_bar = self.situation.schedule.alpha_bar(0);
-        ((1.0 - alpha_bar) / alpha_bar).sqrt()
+        self.situation.schedule.ratio(0)
     }
 
     /// From above the noise level of y, whose noise is counted: down to it for the least error, as the network takes it out
@@ -232,8 +231,7 @@ impl Recipe<'_> {
     fn denoise(&self, count: usize) -> StageSettings {
         let most = self.situation.uneven.map_or(self.noise_in_image(), |noise| noise.most.0);
         let first = self.situation.timestep(2.5 * most);
-        let to_noise = self.aim == 0.0 && self.situation.uneven.is_none() && self.counts_as_measured();
-        let last = if to_noise { self.above_noise() } else { 0 };
+        let last = if self.aim == 0.0 { self.noise_timestep() } else { 0 };
         let eta = OPPOSED_FRESH;
         let guidance = self.situation.proximal(Trust::Ddnm { eta }, true);
         let stage = self.stage(Start::Estimate, first, count, OPPOSED, EpsAfterGuidance::Keep);
@@ -253,17 +251,14 @@ impl Recipe<'_> {
     /// From noise, with opposed noise.
     fn whole(&self, count: usize) -> StageSettings {
         let first = self.situation.last_timestep();
-        let stage = self.stage(Start::Noise, first, count, OPPOSED, EpsAfterGuidance::Rederive);
-        let stage = StageSettings { levels: Levels::Powers { first, last: 0, count, power: 3 }, ..stage };
-        if !self.counts_as_measured() {
-            return stage;
-        }
-        let trust = Trust::Ddnm { eta: OPPOSED_FRESH };
-        let last = if self.situation.uneven.is_none() { self.above_noise() } else { 0 };
+        let trust = match self.counts_as_measured() {
+            true => Trust::Ddnm { eta: OPPOSED_FRESH },
+            false => self.trust(TRUST),
+        };
         StageSettings {
-            levels: Levels::Powers { first, last, count, power: 3 },
+            levels: Levels::Powers { first, last: self.noise_timestep(), count, power: 3 },
             guidance: self.situation.proximal(trust, true),
-            ..stage
+            ..self.stage(Start::Noise, first, count, OPPOSED, EpsAfterGuidance::Rederive)
         }
     }
 
@@ -286,13 +281,16 @@ impl Recipe<'_> {
         self.situation.sigma.0 / largest.sqrt()
     }
 
-    /// The least timestep with as much noise as y; where it has more in the image, with as much as the geometric mean of the
-    /// two. The network knows noise that differs between channels, and takes out more than that of y at its level.
-    fn above_noise(&self) -> u16 {
-        let (schedule, sigma) = (self.situation.schedule, (self.situation.sigma.0 * self.noise_in_image()).sqrt());
+    /// The timestep at which the network takes out what noise y has, if it is counted and alike everywhere, else 0: the least
+    /// with as much noise as y; where it has more in the image, with as much as the geometric mean of the two. The network
+    /// knows noise that differs between channels, and takes out more than that of y at its level.
+    fn noise_timestep(&self) -> u16 {
+        if self.situation.uneven.is_some() || !self.counts_as_measured() {
+            return 0;
+        }
+        let sigma = (self.situation.sigma.0 * self.noise_in_image()).sqrt();
         let t = self.situation.timestep(sigma);
-        let alpha_bar = schedule.alpha_bar(usize::from(t));
-        let is_below = ((1.0 - alpha_bar) / alpha_bar).sqrt() < sigma;
+        let is_below = self.situation.schedule.ratio(usize::from(t)) < sigma;
         (t + u16::from(is_below)).min(self.situation.last_timestep())
     }
 

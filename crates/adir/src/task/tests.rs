@@ -19,6 +19,24 @@ fn operator(task: Task) -> Box<dyn LinearOperator> {
     }
 }
 
+/// Linear, with noise of that many grey levels, and nothing else in particular.
+fn situation<'a>(hint: Hint, operator: &'a dyn LinearOperator, levels: f64, schedule: &'a Schedule) -> Situation<'a> {
+    Situation {
+        hint,
+        operator,
+        sigma: NoiseLevel::from_255(levels),
+        rounding: NoiseLevel(0.0),
+        unweighted: operator,
+        uneven: None,
+        is_linear: true,
+        detail: None,
+        schedule,
+        adapted: false,
+        own_guidance: false,
+        beyond_range: false,
+    }
+}
+
 /// What the tests below look at.
 #[derive(Debug)]
 struct Resolved {
@@ -28,21 +46,10 @@ struct Resolved {
 }
 
 fn settings(task: Task, levels: f64, rounding: f64, given: &Overrides) -> Resolved {
-    let (sigma, rounding) = (NoiseLevel::from_255(levels), NoiseLevel::from_255(rounding));
     let (operator, schedule) = (operator(task), Schedule::new(BetaSchedule::Linear, 1000).unwrap());
     let situation = Situation {
-        hint: task.hint(),
-        operator: operator.as_ref(),
-        sigma,
-        rounding,
-        unweighted: operator.as_ref(),
-        uneven: None,
-        is_linear: true,
-        detail: None,
-        schedule: &schedule,
-        adapted: false,
-        own_guidance: false,
-        beyond_range: false,
+        rounding: NoiseLevel::from_255(rounding),
+        ..situation(task.hint(), operator.as_ref(), levels, &schedule)
     };
     let given = Overrides { method: Some(Method::FewStep), ..given.clone() };
     let settings = resolve(Preset::Fast, &situation, &given).unwrap().0;
@@ -102,20 +109,7 @@ fn stages(task: Task, levels: f64, given: &Overrides) -> Vec<(crate::sampler::St
 
 fn staged(task: Task, levels: f64, given: &Overrides, adapted: bool) -> Settings {
     let (operator, schedule) = (operator(task), Schedule::new(BetaSchedule::Linear, 1000).unwrap());
-    let situation = Situation {
-        hint: task.hint(),
-        operator: operator.as_ref(),
-        sigma: NoiseLevel::from_255(levels),
-        rounding: NoiseLevel(0.0),
-        unweighted: operator.as_ref(),
-        uneven: None,
-        is_linear: true,
-        detail: None,
-        schedule: &schedule,
-        adapted,
-        own_guidance: false,
-        beyond_range: false,
-    };
+    let situation = Situation { adapted, ..situation(task.hint(), operator.as_ref(), levels, &schedule) };
     resolve(Preset::Fast, &situation, given).unwrap().0
 }
 
@@ -148,25 +142,11 @@ fn noise_of_a_part_of_an_image_is_counted() {
         let seen = (0..32 * 32).map(|i| i % 2 == 0 || i >= 2 * missing).collect();
         let operator = PixelMask::new(ImageShape::new(3, 32, 32), Mask::new(32, 32, seen).unwrap()).unwrap();
         let schedule = Schedule::new(BetaSchedule::Linear, 1000).unwrap();
-        let situation = Situation {
-            hint: Hint::Hides,
-            operator: &operator,
-            sigma: NoiseLevel::from_255(sigma),
-            rounding: NoiseLevel(0.0),
-            unweighted: &operator,
-            uneven: None,
-            is_linear: true,
-            detail: None,
-            schedule: &schedule,
-            adapted: false,
-            own_guidance: false,
-            beyond_range: false,
-        };
+        let situation = situation(Hint::Hides, &operator, sigma, &schedule);
         let stages = resolve(Preset::Fast, &situation, &Overrides::default()).unwrap().0.stages;
         assert_eq!(stages.len(), 1);
         let Levels::Powers { last, count, .. } = stages[0].levels else { panic!("{stages:?}") };
-        let alpha_bar = schedule.alpha_bar(usize::from(last));
-        (count, ((1.0 - alpha_bar) / alpha_bar).sqrt() * 127.5, stages[0].guidance)
+        (count, schedule.ratio(usize::from(last)) * 127.5, stages[0].guidance)
     };
     for (missing, sigma, steps) in [(1, 12.0, 8), (512, 25.0, 25)] {
         let (count, level, guidance) = stage(missing, sigma);
@@ -201,20 +181,7 @@ fn an_adapted_network_is_asked_for_gradients() {
 fn settings_without_effect_are_refused() {
     let schedule = Schedule::new(BetaSchedule::Linear, 1000).unwrap();
     let operator = operator(Task::Deblur);
-    let situation = Situation {
-        hint: Hint::Blurs,
-        operator: operator.as_ref(),
-        sigma: NoiseLevel::from_255(5.0),
-        rounding: NoiseLevel(0.0),
-        unweighted: operator.as_ref(),
-        uneven: None,
-        is_linear: true,
-        detail: None,
-        schedule: &schedule,
-        adapted: false,
-        own_guidance: false,
-        beyond_range: false,
-    };
+    let situation = situation(Hint::Blurs, operator.as_ref(), 5.0, &schedule);
     let none = Overrides::default();
     let refused = |given: Overrides| resolve(Preset::Fast, &situation, &given).unwrap_err().to_string();
     assert!(refused(Overrides { eta: Some(0.5), ..none.clone() }).contains("few-step, ddnm, ddrm"));

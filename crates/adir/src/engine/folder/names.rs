@@ -18,8 +18,8 @@ pub(super) struct Names {
 impl Names {
     /// The names for `files`, paths below their folder, sorted. A file keeps its name. In another `format` it changes its
     /// ending (`a.jpg` becomes `a.png`), unless another file would get the same name: then the ending is added
-    /// (`a.jpg.png`). Names of samples (`a.1.png`) and of maps of where they differ
-    /// (`a.std.png`) count, too.
+    /// (`a.jpg.png`). Names of samples (`a.1.png`) and of maps of where they differ (`a.std.png`)
+    /// count, too.
     pub fn new(files: &[&str], format: Option<ImageFormat>, samples: usize) -> Self {
         let own = |file: &str| ImageFormat::from_path(Path::new(file)).ok();
         // What is read but not written becomes PNG.
