@@ -76,6 +76,9 @@ impl Blur {
 
     /// A x for planes of x, one after the other; `y` must be zero.
     fn forward(&self, x: &[f64], y: &mut [f64]) {
+        if self.boundary == Boundary::Valid {
+            return self.convolution.forward(x, y);
+        }
         let (height, width) = self.extension.size();
         let mut extended = vec![0.0; x.len() / self.domain.pixels() * height * width];
         for (x, extended) in x.chunks(self.domain.pixels()).zip(extended.chunks_mut(height * width)) {
@@ -86,6 +89,9 @@ impl Blur {
 
     /// A^T y for planes of y, one after the other; `x` must be zero.
     fn transpose(&self, y: &[f64], x: &mut [f64]) {
+        if self.boundary == Boundary::Valid {
+            return self.convolution.transpose(y, x);
+        }
         let (height, width) = self.extension.size();
         let mut extended = vec![0.0; x.len() / self.domain.pixels() * height * width];
         self.convolution.transpose(y, &mut extended);

@@ -86,7 +86,11 @@ impl<T: Real> Line<T> {
         let n = self.turns.len();
         let scratch = self.forward.get_inplace_scratch_len().max(self.inverse.get_inplace_scratch_len());
         planes.par_chunks_mut(LINES_PER_TASK * n).for_each(|lines| {
-            let mut room = Room { line: vec![Complex::default(); n], scratch: vec![Complex::default(); scratch] };
+            let mut room = Room {
+                line: vec![Complex::default(); n],
+                scratch: vec![Complex::default(); scratch],
+                nothing: vec![T::zero(); n],
+            };
             for pair in lines.chunks_mut(2 * n) {
                 let (a, b) = pair.split_at_mut(n);
                 transform(self, a, b, &mut room);
@@ -95,42 +99,39 @@ impl<T: Real> Line<T> {
     }
 
     fn cosines(&self, a: &mut [T], b: &mut [T], room: &mut Room<T>) {
-        let n = a.len();
         let folded = &mut room.line;
-        for (i, a) in a.iter().enumerate() {
-            folded[place(n, i)] = Complex::new(*a, T::zero());
-        }
-        for (i, b) in b.iter().enumerate() {
-            folded[place(n, i)].im = *b;
-        }
+        in_order(folded, a, |z, a| *z = Complex::new(*a, T::zero()));
+        in_order(folded, b, |z, b| z.im = *b);
         self.forward.process_with_scratch(folded, &mut room.scratch);
         let half = T::of(0.5);
-        let of = |k: usize| (self.turns[k] * folded[k] + self.turns[k].conj() * folded[(n - k) % n]) * half;
-        for (k, a) in a.iter_mut().enumerate() {
-            let both = of(k);
-            *a = both.re;
-            if let Some(b) = b.get_mut(k) {
-                *b = both.im;
-            }
+        let of = |(turn, (z, mirrored)): (&Complex<T>, (&Complex<T>, &Complex<T>))| {
+            (*turn * z + turn.conj() * mirrored) * half
+        };
+        // Frequency 0 is its own mirror image.
+        let mirrored = folded[..1].iter().chain(folded[1..].iter().rev());
+        let both = self.turns.iter().zip(folded.iter().zip(mirrored)).map(of);
+        if b.is_empty() {
+            a.iter_mut().zip(both).for_each(|(a, both)| *a = both.re);
+        } else {
+            a.iter_mut().zip(b).zip(both).for_each(|((a, b), both)| (*a, *b) = (both.re, both.im));
         }
     }
 
     fn values(&self, a: &mut [T], b: &mut [T], room: &mut Room<T>) {
-        let n = a.len();
-        let folded = &mut room.line;
-        let both = |k: usize| Complex::new(a[k], b.get(k).copied().unwrap_or(T::zero()));
-        let scale = T::of(1.0 / n as f64);
-        for (k, (out, turn)) in folded.iter_mut().zip(&self.turns).enumerate() {
-            let mirrored = if k == 0 { Complex::default() } else { both(n - k) };
-            *out = turn.conj() * (both(k) - Complex::<T>::i() * mirrored) * scale;
+        let Room { line: folded, scratch, nothing } = room;
+        let of_b: &[T] = if b.is_empty() { nothing } else { b };
+        let scale = T::of(1.0 / a.len() as f64);
+        folded[0] = self.turns[0].conj() * Complex::new(a[0], of_b[0]) * scale;
+        let both = a[1..].iter().zip(&of_b[1..]);
+        let mirrored = a[1..].iter().rev().zip(of_b[1..].iter().rev());
+        let turned = folded[1..].iter_mut().zip(&self.turns[1..]);
+        for ((out, turn), ((a, b), (mirrored_a, mirrored_b))) in turned.zip(both.zip(mirrored)) {
+            // a + i b, less i times the mirrored.
+            *out = turn.conj() * Complex::new(*a + *mirrored_b, *b - *mirrored_a) * scale;
         }
-        self.inverse.process_with_scratch(folded, &mut room.scratch);
-        for (i, a) in a.iter_mut().enumerate() {
-            *a = folded[place(n, i)].re;
-        }
-        for (i, b) in b.iter_mut().enumerate() {
-            *b = folded[place(n, i)].im;
-        }
+        self.inverse.process_with_scratch(folded, scratch);
+        in_order(folded, a, |z, a| *a = z.re);
+        in_order(folded, b, |z, b| *b = z.im);
     }
 }
 
@@ -138,11 +139,20 @@ impl<T: Real> Line<T> {
 struct Room<T> {
     line: Vec<Complex<T>>,
     scratch: Vec<Complex<T>>,
+    /// A line of zeros.
+    nothing: Vec<T>,
 }
 
-/// Where value i of n goes: even places first, then the odd ones backwards.
-fn place(n: usize, i: usize) -> usize {
-    if i.is_multiple_of(2) { i / 2 } else { n - 1 - i / 2 }
+/// Each value of a line with its place in the folded line: even ones first, then the odd ones backwards.
+fn in_order<T>(folded: &mut [Complex<T>], line: &mut [T], mut each: impl FnMut(&mut Complex<T>, &mut T)) {
+    let (of_even, of_odd) = folded.split_at_mut(folded.len().div_ceil(2));
+    let mut of_odd = of_odd.iter_mut().rev();
+    for (of_even, pair) in of_even.iter_mut().zip(line.chunks_mut(2)) {
+        each(of_even, &mut pair[0]);
+        if let ([_, odd], Some(of_odd)) = (pair, of_odd.next()) {
+            each(of_odd, odd);
+        }
+    }
 }
 
 #[cfg(test)]

@@ -69,9 +69,12 @@ pub(super) fn lines<T: FftNum>(fft: &Arc<dyn Fft<T>>, planes: &mut [Complex<T>],
 pub(super) fn transposed<V: Copy + Default + Send + Sync>(planes: &[V], height: usize, width: usize) -> Vec<V> {
     let mut out = vec![V::default(); planes.len()];
     for (plane, out) in planes.chunks_exact(height * width).zip(out.chunks_exact_mut(height * width)) {
-        out.par_chunks_mut(height).enumerate().for_each(|(j, column)| {
-            for (out, line) in column.iter_mut().zip(plane.chunks_exact(width)) {
-                *out = line[j];
+        out.par_chunks_mut(LINES_PER_TASK * height).enumerate().for_each(|(task, columns)| {
+            let first = task * LINES_PER_TASK;
+            for (i, line) in plane.chunks_exact(width).enumerate() {
+                for (column, v) in columns.chunks_exact_mut(height).zip(&line[first..]) {
+                    column[i] = *v;
+                }
             }
         });
     }

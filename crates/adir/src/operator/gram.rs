@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use rayon::prelude::*;
 
-use super::waves::{Origin, Waves};
+use super::waves::{Origin, Precision, Waves};
 use super::{ImageShape, Kernel, host};
 use crate::tensor::{DType, Tensor};
 use crate::{Error, Result};
@@ -30,6 +30,9 @@ pub struct Gram {
 
 /// An r of the range of A, and a function of the eigenvalues of A A^T.
 pub(super) type Term<'a> = (&'a Tensor<4>, &'a (dyn Fn(f64) -> f64 + Sync));
+
+/// About the inverse of a system, see [`Gram::near_inverse`].
+pub(super) type NearInverse<'a> = Box<dyn Fn(&Tensor<4>) -> Result<Tensor<4>> + 'a>;
 
 /// Eigenvectors of A A^T.
 #[derive(Debug, Clone)]
@@ -146,30 +149,47 @@ impl Gram {
             }
     }
 
-    /// About (scale A A^T + damping I)^-1 r, to precondition its iterative solution.
+    /// r to about (scale A A^T + damping I)^-1 r, to precondition its iterative solution: gains are found once for all steps.
     ///
     /// Waves are computed in `precision`.
     ///
     /// With weights it is S^-1 (scale A A^T + damping I)^-1 S^-1 with the unweighted A and a diagonal S: W where the damping
-    /// is nothing, I where it is all, and between them what makes it right for an A A^T that is a multiple of I.
-    ///
-    /// # Errors
-    /// As [`Gram::filter`].
-    pub(super) fn near_inverse(&self, r: &Tensor<4>, scale: f64, damping: f64, precision: DType) -> Result<Tensor<4>> {
-        let inverse = |eigenvalue: f64| 1.0 / (scale * eigenvalue + damping);
-        let near = |gram: &Self, r: &Tensor<4>| gram.filtered(&[(r, &inverse)], precision);
-        let (Some(weights), Basis::Waves(waves)) = (&self.weights, &self.basis) else { return near(self, r) };
+    /// is nothing, I where it is all, and between them what makes it right for an A A^T that is a multiple of I. Errors are
+    /// those of [`Gram::filter`].
+    pub(super) fn near_inverse(&self, scale: f64, damping: f64, precision: DType) -> NearInverse<'_> {
+        let inverse = move |eigenvalue: f64| 1.0 / (scale * eigenvalue + damping);
+        let Basis::Waves(waves) = &self.basis else {
+            return Box::new(move |r| self.filtered(&[(r, &inverse)], precision));
+        };
+        let near = match precision {
+            DType::F64 => self.near_waves::<f64>(waves, &inverse),
+            _ => self.near_waves::<f32>(waves, &inverse),
+        };
+        let Some(weights) = &self.weights else { return near };
         let eigenvalues = waves.eigenvalues();
         let mean = eigenvalues.iter().sum::<f64>() / eigenvalues.len() as f64;
         let usual = scale * self.scale * mean;
-        let divided = |r: &Tensor<4>| {
+        let part = |weight: &f64| ((usual + damping) / (usual * weight * weight + damping)).sqrt();
+        let parts: Vec<f64> = weights.par_iter().map(part).collect();
+        let divided = move |r: &Tensor<4>| {
             host::map_images(r, self.range, self.range, |r, out| {
-                for ((out, r), weight) in out.iter_mut().zip(r).zip(weights.iter()) {
-                    *out = r * ((usual + damping) / (usual * weight * weight + damping)).sqrt();
-                }
+                out.iter_mut().zip(r).zip(&parts).for_each(|((out, r), part)| *out = r * part);
             })
         };
-        divided(&near(&self.clone().unweighted(), &divided(r)?)?)
+        Box::new(move |r| divided(&near(&divided(r)?)?))
+    }
+
+    /// g(A A^T) r without the weights of waves, for g by the eigenvalue.
+    fn near_waves<'a, T: Precision>(&'a self, waves: &'a Waves, g: &(dyn Fn(f64) -> f64 + Sync)) -> NearInverse<'a> {
+        let gains = [self.clone().unweighted().gains::<T>(waves, g, 1.0)];
+        Box::new(move |r| host::sum_images(&[r], self.range, |rs, out| out.copy_from_slice(&waves.filter(rs, &gains))))
+    }
+
+    /// g(A A^T) by wave, for a y that has `weight` everywhere.
+    fn gains<T: Precision>(&self, waves: &Waves, g: &(dyn Fn(f64) -> f64 + Sync), weight: f64) -> Vec<T> {
+        let (nothing, scale) = (NOTHING * self.largest(), self.scale * weight * weight);
+        let of = |v: &f64| T::of(g(if scale * v > nothing { scale * v } else { 0.0 }));
+        waves.kept().par_iter().map(of).collect()
     }
 
     /// g(A A^T) r, where `g` maps an eigenvalue of A A^T to that of the result. For directions that A does not observe,
@@ -223,34 +243,36 @@ impl Gram {
                         .for_each(|((out, r), v)| *out += g(term, self.scale * v) * r);
                 }
             }),
-            Basis::Waves(waves) => {
-                let gains = |weight: f64| -> Vec<Vec<f64>> {
-                    let of =
-                        |term: usize| waves.kept().par_iter().map(move |v| g(term, self.scale * weight * weight * v));
-                    (0..terms.len()).map(|term| of(term).collect()).collect()
-                };
-                let filter = |rs: &[&[f64]], gains: &[Vec<f64>]| match precision {
-                    DType::F64 => waves.filter::<f64>(rs, gains),
-                    _ => waves.filter::<f32>(rs, gains),
-                };
-                match &self.weights {
-                    None => {
-                        let gains = gains(1.0);
-                        host::sum_images(&batches, self.range, |rs, out| out.copy_from_slice(&filter(rs, &gains)))
+            Basis::Waves(waves) => match precision {
+                DType::F64 => self.filtered_waves::<f64>(waves, terms, &batches),
+                _ => self.filtered_waves::<f32>(waves, terms, &batches),
+            },
+        }
+    }
+
+    fn filtered_waves<T: Precision>(
+        &self,
+        waves: &Waves,
+        terms: &[Term<'_>],
+        batches: &[&Tensor<4>],
+    ) -> Result<Tensor<4>> {
+        let gains = |weight: f64| -> Vec<Vec<T>> { terms.iter().map(|(_, g)| self.gains(waves, g, weight)).collect() };
+        match &self.weights {
+            None => {
+                let gains = gains(1.0);
+                host::sum_images(batches, self.range, |rs, out| out.copy_from_slice(&waves.filter(rs, &gains)))
+            }
+            Some(weights) => {
+                let steps = Steps::of(weights);
+                let gains: Vec<Vec<Vec<T>>> = steps.weights().map(gains).collect();
+                host::sum_images(batches, self.range, |rs, out| {
+                    for (step, gains) in gains.iter().enumerate() {
+                        let filtered = waves.filter(rs, gains);
+                        for ((out, filtered), weight) in out.iter_mut().zip(&filtered).zip(weights.iter()) {
+                            *out += steps.share(step, *weight) * filtered;
+                        }
                     }
-                    Some(weights) => {
-                        let steps = Steps::of(weights);
-                        let gains: Vec<Vec<Vec<f64>>> = steps.weights().map(gains).collect();
-                        host::sum_images(&batches, self.range, |rs, out| {
-                            for (step, gains) in gains.iter().enumerate() {
-                                let filtered = filter(rs, gains);
-                                for ((out, filtered), weight) in out.iter_mut().zip(&filtered).zip(weights.iter()) {
-                                    *out += steps.share(step, *weight) * filtered;
-                                }
-                            }
-                        })
-                    }
-                }
+                })
             }
         }
     }

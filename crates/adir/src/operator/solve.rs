@@ -67,9 +67,10 @@ pub fn solve(
     let floor = gram.as_ref().map_or(0.0, |gram| 1e-6 * scale * gram.largest());
     let seen = observed_mask(operator)?;
     let precision = if stop.tolerance >= LEAST_FOR_F32 { DType::F32 } else { DType::F64 };
-    let precondition = |r: &Tensor<4>| match (&gram, &seen) {
-        (Some(gram), seen) => {
-            let improved = gram.near_inverse(r, scale, damping.max(floor), precision)?;
+    let near = gram.as_ref().map(|gram| gram.near_inverse(scale, damping.max(floor), precision));
+    let precondition = |r: &Tensor<4>| match (&near, &seen) {
+        (Some(near), seen) => {
+            let improved = near(r)?;
             // What is not observed stays 0: the directions of the search never leave what is.
             seen.as_ref().map_or(Ok(improved.clone()), |seen| seen.keep(&improved))
         }

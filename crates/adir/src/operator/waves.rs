@@ -3,6 +3,7 @@
 use std::ops::{Add, Mul};
 use std::sync::OnceLock;
 
+use rayon::prelude::*;
 use rustfft::num_complex::Complex64;
 
 use super::dct::Dct2d;
@@ -125,16 +126,14 @@ impl Waves {
     }
 
     /// The sum of images whose waves are multiplied by gains, of those that are [kept](Waves::kept).
-    pub(super) fn filter<T: Precision>(&self, images: &[&[f64]], gains: &[Vec<f64>]) -> Vec<f64> {
-        let terms = images.iter().zip(gains).map(|(image, gains)| {
-            let numbers = |values: &[f64]| values.iter().map(|v| T::of(*v)).collect::<Vec<T>>();
-            (numbers(image), numbers(gains))
-        });
+    pub(super) fn filter<T: Precision>(&self, images: &[&[f64]], gains: &[Vec<T>]) -> Vec<f64> {
+        let numbers = |image: &&[f64]| image.par_iter().map(|v| T::of(*v)).collect::<Vec<T>>();
+        let terms = images.iter().map(numbers).zip(gains);
         let sum = match T::transform(self) {
             Transform::Fourier(fft) => {
                 let spectra = terms.map(|(image, gains)| {
                     let mut spectra = fft.forward(&image);
-                    weigh(&mut spectra, &gains);
+                    weigh(&mut spectra, gains);
                     spectra
                 });
                 sum(spectra).map(|spectra| fft.inverse(spectra))
@@ -142,27 +141,34 @@ impl Waves {
             Transform::Cosine(dct) => {
                 let spectra = terms.map(|(image, gains)| {
                     let mut spectra = dct.forward(image);
-                    weigh(&mut spectra, &gains);
+                    weigh(&mut spectra, gains);
                     spectra
                 });
                 sum(spectra).map(|spectra| dct.inverse(spectra))
             }
         };
-        sum.unwrap_or_default().into_iter().map(Into::into).collect()
+        sum.unwrap_or_default().into_par_iter().map(Into::into).collect()
     }
 }
 
+/// Values of a plane that one task takes.
+const VALUES_PER_TASK: usize = 1 << 14;
+
 /// Multiplies the values of planes by gains, the same for each.
-fn weigh<V: Copy + Mul<T, Output = V>, T: Copy>(planes: &mut [V], gains: &[T]) {
-    for plane in planes.chunks_mut(gains.len()) {
-        plane.iter_mut().zip(gains).for_each(|(v, gain)| *v = *v * *gain);
-    }
+fn weigh<V: Copy + Mul<T, Output = V> + Send, T: Copy + Sync>(planes: &mut [V], gains: &[T]) {
+    planes.par_chunks_mut(gains.len()).for_each(|plane| {
+        plane.par_chunks_mut(VALUES_PER_TASK).zip(gains.par_chunks(VALUES_PER_TASK)).for_each(|(part, gains)| {
+            part.iter_mut().zip(gains).for_each(|(v, gain)| *v = *v * *gain);
+        });
+    });
 }
 
 /// The sum of lists of the same length.
-fn sum<V: Copy + Add<Output = V>>(lists: impl Iterator<Item = Vec<V>>) -> Option<Vec<V>> {
+fn sum<V: Copy + Add<Output = V> + Send + Sync>(lists: impl Iterator<Item = Vec<V>>) -> Option<Vec<V>> {
     lists.reduce(|mut sum, list| {
-        sum.iter_mut().zip(list).for_each(|(sum, v)| *sum = *sum + v);
+        sum.par_chunks_mut(VALUES_PER_TASK).zip(list.par_chunks(VALUES_PER_TASK)).for_each(|(sum, list)| {
+            sum.iter_mut().zip(list).for_each(|(sum, v)| *sum = *sum + *v);
+        });
         sum
     })
 }
