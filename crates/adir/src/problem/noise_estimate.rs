@@ -166,17 +166,20 @@ fn interpolate(curve: &[(f64, f64)], mean: f64) -> f64 {
 }
 
 /// Patches of an image, all of one side.
-struct Patches {
+struct Patches<'a> {
     side: usize,
-    /// Values of one after the other.
-    values: Vec<f64>,
+    levels: &'a [f64],
+    /// Values of a line of `levels`.
+    width: usize,
+    /// Where each patch begins in `levels`.
+    places: Vec<usize>,
     /// Strength of its texture: the sum of the squares of the central differences.
     texture: Vec<f64>,
 }
 
-impl Patches {
-    fn of(levels: &[f64], shape: ImageShape, known: Option<&[bool]>, clip: &Clip, side: usize) -> Self {
-        let mut patches = Self { side, values: Vec::new(), texture: Vec::new() };
+impl<'a> Patches<'a> {
+    fn of(levels: &'a [f64], shape: ImageShape, known: Option<&[bool]>, clip: &Clip, side: usize) -> Self {
+        let mut patches = Self { side, levels, width: shape.width, places: Vec::new(), texture: Vec::new() };
         if shape.height < side || shape.width < side {
             return patches;
         }
@@ -186,27 +189,36 @@ impl Patches {
         let step = all.div_ceil(MOST_PATCHES).min(rows);
         let across = (all / step).div_ceil(MOST_PATCHES);
         let most_clipped = (MOST_CLIPPED * (side * side) as f64) as usize;
-        let mut patch = Vec::with_capacity(side * side);
-        for plane in levels.chunks_exact(shape.pixels()) {
-            for (top, left) in (0..rows).step_by(step).flat_map(|t| (0..columns).step_by(across).map(move |l| (t, l))) {
-                patch.clear();
-                let lines = || (top..top + side).map(|row| row * shape.width + left..row * shape.width + left + side);
-                if known.is_some_and(|known| lines().any(|line| known[line].contains(&false))) {
-                    continue;
-                }
-                lines().for_each(|line| patch.extend_from_slice(&plane[line]));
-                if patch.iter().filter(|level| clip.cuts(**level)).count() > most_clipped {
-                    continue;
-                }
-                patches.texture.push(texture(&patch, side));
-                patches.values.extend_from_slice(&patch);
-            }
-        }
+        let usable = |place: &usize| {
+            let at = place % shape.pixels();
+            let unknown = |known: &[bool]| (0..side).any(|i| known[at + i * shape.width..][..side].contains(&false));
+            let clipped = || patches.lines(*place).flatten().filter(|level| clip.cuts(**level)).count();
+            !known.is_some_and(unknown) && clipped() <= most_clipped
+        };
+        let tops: Vec<usize> = (0..shape.channels)
+            .flat_map(|channel| (0..rows).step_by(step).map(move |top| (channel * shape.height + top) * shape.width))
+            .collect();
+        let places = |top: usize| (0..columns).step_by(across).map(move |left| top + left).filter(usable);
+        patches.places = tops.into_par_iter().flat_map_iter(places).collect();
+        patches.texture = patches.places.par_iter().map(|place| patches.texture_at(*place)).collect();
         patches
     }
 
+    /// The lines of the patch that begins there.
+    fn lines(&self, place: usize) -> impl Iterator<Item = &'a [f64]> + use<'a> {
+        let Self { side, levels, width, .. } = *self;
+        (0..side).map(move |i| &levels[place + i * width..][..side])
+    }
+
+    /// The strength of the texture of the patch that begins there, by differences along rows and along columns.
+    fn texture_at(&self, place: usize) -> f64 {
+        let across = self.lines(place).flat_map(|line| line.iter().zip(&line[2..]));
+        let down = self.lines(place).zip(self.lines(place).skip(2)).flat_map(|(a, b)| a.iter().zip(b));
+        across.chain(down).map(|(a, b)| ((b - a) / 2.0).powi(2)).sum()
+    }
+
     fn count(&self) -> usize {
-        self.texture.len()
+        self.places.len()
     }
 
     /// Standard deviation of the noise in grey levels.
@@ -238,22 +250,34 @@ impl Patches {
     /// their mean in each bin.
     fn least_variance(&self, chosen: &[usize]) -> (f64, Vec<usize>) {
         let size = self.side * self.side;
-        let patch = |i: &usize| &self.values[i * size..(i + 1) * size];
+        let lines = |i: &usize| self.lines(self.places[*i]);
         let count = chosen.len() as f64;
-        let mut means = vec![0; BINS];
-        let mut mean = vec![0.0; size];
-        for i in chosen {
-            let patch = patch(i);
-            mean.iter_mut().zip(patch).for_each(|(mean, v)| *mean += v / count);
-            let bin = patch.iter().sum::<f64>() / size as f64 / WHITE * BINS as f64;
-            means[(bin.max(0.0) as usize).min(BINS - 1)] += 1;
-        }
         // Parts of a fixed size, summed in their order: the number of threads changes nothing.
-        let parts: Vec<Vec<f64>> = chosen
-            .par_chunks(4096)
+        let parts = || chosen.par_chunks(4096);
+        let sums: Vec<(Vec<f64>, Vec<usize>)> = parts()
+            .map(|part| {
+                let (mut sums, mut means) = (vec![0.0; size], vec![0; BINS]);
+                for i in part {
+                    for (sums, line) in sums.chunks_mut(self.side).zip(lines(i)) {
+                        sums.iter_mut().zip(line).for_each(|(sum, v)| *sum += v);
+                    }
+                    let bin = lines(i).flatten().sum::<f64>() / size as f64 / WHITE * BINS as f64;
+                    means[(bin.max(0.0) as usize).min(BINS - 1)] += 1;
+                }
+                (sums, means)
+            })
+            .collect();
+        let (mut mean, mut means) = (vec![0.0; size], vec![0; BINS]);
+        for (sums, counts) in sums {
+            mean.iter_mut().zip(sums).for_each(|(mean, sum)| *mean += sum / count);
+            means.iter_mut().zip(counts).for_each(|(all, count)| *all += count);
+        }
+        let parts: Vec<Vec<f64>> = parts()
             .map(|part| {
                 let mut centred = Vec::with_capacity(part.len() * size);
-                part.iter().for_each(|i| centred.extend(patch(i).iter().zip(&mean).map(|(v, mean)| v - mean)));
+                for (line, mean) in part.iter().flat_map(|i| lines(i).zip(mean.chunks(self.side))) {
+                    centred.extend(line.iter().zip(mean).map(|(v, mean)| v - mean));
+                }
                 products_of_columns(&centred, size)
             })
             .collect();
@@ -272,13 +296,6 @@ impl Patches {
         let shrunk = 1.0 - spread(of_noise as f64);
         (least / (shrunk * shrunk), means)
     }
-}
-
-/// The sum of the squares of the central differences of a patch, along rows and along columns.
-fn texture(patch: &[f64], side: usize) -> f64 {
-    let across = patch.chunks_exact(side).flat_map(|row| row.iter().zip(&row[2..]));
-    let down = patch.iter().zip(&patch[2 * side..]);
-    across.chain(down).map(|(a, b)| ((b - a) / 2.0).powi(2)).sum()
 }
 
 /// Eigenvalues of a symmetric matrix of `n` x `n`, by Jacobi's rotations.
