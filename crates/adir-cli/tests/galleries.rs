@@ -568,7 +568,7 @@ fn options_mean_what_they_say() {
     assert_eq!(fs::read(f.join("a.png")).unwrap(), fs::read(f.join("c.png")).unwrap());
 
     let (out, _) = expect(0, &f, &["models", "measure", "g", "--crop", "16", "--crops", "2"]);
-    assert!(out.contains("no crops") && !out.contains("NaN"), "{out}");
+    assert!(out.contains("on 2 crops of 16x16") && out.contains("no crops") && !out.contains("NaN"), "{out}");
     fs::remove_dir_all(f).unwrap();
 }
 

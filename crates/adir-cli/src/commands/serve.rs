@@ -173,7 +173,7 @@ impl ServeArgs {
             data,
             galleries: self.galleries.iter().map(|named| (named.name.clone(), named.path.clone())).collect(),
             devices: self.devices.iter().map(|device| self.device(device)).collect::<Result<_>>()?,
-            most_bytes: self.max_upload << 20,
+            most_bytes: self.max_upload * 1_000_000,
             most_waiting: self.queue,
             kept: self.keep,
             most_samples: self.max_samples,

@@ -384,7 +384,7 @@ fn train(
 pub fn validate(model: &Prior, held_out: &Photographs, crops: usize, side: usize, log: &Log) -> Result<Validation> {
     let progress = log.progress("", "measuring", crops);
     let mut losses = Vec::new();
-    for some in Validation::run(model, held_out, crops.max(LEVELS), side) {
+    for some in Validation::run(model, held_out, crops, side) {
         losses.extend(some?);
         progress.at(losses.len(), crops);
         log.check()?;

@@ -22,6 +22,8 @@ pub const BIAS_ERRORS: f64 = 4.0;
 pub const LEAST_BIAS_255: f64 = 0.25;
 /// Share of the values that may be black or white beyond the share of y.
 pub const CLIPPED: f64 = 0.02;
+/// Network evaluations below which they may be too few.
+pub const FEW_STEPS: usize = 8;
 /// So many standard deviations of the noise from black or white, a value of y may be black or white.
 pub const CLIPPED_NOISE: f64 = 2.0;
 
@@ -77,6 +79,8 @@ pub(super) struct Judged<'a> {
     pub computed: &'a Tensor<4>,
     /// What the file holds, see [`Picture::bounds`](crate::io::image::Picture::bounds).
     pub bounds: Option<[f64; 2]>,
+    /// Network evaluations that made it, where that is known.
+    pub steps: Option<usize>,
 }
 
 impl Findings {
@@ -144,18 +148,20 @@ impl Findings {
             clipped_observed: share(all().filter(|i| y[*i].abs() >= 1.0 - within).count(), count),
             faults: Vec::new(),
         };
-        findings.faults = findings.found();
+        findings.faults = findings.found(judged.steps);
         Ok(findings)
     }
 
-    /// What is wrong, in words.
-    fn found(&self) -> Vec<String> {
+    /// What is wrong, in words, with a result of so many network evaluations.
+    fn found(&self, steps: Option<usize>) -> Vec<String> {
         let Self { misfit_255: misfit, allowed_255: allowed, sigma_255: sigma, .. } = self;
         let mut faults = Vec::new();
         if *misfit > TOO_FAR * allowed {
+            let few = steps.filter(|steps| *steps < FEW_STEPS);
+            let few = few.map_or_else(String::new, |steps| format!(", or {steps} steps are too few"));
             faults.push(format!(
                 "A x differs from y by {misfit:.2} grey levels, noise and rounding explain {allowed:.2}: the \
-                 degradation or --sigma is not that of the observation"
+                 degradation or --sigma is not that of the observation{few}"
             ));
         }
         // Of less noise than a solver errs by, A x says nothing.
@@ -216,7 +222,7 @@ mod tests {
     /// Of `x`, saved without loss, as the result of an observation with that noise.
     fn judge(problem: Problem, y: &Tensor<4>, x: &Tensor<4>) -> Findings {
         let measurement = problem.measure(y, NoiseLevel(0.0), 3, &Limits::default()).unwrap();
-        let judged = Judged { saved: x, computed: x, bounds: Some([-1.0, 1.0]) };
+        let judged = Judged { saved: x, computed: x, bounds: Some([-1.0, 1.0]), steps: None };
         Findings::of(&measurement, judged).unwrap()
     }
 
@@ -233,7 +239,13 @@ mod tests {
         assert!(found.pass() && (found.misfit_255 - 10.0).abs() < 0.3, "{found:?}");
         assert_eq!((found.observed, found.bias.len()), (3 * SIDE * SIDE, 3));
         assert!((found.allowed_255 - (100.0 + SOLVER_255 * SOLVER_255).sqrt()).abs() < 1e-6, "{found:?}");
-        assert!(only_fault(&judge(Problem::denoise(5.0), &y, &x)).contains("is not that of the observation"));
+        let mut found = judge(Problem::denoise(5.0), &y, &x);
+        assert!(only_fault(&found).ends_with("is not that of the observation"));
+        // Few steps may be the reason.
+        for (steps, end) in [(FEW_STEPS - 1, "are too few"), (FEW_STEPS, "is not that of the observation")] {
+            found.faults = found.found(Some(steps));
+            assert!(only_fault(&found).ends_with(end), "{steps}: {found:?}");
+        }
         assert!(only_fault(&judge(Problem::denoise(30.0), &y, &x)).contains("reproduces the noise"));
         // The thresholds themselves: 1.25 times what is allowed, and half of the noise.
         let scaled = |share: f64| judge(Problem::denoise(10.0), &(truth() + noise(10.0 * share)), &x);
@@ -303,7 +315,8 @@ mod tests {
         let y = light.to_encoded(&a.apply(&light.to_light(&truth()).unwrap()).unwrap()).unwrap();
         let measurement = problem.measure(&y, rounding, 3, &Limits::default()).unwrap();
         let (saved, computed) = (&truth(), &truth());
-        let found = Findings::of(&measurement, Judged { saved, computed, bounds: Some([-1.0, 1.0]) }).unwrap();
+        let found =
+            Findings::of(&measurement, Judged { saved, computed, bounds: Some([-1.0, 1.0]), steps: None }).unwrap();
         assert!(found.pass() && found.sigma_255 == 0.0 && found.misfit_255 < 0.01, "{found:?}");
         assert!(found.allowed_255 > SOLVER_255.hypot(0.4), "{found:?}");
     }
@@ -314,8 +327,11 @@ mod tests {
         let (computed, saved) = (truth(), truth() + noise(4.0));
         let of = |y: &Tensor<4>| {
             let measurement = Problem::denoise(1.0).measure(y, NoiseLevel(0.0), 3, &Limits::default()).unwrap();
-            Findings::of(&measurement, Judged { saved: &saved, computed: &computed, bounds: Some([-1.0, 1.0]) })
-                .unwrap()
+            Findings::of(
+                &measurement,
+                Judged { saved: &saved, computed: &computed, bounds: Some([-1.0, 1.0]), steps: None },
+            )
+            .unwrap()
         };
         let found = of(&(truth() + 0.001));
         assert!(found.pass() && found.misfit_255 > 3.8, "{found:?}");

@@ -338,10 +338,10 @@ impl Restored {
     /// # Errors
     /// [`Error::Numerical`] when a value is not finite; those of the operator.
     pub fn findings(&self) -> Result<Findings> {
-        let computed = &self.mean.tensor;
+        let (computed, steps) = (&self.mean.tensor, Some(self.restore.steps()));
         let judged = match &self.saved {
-            Some(saved) => Judged { saved, computed, bounds: self.mean.bounds() },
-            None => Judged { saved: computed, computed, bounds: None },
+            Some(saved) => Judged { saved, computed, bounds: self.mean.bounds(), steps },
+            None => Judged { saved: computed, computed, bounds: None, steps },
         };
         Findings::of(self.restore.measurement(), judged)
     }

@@ -95,8 +95,10 @@ impl<'a> Build<'a> {
         if let Some(previous) = &previous {
             previous.check_encoder(encoder.id())?;
             if previous.precision() != precision {
-                let held = previous.precision();
-                return Err(Error::Config(format!("the existing index stores {held:?}, not {precision:?}")));
+                let (held, asked) = (previous.precision(), precision);
+                return Err(Error::Config(format!(
+                    "the existing index stores {held:?}, not {asked:?}: delete it, or write another one with --output"
+                )));
             }
         }
         if let Some(previous) = &previous
@@ -106,7 +108,7 @@ impl<'a> Build<'a> {
                 tiles.map_or_else(|| "whole images".to_owned(), |side| format!("tiles of {side} pixels"))
             };
             return Err(Error::Config(format!(
-                "the existing index is of {}, not of {}",
+                "the existing index is of {}, not of {}: delete it, or write another one with --output",
                 of(previous.tiles()),
                 of(tiles)
             )));

@@ -208,7 +208,12 @@ impl Engine {
             }
             Region::Transparent => match &picture.alpha {
                 Some(alpha) => alpha.iter().map(|alpha| *alpha < 0.5).collect(),
-                None => return Err(Error::input(&request.input, "has no alpha channel: name the part to edit")),
+                None => {
+                    return Err(Error::input(
+                        &request.input,
+                        "has no alpha channel: give the part to edit by --mask or --box",
+                    ));
+                }
             },
         };
         if hole.iter().any(|hole| *hole) {

@@ -319,7 +319,7 @@ impl LatentRestored {
         else {
             return Ok(None);
         };
-        let judged = Judged { saved, computed: &first.tensor, bounds: first.bounds() };
+        let judged = Judged { saved, computed: &first.tensor, bounds: first.bounds(), steps: None };
         Findings::of(measurement, judged).map(Some)
     }
 }
