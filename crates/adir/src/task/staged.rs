@@ -42,6 +42,8 @@ const HOLE: usize = 6;
 const FEW: f64 = 0.05;
 /// Weight of y against the noise of the next level in the second stage, where y is a part of what has a spectrum.
 const OF_PART: f64 = 1.5;
+/// The same where the second stage of a blur has opposed noise.
+const OF_BLUR: f64 = 7.0;
 /// eta of the second stage.
 const ETA: f64 = 0.85;
 
@@ -327,7 +329,13 @@ impl Recipe<'_> {
         if let Some(trust) = counted {
             // The detail of an adapted network is a sample, not a mean: there are letters to choose from.
             if self.aim == 0.0 && self.situation.hint == Hint::Blurs && !self.situation.adapted {
-                return self.stage(Start::Estimate, first, count, OPPOSED, EpsAfterGuidance::Keep);
+                let stage = self.stage(Start::Estimate, first, count, OPPOSED, EpsAfterGuidance::Keep);
+                // Nothing of y comes after the last step: where A keeps detail, its noise would come back with it.
+                if self.situation.sigma.0 > 0.0 && self.situation.uneven.is_none() {
+                    let trust = Trust::NextLevel { factor: self.share * OF_BLUR };
+                    return StageSettings { guidance: self.situation.proximal(trust, true), ..stage };
+                }
+                return stage;
             }
             let stage = self.stage(Start::Estimate, first, count, Mixture::Fresh(ETA), EpsAfterGuidance::Keep);
             return StageSettings { guidance: self.situation.proximal(trust, true), ..stage };
