@@ -126,7 +126,15 @@ fn asks_for_json() -> bool {
 fn arguments() -> (Cli, Vec<String>) {
     let command = with_negative_numbers(Cli::command());
     let matches = command.clone().try_get_matches();
-    let parsed = matches.and_then(|matches| Ok((Cli::from_arg_matches(&matches)?, options(&command, &matches))));
+    // Of a group that may be absent, the parser itself does not ask for the rest.
+    let whole = |error: clap::Error| match error.kind() {
+        ErrorKind::MissingRequiredArgument => {
+            command.clone().error(error.kind(), "--task is missing, to which the other options of a degradation belong")
+        }
+        _ => error.format(&mut command.clone()),
+    };
+    let parsed =
+        matches.and_then(|matches| Ok((Cli::from_arg_matches(&matches).map_err(whole)?, options(&command, &matches))));
     parsed.unwrap_or_else(|error| {
         let text = error.to_string();
         let hint = lacks_task(&error)

@@ -28,7 +28,7 @@ pub fn precision() -> impl TypedValueParser<Value = Precision> {
 pub struct ModelArgs {
     /// Weights: guided-diffusion's .pt or safetensors; a folder of diffusers or a single file with Stable Diffusion's x4
     /// upscaler, or for `adir edit` an inpainting model; or ORG/NAME of a model that `adir models pull` has downloaded
-    /// [default: the embedded prior]
+    /// [default: the embedded prior; none for `adir edit`]
     #[arg(short = 'm', long, value_name = "WEIGHTS", value_parser = model_path())]
     pub model: Option<PathBuf>,
     /// Configuration of the network (JSON), if the weights do not hold it [default: a .json file beside them]

@@ -323,11 +323,58 @@ fn noise_that_grows_with_the_light_is_weighed() {
         let said = adir(2, &f, &["restore", "y.tif", "-o", "n.tif", "--task", "sr2", "--plan", "--gain", gain]);
         assert!(said.contains("gain"), "{said}");
     }
+    let paper = ["restore", "y.tif", "-o", "n.tif", "--task", "sr2", "--plan", "--gain", "2", "--method", "few-step"];
+    assert!(adir(2, &f, &paper).contains("alike everywhere"));
     let said =
         adir(0, &f, &["restore", "y.tif", "--white", "1", "-o", "p.tif", "--task", "denoise", "--plan", "--gain", "6"]);
     assert!(said.contains("besides what the gain explains"), "{said}");
     let said = adir(0, &f, &[&args[..7], &["6", "--sigma", "60", "-o", "p.tif", "--plan"]].concat());
     assert!(said.contains("smoother than need be"), "{said}");
+}
+
+/// What cannot be restored says why, and what to do.
+#[test]
+fn refusals_of_degradations_say_what_to_do() {
+    let f = folder("refused");
+    let white = from_f32(vec![1.0; 3 * 32 * 32], [1, 3, 32, 32], &cpu());
+    write(f.join("white.png"), &white);
+    write(f.join("x.png"), &photo(32));
+    write(f.join("small.png"), &photo(2));
+    let blur = ["-o", "r.png", "--task", "deblur", "--kernel", "box:5", "--plan"];
+    assert!(adir(2, &f, &[&["restore", "white.png"][..], &blur].concat()).contains("--saturated keep"));
+    let said = adir(2, &f, &[&["restore", "small.png"][..], &blur].concat());
+    assert!(said.contains("--keep-margin") && said.contains("--boundary"), "{said}");
+    let said = adir(2, &f, &["compare", "x.png", "x.png", "--sigma", "3"]);
+    assert!(said.contains("--task is missing") && said.contains("Usage") && said.ends_with('\n'), "{said}");
+}
+
+/// A blur that takes little away is at least as good as none: its noise does not come back.
+#[test]
+fn noise_behind_a_weak_blur_is_taken_out() {
+    let f = folder("weak-blur");
+    write(f.join("x.png"), &photo(64));
+    let blur = ["--task", "deblur", "--kernel", "gaussian:5:0.5", "--sigma", "5"];
+    adir(0, &f, &[&["degrade", "x.png", "-o", "y.png"][..], &blur].concat());
+    let said = adir(0, &f, &[&["restore", "y.png", "-o", "d.png"][..], &blur].concat());
+    adir(0, &f, &["restore", "y.png", "-o", "n.png", "--task", "denoise", "--sigma", "5"]);
+    let of = |name: &str| psnr(&photo(64), &read(f.join(name)));
+    assert!(said.contains("PASS"), "{said}");
+    assert!(of("d.png") > of("n.png") + 0.5, "{:.2} {:.2}", of("d.png"), of("n.png"));
+}
+
+/// An observation has the tone curve that its picture had: else its light would be another one.
+#[test]
+fn a_degraded_picture_keeps_its_gamma() {
+    let f = folder("gamma");
+    let mut options = WriteOptions::default();
+    options.metadata.png_colour = vec![(*b"gAMA", 60_000_u32.to_be_bytes().to_vec())];
+    write_image(&f.join("x.png"), &photo(32), &options).unwrap();
+    for light in [&[][..], &["--linear-light"]] {
+        let blur = ["degrade", "x.png", "-o", "y.png", "--task", "deblur", "--kernel", "box:3", "--overwrite"];
+        adir(0, &f, &[&blur[..], light].concat());
+        let y = read_image(&f.join("y.png"), &Limits::default()).unwrap();
+        assert_eq!(y.metadata.png_colour, options.metadata.png_colour);
+    }
 }
 
 /// Light was blurred, and not the encoded values: told so, a restoration is better by far, keeps the profile whose tone

@@ -92,7 +92,9 @@ pub fn run(args: &DegradeArgs, log: &Log) -> Result<u8> {
     // Floats are written in the values that --black and --white gave to the file, so that both options go on to hold.
     let scale = picture.scale.filter(|_| float);
     let mut options = WriteOptions { bit_depth, scale, alpha, associated_alpha, ..WriteOptions::default() };
-    (options.metadata.icc, options.metadata.linear) = (picture.metadata.icc, picture.metadata.linear);
+    // The values mean the same as before.
+    let (kept, read) = (&mut options.metadata, picture.metadata);
+    (kept.icc, kept.linear, kept.png_colour) = (read.icc, read.linear, read.png_colour);
     write_image(&args.output, &y, &options)?;
     let seed = if args.seed.drawn { format!(", seed {}", args.seed) } else { String::new() };
     log.info(&format!("{}: {w}x{h}{seed}", args.output.display()));

@@ -123,8 +123,8 @@ pub(super) struct SamplingArgs {
     /// large holes and lost colours]
     #[arg(long, value_name = "AIM", value_parser = aim)]
     pub(super) aim: Option<f64>,
-    /// Network evaluations per sample. Methods of one pass also take a,b,c (steps per section) and ddimN (constant
-    /// stride)
+    /// Steps per sample, each an evaluation of the network; two at the same noise level are one. Methods of one pass also
+    /// take a,b,c (steps per section) and ddimN (constant stride)
     #[arg(long, value_name = "N")]
     pub(super) steps: Option<String>,
     /// Random seed; -1 draws one, which the record holds

@@ -132,7 +132,8 @@ impl Findings {
             let per = seen.len().max(1) as f64;
             let mean = at(channel).map(|i| ax[i] - y[i]).sum::<f64>() / per * 127.5;
             let variance = at(channel).map(|i| ((ax[i] - y[i]) * 127.5 - mean).powi(2)).sum::<f64>() / per;
-            Bias { mean_255: mean, error_255: (variance / per).sqrt() }
+            // Of few values, no less than the noise given.
+            Bias { mean_255: mean, error_255: (variance.max(noise * noise) / per).sqrt() }
         };
         let is_cut = |v: f64| (v.abs() - 1.0).abs() < 1e-6;
         let within = f64::max(1e-6, CLIPPED_NOISE * measurement.sigma().0);
@@ -262,6 +263,9 @@ mod tests {
         assert!(found.faults[2].starts_with("A x is off by -") && found.faults[2].contains("in blue"), "{found:?}");
         assert!((found.bias[0].error_255 - 10.0 / SIDE as f64).abs() < 0.03, "{found:?}");
         assert!(shifted(0.5).pass(), "chance explains it: {:?}", shifted(0.5));
+        // A single value says nothing of how they scatter.
+        let pixel = |v: f64| from_f32(vec![v as f32; 3], [1, 3, 1, 1], &cpu());
+        assert!(judge(Problem::denoise(10.0), &pixel(9.0 / 127.5), &pixel(0.0)).pass());
         let exact = |levels: f64| judge(Problem::denoise(0.5), &(truth() + noise(0.5) + levels / 127.5), &x);
         assert!(exact(0.15).pass() && !exact(0.4).pass());
     }

@@ -46,7 +46,8 @@ impl InWindow {
         }
         if !observed.contains(&true) {
             return Err(Error::config(
-                "every value of the observation depends on pixels that the result does not hold",
+                "every value of the observation depends on pixels that the result does not hold: keep them with --keep-margin, \
+                 or give a --boundary other than valid",
             ));
         }
         Ok(Self { inner, window, domain, observed, norm_squared: OnceLock::new() })

@@ -6,9 +6,9 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::Result;
 use crate::operator::{ImageShape, Mask};
 use crate::tensor::{self, Tensor};
+use crate::{Error, Result};
 
 /// What pixels at white say.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -47,6 +47,11 @@ pub fn plateaus(y: &Tensor<4>) -> Result<Option<Mask>> {
     }
     if known.iter().all(|known| *known) {
         return Ok(None);
+    }
+    if !known.contains(&true) {
+        return Err(Error::config(
+            "all pixels of the observation are saturated: `--saturated keep` takes white as it is",
+        ));
     }
     Mask::new(height, width, known).map(Some)
 }

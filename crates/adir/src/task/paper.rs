@@ -20,7 +20,8 @@ const MUCH_NOISE: f64 = 8.0;
 /// s = lambda / (4 sigma^2) gains 0.2 to 1.4 dB (docs/results/sampling.md).
 ///
 /// # Errors
-/// [`Error::Config`] when a projection is asked of the ancestral form.
+/// [`Error::Config`] when a projection is asked of the ancestral form, or noise differs from pixel to pixel: the scale of A
+/// with its weights is not that of the strength.
 pub(super) fn stages(
     preset: Preset,
     method: Method,
@@ -28,6 +29,12 @@ pub(super) fn stages(
     given: &Overrides,
     choices: &mut Choices,
 ) -> Result<Vec<StageSettings>> {
+    if situation.uneven.is_some() && !situation.own_guidance {
+        return Err(Error::config(
+            "with --gain, the methods are staged, ddnm, ddrm, diffpir, pigdm and daps: few-step and ancestral need noise that \
+             is alike everywhere",
+        ));
+    }
     let hint = situation.hint;
     let few = method == Method::FewStep;
     let steps = if preset == Preset::Paper { "1000" } else { "50" };
