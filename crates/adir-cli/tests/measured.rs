@@ -375,6 +375,12 @@ fn a_degraded_picture_keeps_its_gamma() {
         let y = read_image(&f.join("y.png"), &Limits::default()).unwrap();
         assert_eq!(y.metadata.png_colour, options.metadata.png_colour);
     }
+    // Formats of light hold no encoded values; without light, they hold what the picture holds.
+    for output in ["y.fits", "y.exr"] {
+        let blur = ["degrade", "x.png", "-o", output, "--task", "deblur", "--kernel", "box:3"];
+        assert!(adir(2, &f, &[&blur[..], &["--linear-light"]].concat()).contains("means light"));
+        adir(0, &f, &blur);
+    }
 }
 
 /// Light was blurred, and not the encoded values: told so, a restoration is better by far, keeps the profile whose tone

@@ -136,6 +136,8 @@ fn rows_of_eval_are_what_they_are_called() {
         let (_, err) = expect(2, &f, &args);
         assert!(err.contains(said), "{err}");
     }
+    let (_, err) = expect(2, &f, &["eval", "a/val", "-o", "ev", "--tasks", "sr2,sr4,sr2", "--methods", "bicubic"]);
+    assert!(err.contains("the task sr2 is given twice"), "{err}");
     fs::remove_dir_all(f).unwrap();
 }
 

@@ -170,7 +170,7 @@ pub(super) fn tell(
             say!("{:<30} {verdict}, SHA-256 {:.12}", out::name(name), now.to_string())?;
         }
         reasons.iter().try_for_each(|reason| say!("  {reason}"))?;
-        if let Some(most) = (!agree).then(difference).flatten() {
+        if let Some(most) = (!agree).then(difference).flatten().filter(|most| *most > 0.0) {
             say!("  the values of the result differ by up to {most:.2} grey levels")?;
         }
         say!("{}", if agree { "the run repeats" } else { "the run does NOT repeat" })?;

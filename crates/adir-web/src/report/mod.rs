@@ -66,10 +66,9 @@ pub fn in_one_line(name: &str, findings: &Findings) -> String {
     if !findings.pass() {
         return format!("{name}: {}", findings.faults.join("; "));
     }
-    let Findings { misfit_255: misfit, allowed_255: allowed, clipped, .. } = findings;
+    let Findings { misfit_255: misfit, clipped, .. } = findings;
+    let (explained, clipped) = (findings.explained(), 100.0 * clipped);
     format!(
-        "{name}: A x differs from y by {misfit:.2} grey levels (noise and rounding explain {allowed:.2}), no bias, {:.1} % \
-         black or white",
-        100.0 * clipped
+        "{name}: A x differs from y by {misfit:.2} grey levels ({explained}), no bias, {clipped:.1} % black or white"
     )
 }

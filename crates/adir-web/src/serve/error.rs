@@ -99,11 +99,28 @@ impl Fault {
             _ => None,
         };
         let message = names.iter().fold(error.to_string(), |text, (path, name)| match path.to_str() {
-            Some(path) if !path.is_empty() => text.replace(path, name),
+            Some(path) if !path.is_empty() => renamed(&text, path, name),
             _ => text,
         });
         Self { status, told: Told { fault, message, hint: hint.map(Into::into) } }
     }
+}
+
+/// `text` with `name` in place of `path`, where that is a path or begins one: a folder `fo` is not in `for`.
+fn renamed(text: &str, path: &str, name: &str) -> String {
+    let of_path = |c: char| c.is_alphanumeric() || "._-/".contains(c);
+    let (mut out, mut done) = (String::with_capacity(text.len()), 0);
+    for (at, _) in text.match_indices(path) {
+        let (before, after) = (&text[..at], &text[at + path.len()..]);
+        let ends = after.starts_with('/') || !after.starts_with(of_path) || after.starts_with(". ") || after == ".";
+        if ends && !before.ends_with(of_path) {
+            out.push_str(&text[done..at]);
+            out.push_str(name);
+            done = at + path.len();
+        }
+    }
+    out.push_str(&text[done..]);
+    out
 }
 
 impl From<Error> for Fault {
@@ -115,5 +132,18 @@ impl From<Error> for Fault {
 impl IntoResponse for Fault {
     fn into_response(self) -> Response {
         (self.status, Json(Answer { error: self.told })).into_response()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_whole_paths_are_called_by_their_names() {
+        let text = "fo/x.png: has colours, for example fo. Not .fo, fo.png or fo2";
+        assert_eq!(renamed(text, "fo", "g1"), "g1/x.png: has colours, for example g1. Not .fo, fo.png or fo2");
+        assert_eq!(renamed("./x.png: deblur:box:5 or a.png.", ".", "here"), "here/x.png: deblur:box:5 or a.png.");
+        assert_eq!(renamed("/a b/c: is empty", "/a b/c", "archive"), "archive: is empty");
     }
 }

@@ -38,8 +38,11 @@ pub struct Findings {
     /// inverse of its variance, with weights of 1 on average, as everything here but the bias.
     pub misfit_255: f64,
     /// What it would be for the truth, in grey levels of 0..255: the noise given, the rounding of y, what storing the
-    /// result changed of A x, and [`SOLVER_255`].
+    /// result changed of A x, what light beyond white leaves unexplained, and [`SOLVER_255`].
     pub allowed_255: f64,
+    /// What light beyond white leaves unexplained around it, spread over all of y: it may be that of a wrong kernel.
+    #[serde(default)]
+    pub beyond_white_255: f64,
     /// The noise given, in grey levels of 0..255; of the weighted values where it grows with the signal.
     pub sigma_255: f64,
     /// Mean of A x - y per channel of y.
@@ -128,10 +131,15 @@ impl Findings {
         // Rounding that became light is in the noise of its values, but it is not the noise given.
         let sigma = if measurement.light().is_some() { measurement.sigma_255() } else { noise };
         let allowed = (noise * noise + rounding * rounding + storing + SOLVER_255 * SOLVER_255).sqrt();
+        // Where noise was cut off at black or white, y is off on average, and not A x.
+        let [is_dark, is_bright] = measurement.cut_off(&y);
+        let apart = 1.0 - CLIPPED_NOISE * measurement.sigma().0;
+        let is_whole = |ax: f64| !(is_dark && ax < -apart || is_bright && ax > apart);
         let bias = |channel: usize| {
-            let per = seen.len().max(1) as f64;
-            let mean = at(channel).map(|i| ax[i] - y[i]).sum::<f64>() / per * 127.5;
-            let variance = at(channel).map(|i| ((ax[i] - y[i]) * 127.5 - mean).powi(2)).sum::<f64>() / per;
+            let of_channel: Vec<usize> = at(channel).filter(|i| is_whole(ax[*i])).collect();
+            let per = of_channel.len().max(1) as f64;
+            let mean = of_channel.iter().map(|i| ax[*i] - y[*i]).sum::<f64>() / per * 127.5;
+            let variance = of_channel.iter().map(|i| ((ax[*i] - y[*i]) * 127.5 - mean).powi(2)).sum::<f64>() / per;
             // Of few values, no less than the noise given.
             Bias { mean_255: mean, error_255: (variance.max(noise * noise) / per).sqrt() }
         };
@@ -143,6 +151,7 @@ impl Findings {
             observed: count,
             misfit_255: misfit,
             allowed_255: allowed,
+            beyond_white_255: measurement.beyond_white().to_255(),
             sigma_255: sigma,
             bias: (0..shape.channels).map(bias).collect(),
             clipped: share(x.iter().filter(|v| is_cut(**v)).count(), x.len()),
@@ -153,15 +162,23 @@ impl Findings {
         Ok(findings)
     }
 
+    /// What explains how much of the misfit, in words: `noise and rounding explain 1.04`.
+    pub fn explained(&self) -> String {
+        let light =
+            if self.beyond_white_255 > SOLVER_255 { ", rounding and light beyond white" } else { " and rounding" };
+        format!("noise{light} explain {:.2}", self.allowed_255)
+    }
+
     /// What is wrong, in words, with a result of so many network evaluations.
     fn found(&self, steps: Option<usize>) -> Vec<String> {
         let Self { misfit_255: misfit, allowed_255: allowed, sigma_255: sigma, .. } = self;
+        let explained = self.explained();
         let mut faults = Vec::new();
         if *misfit > TOO_FAR * allowed {
             let few = steps.filter(|steps| *steps < FEW_STEPS);
             let few = few.map_or_else(String::new, |steps| format!(", or {steps} steps are too few"));
             faults.push(format!(
-                "A x differs from y by {misfit:.2} grey levels, noise and rounding explain {allowed:.2}: the \
+                "A x differs from y by {misfit:.2} grey levels, {explained}: the \
                  degradation or --sigma is not that of the observation{few}"
             ));
         }
@@ -204,7 +221,7 @@ mod tests {
     use crate::noise::{Noise, Stream};
     use crate::operator::{Degradation, Mask};
     use crate::problem::Problem;
-    use crate::tensor::{DType, cpu, from_f32};
+    use crate::tensor::{DType, cpu, from_f32, to_f32};
     use crate::units::NoiseLevel;
 
     const SIDE: usize = 32;
@@ -251,6 +268,31 @@ mod tests {
         // The thresholds themselves: 1.25 times what is allowed, and half of the noise.
         let scaled = |share: f64| judge(Problem::denoise(10.0), &(truth() + noise(10.0 * share)), &x);
         assert!(scaled(1.2).pass() && !scaled(1.35).pass() && scaled(0.55).pass() && !scaled(0.45).pass());
+    }
+
+    /// Paper and ink whose noise was cut off at white and black are right although y is grey there on average; floats
+    /// that were not cut off count everywhere.
+    #[test]
+    fn noise_that_was_cut_off_is_no_bias() {
+        let page = |v: f32| {
+            if v > -0.2 {
+                1.0
+            } else if v > -0.5 {
+                -1.0
+            } else {
+                v
+            }
+        };
+        let x = from_f32(to_f32(&truth()).unwrap().into_iter().map(page).collect(), [1, 3, SIDE, SIDE], &cpu());
+        let y = x.clone() + noise(6.0);
+        let found = judge(Problem::denoise(6.0), &y.clone().clamp(-1.0, 1.0), &x);
+        assert!(found.faults.iter().all(|fault| !fault.contains("on average")), "{found:?}");
+        assert!(found.bias.iter().all(|bias| bias.error_255 > 0.2), "fewer values: {found:?}");
+        let shifted = judge(Problem::denoise(6.0), &(y.clone() + 2.0 / 127.5), &x);
+        assert!(shifted.faults.iter().any(|fault| fault.contains("on average")), "{shifted:?}");
+        // What is left of a page that was cut off tells a shift, too.
+        let shifted = judge(Problem::denoise(6.0), &(y + 8.0 / 127.5).clamp(-1.0, 1.0), &x);
+        assert!(shifted.faults.iter().any(|fault| fault.contains("on average")), "{shifted:?}");
     }
 
     /// A shift of the mean counts beyond four standard errors and a quarter of a grey level.

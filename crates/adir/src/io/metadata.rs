@@ -79,7 +79,7 @@ pub(super) fn profile_fits(icc: &[u8], colours: usize) -> bool {
 
 impl Metadata {
     /// Whether the file says that its values are light.
-    fn is_light(&self) -> bool {
+    pub fn is_light(&self) -> bool {
         let gamma = |(kind, data): &([u8; 4], Vec<u8>)| kind == b"gAMA" && data == &GAMMA_OF_LIGHT;
         self.linear || self.icc.is_none() && self.png_colour.iter().any(gamma)
     }

@@ -170,7 +170,8 @@ impl Problem {
         // Noise is in the misfit, too. What is left of it is taken for noise everywhere.
         let (misfit, share) = measurement.around_white;
         let unexplained = share * (misfit - measurement.sigma().0.powi(2) - rounding.0.powi(2)).max(0.0);
-        measurement.rounding = NoiseLevel(rounding.0.hypot(unexplained.sqrt()));
+        measurement.beyond_white = NoiseLevel(unexplained.sqrt());
+        measurement.rounding = NoiseLevel(rounding.0.hypot(measurement.beyond_white.0));
         measurement.notes.extend(noise.note);
         measurement.warnings.extend(noise.warning);
         Ok(measurement)
@@ -235,6 +236,7 @@ impl Problem {
             }
         };
         let WithinWhite { y, misfit, share, points } = within;
+        let whites_are_more = cut_off.is_some();
         let y = match cut_off {
             None => y,
             Some(more) => {
@@ -293,7 +295,9 @@ impl Problem {
             uneven: None,
             light,
             rounding: NoiseLevel(0.0),
+            beyond_white: NoiseLevel(0.0),
             around_white: (misfit, share),
+            whites_are_more,
             notes,
             warnings,
         })

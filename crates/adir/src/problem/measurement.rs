@@ -52,8 +52,11 @@ pub struct Measurement {
     /// Where A acts on light.
     pub(super) light: Option<Arc<Light>>,
     pub(super) rounding: NoiseLevel,
+    pub(super) beyond_white: NoiseLevel,
     /// Mean square of what light beyond white leaves unexplained around it, noise included, and the share of y that this is.
     pub(super) around_white: (f64, f64),
+    /// Whether y is more than white where its noise was cut off there.
+    pub(super) whites_are_more: bool,
     pub(super) notes: Vec<Choice>,
     pub(super) warnings: Vec<String>,
 }
@@ -114,6 +117,15 @@ impl Measurement {
     /// The missing pixels of an inpainting.
     pub fn mask(&self) -> Option<&Mask> {
         self.mask.as_ref()
+    }
+
+    /// Whether noise in the values of y, `y`, was cut off at black and at white: where it was, y is not right on average.
+    pub(crate) fn cut_off(&self, y: &[f64]) -> [bool; 2] {
+        // 255 of 8 bits in f32 is 1 to 7 digits.
+        const NEAR: f64 = 1e-6;
+        let most = |sign: f64| y.iter().map(|v| sign * v).fold(f64::NEG_INFINITY, f64::max);
+        let ends_there = |sign: f64| (most(sign) - 1.0).abs() < NEAR;
+        [ends_there(-1.0), self.whites_are_more || ends_there(1.0)]
     }
 
     /// Standard deviation of the noise in y; of the [weighted](Measurement::weights) y where it differs from value to value.
@@ -183,6 +195,11 @@ impl Measurement {
     /// noise differs from value to value, the quantisation is part of that.
     pub fn rounding(&self) -> NoiseLevel {
         self.rounding
+    }
+
+    /// The part of [`Measurement::rounding`] that stands for the light of saturated pixels.
+    pub fn beyond_white(&self) -> NoiseLevel {
+        self.beyond_white
     }
 
     /// What was decided by looking at y, with the reasons.

@@ -134,6 +134,9 @@ pub fn run(args: &EvalArgs, log: &Log) -> Result<u8> {
     check_output_folder(&output)?;
     check_output(&output, &args.sets)?;
     let names = names_of(&args.sets)?;
+    if let Some(k) = (1..tasks.len()).find(|k| tasks[..*k].iter().any(|task| task.text == tasks[*k].text)) {
+        return Err(Error::config(format!("the task {} is given twice", tasks[k].text)));
+    }
     if let Some(idle) = args.methods.iter().find(|method| !tasks.iter().any(|task| method.suits(task))) {
         let tasks = tasks.iter().map(|task| task.text.as_str()).collect::<Vec<_>>().join(", ");
         return Err(Error::config(format!("the method {} is for none of the tasks ({tasks})", idle.name())));
