@@ -131,17 +131,21 @@ impl Findings {
         // Rounding that became light is in the noise of its values, but it is not the noise given.
         let sigma = if measurement.light().is_some() { measurement.sigma_255() } else { noise };
         let allowed = (noise * noise + rounding * rounding + storing + SOLVER_255 * SOLVER_255).sqrt();
+        let bias_of = |those: &mut dyn Iterator<Item = usize>| {
+            let differences: Vec<f64> = those.map(|i| (ax[i] - y[i]) * 127.5).collect();
+            let per = differences.len().max(1) as f64;
+            let mean = differences.iter().sum::<f64>() / per;
+            let variance = differences.iter().map(|v| (v - mean).powi(2)).sum::<f64>() / per;
+            // Of few values, no less than the noise given.
+            Bias { mean_255: mean, error_255: (variance.max(noise * noise) / per).sqrt() }
+        };
         // Where noise was cut off at black or white, y is off on average, and not A x.
         let [is_dark, is_bright] = measurement.cut_off(&y);
         let apart = 1.0 - CLIPPED_NOISE * measurement.sigma().0;
-        let is_whole = |ax: f64| !(is_dark && ax < -apart || is_bright && ax > apart);
+        let is_whole = |i: usize| !(is_dark && ax[i] < -apart || is_bright && ax[i] > apart);
         let bias = |channel: usize| {
-            let of_channel: Vec<usize> = at(channel).filter(|i| is_whole(ax[*i])).collect();
-            let per = of_channel.len().max(1) as f64;
-            let mean = of_channel.iter().map(|i| ax[*i] - y[*i]).sum::<f64>() / per * 127.5;
-            let variance = of_channel.iter().map(|i| ((ax[*i] - y[*i]) * 127.5 - mean).powi(2)).sum::<f64>() / per;
-            // Of few values, no less than the noise given.
-            Bias { mean_255: mean, error_255: (variance.max(noise * noise) / per).sqrt() }
+            let (all, whole) = (bias_of(&mut at(channel)), bias_of(&mut at(channel).filter(|i| is_whole(*i))));
+            if all.is_significant() && !whole.is_significant() { whole } else { all }
         };
         let is_cut = |v: f64| (v.abs() - 1.0).abs() < 1e-6;
         let within = f64::max(1e-6, CLIPPED_NOISE * measurement.sigma().0);

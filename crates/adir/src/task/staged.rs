@@ -44,6 +44,8 @@ const FEW: f64 = 0.05;
 const OF_PART: f64 = 1.5;
 /// The same where the second stage of a blur has opposed noise.
 const OF_BLUR: f64 = 7.0;
+/// Noise is more than that of rounding from so many times it.
+const ABOVE_ROUNDING: f64 = 1.1;
 /// eta of the second stage.
 const ETA: f64 = 0.85;
 
@@ -172,6 +174,11 @@ impl Recipe<'_> {
     /// Whether the noise of y in an estimate is counted, direction by direction.
     fn counts_noise(&self) -> bool {
         self.situation.has_spectrum() || self.situation.is_part()
+    }
+
+    /// Whether the noise of y is more than that of its rounding, which is taken for the noise of a blur where there is no other.
+    fn has_more_than_rounding(&self) -> bool {
+        self.situation.sigma.0 > ABOVE_ROUNDING * self.situation.rounding.0
     }
 
     fn only_or(&self, default: usize) -> usize {
@@ -331,7 +338,7 @@ impl Recipe<'_> {
             if self.aim == 0.0 && self.situation.hint == Hint::Blurs && !self.situation.adapted {
                 let stage = self.stage(Start::Estimate, first, count, OPPOSED, EpsAfterGuidance::Keep);
                 // Nothing of y comes after the last step: where A keeps detail, its noise would come back with it.
-                if self.situation.sigma.0 > 0.0 && self.situation.uneven.is_none() {
+                if self.has_more_than_rounding() && self.situation.uneven.is_none() {
                     let trust = Trust::NextLevel { factor: self.share * OF_BLUR };
                     return StageSettings { guidance: self.situation.proximal(trust, true), ..stage };
                 }

@@ -159,6 +159,20 @@ fn noise_of_a_part_of_an_image_is_counted() {
     assert!(matches!(guidance, GuidanceSettings::Proximal(config) if matches!(config.trust, Trust::Calibrated { .. })));
 }
 
+/// The last step of a blur with noise gives none of it back; noise of rounding alone is weighed as before.
+#[test]
+fn y_is_weighed_by_the_next_level_in_blurs_with_noise() {
+    let (operator, schedule) = (operator(Task::Deblur), Schedule::new(BetaSchedule::Linear, 1000).unwrap());
+    for (levels, rounding, by_next) in [(5.0, 0.2887, true), (1.0, 0.0, true), (0.29, 0.2887, false), (0.0, 0.0, false)]
+    {
+        let rounding = NoiseLevel::from_255(rounding);
+        let situation = Situation { rounding, ..situation(Hint::Blurs, operator.as_ref(), levels, &schedule) };
+        let settings = resolve(Preset::Fast, &situation, &Overrides::default()).unwrap().0;
+        let GuidanceSettings::Proximal(config) = settings.stages[1].guidance else { panic!("{settings:?}") };
+        assert_eq!(matches!(config.trust, Trust::NextLevel { .. }), by_next, "{levels}: {config:?}");
+    }
+}
+
 /// Blurred and noisy, with a network that knows what such images look like: gradients through it, then steps of detail.
 #[test]
 fn an_adapted_network_is_asked_for_gradients() {
