@@ -66,8 +66,7 @@ pub fn run(args: &DegradeArgs, log: &Log) -> Result<u8> {
         Some(Sigma::Levels(levels)) => levels,
         Some(_) => return Err(Error::config("degrade adds noise of a given level: --sigma needs a number here")),
     };
-    let holds_light = matches!(ImageFormat::from_path(&args.output)?, ImageFormat::Fits | ImageFormat::OpenExr);
-    if problem.linear_light && holds_light && !picture.metadata.is_light() {
+    if problem.linear_light && ImageFormat::from_path(&args.output)?.holds_light() && !picture.metadata.is_light() {
         return Err(Error::config(format!(
             "with --linear-light, {} is to hold encoded values, and its format means light: write .png or .tif",
             args.output.display()

@@ -117,7 +117,7 @@ impl Metadata {
             lost.push("the FITS header".to_owned());
         }
         // Formats of light hold nothing that photographs have.
-        let light = matches!(format, ImageFormat::Fits | ImageFormat::OpenExr);
+        let light = format.holds_light();
         if kept.icc.take_if(|_| light).is_some() {
             lost.push("the ICC profile".to_owned());
         }

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use super::highlights::Points;
+use super::noise_estimate::end_at;
 use crate::Result;
 use crate::io::light::Light;
 use crate::operator::{Degradation, ImageShape, LinearOperator, Mask, Weighted, Window};
@@ -121,11 +122,8 @@ impl Measurement {
 
     /// Whether noise in the values of y, `y`, was cut off at black and at white: where it was, y is not right on average.
     pub(crate) fn cut_off(&self, y: &[f64]) -> [bool; 2] {
-        // 255 of 8 bits in f32 is 1 to 7 digits.
-        const NEAR: f64 = 1e-6;
-        let most = |sign: f64| y.iter().map(|v| sign * v).fold(f64::NEG_INFINITY, f64::max);
-        let ends_there = |sign: f64| (most(sign) - 1.0).abs() < NEAR;
-        [ends_there(-1.0), self.whites_are_more || ends_there(1.0)]
+        let [at_black, at_white] = end_at(y, [-1.0, 1.0]);
+        [at_black, self.whites_are_more || at_white]
     }
 
     /// Standard deviation of the noise in y; of the [weighted](Measurement::weights) y where it differs from value to value.

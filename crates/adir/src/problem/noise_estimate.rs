@@ -92,6 +92,15 @@ fn of_differences(levels: &[f64], shape: ImageShape, known: Option<&[bool]>, cli
     of_planes(&planes, ImageShape { channels: 2, ..shape }, Some(&usable), &free)
 }
 
+/// Whether values end at `black` and at `white`, as those that were cut off there do.
+pub(super) fn end_at(values: &[f64], [black, white]: [f64; 2]) -> [bool; 2] {
+    let low = values.iter().copied().fold(f64::INFINITY, f64::min);
+    let high = values.iter().copied().fold(f64::NEG_INFINITY, f64::max);
+    // 255 of 8 bits as f32 in [-1, 1] is 255 to 5 digits.
+    let near = (white - black) * 1e-4 / WHITE;
+    [(low - black).abs() < near, (high - white).abs() < near]
+}
+
 /// The grey levels at which values were cut off, if there are any.
 struct Clip {
     low: Option<f64>,
@@ -100,11 +109,8 @@ struct Clip {
 
 impl Clip {
     fn of(levels: &[f64]) -> Self {
-        let low = levels.iter().copied().fold(f64::INFINITY, f64::min);
-        let high = levels.iter().copied().fold(f64::NEG_INFINITY, f64::max);
-        // 255 of 8 bits as f32 in [-1, 1] is 255 to 5 digits.
-        let is = |found: f64, limit: f64| (found - limit).abs() < 1e-4;
-        Self { low: is(low, 0.0).then_some(0.0), high: is(high, WHITE).then_some(WHITE) }
+        let [low, high] = end_at(levels, [0.0, WHITE]);
+        Self { low: low.then_some(0.0), high: high.then_some(WHITE) }
     }
 
     fn cuts(&self, level: f64) -> bool {

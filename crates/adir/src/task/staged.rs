@@ -44,8 +44,8 @@ const FEW: f64 = 0.05;
 const OF_PART: f64 = 1.5;
 /// The same where the second stage of a blur has opposed noise.
 const OF_BLUR: f64 = 7.0;
-/// Noise is more than that of rounding from so many times it.
-const ABOVE_ROUNDING: f64 = 1.1;
+/// Noise of up to so many times that of rounding is taken for rounding alone.
+const ROUNDING_ALONE: f64 = 1.1;
 /// eta of the second stage.
 const ETA: f64 = 0.85;
 
@@ -178,7 +178,7 @@ impl Recipe<'_> {
 
     /// Whether the noise of y is more than that of its rounding, which is taken for the noise of a blur where there is no other.
     fn has_more_than_rounding(&self) -> bool {
-        self.situation.sigma.0 > ABOVE_ROUNDING * self.situation.rounding.0
+        self.situation.sigma.0 > ROUNDING_ALONE * self.situation.rounding.0
     }
 
     fn only_or(&self, default: usize) -> usize {

@@ -73,6 +73,11 @@ impl ImageFormat {
         }
     }
 
+    /// Whether values mean light by the format's convention.
+    pub fn holds_light(self) -> bool {
+        matches!(self, Self::Fits | Self::OpenExr)
+    }
+
     /// Whether a path's extension is that of an image that can be read.
     pub fn reads(path: &Path) -> bool {
         let only_read = |extension: &OsStr| ["jxl", "avif"].iter().any(|other| extension.eq_ignore_ascii_case(other));
